@@ -1,0 +1,1 @@
+"""Contrastive encoders: two views of one image attract, all else repels."""

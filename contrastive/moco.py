@@ -1,0 +1,112 @@
+"""MoCo: queries from a trained encoder, keys from its slow copy, negatives from a queue of past keys.
+
+He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine schedule).
+B = images on this process, K = queue length, D = features, P = projection dimensions.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules import MoCoProjectionHead
+from torch import Tensor, nn
+
+from contrastive.queue import KeyQueue
+from contrastive.simclr import check_contrastive
+from core.backbones import Backbone
+from core.batch import Batch, Output
+from core.distributed import gather
+from core.infonce import queue_loss
+from core.method import Method
+from core.randomness import Draws
+
+
+@dataclass
+class MoCoConfig:
+    backbone: str = "small"  # "small" or a timm name
+    stem: str = "cifar"  # cifar | imagenet
+    projection: int = 128
+    hidden: int = 512  # width of the projection head
+    temperature: float = 0.1
+    queue: int = 4096  # K; any length goes with any batch size
+    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
+    momentum_end: float = 0.99  # m at the end, reached by half a cosine
+    symmetric: bool = True  # each view is once the query and once the key
+    shuffle_groups: int = 4  # the batch-norm leak: keys are encoded in a shuffled order, in this many groups with statistics of their own
+
+    def __post_init__(self) -> None:
+        check_contrastive(self.stem, self.projection, self.hidden, self.temperature)
+        if self.queue < 1:
+            raise ValueError(f"queue: K must be 1 or more, got {self.queue}")
+        for key in ("momentum", "momentum_end"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
+        if self.shuffle_groups < 1:
+            raise ValueError(f"shuffle_groups: must be 1 or more, got {self.shuffle_groups}")
+
+
+class MoCo(Method):
+    """Trains queries against queued keys; probes read the query backbone's features."""
+
+    Config = MoCoConfig
+
+    def __init__(self, config: MoCoConfig, shape: tuple[int, int, int]):
+        super().__init__(config, shape)
+        self.temperature = config.temperature
+        backbone = Backbone(config.backbone, shape, config.stem)
+        self.query = nn.ModuleDict({"backbone": backbone, "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection)})
+        self.key = copy.deepcopy(self.query).requires_grad_(False)
+        self.queue = KeyQueue(config.queue, config.projection)
+        self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
+
+    def forward(self, batch: Batch) -> Output:
+        first, second = batch.views[:2]
+        pairs = [(first, second), (second, first)] if self.config.symmetric else [(first, second)]
+        losses, keys = [], []
+        for number, (query_view, key_view) in enumerate(pairs):
+            query = _encode(self.query, query_view)
+            key = self._encode_keys(key_view, batch.draws.fork(f"direction{number}"))
+            losses.append(queue_loss(query, key, self.queue.keys, self.temperature))
+            keys.append(key)
+        loss = torch.stack(losses).mean()
+        if self.training:
+            self._new_keys = torch.cat([gather(key) for key in keys])
+        candidates = len(self.queue.keys) + 1
+        metrics = {
+            "infonce": loss.detach(),
+            "train_bound_log_k1": math.log(candidates) - loss.detach(),  # a diagnostic: queued keys are stale, no bound
+            "alignment": (query - key).detach().square().sum(1).mean(),
+        }
+        return Output(loss, metrics)
+
+    @torch.no_grad()
+    def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:
+        """Unit-length keys [B, P]. A query and its own key never share batch statistics (section 3.3 of the MoCo paper)."""
+        if not self.training or self.config.shuffle_groups == 1:
+            return _encode(self.key, view)
+        order = torch.argsort(draws.uniform("shuffle", len(view)))
+        groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(view) // 2)))
+        shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
+        return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the key encoder by 1 - m and enqueue the keys of this step, those of all processes in rank order."""
+        start, end = self.config.momentum, self.config.momentum_end
+        momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+        torch._foreach_lerp_(list(self.key.parameters()), list(self.query.parameters()), 1 - momentum)
+        if self._new_keys is not None:
+            self.queue.enqueue(self._new_keys)
+            self._new_keys = None
+
+    def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
+        return _encode(self.query, query_view), _encode(self.key, key_view)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.query["backbone"](x)
+
+
+def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
+    return F.normalize(encoder["head"](encoder["backbone"](x)).float(), dim=1)

@@ -1,0 +1,35 @@
+"""MoCo's queue of keys: a ring of any length K, fed by batches of any size.
+
+K = slots, B = keys of one step (of all processes), D = dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KeyQueue(nn.Module):
+    """The last K keys, oldest overwritten first, in place. Contents and pointer are buffers, so a checkpoint holds both.
+
+    Until K keys have come in, the remaining slots hold random unit vectors; `filled` counts the real ones.
+    """
+
+    keys: Tensor
+    pointer: Tensor
+    filled: Tensor
+
+    def __init__(self, length: int, dim: int):
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(length, dim), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Write keys [B, D] behind the newest one, around the end without losing any; of more than K the last K stay."""
+        length = len(self.keys)
+        skipped = max(0, len(keys) - length)
+        places = (self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)) % length
+        self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
+        self.pointer.copy_((self.pointer + len(keys)) % length)
+        self.filled.copy_((self.filled + len(keys)).clamp(max=length))

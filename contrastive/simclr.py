@@ -1,0 +1,74 @@
+"""SimCLR: both views of an image through one encoder, every other view of the batch a negative.
+
+Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations, 2020.
+B = images on this process, D = features, P = projection dimensions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules import SimCLRProjectionHead
+from torch import Tensor
+
+from core.backbones import STEMS, Backbone
+from core.batch import Batch, Output
+from core.distributed import world
+from core.infonce import nt_xent
+from core.method import Method
+
+
+@dataclass
+class SimCLRConfig:
+    backbone: str = "small"  # "small" or a timm name
+    stem: str = "cifar"  # cifar | imagenet
+    projection: int = 128
+    hidden: int = 512  # width of the projection head
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_contrastive(self.stem, self.projection, self.hidden, self.temperature)
+
+
+def check_contrastive(stem: str, projection: int, hidden: int, temperature: float) -> None:
+    """Ranges that every contrastive method shares; raises ValueError("key: what is wrong")."""
+    if stem not in STEMS:
+        raise ValueError(f"stem: '{stem}' is none of {', '.join(STEMS)}")
+    if projection < 1 or hidden < 1:
+        raise ValueError(f"projection, hidden: must be 1 or more, got {projection}, {hidden}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: must be above 0, got {temperature}")
+
+
+class SimCLR(Method):
+    """Trains with NT-Xent; probes read the backbone's features, before the projection head."""
+
+    Config = SimCLRConfig
+
+    def __init__(self, config: SimCLRConfig, shape: tuple[int, int, int]):
+        super().__init__(config, shape)
+        self.temperature = config.temperature
+        self.backbone = Backbone(config.backbone, shape, config.stem)
+        self.head = SimCLRProjectionHead(self.backbone.dim, config.hidden, config.projection)
+
+    def forward(self, batch: Batch) -> Output:
+        first, second = self.project(torch.cat(batch.views[:2])).chunk(2)  # one pass: both views share the batch statistics
+        loss, one_sided = nt_xent(first, second, self.temperature)
+        n = len(first) * world()
+        metrics = {
+            "nt_xent": loss.detach(),
+            "train_bound_log_n": math.log(n) - one_sided,  # a diagnostic: the critic has seen these images
+            "alignment": (first - second).detach().square().sum(1).mean(),
+        }
+        return Output(loss, metrics)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] to unit-length codes [B, P]."""
+        return F.normalize(self.head(self.backbone(x)).float(), dim=1)
+
+    def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
+        return self.project(query_view), self.project(key_view)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.backbone(x)

@@ -1,0 +1,130 @@
+"""One run as one dataclass: what the YAML file says, checked before any work starts."""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from core.data import DataConfig
+from core.errors import UserError, nearest
+from core.method import locate
+from core.optim import OptimConfig
+
+LOGGING = ("auto", "disabled", "offline", "online")
+
+
+@dataclass
+class TrainerConfig:
+    """How a run is executed. The first five go straight to Lightning Fabric."""
+
+    accelerator: str = "auto"
+    devices: str = "1"  # a number or "auto"
+    num_nodes: int = 1
+    precision: str = "32-true"  # "bf16-mixed" on a recent GPU
+    strategy: str = "auto"  # "ddp", "fsdp"
+    compile: bool = False  # torch.compile of the networks
+    channels_last: bool = False
+    log_every: int = 20  # steps between lines of metrics.jsonl
+    save_every: int = 200  # steps between writes of last.ckpt
+    validate_every: int = 5  # epochs between validations (online kNN); 0 = never
+
+    def __post_init__(self) -> None:
+        for key, least in (("num_nodes", 1), ("log_every", 1), ("save_every", 1), ("validate_every", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        if not (self.devices in ("auto", "-1") or (self.devices.isdigit() and int(self.devices) > 0)):
+            raise ValueError(f"devices: must be a number above 0 or 'auto', got '{self.devices}'")
+
+
+@dataclass
+class RunConfig:
+    """Everything that a run depends on. `model` is the method's own `Config`."""
+
+    method: str = "???"  # room.file.Class
+    model: Any = None
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    folder: str = "???"  # where the run is kept
+    wandb: str = "auto"  # auto (online if logged in, else offline) | disabled | offline | online
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.wandb not in LOGGING:
+            raise ValueError(f"wandb: '{self.wandb}' is none of {', '.join(LOGGING)}")
+        if self.seed < 0:
+            raise ValueError(f"seed: must be 0 or more, got {self.seed}")
+
+
+def read(path: str | Path, overrides: list[str]) -> RunConfig:
+    """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the key and the mend."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config; the ones at hand are in configs/")
+    try:
+        values = OmegaConf.load(path)
+        if not OmegaConf.is_dict(values):
+            raise UserError(f"{path}: a config is a mapping of keys to values")
+        for text in overrides:
+            key, equals, _ = text.partition("=")
+            if not (equals and key.strip()):
+                raise UserError(f"'{text}': an override is key=value, such as optim.lr=0.3")
+            values = OmegaConf.merge(values, OmegaConf.from_dotlist([text]))
+        plain = OmegaConf.to_container(values, resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    return from_dict(plain, str(path))
+
+
+def from_dict(values: Any, origin: str) -> RunConfig:
+    """A checked `RunConfig` from plain containers, as read from YAML or from a checkpoint."""
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: a config is a mapping of keys to values")
+    for key in ("method", "folder"):
+        if not isinstance(values.get(key), str):
+            raise UserError(f"{origin}: '{key}' is missing or no text; every config names its {key}")
+    model_type = locate(values["method"]).Config
+    values = {key: {} if value is None and key in ("model", "data", "optim", "trainer") else value for key, value in values.items()}
+    _refuse_unknown(values, RunConfig, model_type, origin)
+    sections = {name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)} | {"model": model_type}
+    built = {name: _checked(kind, values.get(name, {}), f"{name}.", origin) for name, kind in sections.items()}
+    top = {key: value for key, value in values.items() if key not in sections}
+    run = _checked(RunConfig, top, "", origin)
+    for name, section in built.items():
+        setattr(run, name, section)
+    return run
+
+
+def to_dict(run: RunConfig) -> dict[str, Any]:
+    """The resolved config as plain containers, for the run folder, the checkpoint and the logger."""
+    sections = ("model", "data", "optim", "trainer")
+    plain = OmegaConf.to_container(OmegaConf.structured({name: getattr(run, name) for name in sections}))
+    assert isinstance(plain, dict)
+    return {f.name: plain[f.name] if f.name in sections else getattr(run, f.name) for f in fields(RunConfig)}  # type: ignore[misc]
+
+
+def _checked(kind: type, values: Any, prefix: str, origin: str) -> Any:
+    """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: '{prefix.rstrip('.')}' holds keys of its own, not the value {values!r}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+    except OmegaConfBaseException as error:
+        key = f" {prefix}{error.full_key}:" if error.full_key else ""
+        raise UserError(f"{origin}:{key} {str(error.msg or error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise UserError(f"{origin}: {prefix}{error}") from None
+
+
+def _refuse_unknown(values: dict[Any, Any], kind: type, model_type: type, origin: str, prefix: str = "") -> None:
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{origin}: unknown key '{prefix}{key}'{nearest(str(key), hints)}")
+        inner = model_type if kind is RunConfig and key == "model" else hints[key]
+        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, dict):
+            _refuse_unknown(value, inner, model_type, origin, f"{prefix}{key}.")

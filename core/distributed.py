@@ -1,0 +1,51 @@
+"""What a contrastive batch needs from other processes: every rank sees every candidate.
+
+B = rows on this process, W = processes, D = dimensions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor
+
+
+_alone = False
+
+
+def world() -> int:
+    """The number of processes, 1 where nothing was launched."""
+    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process is the whole world: for work that one process does while the others wait, such as validation."""
+    global _alone
+    _alone, before = True, _alone
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes in rank order, [B, D] to [W B, D], differentiable.
+
+    The backward pass sums the gradients of every rank's loss, and DDP's mean over ranks then gives exactly the gradient of
+    the mean loss of one process that held the whole batch.
+    """
+    if world() == 1:
+        return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return torch.cat(differentiable.all_gather(x.contiguous()))
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,45 @@
+"""The InfoNCE losses that train contrastive encoders.
+
+    L = E[ -log( exp s(q, k+) / sum_c exp s(q, k_c) ) ],   s(q, k) = <q, k> / T,   in nats
+
+N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions. Codes have unit length.
+What each loss may claim about I(V1; V2) is said beside it; the probe, not the training loss, reports a bound.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.distributed import gather, rank
+
+
+def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
+
+    query, key [B, D]; queue [K, D]; returns a scalar. While training, log(K + 1) - L is a diagnostic and no bound: queued keys
+    come from older encoders, so they are no draws from the marginal of the present key.
+    """
+    positive = (query * key).sum(1, keepdim=True)
+    logits = torch.cat([positive, query @ queue.T], 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
+
+    first, second [B, D]; returns the loss and, detached, the one-sided in-batch loss with N candidates, from which
+    log N - L is a valid lower bound for a critic that has not seen the batch (log(2N - 1) minus NT-Xent is not: the two views of
+    one image are no independent candidates).
+    """
+    here, everyone = torch.cat([first, second]), [gather(first), gather(second)]
+    n, mine = len(everyone[0]), torch.arange(len(first), device=first.device) + rank() * len(first)
+    logits = here @ torch.cat(everyone).T / temperature
+    rows = torch.arange(len(here), device=here.device)
+    own, other = torch.cat([mine, mine + n]), torch.cat([mine + n, mine])
+    loss = F.cross_entropy(logits.index_put((rows, own), logits.new_tensor(-math.inf)), other)
+    with torch.no_grad():
+        halves = (logits[: len(first), n:], logits[len(first) :, :n])  # each view against the N others of the other side
+        one_sided = torch.stack([F.cross_entropy(half, mine) for half in halves]).mean()
+    return loss, one_sided

@@ -1,0 +1,67 @@
+"""Optimisers and the learning-rate schedule.
+
+The learning rate is stated per 256 images and scaled by the global batch: lr = optim.lr * optim.batch_size / 256 (Goyal et al. 2017).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from timm.optim import Lars
+from torch import nn
+
+OPTIMISERS = ("adamw", "sgd", "lars")
+
+
+@dataclass
+class OptimConfig:
+    """How weights move. Weight decay touches matrices and filters only, never biases, norms or temperatures."""
+
+    name: str = "adamw"  # adamw | sgd | lars
+    lr: float = 1e-3  # per 256 images
+    batch_size: int = 256  # the global batch
+    epochs: int = 20
+    warmup_epochs: float = 1.0  # linear from 0
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # sgd and lars
+    clip: float = 0.0  # largest gradient norm; 0 = no clipping
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMISERS:
+            raise ValueError(f"name: '{self.name}' is none of {', '.join(OPTIMISERS)}")
+        for key in ("lr", "batch_size", "epochs"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key}: must be above 0, got {getattr(self, key)}")
+        for key in ("warmup_epochs", "weight_decay", "clip"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key}: must be 0 or more, got {getattr(self, key)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size: a batch needs at least 2 images, got {self.batch_size}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
+
+    @property
+    def scaled_lr(self) -> float:
+        return self.lr * self.batch_size / 256
+
+
+def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that train, in two groups: with and without weight decay."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.scaled_lr, fused=True)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum)
+    return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
+
+
+def warmup_cosine(step: int, warmup: float, total: int) -> float:
+    """Share of the peak learning rate at a step: linear up over `warmup` steps, then half a cosine down to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))

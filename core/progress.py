@@ -1,0 +1,55 @@
+"""The line that a person watches: step, metrics, images a second, time left."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 15.0  # seconds between lines where the output is no terminal
+
+
+class ProgressLine:
+    """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every few seconds."""
+
+    def __init__(self, total: int, done: int, batch_size: int, shown: bool):
+        self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
+        self.started = self.printed = time.monotonic()
+        self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
+        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.live = Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
+        self.task = self.live.add_task("", total=total, completed=done, text="") if self.live else None
+
+    def __enter__(self) -> "ProgressLine":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    @property
+    def images_per_second(self) -> float:
+        return (self.done - self.first) * self.batch_size / max(1e-9, time.monotonic() - self.started)
+
+    def advance(self, step: int) -> None:
+        """Say that `step` steps are done."""
+        self.done = step
+        if self.live and self.task is not None:
+            self.live.update(self.task, completed=step)
+
+    def show(self, metrics: dict[str, float]) -> None:
+        """Show the newest metrics; information is in nats."""
+        text = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items()) + f" · {self.images_per_second:,.0f} images/s"
+        if self.live and self.task is not None:
+            self.live.update(self.task, text=text)
+        elif time.monotonic() - self.printed > PLAIN_EVERY or self.done == self.total:
+            self.printed = time.monotonic()
+            elapsed = self.printed - self.started
+            left = elapsed / max(1, self.done - self.first) * (self.total - self.done)
+            self.console.print(f"step {self.done}/{self.total} · {text} · {left:.0f} s left")
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line)

@@ -1,0 +1,1 @@
+"""What a person runs; each script is a short composition root with a visible loop."""

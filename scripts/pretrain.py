@@ -1,0 +1,155 @@
+"""Pretrain one method on one data set.
+
+    python scripts/pretrain.py configs/simclr_sprites.yaml
+    python scripts/pretrain.py configs/simclr_sprites.yaml optim.lr=0.3 trainer.devices=4
+    torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
+
+A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on exactly where it stopped.
+"""
+
+import argparse
+import math
+import sys
+
+import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
+import torch
+from lightning_fabric import Fabric
+
+from core import checkpoint, config
+from core.checkpoint import State
+from core.data import open_source
+from core.errors import UserError, exit_cleanly
+from core.folder import RunFolder
+from core.logger import Logger
+from core.optim import build_optimizer
+from core.progress import ProgressLine
+from core.source import training_order
+from core.train import train
+from scripts.validation import Validation
+
+
+@exit_cleanly
+def main() -> None:
+    run = config.read(*arguments())
+    folder = RunFolder(run.folder)
+    folder.check(run)
+    source = open_source(run.data, "train", run.seed)
+    fabric = start_fabric(run)
+    rank, world = fabric.global_rank, fabric.world_size
+    steps_per_epoch = len(source) // run.optim.batch_size
+    total = steps_per_epoch * run.optim.epochs
+    check_sizes(run, len(source), world)
+
+    state = build_state(run, source.shape)
+    model, optimizer = fabric.setup(state.method, state.optimizer)
+    resume(fabric, state, folder)
+    validation = Validation(run, fabric.device)
+
+    if fabric.is_global_zero:
+        folder.create(run)
+        folder.rewind_metrics(state.step)
+    logger = Logger(run, folder.path, state.wandb_id) if fabric.is_global_zero else None
+    if logger:
+        state.wandb_id = logger.id
+        logger.pictures(validation.pictures(state.method, folder.pictures), state.step)
+        if state.step == 0:
+            checkpoint.save(folder.last, state)
+
+    order = training_order(len(source), run.optim.batch_size, run.seed, state.step, total, rank, world, fabric.device)
+    batches = source.batches(order, state.method.views)
+    with ProgressLine(total, state.step, run.optim.batch_size, shown=fabric.is_global_zero) as progress:
+        for metrics in train(fabric, model, optimizer, state, batches, total, steps_per_epoch):
+            step, last = state.step, state.step == total
+            progress.advance(step)
+            validates = bool(run.trainer.validate_every) and (step % (run.trainer.validate_every * steps_per_epoch) == 0 or last)
+            saves = step % run.trainer.save_every == 0 or last
+            if not (step % run.trainer.log_every == 0 or validates or saves):
+                continue
+            values = {name: value.item() for name, value in metrics.items()}
+            stop_if_not_finite(values, step, folder)
+            if logger and (step % run.trainer.log_every == 0 or last):
+                progress.show(values)
+                folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
+                logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
+            if logger and validates:
+                scores = validation(state.method)
+                folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
+                logger.metrics(scores, step)
+                logger.pictures(validation.pictures(state.method, folder.pictures), step)
+                progress.say(f"step {step}/{total} validation · " + " · ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+                score = scores[f"val/{state.method.criterion}"]
+                if score > state.best:
+                    state.best = score
+                    checkpoint.save(folder.best, state)
+            if logger and saves:
+                checkpoint.save(folder.last, state)
+            fabric.barrier()
+    if logger:
+        logger.close()
+        progress.say(f"done: {folder.last} at step {state.step}; next: python scripts/probe.py {folder.path}")
+
+
+def arguments() -> tuple[str, list[str]]:
+    """The config's path and its overrides, `--resume` among them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a YAML file; those in configs/ say their command, cost and expected numbers")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in its folder (the same as resume=true)")
+    given = parser.parse_intermixed_args()
+    return given.config, given.overrides + (["resume=true"] if given.resume else [])
+
+
+def start_fabric(run: config.RunConfig) -> Fabric:
+    """Lightning Fabric with the config's own words; it launches the other processes unless torchrun already has."""
+    trainer = run.trainer
+    devices = int(trainer.devices) if trainer.devices.lstrip("-").isdigit() else trainer.devices
+    try:
+        fabric = Fabric(accelerator=trainer.accelerator, devices=devices, num_nodes=trainer.num_nodes, precision=trainer.precision, strategy=trainer.strategy)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # Fabric's own MisconfigurationException
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    fabric.launch()
+    return fabric
+
+
+def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
+    """The global batch has to fit the data and to divide among the processes."""
+    size = run.optim.batch_size
+    if size > images:
+        raise UserError(f"optim.batch_size: {size} is more than the {images} training images")
+    if size % world:
+        raise UserError(f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}")
+
+
+def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
+    """A fresh state, with the options that change how it is executed applied."""
+    method = checkpoint.build_method(run, shape)
+    if run.trainer.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    if run.trainer.compile:
+        for part in method.children():
+            part.compile()
+    return State(run, method, build_optimizer(method, run.optim))
+
+
+def resume(fabric: Fabric, state: State, folder: RunFolder) -> None:
+    """Load last.ckpt into the state where the run asks for it and there is one."""
+    if state.run.resume and folder.last.exists():
+        checkpoint.restore(folder.last, checkpoint.read(folder.last), state)
+        fabric.print(f"resuming {folder.path} at step {state.step}")
+    elif state.run.resume:
+        fabric.print(f"{folder.path} holds no checkpoint yet: starting from the beginning")
+
+
+def stop_if_not_finite(values: dict[str, float], step: int, folder: RunFolder) -> None:
+    """A diverged run stops here, before it can overwrite a good checkpoint."""
+    if not math.isfinite(values["loss"]):
+        print(f"step {step}: {values}", file=sys.stderr)
+        raise UserError(f"the loss is {values['loss']} at step {step}; {folder.last} holds the last good step: try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1")
+
+
+if __name__ == "__main__":
+    main()

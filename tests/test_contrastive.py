@@ -1,0 +1,115 @@
+"""The losses against lightly's, the queue against a plain list, MoCo's momentum update against its equation."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightly.loss import NTXentLoss
+
+from contrastive.moco import MoCo, MoCoConfig
+from contrastive.queue import KeyQueue
+from contrastive.simclr import SimCLR, SimCLRConfig
+from core.infonce import nt_xent, queue_loss
+
+
+def unit(n: int, d: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(x, dim=1).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
+    ours, peers = [[unit(24, 16, dtype, seed) for seed in (1, 2)] for _ in range(2)]
+    loss, _ = nt_xent(*(F.normalize(x, dim=1) for x in ours), temperature)  # lightly normalises inside
+    peer = NTXentLoss(temperature=temperature)(*peers)
+    torch.testing.assert_close(loss, peer, rtol=tolerance, atol=tolerance)
+    loss.backward()
+    peer.backward()
+    for a, b in zip(ours, peers, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-6)])
+def test_queue_loss_equals_lightly_with_the_same_bank(dtype, tolerance):
+    query, key, queue = unit(12, 16, dtype, 1), unit(12, 16, dtype, 2), unit(64, 16, dtype, 3).detach()
+    peer = NTXentLoss(temperature=0.2, memory_bank_size=(64, 16)).to(dtype)
+    peer.memory_bank.bank = queue.clone()
+    peer.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
+    expected = peer(query, key)
+    torch.testing.assert_close(queue_loss(query, key, queue, 0.2), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_one_sided_bound_is_the_cross_entropy_of_each_side():
+    a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
+    _, one_sided = nt_xent(a, b, 0.3)
+    target = torch.arange(10)
+    expected = (F.cross_entropy(a @ b.T / 0.3, target) + F.cross_entropy(b @ a.T / 0.3, target)) / 2
+    torch.testing.assert_close(one_sided, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
+    """Identical views, 2 equally likely values, N = 6, I = log 2, averaged over all 64 batches: log(2N - 1) - L = 0.6969 > 0.6931."""
+    losses = []
+    for content in torch.cartesian_prod(*[torch.tensor([0, 1])] * 6):
+        code = F.one_hot(content, 2).double()
+        losses.append(torch.stack(nt_xent(code, code, 1 / 40)))
+    two_view, one_sided = torch.stack(losses).mean(0)
+    assert math.log(11) - two_view == pytest.approx(0.6969, abs=1e-4)
+    assert math.log(11) - two_view > math.log(2) > math.log(6) - one_sided > math.log(6) - two_view
+
+
+@pytest.mark.parametrize("length, sizes", [(10, [4] * 7), (8, [3, 5, 8, 1]), (5, [12, 2, 7]), (1, [3, 1]), (7, [7, 14, 1])])
+def test_queue_keeps_the_last_k_keys_whatever_the_batch(length, sizes):
+    queue, everything = KeyQueue(length, 3), []
+    for number, size in enumerate(sizes):
+        keys = torch.full((size, 3), float(number)) + torch.arange(size)[:, None] / 100
+        queue.enqueue(keys)
+        everything += list(keys)
+    newest_first = [queue.keys[(queue.pointer - 1 - i) % length] for i in range(min(length, len(everything)))]
+    torch.testing.assert_close(torch.stack(newest_first), torch.stack(everything[::-1][: len(newest_first)]))
+    assert queue.filled == min(length, len(everything))
+    assert set(queue.state_dict()) == {"keys", "pointer", "filled"}
+
+
+def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
+    method = MoCo(MoCoConfig(queue=10, hidden=16, projection=8, momentum=0.9, momentum_end=0.9), (3, 32, 32)).train()
+    before = [p.clone() for p in method.key.parameters()]
+    queue = method.queue.keys.clone()
+    with torch.no_grad():
+        for p in method.query.parameters():
+            p.add_(0.1)
+    method(make_batch(8))
+    torch.testing.assert_close(method.queue.keys, queue)  # untouched until the step is over
+    method.after_step(0.5)
+    for old, new, query in zip(before, method.key.parameters(), method.query.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * query)
+    assert method.queue.filled == 10  # symmetric: 16 keys into 10 slots
+    assert not any(p.requires_grad for p in method.key.parameters())
+
+
+def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
+    """With the leak closed the key of an image depends on the shuffled group it fell into, not on the whole batch."""
+    view = make_batch(16).views[0]
+    whole, grouped = (MoCo(MoCoConfig(hidden=16, projection=8, shuffle_groups=g), (3, 32, 32)).train() for g in (1, 4))
+    grouped.load_state_dict(whole.state_dict())
+    draws = make_batch(16).draws
+    keys = grouped._encode_keys(view, draws)
+    order = torch.argsort(draws.uniform("shuffle", 16))
+    first = order[:4]
+    torch.testing.assert_close(keys[first], whole._encode_keys(view[first], draws), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(keys, whole._encode_keys(view, draws), atol=1e-3)
+
+
+@pytest.mark.parametrize("build", [lambda: SimCLR(SimCLRConfig(), (3, 32, 32)), lambda: MoCo(MoCoConfig(queue=64), (1, 28, 28))])
+def test_codes_are_unit_and_gradients_reach_every_trained_weight(build, make_batch):
+    method = build().train()
+    batch = make_batch(8, shape=method.shape)
+    method(batch).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+    method.eval()
+    query, key = method.codes(*batch.views)
+    torch.testing.assert_close(query.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(key.norm(dim=1), torch.ones(8))
+    assert method.embed(batch.views[0]).shape == (8, 256)
