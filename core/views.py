@@ -1,0 +1,202 @@
+"""Augmented views of a batch, as tensor work on the device: what a positive pair has in common is what a policy leaves alone.
+
+B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images are uint8 at both ends and
+float in [0, 1] between. They are rounded once, to the nearest level, at the end; torchvision rounds uint8 images after every operation.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from core.batch import as_float
+from core.colour import OPERATIONS, grayscale, jitter
+from core.errors import UserError, nearest
+from core.randomness import Draws
+
+ATTEMPTS = 10  # at a box that fits into the image, as torchvision
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may happen to an image, in this order. `Policy(size)` changes nothing but the size."""
+
+    size: int  # views are [B, C, size, size]
+    rotation: float = 0.0  # degrees to either side, about the centre, black outside
+    scale: tuple[float, float] = (1.0, 1.0)  # area of the crop as a share of the image
+    ratio: tuple[float, float] = (1.0, 1.0)  # width / height of the crop, log-uniform
+    flip: float = 0.0  # probability
+    jitter: float = 0.0  # probability of the next four, in random order
+    brightness: float = 0.0  # factor in 1 -+ this, likewise the next two
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns of the colour circle to either side
+    gray: float = 0.0  # probability
+    blur: float = 0.0  # probability
+    sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
+
+    @property
+    def kernel(self) -> int:
+        """Width of the blur, a tenth of the image and odd (Chen et al. 2020, appendix A)."""
+        return self.size // 10 | 1
+
+
+def policy(name: str, size: int) -> Policy:
+    """The policy of that name for views of that size; `UserError` if there is none.
+
+    - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels it is their CIFAR-10 setting (appendix
+      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur.
+    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur up to 64 pixels.
+    - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour says nothing: crop and small rotation.
+    - "none": the image (its central square, if it is not square).
+    """
+    inception = Policy(size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, gray=0.2, blur=0.5 if size > 64 else 0.0)
+    s = 1.0 if size > 64 else 0.5
+    policies = {
+        "simclr": replace(inception, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s),
+        "moco": replace(inception, scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+        "crop": Policy(size, rotation=20.0, scale=(0.4, 1.0), ratio=(5 / 8, 8 / 5)),
+        "none": Policy(size),
+    }
+    if name not in policies:
+        raise UserError(f"data.augment: there is no '{name}'{nearest(name, policies)}")
+    return policies[name]
+
+
+class Parameters(NamedTuple):
+    """What happens to each image of a batch."""
+
+    angle: Tensor  # float [B], degrees counter-clockwise
+    box: Tensor  # int64 [B, 4]: top, left, height, width
+    flip: Tensor  # bool [B]
+    jitter: Tensor  # bool [B]
+    order: Tensor  # int64 [B, 4], numbers of `colour.OPERATIONS`
+    strength: Tensor  # float [B, 4], one a colour operation
+    gray: Tensor  # bool [B]
+    blur: Tensor  # bool [B]
+    sigma: Tensor  # float [B]
+
+
+def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> Parameters:
+    """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that every device makes the same views."""
+    draws = Draws(draws.seed, draws.step, draws.rank, draws.world, "cpu", draws.path)
+
+    def chance(purpose: str, probability: float) -> Tensor:
+        return draws.uniform(purpose, images) < probability
+
+    def between(purpose: str, low: float, high: float) -> Tensor:
+        return low + (high - low) * draws.uniform(purpose, images)
+
+    spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
+    low, high = (1 - spread).clamp(min=0), 1 + spread
+    factor = low + (high - low) * draws.uniform("jitter factor", images, 3)
+    return Parameters(
+        angle=between("rotation", -policy.rotation, policy.rotation),
+        box=crop_boxes(draws.uniform("crop shape", images, ATTEMPTS, 2), draws.uniform("crop place", images, 2), height, width, policy),
+        flip=chance("flip", policy.flip),
+        jitter=chance("jitter", policy.jitter),
+        order=draws.uniform("jitter order", images, len(OPERATIONS)).argsort(1),
+        strength=torch.cat([factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1),
+        gray=chance("gray", policy.gray),
+        blur=chance("blur", policy.blur),
+        sigma=between("blur sigma", *policy.sigma),
+    )
+
+
+def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Policy) -> Tensor:
+    """Boxes (top, left, height, width), int64 [B, 4], from uniform numbers: shape [B, attempts, 2] and place [B, 2].
+
+    As torchvision's RandomResizedCrop: area uniform in `scale`, ratio log-uniform in `ratio`, the first attempt that fits into the image;
+    if none fits, the largest central box whose ratio is allowed.
+    """
+    least, most = policy.ratio
+    area = height * width * (policy.scale[0] + (policy.scale[1] - policy.scale[0]) * shape[..., 0])
+    ratio = torch.exp(math.log(least) + math.log(most / least) * shape[..., 1])
+    sides = torch.stack([area / ratio, area * ratio], dim=-1).sqrt().round().long()  # [B, attempts, (height, width)]
+    limit = torch.tensor([height, width])
+    fits = ((sides > 0) & (sides <= limit)).all(-1)
+    first = fits.int().argmax(1)
+    drawn = sides[torch.arange(len(sides)), first]
+    corner = (place * (limit - drawn + 1)).long()
+    central = torch.tensor([min(height, round(width / least)), min(width, round(height * most))])
+    some = fits.any(1, keepdim=True)
+    return torch.where(torch.cat([some, some], 1).repeat(1, 2), torch.cat([corner, drawn], 1), torch.cat([(limit - central) // 2, central]))
+
+
+def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
+    """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image, draws, policy)."""
+    if policy == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
+        return image
+    return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
+
+
+def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
+    """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
+    x = as_float(image)
+    if policy.rotation:
+        x = rotate(x, drawn.angle)
+    x = resized_crop(x, drawn.box, drawn.flip, policy.size)
+    if policy.jitter:
+        x = jitter(x, drawn.jitter, drawn.order, drawn.strength)
+    if policy.gray:
+        x = grayscale(x, drawn.gray.to(x.device))
+    if policy.blur:
+        which = torch.nonzero(drawn.blur).squeeze(1)
+        x[which.to(x.device)] = gaussian_blur(x[which.to(x.device)], drawn.sigma[which], policy.kernel)
+    return x.mul_(255).add_(0.5).to(torch.uint8)
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate counter-clockwise by degrees [B] about the centre: bilinear, black outside."""
+    height, width = x.shape[2:]
+    turn = angle.to(x.device).deg2rad()
+    cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
+    rows = (cos, -sin * (height / width), zero), (sin * (width / height), cos, zero)
+    inverse = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    return grid_sample(x, affine_grid(inverse, list(x.shape), align_corners=False), align_corners=False)
+
+
+def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Cut out boxes [B, 4], resize them to S x S and mirror where `flip`, bool [B]: bilinear and antialiased, as torchvision."""
+    top, left, height, width = box.to(x.device).unbind(1)
+    columns = resize_weights(left, width, x.shape[3], size)
+    columns = torch.where(flip.to(x.device).view(-1, 1, 1), columns.flip(1), columns)
+    return separable(x, resize_weights(top, height, x.shape[2], size), columns)
+
+
+def resize_weights(start: Tensor, length: Tensor, n: int, size: int) -> Tensor:
+    """One axis of a resized crop as a matrix [B, S, n]: row i weighs the n pixels by a triangle about the centre of output pixel i.
+
+    The triangle is as wide as the larger of an input and an output pixel, is cut off at the box [start, start + length) and sums to one.
+    """
+    scale = (length / size).view(-1, 1, 1)
+    pixel = torch.arange(n, device=start.device) - start.view(-1, 1, 1)  # [B, 1, n], counted from the box
+    centre = scale * (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5)  # [B, S, 1]
+    weight = (1 - (pixel + 0.5 - centre).abs_() / scale.clamp(min=1)).clamp_(min=0)
+    weight = weight * ((pixel >= 0) & (pixel < length.view(-1, 1, 1)))
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+    """Blur by a Gaussian of deviation [B] in pixels, cut off at an odd width; the image is mirrored at its edges."""
+    sigma = sigma.to(x.device)
+    return separable(x, blur_weights(sigma, x.shape[2], kernel), blur_weights(sigma, x.shape[3], kernel))
+
+
+def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
+    """One axis of a blur as a matrix [B, n, n], with the pixels beyond the edges folded onto those they mirror."""
+    place = torch.arange(n, device=sigma.device)
+    out, pixel = place.view(n, 1), place.view(1, n)
+    weight = torch.zeros(len(sigma), n, n, device=sigma.device)
+    for twin, exists in ((pixel, pixel >= 0), (-pixel, pixel > 0), (2 * (n - 1) - pixel, pixel < n - 1)):
+        distance = out - twin
+        weight += torch.exp(-0.5 * (distance / sigma.view(-1, 1, 1)) ** 2) * ((distance.abs() <= kernel // 2) & exists)
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows x columns^T for every channel: [B, C, H, W] with [B, S, H] and [B, T, W] to [B, C, S, T]."""
+    return rows[:, None] @ (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])

@@ -1,0 +1,118 @@
+"""What a checkpoint refuses, each in one clear line."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from core import checkpoint, config
+from core.errors import UserError
+from core.optim import OptimConfig, build_optimizer, warmup_cosine
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", ["model.hidden=16", "model.projection=8"])
+    method = checkpoint.build_method(run, (3, 32, 32))
+    checkpoint.save(tmp_path / "last.ckpt", checkpoint.State(run, method, build_optimizer(method, run.optim), step=7))
+    return tmp_path / "last.ckpt"
+
+
+def change(path: Path, edit) -> None:
+    entries = torch.load(path, weights_only=True)
+    edit(entries)
+    torch.save(entries, path)
+
+
+def test_a_method_comes_back_from_the_file_alone(saved):
+    method, run, step = checkpoint.load_method(saved)
+    assert (step, run.model.hidden, method.training) == (7, 16, False)
+    for key, value in checkpoint.build_method(run, (3, 32, 32)).state_dict().items():
+        torch.testing.assert_close(method.state_dict()[key], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (lambda e: e["method"].pop("head.layers.0.weight"), ["1 missing", "head.layers.0.weight"]),
+        (lambda e: e["method"].update({"extra": torch.zeros(1)}), ["1 surplus", "extra"]),
+        (lambda e: e["method"].update({"head.layers.0.weight": torch.zeros(3)}), ["head.layers.0.weight", "[3]"]),
+        (lambda e: e.pop("step"), ["missing", "step"]),
+        (lambda e: e.update(format="other/9"), ["twobounds/1"]),
+        (lambda e: e["config"].update(method="os.system"), ["os.system", "not allowed"]),
+        (lambda e: e["config"].update(method="contrastive.simclr.Tensor"), ["Tensor"]),
+        (lambda e: e["config"]["model"].update(temperature=-1.0), ["temperature"]),
+        (lambda e: e["config"].update(surprise=1), ["surprise"]),
+        (lambda e: e.update(shape=[3, "x", 32]), ["shape"]),
+        (lambda e: e.update(config="x"), ["config"]),
+    ],
+)
+def test_a_changed_checkpoint_is_refused(saved, edit, words):
+    change(saved, edit)
+    with pytest.raises(UserError) as error:
+        checkpoint.load_method(saved)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_refused(saved, share):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load_method(saved)
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_pickle_bomb_does_not_go_off(tmp_path, write):
+    write({"format": checkpoint.FORMAT, "config": Bomb(tmp_path / "boom")}, tmp_path / "bomb.ckpt")
+    with pytest.raises(UserError):
+        checkpoint.load_method(tmp_path / "bomb.ckpt")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(saved):
+    before = saved.read_bytes()
+
+    def torn(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.write_atomically(saved, torn)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_every_optimiser_lowers_a_quadratic_and_spares_biases(name):
+    layer = torch.nn.Linear(4, 4)
+    optimizer = build_optimizer(layer, OptimConfig(name=name, lr=0.05, batch_size=256, weight_decay=0.1))
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    x, losses = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), []
+    for _ in range(100):
+        loss = (layer(x) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_warmup_cosine_is_linear_then_half_a_cosine():
+    assert [warmup_cosine(s, 4, 12) for s in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert warmup_cosine(4, 4, 12) == pytest.approx(1)
+    assert warmup_cosine(8, 4, 12) == pytest.approx(0.5)
+    assert warmup_cosine(12, 4, 12) == pytest.approx(0)
+    assert OptimConfig(lr=0.3, batch_size=1024).scaled_lr == pytest.approx(1.2)

@@ -1,0 +1,133 @@
+"""The front door: a run, its interruption and its resumption, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from core import checkpoint
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "data.sprites.train=512",
+    "data.sprites.validation=128",
+    "data.sprites.test=128",
+    "optim.batch_size=64",
+    "optim.epochs=3",
+    "trainer.save_every=5",
+    "trainer.log_every=3",
+    "trainer.validate_every=1",
+    "wandb=disabled",
+]
+EXTRA = {"simclr": [], "moco": ["model.queue=100"], "beta_vae": []}
+
+
+def command(method: str, folder: Path, *more: str) -> list[str]:
+    script, config = ROOT / "scripts/pretrain.py", ROOT / f"configs/{method}_sprites.yaml"
+    return [sys.executable, str(script), str(config), f"folder={folder}", *SMALL, *EXTRA.get(method, []), *more]
+
+
+def pretrain(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def same(a: object, b: object) -> bool:
+    """Bitwise equality of nested containers of tensors."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))  # type: ignore[arg-type]
+    return a == b
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
+def test_a_killed_run_resumes_bitwise(method, tmp_path):
+    """kill -9 in the middle, resume: weights, queue, optimiser and every logged number equal those of a run never touched."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = pretrain(*command(method, whole))
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command(method, killed), stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "metrics.jsonl").exists() and '"step": 9' in (killed / "metrics.jsonl").read_text():
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = checkpoint.read(killed / "last.ckpt")["step"]
+    assert 0 < reached < 24, "the run was not killed in its middle"
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "lo')  # a line torn by the kill
+    resumed = pretrain(*command(method, killed, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = checkpoint.read(whole / "last.ckpt"), checkpoint.read(killed / "last.ckpt")
+    assert a["step"] == b["step"] == 24
+    for entry in ("method", "optimizer", "best"):
+        assert same(a[entry], b[entry]), entry
+    assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()
+    assert same(checkpoint.read(whole / "best.ckpt")["method"], checkpoint.read(killed / "best.ckpt")["method"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "simclr"
+    done = pretrain(*command("simclr", folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_folder_holds_what_the_readme_says(finished):
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "metrics.jsonl", "pictures"} <= {p.name for p in finished.iterdir()}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    assert {"loss", "lr", "train_bound_log_n"} <= lines[0].keys()
+    assert any("val/knn" in line for line in lines)
+    assert not list(finished.glob(".*tmp"))
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    for more, words in ([], "--resume"), (["optim.lr=0.5"], "optim.lr"):
+        answer = pretrain(*command("simclr", finished, *more))
+        assert answer.returncode == 2
+        assert words in answer.stderr and len(answer.stderr.splitlines()) == 1
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["optim.lrr=0.1"], ["optim.lrr", "did you mean 'lr'"]),
+        (["model.temprature=0.1"], ["model.temprature", "temperature"]),
+        (["optim.lr=fast"], ["optim.lr", "fast"]),
+        (["model.temperature=-1"], ["model.temperature", "above 0"]),
+        (["model.temperature=nan"], ["model.temperature"]),
+        (["method=contrastive.moco.MoCo", "model.queue=0"], ["model.queue", "1 or more"]),
+        (["method=os.system"], ["os.system", "not allowed"]),
+        (["method=contrastive.simclr.SimCLT"], ["SimCLT", "SimCLR"]),
+        (["method=contrastive.nothing.X"], ["contrastive/nothing.py"]),
+        (["data.name=mnist", "data.root=/nowhere"], ["/nowhere", "data.download=true"]),
+        (["data.name=nmist"], ["nmist", "mnist"]),
+        (["optim=3"], ["optim"]),
+        (["optim.batch_size=100000"], ["optim.batch_size"]),
+        (["trainer.precision=17-bit"], ["trainer"]),
+        (["model.backbone=resnet1888"], ["resnet18"]),
+        (["nonsense"], ["key=value"]),
+        (["optim.lr="], ["optim.lr"]),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(overrides, words, tmp_path):
+    answer = pretrain(*command("simclr", tmp_path / "run", *overrides))
+    assert answer.returncode == 2, answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert all(word in answer.stderr for word in words), answer.stderr
+    assert not (tmp_path / "run").exists()
