@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
     views: tuple[Tensor, ...]  # each uint8 or float [B, C, H, W]; floats are in [0, 1]
     label: Tensor  # int64 [B, F]
-    index: Tensor  # int64 [B], place in the split
+    index: Tensor  # type: ignore[assignment]  # int64 [B], place in the split; the name hides tuple.index
     draws: Draws  # whatever a method draws (posterior noise, a shuffle), it draws from here
 
 
@@ -28,4 +28,4 @@ class Output(NamedTuple):
 
 def as_float(x: Tensor) -> Tensor:
     """Images as floats in [0, 1]: uint8 is divided by 255, floats pass."""
-    return x.float() / 255 if not x.is_floating_point() else x
+    return x if x.is_floating_point() else x / 255
