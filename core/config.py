@@ -66,18 +66,10 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
     if not path.is_file():
         raise UserError(f"{path}: no such config; the ones at hand are in configs/")
     try:
-        values = OmegaConf.load(path)
-        if not OmegaConf.is_dict(values):
-            raise UserError(f"{path}: a config is a mapping of keys to values")
-        for text in overrides:
-            key, equals, _ = text.partition("=")
-            if not (equals and key.strip()):
-                raise UserError(f"'{text}': an override is key=value, such as optim.lr=0.3")
-            values = OmegaConf.merge(values, OmegaConf.from_dotlist([text]))
-        plain = OmegaConf.to_container(values, resolve=True)
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
-    return from_dict(plain, str(path))
+    return from_dict(_merged(values, overrides, str(path)), str(path))
 
 
 def from_dict(values: Any, origin: str) -> RunConfig:
@@ -99,12 +91,31 @@ def from_dict(values: Any, origin: str) -> RunConfig:
     return run
 
 
+def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
+    """A checked config with `key=value` overrides, such as another data.root."""
+    return from_dict(_merged(to_dict(run), overrides, origin), origin)
+
+
 def to_dict(run: RunConfig) -> dict[str, Any]:
     """The resolved config as plain containers, for the run folder, the checkpoint and the logger."""
     sections = ("model", "data", "optim", "trainer")
     plain = OmegaConf.to_container(OmegaConf.structured({name: getattr(run, name) for name in sections}))
     assert isinstance(plain, dict)
     return {f.name: plain[f.name] if f.name in sections else getattr(run, f.name) for f in fields(RunConfig)}  # type: ignore[misc]
+
+
+def _merged(values: Any, overrides: list[str], origin: str) -> Any:
+    """Plain containers with `key=value` overrides put in and interpolations resolved."""
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: a config is a mapping of keys to values")
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not (equals and key.strip()):
+            raise UserError(f"'{text}': an override is key=value, such as optim.lr=0.3")
+    try:
+        return OmegaConf.to_container(OmegaConf.merge(values, OmegaConf.from_dotlist(overrides)), resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(f"{origin}: {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
 
 
 def _checked(kind: type, values: Any, prefix: str, origin: str) -> Any:

@@ -1,6 +1,7 @@
 """Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ class Logger:
     """One W&B run, or nothing at all where `wandb=disabled`."""
 
     def __init__(self, run: config.RunConfig, folder: Path, wandb_id: str = ""):
-        self.id = wandb_id or wandb.util.generate_id()
+        self.id = wandb_id or secrets.token_hex(4)
         mode = _mode(run.wandb)
         self._run: Any = None
         if mode == "disabled":
@@ -60,4 +61,4 @@ def _mode(wanted: str) -> str:
         return wanted
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
         return os.environ["WANDB_MODE"]
-    return "online" if wandb.Api is not None and wandb.api.api_key else "offline"
+    return "online" if wandb.login(prompt=False) else "offline"

@@ -45,7 +45,11 @@ def training_order(n: int, batch_size: int, seed: int, start: int, stop: int, ra
         yield shuffled[first : first + mine], Draws(seed, step, rank, world, device)
 
 
-def reading_order(n: int, seed: int = 0, block: int = 512, device: torch.device | str = "cpu", purpose: str = "read") -> Order:
-    """Every image once, in order, in blocks; the draws of a block are a function of (seed, block number, purpose)."""
-    for number, first in enumerate(range(0, n, block)):
-        yield torch.arange(first, min(first + block, n)), Draws(seed, number, device=device).fork(purpose)
+def reading_order(n: int, seed: int = 0, block: int = 512, device: torch.device | str = "cpu", purpose: str = "read", most: int | None = None) -> Order:
+    """Images once, in order, in blocks; the draws of a block are a function of (seed, block number, purpose).
+
+    With `most`, at most that many images, evenly spread over the split.
+    """
+    chosen = torch.arange(n) if most is None or most >= n else torch.arange(most) * n // most
+    for number, index in enumerate(chosen.split(block)):
+        yield index, Draws(seed, number, device=device).fork(purpose)

@@ -9,8 +9,11 @@ from core.data import open_source
 from core.distributed import alone
 from core.features import extract
 from core.method import Method
-from core.source import Source, reading_order
+from core.pictures import save_grid
+from core.source import reading_order
 from probes.knn import knn
+from vae.beta import BetaVAE
+from vae.pictures import reconstructions, traversals
 
 MOST = 4096  # images read for a validation, so that it costs seconds
 
@@ -44,5 +47,19 @@ class Validation:
         return totals
 
     def _knn(self, method: Method) -> dict[str, float]:
-        bank, query = (extract(method, self._first(source), self.run.seed, self.device) for source in (self.train, self.held_out))
+        bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
         return {"knn": knn(bank, query)["top1"]}
+
+    @torch.no_grad()
+    def pictures(self, method: Method, folder: Path) -> dict[str, Path]:
+        """Write what there is to see of the method now: its views and, of a VAE, reconstructions and traversals."""
+        folder.mkdir(parents=True, exist_ok=True)
+        batch = next(self.views.batches(reading_order(min(128, len(self.views)), self.run.seed, 128, self.device, "pictures"), method.views))
+        made = {"views": save_grid(folder / "views.png", [view[:10] for view in batch.views])}
+        if isinstance(method, BetaVAE):
+            was_training = method.training
+            method.eval()
+            made["reconstructions"] = reconstructions(method, batch.views[0][:10], folder / "reconstructions.png")
+            made["traversals"] = traversals(method, batch.views[0], folder / "traversals.png")
+            method.train(was_training)
+        return made

@@ -1,0 +1,77 @@
+"""A small critic trained by InfoNCE on frozen features: the same reader for every checkpoint, whatever trained it.
+
+n = images, D = feature dimensions, P = code dimensions.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.bounds import infonce_terms
+from core.randomness import Draws
+
+STEPS, BATCH, PATIENCE = 800, 512, 4
+
+
+class Critic(nn.Module):
+    """s(x, y) = scale <g(x), g(y)>, with g a linear map plus a two-layer net, normalised; features are standardised first."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: Tensor, width: int = 256, codes: int = 64):
+        super().__init__()
+        deviation = features.std(0)
+        self.register_buffer("mean", features.mean(0))
+        self.register_buffer("deviation", torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0))
+        self.skip = nn.Linear(features.shape[1], codes, bias=False)
+        self.net = nn.Sequential(nn.Linear(features.shape[1], width), nn.GELU(), nn.Linear(width, codes))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [n, D] to unit-length codes [n, P]."""
+        x = (features - self.mean) / self.deviation
+        return F.normalize(self.skip(x) + self.net(x), dim=1)
+
+    @property
+    def scale(self) -> float:
+        return self.log_scale.clamp(max=math.log(200.0)).exp().item()
+
+
+def train_critic(first: Tensor, second: Tensor, val_first: Tensor, val_second: Tensor, seed: int) -> Critic:
+    """Fit a critic to pairs of features [n, D] of the training split; the best step is chosen on the pairs of the calibration split."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        critic = Critic(first)
+    batch = min(BATCH, len(first))
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3, weight_decay=1e-3)
+    target, best, kept, worse = torch.arange(batch), -math.inf, critic.state_dict(), 0
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / STEPS)
+        rows = Draws(seed, step).permutation("critic batch", len(first))[:batch]
+        scores = critic(first[rows]) @ critic(second[rows]).T * critic.log_scale.clamp(max=math.log(200.0)).exp()
+        loss = (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            value = calibration_value(critic, val_first, val_second)
+            if value > best:
+                best, worse = value, 0
+                kept = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
+            else:
+                worse += 1
+            if worse >= PATIENCE:
+                break
+    critic.load_state_dict(kept)
+    return critic.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> float:
+    """Mean InfoNCE value of the critic on up to 2,048 pairs."""
+    n = min(2048, len(first))
+    return infonce_terms(critic(first[:n]), critic(second[:n]), critic.scale, [n]).mean().item()

@@ -1,0 +1,113 @@
+"""The report of a checkpoint: one schema, written to probe.json and printed as one table.
+
+    {
+      "format": "twobounds-probe/1",
+      "checkpoint": path, "digest": sha256, "method": name, "step": int, "data": name, "seed": int,
+      "linear":      {"top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR", "lambda/FACTOR"},
+      "knn":         {"knn200": {"top1", "top1/FACTOR", "k", "temperature"}, "knn20": {...}},
+      "information": {"quantity", "estimator", "side", "split", "unit", "images", "augmentation", "truth" (nats or null),
+                      "critics": {NAME: {"temperature", "scale", "cap", "verdict",
+                                         "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling", "best_possible"?}]}}},
+      "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
+                      "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
+                      "marginal_kl": {"quantity", "low", "high"}}          (of a VAE only)
+    }
+
+A probe that was not asked for is absent. Intervals are 95%.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from core.checkpoint import write_atomically
+from core.errors import UserError
+
+FORMAT = "twobounds-probe/1"
+Report = dict[str, Any]
+
+
+def save(report: Report, path: Path) -> None:
+    """Write a report atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(report, indent=1, default=str) + "\n"))
+
+
+def load(path: Path) -> Report:
+    """A report from its file; `UserError` where it is none."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{path}: damaged or no report; run scripts/probe.py again") from None
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        raise UserError(f"{path}: not a report of the format {FORMAT}; run scripts/probe.py again")
+    return report
+
+
+def name(report: Report) -> str:
+    """What a checkpoint is called in tables and pictures: its run folder."""
+    path = Path(report["checkpoint"])
+    return path.parent.name if path.stem == "last" else f"{path.parent.name}/{path.stem}"
+
+
+def best_critic(report: Report) -> tuple[str, dict[str, Any]] | None:
+    """The critic that headlines a checkpoint: its own, unrefitted, where it has one; else the common one. Never chosen by its value on test."""
+    critics = report.get("information", {}).get("critics", {})
+    return next(((key, critics[key]) for key in ("native", "common") if key in critics), None)
+
+
+HEAD = ("checkpoint", "method", "linear %", "kNN %", "label nats", "I(V1;V2) ≥ (nats)", "verdict", "≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+
+
+def row(report: Report) -> list[str]:
+    """One checkpoint as a line of the table."""
+    linear, knn, rate, critic = report.get("linear"), report.get("knn"), report.get("rate"), best_critic(report)
+    cells = [name(report), report["method"].split(".")[-1]]
+    cells += [f"{100 * linear['top1']:.1f}" if linear else "–", f"{100 * knn['knn200']['top1']:.1f}" if knn else "–"]
+    cells += [f"{linear['information']:.2f}" if linear else "–"]
+    if critic:
+        last = critic[1]["sweep"][-1]
+        cells += [f"{last['bound']:.2f} ± {last['high'] - last['bound']:.2f} ({critic[0]}, K={last['K']:,})", critic[1]["verdict"]]
+    else:
+        cells += ["–", "–"]
+    if rate:
+        top = min(rate["upper"]["value"], rate["rate"]["value"])
+        cells += [f"{rate['lower']['value']:.2f} … {top:.2f}", f"{rate['rate']['value']:.2f}", f"{rate['nelbo']['value']:,.1f}"]
+    else:
+        cells += ["–", "–", "–"]
+    return cells
+
+
+def table(reports: list[Report]) -> Table:
+    """All checkpoints in one table. I(V1; V2) and I(X; Z) are different quantities and stand in different columns."""
+    truths = {report["information"]["truth"] for report in reports if report.get("information")} - {None}
+    caption = "Nats, test split, 95% intervals. InfoNCE bounds I(V1;V2) from below; R bounds I(X;Z) from above: different quantities."
+    if len(truths) == 1:
+        truth = truths.pop()
+        caption += f" The truth is I(V1;V2) = {truth:.3f} nats = {truth / math.log(2):.2f} bits."
+    made = Table(caption=caption, caption_justify="left", header_style="bold")
+    for heading in HEAD:
+        made.add_column(heading, overflow="fold", justify="left" if heading in HEAD[:2] else "right")
+    for report in reports:
+        made.add_row(*row(report))
+    return made
+
+
+def details(report: Report) -> list[str]:
+    """Plain sentences about one checkpoint, for the terminal."""
+    lines = [f"{name(report)}: {report['method']} at step {report['step']}, data {report['data']}"]
+    for critic, found in report.get("information", {}).get("critics", {}).items():
+        last = found["sweep"][-1]
+        best = f", best possible {last['best_possible']:.3f}" if "best_possible" in last else ""
+        lines.append(
+            f"  InfoNCE, {critic} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥ {last['bound']:.3f} [{last['low']:.3f}, {last['high']:.3f}] nats"
+            f" at K = {last['K']:,}; ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}: {found['verdict']}"
+        )
+    if rate := report.get("rate"):
+        r, d, lower, upper, kl = rate["rate"], rate["distortion"], rate["lower"], rate["upper"], rate["marginal_kl"]
+        lines.append(f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {rate['nelbo']['value']:,.2f} nats ({rate['nelbo']['bits_per_dim']:.3f} bits/dim)")
+        lines.append(f"  {lower['value']:.3f} ≤ I(X;Z) ≤ {min(upper['value'], r['value']):.3f} (leave-one-out {upper['value']:.3f}, R {r['value']:.3f}; lower bound's ceiling {rate['ceiling']:.2f})")
+        lines.append(f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f}; {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active")
+    return lines

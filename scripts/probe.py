@@ -1,0 +1,138 @@
+"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE) and, of a VAE, rate and distortion.
+
+    python scripts/probe.py runs/simclr_sprites
+    python scripts/probe.py runs/*/last.ckpt data.root=/data --probes linear,knn
+
+A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json (schema: probes/report.py), probe/*.png and the
+features; the numbers are logged to the W&B run that made the checkpoint.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
+import torch
+from rich.console import Console
+
+from core import checkpoint, config, logger
+from core.data import open_source
+from core.errors import UserError, exit_cleanly
+from core.features import cached_features
+from core.folder import RunFolder
+from core.method import LatentModel
+from core.pictures import save_grid
+from core.source import reading_order
+from probes import figures, report
+from probes.information import information
+from probes.knn import PRESETS, knn, search
+from probes.linear import linear
+from probes.rate import rate
+
+PROBES = ("linear", "knn", "information", "rate")
+
+
+@exit_cleanly
+def main() -> None:
+    options = arguments()
+    console = Console(highlight=False, soft_wrap=True)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    reports = []
+    for path in [find(Path(target), options.best) for target in options.targets]:
+        started = time.monotonic()
+        found = probe(path, options.overrides, options.probes, options.seed, device, console)
+        console.print("\n".join(report.details(found)))
+        console.print(f"  {path.parent / 'probe'} · {time.monotonic() - started:.0f} s\n")
+        reports.append(found)
+    Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
+
+
+def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device: torch.device, console: Console) -> report.Report:
+    """Everything that is asked about one checkpoint."""
+    method, run, step = checkpoint.load_method(path, device)
+    run = config.override(run, overrides, str(path))
+    folder = path.parent / "probe"
+    folder.mkdir(exist_ok=True)
+    found: report.Report = {"format": report.FORMAT, "checkpoint": str(path), "digest": checkpoint.digest(path), "method": run.method, "step": step}
+    found |= {"data": run.data.name, "seed": seed}
+    pictures = {}
+    if {"linear", "knn"} & set(wanted):
+        console.print(f"{path}: features …", style="dim")
+        train, test = (cached_features(path, method, run, split, device) for split in ("trainval", "test"))
+        if "knn" in wanted:
+            found["knn"] = {preset: knn(train, test, *values) for preset, values in PRESETS.items()}
+            pictures["neighbours"] = neighbours(run, train.x, test.x, folder / "neighbours.png")
+        if "linear" in wanted:
+            console.print(f"{path}: linear probe …", style="dim")
+            found["linear"] = linear(train, test, seed)
+    if "information" in wanted:
+        console.print(f"{path}: information between views …", style="dim")
+        found["information"] = information(method, run, seed, device)
+        figures.sweep(found, folder / "infonce.png")
+        pictures["infonce"] = folder / "infonce.png"
+    if "rate" in wanted and isinstance(method, LatentModel):
+        console.print(f"{path}: rate and distortion …", style="dim")
+        found["rate"] = rate(method, run, seed, device)
+    report.save(found, folder / "probe.json")
+    log(path, found, pictures)
+    return found
+
+
+def neighbours(run: config.RunConfig, bank: torch.Tensor, query: torch.Tensor, path: Path) -> Path:
+    """A row for each of eight test images: itself, then its nearest training images."""
+    train, test = (open_source(run.data, split, run.seed, augmented=False) for split in ("trainval", "test"))
+    chosen = torch.arange(8) * len(test) // 8
+    found = search(bank, query[chosen], 9)[1]
+
+    def picture(source, index: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        order = ((i[None], draws) for i, (_, draws) in zip(index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True))
+        return torch.cat([batch.views[0] for batch in source.batches(order, 1)])
+
+    return save_grid(path, [torch.cat([picture(test, i[None]), picture(train, row)]) for i, row in zip(chosen, found, strict=True)])
+
+
+def log(path: Path, found: report.Report, pictures: dict[str, Path]) -> None:
+    """The table, the headline numbers and the pictures, into the W&B run that made the checkpoint."""
+    made = logger.attach(path)
+    made.table("probe", list(report.HEAD), [report.row(found)])
+    numbers = {f"probe/linear/{k}": v for k, v in found.get("linear", {}).items()}
+    numbers |= {f"probe/{preset}": values["top1"] for preset, values in found.get("knn", {}).items()}
+    numbers |= {f"probe/infonce/{k}": v["sweep"][-1]["bound"] for k, v in found.get("information", {}).get("critics", {}).items()}
+    numbers |= {f"probe/{k}": found["rate"][k]["value"] for k in ("rate", "distortion", "nelbo", "lower", "upper") if "rate" in found}
+    made.metrics(numbers, found["step"])
+    made.pictures({f"probe/{name}": file for name, file in pictures.items()}, found["step"])
+    made.close()
+
+
+def find(target: Path, best: bool) -> Path:
+    """The checkpoint that a run folder or a file means."""
+    if not target.is_dir():
+        return target
+    folder = RunFolder(target)
+    path = folder.best if best else folder.last
+    if not path.is_file():
+        raise UserError(f"{target}: holds no {path.name}; give a run folder or a checkpoint")
+    return path
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="+", metavar="RUN_OR_CKPT", help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as data.root=/data, may stand among them")
+    parser.add_argument("--best", action="store_true", help="of a run folder, take best.ckpt")
+    parser.add_argument("--probes", default=",".join(PROBES), help="which, separated by commas (default: %(default)s; rate is for VAEs)")
+    parser.add_argument("--seed", type=int, default=0, help="of the views, the critics and the held-out tenth (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    options = parser.parse_args()
+    options.overrides = [word for word in options.targets if "=" in word and not Path(word).exists()]
+    options.targets = [word for word in options.targets if word not in options.overrides]
+    options.probes = options.probes.split(",")
+    if not options.targets:
+        raise UserError("give at least one run folder or checkpoint")
+    for word in options.probes:
+        if word not in PROBES:
+            raise UserError(f"--probes: there is no '{word}'; choose among {', '.join(PROBES)}")
+    return options
+
+
+if __name__ == "__main__":
+    main()
