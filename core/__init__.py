@@ -6,6 +6,6 @@ import os
 # nothing. OpenMP reads this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from core import torchvision_operators  # noqa: E402
+from core import torchvision_operators
 
 torchvision_operators.declare_if_missing()

@@ -3,6 +3,8 @@
 B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 """
 
+from typing import Any
+
 import timm
 from torch import Tensor, nn
 
@@ -26,12 +28,13 @@ class Backbone(nn.Module):
             self.dim: int = SmallNet.DIM
             return
         if name not in timm.list_models():
-            raise UserError(f"model.backbone: timm has no '{name}'{nearest(name, ['small', *timm.list_models()]) or ''}"[:300])
-        size = {"img_size": shape[1:]} if name.startswith(("vit", "deit", "swin")) else {}
+            raise UserError(f"model.backbone: timm has no '{name}'{nearest(name, ['small', *timm.list_models()])}"[:300])
+        size: dict[str, Any] = {"img_size": shape[1:]} if name.startswith(("vit", "deit", "swin")) else {}
         self.net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=shape[0], **size)
-        self.dim = int(self.net.num_features)
-        if stem == "cifar" and isinstance(getattr(self.net, "conv1", None), nn.Conv2d) and hasattr(self.net, "maxpool"):
-            self.net.conv1 = nn.Conv2d(shape[0], self.net.conv1.out_channels, 3, 1, 1, bias=False)
+        self.dim = int(self.net.num_features)  # type: ignore[arg-type]
+        first = getattr(self.net, "conv1", None)
+        if stem == "cifar" and isinstance(first, nn.Conv2d) and hasattr(self.net, "maxpool"):
+            self.net.conv1 = nn.Conv2d(shape[0], first.out_channels, 3, 1, 1, bias=False)
             self.net.maxpool = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
         scores = (query[rows] @ key.T).double() * scale  # [b, n]
         scores = scores.gather(1, (rows[:, None] + columns) % n)  # own key first, then its followers
         edges = [0, *candidates]
-        rings = [scores[:, a:b].logsumexp(1) for a, b in zip(edges, edges[1:], strict=False)]  # candidate sets are nested: one pass serves every C
+        rings = [
+            scores[:, a:b].logsumexp(1) for a, b in zip(edges, edges[1:], strict=False)
+        ]  # candidate sets are nested: one pass serves every C
         sums = torch.stack(rings, 1).logcumsumexp(1)
         parts.append(counts.double().log() + scores[:, :1] - sums)
     return torch.cat(parts).T

@@ -118,14 +118,14 @@ def _merged(values: Any, overrides: list[str], origin: str) -> Any:
         raise UserError(f"{origin}: {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
 
 
-def _checked(kind: type, values: Any, prefix: str, origin: str) -> Any:
+def _checked(kind: Any, values: Any, prefix: str, origin: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
     if not isinstance(values, dict):
         raise UserError(f"{origin}: '{prefix.rstrip('.')}' holds keys of its own, not the value {values!r}")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
-        key = f" {prefix}{error.full_key}:" if error.full_key else ""
+        key = f" {prefix}{error.full_key}:" if error.full_key else f" {prefix.rstrip('.')}:"
         raise UserError(f"{origin}:{key} {str(error.msg or error).splitlines()[0]}") from None
     except ValueError as error:
         raise UserError(f"{origin}: {prefix}{error}") from None

@@ -68,7 +68,10 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     name = config.augment if augmented else "none"
     dataset = _open(config, "test" if split == "test" else "train")
     if isinstance(dataset, IterableDataset):
-        raise UserError(f"data.name: '{config.name}' can only be read in sequence, and batches here are a function of (seed, step); use a copy with random access, such as hfds/")
+        raise UserError(
+            f"data.name: '{config.name}' can only be read in sequence, and batches are a function of (seed, step);"
+            " use a copy with random access, such as hfds/"
+        )
     chosen = torch.arange(len(dataset)) if split == "test" else _part(len(dataset), split, config.validation)  # type: ignore[arg-type]
     classes = _classes(dataset)
     resized = Resized(dataset, config.size)
@@ -107,7 +110,9 @@ def _open(config: DataConfig, split: str) -> Dataset[Any]:
     except ImportError as error:
         raise UserError(f"data.name: '{config.name}' needs a package that is not installed ({error}); pip install it") from None
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-        mend = f"put the files there, name another data.root, or let them be fetched with data.download=true; {type(error).__name__}: {error}"
+        mend = (
+            f"put the files there, name another data.root, or let them be fetched with data.download=true; {type(error).__name__}: {error}"
+        )
         raise UserError(f"data.root: {config.name} ({split}) was not found in {root.resolve()}; {mend}") from None
 
 
@@ -116,7 +121,9 @@ def _folder(root: Path, split: str) -> Path:
     for name in [split] if split == "train" else ["test", "val", "validation"]:
         if (root / name).is_dir():
             return root / name
-    raise UserError(f"data.root: {root.resolve()} holds no folder '{split}'; name=folder expects {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg")
+    raise UserError(
+        f"data.root: {root.resolve()} holds no folder '{split}'; name=folder expects {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
+    )
 
 
 def _classes(dataset: Any) -> int:

@@ -11,7 +11,6 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
-
 _alone = False
 
 

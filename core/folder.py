@@ -11,7 +11,18 @@ from core.checkpoint import write_atomically
 from core.errors import UserError
 
 # What may differ between a run and its resumption: where it runs and what is told about it, never what is computed.
-FREE = {"resume", "wandb", "data.root", "data.workers", "data.download", "data.memory", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"}
+FREE = {
+    "resume",
+    "wandb",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "data.memory",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+}
 
 
 class RunFolder:
@@ -34,7 +45,10 @@ class RunFolder:
         wanted = config.to_dict(run)
         for key, (there, here) in sorted(_differences(held, wanted).items()):
             if key not in FREE:
-                raise UserError(f"folder: {self.path} already holds a run with another config ({key} is {there!r} there and {here!r} here); name another folder=… or delete it")
+                raise UserError(
+                    f"folder: {self.path} already holds a run with another config"
+                    f" ({key} is {there!r} there and {here!r} here); name another folder=… or delete it"
+                )
         if self.last.exists() and not run.resume:
             raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
 

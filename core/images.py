@@ -37,7 +37,10 @@ class Resized(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self._read(index)
         if tuple(image.shape) != self.shape:
-            raise UserError(f"data.size: image {index} is {list(image.shape)} and image 0 is {list(self.shape)}; set data.size so that they become one shape")
+            raise UserError(
+                f"data.size: image {index} is {list(image.shape)} and image 0 is {list(self.shape)};"
+                " set data.size so that they become one shape"
+            )
         return image, label
 
     def _read(self, index: int) -> tuple[Tensor, int]:
@@ -109,4 +112,3 @@ def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tens
         images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
         done += len(image)
     return images, labels
-

@@ -21,7 +21,14 @@ class Logger:
         if mode == "disabled":
             return
         settings = wandb.Settings(silent=True, init_timeout=30)
-        options = {"project": "twobounds", "id": self.id, "name": folder.name, "dir": str(folder), "config": config.to_dict(run), "resume": "allow"}
+        options = {
+            "project": "twobounds",
+            "id": self.id,
+            "name": folder.name,
+            "dir": str(folder),
+            "config": config.to_dict(run),
+            "resume": "allow",
+        }
         try:
             self._run = wandb.init(mode=mode, settings=settings, **options)  # type: ignore[arg-type]
         except (WandbError, TimeoutError, OSError) as error:
@@ -39,7 +46,7 @@ class Logger:
         if self._run:
             self._run.log({"step": step, **{name: wandb.Image(str(path)) for name, path in paths.items()}})
 
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def table(self, name: str, columns: list[str | int], rows: list[list[Any]]) -> None:
         """A table, such as the probe's."""
         if self._run:
             self._run.log({name: wandb.Table(columns=columns, data=rows)})

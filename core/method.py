@@ -36,7 +36,7 @@ class Method(nn.Module, ABC):
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes consume."""
 
-    def after_step(self, progress: float) -> None:  # noqa: B027 (most methods need nothing here)
+    def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of training done: momentum update, enqueue, schedules."""
 
 
@@ -85,6 +85,8 @@ def locate(name: str) -> type[Method]:
         raise UserError(f"method: there is no file {match[1].replace('.', '/')}.py for '{name}'") from None
     found = getattr(module, match[2], None)
     if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == match[1]):
-        methods = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method) and value is not Method]
+        methods = [
+            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method) and value is not Method
+        ]
         raise UserError(f"method: '{match[2]}' is no method of {match[1]}{nearest(match[2], methods)}")
     return found

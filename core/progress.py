@@ -16,7 +16,14 @@ class ProgressLine:
         self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
         self.started = self.printed = time.monotonic()
         self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
-        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.live = Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
         self.task = self.live.add_task("", total=total, completed=done, text="") if self.live else None
 

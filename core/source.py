@@ -30,7 +30,9 @@ class Source(ABC):
         """One batch an entry of the order, with that many views of each image, on the device of the entry's draws."""
 
 
-def training_order(n: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu") -> Order:
+def training_order(
+    n: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+) -> Order:
     """Batches number `start` to `stop` of endless shuffled epochs; batch i is a function of (seed, i) alone.
 
     `batch_size` is the global one, and each process takes its W-th part. An epoch holds n // batch_size whole batches.
@@ -45,7 +47,9 @@ def training_order(n: int, batch_size: int, seed: int, start: int, stop: int, ra
         yield shuffled[first : first + mine], Draws(seed, step, rank, world, device)
 
 
-def reading_order(n: int, seed: int = 0, block: int = 512, device: torch.device | str = "cpu", purpose: str = "read", most: int | None = None) -> Order:
+def reading_order(
+    n: int, seed: int = 0, block: int = 512, device: torch.device | str = "cpu", purpose: str = "read", most: int | None = None
+) -> Order:
     """Images once, in order, in blocks; the draws of a block are a function of (seed, block number, purpose).
 
     With `most`, at most that many images, evenly spread over the split.

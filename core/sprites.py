@@ -41,12 +41,23 @@ class SpritesConfig:
     test: int = 8192
 
     def __post_init__(self) -> None:
-        for key, most in (("shapes", len(SHAPES)), ("colours", 12), ("sizes", 4), ("grid", 4), ("train", 2**24), ("validation", 2**24), ("test", 2**24)):
+        for key, most in (
+            ("shapes", len(SHAPES)),
+            ("colours", 12),
+            ("sizes", 4),
+            ("grid", 4),
+            ("train", 2**24),
+            ("validation", 2**24),
+            ("test", 2**24),
+        ):
             if not 1 <= getattr(self, key) <= most:
                 raise ValueError(f"sprites.{key}: must be from 1 to {most}, got {getattr(self, key)}")
         smallest = SIDE / self.grid * RADIUS * SHRINK ** (self.sizes - 1)
         if smallest < LEAST_RADIUS:
-            raise ValueError(f"sprites.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite of {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}")
+            raise ValueError(
+                f"sprites.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite of {smallest:.1f} pixels;"
+                f" shapes are readable from {LEAST_RADIUS}"
+            )
 
     @property
     def factors(self) -> dict[str, int]:

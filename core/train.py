@@ -12,7 +12,15 @@ from core.checkpoint import State
 from core.optim import warmup_cosine
 
 
-def train(fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State, batches: Iterable[Batch], total_steps: int, steps_per_epoch: int) -> Iterator[dict[str, Tensor]]:
+def train(
+    fabric: Fabric,
+    model: _FabricModule,
+    optimizer: _FabricOptimizer,
+    state: State,
+    batches: Iterable[Batch],
+    total_steps: int,
+    steps_per_epoch: int,
+) -> Iterator[dict[str, Tensor]]:
     """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer` as Fabric wraps them.
 
     Yields the metrics of the step that brought `state.step` to its present value, loss and learning rate among them.

@@ -6,23 +6,36 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
-from core.checkpoint import write_atomically  # noqa: E402
-from probes.report import Report, best_critic, name  # noqa: E402
+from core.checkpoint import write_atomically
+from probes.report import Report, best_critic, name
 
 COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8e5ba6", "#c2a02e", "#5b5b5b")
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold", "legend.frameon": False}
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
 
 
 def compare(reports: list[Report], path: Path) -> None:
     """Three panels: accuracy, the InfoNCE bound against K, and the bounds on I(X; Z)."""
     with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.8), gridspec_kw={"width_ratios": [1, 1.6, 1]}, layout="constrained")
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(15, 4.8), gridspec_kw={"width_ratios": [1, 1.6, 1]}, layout="constrained"
+        )
         _accuracy(left, reports)
-        chosen = {name(report): (critic[1], f"{name(report)} ({critic[0]} critic)") for report in reports if (critic := best_critic(report))}
-        _sweeps(middle, chosen, reports[0].get("information", {}), [COLOURS[i % len(COLOURS)] for i, r in enumerate(reports) if best_critic(r)])
+        chosen = {
+            name(report): (critic[1], f"{name(report)} ({critic[0]} critic)") for report in reports if (critic := best_critic(report))
+        }
+        _sweeps(
+            middle, chosen, reports[0].get("information", {}), [COLOURS[i % len(COLOURS)] for i, r in enumerate(reports) if best_critic(r)]
+        )
         _rates(right, reports)
         _save(figure, path)
 
@@ -32,7 +45,12 @@ def sweep(report: Report, path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
         critics = report["information"]["critics"]
-        _sweeps(axes, {key: (found, f"{key} critic: {found['verdict']}") for key, found in critics.items()}, report["information"], list(COLOURS))
+        _sweeps(
+            axes,
+            {key: (found, f"{key} critic: {found['verdict']}") for key, found in critics.items()},
+            report["information"],
+            list(COLOURS),
+        )
         _save(figure, path)
 
 
@@ -61,7 +79,14 @@ def _sweeps(axes: Axes, curves: dict[str, tuple[dict[str, Any], str]], informati
             axes.plot(k, [row["best_possible"] for row in rows], "--", color="#222222", linewidth=1, label="best possible at K")
     if information.get("truth") is not None:
         axes.axhline(information["truth"], color="#222222", linewidth=1)
-        axes.annotate(f"truth {information['truth']:.2f}", (1, information["truth"]), (-4, 4), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
+        axes.annotate(
+            f"truth {information['truth']:.2f}",
+            (1, information["truth"]),
+            (-4, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+        )
     lowest = min([row["bound"] for found, _ in curves.values() for row in found["sweep"]], default=0.0)
     axes.set(title="Between views: lower bound on I(V1; V2)", xlabel="negatives K", ylabel="nats", xscale="log")
     axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
@@ -78,8 +103,20 @@ def _rates(axes: Axes, reports: list[Report]) -> None:
         rate, colour = report["rate"], COLOURS[i % len(COLOURS)]
         low, high = rate["lower"]["value"], min(rate["upper"]["value"], rate["rate"]["value"])
         axes.bar(place, high - low, 0.5, bottom=low, color=colour, alpha=0.45, label="I(X; Z) lies here" if place == 0 else None)
-        axes.plot([place - 0.3, place + 0.3], [rate["rate"]["value"]] * 2, color=colour, linewidth=2.5, label="rate R, upper bound" if place == 0 else None)
-        axes.plot([place - 0.3, place + 0.3], [rate["ceiling"]] * 2, ":", color="#888888", label="ceiling of the lower bound, log n" if place == 0 else None)
+        axes.plot(
+            [place - 0.3, place + 0.3],
+            [rate["rate"]["value"]] * 2,
+            color=colour,
+            linewidth=2.5,
+            label="rate R, upper bound" if place == 0 else None,
+        )
+        axes.plot(
+            [place - 0.3, place + 0.3],
+            [rate["ceiling"]] * 2,
+            ":",
+            color="#888888",
+            label="ceiling of the lower bound, log n" if place == 0 else None,
+        )
         for value, text, align in ((low, f"lower {low:.2f}", "top"), (rate["rate"]["value"], f"R {rate['rate']['value']:.2f}", "bottom")):
             axes.text(place, value, text, ha="center", va=align, fontsize=9)
     if probed:

@@ -89,7 +89,14 @@ def sweep(query: Tensor, key: Tensor, scale: float, source: Source, calibration:
     estimates = [interval(row) for row in infonce_terms(query, key, scale, [k + 1 for k in negatives])]
     rows = []
     for k, estimate in zip(negatives, estimates, strict=True):
-        row = {"K": k, "candidates": k + 1, "loss": math.log(k + 1) - estimate.mean, "bound": estimate.mean, "low": estimate.low, "high": estimate.high}
+        row = {
+            "K": k,
+            "candidates": k + 1,
+            "loss": math.log(k + 1) - estimate.mean,
+            "bound": estimate.mean,
+            "low": estimate.low,
+            "high": estimate.high,
+        }
         row["ceiling"] = math.log(k + 1)
         if isinstance(source, Sprites):
             row["best_possible"] = best_infonce(k, source.combinations)

@@ -23,7 +23,9 @@ def fit(x: Tensor, y: Tensor, classes: int, strength: float, start: tuple[Tensor
     """
     weight, bias = start or (x.new_zeros(classes, x.shape[1]), x.new_zeros(classes))
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, history_size=10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-12, history_size=10, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -38,9 +40,9 @@ def fit(x: Tensor, y: Tensor, classes: int, strength: float, start: tuple[Tensor
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Top-1 and usable label information of every factor ("top1/FACTOR", "information/FACTOR") and their means.
 
-    Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of the train split's class frequencies, CE that of
-    the probe, so it is what a linear reader gains from the features. lambda is chosen by CE on a held-out tenth of train and the probe
-    refitted on all of it; the test split is read once.
+    Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of the train split's class frequencies,
+    CE that of the probe, so it is what a linear reader gains from the features. lambda is chosen by CE on a held-out tenth of train and
+    the probe refitted on all of it; the test split is read once.
     """
     mean, deviation = train.x.mean(0), train.x.std(0)
     deviation = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0)  # a dead feature stays dead
@@ -62,5 +64,7 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         top1[factor] = (logits.argmax(1) == y_test).double().mean().item()
         information[factor] = entropy - F.cross_entropy(logits.double(), y_test).item()
     scores = {"top1": sum(top1.values()) / len(top1), "information": sum(information.values()) / len(information)}
-    scores |= {f"top1/{factor}": value for factor, value in top1.items()} | {f"information/{factor}": value for factor, value in information.items()}
+    scores |= {f"top1/{factor}": value for factor, value in top1.items()} | {
+        f"information/{factor}": value for factor, value in information.items()
+    }
     return scores | {f"lambda/{factor}": value for factor, value in chosen.items()}

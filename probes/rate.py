@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from core.bounds import Estimate, interval, sandwich_terms
@@ -20,11 +21,15 @@ from core.source import reading_order
 def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
     """R, D and D + R in nats an image and bits a dimension, each with its interval, one posterior sample an image.
 
-        R = E KL(q(z|x) || p(z)) = I_q(X; Z) + KL(q(z) || p(z)),   D = E -log p(x|z),   D + R >= -E log p(x)
-        lower <= I_q(X; Z) <= min(upper, R)   (Hoffman & Johnson 2016; Poole et al. 2019)
+    R = E KL(q(z|x) || p(z)) = I_q(X; Z) + KL(q(z) || p(z)),   D = E -log p(x|z),   D + R >= -E log p(x)
+    lower <= I_q(X; Z) <= min(upper, R)   (Hoffman & Johnson 2016; Poole et al. 2019)
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    rates, distortions, means, sigmas, samples = [], [], [], [], []
+    rates: list[Tensor] = []
+    distortions: list[Tensor] = []
+    means: list[Tensor] = []
+    sigmas: list[Tensor] = []
+    samples: list[Tensor] = []
     for batch in source.batches(reading_order(len(source), seed, device=device, purpose="rate"), 1):
         image = batch.views[0]
         x = method.target(image, batch.draws.uniform("dequantise", *image.shape))

@@ -53,12 +53,23 @@ def name(report: Report) -> str:
 
 
 def best_critic(report: Report) -> tuple[str, dict[str, Any]] | None:
-    """The critic that headlines a checkpoint: its own, unrefitted, where it has one; else the common one. Never chosen by its value on test."""
+    """The critic that headlines a checkpoint: its own, unrefitted, where it has one; else the common one. Test values choose nothing."""
     critics = report.get("information", {}).get("critics", {})
     return next(((key, critics[key]) for key in ("native", "common") if key in critics), None)
 
 
-HEAD = ("checkpoint", "method", "linear %", "kNN %", "label nats", "I(V1;V2) ≥ (nats)", "verdict", "≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+HEAD = (
+    "checkpoint",
+    "method",
+    "linear %",
+    "kNN %",
+    "label nats",
+    "I(V1;V2) ≥ (nats)",
+    "verdict",
+    "≤ I(X;Z) ≤ (nats)",
+    "R (nats)",
+    "D + R (nats)",
+)
 
 
 def row(report: Report) -> list[str]:
@@ -102,12 +113,18 @@ def details(report: Report) -> list[str]:
         last = found["sweep"][-1]
         best = f", best possible {last['best_possible']:.3f}" if "best_possible" in last else ""
         lines.append(
-            f"  InfoNCE, {critic} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥ {last['bound']:.3f} [{last['low']:.3f}, {last['high']:.3f}] nats"
+            f"  InfoNCE, {critic} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥"
+            f" {last['bound']:.3f} [{last['low']:.3f}, {last['high']:.3f}] nats"
             f" at K = {last['K']:,}; ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}: {found['verdict']}"
         )
     if rate := report.get("rate"):
         r, d, lower, upper, kl = rate["rate"], rate["distortion"], rate["lower"], rate["upper"], rate["marginal_kl"]
-        lines.append(f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {rate['nelbo']['value']:,.2f} nats ({rate['nelbo']['bits_per_dim']:.3f} bits/dim)")
-        lines.append(f"  {lower['value']:.3f} ≤ I(X;Z) ≤ {min(upper['value'], r['value']):.3f} (leave-one-out {upper['value']:.3f}, R {r['value']:.3f}; lower bound's ceiling {rate['ceiling']:.2f})")
-        lines.append(f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f}; {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active")
+        total, high = rate["nelbo"], min(upper["value"], r["value"])
+        lines += [
+            f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats ({total['bits_per_dim']:.3f} bits/dim)",
+            f"  {lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f}, R {r['value']:.3f};"
+            f" ceiling of the lower bound {rate['ceiling']:.2f})",
+            f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
+            f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
+        ]
     return lines

@@ -1,14 +1,14 @@
 """Put probed checkpoints side by side: one table and one picture of the two views on mutual information.
 
-    python scripts/compare.py runs/* --out compare.png
+python scripts/compare.py runs/* --out compare.png
 """
 
 import argparse
 from pathlib import Path
 
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 from rich.console import Console
 
+import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 from core.errors import UserError, exit_cleanly
 from probes import figures, report
 

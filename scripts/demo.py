@@ -1,6 +1,6 @@
 """The whole thread on the embedded sprites: pretrain SimCLR, MoCo and a beta-VAE, probe all three, compare.
 
-    make demo
+make demo
 """
 
 import argparse

@@ -11,10 +11,10 @@ import argparse
 import math
 import sys
 
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 import torch
 from lightning_fabric import Fabric
 
+import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 from core import checkpoint, config
 from core.checkpoint import State
 from core.data import open_source
@@ -93,7 +93,9 @@ def arguments() -> tuple[str, list[str]]:
     """The config's path and its overrides, `--resume` among them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a YAML file; those in configs/ say their command, cost and expected numbers")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in its folder (the same as resume=true)")
     given = parser.parse_intermixed_args()
     return given.config, given.overrides + (["resume=true"] if given.resume else [])
@@ -104,7 +106,13 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     trainer = run.trainer
     devices = int(trainer.devices) if trainer.devices.lstrip("-").isdigit() else trainer.devices
     try:
-        fabric = Fabric(accelerator=trainer.accelerator, devices=devices, num_nodes=trainer.num_nodes, precision=trainer.precision, strategy=trainer.strategy)  # type: ignore[arg-type]
+        fabric = Fabric(
+            accelerator=trainer.accelerator,
+            devices=devices,
+            num_nodes=trainer.num_nodes,
+            precision=trainer.precision,  # type: ignore[arg-type]
+            strategy=trainer.strategy,
+        )  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     except Exception as error:  # Fabric's own MisconfigurationException
@@ -121,14 +129,16 @@ def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
     if size > images:
         raise UserError(f"optim.batch_size: {size} is more than the {images} training images")
     if size % world:
-        raise UserError(f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}")
+        raise UserError(
+            f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}"
+        )
 
 
 def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
     """A fresh state, with the options that change how it is executed applied."""
     method = checkpoint.build_method(run, shape)
     if run.trainer.channels_last:
-        method = method.to(memory_format=torch.channels_last)
+        method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:
         for part in method.children():
             part.compile()
@@ -148,7 +158,10 @@ def stop_if_not_finite(values: dict[str, float], step: int, folder: RunFolder) -
     """A diverged run stops here, before it can overwrite a good checkpoint."""
     if not math.isfinite(values["loss"]):
         print(f"step {step}: {values}", file=sys.stderr)
-        raise UserError(f"the loss is {values['loss']} at step {step}; {folder.last} holds the last good step: try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1")
+        raise UserError(
+            f"the loss is {values['loss']} at step {step}; {folder.last} holds the last good step:"
+            " try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
+        )
 
 
 if __name__ == "__main__":

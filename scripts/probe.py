@@ -11,10 +11,10 @@ import argparse
 import time
 from pathlib import Path
 
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 import torch
 from rich.console import Console
 
+import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
 from core import checkpoint, config, logger
 from core.data import open_source
 from core.errors import UserError, exit_cleanly
@@ -53,7 +53,13 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     run = config.override(run, overrides, str(path))
     folder = path.parent / "probe"
     folder.mkdir(exist_ok=True)
-    found: report.Report = {"format": report.FORMAT, "checkpoint": str(path), "digest": checkpoint.digest(path), "method": run.method, "step": step}
+    found: report.Report = {
+        "format": report.FORMAT,
+        "checkpoint": str(path),
+        "digest": checkpoint.digest(path),
+        "method": run.method,
+        "step": step,
+    }
     found |= {"data": run.data.name, "seed": seed}
     pictures = {}
     if {"linear", "knn"} & set(wanted):
@@ -94,7 +100,7 @@ def neighbours(run: config.RunConfig, bank: torch.Tensor, query: torch.Tensor, p
 def log(path: Path, found: report.Report, pictures: dict[str, Path]) -> None:
     """The table, the headline numbers and the pictures, into the W&B run that made the checkpoint."""
     made = logger.attach(path)
-    made.table("probe", list(report.HEAD), [report.row(found)])
+    made.table("probe", [*report.HEAD], [report.row(found)])
     numbers = {f"probe/linear/{k}": v for k, v in found.get("linear", {}).items()}
     numbers |= {f"probe/{preset}": values["top1"] for preset, values in found.get("knn", {}).items()}
     numbers |= {f"probe/infonce/{k}": v["sweep"][-1]["bound"] for k, v in found.get("information", {}).get("critics", {}).items()}
@@ -117,7 +123,12 @@ def find(target: Path, best: bool) -> Path:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="+", metavar="RUN_OR_CKPT", help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as data.root=/data, may stand among them")
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="RUN_OR_CKPT",
+        help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as data.root=/data, may stand among them",
+    )
     parser.add_argument("--best", action="store_true", help="of a run folder, take best.ckpt")
     parser.add_argument("--probes", default=",".join(PROBES), help="which, separated by commas (default: %(default)s; rate is for VAEs)")
     parser.add_argument("--seed", type=int, default=0, help="of the views, the critics and the held-out tenth (default: %(default)s)")

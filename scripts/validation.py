@@ -54,7 +54,9 @@ class Validation:
     def pictures(self, method: Method, folder: Path) -> dict[str, Path]:
         """Write what there is to see of the method now: its views and, of a VAE, reconstructions and traversals."""
         folder.mkdir(parents=True, exist_ok=True)
-        batch = next(self.views.batches(reading_order(min(128, len(self.views)), self.run.seed, 128, self.device, "pictures"), method.views))
+        batch = next(
+            self.views.batches(reading_order(min(128, len(self.views)), self.run.seed, 128, self.device, "pictures"), method.views)
+        )
         made = {"views": save_grid(folder / "views.png", [view[:10] for view in batch.views])}
         if isinstance(method, BetaVAE):
             was_training = method.training

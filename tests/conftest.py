@@ -1,9 +1,9 @@
 """What tests share: one thread per process, and small batches."""
 
-import core  # noqa: F401  (before torch's friends)
 import pytest
 import torch
 
+import core  # noqa: F401  (before torch's friends)
 from core.batch import Batch
 from core.randomness import Draws
 

@@ -74,7 +74,13 @@ class BetaVAE(Method):
         z = mean + log_sigma.exp() * batch.draws.normal("posterior", *mean.shape).to(mean.dtype)
         distortion = -self.likelihood(z).log_prob(x).sum((1, 2, 3)).mean()
         nelbo = (distortion + rate).detach()
-        metrics = {"rate": rate.detach(), "distortion": distortion.detach(), "nelbo": nelbo, "elbo": -nelbo, "bits_per_dim": nelbo / (x[0].numel() * math.log(2))}
+        metrics = {
+            "rate": rate.detach(),
+            "distortion": distortion.detach(),
+            "nelbo": nelbo,
+            "elbo": -nelbo,
+            "bits_per_dim": nelbo / (x[0].numel() * math.log(2)),
+        }
         return Output(distortion + self.price * rate, metrics)
 
     def after_step(self, progress: float) -> None:

@@ -37,7 +37,9 @@ class DiscretisedLogistic(Distribution):
         # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the far tails, where a difference is 0
         width = (2 / (LEVELS - 1)) * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        return torch.where(value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside))
+        return torch.where(
+            value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -1,0 +1,157 @@
+"""The bounds against closed forms and plain O(n^2) references."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.bounds import Estimate, cosine_cap, infonce_terms, interval, refit_scale, sandwich_terms, verdict
+from core.sprites import best_infonce
+
+
+def gaussian_pairs(n: int, correlation: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 1, generator=g, dtype=torch.float64)
+    return x, correlation * x + math.sqrt(1 - correlation**2) * torch.randn(n, 1, generator=g, dtype=torch.float64)
+
+
+def test_every_number_of_candidates_equals_a_plain_softmax():
+    q, k = (F.normalize(torch.randn(700, 8, generator=torch.Generator().manual_seed(s), dtype=torch.float64), dim=1) for s in (0, 1))
+    counts = [2, 17, 257, 700]
+    terms = infonce_terms(q, k, 7.0, counts)
+    scores = 7 * q @ k.T
+    for row, c in zip(terms, counts, strict=True):
+        places = (torch.arange(700)[:, None] + torch.arange(c)) % 700
+        expected = math.log(c) - F.cross_entropy(scores.gather(1, places), torch.zeros(700, dtype=torch.long), reduction="none")
+        torch.testing.assert_close(row, expected, rtol=1e-12, atol=1e-12)
+    whole = math.log(700) - F.cross_entropy(scores, torch.arange(700))
+    torch.testing.assert_close(terms[-1].mean(), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_the_optimal_critic_of_a_gaussian_pair_stays_below_the_truth_and_near_it():
+    """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1): the ideal critic, fed as codes."""
+    rho, n = 0.8, 4096
+    truth = -0.5 * math.log(1 - rho**2)
+    x, y = gaussian_pairs(n, rho, 0)
+    variance = 1 - rho**2
+    code_x = torch.cat([x * rho / variance, -(rho**2) * x**2 / (2 * variance), torch.ones_like(x)], 1)
+    code_y = torch.cat([y, torch.ones_like(y), -(y**2) * rho**2 / (2 * variance)], 1)
+    estimates = [interval(row) for row in infonce_terms(code_x, code_y, 1.0, [16, 256, n])]
+    assert all(e.mean < truth + 3 * e.error for e in estimates)
+    assert abs(estimates[-1].mean - truth) < 3 * estimates[-1].error + 0.01
+    assert estimates[0].mean < estimates[-1].mean + 2 * estimates[-1].error
+
+
+def test_a_discrete_channel_reaches_the_best_possible_value():
+    """Identical views of M equally likely values: the ideal critic attains log(K + 1) - E log(1 + Binomial(K, 1/M)) and no more."""
+    content = torch.randint(16, (6000,), generator=torch.Generator().manual_seed(0))
+    code = F.one_hot(content, 16).double()
+    for k in (1, 15, 255):
+        estimate = interval(infonce_terms(code, code, 60.0, [k + 1])[0])
+        assert abs(estimate.mean - best_infonce(k, 16)) < 4 * estimate.error + 1e-9
+        assert best_infonce(k, 16) < math.log(16)
+
+
+def test_best_infonce_in_the_limits_and_by_simulation():
+    assert best_infonce(10, 1) == pytest.approx(0, abs=1e-12)
+    assert best_infonce(10**6, 288) == pytest.approx(math.log(288), abs=1e-3)
+    assert best_infonce(3, 10**9) == pytest.approx(math.log(4), abs=1e-6)
+    draws = torch.distributions.Binomial(500, torch.tensor(1 / 32)).sample((200_000,))
+    expected = math.log(501) - torch.log1p(draws).double().mean().item()
+    assert best_infonce(500, 32) == pytest.approx(expected, abs=5e-3)
+
+
+def test_intervals_cover_the_bounds_own_mean():
+    """95% intervals of 100 seeds against the mean of a long run, InfoNCE with 64 candidates."""
+    mean = interval(infonce_terms(*gaussian_pairs(20_000, 0.7, 999), 1.0, [64])[0]).mean
+    hits = 0
+    for seed in range(100):
+        estimate = interval(infonce_terms(*gaussian_pairs(1000, 0.7, seed), 1.0, [64])[0])
+        hits += estimate.low <= mean <= estimate.high
+    assert hits >= 90
+
+
+def test_resampling_pairs_would_make_an_interval_that_excludes_the_point():
+    """Why `interval` holds the candidates fixed: duplicates of a pair act as false negatives and pull the value down."""
+    code = F.normalize(torch.randn(1000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1)
+    point = interval(infonce_terms(code, code, 30.0, [1000])[0])
+    rows = torch.randint(1000, (20, 1000), generator=torch.Generator().manual_seed(1))
+    resampled = torch.stack([infonce_terms(code[r], code[r], 30.0, [1000]).mean() for r in rows])
+    assert resampled.max() < point.low
+
+
+def test_cosine_cap_is_what_a_perfect_code_can_reach_at_most():
+    assert cosine_cap(1 / 0.5, 4096) == pytest.approx(3.99, abs=0.015)
+    code = torch.eye(2, dtype=torch.float64)[torch.tensor([0, 1])] * 2 - 1
+    code = F.normalize(torch.stack([code[0], -code[0]]), dim=1)
+    assert infonce_terms(code, code, 3.0, [2]).mean().item() == pytest.approx(cosine_cap(3.0, 2))
+
+
+def test_refitted_scale_is_the_best_of_a_grid():
+    generator = torch.Generator().manual_seed(0)
+    k = F.normalize(torch.randn(600, 8, generator=generator, dtype=torch.float64), dim=1)
+    q = F.normalize(k + 0.3 * torch.randn(600, 8, generator=generator, dtype=torch.float64), dim=1)
+    scale = refit_scale(q, k, 3.0)
+    value = infonce_terms(q, k, scale, [600]).mean()
+    assert all(infonce_terms(q, k, s, [600]).mean() <= value + 1e-4 for s in torch.logspace(0, 2, 40).tolist())
+
+
+@pytest.mark.parametrize("d, expected", [(8, (5.61, 5.87, 6.15, 6.02)), (16, (8.28, 14.33, 21.3, 14.48))])
+def test_the_sandwich_on_a_linear_gaussian_channel(d, expected):
+    """x ~ N(0, I), q(z|x) = N(a x, s^2): I and R are closed forms, and the bounds meet the published figures at C = 4096."""
+    information, rate = expected[1], expected[3]
+    # I = d/2 log(1 + a^2/s^2) and R = d/2 (a^2 + s^2 - 1 - log s^2) fix a and s; the smaller total variance is below 1
+    snr = math.exp(2 * information / d) - 1
+    surplus = 2 * (rate - information) / d  # (v - 1 - log v) with v = a^2 + s^2
+    low, high = 1e-3, 1.0
+    for _ in range(60):
+        v = (low + high) / 2
+        low, high = (v, high) if v - 1 - math.log(v) > surplus else (low, v)
+    s2 = v / (1 + snr)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4096, d, generator=g, dtype=torch.float64)
+    mean, sigma = math.sqrt(v - s2) * x, torch.full((4096, d), math.sqrt(s2), dtype=torch.float64)
+    z = mean + sigma * torch.randn(4096, d, generator=g, dtype=torch.float64)
+    lower, upper = (interval(t) for t in sandwich_terms(mean, sigma, z))
+    assert lower.mean - 3 * lower.error <= information <= upper.mean + 3 * upper.error
+    assert lower.mean <= min(information, math.log(4096)) + 3 * lower.error
+    assert lower.mean == pytest.approx(expected[0], abs=0.1)
+    assert upper.mean == pytest.approx(expected[2], abs=0.3 if d == 8 else 0.8)
+
+
+def test_sandwich_terms_equal_torch_distributions():
+    g = torch.Generator().manual_seed(0)
+    mean, sigma = torch.randn(30, 3, generator=g, dtype=torch.float64), torch.rand(30, 3, generator=g, dtype=torch.float64) + 0.1
+    z = mean + sigma * torch.randn(30, 3, generator=g, dtype=torch.float64)
+    log_q = torch.distributions.Normal(mean, sigma).log_prob(z[:, None]).sum(2)
+    lower, upper = sandwich_terms(mean, sigma, z)
+    torch.testing.assert_close(lower, log_q.diag() - log_q.logsumexp(1) + math.log(30), rtol=1e-9, atol=1e-9)
+    others = log_q[~torch.eye(30, dtype=torch.bool)].view(30, 29)
+    torch.testing.assert_close(upper, log_q.diag() - others.logsumexp(1) + math.log(29), rtol=1e-9, atol=1e-9)
+
+
+def flat(value: float) -> Estimate:
+    return Estimate(value, 0.01, value - 0.02, value + 0.02)
+
+
+@pytest.mark.parametrize(
+    "values, images, calibration, cap, expected",
+    [
+        ([2.4, 2.5, 2.5, 2.5], 4096, None, math.inf, "converged"),
+        ([3.5, 3.8, 4.1, 4.5], 4096, None, math.inf, "K-limited"),
+        ([5.5, 6.9, 8.2, 8.25], 4096, None, math.inf, "saturated"),
+        ([1.9, 1.95, 1.97, 1.98], 4096, None, 2.0, "saturated"),
+        ([-1, -1, -1, -0.5], 4096, None, math.inf, "critic-limited"),
+        ([2.4, 2.5, 2.5, 2.5], 4096, 6.0, math.inf, "critic-limited"),
+    ],
+)
+def test_verdicts(values, images, calibration, cap, expected):
+    sweep = [(c, flat(v)) for c, v in zip((64, 512, 1024, 4096), values, strict=True)]
+    assert verdict(sweep, images, calibration, cap) == expected
+
+
+@pytest.mark.parametrize("candidates", [[1], [4, 3], [5], [2, 2]])
+def test_impossible_candidates_are_refused(candidates):
+    with pytest.raises(ValueError, match="candidates"):
+        infonce_terms(torch.eye(4), torch.eye(4), 1.0, candidates)

@@ -1,0 +1,78 @@
+"""Every config trains for a few steps on data of its shape, is saved, and comes back from the file alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from core import checkpoint, config
+from core.images import Arrays
+from core.method import LatentModel, Method, PairCritic, locate
+from core.optim import build_optimizer
+from core.randomness import Draws
+from core.source import Source, training_order
+from core.sprites import Sprites
+from core.train import train
+from core.views import policy
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+def stand_in(run: config.RunConfig) -> Source:
+    """Random images of the data set's shape, or sprites themselves."""
+    if run.data.name == "sprites":
+        return Sprites(run.data.sprites, "train", 0)
+    draws, shape = Draws(0, 0), SHAPES[run.data.name]
+    images = draws.integers("images", 256, 32, *shape).to(torch.uint8)
+    return Arrays(images, draws.integers("labels", 10, 32, 1), {"class": 10}, policy(run.data.augment, shape[1]))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_runs(path, tmp_path):
+    head = path.read_text().splitlines()
+    assert head[0].startswith("# ") and f"scripts/pretrain.py configs/{path.name}" in "".join(head[:6])
+    run = config.read(path, ["optim.batch_size=8"])
+    source = stand_in(run)
+    method = checkpoint.build_method(run, source.shape)
+    optimizer = build_optimizer(method, run.optim)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    state = checkpoint.State(run, method, optimizer)
+    batches = source.batches(training_order(len(source), 8, 0, 0, 3), method.views)
+    metrics = [
+        {k: v.item() for k, v in m.items()} for m in train(fabric, *fabric.setup(method, optimizer), state, batches, 3, len(source) // 8)
+    ]
+    assert len(metrics) == 3 and all(torch.tensor(list(m.values())).isfinite().all() for m in metrics)
+    assert f"val/{method.criterion}" in {"val/knn"} | {f"val/{name}" for name in metrics[0]}
+    checkpoint.save(tmp_path / "last.ckpt", state)
+    loaded, again, step = checkpoint.load_method(tmp_path / "last.ckpt")
+    assert step == 3 and config.to_dict(again) == config.to_dict(run)
+    x = next(iter(source.batches(training_order(len(source), 8, 0, 0, 1), 1))).views[0]
+    method.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.embed(x), method.embed(x), rtol=0, atol=0)
+    assert isinstance(loaded, PairCritic | LatentModel)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "core.method.Method",
+        "contrastive.simclr.nn",
+        "vae.beta.Method",
+        "contrastive..simclr.SimCLR",
+        "contrastive.simclr",
+        "scripts.pretrain.main",
+        "",
+        "vae.nothing.X",
+    ],
+)
+def test_only_methods_of_the_two_rooms_are_located(name):
+    with pytest.raises(config.UserError):
+        locate(name)
+
+
+def test_a_located_method_is_a_method():
+    assert issubclass(locate("contrastive.moco.MoCo"), Method)

@@ -1,0 +1,90 @@
+"""Randomness, the config reader, the floors of small things."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from core import config
+from core.checkpoint import build_method
+from core.errors import UserError, nearest
+from core.randomness import Draws
+
+YAML = "configs/simclr_sprites.yaml"
+
+
+def test_draws_are_a_function_of_seed_step_and_purpose():
+    a = Draws(1, 2).normal("noise", 6, 3)
+    assert torch.equal(a, Draws(1, 2).normal("noise", 6, 3))
+    others = [
+        Draws(1, 3).normal("noise", 6, 3),
+        Draws(2, 2).normal("noise", 6, 3),
+        Draws(1, 2).normal("other", 6, 3),
+        Draws(1, 2).fork("view0").normal("noise", 6, 3),
+    ]
+    assert not any(torch.equal(a, b) for b in others)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_one_draw(world):
+    whole = Draws(0, 5).uniform("x", 6, 2)
+    parts = [Draws(0, 5, rank, world).uniform("x", 6 // world, 2) for rank in range(world)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert torch.equal(Draws(0, 5).permutation("p", 9), Draws(0, 5, 1, 2).permutation("p", 9))
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    a, b, c = (build_method(config.read(YAML, [f"seed={seed}"]), (3, 32, 32)).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_config_survives_the_way_to_plain_values_and_back():
+    run = config.read(YAML, ["optim.lr=0.3", "data.sprites.grid=2"])
+    assert config.from_dict(config.to_dict(run), "again") == run
+    assert (run.optim.lr, run.data.sprites.grid, run.model.temperature) == (0.3, 2, 0.1)
+    assert config.override(run, ["data.root=/elsewhere"], "x").data.root == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["a.b.c=1"], "unknown key 'a'"),
+        (["data.sprites.colors=3"], "colours"),
+        (["data.sprites=[1]"], "data"),
+        (["optim.lr=[1,2]"], "optim.lr"),
+        (["seed=-1"], "seed"),
+        (["seed=1.5"], "seed"),
+        (["wandb=maybe"], "wandb"),
+        (["folder=3"], "folder"),
+        (["optim.lr=${nothing}"], "nothing"),
+        (["trainer.devices=0"], "trainer.devices"),
+        (["model.momentum=2", "method=contrastive.moco.MoCo"], "model.momentum"),
+    ],
+)
+def test_wrong_configs_are_one_line(overrides, words):
+    with pytest.raises(UserError) as error:
+        config.read(YAML, overrides)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\x00", "method: 3\n", "method: vae.beta.BetaVAE\n"])
+def test_files_that_are_no_config_are_one_line(text, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        config.read(tmp_path / "x.yaml", [])
+    assert "x.yaml" in str(error.value)
+
+
+def test_nearest():
+    assert "temperature" in nearest("temprature", ["temperature", "queue"])
+    assert "valid: a, b" in nearest("zzz", ["a", "b"])
+
+
+def test_torchvision_and_its_friends_import_after_core():
+    code = "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.__version__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0

@@ -1,0 +1,172 @@
+"""kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from core import config
+from core.features import Features, cached_features, extract
+from core.method import Method
+from core.sprites import Sprites, SpritesConfig
+from probes import report
+from probes.information import information
+from probes.knn import knn, search, vote
+from probes.linear import fit, linear
+from probes.rate import rate
+from vae.beta import BetaVAE, BetaVAEConfig
+
+
+def blobs(n: int, seed: int, classes: int = 5, dim: int = 12) -> Features:
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (n,), generator=g)
+    return Features(centres[y] + 1.5 * torch.randn(n, dim, generator=g), y[:, None], (("class", classes),))
+
+
+@pytest.mark.parametrize("k, temperature", [(200, 0.1), (20, 0.07)])
+def test_knn_equals_an_exact_torch_search_and_scikit_learn(k, temperature):
+    train, test = blobs(800, 0), blobs(300, 1)
+    similarity, neighbour = search(train.x, test.x, k)
+    exact = (F.normalize(test.x, dim=1) @ F.normalize(train.x, dim=1).T).topk(k)
+    torch.testing.assert_close(similarity, exact.values, rtol=1e-5, atol=1e-6)
+    predicted = vote(similarity, train.y[:, 0][neighbour], 5, temperature)
+    assert torch.equal(predicted, vote(exact.values, train.y[:, 0][exact.indices], 5, temperature))
+    peer = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature))
+    peer.fit(train.x.numpy(), train.y[:, 0].numpy())
+    assert torch.equal(predicted, torch.from_numpy(peer.predict(test.x.numpy())))
+    assert knn(train, test, k, temperature)["top1"] == pytest.approx(peer.score(test.x.numpy(), test.y[:, 0].numpy()))
+
+
+def test_knn_clips_k_to_the_images_there_are():
+    assert knn(blobs(30, 0), blobs(20, 1), 200, 0.1)["k"] == 30
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e-1])
+def test_the_logistic_regression_equals_scikit_learn(strength):
+    train, test = blobs(600, 0), blobs(300, 1)
+    weight, bias = fit(train.x.double(), train.y[:, 0], 5, strength)
+    peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(train.x.double().numpy(), train.y[:, 0].numpy())
+    ours = F.linear(test.x.double(), weight, bias).softmax(1)
+    torch.testing.assert_close(ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4)
+
+
+def test_the_linear_probe_scores_every_factor_and_its_information():
+    scores = linear(blobs(2000, 0), blobs(2000, 1))
+    assert 0.6 < scores["top1"] < 1
+    assert 0 < scores["information"] < math.log(5)
+    noise = [Features(torch.randn(1000, 8, generator=torch.Generator().manual_seed(s)), blobs(1000, s).y, (("class", 5),)) for s in (3, 4)]
+    assert abs(linear(*noise)["information"]) < 0.03
+
+
+class Oracle(Method):
+    """An encoder that reads a sprite's content exactly: what the best contrastive method would be."""
+
+    temperature = 1 / 40
+
+    def __init__(self, source: Sprites):
+        super().__init__(None, source.shape)
+        self.source = source
+
+    def forward(self, batch):
+        raise NotImplementedError
+
+    def embed(self, x):
+        from tests.test_sprites import read
+
+        content = read(x, self.source.config)
+        return torch.cat([F.one_hot(content[:, i], n) for i, n in enumerate(self.source.factors.values())], 1).float()
+
+    def codes(self, query_view, key_view):
+        return F.normalize(self.embed(query_view), dim=1), F.normalize(self.embed(key_view), dim=1)
+
+
+def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_the_truth(tmp_path):
+    sprites = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=600, validation=200, test=500)
+    run = config.RunConfig(method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites))
+    found = information(Oracle(Sprites(sprites, "test", 0)), run)
+    assert found["truth"] == pytest.approx(math.log(24))
+    assert set(found["critics"]) == {"native", "native, refitted scale", "common"}
+    assert (found["side"], found["split"]) == ("lower bound", "test")
+    for critic in found["critics"].values():
+        rows = critic["sweep"]
+        assert [row["K"] for row in rows] == [16, 32, 64, 128, 256, 499]
+        for row in rows:
+            assert row["candidates"] == row["K"] + 1
+            assert row["bound"] == pytest.approx(row["ceiling"] - row["loss"])
+            half = row["high"] - row["bound"]
+            assert row["low"] <= row["bound"] <= row["high"]
+            assert row["bound"] <= row["best_possible"] + 2 * half + 0.02
+            assert row["low"] <= found["truth"]
+    assert found["critics"]["native, refitted scale"]["sweep"][-1]["bound"] > 0.9 * math.log(24)
+    assert found["critics"]["common"]["sweep"][-1]["bound"] > 0.9 * math.log(24)
+
+
+def small_run(tmp_path, **sprites) -> config.RunConfig:
+    sizes = SpritesConfig(**{"train": 300, "validation": 100, "test": 400, **sprites})
+    return config.RunConfig(
+        method="vae.beta.BetaVAE", model=BetaVAEConfig(width=8, latent=4), folder=str(tmp_path), data=config.DataConfig(sprites=sizes)
+    )
+
+
+def test_a_vae_whose_code_ignores_the_image_carries_nothing(tmp_path):
+    run = small_run(tmp_path)
+    method = BetaVAE(run.model, (3, 32, 32)).eval()
+    torch.nn.init.zeros_(method.to_posterior.weight)
+    torch.nn.init.zeros_(method.to_posterior.bias)
+    found = rate(method, run)
+    for key in ("rate", "lower", "upper"):
+        assert found[key]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["active_units"] == 0
+    assert found["nelbo"]["value"] == pytest.approx(found["distortion"]["value"])
+
+
+def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
+    run = small_run(tmp_path)
+    torch.manual_seed(0)
+    method = BetaVAE(run.model, (3, 32, 32)).eval()
+    torch.nn.init.normal_(method.to_posterior.weight, std=20.0)
+    found = rate(method, run)
+    assert (
+        0
+        < found["lower"]["value"]
+        <= min(found["upper"]["value"], found["rate"]["value"]) + 3 * (found["rate"]["high"] - found["rate"]["value"])
+    )
+    assert found["lower"]["value"] <= found["ceiling"]
+    assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
+
+
+def test_features_are_kept_beside_the_checkpoint_and_follow_its_weights(tmp_path):
+    run, path = small_run(tmp_path), tmp_path / "last.ckpt"
+    method = BetaVAE(run.model, (3, 32, 32))
+    path.write_bytes(b"one")
+    first = cached_features(path, method, run, "test")
+    kept = list((tmp_path / "features").iterdir())
+    assert len(kept) == 1 and first.x.shape == (400, 4) and first.y.shape == (400, 5)
+    again = cached_features(path, None, run, "test")  # type: ignore[arg-type]  (nothing is extracted)
+    assert torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
+    kept[0].write_bytes(b"damaged")
+    assert torch.equal(cached_features(path, method, run, "test").x, first.x)
+    path.write_bytes(b"two")
+    with torch.no_grad():
+        method.to_posterior.bias += 1
+    assert not torch.equal(cached_features(path, method, run, "test").x, first.x)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_extracting_leaves_the_method_as_it_was(tmp_path):
+    run = small_run(tmp_path)
+    method = BetaVAE(run.model, (3, 32, 32)).train()
+    features = extract(method, Sprites(run.data.sprites, "test", 0), 0, most=50)
+    assert method.training and len(features.x) == 50
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[]"])
+def test_a_damaged_report_is_one_line(tmp_path, text):
+    (tmp_path / "probe.json").write_text(text)
+    with pytest.raises(report.UserError, match=r"probe\.json.*scripts/probe\.py"):
+        report.load(tmp_path / "probe.json")

@@ -1,0 +1,136 @@
+"""The VAE: KL and likelihoods against torch.distributions and closed forms, the ELBO against an exact marginal likelihood."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
+
+from core.errors import UserError
+from core.randomness import Draws
+from vae.beta import BetaVAE, BetaVAEConfig
+from vae.likelihoods import DequantisedGaussian, DiscretisedLogistic, Likelihood
+from vae.pictures import reconstructions, traversals
+
+
+def test_the_rate_equals_torch_distributions(make_batch):
+    method = BetaVAE(BetaVAEConfig(width=8, latent=5), (1, 28, 28))
+    batch = make_batch(16, 1, (1, 28, 28))
+    x = method.target(batch.views[0], batch.draws.uniform("dequantise", 16, 1, 28, 28))
+    expected = kl_divergence(method.posterior(x), method.prior()).mean()
+    torch.testing.assert_close(method(batch).metrics["rate"], expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_closed_form_kl_is_exact_in_float64():
+    mean, log_sigma = (torch.randn(200, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    ours = (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1)
+    theirs = kl_divergence(Independent(Normal(mean, log_sigma.exp()), 1), Independent(Normal(torch.zeros(7).double(), 1.0), 1))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loc", [-1.2, -1.0, 0.0, 0.37, 1.0])
+@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 1.0])
+def test_the_discretised_logistic_sums_to_one_over_256_levels(loc, log_scale):
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    law = DiscretisedLogistic(torch.tensor(loc, dtype=torch.float64), torch.tensor(log_scale, dtype=torch.float64))
+    assert law.log_prob(levels).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert law.log_prob(levels).isfinite().all()
+
+
+def test_the_discretised_logistic_is_a_difference_of_sigmoids():
+    levels = torch.arange(1, 255, dtype=torch.float64)
+    law = DiscretisedLogistic(torch.tensor(0.1, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64))
+    edges = [((2 * (levels + side) / 255 - 1 - 0.1) / math.exp(-2)).sigmoid() for side in (0.5, -0.5)]
+    torch.testing.assert_close(law.log_prob(levels / 255), (edges[0] - edges[1]).log(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_dequantised_gaussian_keeps_every_constant():
+    value = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    law = DequantisedGaussian(torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64))
+    expected = -0.5 * ((value - 0.4) / 0.2) ** 2 - 0.5 * math.log(2 * math.pi * 0.04) - math.log(256)
+    torch.testing.assert_close(law.log_prob(value), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_targets_binarise_keep_or_dequantise():
+    x = torch.tensor([0, 64, 255], dtype=torch.uint8).view(1, 1, 1, 3).expand(4000, 1, 1, 3)
+    noise = Draws(0, 0).uniform("noise", 4000, 1, 1, 3)
+    binary = Likelihood("bernoulli", 1).target(x, noise)
+    assert set(binary.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(binary.mean((0, 1, 2)), torch.tensor([0, 64 / 255, 1]), atol=0.03, rtol=0)
+    torch.testing.assert_close(Likelihood("logistic", 1).target(x, noise), x / 255)
+    torch.testing.assert_close((Likelihood("gaussian", 1).target(x, noise) * 256).floor(), x.float())
+    logits = torch.randn(3, 1, 2, 2)
+    torch.testing.assert_close(
+        Likelihood("bernoulli", 1)(logits).log_prob(torch.ones(3, 1, 2, 2)), Bernoulli(logits=logits).log_prob(torch.ones(3, 1, 2, 2))
+    )
+
+
+def test_the_elbo_meets_the_exact_likelihood_at_the_true_posterior_and_stays_below_it_elsewhere():
+    """z ~ N(0, I), x|z ~ N(W z, s^2): log p(x) is Gaussian and so is the posterior."""
+    g = torch.Generator().manual_seed(0)
+    w, s = torch.randn(6, 2, generator=g, dtype=torch.float64), 0.5
+    x = (torch.randn(2000, 2, generator=g, dtype=torch.float64) @ w.T) + s * torch.randn(2000, 6, generator=g, dtype=torch.float64)
+    exact = MultivariateNormal(torch.zeros(6).double(), w @ w.T + s**2 * torch.eye(6).double()).log_prob(x).mean()
+    covariance = torch.linalg.inv(torch.eye(2).double() + w.T @ w / s**2)
+    posterior = MultivariateNormal(x @ w @ covariance.T / s**2, covariance)
+    prior = MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
+
+    def elbo(q: MultivariateNormal) -> torch.Tensor:
+        z = q.mean + torch.randn(2000, 2, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(q.covariance_matrix[0]).T
+        return (Normal(z @ w.T, s).log_prob(x).sum(1) - kl_divergence(q, prior)).mean()
+
+    assert elbo(posterior).item() == pytest.approx(exact.item(), abs=0.05)
+    assert elbo(MultivariateNormal(posterior.mean + 0.3, covariance * 2)) < exact - 0.1
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic", "gaussian"])
+@pytest.mark.parametrize("backbone, decoder", [("conv", "conv"), ("mlp", "mlp"), ("small", "conv")])
+def test_loss_is_distortion_plus_the_price_of_the_rate(likelihood, backbone, decoder, make_batch):
+    method = BetaVAE(BetaVAEConfig(backbone=backbone, decoder=decoder, width=8, latent=3, beta=2.5, likelihood=likelihood), (3, 32, 32))
+    batch = make_batch(8, 1)
+    loss, metrics = method(batch)
+    torch.testing.assert_close(loss, metrics["distortion"] + 2.5 * metrics["rate"])
+    torch.testing.assert_close(metrics["nelbo"], metrics["distortion"] + metrics["rate"])
+    torch.testing.assert_close(metrics["bits_per_dim"], metrics["nelbo"] / (3072 * math.log(2)))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    method.eval()
+    assert method.embed(batch.views[0]).shape == (8, 3)
+    torch.testing.assert_close(method(batch).loss, method(batch).loss, rtol=0, atol=0)
+
+
+def test_the_price_rises_over_the_warmup_and_is_saved():
+    method = BetaVAE(BetaVAEConfig(width=8, beta=4.0, warmup=0.5), (3, 32, 32))
+    prices = [method.price.item()]
+    for progress in (0.25, 0.5, 0.9):
+        method.after_step(progress)
+        prices.append(method.price.item())
+    assert prices == [0, 2, 4, 4]
+    assert method.state_dict()["price"] == 4
+
+
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ({"beta": -1}, "beta"),
+        ({"latent": 0}, "latent"),
+        ({"likelihood": "bce"}, "likelihood"),
+        ({"warmup": 2}, "warmup"),
+        ({"decoder": "x"}, "decoder"),
+    ],
+)
+def test_impossible_settings_name_their_key(change, key):
+    with pytest.raises(ValueError, match=f"^{key}:"):
+        BetaVAEConfig(**change)
+
+
+def test_sides_that_do_not_fit_a_convolution_are_one_line():
+    with pytest.raises(UserError, match=r"model\.backbone.*data\.size"):
+        BetaVAE(BetaVAEConfig(), (3, 30, 30))
+
+
+def test_pictures_are_written(tmp_path, make_batch):
+    method = BetaVAE(BetaVAEConfig(width=8, latent=3), (1, 28, 28)).eval()
+    x = make_batch(6, 1, (1, 28, 28)).views[0]
+    assert reconstructions(method, x, tmp_path / "a.png").stat().st_size > 100
+    assert traversals(method, x, tmp_path / "b.png").stat().st_size > 100
