@@ -1,6 +1,6 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -94,6 +94,11 @@ def from_dict(values: Any, origin: str) -> RunConfig:
 def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
     """A checked config with `key=value` overrides, such as another data.root."""
     return from_dict(_merged(to_dict(run), overrides, origin), origin)
+
+
+def for_information(run: RunConfig) -> RunConfig:
+    """The config with the views of the information probe, which may be others than those of training."""
+    return replace(run, data=replace(run.data, augment=run.data.probe_augment or run.data.augment))
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class DataConfig:
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored
     augment: str = "simclr"  # simclr | moco | crop | none
+    probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
     memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, a larger one streams
@@ -45,10 +46,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES)):
             raise ValueError(f"name: there is no '{self.name}'{nearest(self.name, [*NAMES, *PREFIXES])}")
-        try:
-            policy(self.augment, 32)
-        except UserError as error:
-            raise ValueError(str(error).removeprefix("data.")) from None
+        for key in ("augment", "probe_augment"):
+            try:
+                policy(getattr(self, key) or self.augment, 32)
+            except UserError as error:
+                raise ValueError(str(error).replace("data.augment", key)) from None
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")

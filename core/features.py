@@ -42,7 +42,11 @@ def extract(method: Method, source: Source, seed: int, device: torch.device | st
 def cached_features(checkpoint: Path, method: Method, run: RunConfig, split: str, device: torch.device | str = "cpu") -> Features:
     """Features of a split, read from beside the checkpoint where the same weights, data and split were read before."""
     source = open_source(run.data, split, run.seed, augmented=False)
-    data = {key: value for key, value in to_dict(run)["data"].items() if key not in ("root", "download", "workers", "memory", "augment")}
+    data = {
+        key: value
+        for key, value in to_dict(run)["data"].items()
+        if key not in ("root", "download", "workers", "memory", "augment", "probe_augment")
+    }
     key = hashlib.sha256(json.dumps([digest(checkpoint), data, split, run.seed], sort_keys=True).encode()).hexdigest()[:16]
     path = checkpoint.parent / "features" / f"{checkpoint.stem}-{split}-{key}.safetensors"
     if path.is_file():

@@ -46,6 +46,16 @@ def load(path: Path) -> Report:
     return report
 
 
+def with_earlier(report: Report, path: Path) -> Report:
+    """A report with the probes that an earlier call ran on the same weights, data and seed and this one did not ask for."""
+    try:
+        earlier = load(path)
+    except UserError:
+        return report
+    same = all(earlier.get(key) == report[key] for key in ("digest", "data", "seed"))
+    return {**earlier, **report} if same else report
+
+
 def name(report: Report) -> str:
     """What a checkpoint is called in tables and pictures: its run folder."""
     path = Path(report["checkpoint"])

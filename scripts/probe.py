@@ -36,7 +36,7 @@ PROBES = ("linear", "knn", "information", "rate")
 def main() -> None:
     options = arguments()
     console = Console(highlight=False, soft_wrap=True)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     reports = []
     for path in [find(Path(target), options.best) for target in options.targets]:
         started = time.monotonic()
@@ -71,14 +71,18 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
         if "linear" in wanted:
             console.print(f"{path}: linear probe …", style="dim")
             found["linear"] = linear(train, test, seed)
-    if "information" in wanted:
+    viewed = config.for_information(run)
+    if "information" in wanted and (viewed.data.augment, viewed.data.name != "sprites") == ("none", True):
+        console.print(f"{path}: no information between views, two would be the same image; set data.probe_augment=crop (or simclr, moco)")
+    elif "information" in wanted:
         console.print(f"{path}: information between views …", style="dim")
-        found["information"] = information(method, run, seed, device)
+        found["information"] = information(method, viewed, seed, device)
         figures.sweep(found, folder / "infonce.png")
         pictures["infonce"] = folder / "infonce.png"
     if "rate" in wanted and isinstance(method, LatentModel):
         console.print(f"{path}: rate and distortion …", style="dim")
         found["rate"] = rate(method, run, seed, device)
+    found = report.with_earlier(found, folder / "probe.json")
     report.save(found, folder / "probe.json")
     log(path, found, pictures)
     return found
@@ -121,6 +125,15 @@ def find(target: Path, best: bool) -> Path:
     return path
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name; `UserError` where this machine has none."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device: '{name}' can not be used here ({str(error).splitlines()[0]})") from None
+    return torch.device(name)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -137,6 +150,9 @@ def arguments() -> argparse.Namespace:
     options.overrides = [word for word in options.targets if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.targets if word not in options.overrides]
     options.probes = options.probes.split(",")
+    for word in options.overrides:
+        if not word.startswith("data."):
+            raise UserError(f"'{word}': a checkpoint's config is fixed; only data.* can be overridden, such as data.root=/data")
     if not options.targets:
         raise UserError("give at least one run folder or checkpoint")
     for word in options.probes:

@@ -165,6 +165,13 @@ def test_extracting_leaves_the_method_as_it_was(tmp_path):
     assert method.training and len(features.x) == 50
 
 
+def test_a_second_call_keeps_what_the_first_one_measured(tmp_path):
+    base = {"format": report.FORMAT, "digest": "a", "data": "sprites", "seed": 0}
+    report.save({**base, "knn": {"knn20": {}}}, tmp_path / "probe.json")
+    assert "knn" in report.with_earlier({**base, "linear": {}}, tmp_path / "probe.json")
+    assert "knn" not in report.with_earlier({**base, "digest": "b", "linear": {}}, tmp_path / "probe.json")
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[]"])
 def test_a_damaged_report_is_one_line(tmp_path, text):
     (tmp_path / "probe.json").write_text(text)

@@ -131,3 +131,43 @@ def test_bad_input_is_one_line_and_writes_nothing(overrides, words, tmp_path):
     assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
     assert all(word in answer.stderr for word in words), answer.stderr
     assert not (tmp_path / "run").exists()
+
+
+def run_script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    return pretrain(sys.executable, str(ROOT / "scripts" / name), *map(str, words))
+
+
+def test_probe_and_compare_through_the_front_door(finished):
+    answer = run_script("probe.py", finished)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads((finished / "probe/probe.json").read_text())
+    assert {"linear", "knn", "information", "digest", "checkpoint", "step"} <= found.keys()
+    assert found["information"]["critics"]["native"]["sweep"][-1]["K"] == 127
+    assert {"neighbours.png", "infonce.png"} <= {p.name for p in (finished / "probe").iterdir()}
+    picture = finished.parent / "compare.png"
+    answer = run_script("compare.py", finished, finished.parent / "nothing", "--out", picture)
+    assert answer.returncode == 0 and "not probed, left out" in answer.stdout, answer.stderr
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "script, words, said",
+    [
+        ("probe.py", ["/nowhere"], "no such checkpoint"),
+        ("probe.py", ["{run}", "--probes", "magic"], "magic"),
+        ("probe.py", ["{run}", "data.rot=3"], "root"),
+        ("probe.py", ["{run}", "model.temperature=3"], "only data.*"),
+        ("probe.py", ["{run}", "--device", "nonsense"], "--device"),
+        ("probe.py", ["{torn}"], "damaged"),
+        ("compare.py", ["/nowhere"], "probe.py"),
+        ("compare.py", ["{torn}"], "probe.py"),
+        ("pretrain.py", ["configs/none.yaml"], "configs/"),
+    ],
+)
+def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words, said):
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes((finished / "last.ckpt").read_bytes()[:5000])
+    answer = run_script(script, *(word.format(run=finished, torn=torn) for word in words))
+    assert answer.returncode == 2, answer.stderr
+    assert said in answer.stderr and len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"torn.ckpt"}
