@@ -63,9 +63,9 @@ def name(report: Report) -> str:
 
 
 def best_critic(report: Report) -> tuple[str, dict[str, Any]] | None:
-    """The critic that headlines a checkpoint: its own, unrefitted, where it has one; else the common one. Test values choose nothing."""
+    """The critic that headlines a checkpoint: the common one, the same reader for every family. Test values choose nothing."""
     critics = report.get("information", {}).get("critics", {})
-    return next(((key, critics[key]) for key in ("native", "common") if key in critics), None)
+    return next(((key, critics[key]) for key in ("common", "native") if key in critics), None)
 
 
 HEAD = (

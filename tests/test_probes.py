@@ -14,7 +14,7 @@ from core.features import Features, cached_features, extract
 from core.method import Method
 from core.sprites import Sprites, SpritesConfig
 from probes import report
-from probes.information import information
+from probes.information import information, surpassed
 from probes.knn import knn, search, vote
 from probes.linear import fit, linear
 from probes.rate import rate
@@ -163,6 +163,15 @@ def test_extracting_leaves_the_method_as_it_was(tmp_path):
     method = BetaVAE(run.model, (3, 32, 32)).train()
     features = extract(method, Sprites(run.data.sprites, "test", 0), 0, most=50)
     assert method.training and len(features.x) == 50
+
+
+def test_a_critic_that_another_surpasses_is_called_limited():
+    def at(value: float) -> dict:
+        return {"verdict": "converged", "sweep": [{"low": value - 0.02, "high": value + 0.02}]}
+
+    critics = {"native": at(4.1), "refitted": at(7.3), "common": at(7.25)}
+    surpassed(critics)
+    assert [found["verdict"] for found in critics.values()] == ["critic-limited", "converged", "converged"]
 
 
 def test_a_second_call_keeps_what_the_first_one_measured(tmp_path):
