@@ -4,6 +4,13 @@ He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, strong
 B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
+from core.backbones import Backbone
+from core.batch import Batch, Output
+from core.distributed import gather
+from core.infonce import queue_loss
+from core.method import Method
+from core.randomness import Draws
+
 import copy
 import math
 from dataclasses import dataclass
@@ -15,12 +22,6 @@ from torch import Tensor, nn
 
 from contrastive.queue import KeyQueue
 from contrastive.simclr import check_contrastive
-from core.backbones import Backbone
-from core.batch import Batch, Output
-from core.distributed import gather
-from core.infonce import queue_loss
-from core.method import Method
-from core.randomness import Draws
 
 
 @dataclass

@@ -4,6 +4,12 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 B = images on this process, D = features, P = projection dimensions.
 """
 
+from core.backbones import STEMS, Backbone
+from core.batch import Batch, Output
+from core.distributed import world
+from core.infonce import nt_xent
+from core.method import Method
+
 import math
 from dataclasses import dataclass
 
@@ -11,12 +17,6 @@ import torch
 import torch.nn.functional as F
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
-
-from core.backbones import STEMS, Backbone
-from core.batch import Batch, Output
-from core.distributed import world
-from core.infonce import nt_xent
-from core.method import Method
 
 
 @dataclass

@@ -3,11 +3,11 @@
 B = images on this process, F = label columns (one for ordinary data; one a factor for sprites).
 """
 
+from core.randomness import Draws
+
 from typing import NamedTuple
 
 from torch import Tensor
-
-from core.randomness import Draws
 
 
 class Batch(NamedTuple):

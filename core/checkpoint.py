@@ -4,6 +4,10 @@ Loading never unpickles code (`weights_only=True`), is strict about keys and sha
 project's own rooms, so that a file from a stranger can not run anything.
 """
 
+from core import config
+from core.errors import UserError
+from core.method import Method, locate
+
 import hashlib
 import os
 import pickle
@@ -14,10 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from core import config
-from core.errors import UserError
-from core.method import Method, locate
 
 FORMAT = "twobounds/1"
 ENTRIES = {"format", "config", "shape", "method", "optimizer", "step", "best", "wandb_id"}

@@ -1,5 +1,10 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
+from core.data import DataConfig
+from core.errors import UserError, nearest
+from core.method import locate
+from core.optim import OptimConfig
+
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -7,11 +12,6 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
-
-from core.data import DataConfig
-from core.errors import UserError, nearest
-from core.method import locate
-from core.optim import OptimConfig
 
 LOGGING = ("auto", "disabled", "offline", "online")
 

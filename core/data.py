@@ -4,6 +4,13 @@ The "val" split is held out of the official train split by a permutation of a fi
 has not seen whatever the run's seed was. "trainval" is train followed by val; "test" is read once.
 """
 
+from core.errors import UserError, nearest
+from core.images import Arrays, Resized, Stream, decode
+from core.randomness import Draws
+from core.source import Source
+from core.sprites import Sprites, SpritesConfig
+from core.views import policy
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +21,6 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets
-
-from core.errors import UserError, nearest
-from core.images import Arrays, Resized, Stream, decode
-from core.randomness import Draws
-from core.source import Source
-from core.sprites import Sprites, SpritesConfig
-from core.views import policy
 
 SPLITS = ("train", "val", "trainval", "test")
 TORCHVISION = ("mnist", "cifar10", "cifar100", "stl10")

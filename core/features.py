@@ -3,6 +3,12 @@
 n = images, D = feature dimensions, F = label columns.
 """
 
+from core.checkpoint import digest, write_atomically
+from core.config import RunConfig, to_dict
+from core.data import open_source
+from core.method import Method
+from core.source import Source, reading_order
+
 import hashlib
 import json
 from pathlib import Path
@@ -12,12 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from core.checkpoint import digest, write_atomically
-from core.config import RunConfig, to_dict
-from core.data import open_source
-from core.method import Method
-from core.source import Source, reading_order
 
 
 class Features(NamedTuple):

@@ -1,14 +1,14 @@
 """A run folder: the resolved config, last.ckpt and best.ckpt, metrics.jsonl and pictures. One folder holds one run."""
 
+from core import config
+from core.checkpoint import write_atomically
+from core.errors import UserError
+
 import json
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-
-from core import config
-from core.checkpoint import write_atomically
-from core.errors import UserError
 
 # What may differ between a run and its resumption: where it runs and what is told about it, never what is computed.
 FREE = {

@@ -3,6 +3,12 @@
 n = images in the split, B = images on this process.
 """
 
+from core.batch import Batch
+from core.errors import UserError
+from core.randomness import Draws
+from core.source import Order, Source
+from core.views import Policy, augment
+
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-
-from core.batch import Batch
-from core.errors import UserError
-from core.randomness import Draws
-from core.source import Order, Source
-from core.views import Policy, augment
 
 
 class Resized(Dataset[tuple[Tensor, int]]):

@@ -6,13 +6,13 @@ N = pairs in the global batch, B = pairs on this process, K = queued negatives, 
 What each loss may claim about I(V1; V2) is said beside it; the probe, not the training loss, reports a bound.
 """
 
+from core.distributed import gather, rank
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from core.distributed import gather, rank
 
 
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -1,5 +1,7 @@
 """Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run."""
 
+from core import checkpoint, config
+
 import os
 import secrets
 from pathlib import Path
@@ -7,8 +9,6 @@ from typing import Any
 
 import wandb
 from wandb.errors import Error as WandbError
-
-from core import checkpoint, config
 
 
 class Logger:

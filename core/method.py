@@ -3,6 +3,9 @@
 B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
+from core.batch import Batch, Output
+from core.errors import UserError, nearest
+
 import importlib
 import re
 from abc import ABC, abstractmethod
@@ -10,9 +13,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
-
-from core.batch import Batch, Output
-from core.errors import UserError, nearest
 
 ROOMS = ("contrastive", "vae")  # a method named in a config or a checkpoint is looked for here and nowhere else
 

@@ -3,14 +3,14 @@
 n = images in the split, B = images on this process, W = processes, F = label columns.
 """
 
+from core.batch import Batch
+from core.randomness import Draws
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-
-from core.batch import Batch
-from core.randomness import Draws
 
 Order = Iterable[tuple[Tensor, Draws]]  # (index int64 [B] on the CPU, the randomness of that batch)
 

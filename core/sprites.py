@@ -9,6 +9,10 @@ afresh for each view. Bands and margins do not overlap, so the content can be re
 B = images on this process, n = images in the split, S = image side.
 """
 
+from core.batch import Batch
+from core.randomness import Draws
+from core.source import Order, Source
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +20,6 @@ from dataclasses import dataclass
 import torch
 from scipy.stats import binom
 from torch import Tensor
-
-from core.batch import Batch
-from core.randomness import Draws
-from core.source import Order, Source
 
 SIDE = 32
 SHAPES = ("disc", "ring", "triangle", "cross")

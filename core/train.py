@@ -1,15 +1,15 @@
 """The training loop, as a generator: it yields the metrics of each step, and the caller decides when to log, save and validate."""
 
+from core.batch import Batch
+from core.checkpoint import State
+from core.optim import warmup_cosine
+
 from collections.abc import Iterable, Iterator
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
-
-from core.batch import Batch
-from core.checkpoint import State
-from core.optim import warmup_cosine
 
 
 def train(

@@ -4,6 +4,11 @@ B = images on this process, C = 3 or 1 channels, H W = size of an image, S = siz
 float in [0, 1] between. They are rounded once, to the nearest level, at the end; torchvision rounds uint8 images after every operation.
 """
 
+from core.batch import as_float
+from core.colour import OPERATIONS, grayscale, jitter
+from core.errors import UserError, nearest
+from core.randomness import Draws
+
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -11,11 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
-
-from core.batch import as_float
-from core.colour import OPERATIONS, grayscale, jitter
-from core.errors import UserError, nearest
-from core.randomness import Draws
 
 ATTEMPTS = 10  # at a box that fits into the image, as torchvision
 

@@ -3,14 +3,14 @@
 n = images, D = feature dimensions, P = code dimensions.
 """
 
+from core.bounds import infonce_terms
+from core.randomness import Draws
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from core.bounds import infonce_terms
-from core.randomness import Draws
 
 STEPS, BATCH, PATIENCE = 800, 512, 4
 

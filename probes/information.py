@@ -5,12 +5,6 @@
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-import math
-from typing import Any
-
-import torch
-from torch import Tensor
-
 from core.bounds import cosine_cap, infonce_terms, interval, refit_scale, verdict
 from core.config import RunConfig
 from core.data import open_source
@@ -18,6 +12,13 @@ from core.method import Method, PairCritic
 from core.randomness import Draws
 from core.source import Source, reading_order
 from core.sprites import Sprites, best_infonce
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from probes.critic import train_critic
 
 TRAIN_PAIRS = 16384  # for the common critic

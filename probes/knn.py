@@ -3,12 +3,12 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
+from core.features import Features
+
 import faiss
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from core.features import Features
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
 

@@ -3,14 +3,14 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
+from core.features import Features
+from core.randomness import Draws
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from core.features import Features
-from core.randomness import Draws
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda, chosen on a held-out tenth of train
 

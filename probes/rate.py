@@ -3,18 +3,18 @@
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
+from core.bounds import Estimate, interval, sandwich_terms
+from core.config import RunConfig
+from core.data import open_source
+from core.method import LatentModel
+from core.source import reading_order
+
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
-
-from core.bounds import Estimate, interval, sandwich_terms
-from core.config import RunConfig
-from core.data import open_source
-from core.method import LatentModel
-from core.source import reading_order
 
 
 @torch.no_grad()

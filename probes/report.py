@@ -16,15 +16,15 @@
 A probe that was not asked for is absent. Intervals are 95%.
 """
 
+from core.checkpoint import write_atomically
+from core.errors import UserError
+
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-
-from core.checkpoint import write_atomically
-from core.errors import UserError
 
 FORMAT = "twobounds-probe/1"
 Report = dict[str, Any]

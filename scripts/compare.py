@@ -3,13 +3,14 @@
 python scripts/compare.py runs/* --out compare.png
 """
 
+import core  # noqa: F401
+from core.errors import UserError, exit_cleanly
+
 import argparse
 from pathlib import Path
 
 from rich.console import Console
 
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
-from core.errors import UserError, exit_cleanly
 from probes import figures, report
 
 

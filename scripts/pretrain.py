@@ -7,14 +7,7 @@
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on exactly where it stopped.
 """
 
-import argparse
-import math
-import sys
-
-import torch
-from lightning_fabric import Fabric
-
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
+import core  # noqa: F401
 from core import checkpoint, config
 from core.checkpoint import State
 from core.data import open_source
@@ -25,6 +18,14 @@ from core.optim import build_optimizer
 from core.progress import ProgressLine
 from core.source import training_order
 from core.train import train
+
+import argparse
+import math
+import sys
+
+import torch
+from lightning_fabric import Fabric
+
 from scripts.validation import Validation
 
 

@@ -7,14 +7,7 @@ A checkpoint holds its config, so its path is enough. Beside it appear probe/pro
 features; the numbers are logged to the W&B run that made the checkpoint.
 """
 
-import argparse
-import time
-from pathlib import Path
-
-import torch
-from rich.console import Console
-
-import core  # noqa: F401  (before torch's friends, see core/torchvision_operators.py)
+import core  # noqa: F401
 from core import checkpoint, config, logger
 from core.data import open_source
 from core.errors import UserError, exit_cleanly
@@ -23,6 +16,14 @@ from core.folder import RunFolder
 from core.method import LatentModel
 from core.pictures import save_grid
 from core.source import reading_order
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
 from probes import figures, report
 from probes.information import information
 from probes.knn import PRESETS, knn, search

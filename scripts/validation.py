@@ -1,9 +1,5 @@
 """What a run looks at while it trains, on images held out of training: its own metrics and an online kNN. The test split stays unread."""
 
-from pathlib import Path
-
-import torch
-
 from core.config import RunConfig
 from core.data import open_source
 from core.distributed import alone
@@ -11,6 +7,11 @@ from core.features import extract
 from core.method import Method
 from core.pictures import save_grid
 from core.source import reading_order
+
+from pathlib import Path
+
+import torch
+
 from probes.knn import knn
 from vae.beta import BetaVAE
 from vae.pictures import reconstructions, traversals

@@ -1,11 +1,11 @@
 """What tests share: one thread per process, and small batches."""
 
-import pytest
-import torch
-
-import core  # noqa: F401  (before torch's friends)
+import core  # noqa: F401
 from core.batch import Batch
 from core.randomness import Draws
+
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,13 +1,13 @@
 """The bounds against closed forms and plain O(n^2) references."""
 
+from core.bounds import Estimate, cosine_cap, infonce_terms, interval, refit_scale, sandwich_terms, verdict
+from core.sprites import best_infonce
+
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-
-from core.bounds import Estimate, cosine_cap, infonce_terms, interval, refit_scale, sandwich_terms, verdict
-from core.sprites import best_infonce
 
 
 def gaussian_pairs(n: int, correlation: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,11 +1,5 @@
 """Every config trains for a few steps on data of its shape, is saved, and comes back from the file alone."""
 
-from pathlib import Path
-
-import pytest
-import torch
-from lightning_fabric import Fabric
-
 from core import checkpoint, config
 from core.images import Arrays
 from core.method import LatentModel, Method, PairCritic, locate
@@ -15,6 +9,12 @@ from core.source import Source, training_order
 from core.sprites import Sprites
 from core.train import train
 from core.views import policy
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}

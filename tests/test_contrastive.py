@@ -1,5 +1,7 @@
 """The losses against lightly's, the queue against a plain list, MoCo's momentum update against its equation."""
 
+from core.infonce import nt_xent, queue_loss
+
 import math
 
 import pytest
@@ -10,7 +12,6 @@ from lightly.loss import NTXentLoss
 from contrastive.moco import MoCo, MoCoConfig
 from contrastive.queue import KeyQueue
 from contrastive.simclr import SimCLR, SimCLRConfig
-from core.infonce import nt_xent, queue_loss
 
 
 def unit(n: int, d: int, dtype: torch.dtype, seed: int) -> torch.Tensor:

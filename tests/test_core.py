@@ -1,15 +1,15 @@
 """Randomness, the config reader, the floors of small things."""
 
+from core import config
+from core.checkpoint import build_method
+from core.errors import UserError, nearest
+from core.randomness import Draws
+
 import subprocess
 import sys
 
 import pytest
 import torch
-
-from core import config
-from core.checkpoint import build_method
-from core.errors import UserError, nearest
-from core.randomness import Draws
 
 YAML = "configs/simclr_sprites.yaml"
 

@@ -1,5 +1,10 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
+from core.data import DataConfig, open_source
+from core.errors import UserError
+from core.images import Arrays, Stream
+from core.source import reading_order, training_order
+
 import gzip
 import os
 import struct
@@ -9,11 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from core.data import DataConfig, open_source
-from core.errors import UserError
-from core.images import Arrays, Stream
-from core.source import reading_order, training_order
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 """Two processes (gloo) give the gradients of one that holds the whole batch, and the well-known wrong variant does not."""
 
+from core.distributed import alone, gather, rank, world
+from core.infonce import nt_xent
+
 import os
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-
-from core.distributed import alone, gather, rank, world
-from core.infonce import nt_xent
 
 
 def weight() -> torch.Tensor:

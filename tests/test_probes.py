@@ -1,5 +1,10 @@
 """kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
 
+from core import config
+from core.features import Features, cached_features, extract
+from core.method import Method
+from core.sprites import Sprites, SpritesConfig
+
 import math
 
 import numpy as np
@@ -9,10 +14,6 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from core import config
-from core.features import Features, cached_features, extract
-from core.method import Method
-from core.sprites import Sprites, SpritesConfig
 from probes import report
 from probes.information import information, surpassed
 from probes.knn import knn, search, vote

@@ -1,15 +1,15 @@
 """Sprites: the content is uniform, can be read from any view without error, and is all that two views share."""
 
+from core.data import DataConfig, open_source
+from core.randomness import Draws
+from core.source import reading_order, training_order
+from core.sprites import SHAPES, Sprites, SpritesConfig, coverage, render
+
 import math
 
 import pytest
 import torch
 from scipy.stats import chisquare
-
-from core.data import DataConfig, open_source
-from core.randomness import Draws
-from core.source import reading_order, training_order
-from core.sprites import SHAPES, Sprites, SpritesConfig, coverage, render
 
 CONFIG = SpritesConfig(train=2000, validation=300, test=600)
 

@@ -1,5 +1,7 @@
 """The front door: a run, its interruption and its resumption, and what is refused."""
 
+from core import checkpoint
+
 import json
 import os
 import signal
@@ -10,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from core import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

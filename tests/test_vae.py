@@ -1,13 +1,14 @@
 """The VAE: KL and likelihoods against torch.distributions and closed forms, the ELBO against an exact marginal likelihood."""
 
+from core.errors import UserError
+from core.randomness import Draws
+
 import math
 
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
-from core.errors import UserError
-from core.randomness import Draws
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.likelihoods import DequantisedGaussian, DiscretisedLogistic, Likelihood
 from vae.pictures import reconstructions, traversals

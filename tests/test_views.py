@@ -1,5 +1,10 @@
 """Every operation against torchvision's, image by image with the same parameters; what is drawn against what torchvision draws."""
 
+from core import colour, views
+from core.errors import UserError
+from core.randomness import Draws
+from core.views import Parameters, Policy, augment, draw, policy
+
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +16,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
-
-from core import colour, views
-from core.errors import UserError
-from core.randomness import Draws
-from core.views import Parameters, Policy, augment, draw, policy
 
 B = 24
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

@@ -4,6 +4,11 @@ Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE
 B = images on this process, C H W = image shape, d = C H W, L = latent dimensions.
 """
 
+from core.backbones import STEMS
+from core.batch import Batch, Output
+from core.errors import UserError
+from core.method import Method
+
 import math
 from dataclasses import dataclass
 
@@ -11,10 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from core.backbones import STEMS
-from core.batch import Batch, Output
-from core.errors import UserError
-from core.method import Method
 from vae.likelihoods import Likelihood
 from vae.networks import build_decoder, build_encoder
 

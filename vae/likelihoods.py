@@ -4,14 +4,14 @@ A decoder emits parameters [B, P C, H, W]; a likelihood turns them into a distri
 cross-entropy on grey pixels is no likelihood and is not offered.
 """
 
+from core.batch import as_float
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal
-
-from core.batch import as_float
 
 LEVELS = 256
 

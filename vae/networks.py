@@ -3,12 +3,12 @@
 B = images on this process, C H W = image shape, D = encoder features, L = latent dimensions.
 """
 
+from core.backbones import Backbone
+from core.batch import as_float
+
 import math
 
 from torch import Tensor, nn
-
-from core.backbones import Backbone
-from core.batch import as_float
 
 
 class MLPEncoder(nn.Sequential):

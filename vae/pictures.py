@@ -1,12 +1,13 @@
 """What a VAE shows a person: reconstructions and latent traversals."""
 
+from core.batch import as_float
+from core.pictures import save_grid
+
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from core.batch import as_float
-from core.pictures import save_grid
 from vae.beta import BetaVAE
 
 
