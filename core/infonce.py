@@ -8,13 +8,30 @@ What each loss may claim about I(V1; V2) is said beside it; the probe, not the t
 
 from core.distributed import gather, rank
 
+import functools
 import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+P, R = ParamSpec("P"), TypeVar("R")
 
+
+def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
+    """Score outside of autocast: bf16 logits have three digits, and a bound is a difference of logarithms."""
+
+    @functools.wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(args[0].device.type, enabled=False):  # type: ignore[attr-defined]
+            return loss(*args, **kwargs)
+
+    return wrapped
+
+
+@in_float32
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
@@ -26,6 +43,7 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
+@in_float32
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
 

@@ -42,6 +42,13 @@ def test_queue_loss_equals_lightly_with_the_same_bank(dtype, tolerance):
     torch.testing.assert_close(queue_loss(query, key, queue, 0.2), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_mixed_precision_does_not_reach_the_scores():
+    a, b, queue = (unit(32, 16, torch.float32, seed) for seed in (1, 2, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)
+    torch.testing.assert_close(mixed, (nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)), rtol=0, atol=0)
+
+
 def test_one_sided_bound_is_the_cross_entropy_of_each_side():
     a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
     _, one_sided = nt_xent(a, b, 0.3)
