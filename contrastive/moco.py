@@ -20,17 +20,12 @@ import torch.nn.functional as F
 from lightly.models.modules import MoCoProjectionHead
 from torch import Tensor, nn
 
+from contrastive.config import ContrastiveConfig
 from contrastive.queue import KeyQueue
-from contrastive.simclr import check_contrastive
 
 
 @dataclass
-class MoCoConfig:
-    backbone: str = "small"  # "small" or a timm name
-    stem: str = "cifar"  # cifar | imagenet
-    projection: int = 128
-    hidden: int = 512  # width of the projection head
-    temperature: float = 0.1
+class MoCoConfig(ContrastiveConfig):
     queue: int = 4096  # K; any length goes with any batch size
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
@@ -38,7 +33,7 @@ class MoCoConfig:
     shuffle_groups: int = 4  # the batch-norm leak: keys are encoded in a shuffled order, in this many groups with statistics of their own
 
     def __post_init__(self) -> None:
-        check_contrastive(self.stem, self.projection, self.hidden, self.temperature)
+        super().__post_init__()
         if self.queue < 1:
             raise ValueError(f"queue: K must be 1 or more, got {self.queue}")
         for key in ("momentum", "momentum_end"):

@@ -4,7 +4,7 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 B = images on this process, D = features, P = projection dimensions.
 """
 
-from core.backbones import STEMS, Backbone
+from core.backbones import Backbone
 from core.batch import Batch, Output
 from core.distributed import world
 from core.infonce import nt_xent
@@ -18,27 +18,12 @@ import torch.nn.functional as F
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
+from contrastive.config import ContrastiveConfig
+
 
 @dataclass
-class SimCLRConfig:
-    backbone: str = "small"  # "small" or a timm name
-    stem: str = "cifar"  # cifar | imagenet
-    projection: int = 128
-    hidden: int = 512  # width of the projection head
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_contrastive(self.stem, self.projection, self.hidden, self.temperature)
-
-
-def check_contrastive(stem: str, projection: int, hidden: int, temperature: float) -> None:
-    """Ranges that every contrastive method shares; raises ValueError("key: what is wrong")."""
-    if stem not in STEMS:
-        raise ValueError(f"stem: '{stem}' is none of {', '.join(STEMS)}")
-    if projection < 1 or hidden < 1:
-        raise ValueError(f"projection, hidden: must be 1 or more, got {projection}, {hidden}")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature: must be above 0, got {temperature}")
+class SimCLRConfig(ContrastiveConfig):
+    """An encoder, a head and a temperature are all that SimCLR has."""
 
 
 class SimCLR(Method):
