@@ -1,23 +1,31 @@
 """Data sets by name: the embedded sprites, torchvision's, and everything that timm opens.
 
 The "val" split is held out of the official train split by a permutation of a fixed seed, so that a probe finds the images that pretraining
-has not seen whatever the run's seed was. "trainval" is train followed by val; "test" is read once.
+has not seen whatever the run's seed was. "trainval" is train followed by val; "test" is read once. Classes are those of the train split.
+
+A set that can only be read in sequence (wds/, tfds/) is read once, in its own order, and held: batches are a function of (seed, step),
+which takes random access.
 """
 
 from core.errors import UserError, nearest
-from core.images import Arrays, Resized, Stream, decode
+from core.images import Arrays, Resized, Stream, decode, read_through
 from core.randomness import Draws
 from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 from core.views import policy
 
+import contextlib
+import copy
+import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_dataset
+from huggingface_hub import constants as hub
+from timm.data import ImageDataset, create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets
@@ -26,6 +34,7 @@ SPLITS = ("train", "val", "trainval", "test")
 TORCHVISION = ("mnist", "cifar10", "cifar100", "stl10")
 NAMES = ("sprites", *TORCHVISION, "folder")
 PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's own names for other places
+PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 
 
 @dataclass
@@ -40,7 +49,7 @@ class DataConfig:
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
-    memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, a larger one streams
+    memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one streams
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
 
     def __post_init__(self) -> None:
@@ -61,32 +70,49 @@ class DataConfig:
 def open_source(config: DataConfig, split: str, seed: int, augmented: bool = True) -> Source:
     """One split as a source. `augmented=False` gives the plain image as every view (a fresh rendering, for sprites).
 
-    `seed` matters to sprites alone. Raises `UserError` where files are missing, naming the path and the mend.
+    `seed` matters to sprites alone. Raises `UserError` where files are missing or damaged, naming the path and the mend.
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
-    name = config.augment if augmented else "none"
-    dataset = _open(config, "test" if split == "test" else "train")
+    place = (config.name, config.root, config.download)
+    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory))
+    source.policy = policy(config.augment if augmented else "none", source.shape[1])
+    return source
+
+
+Place = tuple[str, str, bool]  # name, root, download
+
+
+@functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
+def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float) -> Arrays | Stream:
+    """One split, its images unaltered."""
+    dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
+    train = dataset if split != "test" else _open(place, "train")
     if isinstance(dataset, IterableDataset):
+        images, labels = read_through(dataset, size, room)
+        chosen = _part(len(images), split, validation)
+        classes = int((labels if train is dataset else read_through(train, size, room)[1]).max()) + 1
+        images, labels = images[chosen], labels[chosen]
+    else:
+        resized, classes = Resized(dataset, size), _classes(train)
+        chosen = _part(len(resized), split, validation)
+        if math.prod(resized.shape) * len(chosen) > room:
+            return Stream(resized, chosen, {"class": classes}, policy("none", resized.shape[1]), workers)
+        images, labels = decode(resized, chosen, workers)
+    low, high = labels.min().item(), labels.max().item()
+    if not 0 <= low <= high < classes:
         raise UserError(
-            f"data.name: '{config.name}' can only be read in sequence, and batches are a function of (seed, step);"
-            " use a copy with random access, such as hfds/"
+            f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train split has classes 0 to {classes - 1}"
         )
-    chosen = torch.arange(len(dataset)) if split == "test" else _part(len(dataset), split, config.validation)  # type: ignore[arg-type]
-    classes = _classes(dataset)
-    resized = Resized(dataset, config.size)
-    shape = resized.shape
-    view = policy(name, shape[1])
-    if math.prod(shape) * len(chosen) <= config.memory * 2**30:
-        images, labels = decode(resized, chosen, config.workers)
-        return Arrays(images, labels, {"class": classes}, view)
-    return Stream(resized, chosen, {"class": classes}, view, config.workers)
+    return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]))
 
 
 def _part(n: int, split: str, validation: int) -> Tensor:
-    """Indices of a part of the official train split."""
+    """Indices of a split: of the official test split all, of the official train split a part."""
+    if split == "test":
+        return torch.arange(n)
     if validation >= n:
         raise UserError(f"data.validation: {validation} images can not be held out of {n}")
     order = Draws(0, 0).permutation("validation split", n)
@@ -94,49 +120,83 @@ def _part(n: int, split: str, validation: int) -> Tensor:
     return {"train": train, "val": val, "trainval": torch.cat([train, val])}[split]
 
 
-def _open(config: DataConfig, split: str) -> Dataset[Any]:
+def _open(place: Place, split: str) -> Dataset[Any]:
     """The official train or test split, undecoded where it allows that."""
-    root = Path(config.root)
+    name, root, download = place[0], Path(place[1]), place[2]
     try:
-        if config.name == "stl10":
-            return datasets.STL10(str(root), split=split, download=config.download)
-        if config.name in TORCHVISION:
-            kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
-            return kind(str(root), train=split == "train", download=config.download)
-        if config.name == "folder":
-            return create_dataset("", root=str(_folder(root, split)), split=split, search_split=False)
-        parts = {"train": "train", "test": "validation" if config.name.startswith("torch/") else "test"}
-        return create_dataset(config.name, root=str(root), split=parts[split], download=config.download)
-    except UserError:
-        raise
+        if name == "stl10":
+            return datasets.STL10(str(root), split=split, download=download)
+        if name in TORCHVISION:
+            kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+            return kind(str(root), train=split == "train", download=download)
+        dataset = _open_folder(root, split) if name == "folder" else _open_timm(name, root, download, split)
     except ImportError as error:
-        raise UserError(f"data.name: '{config.name}' needs a package that is not installed ({error}); pip install it") from None
+        raise UserError(f"data.name: '{name}' needs a package that is not installed ({error}); pip install it") from None
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-        mend = (
-            f"put the files there, name another data.root, or let them be fetched with data.download=true; {type(error).__name__}: {error}"
+        if "Please install" in str(error):  # timm's way of saying the same
+            raise UserError(
+                f"data.name: '{name}' needs a package that is not installed; pip install {PACKAGES[name.split('/')[0]]}"
+            ) from None
+        mend = "put the files there, name another data.root, or let them be fetched with data.download=true"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"data.root: {name} ({split}) could not be read from {root.resolve()}; {mend} ({reason})") from None
+    if isinstance(dataset, ImageDataset):
+        dataset.load_bytes = True  # else timm puts the next image in the place of one that can not be decoded
+    return dataset
+
+
+def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
+    """A set under timm's own name. Its test split is called "test", or "validation" where there is no such split."""
+    open_part = functools.partial(create_dataset, name, root=str(root), download=download)
+    with contextlib.nullcontext() if download or not name.startswith("hfds/") else _offline():
+        if split == "train" or name.startswith("torch/"):
+            return open_part(split="train" if split == "train" else "validation")
+        try:
+            return open_part(split="test")
+        except (RuntimeError, ValueError):
+            return open_part(split="validation")
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Keep Hugging Face to what lies on the disk: its loader knows no `download=False`, only this switch."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = True
+    try:
+        import datasets as hugging_face
+
+        hugging_face.config.HF_HUB_OFFLINE, kept = True, before
+        try:
+            yield
+        finally:
+            hugging_face.config.HF_HUB_OFFLINE = kept
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _open_folder(root: Path, split: str) -> Any:
+    """root/train and root/test (or root/val): one folder a class, numbered as in train."""
+    names = ["train"] if split == "train" else ["test", "val", "validation"]
+    place = next((root / name for name in names if (root / name).is_dir()), None)
+    if place is None:
+        raise UserError(
+            f"data.root: {root.resolve()} holds no folder '{split}';"
+            f" name=folder expects {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
         )
-        raise UserError(f"data.root: {config.name} ({split}) was not found in {root.resolve()}; {mend}") from None
+    open_part = functools.partial(create_dataset, "", root=str(place), search_split=False)
+    dataset = open_part()
+    if split == "train":
+        return dataset
+    known = _open_folder(root, "train").reader.class_to_idx
+    strange = sorted(dataset.reader.class_to_idx.keys() - known.keys())
+    if strange:
+        raise UserError(
+            f"data.root: {place} holds the class '{strange[0]}' and {root / 'train'} does not; classes are those of the train split"
+        )
+    return open_part(class_map=known)
 
 
-def _folder(root: Path, split: str) -> Path:
-    """root/train and root/test (or root/val): one folder a class."""
-    for name in [split] if split == "train" else ["test", "val", "validation"]:
-        if (root / name).is_dir():
-            return root / name
-    raise UserError(
-        f"data.root: {root.resolve()} holds no folder '{split}'; name=folder expects {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
-    )
-
-
-def _classes(dataset: Any) -> int:
-    """The number of classes, from the official names and never from the labels of a test split."""
-    if hasattr(dataset, "classes"):
-        return len(dataset.classes)
-    mapping = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    if mapping:
-        return len(mapping)
-    features = getattr(getattr(getattr(dataset, "reader", None), "dataset", None), "features", None) or {}
-    for value in features.values() if hasattr(features, "values") else []:
-        if hasattr(value, "num_classes"):
-            return int(value.num_classes)
-    return int(max(int(dataset[i][1]) for i in range(len(dataset)))) + 1
+def _classes(train: Any) -> int:
+    """The number of classes of the train split, by name where it names them."""
+    named = getattr(train, "classes", None) or getattr(getattr(train, "reader", None), "class_to_idx", None)
+    return len(named) if named else max(int(train[i][1]) for i in range(len(train))) + 1

@@ -9,13 +9,15 @@ from core.randomness import Draws
 from core.source import Order, Source
 from core.views import Policy, augment
 
+import io
 import itertools
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,7 +30,7 @@ class Resized(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, dataset: Any, size: int):
         self.dataset, self.size = dataset, size
-        self.grey = np.asarray(dataset[0][0]).ndim == 2
+        self.grey = np.asarray(self._open(0)[0]).ndim == 2
         self.shape: tuple[int, int, int] = tuple(self._read(0)[0].shape)  # type: ignore[assignment]
 
     def __len__(self) -> int:
@@ -36,24 +38,44 @@ class Resized(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self._read(index)
-        if tuple(image.shape) != self.shape:
-            raise UserError(
-                f"data.size: image {index} is {list(image.shape)} and image 0 is {list(self.shape)};"
-                " set data.size so that they become one shape"
-            )
+        require_shape(image, self.shape, index)
         return image, label
 
     def _read(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self.dataset[index]
-        picture = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
-        picture = picture.convert("L" if self.grey else "RGB")
-        if self.size and picture.size != (self.size, self.size):
-            scale = self.size / min(picture.size)
-            width, height = (max(self.size, round(side * scale)) for side in picture.size)
-            left, top = (width - self.size) // 2, (height - self.size) // 2
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + self.size, top + self.size))
-        pixels = torch.from_numpy(np.array(picture))
-        return (pixels[None] if self.grey else pixels.permute(2, 0, 1)).contiguous(), int(label)
+        picture, label = self._open(index)
+        return to_tensor(picture, self.size, self.grey), label
+
+    def _open(self, index: int) -> tuple[Image.Image, int]:
+        item, label = self.dataset[index]
+        if isinstance(item, Image.Image):
+            return item, int(label)
+        if not isinstance(item, bytes):
+            return Image.fromarray(np.asarray(item)), int(label)
+        try:
+            return Image.open(io.BytesIO(item)).convert("RGB"), int(label)
+        except (OSError, SyntaxError, ValueError) as error:
+            name = self.dataset.filename(index, absolute=True)
+            reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise UserError(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
+
+
+def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
+    """A picture as uint8 [C, H, W]; with `size`, its shorter side is resized to that and its centre cut out."""
+    picture = picture.convert("L" if grey else "RGB")
+    if size and picture.size != (size, size):
+        scale = size / min(picture.size)
+        width, height = (max(size, round(side * scale)) for side in picture.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(picture))
+    return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
+
+
+def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
+    if tuple(image.shape) != shape:
+        raise UserError(
+            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set data.size so that they become one shape"
+        )
 
 
 class Arrays(Source):
@@ -78,7 +100,7 @@ class Stream(Source):
 
     def __init__(self, dataset: Resized, chosen: Tensor, factors: dict[str, int], policy: Policy, workers: int):
         self.dataset, self.chosen, self.factors, self.policy, self.workers = dataset, chosen, factors, policy, workers
-        self.shape = dataset.shape
+        self.shape = (dataset.shape[0], policy.size, policy.size)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -86,8 +108,8 @@ class Stream(Source):
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
         wanted = (self.chosen[index].tolist() for index, _ in ahead)
-        loader = DataLoader(self.dataset, batch_sampler=wanted, num_workers=self.workers, pin_memory=torch.cuda.is_available())  # type: ignore[arg-type]
-        for (image, label), (index, draws) in zip(loader, order, strict=True):
+        loaded = load(self.dataset, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available())
+        for (image, label), (index, draws) in zip(loaded, order, strict=True):
             image = image.to(draws.device, non_blocking=True)
             yield make_batch(image, label[:, None].to(draws.device), index.to(draws.device), draws, self.policy, views)
 
@@ -100,15 +122,45 @@ def make_batch(image: Tensor, label: Tensor, index: Tensor, draws: Draws, policy
 def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     """The chosen images as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
     inner = dataset.dataset
-    if not dataset.size and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):  # torchvision's small sets are arrays already
-        raw = torch.as_tensor(inner.data)
-        targets = torch.as_tensor(np.asarray(inner.targets if hasattr(inner, "targets") else inner.labels))
+    targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
+    if not dataset.size and targets.ndim == 1 and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):
+        raw = torch.as_tensor(inner.data)  # torchvision's small sets are arrays already
         images = raw[chosen]
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2) if images.shape[-1] in (1, 3) else images
         return images.contiguous(), targets[chosen].long()[:, None]
     images, labels = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8), torch.empty(len(chosen), 1, dtype=torch.long)
     done = 0
-    for image, label in DataLoader(dataset, batch_size=256, sampler=chosen.tolist(), num_workers=workers):
+    for image, label in load(dataset, workers, batch_size=256, sampler=chosen.tolist()):
         images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
         done += len(image)
     return images, labels
+
+
+def read_through(dataset: Any, size: int, room: float) -> tuple[Tensor, Tensor]:
+    """Every image of a data set that can only be read in sequence, in its own order, as `decode` gives them; at most `room` bytes."""
+    if hasattr(dataset.reader, "dist_num_replicas"):  # every process holds every image, and takes its slice of an order
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for picture, label in dataset:
+        image = to_tensor(picture, size, grey=False)
+        require_shape(image, tuple(images[0].shape) if images else tuple(image.shape), len(images))
+        images.append(image)
+        labels.append(int(label))
+        if len(images) * image.numel() > room:
+            raise UserError(
+                f"data.memory: a set that can only be read in sequence has to fit, and {room / 2**30:g} GiB hold fewer than"
+                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with random access (hfds/ or a folder)"
+            )
+    if not images or len(images) < len(dataset):
+        raise UserError(f"data.root: {len(images)} of {len(dataset)} images could be read; the warnings above say why the others could not")
+    return torch.stack(images), torch.tensor(labels)[:, None]
+
+
+def load(dataset: Resized, workers: int, **options: Any) -> Iterator[Any]:
+    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and torch's own generator is left alone."""
+    try:
+        yield from DataLoader(dataset, num_workers=workers, generator=torch.Generator(), **options)
+    except UserError as error:  # a worker's arrives with its traceback as text
+        traceback.clear_frames(error.__traceback__)  # lets the workers go now; a loader that is collected later waits 5 s for each
+        raise UserError(str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")) from None

@@ -70,7 +70,10 @@ class SpritesConfig:
 
 
 class Sprites(Source):
-    """One split. The content of image i is a function of (seed, split, i); every view of it is a fresh rendering."""
+    """One split. The content of image i is a function of (seed, split, i); every view of it is a fresh rendering.
+
+    "trainval" holds the contents of "train", then those of "val". Splits never share nuisance, though their orders may share draws.
+    """
 
     shape = (3, SIDE, SIDE)
 
@@ -78,9 +81,13 @@ class Sprites(Source):
         self.config, self.factors = config, config.factors
         self.combinations = config.combinations
         self.information = math.log(config.combinations)
-        size = {"val": config.validation, "test": config.test}.get(split, config.train)
-        draws = Draws(seed, 0).fork(f"sprites/{'train' if split == 'trainval' else split}")
-        self.content = torch.stack([draws.integers(name, count, size) for name, count in self.factors.items()], 1)
+        self.split = split
+        sizes = {"train": config.train, "val": config.validation, "test": config.test}
+        parts = []
+        for part in ("train", "val") if split == "trainval" else (split,):
+            draws = Draws(seed, 0).fork(f"sprites/{part}")
+            parts.append(torch.stack([draws.integers(name, count, sizes[part]) for name, count in self.factors.items()], 1))
+        self.content = torch.cat(parts)
 
     def __len__(self) -> int:
         return len(self.content)
@@ -88,7 +95,7 @@ class Sprites(Source):
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
         for index, draws in order:
             content = self.content[index].to(draws.device)
-            pictures = tuple(render(content, draws.fork(f"view{v}"), self.config) for v in range(views))
+            pictures = tuple(render(content, draws.fork(f"{self.split}/view{v}"), self.config) for v in range(views))
             yield Batch(pictures, content, index.to(draws.device), draws)
 
 

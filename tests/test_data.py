@@ -2,18 +2,23 @@
 
 from core.data import DataConfig, open_source
 from core.errors import UserError
-from core.images import Arrays, Stream
+from core.images import Arrays, Stream, read_through
 from core.source import reading_order, training_order
 
 import gzip
+import io
+import json
 import os
 import struct
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,116 @@ def test_images_of_several_shapes_need_a_size(folder, tmp_path):
     with pytest.raises(UserError, match=r"data\.size"):
         open_source(config(tmp_path, size=0, validation=1), "test", 0)
     assert open_source(config(tmp_path, size=6, validation=1), "test", 0).shape == (3, 6, 6)
+
+
+def png(root: Path, *names: str, side: tuple[int, int] = (8, 8)) -> None:
+    """Small pictures, one a name, and the folders they need."""
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*side, 3), i, np.uint8)).save(root / name)
+
+
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
+    png(tmp_path, "train/a/0.png", "train/a/2.png")
+    png(tmp_path, "train/a/1.png", side=(9, 12))
+    with pytest.raises(UserError, match=r"^data\.size: image \d is .* become one shape$"):
+        source = open_source(config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0)
+        list(source.batches(reading_order(3), 1))
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"junk", lambda data: data[: len(data) // 2]])
+def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
+    Image.fromarray(noise).save(tmp_path / "train/a/1.png")
+    (tmp_path / "train/a/1.png").write_bytes(damage((tmp_path / "train/a/1.png").read_bytes()))
+    with pytest.raises(UserError, match=r"train/a/1\.png can not be decoded .* mend or remove it$"):
+        open_source(config(tmp_path, validation=1), "trainval", 0)
+
+
+def test_classes_are_numbered_as_in_train(tmp_path):
+    png(tmp_path, *(f"train/{c}/{i}.png" for c in "abc" for i in range(2)), "test/b/0.png", "test/c/0.png")
+    source = open_source(config(tmp_path, validation=1), "test", 0)
+    (batch,) = source.batches(reading_order(2), 1)
+    assert source.factors == {"class": 3} and batch.label[:, 0].tolist() == [1, 2]
+    png(tmp_path, "test/d/0.png")
+    with pytest.raises(UserError, match="holds the class 'd'"):
+        open_source(config(tmp_path, validation=2), "test", 0)
+
+
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
+    png(tmp_path, "train/a/0.png", "train/a/1.png", side=(8, 12))
+    for augmented in (True, False):
+        source = open_source(config(tmp_path, size=0, validation=1, memory=memory, augment="simclr"), "trainval", 0, augmented)
+        (batch,) = source.batches(reading_order(2), 1)
+        assert batch.views[0].shape[1:] == source.shape
+
+
+def test_reading_leaves_torchs_own_generator_alone(folder):
+    before = torch.get_rng_state()
+    for memory in (0.0, 1.0):
+        list(open_source(config(folder, memory=memory, validation=9), "val", 0).batches(reading_order(9), 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Sequence(IterableDataset):
+    """Stands for timm's reader of a set without random access: pictures of value i, class i mod 3."""
+
+    def __init__(self, given: int, promised: int):
+        self.given, self.promised, self.reader = given, promised, None
+
+    def __len__(self) -> int:
+        return self.promised
+
+    def __iter__(self):
+        return ((Image.fromarray(np.full((8, 8, 3), i, np.uint8)), i % 3) for i in range(self.given))
+
+
+def test_a_set_without_random_access_is_read_once_in_its_own_order():
+    images, labels = read_through(Sequence(10, 10), 0, 10 * 192)
+    assert images[:, 0, 0, 0].tolist() == list(range(10)) and labels[:, 0].tolist() == [i % 3 for i in range(10)]
+    with pytest.raises(UserError, match=r"^data\.memory: "):
+        read_through(Sequence(10, 10), 0, 10 * 192 - 1)
+    with pytest.raises(UserError, match="9 of 10 images could be read"):
+        read_through(Sequence(9, 10), 0, 2**20)
+
+
+def test_webdataset_shards(tmp_path):
+    pytest.importorskip("webdataset")
+    splits = {}
+    for split, lengths in (("train", [6, 6]), ("test", [4])):
+        for shard, length in enumerate(lengths):
+            with tarfile.open(tmp_path / f"{split}-{shard}.tar", "w") as tar:
+                for i in range(length):
+                    value, file = 6 * shard + i, io.BytesIO()
+                    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
+                    for kind, data in (("png", file.getvalue()), ("cls", str(value % 3).encode())):
+                        entry = tarfile.TarInfo(f"{value:05}.{kind}")
+                        entry.size = len(data)
+                        tar.addfile(entry, io.BytesIO(data))
+        files = [f"{split}-{shard}.tar" for shard in range(len(lengths))]
+        splits[split] = {"name": split, "num_samples": sum(lengths), "filenames": files, "shard_lengths": lengths}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    settings = config(tmp_path, name="wds/local", validation=2, size=0)
+    source = open_source(settings, "trainval", 0)
+    (batch,) = source.batches(reading_order(12), 1)
+    values = batch.views[0][:, 0, 0, 0].long()
+    assert values.sort().values.tolist() == list(range(12)) and torch.equal(batch.label[:, 0], values % 3)
+    assert source.factors == {"class": 3} and len(open_source(settings, "test", 0)) == 4
+
+
+def test_hugging_face_is_read_from_the_disk_alone(folder, tmp_path):
+    hugging_face = pytest.importorskip("datasets")
+    settings = replace(config(tmp_path), name=f"hfds/{folder}")
+    source = open_source(settings, "train", 0)
+    (batch,) = source.batches(reading_order(30), 1)
+    assert torch.equal(batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long()) and source.factors == {"class": 2}
+    asked = hugging_face.config.HF_HUB_OFFLINE
+    with pytest.raises(UserError, match=r"data\.download=true"):
+        open_source(replace(config(tmp_path), name="hfds/nobody/nothing"), "train", 0)
+    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is put back"
 
 
 def write_mnist(root: Path) -> None:
