@@ -147,7 +147,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--probes", default=",".join(PROBES), help="which, separated by commas (default: %(default)s; rate is for VAEs)")
     parser.add_argument("--seed", type=int, default=0, help="of the views, the critics and the held-out tenth (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.overrides = [word for word in options.targets if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.targets if word not in options.overrides]
     options.probes = options.probes.split(",")

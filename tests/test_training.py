@@ -138,7 +138,7 @@ def run_script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_probe_and_compare_through_the_front_door(finished):
-    answer = run_script("probe.py", finished)
+    answer = run_script("probe.py", finished, "--seed", 1, "data.workers=0")
     assert answer.returncode == 0, answer.stderr
     found = json.loads((finished / "probe/probe.json").read_text())
     assert {"linear", "knn", "information", "digest", "checkpoint", "step"} <= found.keys()
