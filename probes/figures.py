@@ -91,7 +91,7 @@ def _sweeps(axes: Axes, curves: dict[str, tuple[dict[str, Any], str]], informati
     lowest = min([row["bound"] for found, _ in curves.values() for row in found["sweep"]], default=0.0)
     axes.set(title="Between views: lower bound on I(V1; V2)", xlabel="negatives K", ylabel="nats", xscale="log")
     axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.42))
 
 
 def _rates(axes: Axes, reports: list[Report]) -> None:
@@ -123,8 +123,8 @@ def _rates(axes: Axes, reports: list[Report]) -> None:
     if probed:
         top = max(r["rate"]["rate"]["value"] for _, r in probed)
         axes.set_xticks(range(len(probed)), [name(r) for _, r in probed])
-        axes.set(xlim=(-0.8, len(probed) - 0.2), ylim=(0, 1.25 * max(top, 1e-3)))
-        axes.legend(fontsize=9, loc="lower center")
+        axes.set(xlim=(-0.8, len(probed) - 0.2), ylim=(0, 1.4 * max(top, 1e-3)))
+        axes.legend(fontsize=9, loc="upper center")
 
 
 def _save(figure: Any, path: Path) -> None:
