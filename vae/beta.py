@@ -71,7 +71,7 @@ class BetaVAE(Method):
     def forward(self, batch: Batch) -> Output:
         x = self.target(batch.views[0], batch.draws.uniform("dequantise", *batch.views[0].shape))
         mean, log_sigma = self._moments(x)
-        rate = (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1).mean()  # closed form, against N(0, 1)
+        rate = kl_from_standard_normal(mean, log_sigma).mean()
         z = mean + log_sigma.exp() * batch.draws.normal("posterior", *mean.shape).to(mean.dtype)
         distortion = -self.likelihood(z).log_prob(x).sum((1, 2, 3)).mean()
         nelbo = (distortion + rate).detach()
@@ -110,3 +110,8 @@ class BetaVAE(Method):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_sigma = self.to_posterior(self.encoder(x)).float().chunk(2, 1)
         return mean, log_sigma.clamp(-7, 3)
+
+
+def kl_from_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, 1)) = sum (mean^2 + sigma^2 - 1) / 2 - log sigma, for [B, L], in nats an image [B]."""
+    return (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1)
