@@ -1,7 +1,10 @@
-"""Bounds on mutual information as pure functions, streaming over candidates. All in nats.
+"""Bounds on mutual information, as pure functions of scores. All in nats.
 
-n = held-out pairs, C = candidates (the own key among them), D = code dimensions, L = latent dimensions.
+A lower bound is one for a critic f that was fixed before the pairs were seen. n = pairs, m = negatives of each, C = m + 1 candidates.
+log(2N - 1) minus NT-Xent and a queue's value in training are no bounds and have no function here.
 """
+
+from core.scores import Scores
 
 import math
 from typing import NamedTuple
@@ -10,6 +13,17 @@ import torch
 from torch import Tensor
 
 BLOCK = 512  # anchors whose scores are held at a time
+
+
+class Bound(NamedTuple):
+    """The mean of `terms` [n] is the estimate; the spread of `influence` [n] is its error.
+
+    The influence of a pair is what it adds as an anchor and, where that matters, as everybody else's candidate (the first-order
+    projection of a statistic in which all anchors share their candidates).
+    """
+
+    terms: Tensor
+    influence: Tensor
 
 
 class Estimate(NamedTuple):
@@ -21,24 +35,150 @@ class Estimate(NamedTuple):
     high: float
 
 
-def interval(terms: Tensor) -> Estimate:
-    """Mean of per-anchor terms [n] and its 95% normal interval.
+def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
+    """The mean of terms [n] and its 95% normal interval, from the spread of the terms or of their influence.
 
-    This is what resampling the anchors' terms with the candidates held fixed converges to. Resampling whole pairs would make
+    For InfoNCE this is what resampling the anchors' terms with the candidates held fixed converges to. Resampling whole pairs would make
     duplicates that act as false negatives, and an interval that can exclude the point estimate.
     """
-    terms = terms.double()
-    mean, error = terms.mean().item(), (terms.std() / math.sqrt(len(terms))).item() if len(terms) > 1 else math.inf
+    spread = (terms if influence is None else influence).double()
+    mean = terms.double().mean().item()
+    error = (spread.std() / math.sqrt(len(spread))).item() if len(spread) > 1 else math.inf
     return Estimate(mean, error, mean - 1.96 * error, mean + 1.96 * error)
 
 
+def infonce(scores: Scores) -> Bound:
+    """Lower bound:  E[ f(x, y) - log (1/C) sum_c exp f(x, y_c) ],  the own pair among the C candidates.
+
+    Never above log C; biased low once I nears log C; variance of order 1/n (van den Oord et al. 2018; Poole et al. 2019, eq. 10).
+    """
+    terms = scores.own - torch.logaddexp(scores.own, scores.others) + math.log(scores.negatives + 1)
+    return Bound(terms, terms)
+
+
+def infonce_symmetric(scores: Scores) -> Bound:
+    """Lower bound: the mean of InfoNCE over both directions, each of which is one; the larger of the two would be none."""
+    total = torch.logaddexp(scores.own, scores.others) + torch.logaddexp(scores.own, scores.received(torch.zeros_like(scores.own)))
+    terms = scores.own - total / 2 + math.log(scores.negatives + 1)
+    return Bound(terms, terms)
+
+
+def alpha_bound(scores: Scores, alpha: float) -> Bound:
+    """Lower bound beyond log C (Poole et al. 2019, eq. 14, with the baseline q(y) = 1):
+
+        1 + E[ log e^f(x, y) / (alpha M + (1 - alpha)) ] - E[ M' / (alpha M' + (1 - alpha)) ]
+
+    with M the mean of e^f over the own pair and m - 1 negatives, M' over m negatives: the same number in both, so that each is an
+    expectation over m draws. alpha = 1 is InfoNCE, alpha = 0 is NWJ; never above about log(m / alpha); the smaller alpha, the less bias
+    and the more variance. f should be near log p(y|x) / p(y): an additive constant matters here.
+    """
+    mixed, mixed_second, terms = _interpolated(scores, alpha)
+    if not scores.paired:
+        return Bound(terms, terms)
+    # the derivative of both expectations by a key's share in everybody's M
+    first = alpha * (scores.received(-mixed) - math.log(scores.negatives)).exp()
+    second = (1 - alpha) * (scores.received(-2 * mixed_second) - math.log(scores.negatives)).exp()
+    return Bound(terms, terms - first - second)
+
+
+def best_alpha(calibration: list[Scores], alphas: tuple[float, ...]) -> float:
+    """The alpha with the largest bound on calibration pairs; chosen on the pairs that are then reported it would make no bound."""
+    return max(alphas, key=lambda alpha: sum(_interpolated(scores, alpha)[2].mean().item() for scores in calibration))
+
+
+def _interpolated(scores: Scores, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log(alpha M + 1 - alpha) of both expectations, and the terms."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: must be between 0 and 1, got {alpha}")
+    count = math.log(scores.negatives)
+    first, second = torch.logaddexp(scores.own, scores.rest) - count, scores.others - count
+    rest = torch.tensor(math.log1p(-alpha), dtype=torch.float64, device=first.device)
+    mixed, mixed_second = (torch.logaddexp(log_mean + math.log(alpha), rest) for log_mean in (first, second))
+    return mixed, mixed_second, 1 + scores.own - mixed - (second - mixed_second).exp()
+
+
+def nwj(scores: Scores) -> Bound:
+    """Lower bound:  1 + E[f] - E_p(x)p(y)[e^f],  tight at f = log p(y|x) / p(y).
+
+    Unbiased for its own mean; its variance grows as e^I (Nguyen, Wainwright, Jordan 2010, with f + 1 as their critic).
+    """
+    negative = (scores.others - math.log(scores.negatives)).exp()
+    as_candidate = (scores.received(torch.zeros_like(scores.own)) - math.log(scores.negatives)).exp() if scores.paired else 0.0
+    return Bound(1 + scores.own - negative, scores.own - negative - as_candidate)
+
+
+def js(scores: Scores) -> Bound:
+    """Lower bound: a critic V trained on the Jensen-Shannon objective (`js_objective`), read through NWJ.
+
+    V tends to log p(y|x) / p(y). NWJ as commonly written, E[g] - E[e^(g - 1)], is tight at g = V + 1: reading it at g = V loses 1 - 1/e
+    at I = 0. `nwj` above has the shift inside, so the reading is `nwj` at V (Poole et al. 2019, section 2.3).
+    """
+    return nwj(scores)
+
+
+def js_objective(scores: Tensor) -> Tensor:
+    """What trains a JS critic, of matrices V [..., n, n]:  -E[softplus(-V)] - E_p(x)p(y)[softplus(V)]  (Nowozin et al. 2016); no bound."""
+    n = scores.shape[-1]
+    own = scores.diagonal(dim1=-2, dim2=-1)
+    softplus = torch.nn.functional.softplus
+    negatives = softplus(scores).sum((-1, -2)) - softplus(own).sum(-1)
+    return -softplus(-own).mean(-1) - negatives / (n * (n - 1))
+
+
+def dv(scores: Scores) -> Bound:
+    """Donsker-Varadhan 1983:  E[f] - log E_p(x)p(y)[e^f].
+
+    A lower bound with the true expectation. On a sample the logarithm of a mean is biased low, so the value is biased *high*, by about
+    half the relative variance of the mean, which grows as e^I.
+    """
+    log_mean = scores.others.logsumexp(0) - math.log(len(scores.own) * scores.negatives)
+    share = scores.others - math.log(scores.negatives) - log_mean
+    influence = scores.own - share.exp()
+    if scores.paired:
+        influence = influence - (scores.received(torch.zeros_like(scores.own)) - math.log(scores.negatives) - log_mean).exp()
+    return Bound(scores.own - log_mean, influence)
+
+
+def smile(scores: Scores, limit: float = 5.0) -> Bound:
+    """No bound (Song & Ermon 2020):  DV with f clipped to [-limit, limit] in its second expectation only.
+
+    Less variance than DV, and a value that can stand far above I (18 was read for a true 10).
+    """
+    return dv(scores.clipped(limit))
+
+
+def leave_one_out(log_density: Scores) -> Bound:
+    """Upper bound on I_q(X; Z) from a tractable q:  E[ log q(z_i|x_i) - log (1/(C-1)) sum_{j != i} q(z_i|x_j) ].
+
+    Scores are log q(z_i|x_j), such as `core.scores.gaussian`. Biased high, the more so the higher the rate (Poole et al. 2019, eq. 13).
+    """
+    terms = log_density.own - log_density.others + math.log(log_density.negatives)
+    return Bound(terms, terms)
+
+
+def sandwich(log_density: Scores) -> tuple[Bound, Bound]:
+    """The tractable-conditional pair (Poole et al. 2019, section 2.5): lower <= min(I_q, log C) and upper >= I_q, from one matrix of
+    log q(z_i|x_j). The lower one is InfoNCE with the true log density as its critic."""
+    return infonce(log_density), leave_one_out(log_density)
+
+
+def club(log_density: Scores) -> Bound:
+    """Upper bound where the scores are the true log p(y_j|x_i):  E[log p(y|x)] - E_p(x)p(y)[log p(y|x)]  (Cheng et al. 2020).
+
+    With a fitted conditional it is neither an upper nor a lower bound. Looser than `leave_one_out`, by Jensen.
+    """
+    if not log_density.paired:
+        raise ValueError("club: needs paired scores")
+    centred = log_density.transposed().mean()
+    return Bound(log_density.own - log_density.mean(), log_density.own - log_density.mean() - centred)
+
+
 def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> Tensor:
-    """Per-anchor InfoNCE terms for several numbers of candidates, float64 [len(candidates), n].
+    """`infonce` at many numbers of candidates in one pass, float64 [len(candidates), n].
 
-        term_i(C) = log C + s(q_i, k_i) - log sum_{c} exp s(q_i, k_c),   s(q, k) = scale <q, k>
+        term_i(C) = log C + s(q_i, k_i) - log sum_c exp s(q_i, k_c),   s(q, k) = scale <q, k>
 
-    The mean of a row is a lower bound on I(V1; V2) where the critic has not seen the pairs (van den Oord et al. 2018; Poole et al.
-    2019): the candidates of anchor i are its own key and the keys of the next C - 1 pairs in cyclic order, other images and so independent
+    The candidates of anchor i are its own key and the keys of the next C - 1 pairs in cyclic order, other images and so independent
     draws. The pairs must be in random order. query, key [n, D]; candidates ascending, 2 <= C <= n.
     """
     n = len(query)
@@ -57,73 +197,3 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
         sums = torch.stack(rings, 1).logcumsumexp(1)
         parts.append(counts.double().log() + scores[:, :1] - sums)
     return torch.cat(parts).T
-
-
-def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
-    """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section search over its logarithm.
-
-    Choosing it on the pairs that are then reported would make the value no bound.
-    """
-    golden = (math.sqrt(5) - 1) / 2
-    n = min(len(query), 2048)
-    low, high = math.log(start) - 3, math.log(start) + 3
-
-    def value(log_scale: float) -> float:
-        return infonce_terms(query[:n], key[:n], math.exp(log_scale), [n]).mean().item()
-
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = value(left), value(right)
-    for _ in range(16):
-        if at_left > at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = value(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = value(right)
-    return math.exp((low + high) / 2)
-
-
-def cosine_cap(scale: float, candidates: int) -> float:
-    """No critic s = scale <q, k> with unit codes passes log C - log(1 + (C - 1) exp(-2 scale))."""
-    return math.log(candidates) - math.log1p((candidates - 1) * math.exp(-2 * scale))
-
-
-def verdict(sweep: list[tuple[int, Estimate]], images: int, calibration: float | None = None, cap: float = math.inf) -> str:
-    """What the last number of a sweep over C says: critic-limited, saturated, K-limited or converged.
-
-    `calibration` is the value at the last C on the split that chose the critic, `cap` what the critic can reach at most.
-    """
-    candidates, last = sweep[-1]
-    ceiling = min(math.log(candidates), math.log(images), cap)
-    if last.mean <= 0 or (calibration is not None and calibration - last.mean > max(0.1, 0.05 * abs(last.mean), 4 * last.error)):
-        return "critic-limited"
-    if last.mean > 0.95 * ceiling:
-        return "saturated"
-    before = next(((c, e) for c, e in reversed(sweep[:-1]) if c <= candidates / 2), None)
-    slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf
-    return "K-limited" if slope > 0.05 else "converged"
-
-
-def sandwich_terms(mean: Tensor, sigma: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-image terms of the lower and the upper bound on I_q(X; Z) with a tractable q(z|x), float64 [n] each.
-
-        lower_i = log q(z_i|x_i) - log (1/n)     sum_j       q(z_i|x_j)        mean <= min(I_q, log n)
-        upper_i = log q(z_i|x_i) - log (1/(n-1)) sum_{j!=i}  q(z_i|x_j)        mean >= I_q
-
-    in expectation (Poole et al. 2019, eqs. 5 and 13), for diagonal Gaussians with mean, sigma [n, L] and samples z [n, L]. The quadratic is
-    expanded into two matrix products in float64, so no [n, n, L] is held.
-    """
-    mean, sigma, z = mean.double(), sigma.double(), z.double()
-    n, precision = len(z), sigma.pow(-2)
-    constant = -0.5 * (mean**2 * precision).sum(1) - sigma.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-    weights = mean * precision
-    lower, upper = [], []
-    for rows in torch.arange(n, device=z.device).split(BLOCK):
-        log_q = -0.5 * z[rows] ** 2 @ precision.T + z[rows] @ weights.T + constant  # [b, n]
-        own = log_q.gather(1, rows[:, None])
-        lower.append(own[:, 0] - log_q.logsumexp(1) + math.log(n))
-        others = log_q.scatter(1, rows[:, None], -math.inf)
-        upper.append(own[:, 0] - others.logsumexp(1) + math.log(n - 1))
-    return torch.cat(lower), torch.cat(upper)

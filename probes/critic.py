@@ -75,3 +75,29 @@ def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> float:
     """Mean InfoNCE value of the critic on up to 2,048 pairs."""
     n = min(2048, len(first))
     return infonce_terms(critic(first[:n]), critic(second[:n]), critic.scale, [n]).mean().item()
+
+
+def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
+    """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section search over its logarithm.
+
+    Choosing it on the pairs that are then reported would make the value no bound.
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    n = min(len(query), 2048)
+    low, high = math.log(start) - 3, math.log(start) + 3
+
+    def value(log_scale: float) -> float:
+        return infonce_terms(query[:n], key[:n], math.exp(log_scale), [n]).mean().item()
+
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    at_left, at_right = value(left), value(right)
+    for _ in range(16):
+        if at_left > at_right:
+            high, right, at_right = right, left, at_left
+            left = high - golden * (high - low)
+            at_left = value(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + golden * (high - low)
+            at_right = value(right)
+    return math.exp((low + high) / 2)

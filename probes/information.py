@@ -5,13 +5,14 @@
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-from core.bounds import cosine_cap, infonce_terms, interval, refit_scale, verdict
+from core.bounds import infonce_terms, interval
 from core.config import RunConfig
 from core.data import open_source
 from core.method import Method, PairCritic
 from core.randomness import Draws
 from core.source import Source, reading_order
 from core.sprites import Sprites, best_infonce
+from core.verdict import cosine_cap, verdict
 
 import math
 from typing import Any
@@ -19,7 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.critic import train_critic
+from probes.critic import refit_scale, train_critic
+from probes.estimate import estimate
+
+__all__ = ["estimate", "information"]  # of any paired samples; of a checkpoint
 
 TRAIN_PAIRS = 16384  # for the common critic
 
@@ -98,14 +102,14 @@ def sweep(query: Tensor, key: Tensor, scale: float, source: Source, calibration:
     negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
     estimates = [interval(row) for row in infonce_terms(query, key, scale, [k + 1 for k in negatives])]
     rows = []
-    for k, estimate in zip(negatives, estimates, strict=True):
+    for k, found in zip(negatives, estimates, strict=True):
         row = {
             "K": k,
             "candidates": k + 1,
-            "loss": math.log(k + 1) - estimate.mean,
-            "bound": estimate.mean,
-            "low": estimate.low,
-            "high": estimate.high,
+            "loss": math.log(k + 1) - found.mean,
+            "bound": found.mean,
+            "low": found.low,
+            "high": found.high,
         }
         row["ceiling"] = math.log(k + 1)
         if isinstance(source, Sprites):

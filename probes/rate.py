@@ -3,10 +3,11 @@
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
-from core.bounds import Estimate, interval, sandwich_terms
+from core.bounds import Estimate, interval, sandwich
 from core.config import RunConfig
 from core.data import open_source
 from core.method import LatentModel
+from core.scores import gaussian
 from core.source import reading_order
 
 import math
@@ -41,7 +42,7 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
         for part, value in ((means, mean), (sigmas, sigma), (samples, z)):
             part.append(value)
     r, d, mu = torch.cat(rates), torch.cat(distortions), torch.cat(means)
-    lower, upper = (interval(terms) for terms in sandwich_terms(mu, torch.cat(sigmas), torch.cat(samples)))
+    lower, upper = (interval(*bound) for bound in sandwich(gaussian(mu, torch.cat(sigmas), torch.cat(samples))))
     values = math.prod(source.shape)
     estimate = interval(r)
     return {

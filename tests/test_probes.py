@@ -1,6 +1,7 @@
 """kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
 
 from core import config
+from core.bounds import infonce_terms
 from core.features import Features, cached_features, extract
 from core.method import Method
 from core.sprites import Sprites, SpritesConfig
@@ -15,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from probes import report
+from probes.critic import refit_scale
 from probes.information import information, surpassed
 from probes.knn import knn, search, vote
 from probes.linear import fit, linear
@@ -187,3 +189,12 @@ def test_a_damaged_report_is_one_line(tmp_path, text):
     (tmp_path / "probe.json").write_text(text)
     with pytest.raises(report.UserError, match=r"probe\.json.*scripts/probe\.py"):
         report.load(tmp_path / "probe.json")
+
+
+def test_refitted_scale_is_the_best_of_a_grid():
+    generator = torch.Generator().manual_seed(0)
+    k = F.normalize(torch.randn(600, 8, generator=generator, dtype=torch.float64), dim=1)
+    q = F.normalize(k + 0.3 * torch.randn(600, 8, generator=generator, dtype=torch.float64), dim=1)
+    scale = refit_scale(q, k, 3.0)
+    value = infonce_terms(q, k, scale, [600]).mean()
+    assert all(infonce_terms(q, k, s, [600]).mean() <= value + 1e-4 for s in torch.logspace(0, 2, 40).tolist())

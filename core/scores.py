@@ -1,0 +1,148 @@
+"""Scores of pairs against candidates, tile by tile, so that a million candidates fit in memory.
+
+n = anchors, m = negatives of each, D = code dimensions. Every critic here is an inner product of codes, f(x, y) = scale <q(x), k(y)>,
+which holds any bilinear form, any function of x or of y alone, and the log density of a diagonal Gaussian.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROWS, COLUMNS = 1024, 8192  # of a tile
+
+
+class Tile(NamedTuple):
+    rows: slice  # anchors
+    columns: slice  # negatives
+    scores: Tensor  # float64 [b, c]; -inf where a column is the row's own pair
+
+
+class Scores:
+    """What a bound reads of f(x_i, y_j): the score of each own pair, and sums over its negatives.
+
+    own [n]; rest [n], log sum exp f over all negatives but one; spare [n], f against that one. A bound that needs one negative fewer in
+    one of its expectations than in the other (Poole's I_alpha) leaves the spare one out: by masking, since subtracting an exponential
+    from a sum that it dominates underflows. All float64.
+    """
+
+    def __init__(self, own: Tensor, negatives: int, tiles: Callable[[], Iterable[Tile]], paired: bool):
+        self.own, self.negatives, self.paired, self._tiles = own.double(), negatives, paired, tiles
+        n = len(own)
+        self.rest, self.spare = (torch.full((n,), -math.inf, dtype=torch.float64, device=own.device) for _ in range(2))
+        rows = torch.arange(n, device=own.device)
+        spared = (rows + 1) % n if paired else torch.zeros_like(rows)
+        for tile in tiles():
+            place = spared[tile.rows] - tile.columns.start
+            here = ((place >= 0) & (place < tile.scores.shape[1])).nonzero()[:, 0]
+            self.spare[tile.rows][here] = tile.scores[here, place[here]]
+            tile.scores[here, place[here]] = -math.inf
+            self.rest[tile.rows] = torch.logaddexp(self.rest[tile.rows], tile.scores.logsumexp(1))
+
+    @property
+    def others(self) -> Tensor:
+        """log sum exp f over all m negatives [n]."""
+        return torch.logaddexp(self.rest, self.spare)
+
+    def received(self, weight: Tensor) -> Tensor:
+        """What each key gets as a negative, log sum_{i != j} exp(f(x_i, y_j) + w_i) [n]; of paired scores only."""
+        if not self.paired:
+            raise ValueError("scores: only paired keys are candidates of each other")
+        total = torch.full_like(self.own, -math.inf)
+        for tile in self._tiles():
+            total[tile.columns] = torch.logaddexp(total[tile.columns], (tile.scores + weight[tile.rows, None]).logsumexp(0))
+        return total
+
+    def mean(self) -> Tensor:
+        """Mean score of each anchor's negatives [n]."""
+        total = torch.zeros_like(self.own)
+        for tile in self._tiles():
+            total[tile.rows] += tile.scores.masked_fill(tile.scores == -math.inf, 0).sum(1)
+        return total / self.negatives
+
+    def transposed(self) -> "Scores":
+        """The keys as anchors and the anchors as keys; of paired scores only."""
+        if not self.paired:
+            raise ValueError("scores: only paired scores have a transpose")
+        return Scores(self.own, self.negatives, lambda: (Tile(t.columns, t.rows, t.scores.T.contiguous()) for t in self._tiles()), True)
+
+    def shifted(self, offset: float) -> "Scores":
+        """f + offset, from the sums that are there."""
+        made = object.__new__(Scores)
+        made.own, made.rest, made.spare = self.own + offset, self.rest + offset, self.spare + offset
+        made.negatives, made.paired = self.negatives, self.paired
+        made._tiles = lambda: (Tile(t.rows, t.columns, t.scores + offset) for t in self._tiles())
+        return made
+
+    def clipped(self, limit: float) -> "Scores":
+        """The scores of negatives held in [-limit, limit]; own pairs are left as they are."""
+
+        def tiles() -> Iterator[Tile]:
+            for rows, columns, scores in self._tiles():
+                yield Tile(rows, columns, torch.where(scores == -math.inf, scores, scores.clamp(-limit, limit)))
+
+        return Scores(self.own, self.negatives, tiles, self.paired)
+
+
+def paired(query: Tensor, key: Tensor, scale: float = 1.0) -> Scores:
+    """Codes [n, D] of n pairs; the negatives of an anchor are the keys of all other pairs."""
+
+    def tiles() -> Iterator[Tile]:
+        for rows in _slices(len(query), ROWS):
+            for columns in _slices(len(key), COLUMNS):
+                yield _without_own(Tile(rows, columns, (query[rows] @ key[columns].T).double() * scale))
+
+    return Scores(_own(query, key, scale), len(key) - 1, tiles, paired=True)
+
+
+def of_matrix(scores: Tensor) -> Scores:
+    """A matrix [n, n] with f(x_i, y_j) in row i and column j."""
+    whole = slice(0, len(scores))
+    return Scores(scores.diagonal(), len(scores) - 1, lambda: [_without_own(Tile(whole, whole, scores.double().clone()))], paired=True)
+
+
+def against(query: Tensor, key: Tensor, negatives: Callable[[], Iterable[Tensor]], count: int, scale: float = 1.0) -> Scores:
+    """Codes [n, D] of pairs, and `count` negatives that all anchors share, as blocks [c, D] that need never be held together."""
+
+    def tiles() -> Iterator[Tile]:
+        start = 0
+        for block in negatives():
+            for columns in _slices(len(block), COLUMNS):
+                for rows in _slices(len(query), ROWS):
+                    scores = (query[rows] @ block[columns].T).double() * scale
+                    yield Tile(rows, slice(start + columns.start, start + columns.stop), scores)
+            start += len(block)
+        if start != count:
+            raise ValueError(f"negatives: {start} came, {count} were announced")
+
+    return Scores(_own(query, key, scale), count, tiles, paired=False)
+
+
+def gaussian(mean: Tensor, sigma: Tensor, z: Tensor) -> Scores:
+    """log q(z_i | x_j) of diagonal Gaussians, as the scores of codes z_i against images x_j; mean, sigma, z [n, L].
+
+    The quadratic is expanded into inner products in float64, so no [n, n, L] is held.
+    """
+    mean, sigma, z = mean.double(), sigma.double(), z.double()
+    precision = sigma.pow(-2)
+    constant = -0.5 * (mean**2 * precision).sum(1) - sigma.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+    return paired(torch.cat([z, -0.5 * z**2, torch.ones_like(z[:, :1])], 1), torch.cat([mean * precision, precision, constant[:, None]], 1))
+
+
+def _own(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    return (query * key).sum(1).double() * scale
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _without_own(tile: Tile) -> Tile:
+    """Own pairs as -inf, so that every sum is over negatives alone."""
+    row, column = tile.rows.start, tile.columns.start
+    first, last = max(row, column), min(tile.rows.stop, tile.columns.stop)
+    if first < last:
+        tile.scores[first - row : last - row, first - column : last - column].fill_diagonal_(-math.inf)
+    return tile
