@@ -6,13 +6,15 @@ B = images on this process, K = queue length, D = features, P = projection dimen
 
 from core.backbones import Backbone
 from core.batch import Batch, Output
-from core.distributed import gather
-from core.infonce import queue_loss
+from core.distributed import gather, world
+from core.geometry import alignment
+from core.infonce import in_batch_loss, queue_loss
 from core.method import Method
 from core.randomness import Draws
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,24 +60,34 @@ class MoCo(Method):
         self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
 
     def forward(self, batch: Batch) -> Output:
-        first, second = batch.views[:2]
-        pairs = [(first, second), (second, first)] if self.config.symmetric else [(first, second)]
-        losses, keys = [], []
-        for number, (query_view, key_view) in enumerate(pairs):
+        losses, in_batch, keys = [], [], []
+        for query_view, key_view, draws in self._directions(batch):
             query = _encode(self.query, query_view)
-            key = self._encode_keys(key_view, batch.draws.fork(f"direction{number}"))
+            key = self._encode_keys(key_view, draws)
             losses.append(queue_loss(query, key, self.queue.keys, self.temperature))
+            in_batch.append(in_batch_loss(query, key, self.temperature))
             keys.append(key)
         loss = torch.stack(losses).mean()
         if self.training:
             self._new_keys = torch.cat([gather(key) for key in keys])
-        candidates = len(self.queue.keys) + 1
+        candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            "train_bound_log_k1": math.log(candidates) - loss.detach(),  # a diagnostic: queued keys are stale, no bound
-            "alignment": (query - key).detach().square().sum(1).mean(),
+            "train_bound": math.log(candidates) - loss.detach(),  # no bound: queued keys are those of older encoders
+            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            "alignment": alignment(query.detach(), key),
         }
         return Output(loss, metrics)
+
+    @property
+    def keys_per_image(self) -> int:
+        return 2 if self.config.symmetric else 1
+
+    def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+        """Query view, key view and randomness, once for each key of an image."""
+        first, second = batch.views[:2]
+        for number, (query_view, key_view) in enumerate([(first, second), (second, first)][: self.keys_per_image]):
+            yield query_view, key_view, batch.draws.fork(f"direction{number}")
 
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:

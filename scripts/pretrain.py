@@ -15,7 +15,7 @@ from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder
 from core.logger import Logger
 from core.optim import build_optimizer
-from core.progress import ProgressLine
+from core.progress import ProgressLine, in_words
 from core.source import training_order
 from core.train import train
 
@@ -77,7 +77,7 @@ def main() -> None:
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)
-                progress.say(f"step {step}/{total} validation · " + " · ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+                progress.say(f"step {step}/{total} validation · {in_words(scores)}")
                 score = scores[f"val/{state.method.criterion}"]
                 if score > state.best:
                     state.best = score
