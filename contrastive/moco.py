@@ -28,7 +28,7 @@ from contrastive.queue import KeyQueue
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    queue: int = 4096  # K; any length goes with any batch size
+    queue: int = 4096  # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
@@ -92,12 +92,29 @@ class MoCo(Method):
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:
         """Unit-length keys [B, P]. A query and its own key never share batch statistics (section 3.3 of the MoCo paper)."""
-        if not self.training or self.config.shuffle_groups == 1:
+        if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
         order = torch.argsort(draws.uniform("shuffle", len(view)))
         groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(view) // 2)))
         shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
         return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+
+    @torch.no_grad()
+    def encode_again(self, parts: list[Batch]) -> Tensor:
+        """The keys that the present key encoder makes of an earlier step: same views, same shuffled groups, in the queue's order.
+
+        `parts` holds the batch of each process, in rank order; returns [keys of a step, P]. As then, keys are made with the statistics
+        of their group; running statistics and mode are left as they were.
+        """
+        was_training, buffers = self.key.training, {name: buffer.clone() for name, buffer in self.key.named_buffers()}
+        self.key.train()
+        try:
+            made = [[self._encode_keys(view, draws) for _, view, draws in self._directions(part)] for part in parts]
+        finally:
+            self.key.train(was_training)
+            for name, buffer in self.key.named_buffers():
+                buffer.copy_(buffers[name])
+        return torch.cat([keys for direction in zip(*made, strict=True) for keys in direction])
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     state = build_state(run, source.shape)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     resume(fabric, state, folder)
-    validation = Validation(run, fabric.device)
+    validation = Validation(run, fabric.device, source, world)
 
     if fabric.is_global_zero:
         folder.create(run)
@@ -73,7 +73,7 @@ def main() -> None:
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
             if logger and validates:
-                scores = validation(state.method)
+                scores = validation(state.method, step)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)

@@ -90,7 +90,8 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert {"loss", "lr", "train_bound", "in_batch_bound"} <= lines[0].keys()
-    assert any("val/knn" in line for line in lines)
+    monitors = {"val/knn", "val/in_batch_bound", "val/alignment", "val/uniformity", "val/effective_rank", "val/deviation"}
+    assert any(monitors <= line.keys() for line in lines)
     assert not list(finished.glob(".*tmp"))
 
 
