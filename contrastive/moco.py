@@ -6,13 +6,15 @@ B = images on this process, K = queue length, D = features, P = projection dimen
 
 from core.backbones import Backbone
 from core.batch import Batch, Output
-from core.distributed import gather
-from core.infonce import queue_loss
+from core.distributed import gather, world
+from core.geometry import alignment
+from core.infonce import in_batch_loss, queue_loss
 from core.method import Method
 from core.randomness import Draws
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +28,7 @@ from contrastive.queue import KeyQueue
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    queue: int = 4096  # K; any length goes with any batch size
+    queue: int = 4096  # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
@@ -58,34 +60,61 @@ class MoCo(Method):
         self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
 
     def forward(self, batch: Batch) -> Output:
-        first, second = batch.views[:2]
-        pairs = [(first, second), (second, first)] if self.config.symmetric else [(first, second)]
-        losses, keys = [], []
-        for number, (query_view, key_view) in enumerate(pairs):
+        losses, in_batch, keys = [], [], []
+        for query_view, key_view, draws in self._directions(batch):
             query = _encode(self.query, query_view)
-            key = self._encode_keys(key_view, batch.draws.fork(f"direction{number}"))
+            key = self._encode_keys(key_view, draws)
             losses.append(queue_loss(query, key, self.queue.keys, self.temperature))
+            in_batch.append(in_batch_loss(query, key, self.temperature))
             keys.append(key)
         loss = torch.stack(losses).mean()
         if self.training:
             self._new_keys = torch.cat([gather(key) for key in keys])
-        candidates = len(self.queue.keys) + 1
+        candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            "train_bound_log_k1": math.log(candidates) - loss.detach(),  # a diagnostic: queued keys are stale, no bound
-            "alignment": (query - key).detach().square().sum(1).mean(),
+            "train_bound": math.log(candidates) - loss.detach(),  # no bound: queued keys are those of older encoders
+            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            "alignment": alignment(query.detach(), key),
         }
         return Output(loss, metrics)
+
+    @property
+    def keys_per_image(self) -> int:
+        return 2 if self.config.symmetric else 1
+
+    def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+        """Query view, key view and randomness, once for each key of an image."""
+        first, second = batch.views[:2]
+        for number, (query_view, key_view) in enumerate([(first, second), (second, first)][: self.keys_per_image]):
+            yield query_view, key_view, batch.draws.fork(f"direction{number}")
 
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:
         """Unit-length keys [B, P]. A query and its own key never share batch statistics (section 3.3 of the MoCo paper)."""
-        if not self.training or self.config.shuffle_groups == 1:
+        if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
         order = torch.argsort(draws.uniform("shuffle", len(view)))
         groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(view) // 2)))
         shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
         return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+
+    @torch.no_grad()
+    def encode_again(self, parts: list[Batch]) -> Tensor:
+        """The keys that the present key encoder makes of an earlier step: same views, same shuffled groups, in the queue's order.
+
+        `parts` holds the batch of each process, in rank order; returns [keys of a step, P]. As then, keys are made with the statistics
+        of their group; running statistics and mode are left as they were.
+        """
+        was_training, buffers = self.key.training, {name: buffer.clone() for name, buffer in self.key.named_buffers()}
+        self.key.train()
+        try:
+            made = [[self._encode_keys(view, draws) for _, view, draws in self._directions(part)] for part in parts]
+        finally:
+            self.key.train(was_training)
+            for name, buffer in self.key.named_buffers():
+                buffer.copy_(buffers[name])
+        return torch.cat([keys for direction in zip(*made, strict=True) for keys in direction])
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

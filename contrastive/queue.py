@@ -33,3 +33,14 @@ class KeyQueue(nn.Module):
         self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
         self.pointer.copy_((self.pointer + len(keys)) % length)
         self.filled.copy_((self.filled + len(keys)).clamp(max=length))
+
+    def oldest(self, per_step: int) -> tuple[Tensor, int]:
+        """What is left of the oldest step, [b, D] in the order it came in, and its age: 1 for the last step, 0 where no key is real.
+
+        `per_step` keys come in with each step. Old keys are overwritten from the front, so what is left is the tail of that step's keys.
+        """
+        filled = int(self.filled)
+        age = -(-filled // per_step)
+        left = filled - max(0, age - 1) * per_step
+        places = (self.pointer - filled + torch.arange(left, device=self.keys.device)) % len(self.keys)
+        return self.keys[places], age

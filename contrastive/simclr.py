@@ -7,6 +7,7 @@ B = images on this process, D = features, P = projection dimensions.
 from core.backbones import Backbone
 from core.batch import Batch, Output
 from core.distributed import world
+from core.geometry import alignment
 from core.infonce import nt_xent
 from core.method import Method
 
@@ -43,8 +44,9 @@ class SimCLR(Method):
         n = len(first) * world()
         metrics = {
             "nt_xent": loss.detach(),
-            "train_bound_log_n": math.log(n) - one_sided,  # a diagnostic: the critic has seen these images
-            "alignment": (first - second).detach().square().sum(1).mean(),
+            "train_bound": math.log(2 * n - 1) - loss.detach(),  # no bound even held out: the own pair's views are not independent
+            "in_batch_bound": math.log(n) - one_sided,  # of a valid form; while training the critic has seen these images
+            "alignment": alignment(first.detach(), second.detach()),
         }
         return Output(loss, metrics)
 

@@ -66,6 +66,11 @@ class DataConfig:
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
 
+    @property
+    def views_differ(self) -> bool:
+        """Whether two views of an image are two pictures; sprites are rendered afresh whatever `augment` says."""
+        return self.augment != "none" or self.name == "sprites"
+
 
 def open_source(config: DataConfig, split: str, seed: int, augmented: bool = True) -> Source:
     """One split as a source. `augmented=False` gives the plain image as every view (a fresh rendering, for sprites).

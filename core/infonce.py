@@ -45,6 +45,18 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
 
 
 @in_float32
+@torch.no_grad()
+def in_batch_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """CLIP's form, one side: each query against the keys of the whole global batch, N candidates; no gradient.
+
+    query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound: the keys of other images are independent draws
+    from one encoder. It is one only where encoder and critic have not seen the images.
+    """
+    own = torch.arange(len(query), device=query.device) + rank() * len(query)
+    return F.cross_entropy(query @ gather(key).T / temperature, own)
+
+
+@in_float32
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
 

@@ -6,7 +6,13 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+LABELS = {"train_bound": "train bound (not a certificate)", "in_batch_bound": "in-batch log N - L"}  # where a key says too little
 PLAIN_EVERY = 15.0  # seconds between lines where the output is no terminal
+
+
+def in_words(metrics: dict[str, float]) -> str:
+    """Metrics as one line for a person."""
+    return " · ".join(f"{LABELS.get(name.removeprefix('val/'), name)} {value:.4g}" for name, value in metrics.items())
 
 
 class ProgressLine:
@@ -48,7 +54,7 @@ class ProgressLine:
 
     def show(self, metrics: dict[str, float]) -> None:
         """Show the newest metrics; information is in nats."""
-        text = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items()) + f" · {self.images_per_second:,.0f} images/s"
+        text = f"{in_words(metrics)} · {self.images_per_second:,.0f} images/s"
         if self.live and self.task is not None:
             self.live.update(self.task, text=text)
         elif time.monotonic() - self.printed > PLAIN_EVERY or self.done == self.total:

@@ -8,6 +8,10 @@
       "information": {"quantity", "estimator", "side", "split", "unit", "images", "augmentation", "truth" (nats or null),
                       "critics": {NAME: {"temperature", "scale", "cap", "verdict",
                                          "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling", "best_possible"?}]}}},
+      "geometry":    {"split", "images", "augmentation", "lidar_images"?, "lidar_views"?, "sentence"? (where something has collapsed),
+                      "features" | "codes" (of a method that has them):
+                          {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
+                           "dead_dimensions" (share), "alignment"?, "lidar"?}}  (? where two views of an image differ)
       "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
                       "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
                       "marginal_kl": {"quantity", "low", "high"}}          (of a VAE only)
@@ -127,6 +131,7 @@ def details(report: Report) -> list[str]:
             f" {last['bound']:.3f} [{last['low']:.3f}, {last['high']:.3f}] nats"
             f" at K = {last['K']:,}; ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}: {found['verdict']}"
         )
+    lines += geometry_lines(report["geometry"]) if "geometry" in report else []
     if rate := report.get("rate"):
         r, d, lower, upper, kl = rate["rate"], rate["distortion"], rate["lower"], rate["upper"], rate["marginal_kl"]
         total, high = rate["nelbo"], min(upper["value"], r["value"])
@@ -138,3 +143,16 @@ def details(report: Report) -> list[str]:
             f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
         ]
     return lines
+
+
+def geometry_lines(found: dict[str, Any]) -> list[str]:
+    """One line for the features, one for the codes, and one where something has collapsed."""
+    lines = []
+    for space in ("features", "codes"):
+        if values := found.get(space):
+            pair = f", LiDAR {values['lidar']:.1f}; alignment {values['alignment']:.3f}" if "lidar" in values else ""
+            lines.append(
+                f"  geometry of {space}: effective rank {values['effective_rank']:.1f} of {values['dimensions']}{pair},"
+                f" uniformity {values['uniformity']:.2f}, deviation {values['deviation']:.2f} of 1"
+            )
+    return lines + ([f"  {found['sentence']}"] if "sentence" in found else [])

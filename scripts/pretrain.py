@@ -15,7 +15,7 @@ from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder
 from core.logger import Logger
 from core.optim import build_optimizer
-from core.progress import ProgressLine
+from core.progress import ProgressLine, in_words
 from core.source import training_order
 from core.train import train
 
@@ -44,7 +44,7 @@ def main() -> None:
     state = build_state(run, source.shape)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     resume(fabric, state, folder)
-    validation = Validation(run, fabric.device)
+    validation = Validation(run, fabric.device, source, world)
 
     if fabric.is_global_zero:
         folder.create(run)
@@ -73,11 +73,11 @@ def main() -> None:
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
             if logger and validates:
-                scores = validation(state.method)
+                scores = validation(state.method, step)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)
-                progress.say(f"step {step}/{total} validation · " + " · ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+                progress.say(f"step {step}/{total} validation · {in_words(scores)}")
                 score = scores[f"val/{state.method.criterion}"]
                 if score > state.best:
                     state.best = score

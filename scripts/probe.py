@@ -1,4 +1,4 @@
-"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE) and, of a VAE, rate and distortion.
+"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE), geometry and, of a VAE, rate and distortion.
 
     python scripts/probe.py runs/simclr_sprites
     python scripts/probe.py runs/*/last.ckpt data.root=/data --probes linear,knn
@@ -25,12 +25,13 @@ import torch
 from rich.console import Console
 
 from probes import figures, report
+from probes.geometry import geometry
 from probes.information import information
 from probes.knn import PRESETS, knn, search
 from probes.linear import linear
 from probes.rate import rate
 
-PROBES = ("linear", "knn", "information", "rate")
+PROBES = ("linear", "knn", "information", "geometry", "rate")
 
 
 @exit_cleanly
@@ -73,13 +74,16 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
             console.print(f"{path}: linear probe …", style="dim")
             found["linear"] = linear(train, test, seed)
     viewed = config.for_information(run)
-    if "information" in wanted and (viewed.data.augment, viewed.data.name != "sprites") == ("none", True):
-        console.print(f"{path}: no information between views, two would be the same image; set data.probe_augment=crop (or simclr, moco)")
+    if {"information", "geometry"} & set(wanted) and not viewed.data.views_differ:
+        console.print(f"{path}: two views would be the same image: no information between them, no alignment; set data.probe_augment=crop")
     elif "information" in wanted:
         console.print(f"{path}: information between views …", style="dim")
         found["information"] = information(method, viewed, seed, device)
         figures.sweep(found, folder / "infonce.png")
         pictures["infonce"] = folder / "infonce.png"
+    if "geometry" in wanted:
+        console.print(f"{path}: geometry …", style="dim")
+        found["geometry"] = geometry(method, viewed, seed, device)
     if "rate" in wanted and isinstance(method, LatentModel):
         console.print(f"{path}: rate and distortion …", style="dim")
         found["rate"] = rate(method, run, seed, device)
@@ -110,6 +114,8 @@ def log(path: Path, found: report.Report, pictures: dict[str, Path]) -> None:
     numbers |= {f"probe/{preset}": values["top1"] for preset, values in found.get("knn", {}).items()}
     numbers |= {f"probe/infonce/{k}": v["sweep"][-1]["bound"] for k, v in found.get("information", {}).get("critics", {}).items()}
     numbers |= {f"probe/{k}": found["rate"][k]["value"] for k in ("rate", "distortion", "nelbo", "lower", "upper") if "rate" in found}
+    for space in {"features", "codes"} & found.get("geometry", {}).keys():
+        numbers |= {f"probe/geometry/{space}/{k}": v for k, v in found["geometry"][space].items()}
     made.metrics(numbers, found["step"])
     made.pictures({f"probe/{name}": file for name, file in pictures.items()}, found["step"])
     made.close()

@@ -1,40 +1,50 @@
-"""What a run looks at while it trains, on images held out of training: its own metrics and an online kNN. The test split stays unread."""
+"""What a run looks at while it trains, on images held out of training: its own metrics, an online kNN, the geometry of its codes; and, of
+a queue, how stale it is. The test split stays unread.
+"""
 
-from core.config import RunConfig
+from core.config import RunConfig, for_information
 from core.data import open_source
 from core.distributed import alone
-from core.features import extract
-from core.method import Method
+from core.features import Features, extract
+from core.geometry import alignment, deviations, effective_rank, uniformity
+from core.method import Method, PairCritic
 from core.pictures import save_grid
-from core.source import reading_order
+from core.source import Source, reading_order, training_order
 
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
+from contrastive.moco import MoCo
+from probes.information import read_pairs
 from probes.knn import knn
 from vae.beta import BetaVAE
 from vae.pictures import reconstructions, traversals
 
 MOST = 4096  # images read for a validation, so that it costs seconds
+PAIRS = 2048  # of them, for the geometry of two views
 
 
 class Validation:
-    """Validation of one run: `validation(method)` gives named numbers."""
+    """Validation of one run: `validation(method, step)` gives named numbers. `source` is what it trains on, in `world` processes."""
 
-    def __init__(self, run: RunConfig, device: torch.device):
-        self.run, self.device = run, device
+    def __init__(self, run: RunConfig, device: torch.device, source: Source, world: int = 1):
+        self.run, self.device, self.source, self.world = run, device, source, world
+        self.viewed = for_information(run).data
         self.views = open_source(run.data, "val", run.seed)
         self.train = open_source(run.data, "train", run.seed, augmented=False)
         self.held_out = open_source(run.data, "val", run.seed, augmented=False)
+        self.pairs = open_source(self.viewed, "val", run.seed)
 
     @torch.no_grad()
-    def __call__(self, method: Method) -> dict[str, float]:
-        """Mean metrics of the method on fresh views of the validation split, and the kNN accuracy of its features."""
+    def __call__(self, method: Method, step: int) -> dict[str, float]:
+        """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features; staleness."""
         was_training = method.training
         method.eval()
         with alone():
-            scores = self._metrics(method) | self._knn(method)
+            bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
+            scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step) | {"knn": knn(bank, query)["top1"]}
         method.train(was_training)
         return {f"val/{name}": value for name, value in scores.items()}
 
@@ -47,9 +57,33 @@ class Validation:
                 totals[name] = totals.get(name, 0.0) + value.item() * size / whole
         return totals
 
-    def _knn(self, method: Method) -> dict[str, float]:
-        bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
-        return {"knn": knn(bank, query)["top1"]}
+    def _geometry(self, method: Method, held_out: Features) -> dict[str, float]:
+        """Spread of the features; agreement and spread of two views' codes, or of the features' directions where there are no codes."""
+        native = isinstance(method, PairCritic)
+        pairs = read_pairs(method, self.pairs, self.run.seed, self.device, native, PAIRS)
+        first, second = (F.normalize(x, dim=1) for x in (pairs.codes if native else pairs.features))
+        agreement = {"alignment": alignment(first, second).item()} if self.viewed.views_differ else {}
+        spread = {"effective_rank": effective_rank(held_out.x), "deviation": deviations(held_out.x).mean}
+        return agreement | {"uniformity": uniformity(first)} | spread
+
+    def _queue(self, method: Method, step: int) -> dict[str, float]:
+        """Of a queue after `step` steps: the age of its oldest keys, and how far the present key encoder has drifted away from them.
+
+            drift = 1 - E cos(queued key, key of the same view now)
+
+        Batch i is a function of (seed, i), so the views behind the oldest keys are made again rather than kept.
+        """
+        if not isinstance(method, MoCo):
+            return {}
+        size, n = self.run.optim.batch_size, len(self.source)
+        keys, age = method.queue.oldest(size * method.keys_per_image)
+        if age == 0:
+            return {}
+        made_at = step - age
+        orders = [training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.world, self.device) for r in range(self.world)]
+        parts = [batch for order in orders for batch in self.source.batches(order, method.views)]
+        now = method.encode_again(parts)[-len(keys) :]
+        return {"queue_age_epochs": age / (n // size), "queue_age_steps": float(age), "queue_drift": alignment(keys, now).item() / 2}
 
     @torch.no_grad()
     def pictures(self, method: Method, folder: Path) -> dict[str, Path]:

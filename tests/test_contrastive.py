@@ -1,6 +1,6 @@
 """The losses against lightly's, the queue against a plain list, MoCo's momentum update against its equation."""
 
-from core.infonce import nt_xent, queue_loss
+from core.infonce import in_batch_loss, nt_xent, queue_loss
 
 import math
 
@@ -55,6 +55,28 @@ def test_one_sided_bound_is_the_cross_entropy_of_each_side():
     target = torch.arange(10)
     expected = (F.cross_entropy(a @ b.T / 0.3, target) + F.cross_entropy(b @ a.T / 0.3, target)) / 2
     torch.testing.assert_close(one_sided, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
+    a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
+    sides = in_batch_loss(a, b, 0.3), in_batch_loss(b, a, 0.3)
+    torch.testing.assert_close(torch.stack(sides).mean(), nt_xent(a, b, 0.3)[1], rtol=1e-12, atol=1e-12)
+    assert sides[0] != sides[1] and not sides[0].requires_grad
+
+
+def test_each_number_beside_the_loss_is_log_of_its_own_candidates_minus_its_own_loss(make_batch):
+    """SimCLR: 2N - 1 = 15 and N = 8 candidates; MoCo: K + 1 = 11 and N = 8."""
+    batch = make_batch(8)
+    simclr, moco = (
+        SimCLR(SimCLRConfig(hidden=16, projection=8), (3, 32, 32)).eval(),
+        MoCo(MoCoConfig(queue=10, hidden=16), (3, 32, 32)).eval(),
+    )
+    for method, candidates in ((simclr, 15), (moco, 11)):
+        output = method(batch)
+        pairs = method.codes(*batch.views), method.codes(*batch.views[::-1])
+        losses = [F.cross_entropy(query @ key.T / method.temperature, torch.arange(8)) for query, key in pairs]
+        torch.testing.assert_close(output.metrics["train_bound"], math.log(candidates) - output.loss.detach())
+        torch.testing.assert_close(output.metrics["in_batch_bound"], math.log(8) - torch.stack(losses).mean().detach())
 
 
 def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():

@@ -3,6 +3,7 @@
 from core import config
 from core.checkpoint import build_method
 from core.errors import UserError, nearest
+from core.progress import in_words
 from core.randomness import Draws
 
 import subprocess
@@ -94,3 +95,8 @@ def test_nearest():
 def test_torchvision_and_its_friends_import_after_core():
     code = "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.__version__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+
+
+def test_a_person_reads_that_a_train_bound_is_no_certificate():
+    line = in_words({"loss": 1.5, "train_bound": 3.25, "val/in_batch_bound": 2.125, "val/knn": 0.5})
+    assert line == "loss 1.5 · train bound (not a certificate) 3.25 · in-batch log N - L 2.125 · val/knn 0.5"

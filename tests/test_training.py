@@ -89,8 +89,9 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
     assert {"config.yaml", "last.ckpt", "best.ckpt", "metrics.jsonl", "pictures"} <= {p.name for p in finished.iterdir()}
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
-    assert {"loss", "lr", "train_bound_log_n"} <= lines[0].keys()
-    assert any("val/knn" in line for line in lines)
+    assert {"loss", "lr", "train_bound", "in_batch_bound"} <= lines[0].keys()
+    monitors = {"val/knn", "val/in_batch_bound", "val/alignment", "val/uniformity", "val/effective_rank", "val/deviation"}
+    assert any(monitors <= line.keys() for line in lines)
     assert not list(finished.glob(".*tmp"))
 
 
@@ -141,7 +142,7 @@ def test_probe_and_compare_through_the_front_door(finished):
     answer = run_script("probe.py", finished, "--seed", 1, "data.workers=0")
     assert answer.returncode == 0, answer.stderr
     found = json.loads((finished / "probe/probe.json").read_text())
-    assert {"linear", "knn", "information", "digest", "checkpoint", "step"} <= found.keys()
+    assert {"linear", "knn", "information", "geometry", "digest", "checkpoint", "step"} <= found.keys()
     assert found["information"]["critics"]["native"]["sweep"][-1]["K"] == 127
     assert {"neighbours.png", "infonce.png"} <= {p.name for p in (finished / "probe").iterdir()}
     picture = finished.parent / "compare.png"
