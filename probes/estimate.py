@@ -136,7 +136,7 @@ def conclusion(found: Found) -> str:
     least, word = math.floor(100 * headline["low"]) / 100, headline["verdict"]
     if headline["low"] <= 0:
         return (
-            f"no information found ({headline['value']:.3f} ± {1.96 * headline['error']:.3f} nats):"
+            f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f} nats):"
             " x and y are independent, or the critics can not see how they depend"
         )
     beyond = ""

@@ -24,12 +24,14 @@ class Pairs(NamedTuple):
 def load_pairs(path: Path) -> tuple[Array, Array]:
     """The arrays `x` and `y` of an npz. Nothing is ever unpickled; `UserError` where the file is none or holds other things."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file.files) if isinstance(file, np.lib.npyio.NpzFile) else []
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: is no npz of named arrays; save the pairs by numpy.savez(path, x=x, y=y)")
+        with opened as file:
             for name in ("x", "y"):
-                if name not in names:
-                    found = f"holds {', '.join(names)}{nearest(name, names)}" if names else "is no npz of named arrays"
-                    raise UserError(f"{path}: {found}; save the pairs by numpy.savez(path, x=x, y=y)")
+                if name not in file.files:
+                    held = ", ".join(file.files) or "nothing"
+                    raise UserError(f"{path}: holds {held}{nearest(name, file.files)}; save the pairs by numpy.savez(path, x=x, y=y)")
             return file["x"], file["y"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
@@ -51,7 +53,7 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
     joint = np.concatenate([a, b], 1)
     first = np.sort(np.unique(joint, axis=0, return_index=True)[1])
     if len(first) < len(a):
-        if min(len(np.unique(side, axis=0)) for side in sides) > len(a) // 2:  # quantities: a copy is a copy
+        if all(_quantity(side, first) for side in sides):
             copies = len(a) - len(first)
             remarks.append(f"{copies:,} rows are copies of others and were left out: a critic that trained on a copy has seen the row")
             a, b = a[first], b[first]
@@ -64,6 +66,12 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
             if np.ptp(values[:, column]) == 0:
                 raise UserError(f"{name}: column {column} of {side} is constant, so it carries nothing; leave it out")
     return Pairs(a, b, remarks)
+
+
+def _quantity(side: Array, first: NDArray[np.int64]) -> bool:
+    """Whether equal values of a side come from copies of a row: it takes many values, and mostly another one in each distinct row."""
+    values = max(len(np.unique(column)) for column in side.T)
+    return values > np.sqrt(len(side)) and len(np.unique(side[first], axis=0)) > len(first) // 2
 
 
 def _numbers(values: Any, name: str) -> Array:

@@ -69,9 +69,9 @@ def table(found: dict[str, Any], name: str, seconds: float) -> Table:
     for key, entry in found["estimators"].items():
         made.add_row(
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,
-            f"{entry['value']:.3f}",
-            f"{entry['low']:.3f} … {entry['high']:.3f}",
-            f"{entry['value'] / math.log(2):.2f}",
+            f"{entry['value']:z.3f}",
+            f"{entry['low']:z.3f} … {entry['high']:z.3f}",
+            f"{entry['value'] / math.log(2):z.2f}",
             f"{entry['candidates']:,}" if entry["candidates"] else "–",
             f"{entry['ceiling']:.2f}" if entry["ceiling"] else "–",
             entry["side"],

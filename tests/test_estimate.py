@@ -1,0 +1,225 @@
+"""`probes.information.estimate` and scripts/information.py: pairs from outside, whose truth is known or which must be refused."""
+
+from core.errors import UserError
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_selection import mutual_info_regression
+
+from probes import estimate as tool
+from probes.canonical import canonical
+from probes.crossfit import cross_fit
+from probes.information import estimate
+from probes.ksg import ksg_terms
+from probes.normal_scores import features, normal_scores
+from probes.pairs import check_pairs, load_pairs
+from tests.sources import gaussian_pairs
+
+ROOT = Path(__file__).parents[1]
+
+
+def pairs_of(information: float, n: int = 1500, d: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """x, y, and the mean and standard error of the sample's own pointwise information."""
+    made = gaussian_pairs(n, d, information, seed)
+    return made.x.numpy(), made.y.numpy(), made.pointwise.mean().item(), made.pointwise.std().item() / math.sqrt(n)
+
+
+@pytest.mark.parametrize("information, d", [(0.0, 2), (0.5, 1), (1.5, 5), (3.0, 10)])
+def test_every_lower_bound_is_one_and_close(information, d):
+    x, y, own, error = pairs_of(information, d=d)
+    found = estimate(x, y, ("infonce", "alpha", "nwj", "js", "ksg"))
+    for name in ("infonce", "alpha", "nwj", "js"):
+        entry = found["estimators"][name]
+        assert entry["side"] == "lower bound"
+        assert entry["value"] <= own + 3 * entry["error"] + 1e-3
+        assert entry["value"] >= own - 0.08 - 0.12 * information  # of 300 candidates and 1,500 pairs
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    assert ("ksg" in found["estimators"]) == (2 * d <= tool.KSG_DIMENSIONS)
+    if information == 0:
+        assert "no information found" in found["conclusion"]
+    elif information < 2:
+        assert found["conclusion"].startswith("at least ") and "does not bind" in found["conclusion"]
+
+
+def test_ten_nats_are_called_saturated_and_alpha_says_more():
+    x, y, _, _ = pairs_of(10.0, n=2000, d=20)
+    found = estimate(x, y, ("infonce", "alpha", "nwj"))
+    infonce, alpha = found["estimators"]["infonce"], found["estimators"]["alpha"]
+    assert infonce["verdict"] == "saturated" and infonce["value"] < infonce["ceiling"] == pytest.approx(math.log(400))
+    assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
+    assert alpha["verdict"] == "saturated"  # above log n no lower bound can be trusted
+    assert "says at least" in found["conclusion"]
+
+
+def test_a_memorising_critic_finds_nothing_in_independent_pairs():
+    """The last step of overtrained critics, which know their training pairs by heart: held out they claim nothing."""
+    g = np.random.default_rng(0)
+    x, y = g.normal(size=(600, 10)), g.normal(size=(600, 10))
+    fit = cross_fit(x, y, memorise=True)
+    for name in ("infonce", "alpha", "nwj", "js"):
+        entry = tool._bound(name, fit, tool._sweep(fit)[-1][1], "")
+        assert entry["value"] <= 3 * entry["error"]
+    assert cross_fit(x, y).steps < fit.steps == 600
+    assert estimate(x, y)["estimators"]["infonce"]["value"] <= 3 * estimate(x, y)["estimators"]["infonce"]["error"] + 1e-3
+
+
+def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
+    """Pairs of one fold can change nothing of how that fold's critics were made."""
+    x, y, _, _ = pairs_of(1.0, n=400, d=2)
+    fit = cross_fit(x, y)
+    assert sorted(np.concatenate([held.rows for held in fit.folds]).tolist()) == list(range(400))
+    fold = fit.folds[2].rows
+    spoiled = y.copy()
+    spoiled[fold] = np.random.default_rng(1).permutation(y[fold])  # same marginals, another pairing: the codes must be the same, shuffled
+    again = cross_fit(x, spoiled)
+    torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
+
+
+def test_seeds_repeat_and_differ():
+    x, y, _, _ = pairs_of(1.0, n=300)
+    assert estimate(x, y) == estimate(x, y)
+    assert estimate(x, y)["estimators"]["infonce"]["value"] != estimate(x, y, seed=1)["estimators"]["infonce"]["value"]
+
+
+def test_invertible_maps_of_columns_change_nothing_much():
+    x, y, own, _ = pairs_of(1.0, d=2)
+    plain = estimate(x, y)["estimators"]["infonce"]["value"]
+    mapped = estimate(np.sign(x) * np.abs(x) ** 3, np.exp(y))["estimators"]["infonce"]["value"]
+    assert mapped == pytest.approx(plain, abs=0.01)
+
+
+def test_discrete_columns():
+    """A symmetric channel over four letters, written as numbers: I = log 4 - H(0.7, 0.1, 0.1, 0.1)."""
+    g = np.random.default_rng(0)
+    x = g.integers(4, size=4000)
+    y = np.where(g.random(4000) < 0.6, x, g.integers(4, size=4000))
+    truth = math.log(4) + 0.7 * math.log(0.7) + 3 * 0.1 * math.log(0.1)
+    found = estimate(x, y)
+    entry = found["estimators"]["infonce"]
+    assert truth - 0.03 < entry["value"] < truth + 3 * entry["error"]
+    assert "repeat" in found["remarks"][0]
+
+
+def test_ksg_equals_scikit_learn():
+    x, y, _, _ = pairs_of(0.7, d=1)
+    ours = ksg_terms(x / x.std(), y / y.std()).mean()
+    assert ours == pytest.approx(mutual_info_regression(x, y[:, 0], n_neighbors=3, random_state=0)[0], abs=2e-3)
+
+
+def test_the_canonical_critic_is_the_gaussian_one():
+    """Close to log p(x, y) / p(x) p(y) with many pairs, and silent on independent ones in many dimensions."""
+    made = gaussian_pairs(20_000, 3, 1.2, 0)
+    x, y = made.x.numpy(), made.y.numpy()
+    fitted = canonical(x, y, np.random.default_rng(0))
+    assert fitted.information() == pytest.approx(1.2, abs=0.05)
+    q, k = fitted.codes(x, y)
+    assert np.abs((q * k).sum(1) - made.pointwise.numpy()).mean() < 0.05
+    g = np.random.default_rng(0)
+    assert canonical(g.normal(size=(1000, 50)), g.normal(size=(1000, 50)), g).information() < 0.05
+
+
+def test_normal_scores_come_from_the_reference_alone():
+    g = np.random.default_rng(0)
+    reference, x = g.exponential(size=(5000, 2)), g.exponential(size=(200, 2))
+    scores = normal_scores(reference, x)
+    assert abs(scores.mean()) < 0.15 and abs(scores.std() - 1) < 0.1
+    np.testing.assert_array_equal(scores[:7], normal_scores(reference, x[:7]))
+    np.testing.assert_allclose(normal_scores(reference**3, x**3), scores)
+    symbols = g.integers(3, size=(100, 1)).astype(float)
+    assert features(symbols, symbols, normal_scores(symbols, symbols)).shape == (100, 1 + 2 + 3)
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (np.zeros((60, 2)), np.arange(60.0), "column 0 of x is constant"),
+        (np.arange(60.0), np.arange(59.0), "x has 60 rows and y 59"),
+        (np.arange(49.0), np.arange(49.0), "49 distinct pairs are too few"),
+        (np.full(60, np.nan), np.arange(60.0), "x holds nan in row 0, column 0"),
+        (np.arange(60.0), np.r_[np.arange(59.0), np.inf], "y holds inf in row 59, column 0"),
+        (np.arange(60) + 1j, np.arange(60.0), "x holds complex128"),
+        (np.array([object()] * 60), np.arange(60.0), "x holds object"),
+        (np.zeros((60, 2, 2)), np.arange(60.0), r"x has shape \(60, 2, 2\)"),
+        (np.zeros((60, 0)), np.arange(60.0), r"x has shape \(60, 0\)"),
+        ([[1, 2], [3]] * 30, np.arange(60.0), "x is no rectangular array"),
+    ],
+)
+def test_impossible_pairs_are_refused(x, y, message):
+    with pytest.raises(UserError, match=message):
+        estimate(x, y)
+
+
+def test_copies_of_rows_are_left_out_and_said():
+    x, y, _, _ = pairs_of(0.0, n=300)
+    checked = check_pairs(np.concatenate([x, x[:100]]), np.concatenate([y, y[:100]]))
+    assert len(checked.x) == 300 and "100 rows are copies" in checked.remarks[0]
+    np.testing.assert_array_equal(checked.x, x)
+    with pytest.raises(UserError, match="40 distinct pairs are too few"):
+        check_pairs(np.tile(x[:40], (5, 1)), np.tile(y[:40], (5, 1)))
+
+
+def test_an_unknown_estimator_is_named():
+    with pytest.raises(UserError, match="no 'infonc'.*did you mean 'infonce'"):
+        estimate(np.arange(60.0), np.arange(60.0), ("infonc",))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("bomb"),))
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: path.mkdir(), "can not be read"),
+        (lambda path: path.write_bytes(b""), "can not be read"),
+        (lambda path: path.write_bytes(b"not a zip"), "can not be read|refused"),
+        (lambda path: np.savez(path, a=np.zeros(3), y=np.zeros(3)), "holds a, y"),
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "no npz"),
+        (lambda path: np.savez(path, x=np.array([Bomb()] * 60), y=np.zeros(60)), "refused"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "can not be read"),
+    ],
+)
+def test_files_that_hold_no_pairs_are_refused_and_run_nothing(tmp_path, monkeypatch, write, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pairs.npz"
+    write(path)
+    with pytest.raises(UserError, match=message):
+        load_pairs(path)
+    assert not (tmp_path / "bomb").exists()
+
+
+def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / "scripts/information.py", *words], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_the_script_prints_a_table_or_json(tmp_path):
+    x, y, own, _ = pairs_of(1.0, n=500, d=1)
+    np.savez(tmp_path / "pairs.npz", x=x, y=y)
+    told = script("pairs.npz", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert all(word in told.stdout for word in ("infonce", "alpha", "nwj", "ksg", "lower bound", "ceiling", "500 pairs"))
+    assert told.stdout.strip().splitlines()[-1].startswith("at least ")
+    found = json.loads(script("pairs.npz", "--json", "--estimators", "nwj,ksg", cwd=tmp_path).stdout)
+    assert set(found["estimators"]) == {"infonce", "nwj", "ksg"}
+    assert found["estimators"]["infonce"]["value"] == pytest.approx(own, abs=0.1)
+    assert [row["candidates"] for row in found["sweep"]] == [16, 32, 64, 100]
+
+
+@pytest.mark.parametrize(
+    "words, message", [(("none.npz",), "no such file"), (("pairs.npz", "--seed", "-1"), "--seed"), (("x.npz",), "is constant")]
+)
+def test_the_script_answers_bad_input_in_one_line(tmp_path, words, message):
+    np.savez(tmp_path / "x.npz", x=np.zeros(60), y=np.arange(60.0))
+    np.savez(tmp_path / "pairs.npz", x=np.arange(60.0), y=np.arange(60.0))
+    told = script(*words, cwd=tmp_path)
+    assert told.returncode == 2 and len(told.stderr.strip().splitlines()) == 1 and message in told.stderr
+    assert not told.stdout
