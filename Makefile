@@ -1,15 +1,18 @@
-# The two commands: `make demo` and `make test`. Each makes .venv where it is missing.
+# The commands: `make demo`, `make test`, `make calibrate`. Each makes .venv where it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint clean
+.PHONY: demo test calibrate lint clean
 
 demo: .venv/installed
 	@$(BIN)/python scripts/demo.py
 
 test: .venv/installed
 	@$(BIN)/python -m pytest
+
+calibrate: .venv/installed
+	@$(BIN)/python scripts/calibrate.py
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -50,10 +50,10 @@ def estimate(x: ArrayLike, y: ArrayLike, estimators: tuple[str, ...] = DEFAULT, 
     found: dict[str, Found] = {}
     for estimator in dict.fromkeys(("infonce", *estimators)):
         if estimator == "ksg":
-            if sum(dimensions) <= KSG_DIMENSIONS:
-                found["ksg"] = _ksg(pairs)
+            if reason := _no_ksg(pairs):
+                pairs.remarks.append(f"ksg left out: {reason}")
             else:
-                pairs.remarks.append(f"ksg left out: {sum(dimensions)} dimensions are more than the {KSG_DIMENSIONS} it can be used in")
+                found["ksg"] = _ksg(pairs)
             continue
         read = cross_fit(pairs.x, pairs.y, seed, "js") if estimator == "js" else fit
         found[estimator] = _bound(estimator, read, sweep[-1][1], word)
@@ -110,6 +110,16 @@ def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
     if value.mean <= 0 or value.high < headline.low - 0.1:
         return "critic-limited"
     return "saturated" if value.mean > NEAR * ceiling else "converged"
+
+
+def _no_ksg(pairs: Pairs) -> str:
+    """Why nearest neighbours say nothing here, if so."""
+    dimensions = pairs.x.shape[1] + pairs.y.shape[1]
+    if dimensions > KSG_DIMENSIONS:
+        return f"{dimensions} dimensions are more than the {KSG_DIMENSIONS} it can be used in"
+    if any(len(np.unique(side, axis=0)) < len(side) for side in pairs[:2]):
+        return "values repeat, and distances of zero are no neighbourhood"
+    return ""
 
 
 def _ksg(pairs: Pairs) -> Found:

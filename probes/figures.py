@@ -127,6 +127,57 @@ def _rates(axes: Axes, reports: list[Report]) -> None:
         axes.legend(fontsize=9, loc="upper center")
 
 
+MARKS = {"infonce": ("o", COLOURS[0]), "alpha": ("s", COLOURS[1]), "nwj": ("^", COLOURS[2]), "ksg": ("x", COLOURS[5])}
+EDGE = 1.2  # nats below the truth at which the right-hand panel ends
+
+
+def calibration(found: dict[str, Any], path: Path) -> None:
+    """Left: estimates and truth of every source. Right: estimates minus truth, with 95% intervals; lower bounds belong left of zero."""
+    rows = found["rows"]
+    columns = [key for key in MARKS if any(key in row["estimators"] for row in rows)]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(12, 1.8 + 0.3 * len(rows)), sharey=True, gridspec_kw={"width_ratios": [1.3, 1]}, layout="constrained"
+        )
+        right.axvspan(0, 0.5 * EDGE, color="#d1603d", alpha=0.07, linewidth=0)
+        for place, row in enumerate(rows):
+            left.plot(
+                [row["truth"]] * 2, [place - 0.42, place + 0.42], color="#222222", linewidth=1.6, label="truth" if place == 0 else None
+            )
+            for number, key in enumerate(columns):
+                marker, colour = MARKS[key]
+                height = place + 0.17 * (number - (len(columns) - 1) / 2)
+                if key in row["estimators"]:
+                    entry = row["estimators"][key]
+                    left.plot(entry["value"], height, marker, color=colour, markersize=4)
+                    _difference(right, entry["value"] - row["truth"], height, 1.96 * entry["error"], marker, colour)
+            if "peer" in row:
+                left.plot(row["peer"], place, "d", color=COLOURS[3], markersize=4, markerfacecolor="none")
+                _difference(right, row["peer"] - row["truth"], place, 0.0, "d", COLOURS[3])
+        for key in columns:
+            marker, colour = MARKS[key]
+            side = next(row["estimators"][key]["side"] for row in rows if key in row["estimators"])
+            left.plot([], [], marker, color=colour, markersize=4, label=f"{key}: {side}")
+        if "peer" in rows[0]:
+            left.plot([], [], "d", color=COLOURS[3], markersize=4, markerfacecolor="none", label="benchmark-mi's InfoNCE")
+        right.axvline(0, color="#222222", linewidth=1)
+        left.set_yticks(range(len(rows)), [row["source"] for row in rows])
+        left.set(title=f"Estimates of {found['pairs']:,} pairs a source", xlabel="nats", ylim=(len(rows) - 0.4, -0.6))
+        right.set(title="Estimate − truth, 95% intervals", xlabel="nats; ◂ is farther below", xlim=(-1.05 * EDGE, 0.5 * EDGE))
+        left.grid(axis="y", alpha=0.15)
+        right.grid(axis="y", alpha=0.15)
+        left.legend(fontsize=9, loc="lower right")
+        _save(figure, path)
+
+
+def _difference(axes: Axes, value: float, height: float, error: float, marker: str, colour: str) -> None:
+    """One estimate minus its truth, as an arrow at the edge where it is farther below."""
+    if value < -EDGE:
+        axes.plot(-EDGE, height, "<", color=colour, markersize=4)
+    else:
+        axes.errorbar(value, height, xerr=error or None, fmt=marker, color=colour, markersize=4, linewidth=1)
+
+
 def _save(figure: Any, path: Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)

@@ -1,0 +1,87 @@
+"""Hold the estimators against sources whose mutual information is known, and write a table and a picture.
+
+    python scripts/calibrate.py                                  # our own suite, about 5 minutes on 2 CPU cores
+    python scripts/calibrate.py --only student,spiral --pairs 2000
+    python scripts/calibrate.py --peer ~/bmi/bin/python          # the catalogue of benchmark-mi, and its InfoNCE beside ours
+
+The sources of the suite are in probes/known.py. --peer takes the interpreter of an environment that holds benchmark-mi (it needs an older
+numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then
+estimated by both, one after the other, in one run.
+
+A lower bound should never stand more than 3 standard errors above the truth, or above what the sample itself holds (its mean pointwise
+information); how far below, the table says.
+"""
+
+import core  # noqa: F401
+from core.checkpoint import write_atomically
+from core.errors import UserError, exit_cleanly
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from probes import calibration, figures
+from probes.known import SUITE, Known
+from scripts.benchmark_mi import Peer
+
+
+@exit_cleanly
+def main() -> None:
+    options = arguments()
+    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
+    rows = []
+    for name, source, peer in tasks(options):
+        began = time.monotonic()
+        row = calibration.measure(name, source, options.estimator_seed) | {"seconds": time.monotonic() - began}
+        rows.append(row | (peer.estimate(name) if peer else {}))
+        console.print(calibration.line(rows[-1]))
+    if not rows:
+        raise UserError(f"--only: no source has {options.only} in its name")
+    found = calibration.collect(rows, options.pairs, options.seed, "benchmark-mi" if options.peer else "suite")
+    console.print(calibration.summary(found))
+    write_atomically(options.out.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
+    write_atomically(options.out.with_suffix(".md"), lambda temporary: temporary.write_text(calibration.markdown(found)))
+    figures.calibration(found, options.out.with_suffix(".png"))
+    console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
+
+
+def tasks(options: argparse.Namespace) -> Iterator[tuple[str, Known, Peer | None]]:
+    """Named pairs, and the peer that can estimate them too."""
+    wanted = options.only.split(",") if options.only else [""]
+    if options.peer:
+        with Peer(options.peer, options.pairs, options.seed) as peer:
+            for name in peer.names:
+                if any(word in name for word in wanted):
+                    yield name, peer.draw(name), peer
+        return
+    for number, (name, source) in enumerate(SUITE.items()):
+        if any(word in name for word in wanted):
+            yield name, source(options.pairs, options.seed + number), None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5000, help="of each source (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+    parser.add_argument("--estimator-seed", type=int, default=0, help="of folds and critics (default: %(default)s)")
+    parser.add_argument("--only", help="words, separated by commas, one of which is in a source's name")
+    parser.add_argument("--peer", type=Path, help="a Python that holds benchmark-mi")
+    parser.add_argument("--out", type=Path, default=Path("runs/calibration"), help="the files, without ending (default: %(default)s)")
+    options = parser.parse_args()
+    if options.pairs < 50:
+        raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
+    if min(options.seed, options.estimator_seed) < 0:
+        raise UserError("--seed, --estimator-seed: must be 0 or more")
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {options.out.parent} can not be made ({error.strerror})") from None
+    return options
+
+
+if __name__ == "__main__":
+    main()
