@@ -117,7 +117,7 @@ def _no_ksg(pairs: Pairs) -> str:
     dimensions = pairs.x.shape[1] + pairs.y.shape[1]
     if dimensions > KSG_DIMENSIONS:
         return f"{dimensions} dimensions are more than the {KSG_DIMENSIONS} it can be used in"
-    if any(len(np.unique(side, axis=0)) < len(side) for side in pairs[:2]):
+    if any(len(np.unique(side, axis=0)) < 0.95 * len(side) for side in (pairs.x, pairs.y)):
         return "values repeat, and distances of zero are no neighbourhood"
     return ""
 
