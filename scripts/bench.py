@@ -1,0 +1,97 @@
+"""How fast, beside the peer's own code, in one process: ratios of medians, after a check that both compute the same thing.
+
+    python scripts/bench.py                          # all sections
+    python scripts/bench.py queue loss --rounds 15
+    python scripts/bench.py knn --device cuda --json knn.json
+
+Both sides take turns (A B A B …) with the same threads, so that what else the machine does falls on both; still, time on an idle one.
+Ratios are peer / ours: 3.0x means that the peer takes three times as long. Memory is what one call needs at its peak beyond what was
+there before, each side in a process of its own.
+"""
+
+import core  # noqa: F401
+from core.checkpoint import write_atomically
+from core.errors import UserError, exit_cleanly, nearest
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from scripts import benches
+from scripts.benches.contest import peak_elsewhere, race
+
+SECTIONS = [module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in ("contest", "peak")]
+
+
+@exit_cleanly
+def main() -> None:
+    options = arguments()
+    console = Console(width=max(Console().width, 120), highlight=False)
+    device = torch.device(options.device)
+    machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"
+    machine += f" of {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    console.print(machine)
+    found: dict[str, Any] = {"machine": machine, "rounds": options.rounds, "sections": {}}
+    for section in options.sections:
+        rows = []
+        for contest in importlib.import_module(f"scripts.benches.{section}").contests(device):
+            console.print(f"{section}: {contest.name} …", style="dim")
+            row = race(contest, options.rounds, device)
+            if contest.memory:
+                row["memory"] = {side: peak_elsewhere(section, contest.name, side, device) for side in ("ours", "peer")}
+            rows.append(row)
+        found["sections"][section] = rows
+        console.print(table(section, rows))
+    if options.json:
+        write_atomically(options.json, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
+
+
+def table(section: str, rows: list[dict[str, Any]]) -> Table:
+    """One line a contest: times, spread, ratio beside the one asked for, and memory."""
+    made = Table(title=section, title_justify="left", header_style="bold")
+    for heading in ("work", "ours", "peer", "peer's time", "ratio", "asked", "memory, ours / peer", "same"):
+        made.add_column(heading, justify="left" if heading in ("work", "peer", "same") else "right", no_wrap=heading == "ratio")
+    for row in rows:
+        ours, peer = (f"{1e3 * row[side]['median']:,.1f} ms ({_spread(row[side])})" for side in ("ours", "peer"))
+        memory = " / ".join(f"{row['memory'][side] / 2**20:,.0f} MiB" for side in ("ours", "peer")) if "memory" in row else "–"
+        asked = f"{row['target']:g}x" if row["target"] else "–"
+        made.add_row(row["name"], ours, row["peer_name"], peer, f"{row['ratio']:.2f}x", asked, memory, row["same"])
+    return made
+
+
+def _spread(times: dict[str, float]) -> str:
+    return f"±{50 * (times['high'] - times['low']) / times['median']:.0f}%"  # half the distance of the quartiles
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed turns of each side, after one that warms up (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write every number")
+    options = parser.parse_args()
+    for section in options.sections:
+        if section not in SECTIONS:
+            raise UserError(f"there is no section '{section}'{nearest(section, SECTIONS)}; choose among {', '.join(SECTIONS)}")
+    if options.rounds < 1:
+        raise UserError(f"--rounds: must be 1 or more, got {options.rounds}")
+    try:
+        if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device: there is no '{options.device}' here")
+    except RuntimeError:
+        raise UserError(f"--device: '{options.device}' is no device; try cpu or cuda") from None
+    options.sections = options.sections or SECTIONS
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A contest between our code and a peer's: first that both compute the same thing, then who is faster, in turns."""
+
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+class Contest(NamedTuple):
+    """`ours()` and `peer()` do the same work on the same input.
+
+    `same()` says in words how equal their results are, and raises AssertionError where they are not. `target` is the ratio asked for.
+    """
+
+    name: str
+    ours: Callable[[], Any]
+    peer_name: str
+    peer: Callable[[], Any]
+    same: Callable[[], str]
+    target: float | None = None
+    memory: bool = False  # whether the extra peak memory of both sides is measured too
+
+
+class Times(NamedTuple):
+    """Seconds of one side."""
+
+    median: float
+    low: float  # quartiles
+    high: float
+
+
+def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Warm-up, then ours and the peer's in turns; medians, quartiles, and the ratio peer / ours."""
+    said = contest.same()
+    sides: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for side, run in zip(sides, (contest.ours, contest.peer), strict=True):
+            taken = _timed(run, device)
+            if number:  # the first round warms up
+                side.append(taken)
+    ours, peer = (_times(side) for side in sides)
+    return {
+        "name": contest.name,
+        "peer_name": contest.peer_name,
+        "same": said,
+        "ours": ours._asdict(),
+        "peer": peer._asdict(),
+        "ratio": peer.median / ours.median,
+        "target": contest.target,
+    }
+
+
+def _timed(run: Callable[[], Any], device: torch.device) -> float:
+    _settle(device)
+    began = time.perf_counter()
+    run()
+    _settle(device)
+    return time.perf_counter() - began
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _times(seconds: list[float]) -> Times:
+    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    return Times(middle, low, high)
+
+
+def peak(run: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that one call needs beyond what is there before it."""
+    run()  # what is allocated once and kept (threads' scratch, compiled code) is not of the call
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
+    """`peak` of one side of a contest in a process of its own: a heap that has grown once hides what the next call needs."""
+    words = [sys.executable, "-m", "scripts.benches.peak", section, name, side, str(device)]
+    told = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, MALLOC_TRIM_THRESHOLD_="0"), check=False)
+    if told.returncode:
+        raise RuntimeError(f"{section}, {name}: {told.stderr.strip().splitlines()[-1]}")
+    return int(told.stdout.split()[-1])

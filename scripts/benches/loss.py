@@ -1,0 +1,40 @@
+"""NT-Xent, value and gradient, in the batch: `core.infonce.nt_xent` beside lightly's NTXentLoss."""
+
+from core.infonce import nt_xent
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import NTXentLoss
+
+from scripts.benches.contest import Contest
+
+TEMPERATURE, DIMENSIONS = 0.5, 128
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    """N = 512, 2,048, 4,096 images, two views each."""
+    for n, target in ((512, 3.5), (2048, 7.0), (4096, 9.0)):
+        yield contest(n, target, device)
+
+
+def contest(n: int, target: float, device: torch.device) -> Contest:
+    generator = torch.Generator().manual_seed(n)
+    first, second = (torch.randn(n, DIMENSIONS, generator=generator).to(device).requires_grad_() for _ in range(2))
+    theirs = NTXentLoss(temperature=TEMPERATURE)
+
+    def ours() -> tuple[torch.Tensor, ...]:
+        loss = nt_xent(F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE)[0]  # theirs normalises inside
+        return (loss, *torch.autograd.grad(loss, (first, second)))
+
+    def peer() -> tuple[torch.Tensor, ...]:
+        loss = theirs(first, second)
+        return (loss, *torch.autograd.grad(loss, (first, second)))
+
+    def same() -> str:
+        error = max(((a - b).norm() / b.norm()).item() for a, b in zip(ours(), peer(), strict=True))
+        assert error < 1e-5, f"loss or gradient differ by {error:.1e}"
+        return f"loss and gradient within {error:.0e}"
+
+    return Contest(f"NT-Xent, N = {n:,}, D = {DIMENSIONS}", ours, "lightly NTXentLoss", peer, same, target, memory=True)
