@@ -55,6 +55,43 @@ def sweep(report: Report, path: Path) -> None:
         _save(figure, path)
 
 
+def truth(table: dict[str, Any], path: Path) -> None:
+    """Above: measured values with intervals, the ideal critic's curve and log M against K, a colour for each M. Below: their ratio."""
+    with plt.rc_context(STYLE):
+        figure, (axes, ratio) = plt.subplots(
+            2, 1, figsize=(8.6, 8), sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}, layout="constrained"
+        )
+        most = max(row["K"] for content in table["contents"] for row in content["sweep"])
+        for content, colour in zip(table["contents"], COLOURS, strict=False):
+            rows = content["sweep"]
+            k, measured = [row["K"] for row in rows], [row["measured"] for row in rows]
+            error = [[row["measured"] - row["low"] for row in rows], [row["high"] - row["measured"] for row in rows]]
+            axes.axhline(content["log_M"], color=colour, linewidth=1, linestyle=":")
+            axes.plot(k, [row["ideal"] for row in rows], color=colour, linewidth=1.2)
+            axes.errorbar(k, measured, error, fmt="o", color=colour, markersize=4.5, capsize=2.5, elinewidth=1)
+            axes.annotate(
+                f"M = {content['M']:,}\nlog M = {content['log_M']:.2f}",
+                (1, content["log_M"]),
+                (8, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                color=colour,
+            )
+            share = [100 * row["share"] for row in rows]
+            ratio.errorbar(k, share, [[100 * e / row["ideal"] for e, row in zip(side, rows, strict=True)] for side in error], color=colour)
+            ratio.plot(k, share, "o", color=colour, markersize=4.5)
+        for style, label in (("ko", "measured, 95% interval"), ("k-", "the ideal critic's value at K"), ("k:", "the truth, log M")):
+            axes.plot([], [], style, markersize=4.5, linewidth=1.2, label=label)
+        axes.set(title=f"Measured, ideal and true: {table['side']} on I(V1; V2)", ylabel="nats", xscale="log", ylim=(0, None))
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.97))
+        ratio.axhline(95, color="#222222", linewidth=1, linestyle="--")
+        ratio.annotate("95 %", (1, 95), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
+        ratio.set(title="Measured / ideal", xlabel=f"negatives K ({table['critic']} critic, {table['images']:,} test images)", ylabel="%")
+        ratio.set_xlim(right=1.25 * most)
+        _save(figure, path)
+
+
 def _accuracy(axes: Axes, reports: list[Report]) -> None:
     probed = [(i, r) for i, r in enumerate(reports) if r.get("linear") and r.get("knn")]
     for place, (i, report) in enumerate(probed):
