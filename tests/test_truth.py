@@ -38,7 +38,7 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
         asked.append(script)
         if script == "pretrain.py":
             run = config.read(words[0], [str(word) for word in words[1:] if word != "--resume"])
-            assert (run.optim.epochs, run.seed) == (6, 5) and f"m{run.data.sprites.combinations}" in run.folder
+            assert (run.model.temperature, run.seed) == (0.07, 5) and f"m{run.data.sprites.combinations}" in run.folder
         else:
             shares = [0.9, 1.0] if words[0].name == "m16" else [0.98, 0.99]
             (words[0] / "probe").mkdir(parents=True)
