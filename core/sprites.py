@@ -1,12 +1,13 @@
 """Sprites: images whose mutual information between two views is known exactly.
 
-An image shows one sprite. Its *content* (shape, colour, size, row, column) is uniform on a product of finite sets, M combinations
-in all; its *nuisance* (rotation, place inside the cell, hue inside the colour's band, brightness, background, pixel noise) is drawn
+An image shows one sprite on a background that brightens evenly in one direction. Its *content* (shape, colour, size, row, column, and
+where asked for the background's hue and the direction in which it brightens) is uniform on a product of finite sets, M combinations in
+all; its *nuisance* (rotation, place inside the cell, place inside each band of hues or directions, brightness, pixel noise) is drawn
 afresh for each view. Bands and margins do not overlap, so the content can be read from any view without error, and
 
     I(V1; V2) = H(content) = log M   nats.
 
-B = images on this process, n = images in the split, S = image side.
+B = images on this process, n = images in the split, S = image side, F = factors of the content.
 """
 
 from core.batch import Batch
@@ -25,7 +26,8 @@ SIDE = 32
 SHAPES = ("disc", "ring", "triangle", "cross")
 RADIUS, SHRINK, JITTER = 0.42, 0.68, 0.06  # largest radius and largest offset in cells; each size is SHRINK of the one above
 LEAST_RADIUS = 2.9  # pixels: below it shapes run together
-HUE_BAND = 0.4  # share of the distance between two colours that a colour's own hues fill
+BAND = 0.4  # share of the distance between two hues, or two directions, that one of them fills
+TINT = 0.5  # saturation of a background that has a hue: sprites are fully saturated, and so stand out from one of their own hue
 
 
 @dataclass
@@ -36,6 +38,8 @@ class SpritesConfig:
     colours: int = 4
     sizes: int = 2
     grid: int = 3  # cells a side
+    backgrounds: int = 1  # hues of the background; 1 = grey
+    gradients: int = 1  # directions in which the background brightens; 1 = any direction, drawn afresh for each view
     train: int = 65536
     validation: int = 8192
     test: int = 8192
@@ -46,6 +50,8 @@ class SpritesConfig:
             ("colours", 12),
             ("sizes", 4),
             ("grid", 4),
+            ("backgrounds", 16),
+            ("gradients", 16),
             ("train", 2**24),
             ("validation", 2**24),
             ("test", 2**24),
@@ -61,7 +67,10 @@ class SpritesConfig:
 
     @property
     def factors(self) -> dict[str, int]:
-        return {"shape": self.shapes, "colour": self.colours, "size": self.sizes, "row": self.grid, "column": self.grid}
+        """Label column -> number of values; a background that is all nuisance has no column."""
+        sprite = {"shape": self.shapes, "colour": self.colours, "size": self.sizes, "row": self.grid, "column": self.grid}
+        background = {"background": self.backgrounds, "gradient": self.gradients}
+        return sprite | {name: count for name, count in background.items() if count > 1}
 
     @property
     def combinations(self) -> int:
@@ -100,18 +109,30 @@ class Sprites(Source):
 
 
 def render(content: Tensor, draws: Draws, config: SpritesConfig) -> Tensor:
-    """Contents int64 [B, 5] to uint8 images [B, 3, S, S], with nuisance from `draws`."""
+    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `draws`."""
     u = draws.uniform("nuisance", len(content), 10)
-    hue = (content[:, 1] + HUE_BAND * (u[:, 0] - 0.5)) / config.colours
-    colour = _hue_to_rgb(hue) * (0.75 + 0.25 * u[:, 1:2])  # [B, 3]
+    factor = dict(zip(config.factors, content.unbind(1), strict=True))
+    colour = _hue_to_rgb(_in_band(factor["colour"], config.colours, u[:, 0])) * (0.75 + 0.25 * u[:, 1:2])  # [B, 3]
     cover = coverage(content, 2 * math.pi * u[:, 2], 2 * u[:, 3:5] - 1, config)[:, None]  # [B, 1, S, S]
+    turn, grey, slope, tint = u[:, 5], 0.1 + 0.4 * u[:, 6], 0.3 * u[:, 7], torch.ones_like(colour)
+    if {"background", "gradient"} & factor.keys():
+        grey, slope = 0.25 + 0.25 * u[:, 6], 0.2 + 0.1 * u[:, 7]  # bright enough for a hue, steep enough for a direction, never clipped
+    if "gradient" in factor:
+        turn = _in_band(factor["gradient"], config.gradients, u[:, 5])
+    if "background" in factor:
+        tint = 1 - TINT * (1 - _hue_to_rgb(_in_band(factor["background"], config.backgrounds, u[:, 8])))  # [B, 3]
     x = (torch.arange(SIDE, device=content.device) + 0.5) / SIDE - 0.5
-    angle, grey, slope = 2 * math.pi * u[:, 5], 0.1 + 0.4 * u[:, 6], 0.3 * u[:, 7]
+    angle = 2 * math.pi * turn
     direction = torch.stack([angle.cos() * slope, angle.sin() * slope], 1)
-    background = grey[:, None, None] + direction[:, :1, None] * x + direction[:, 1:, None] * x[:, None]  # [B, S, S], grey
-    image = background[:, None] * (1 - cover) + colour[:, :, None, None] * cover
+    brightness = grey[:, None, None] + direction[:, :1, None] * x + direction[:, 1:, None] * x[:, None]  # [B, S, S]
+    image = brightness[:, None] * tint[:, :, None, None] * (1 - cover) + colour[:, :, None, None] * cover
     image.add_(draws.normal("pixels", len(content), 3, SIDE, SIDE), alpha=0.02)
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _in_band(value: Tensor, count: int, u: Tensor) -> Tensor:
+    """Turns in the band of value int64 [B] of `count`, at u [B] in [0, 1) of its width; the bands stand evenly around the circle."""
+    return (value + BAND * (u - 0.5)) / count
 
 
 def coverage(content: Tensor, angle: Tensor, offset: Tensor, config: SpritesConfig) -> Tensor:

@@ -3,7 +3,7 @@
 from core.data import DataConfig, open_source
 from core.randomness import Draws
 from core.source import reading_order, training_order
-from core.sprites import SHAPES, Sprites, SpritesConfig, coverage, render
+from core.sprites import SHAPES, SIDE, Sprites, SpritesConfig, coverage, render
 
 import math
 
@@ -14,17 +14,21 @@ from scipy.stats import chisquare
 CONFIG = SpritesConfig(train=2000, validation=300, test=4000)
 
 
-def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
-    """A reader that knows how sprites are drawn and nothing about an image's nuisance: contents [B, 5].
+LARGEST = SpritesConfig(4, 8, 1, 4, 16, 8, train=2000, validation=300, test=4000)  # M = 65,536
 
-    Backgrounds are grey, so colourfulness is coverage: the colour is its mean hue; everything else the nearest of rendered templates.
+
+def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
+    """A reader that knows how sprites are drawn and nothing about an image's nuisance: contents [B, F].
+
+    The background is a plane in each channel, fitted where there is no sprite; what is left is coverage times the difference of two
+    colours, so that shape, size and cell are those of the nearest rendered template, and unmixing by it gives the sprite's colour.
     """
-    x = images.float() / 255
-    chroma = x.amax(1) - x.amin(1)
-    centre = chroma.flatten(1).topk(8).indices
-    r, g, b = (x.flatten(2).gather(2, centre[:, None].expand(-1, 3, -1)).mean(2)).unbind(1)
-    hue = torch.atan2(math.sqrt(3) * (g - b), 2 * r - g - b) / (2 * math.pi)
-    colour = (hue * config.colours).round().long() % config.colours
+    x = images.double() / 255
+    plane = background(x)  # [B, 3, 3]
+    ground = (plane @ GRID.T).unflatten(2, (SIDE, SIDE))  # [B, 3, S, S]
+    rest = (x - ground).flatten(2)
+    strongest = rest.square().sum(1).topk(8).indices
+    contrast = rest.gather(2, strongest[:, None].expand(-1, 3, -1)).mean(2)
     places = 5 if config.grid == 1 else 3  # about a pixel apart
     angles, steps = torch.arange(24) * 2 * math.pi / 24, torch.linspace(-1, 1, places)
     ranges = [torch.arange(n) for n in (config.shapes, config.sizes, config.grid, config.grid)]
@@ -33,15 +37,61 @@ def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
     templates = coverage(content, angles[what[:, 4]], torch.stack([steps[what[:, 5]], steps[what[:, 6]]], 1), config).flatten(1)
     # least squares with a free brightness: the best template has the largest projection
     unit = templates / templates.norm(dim=1, keepdim=True)
-    found = content[(chroma.flatten(1) @ unit.T).argmax(1)].clone()
-    found[:, 1] = colour
-    return found
+    best = ((contrast[:, None] @ rest)[:, 0].float() @ unit.T).argmax(1)
+    found, cover = content[best].clone(), templates[best].double()[:, None]
+    colour = ((x.flatten(2) - ground.flatten(2) * (1 - cover)) * cover).sum(2) / cover.square().sum(2)
+    found[:, 1] = nearest(hue(colour), config.colours)
+    mean, slope_x, slope_y = plane.unbind(2)
+    extra = []
+    if config.backgrounds > 1:
+        extra.append(nearest(hue(mean), config.backgrounds))
+    if config.gradients > 1:
+        extra.append(nearest(torch.atan2(slope_y.sum(1), slope_x.sum(1)) / (2 * math.pi), config.gradients))
+    return torch.stack([*found.unbind(1), *extra], 1)
 
 
-def test_the_content_can_be_read_from_any_view():
-    source = Sprites(CONFIG, "test", 3)
-    for batch in source.batches(reading_order(4000, 3, 500), 1):
-        assert torch.equal(read(batch.views[0], CONFIG), batch.label)
+ROW, COLUMN = ((torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)) + 0.5) / SIDE - 0.5).double().unbind(1)
+GRID = torch.stack([torch.ones(SIDE**2).double(), COLUMN, ROW], 1)  # mean, slope along x, slope along y
+
+
+def background(x: torch.Tensor) -> torch.Tensor:
+    """Mean and slopes of the background's plane in each channel, [B, 3, 3], by least squares on the outermost pixels.
+
+    A sprite reaches few of them, and those are left out of a second fit.
+    """
+    edge = torch.maximum(ROW.abs(), COLUMN.abs()) > 0.5 - 2 / SIDE
+    design, pixels = GRID[edge], x.flatten(2)[:, :, edge]
+    plane = pixels @ torch.linalg.pinv(design).T
+    for _ in range(3):
+        away = (pixels - plane @ design.T).abs().amax(1)  # [B, edge]
+        weight = (away <= (3 * away.median(1, keepdim=True).values).clamp(min=0.1)).double()[:, None]
+        normal = (design.T * weight) @ design  # [B, 3, 3]
+        plane = torch.linalg.solve(normal, ((pixels * weight) @ design).mT).mT
+    return plane
+
+
+def hue(colour: torch.Tensor) -> torch.Tensor:
+    """Hues [B] in turns of colours [B, 3]."""
+    r, g, b = colour.unbind(1)
+    return torch.atan2(math.sqrt(3) * (g - b), 2 * r - g - b) / (2 * math.pi)
+
+
+def nearest(turns: torch.Tensor, count: int) -> torch.Tensor:
+    """The nearest of `count` evenly spaced hues or directions."""
+    return (turns * count).round().long() % count
+
+
+@pytest.mark.parametrize("config", [CONFIG, LARGEST], ids=["M=288", "M=65536"])
+def test_the_content_can_be_read_from_any_view(config):
+    source = Sprites(config, "test", 3)
+    for batch in source.batches(reading_order(4000, 3, 2000), 1):
+        assert torch.equal(read(batch.views[0], config), batch.label)
+
+
+def test_the_default_images_are_those_that_earlier_results_were_measured_on():
+    batch = next(Sprites(SpritesConfig(train=4096), "train", 0).batches(training_order(4096, 256, 0, 0, 1), 2))
+    means = batch.views[0][:4].double().mean((1, 2, 3))
+    assert means.tolist() == pytest.approx([89.2331, 67.1745, 35.1019, 60.723], abs=0.01)
 
 
 def test_content_is_uniform_and_labels_are_its_factors():
@@ -50,6 +100,16 @@ def test_content_is_uniform_and_labels_are_its_factors():
     assert source.information == pytest.approx(math.log(288))
     radix = torch.tensor([72, 18, 9, 3, 1])
     assert chisquare(torch.bincount((source.content * radix).sum(1), minlength=288).numpy()).pvalue > 1e-3
+
+
+def test_the_background_joins_the_content_where_asked():
+    source = Sprites(LARGEST, "train", 0)
+    assert list(source.factors.items())[5:] == [("background", 16), ("gradient", 8)] and source.combinations == 65536
+    assert "gradient" not in SpritesConfig(backgrounds=4).factors and "background" not in SpritesConfig(gradients=4).factors
+    for column, count in ((i, n) for i, n in enumerate(source.factors.values()) if n > 1):
+        assert chisquare(torch.bincount(source.content[:, column], minlength=count).numpy()).pvalue > 1e-3
+    plain = Sprites(SpritesConfig(4, 8, 1, 4, train=2000), "train", 0)  # a further factor leaves the draws of the others alone
+    assert torch.equal(source.content[:, :5], plain.content)
 
 
 def test_views_share_the_content_and_nothing_else():
@@ -61,6 +121,18 @@ def test_views_share_the_content_and_nothing_else():
     assert (read(first, CONFIG) == read(second, CONFIG)).all()
     grey = torch.stack([view.double().mean(1).flatten(1).median(1).values for view in (first, second)])  # the background's brightness
     assert abs(torch.corrcoef(grey)[0, 1]) < 4 / math.sqrt(256)
+
+
+@pytest.mark.parametrize("config", [CONFIG, LARGEST], ids=["M=288", "M=65536"])
+def test_views_of_one_content_are_independent(config):
+    """Where every image has the same content, nothing that can be measured on one view tells anything about the other."""
+    source = Sprites(config, "train", 0)
+    source.content = source.content[:1].repeat(2000, 1)
+    pictures = next(source.batches(reading_order(2000, 0, 2000), 2)).views
+    first, second = (torch.cat([background(x.double()).flatten(1), x.double().amax((2, 3)), x.double().std((2, 3))], 1) for x in pictures)
+    rows = torch.cat([first.T, second.T])  # mean and slopes of the background, the sprite's brightest values, contrast
+    across = torch.corrcoef(rows)[: len(rows) // 2, len(rows) // 2 :].nan_to_num()  # a channel that is always clipped does not vary
+    assert across.abs().max() < 5 / math.sqrt(2000)
 
 
 def test_splits_are_different_draws_and_visits_are_fresh():
@@ -99,7 +171,14 @@ def test_an_epoch_visits_every_image_once():
 
 
 @pytest.mark.parametrize(
-    "config", [SpritesConfig(1, 1, 1, 1), SpritesConfig(len(SHAPES), 12, 2, 2), SpritesConfig(4, 12, 4, 1), SpritesConfig(4, 12, 1, 4)]
+    "config",
+    [
+        SpritesConfig(1, 1, 1, 1),
+        SpritesConfig(len(SHAPES), 12, 2, 2),
+        SpritesConfig(4, 12, 4, 1),
+        SpritesConfig(4, 12, 1, 4),
+        SpritesConfig(4, 12, 2, 3, 16, 1),
+    ],
 )
 def test_the_sets_have_adjustable_sizes(config):
     content = torch.stack([torch.arange(256) % n for n in config.factors.values()], 1)
@@ -108,7 +187,15 @@ def test_the_sets_have_adjustable_sizes(config):
 
 
 @pytest.mark.parametrize(
-    "change, key", [({"shapes": 5}, "shapes"), ({"grid": 0}, "grid"), ({"grid": 4, "sizes": 2}, "sizes"), ({"test": 0}, "test")]
+    "change, key",
+    [
+        ({"shapes": 5}, "shapes"),
+        ({"grid": 0}, "grid"),
+        ({"grid": 4, "sizes": 2}, "sizes"),
+        ({"test": 0}, "test"),
+        ({"backgrounds": 17}, "backgrounds"),
+        ({"gradients": 0}, "gradients"),
+    ],
 )
 def test_sets_that_could_not_be_read_are_refused(change, key):
     with pytest.raises(ValueError, match=f"sprites.{key}"):
