@@ -55,6 +55,51 @@ def sweep(report: Report, path: Path) -> None:
         _save(figure, path)
 
 
+def rate_distortion(reports: list[Report], path: Path) -> None:
+    """D against R of the rate heads of one or several checkpoints, with the lower convex hull of each curve."""
+    probed = [(i, report) for i, report in enumerate(reports) if report.get("rate_head")]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
+        for i, report in probed:
+            head, colour = report["rate_head"], COLOURS[i % len(COLOURS)]
+            points = [head["nothing"], *head["points"]]
+            r, d = ([[point[key][bound] for bound in ("value", "low", "high")] for point in points] for key in ("rate", "distortion"))
+            axes.errorbar(
+                [value for value, _, _ in r],
+                [value for value, _, _ in d],
+                xerr=[[value - low for value, low, _ in r], [high - value for value, _, high in r]],
+                yerr=[[value - low for value, low, _ in d], [high - value for value, _, high in d]],
+                fmt="o",
+                color=colour,
+                markersize=5,
+                capsize=2,
+                linewidth=1,
+                label=name(report),
+            )
+            axes.plot(*zip(*lower_hull([(x[0], y[0]) for x, y in zip(r, d, strict=True)]), strict=True), color=colour, linewidth=1.2)
+            betas: dict[tuple[float, float], list[str]] = {}  # one head may be the best at several prices
+            for point in head["points"]:
+                betas.setdefault((point["rate"]["value"], point["distortion"]["value"]), []).append(f"{point['beta']:g}")
+            for place, prices in betas.items():
+                axes.annotate(f"β {', '.join(prices)}", place, (4, 5), textcoords="offset points", fontsize=8, color=colour)
+        axes.set(
+            title="What the features keep of an image, and its price", xlabel="rate R, nats an image", ylabel="distortion D, nats an image"
+        )
+        axes.legend(fontsize=9, title="points and hull: on and above it is achieved", title_fontsize=8)
+        _save(figure, path)
+
+
+def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lower convex hull of points (R, D) from the left up to the least D: heads used in turn reach every point on it."""
+    hull: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) >= (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]):
+            hull.pop()
+        if not hull or y < hull[-1][1]:
+            hull.append((x, y))
+    return hull
+
+
 def _accuracy(axes: Axes, reports: list[Report]) -> None:
     probed = [(i, r) for i, r in enumerate(reports) if r.get("linear") and r.get("knn")]
     for place, (i, report) in enumerate(probed):
@@ -91,7 +136,8 @@ def _sweeps(axes: Axes, curves: dict[str, tuple[dict[str, Any], str]], informati
     lowest = min([row["bound"] for found, _ in curves.values() for row in found["sweep"]], default=0.0)
     axes.set(title="Between views: lower bound on I(V1; V2)", xlabel="negatives K", ylabel="nats", xscale="log")
     axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
-    axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.42))
+    if curves:
+        axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.42))
 
 
 def _rates(axes: Axes, reports: list[Report]) -> None:
