@@ -56,8 +56,12 @@ def sweep(report: Report, path: Path) -> None:
 
 
 def rate_distortion(reports: list[Report], path: Path) -> None:
-    """D against R of the rate heads of one or several checkpoints, with the lower convex hull of each curve."""
+    """D against R of the rate heads of one or several checkpoints, with the lower convex hull of each curve.
+
+    Curves on one data set compare; where there are several, each says its own.
+    """
     probed = [(i, report) for i, report in enumerate(reports) if report.get("rate_head")]
+    mixed = len({report["data"] for _, report in probed}) > 1
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
         for i, report in probed:
@@ -74,7 +78,7 @@ def rate_distortion(reports: list[Report], path: Path) -> None:
                 markersize=5,
                 capsize=2,
                 linewidth=1,
-                label=name(report),
+                label=f"{name(report)}, {report['data']}" if mixed else name(report),
             )
             axes.plot(*zip(*lower_hull([(x[0], y[0]) for x, y in zip(r, d, strict=True)]), strict=True), color=colour, linewidth=1.2)
             betas: dict[tuple[float, float], list[str]] = {}  # one head may be the best at several prices

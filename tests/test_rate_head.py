@@ -1,10 +1,13 @@
 """The rate head against closed forms: contents whose entropy and whose pixels' conditional entropy are known exactly."""
 
+from core import config
 from core.likelihoods import Likelihood
+from core.method import locate
 from core.randomness import Draws
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from probes import figures, rate_head
+from probes import figures, rate_head, report
 from probes.rate_head import Seen, measure, rate_distortion, train_heads
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
@@ -177,6 +180,20 @@ def test_heads_that_diverge_leave_nothing(short):
     assert [point["nelbo"] for point in found["points"]] == [found["nothing"]["nelbo"]] * 2
 
 
+def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_path):
+    small = ["data.sprites.train=300", "data.sprites.validation=100", "data.sprites.test=200", f"folder={tmp_path}"]
+    for name, more in (("simclr_sprites", []), ("beta_vae_sprites", ["model.width=4", "model.likelihood=bernoulli"])):
+        run = config.read(Path(__file__).parent.parent / f"configs/{name}.yaml", [*small, *more])
+        found = rate_head.rate_head(locate(run.method)(run.model, (3, 32, 32)).eval().requires_grad_(False), run)
+        assert (found["train_images"], found["images"], found["dimensions"]) == (300, 200, 3072)
+        assert [point["beta"] for point in found["points"]] == list(rate_head.BETAS)
+        for point in (found["nothing"], *found["points"]):
+            assert all(point[key]["low"] <= point[key]["value"] <= point[key]["high"] for key in ("rate", "distortion", "nelbo"))
+            assert point["nelbo"]["value"] == pytest.approx(point["rate"]["value"] + point["distortion"]["value"], rel=1e-5)
+        said = report.details({"checkpoint": "a/last.ckpt", "method": run.method, "step": 0, "data": "sprites", "rate_head": found})
+        assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
+
+
 def test_betas_must_ascend():
     split = images(10, "train")
     with pytest.raises(ValueError, match="^betas"):
@@ -189,8 +206,8 @@ def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
 
 
 def test_the_picture_shows_several_checkpoints_and_leaves_out_those_without_a_curve(curve, tmp_path):
-    reports = [{"checkpoint": f"runs/{name}/last.ckpt"} for name in ("a", "b", "c")]
-    for report in reports[:2]:
-        report["rate_head"] = curve
+    reports = [{"checkpoint": f"runs/{name}/last.ckpt", "data": "sprites"} for name in ("a", "b", "c")]
+    for probed in reports[:2]:
+        probed["rate_head"] = curve
     figures.rate_distortion(reports, tmp_path / "rd.png")
     assert (tmp_path / "rd.png").stat().st_size > 1000
