@@ -13,7 +13,7 @@ from core.data import open_source
 from core.errors import UserError, exit_cleanly
 from core.features import cached_features
 from core.folder import RunFolder
-from core.method import LatentModel
+from core.method import LatentModel, Method
 from core.pictures import save_grid
 from core.source import reading_order
 
@@ -55,6 +55,8 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     """Everything that is asked about one checkpoint."""
     method, run, step = checkpoint.load_method(path, device)
     run = config.override(run, overrides, str(path))
+    if overrides:
+        refuse_other_images(method, open_source(run.data, "test", run.seed, augmented=False).shape)
     folder = path.parent / "probe"
     folder.mkdir(exist_ok=True)
     found: report.Report = {
@@ -98,6 +100,15 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     report.save(found, folder / "probe.json")
     log(path, found, pictures)
     return found
+
+
+def refuse_other_images(method: Method, shape: tuple[int, int, int]) -> None:
+    """`UserError` where a method can not read images of shape (C, H, W): a VAE reads its own size alone, an encoder its own channels."""
+    if shape[0] != method.shape[0] or (isinstance(method, LatentModel) and shape != method.shape):
+        given, own = ("x".join(map(str, sides)) for sides in (shape, method.shape))
+        raise UserError(
+            f"data: its images are {given} (channels, height, width), and the checkpoint reads {own}; name other data or data.size"
+        )
 
 
 def neighbours(run: config.RunConfig, bank: torch.Tensor, query: torch.Tensor, path: Path) -> Path:
