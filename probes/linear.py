@@ -3,7 +3,7 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
-from core.features import Features
+from core.features import Features, mean_and_deviation
 from core.randomness import Draws
 
 import math
@@ -44,8 +44,7 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     CE that of the probe, so it is what a linear reader gains from the features. lambda is chosen by CE on a held-out tenth of train and
     the probe refitted on all of it; the test split is read once.
     """
-    mean, deviation = train.x.mean(0), train.x.std(0)
-    deviation = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0)  # a dead feature stays dead
+    mean, deviation = mean_and_deviation(train.x)
     x, x_test = (train.x - mean) / deviation, (test.x - mean) / deviation
     order = Draws(seed, 0).permutation("linear probe", len(x))
     held, rest = order[: max(1, len(x) // 10)], order[max(1, len(x) // 10) :]

@@ -14,7 +14,10 @@
                            "dead_dimensions" (share), "alignment"?, "lidar"?}}  (? where two views of an image differ)
       "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
                       "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
-                      "marginal_kl": {"quantity", "low", "high"}}          (of a VAE only)
+                      "marginal_kl": {"quantity", "low", "high"}},         (of a VAE only)
+      "rate_head":   {"quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images", "dimensions",
+                      "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT}}          (where asked for by name)
+                     POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "bits_per_dim" (of nelbo)
     }
 
 A probe that was not asked for is absent. Intervals are 95%.
@@ -141,6 +144,12 @@ def details(report: Report) -> list[str]:
             f" ceiling of the lower bound {rate['ceiling']:.2f})",
             f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
             f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
+        ]
+    if head := report.get("rate_head"):
+        curve = [("nothing kept", head["nothing"]), *((f"β {point['beta']:g}", point) for point in reversed(head["points"]))]
+        lines += [
+            f"  rate head on {head['train_images']:,} images, {head['likelihood']}, R / D in nats: "
+            + " · ".join(f"{label} {point['rate']['value']:.2f} / {point['distortion']['value']:,.1f}" for label, point in curve)
         ]
     return lines
 

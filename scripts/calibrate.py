@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import calibration, figures
+from probes import calibration, truth_figures
 from probes.known import SUITE, Known
 from scripts.benchmark_mi import Peer
 
@@ -45,7 +45,7 @@ def main() -> None:
     console.print(calibration.summary(found))
     write_atomically(options.out.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
     write_atomically(options.out.with_suffix(".md"), lambda temporary: temporary.write_text(calibration.markdown(found)))
-    figures.calibration(found, options.out.with_suffix(".png"))
+    truth_figures.calibration(found, options.out.with_suffix(".png"))
     console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
 
 

@@ -21,6 +21,7 @@ from probes.information import information, surpassed
 from probes.knn import knn, search, vote
 from probes.linear import fit, linear
 from probes.rate import rate
+from scripts.probe import refuse_other_images
 from vae.beta import BetaVAE, BetaVAEConfig
 
 
@@ -141,6 +142,14 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     )
     assert found["lower"]["value"] <= found["ceiling"]
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 28, 28)])
+def test_images_that_a_checkpoint_can_not_read_are_one_line(tmp_path, shape):
+    vae = BetaVAE(small_run(tmp_path).model, (3, 32, 32))
+    refuse_other_images(vae, (3, 32, 32))
+    with pytest.raises(report.UserError, match="x".join(map(str, shape)) + ".*3x32x32"):
+        refuse_other_images(vae, shape)
 
 
 def test_features_are_kept_beside_the_checkpoint_and_follow_its_weights(tmp_path):
