@@ -74,7 +74,7 @@ def calibration(found: dict[str, Any], path: Path) -> None:
     columns = [key for key in MARKS if any(key in row["estimators"] for row in rows)]
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(12, 1.8 + 0.3 * len(rows)), sharey=True, gridspec_kw={"width_ratios": [1.3, 1]}, layout="constrained"
+            1, 2, figsize=(12, 2.2 + 0.3 * len(rows)), sharey=True, gridspec_kw={"width_ratios": [1.3, 1]}, layout="constrained"
         )
         right.axvspan(0, 0.5 * EDGE, color="#d1603d", alpha=0.07, linewidth=0)
         for place, row in enumerate(rows):
@@ -103,7 +103,7 @@ def calibration(found: dict[str, Any], path: Path) -> None:
         right.set(title="Estimate − truth, 95% intervals", xlabel="nats; ◂ is farther below", xlim=(-1.05 * EDGE, 0.5 * EDGE))
         left.grid(axis="y", alpha=0.15)
         right.grid(axis="y", alpha=0.15)
-        left.legend(fontsize=9, loc="lower right")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
         save(figure, path)
 
 
@@ -112,4 +112,6 @@ def _difference(axes: Axes, value: float, height: float, error: float, marker: s
     if value < -EDGE:
         axes.plot(-EDGE, height, "<", color=colour, markersize=4)
     else:
-        axes.errorbar(value, height, xerr=error or None, fmt=marker, color=colour, markersize=4, linewidth=1)
+        axes.errorbar(
+            value, height, xerr=error or None, fmt=marker, color=colour, markersize=4, linewidth=1, mfc="none" if marker == "d" else colour
+        )
