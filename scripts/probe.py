@@ -15,7 +15,7 @@ from core.features import cached_features
 from core.folder import RunFolder
 from core.method import LatentModel, Method
 from core.pictures import save_grid
-from core.source import reading_order
+from core.source import Source, reading_order
 
 import argparse
 import time
@@ -27,7 +27,7 @@ from rich.console import Console
 from probes import figures, report
 from probes.geometry import geometry
 from probes.information import information
-from probes.knn import PRESETS, knn, search
+from probes.knn import PRESETS, Neighbours, knn, search
 from probes.linear import linear
 from probes.rate import rate
 from probes.rate_head import rate_head
@@ -58,7 +58,10 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     if overrides:
         refuse_other_images(method, open_source(run.data, "test", run.seed, augmented=False).shape)
     folder = path.parent / "probe"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: can not be made ({error.strerror}); a probe writes beside the checkpoint, so copy that first") from None
     found: report.Report = {
         "format": report.FORMAT,
         "checkpoint": str(path),
@@ -72,8 +75,9 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
         console.print(f"{path}: features …", style="dim")
         train, test = (cached_features(path, method, run, split, device) for split in ("trainval", "test"))
         if "knn" in wanted:
-            found["knn"] = {preset: knn(train, test, *values) for preset, values in PRESETS.items()}
-            pictures["neighbours"] = neighbours(run, train.x, test.x, folder / "neighbours.png")
+            nearest = search(train.x, test.x, max(k for k, _ in PRESETS.values()), device if device.type == "cuda" else None)
+            found["knn"] = {preset: knn(train, test, *values, nearest) for preset, values in PRESETS.items()}
+            pictures["neighbours"] = neighbours(run, nearest, folder / "neighbours.png")
         if "linear" in wanted:
             console.print(f"{path}: linear probe …", style="dim")
             found["linear"] = linear(train, test, seed)
@@ -111,13 +115,13 @@ def refuse_other_images(method: Method, shape: tuple[int, int, int]) -> None:
         )
 
 
-def neighbours(run: config.RunConfig, bank: torch.Tensor, query: torch.Tensor, path: Path) -> Path:
+def neighbours(run: config.RunConfig, nearest: Neighbours, path: Path) -> Path:
     """A row for each of eight test images: itself, then its nearest training images."""
     train, test = (open_source(run.data, split, run.seed, augmented=False) for split in ("trainval", "test"))
     chosen = torch.arange(8) * len(test) // 8
-    found = search(bank, query[chosen], 9)[1]
+    found = nearest.first(9).place[chosen]
 
-    def picture(source, index: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def picture(source: Source, index: torch.Tensor) -> torch.Tensor:
         order = ((i[None], draws) for i, (_, draws) in zip(index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True))
         return torch.cat([batch.views[0] for batch in source.batches(order, 1)])
 
