@@ -23,7 +23,8 @@ from probes.copies import copies
 from probes.critic import refit_scale
 from probes.information import information, read_pairs, surpassed
 from probes.knn import PRESETS, knn, search, vote
-from probes.linear import fit, linear
+from probes.linear import linear
+from probes.logistic import Logistic
 from probes.rate import rate
 from scripts.probe import refuse_other_images
 from vae.beta import BetaVAE, BetaVAEConfig
@@ -97,7 +98,8 @@ def test_knn_clips_k_to_the_images_there_are():
 @pytest.mark.parametrize("strength", [1e-3, 1e-1])
 def test_the_logistic_regression_equals_scikit_learn(strength):
     train, test = blobs(600, 0), blobs(300, 1)
-    weight, bias = fit(train.x.double(), train.y[:, 0], 5, strength)
+    model = Logistic(train.x.double())
+    weight, bias = (part[1] for part in model.parameters(model.fit(train.y[:, 0], 5, (10 * strength, strength))))
     peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(train.x.double().numpy(), train.y[:, 0].numpy())
     ours = F.linear(test.x.double(), weight, bias).softmax(1)
     torch.testing.assert_close(ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4)
