@@ -8,8 +8,8 @@ The sources of the suite are in probes/known.py. --peer takes the interpreter of
 numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then
 estimated by both, one after the other, in one run.
 
-A lower bound should never stand more than 3 standard errors above the truth, or above what the sample itself holds (its mean pointwise
-information); how far below, the table says.
+A lower bound should never stand more than 3 standard errors above what the sample itself holds, its mean pointwise information, which
+differs from the truth by chance alone; how far below it stands, the table says.
 """
 
 import core  # noqa: F401

@@ -34,9 +34,9 @@ def row(value: float, truth: float = 1.0, own: float = 1.0, side: str = "lower b
     return {"source": "s", "dimensions": (1, 1), "truth": truth, "own": own, "seconds": 2.0, "estimators": {"infonce": entry}, **more}
 
 
-def test_an_excess_counts_above_the_truth_and_the_samples_own_information():
+def test_an_excess_counts_above_what_the_sample_itself_holds():
     assert calibration.excess(row(1.5), "infonce") == pytest.approx(5)
-    assert calibration.excess(row(1.5, own=1.4), "infonce") == pytest.approx(1)
+    assert calibration.excess(row(1.5, truth=9.0, own=1.4), "infonce") == pytest.approx(1)
     found = calibration.collect([row(1.5), row(0.9)], 100, 0, "suite")
     assert found["largest_excess"]["standard_errors"] == pytest.approx(5)
     assert "A lower bound stands 5.0 standard errors above" in calibration.summary(found)
