@@ -46,7 +46,7 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
     sides: tuple[list[float], list[float]] = ([], [])
     for _ in range(min(rounds, contest.rounds or rounds)):
         for side, run in zip(sides, (contest.ours, contest.peer), strict=True):
-            side.append(_timed(run, device))
+            side.append(seconds(run, device))
     ours, peer = (_times(side) for side in sides)
     return {
         "name": contest.name,
@@ -59,7 +59,7 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
     _settle(device)
     began = time.perf_counter()
     run()
