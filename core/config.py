@@ -30,6 +30,7 @@ class TrainerConfig:
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
     validate_every: int = 5  # epochs between validations (online kNN); 0 = never
+    profile: bool = False  # write profile/trace.json and profile/account.txt: where the time of a step goes
 
     def __post_init__(self) -> None:
         for key, least in (("num_nodes", 1), ("log_every", 1), ("save_every", 1), ("validate_every", 0)):

@@ -22,6 +22,7 @@ FREE = {
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.profile",
 }
 
 

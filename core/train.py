@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
+from torch.profiler import record_function
 
 
 def train(
@@ -23,20 +24,30 @@ def train(
 ) -> Iterator[dict[str, Tensor]]:
     """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer` as Fabric wraps them.
 
-    Yields the metrics of the step that brought `state.step` to its present value, loss and learning rate among them.
+    Yields the metrics of the step that brought `state.step` to its present value, loss and learning rate among them. The names of the
+    phases are for `core.profile`.
     """
     config = state.run.optim
     model.train()
-    for batch in batches:
+    batches = iter(batches)
+    while True:
+        with record_function("views"):
+            batch = next(batches, None)
+        if batch is None:
+            return
         lr = config.scaled_lr * warmup_cosine(state.step, config.warmup_epochs * steps_per_epoch, total_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        output = model(batch)
-        fabric.backward(output.loss)
-        if config.clip:
-            fabric.clip_gradients(model, optimizer, max_norm=config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with record_function("forward"):
+            output = model(batch)
+        with record_function("backward"):
+            fabric.backward(output.loss)
+        with record_function("optimizer"):
+            if config.clip:
+                fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        state.method.after_step(state.step / total_steps)
+        with record_function("after_step"):
+            state.method.after_step(state.step / total_steps)
         yield {"loss": output.loss.detach(), **output.metrics, "lr": torch.tensor(lr)}

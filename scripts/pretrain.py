@@ -15,6 +15,7 @@ from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder
 from core.logger import Logger
 from core.optim import build_optimizer
+from core.profile import Profile
 from core.progress import ProgressLine, in_words
 from core.source import training_order
 from core.train import train
@@ -58,10 +59,13 @@ def main() -> None:
 
     order = training_order(len(source), run.optim.batch_size, run.seed, state.step, total, rank, world, fabric.device)
     batches = source.batches(order, state.method.views)
-    with ProgressLine(total, state.step, run.optim.batch_size, shown=fabric.is_global_zero) as progress:
+    profiled = folder.path / "profile" if run.trainer.profile and fabric.is_global_zero else None
+    with ProgressLine(total, state.step, run.optim.batch_size, shown=fabric.is_global_zero) as progress, Profile(profiled) as profile:
         for metrics in train(fabric, model, optimizer, state, batches, total, steps_per_epoch):
             step, last = state.step, state.step == total
             progress.advance(step)
+            if account := profile.step():
+                progress.say(f"{account}written to {profiled}, with trace.json for a browser's tracing page")
             validates = bool(run.trainer.validate_every) and (step % (run.trainer.validate_every * steps_per_epoch) == 0 or last)
             saves = step % run.trainer.save_every == 0 or last
             if not (step % run.trainer.log_every == 0 or validates or saves):
@@ -98,8 +102,10 @@ def arguments() -> tuple[str, list[str]]:
         "overrides", nargs="*", metavar="key=value", help="any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in its folder (the same as resume=true)")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes (the same as trainer.profile=true)")
     given = parser.parse_intermixed_args()
-    return given.config, given.overrides + (["resume=true"] if given.resume else [])
+    switches = {"resume=true": given.resume, "trainer.profile=true": given.profile}
+    return given.config, given.overrides + [override for override, on in switches.items() if on]
 
 
 def start_fabric(run: config.RunConfig) -> Fabric:

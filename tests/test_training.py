@@ -172,3 +172,13 @@ def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words
     assert answer.returncode == 2, answer.stderr
     assert said in answer.stderr and len(answer.stderr.strip().splitlines()) == 1, answer.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"torn.ckpt"}
+
+
+def test_a_profile_says_where_the_time_goes(tmp_path):
+    told = script("pretrain.py", "configs/simclr_sprites.yaml", *SMALL, "optim.epochs=8", f"folder={tmp_path}/run", "--profile")
+    assert told.returncode == 0, told.stderr
+    account = (tmp_path / "run/profile/account.txt").read_text()
+    assert "20 steps after the first 5" in account and "20 steps after the first 5" in told.stdout
+    shares = [int(line.split()[-1].rstrip("%")) for line in account.splitlines() if line.split()[0:1] and line.endswith("%")]
+    assert 95 <= sum(shares) <= 105
+    assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]

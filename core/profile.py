@@ -1,0 +1,83 @@
+"""Where a step's time goes: a trace for a browser and a one-page account for a person, of a few steps after the first ones."""
+
+from core.checkpoint import write_atomically
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+PHASES = ("views", "forward", "backward", "optimizer", "after_step")  # as core.train names them; all else is between steps
+FIRST, STEPS = 5, 20  # steps left out because they warm up, and steps looked at
+OPERATIONS = 15
+
+
+class Profile:
+    """Counts steps; after FIRST of them it looks at STEPS, then writes trace.json and account.txt into `folder` and is silent again.
+
+    With `folder` None it does nothing.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder, self.seen, self.account = folder, 0, ""
+        self.running: profile | None = None
+
+    def step(self) -> str:
+        """Call after every step; gives the account once, when it is written."""
+        self.seen += 1
+        if self.folder and self.seen == FIRST:
+            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+            self.running, self.started = profile(activities=activities), time.perf_counter()
+            self.running.__enter__()
+        if self.running and self.seen == FIRST + STEPS:
+            return self._write()
+        return ""
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.running:
+            self.running.__exit__(kind, error, trace)
+
+    def _write(self) -> str:
+        assert self.folder and self.running
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        step = (time.perf_counter() - self.started) / STEPS
+        done, self.running = self.running, None
+        done.__exit__(None, None, None)
+        account = describe(done, step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "trace.json", lambda temporary: done.export_chrome_trace(str(temporary)))
+        write_atomically(self.folder / "account.txt", lambda temporary: temporary.write_text(account))
+        return account
+
+
+def describe(done: profile, step: float) -> str:
+    """The account: seconds a step by phase, and the operations that take most of them."""
+    averages = {event.key: event for event in done.key_averages()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lines = [
+        f"{STEPS} steps after the first {FIRST}, {device}: {1e3 * step:.2f} ms a step, with the profiler on",
+        "",
+        "phase         ms a step  share",
+    ]
+    rest = step
+    for phase in PHASES:
+        if phase in averages:
+            seconds = averages[phase].cpu_time_total / 1e6 / STEPS
+            rest -= seconds
+            lines.append(f"{phase:<12} {1e3 * seconds:>10.2f} {100 * seconds / step:>5.0f}%")
+    lines.append(f"{'the rest':<12} {1e3 * rest:>10.2f} {100 * rest / step:>5.0f}%")
+    if device == "cuda":
+        lines.append("(phases in host time: work on the GPU goes on after its phase; see the operations)")
+        lines.append(f"peak memory {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB")
+    key = f"self_{device if device == 'cpu' else 'device'}_time_total"
+    operations = sorted((event for name, event in averages.items() if name not in PHASES), key=lambda event: -getattr(event, key))
+    lines += ["", f"{'operation':<44} ms a step  calls a step"]
+    for event in operations[:OPERATIONS]:
+        lines.append(f"{event.key[:44]:<44} {getattr(event, key) / 1e3 / STEPS:>9.2f} {event.count / STEPS:>13.1f}")
+    return "\n".join(lines) + "\n"
