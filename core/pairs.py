@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ON_CPU, ON_GPU = 1024, 8192  # rows and columns of a tile: on a CPU it stays in the cache
+KEPT = 2**22  # exponentials that the first pass keeps for the second, 16 MiB: small batches whole, of large ones some tiles
 SAFE = 100  # exp2 of scores up to here neither overflows nor underflows in float32, nor do sums of 2^27 of them
 
 
@@ -35,10 +36,10 @@ class Layout(NamedTuple):
         """Rows and columns are the same codes, so the upper triangle of tiles is enough."""
         return self.views == 2 and self.world == 1
 
-    def positive(self, device: torch.device) -> Tensor:
-        """The column of each row's positive [V B]."""
-        other = torch.arange(self.views, device=device).flip(0) * self.world + self.rank
-        return (other[:, None] * self.pairs + torch.arange(self.pairs, device=device)).flatten()
+    def positives(self) -> list[tuple[slice, slice]]:
+        """The rows of each view, and the columns that hold their positives."""
+        blocks = [(self.views - 1 - view) * self.world + self.rank for view in range(self.views)]
+        return [(_block(view, self.pairs), _block(block, self.pairs)) for view, block in enumerate(blocks)]
 
 
 class Tile(NamedTuple):
@@ -48,6 +49,10 @@ class Tile(NamedTuple):
     other: bool  # columns are of the other view than rows
     symmetric: bool  # on the diagonal of a square
     mirrored: bool  # its columns are anchors of its rows
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        return self.rows.start, self.columns.start
 
 
 def tiles(layout: Layout, size: int) -> Iterator[Tile]:
@@ -66,6 +71,10 @@ def tiles(layout: Layout, size: int) -> Iterator[Tile]:
                     yield Tile(rows, columns, aligned, views == 1 or row_view != column_view, symmetric, mirrored)
 
 
+def _block(number: int, size: int) -> slice:
+    return slice(number * size, (number + 1) * size)
+
+
 def _shifted(n: int, size: int, offset: int) -> list[slice]:
     return [slice(offset + part.start, offset + part.stop) for part in slices(n, size)]
 
@@ -78,9 +87,10 @@ class InBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: float, layout: Layout) -> tuple[Tensor, Tensor]:
-        scored = _Scored(rows, columns, scale, layout)
+        wanted = any(ctx.needs_input_grad[:2])
+        scored = _Scored(rows, columns, scale, layout, KEPT if wanted else 0)
         loss, one_sided = (x.to(rows.dtype) for x in scored.losses())
-        if any(ctx.needs_input_grad[:2]):
+        if wanted:
             ctx.save_for_backward(*scored.gradients())
         ctx.mark_non_differentiable(one_sided)
         return loss, one_sided
@@ -98,15 +108,15 @@ class _Scored:
     The anchors are the rows, in `both` the columns as well, and of a square the columns are the rows.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, scale: float, layout: Layout):
-        self.rows, self.columns, self.scale, self.layout = rows, columns, scale, layout
+    def __init__(self, rows: Tensor, columns: Tensor, scale: float, layout: Layout, keep: int):
+        self.rows, self.columns, self.scale, self.layout, self.keep = rows, columns, scale, layout, keep
         on_cpu = rows.device.type == "cpu"
         self.tiles = list(tiles(layout, ON_CPU if on_cpu else ON_GPU))
         self.scaled = rows * (scale * LOG2E)
         # Asking a GPU for the largest norm would make it wait; there every tile takes its maxima out.
         self.safe = on_cpu and (self.scaled.norm(dim=1).max() * columns.norm(dim=1).max()).item() < SAFE
-        self.positive = layout.positive(rows.device)
-        self.own = (self.scaled.double() * columns[self.positive].double()).sum(1)
+        self.kept: dict[tuple[int, int], Tensor] = {}
+        self.own = torch.cat([(self.scaled[here].double() * columns[there].double()).sum(1) for here, there in layout.positives()])
         of_rows = self.own.new_full((2, len(rows)), -math.inf)  # among negatives of its own view, of the other view
         of_columns = of_rows if layout.square else self.own.new_full((2, len(columns)), -math.inf)
         for tile in self.tiles:
@@ -134,8 +144,9 @@ class _Scored:
                 d_columns[:, tile.columns] += product(self.rows[tile.rows].T, weights.T)
         # The positive's weight is its probability minus one, taken from the negatives' sum so that no digit is lost where it is near zero.
         missing = torch.stack([torch.sigmoid((negatives - self.own) / LOG2E) for negatives in everyone]).sum(0).to(self.rows.dtype)[:, None]
-        d_rows -= missing * self.columns[self.positive]
-        d_columns[:, self.positive] -= (missing * self.rows).T
+        for here, there in self.layout.positives():
+            d_rows[here] -= missing[here] * self.columns[there]
+            d_columns[:, there] -= (missing[here] * self.rows[here]).T
         share = self.scale / (len(self.anchors) * len(self.rows))
         return d_rows.mul_(share), (d_columns.T * share).contiguous()  # gather passes memory on as it lies
 
@@ -149,14 +160,17 @@ class _Scored:
         if not self.safe:
             return [_logsumexp2(scores, 1), *([_logsumexp2(scores, 0)] if tile.mirrored else [])]
         scores.exp2_()
-        return [scores.sum(1).double().log2(), *([scores.sum(0).double().log2()] if tile.mirrored else [])]
+        if sum(map(Tensor.numel, self.kept.values())) + scores.numel() <= self.keep:
+            self.kept[tile.corner] = scores
+        return [scores.sum(1).double().log2(), *([(scores.T @ scores.new_ones(len(scores))).double().log2()] if tile.mirrored else [])]
 
     def _weights(self, tile: Tile, of_rows: Tensor, of_columns: Tensor | None) -> Tensor:
         """dL/ds of a tile, times the number of anchors: p(column | row) and, where the column is an anchor too, + p(row | column)."""
-        scores = self._scores(tile)
         if self.safe:
+            scores = self.kept.pop(tile.corner) if tile.corner in self.kept else self._scores(tile).exp2_()
             inverse = torch.exp2(-of_rows)[:, None]
-            return scores.exp2_().mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns))
+            return scores.mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns))
+        scores = self._scores(tile)
         if of_columns is None:
             return scores.sub_(of_rows[:, None]).exp2_()
         return torch.exp2(scores - of_rows[:, None]).add_(scores.sub_(of_columns).exp2_())
