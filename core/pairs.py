@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ON_CPU, ON_GPU = 1024, 8192  # rows and columns of a tile: on a CPU it stays in the cache
-KEPT = 2**22  # exponentials that the first pass keeps for the second, 16 MiB: small batches whole, of large ones some tiles
+ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile: on a CPU it stays in the cache
+KEPT = 3 * 2**21  # exponentials that the first pass keeps for the second, 24 MiB: small batches whole, of large ones some tiles
 SAFE = 100  # exp2 of scores up to here neither overflows nor underflows in float32, nor do sums of 2^27 of them
 
 
@@ -38,8 +38,8 @@ class Layout(NamedTuple):
 
     def positives(self) -> list[tuple[slice, slice]]:
         """The rows of each view, and the columns that hold their positives."""
-        blocks = [(self.views - 1 - view) * self.world + self.rank for view in range(self.views)]
-        return [(_block(view, self.pairs), _block(block, self.pairs)) for view, block in enumerate(blocks)]
+        n, blocks = self.pairs, [(self.views - 1 - view) * self.world + self.rank for view in range(self.views)]
+        return [(slice(n * view, n * view + n), slice(n * block, n * block + n)) for view, block in enumerate(blocks)]
 
 
 class Tile(NamedTuple):
@@ -56,27 +56,24 @@ class Tile(NamedTuple):
 
 
 def tiles(layout: Layout, size: int) -> Iterator[Tile]:
-    """Every tile, of a square those of the upper triangle. None straddles two views or two processes."""
+    """Every tile, of a square those of the upper triangle. Own codes and positives are on the diagonals of tiles."""
     pairs, views, world, rank, both = layout
     for row_view in range(views):
-        for rows in _shifted(pairs, size, row_view * pairs):
-            for block in range(views * world):
-                for columns in _shifted(pairs, size, block * pairs):
+        for rows in _cut(row_view * pairs, pairs, size):
+            for column_view in range(views):
+                first, here, there = column_view * world * pairs, rank * pairs, (world - rank - 1) * pairs
+                mine = _cut(first + here, pairs, size)
+                for columns in _cut(first, here, size) + mine + _cut(first + here + pairs, there, size):
                     if layout.square and columns.start < rows.start:
                         continue
-                    column_view, process = divmod(block, world)
-                    aligned = process == rank and columns.start - block * pairs == rows.start - row_view * pairs
+                    aligned = columns.start - first - here == rows.start - row_view * pairs
                     symmetric = layout.square and rows == columns
                     mirrored = (layout.square or both) and not symmetric
                     yield Tile(rows, columns, aligned, views == 1 or row_view != column_view, symmetric, mirrored)
 
 
-def _block(number: int, size: int) -> slice:
-    return slice(number * size, (number + 1) * size)
-
-
-def _shifted(n: int, size: int, offset: int) -> list[slice]:
-    return [slice(offset + part.start, offset + part.stop) for part in slices(n, size)]
+def _cut(start: int, length: int, size: int) -> list[slice]:
+    return [slice(start + part.start, start + part.stop) for part in slices(length, size)]
 
 
 class InBatch(torch.autograd.Function):
@@ -116,7 +113,9 @@ class _Scored:
         # Asking a GPU for the largest norm would make it wait; there every tile takes its maxima out.
         self.safe = on_cpu and (self.scaled.norm(dim=1).max() * columns.norm(dim=1).max()).item() < SAFE
         self.kept: dict[tuple[int, int], Tensor] = {}
-        self.own = torch.cat([(self.scaled[here].double() * columns[there].double()).sum(1) for here, there in layout.positives()])
+        self.own = torch.cat([(rows[here].double() * columns[there].double()).sum(1) for here, there in layout.positives()]) * (
+            scale * LOG2E
+        )
         of_rows = self.own.new_full((2, len(rows)), -math.inf)  # among negatives of its own view, of the other view
         of_columns = of_rows if layout.square else self.own.new_full((2, len(columns)), -math.inf)
         for tile in self.tiles:
@@ -133,7 +132,7 @@ class _Scored:
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Of the loss, with respect to rows and columns: sums over tiles of W y and W^T x, W = dL/ds, and the positives' share."""
         everyone = [torch.logaddexp2(*sums) for sums in self.anchors]
-        totals = [torch.logaddexp2(negatives, self.own).to(self.rows.dtype) for negatives in everyone]
+        totals = [torch.logaddexp2(negatives, self.own) for negatives in everyone]
         of_rows, of_columns = totals[0], totals[-1]  # of a square the same
         d_rows = torch.zeros_like(self.rows)
         d_columns = torch.zeros_like(self.columns.T, memory_format=torch.contiguous_format)  # transposed: W^T x is slow, x^T W is not
@@ -142,13 +141,14 @@ class _Scored:
             d_rows[tile.rows] += product(weights, self.columns[tile.columns].T)
             if not tile.symmetric:  # W is symmetric, so both sides are in d_rows
                 d_columns[:, tile.columns] += product(self.rows[tile.rows].T, weights.T)
+            del weights  # before the next tile asks for its own, which then gets the same memory, still in the cache
         # The positive's weight is its probability minus one, taken from the negatives' sum so that no digit is lost where it is near zero.
         missing = torch.stack([torch.sigmoid((negatives - self.own) / LOG2E) for negatives in everyone]).sum(0).to(self.rows.dtype)[:, None]
         for here, there in self.layout.positives():
             d_rows[here] -= missing[here] * self.columns[there]
             d_columns[:, there] -= (missing[here] * self.rows[here]).T
         share = self.scale / (len(self.anchors) * len(self.rows))
-        return d_rows.mul_(share), (d_columns.T * share).contiguous()  # gather passes memory on as it lies
+        return d_rows.mul_(share), d_columns.mul_(share).T.contiguous()  # gather passes memory on as it lies
 
     def _scores(self, tile: Tile) -> Tensor:
         scores = product(self.scaled[tile.rows], self.columns[tile.columns])
@@ -166,14 +166,21 @@ class _Scored:
 
     def _weights(self, tile: Tile, of_rows: Tensor, of_columns: Tensor | None) -> Tensor:
         """dL/ds of a tile, times the number of anchors: p(column | row) and, where the column is an anchor too, + p(row | column)."""
+        dtype = self.rows.dtype
         if self.safe:
-            scores = self.kept.pop(tile.corner) if tile.corner in self.kept else self._scores(tile).exp2_()
-            inverse = torch.exp2(-of_rows)[:, None]
-            return scores.mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns))
-        scores = self._scores(tile)
-        if of_columns is None:
-            return scores.sub_(of_rows[:, None]).exp2_()
-        return torch.exp2(scores - of_rows[:, None]).add_(scores.sub_(of_columns).exp2_())
+            weights = self.kept.pop(tile.corner) if tile.corner in self.kept else self._scores(tile).exp2_()
+            inverse = torch.exp2(-of_rows).to(dtype)[:, None]
+            return weights.mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns).to(dtype))
+        weights = _probabilities(self._scores(tile), of_rows[:, None])
+        if tile.symmetric:  # s_ij and s_ji differ in rounding, and each goes with its own total
+            return weights + weights.T
+        return weights if of_columns is None else weights.add_(_probabilities(self._scores(tile), of_columns))
+
+
+def _probabilities(scores: Tensor, total: Tensor) -> Tensor:
+    """2^(s - total), in place. Large scores are near a large total: its leading digits go first, and the difference keeps the others."""
+    leading = total.to(scores.dtype)
+    return scores.sub_(leading).sub_((total - leading).to(scores.dtype)).exp2_()
 
 
 def _logsumexp2(scores: Tensor, dim: int) -> Tensor:

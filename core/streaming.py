@@ -106,6 +106,7 @@ def _of_rows(query: Tensor, keys: Tensor, scale: float, size: int, mean: bool) -
         total.add_(found)
         if mean:
             weighted.add_(product(scores, chunk.T))
+        del scores  # before the next chunk asks for its own, which then gets the same memory, still in the cache
     return (top + total.log2()) / LOG2E, weighted.div_(total[:, None])
 
 
