@@ -61,3 +61,9 @@ def cached_features(checkpoint: Path, method: Method, run: RunConfig, split: str
         stale.unlink()  # of weights that the checkpoint no longer holds
     write_atomically(path, lambda temporary: save_file({"x": features.x.contiguous(), "y": features.y.contiguous()}, temporary))
     return features
+
+
+def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D] of features [n, D], by which a probe standardises them; a dead feature stays dead."""
+    deviation = x.std(0)
+    return x.mean(0), torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0)

@@ -4,6 +4,7 @@ n = images, D = feature dimensions, P = code dimensions.
 """
 
 from core.bounds import infonce_terms
+from core.features import mean_and_deviation
 from core.randomness import Draws
 
 import math
@@ -23,9 +24,9 @@ class Critic(nn.Module):
 
     def __init__(self, features: Tensor, width: int = 256, codes: int = 64):
         super().__init__()
-        deviation = features.std(0)
-        self.register_buffer("mean", features.mean(0))
-        self.register_buffer("deviation", torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0))
+        mean, deviation = mean_and_deviation(features)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
         self.skip = nn.Linear(features.shape[1], codes, bias=False)
         self.net = nn.Sequential(nn.Linear(features.shape[1], width), nn.GELU(), nn.Linear(width, codes))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probes.copies import copies
 from probes.critic import refit_scale, train_critic
 from probes.estimate import estimate
 
@@ -35,11 +36,13 @@ def information(method: Method, run: RunConfig, seed: int = 0, device: torch.dev
     - "native, refitted scale": the same codes, the temperature refitted on the calibration split (val).
     - "common": one small critic, trained on frozen features of the training split and chosen on val; the same for every family.
 
-    The test split is read once and chooses nothing. The encoder has seen neither val nor test.
+    The test split is read once and chooses nothing; copies of an image in it are left out. The encoder has seen neither val nor test.
     """
     val, test = (open_source(run.data, split, run.seed) for split in ("val", "test"))
     native = isinstance(method, PairCritic)
-    read_val, read_test = (read_pairs(method, source, seed, device, native) for source in (val, test))
+    copied = copies(open_source(run.data, "test", run.seed, augmented=False), device)
+    read_val = read_pairs(method, val, seed, device, native)
+    read_test = read_pairs(method, test, seed, device, native, leave_out=copied)
     train = read_pairs(method, open_source(run.data, "train", run.seed), seed, device, native=False, most=TRAIN_PAIRS)
     critics = {}
     if native:
@@ -58,7 +61,8 @@ def information(method: Method, run: RunConfig, seed: int = 0, device: torch.dev
         "side": "lower bound",
         "split": "test",
         "unit": "nats",
-        "images": len(test),
+        "images": len(test) - len(copied),
+        "copies_left_out": len(copied),
         "augmentation": "fresh rendering" if isinstance(test, Sprites) else run.data.augment,
         "truth": test.information,
         "critics": critics,
@@ -81,16 +85,25 @@ class Pairs:
 
 
 @torch.no_grad()
-def read_pairs(method: Method, source: Source, seed: int, device: torch.device | str, native: bool, most: int | None = None) -> Pairs:
-    """Two fresh views of every image, in random order, so that any run of pairs holds independent images."""
+def read_pairs(
+    method: Method,
+    source: Source,
+    seed: int,
+    device: torch.device | str,
+    native: bool,
+    most: int | None = None,
+    leave_out: Tensor | None = None,
+) -> Pairs:
+    """Two fresh views of every image (but those to `leave_out`), in random order, so that any run of pairs holds independent images."""
     parts: list[list[Tensor]] = [[], [], [], []]
     for batch in source.batches(reading_order(len(source), seed, device=device, purpose="information", most=most), 2):
         made = [method.embed(view) for view in batch.views]
         if native:
             assert isinstance(method, PairCritic)
             made += list(method.codes(*batch.views))
+        kept = slice(None) if leave_out is None else ~torch.isin(batch.index, leave_out.to(batch.index.device))
         for part, x in zip(parts, made, strict=False):
-            part.append(x.float().cpu())
+            part.append(x[kept].float().cpu())
     order = Draws(seed, 0).permutation("pairs", sum(map(len, parts[0])))
     read = [torch.cat(part)[order] if part else torch.empty(0) for part in parts]
     return Pairs((read[0], read[1]), (read[2], read[3]))

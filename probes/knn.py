@@ -5,20 +5,61 @@ n, m = training and test images, D = feature dimensions, k = neighbours.
 
 from core.features import Features
 
+from typing import NamedTuple
+
 import faiss
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
+QUERIES, GROUP = 256, 16  # test images searched at a time, and training images that stand behind one maximum
 
 
-def search(bank: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Exact inner-product search of L2-normalised features by faiss: similarities and indices [m, k], best first."""
+class Neighbours(NamedTuple):
+    """The k nearest training images of each test image, best first."""
+
+    similarity: Tensor  # float32 [m, k]
+    place: Tensor  # int64 [m, k], indices of training images
+
+    def first(self, k: int) -> "Neighbours":
+        return Neighbours(self.similarity[:, :k], self.place[:, :k])
+
+
+def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = None) -> Neighbours:
+    """Exact search by cosine similarity: faiss on the CPU, the reference, or in blocks by torch on `device`. k is at most n."""
+    k = min(k, len(bank))
+    bank, query = F.normalize(bank, dim=1), F.normalize(query, dim=1)
+    if device is not None:
+        return search_blocks(bank.to(device), query.to(device), k)
     index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(F.normalize(bank, dim=1).numpy())
-    similarity, neighbour = index.search(F.normalize(query, dim=1).numpy(), k)
-    return torch.from_numpy(similarity), torch.from_numpy(neighbour)
+    index.add(bank.numpy())
+    return Neighbours(*map(torch.from_numpy, index.search(query.numpy(), k)))
+
+
+def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
+    """The k largest inner products of each query with the bank [n, D], where the bank is; results on the CPU.
+
+    Selecting costs more than multiplying, so most of a row is never sorted: the k groups of columns with the largest maxima hold the
+    k largest values, as each of those maxima is one of k values that no other group can pass.
+    """
+    groups = len(bank) // GROUP
+    held = bank.new_empty(min(QUERIES, len(query)), len(bank))  # one block of scores, written over and over
+    rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for block in query.split(QUERIES):
+        scores = torch.mm(block, bank.T, out=held[: len(block)])
+        if k > groups // 4:  # the groups would be most of the row
+            values, place = scores.topk(k)
+            found.append((values, place))
+            continue
+        grouped = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups))  # column c is in group c mod groups
+        group = grouped.amax(1).topk(k, sorted=False).indices
+        column = (group[:, None] + groups * torch.arange(GROUP, device=group.device)[:, None]).flatten(1)
+        column = torch.cat([column, rest.expand(len(block), -1)], 1)
+        best = scores.gather(1, column).topk(k)
+        found.append((best.values, column.gather(1, best.indices)))
+    return Neighbours(*(torch.cat([part[i] for part in found]).cpu() for i in (0, 1)))
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
@@ -28,10 +69,13 @@ def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -
     return votes.scatter_add_(1, labels, weight).argmax(1)
 
 
-def knn(train: Features, test: Features, k: int = 200, temperature: float = 0.1) -> dict[str, float]:
-    """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1". k is at most n."""
+def knn(train: Features, test: Features, k: int = 200, temperature: float = 0.1, found: Neighbours | None = None) -> dict[str, float]:
+    """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1". k is at most n.
+
+    `found` are at least k neighbours of a search that is already done.
+    """
     k = min(k, len(train.x))
-    similarity, neighbour = search(train.x, test.x, k)
+    similarity, neighbour = (found or search(train.x, test.x, k)).first(k)
     scores = {}
     for column, (factor, classes) in enumerate(train.factors):
         predicted = vote(similarity, train.y[:, column][neighbour], classes, temperature)

@@ -162,9 +162,9 @@ def contents(m: int) -> Source:
 _BASE, _PLANE = gaussian(0.413, 1), gaussian(1.022, 3, informative=2)
 
 SUITE: dict[str, Source] = {
-    **{f"gaussian {d} x {d}, {information:g} nats": gaussian(information, d) for d in (1, 5, 20, 50) for information in (0, 1, 2, 4)},
-    **{f"gaussian 20 x 20, {information:g} nats": gaussian(information, 20) for information in (6, 8, 10)},
-    "gaussian 25 x 25, 2 informative": gaussian(1.022, 25, informative=2),
+    **{f"gaussian {d} x {d} of {information:g} nats": gaussian(information, d) for d in (1, 5, 20, 50) for information in (0, 1, 2, 4)},
+    **{f"gaussian 20 x 20 of {information:g} nats": gaussian(information, 20) for information in (6, 8, 10)},
+    "gaussian 25 x 25 in 2 dimensions": gaussian(1.022, 25, informative=2),
     "normal cdf 5 x 5": mapped(gaussian(1.022, 5, informative=2), ndtr, ndtr),
     "half-cube 5 x 5": mapped(gaussian(1.022, 5, informative=2), half_cube, half_cube),
     "asinh of student 2 x 2": mapped(student(0.288, 2, 1), np.arcsinh, np.arcsinh),
@@ -173,11 +173,11 @@ SUITE: dict[str, Source] = {
     "spiral 3 x 3": mapped(_PLANE, spiral, spiral),
     "additive uniform 0.1": additive_uniform(0.1),
     "additive uniform 0.75": additive_uniform(0.75),
-    "student 1 x 1, 1 degree": student(0.0, 1, 1),
-    "student 3 x 3, 2 degrees": student(0.2, 3, 2),
-    "student 5 x 5, 3 degrees": student(0.2, 5, 3),
+    "student 1 x 1 of 1 degree": student(0.0, 1, 1),
+    "student 3 x 3 of 2 degrees": student(0.2, 3, 2),
+    "student 5 x 5 of 3 degrees": student(0.2, 5, 3),
     "channel of 4 letters": channel(4, 0.3),
     "channel of 16 letters": channel(16, 0.1),
-    "contents on a circle, 8": contents(8),
+    "8 contents on a circle": contents(8),
 }
 """Name -> source, from no information at all to more than any bound can show."""

@@ -3,38 +3,15 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
-from core.features import Features
+from core.features import Features, mean_and_deviation
 from core.randomness import Draws
-
-import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+
+from probes.logistic import Logistic
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda, chosen on a held-out tenth of train
-
-
-def fit(x: Tensor, y: Tensor, classes: int, strength: float, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Weights [Y, D] and biases [Y] that minimise mean cross-entropy + (lambda / 2) |W|^2; the biases are free.
-
-    The objective is strictly convex in W, so a warm `start` changes the time and not the answer. It equals scikit-learn's
-    LogisticRegression(C = 1 / (n lambda)).
-    """
-    weight, bias = start or (x.new_zeros(classes, x.shape[1]), x.new_zeros(classes))
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-12, history_size=10, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), y) + strength / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach(), bias.detach()
 
 
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
@@ -44,21 +21,20 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     CE that of the probe, so it is what a linear reader gains from the features. lambda is chosen by CE on a held-out tenth of train and
     the probe refitted on all of it; the test split is read once.
     """
-    mean, deviation = train.x.mean(0), train.x.std(0)
-    deviation = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0)  # a dead feature stays dead
+    mean, deviation = mean_and_deviation(train.x)
     x, x_test = (train.x - mean) / deviation, (test.x - mean) / deviation
     order = Draws(seed, 0).permutation("linear probe", len(x))
     held, rest = order[: max(1, len(x) // 10)], order[max(1, len(x) // 10) :]
+    model = Logistic(x)
     top1, information, chosen = {}, {}, {}
     for column, (factor, classes) in enumerate(train.factors):
         y, y_test = train.y[:, column], test.y[:, column]
-        best, start, kept = math.inf, None, None
-        for strength in sorted(STRENGTHS, reverse=True):
-            start = fit(x[rest], y[rest], classes, strength, start)
-            value = F.cross_entropy(F.linear(x[held], *start), y[held]).item()
-            if value < best:
-                best, chosen[factor], kept = value, strength, start
-        logits = F.linear(x_test, *fit(x, y, classes, chosen[factor], kept))
+        grid = model.fit(y, classes, STRENGTHS, rest)
+        losses = [F.cross_entropy(F.linear(x[held], *parameters), y[held]) for parameters in zip(*model.parameters(grid), strict=True)]
+        best = int(torch.stack(losses).argmin())
+        chosen[factor] = STRENGTHS[best]
+        weight, bias = model.parameters(model.fit(y, classes, STRENGTHS[best : best + 1], start=grid[best : best + 1]))
+        logits = F.linear(x_test, weight[0], bias[0])
         frequency = (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)  # no class of probability zero
         entropy = -frequency.log()[y_test].mean().item()
         top1[factor] = (logits.argmax(1) == y_test).double().mean().item()

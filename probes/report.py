@@ -5,7 +5,8 @@
       "checkpoint": path, "digest": sha256, "method": name, "step": int, "data": name, "seed": int,
       "linear":      {"top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR", "lambda/FACTOR"},
       "knn":         {"knn200": {"top1", "top1/FACTOR", "k", "temperature"}, "knn20": {...}},
-      "information": {"quantity", "estimator", "side", "split", "unit", "images", "augmentation", "truth" (nats or null),
+      "information": {"quantity", "estimator", "side", "split", "unit", "images", "copies_left_out", "augmentation",
+                      "truth" (nats or null),
                       "critics": {NAME: {"temperature", "scale", "cap", "verdict",
                                          "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling", "best_possible"?}]}}},
       "geometry":    {"split", "images", "augmentation", "lidar_images"?, "lidar_views"?, "sentence"? (where something has collapsed),
@@ -14,7 +15,10 @@
                            "dead_dimensions" (share), "alignment"?, "lidar"?}}  (? where two views of an image differ)
       "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
                       "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
-                      "marginal_kl": {"quantity", "low", "high"}}          (of a VAE only)
+                      "marginal_kl": {"quantity", "low", "high"}},         (of a VAE only)
+      "rate_head":   {"quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images", "dimensions",
+                      "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT}}          (where asked for by name)
+                     POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "bits_per_dim" (of nelbo)
     }
 
 A probe that was not asked for is absent. Intervals are 95%.
@@ -141,6 +145,12 @@ def details(report: Report) -> list[str]:
             f" ceiling of the lower bound {rate['ceiling']:.2f})",
             f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
             f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
+        ]
+    if head := report.get("rate_head"):
+        curve = [("nothing kept", head["nothing"]), *((f"β {point['beta']:g}", point) for point in reversed(head["points"]))]
+        lines += [
+            f"  rate head on {head['train_images']:,} images, {head['likelihood']}, R / D in nats: "
+            + " · ".join(f"{label} {point['rate']['value']:.2f} / {point['distortion']['value']:,.1f}" for label, point in curve)
         ]
     return lines
 

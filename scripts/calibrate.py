@@ -8,8 +8,8 @@ The sources of the suite are in probes/known.py. --peer takes the interpreter of
 numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then
 estimated by both, one after the other, in one run.
 
-A lower bound should never stand more than 3 standard errors above the truth, or above what the sample itself holds (its mean pointwise
-information); how far below, the table says.
+A lower bound should never stand more than 3 standard errors above what the sample itself holds, its mean pointwise information, which
+differs from the truth by chance alone; how far below it stands, the table says.
 """
 
 import core  # noqa: F401
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import calibration, figures
+from probes import calibration, truth_figures
 from probes.known import SUITE, Known
 from scripts.benchmark_mi import Peer
 
@@ -45,7 +45,7 @@ def main() -> None:
     console.print(calibration.summary(found))
     write_atomically(options.out.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
     write_atomically(options.out.with_suffix(".md"), lambda temporary: temporary.write_text(calibration.markdown(found)))
-    figures.calibration(found, options.out.with_suffix(".png"))
+    truth_figures.calibration(found, options.out.with_suffix(".png"))
     console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
 
 

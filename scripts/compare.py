@@ -35,6 +35,10 @@ def main() -> None:
     Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
     figures.compare(reports, options.out)
     console.print(f"picture: {options.out}")
+    if any(found.get("rate_head") for found in reports):
+        curves = options.out.with_name(f"{options.out.stem}_rd.png")
+        figures.rate_distortion(reports, curves)
+        console.print(f"picture: {curves}")
 
 
 if __name__ == "__main__":

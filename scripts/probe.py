@@ -1,4 +1,4 @@
-"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE), geometry and, of a VAE, rate and distortion.
+"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE), geometry, rate and distortion, the rate head.
 
     python scripts/probe.py runs/simclr_sprites
     python scripts/probe.py runs/*/last.ckpt data.root=/data --probes linear,knn
@@ -13,9 +13,9 @@ from core.data import open_source
 from core.errors import UserError, exit_cleanly
 from core.features import cached_features
 from core.folder import RunFolder
-from core.method import LatentModel
+from core.method import LatentModel, Method
 from core.pictures import save_grid
-from core.source import reading_order
+from core.source import Source, reading_order
 
 import argparse
 import time
@@ -27,11 +27,13 @@ from rich.console import Console
 from probes import figures, report
 from probes.geometry import geometry
 from probes.information import information
-from probes.knn import PRESETS, knn, search
+from probes.knn import PRESETS, Neighbours, knn, search
 from probes.linear import linear
 from probes.rate import rate
+from probes.rate_head import rate_head
 
-PROBES = ("linear", "knn", "information", "geometry", "rate")
+DEFAULT = ("linear", "knn", "information", "geometry", "rate")
+PROBES = (*DEFAULT, "rate_head")  # a minute or two a checkpoint, so only where it is asked for
 
 
 @exit_cleanly
@@ -53,8 +55,13 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     """Everything that is asked about one checkpoint."""
     method, run, step = checkpoint.load_method(path, device)
     run = config.override(run, overrides, str(path))
+    if overrides:
+        refuse_other_images(method, open_source(run.data, "test", run.seed, augmented=False).shape)
     folder = path.parent / "probe"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: can not be made ({error.strerror}); a probe writes beside the checkpoint, so copy that first") from None
     found: report.Report = {
         "format": report.FORMAT,
         "checkpoint": str(path),
@@ -68,8 +75,9 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
         console.print(f"{path}: features …", style="dim")
         train, test = (cached_features(path, method, run, split, device) for split in ("trainval", "test"))
         if "knn" in wanted:
-            found["knn"] = {preset: knn(train, test, *values) for preset, values in PRESETS.items()}
-            pictures["neighbours"] = neighbours(run, train.x, test.x, folder / "neighbours.png")
+            nearest = search(train.x, test.x, max(k for k, _ in PRESETS.values()), device if device.type == "cuda" else None)
+            found["knn"] = {preset: knn(train, test, *values, nearest) for preset, values in PRESETS.items()}
+            pictures["neighbours"] = neighbours(run, nearest, folder / "neighbours.png")
         if "linear" in wanted:
             console.print(f"{path}: linear probe …", style="dim")
             found["linear"] = linear(train, test, seed)
@@ -87,19 +95,33 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     if "rate" in wanted and isinstance(method, LatentModel):
         console.print(f"{path}: rate and distortion …", style="dim")
         found["rate"] = rate(method, run, seed, device)
+    if "rate_head" in wanted:
+        console.print(f"{path}: rate head …", style="dim")
+        found["rate_head"] = rate_head(method, run, seed, device)
+        figures.rate_distortion([found], folder / "rate_distortion.png")
+        pictures["rate_distortion"] = folder / "rate_distortion.png"
     found = report.with_earlier(found, folder / "probe.json")
     report.save(found, folder / "probe.json")
     log(path, found, pictures)
     return found
 
 
-def neighbours(run: config.RunConfig, bank: torch.Tensor, query: torch.Tensor, path: Path) -> Path:
+def refuse_other_images(method: Method, shape: tuple[int, int, int]) -> None:
+    """`UserError` where a method can not read images of shape (C, H, W): a VAE reads its own size alone, an encoder its own channels."""
+    if shape[0] != method.shape[0] or (isinstance(method, LatentModel) and shape != method.shape):
+        given, own = ("x".join(map(str, sides)) for sides in (shape, method.shape))
+        raise UserError(
+            f"data: its images are {given} (channels, height, width), and the checkpoint reads {own}; name other data or data.size"
+        )
+
+
+def neighbours(run: config.RunConfig, nearest: Neighbours, path: Path) -> Path:
     """A row for each of eight test images: itself, then its nearest training images."""
     train, test = (open_source(run.data, split, run.seed, augmented=False) for split in ("trainval", "test"))
     chosen = torch.arange(8) * len(test) // 8
-    found = search(bank, query[chosen], 9)[1]
+    found = nearest.first(9).place[chosen]
 
-    def picture(source, index: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def picture(source: Source, index: torch.Tensor) -> torch.Tensor:
         order = ((i[None], draws) for i, (_, draws) in zip(index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True))
         return torch.cat([batch.views[0] for batch in source.batches(order, 1)])
 
@@ -116,6 +138,11 @@ def log(path: Path, found: report.Report, pictures: dict[str, Path]) -> None:
     numbers |= {f"probe/{k}": found["rate"][k]["value"] for k in ("rate", "distortion", "nelbo", "lower", "upper") if "rate" in found}
     for space in {"features", "codes"} & found.get("geometry", {}).keys():
         numbers |= {f"probe/geometry/{space}/{k}": v for k, v in found["geometry"][space].items()}
+    numbers |= {
+        f"probe/rate_head/{name}_beta{point['beta']:g}": point[name]["value"]
+        for point in found.get("rate_head", {}).get("points", [])
+        for name in ("rate", "distortion")
+    }
     made.metrics(numbers, found["step"])
     made.pictures({f"probe/{name}": file for name, file in pictures.items()}, found["step"])
     made.close()
@@ -150,7 +177,11 @@ def arguments() -> argparse.Namespace:
         help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as data.root=/data, may stand among them",
     )
     parser.add_argument("--best", action="store_true", help="of a run folder, take best.ckpt")
-    parser.add_argument("--probes", default=",".join(PROBES), help="which, separated by commas (default: %(default)s; rate is for VAEs)")
+    parser.add_argument(
+        "--probes",
+        default=",".join(DEFAULT),
+        help=f"which of {', '.join(PROBES)}, separated by commas (default: %(default)s; rate is for VAEs)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the views, the critics and the held-out tenth (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     options = parser.parse_intermixed_args()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import figures, report, truth
+from probes import report, truth, truth_figures
 from scripts.demo import CONFIGS, step
 
 # One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1 the common critic reaches 97 % of the
@@ -53,7 +53,7 @@ def main() -> None:
     Console(width=max(Console().width, 120), highlight=False).print(truth.lines(table))
     kept = options.picture.with_suffix(".json")
     write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n"))
-    figures.truth(table, options.picture)
+    truth_figures.truth(table, options.picture)
     print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table: {kept}; the runs: {options.out}/m*/")
 
 

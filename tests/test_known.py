@@ -51,9 +51,9 @@ def test_maps_are_invertible():
 
 
 CLOSE = [  # name, and the largest shortfall with 1,500 pairs
-    ("gaussian 5 x 5, 2 nats", 0.1),
-    ("gaussian 20 x 20, 2 nats", 0.3),
-    ("gaussian 25 x 25, 2 informative", 0.1),
+    ("gaussian 5 x 5 of 2 nats", 0.1),
+    ("gaussian 20 x 20 of 2 nats", 0.3),
+    ("gaussian 25 x 25 in 2 dimensions", 0.1),
     ("normal cdf 5 x 5", 0.1),
     ("half-cube 5 x 5", 0.1),
     ("wiggly 1 x 1", 0.08),
@@ -61,9 +61,9 @@ CLOSE = [  # name, and the largest shortfall with 1,500 pairs
     ("spiral 3 x 3", 0.5),
     ("additive uniform 0.1", 0.3),
     ("additive uniform 0.75", 0.12),
-    ("student 3 x 3, 2 degrees", 0.15),
+    ("student 3 x 3 of 2 degrees", 0.15),
     ("channel of 16 letters", 0.12),
-    ("contents on a circle, 8", 0.7),
+    ("8 contents on a circle", 0.7),
 ]
 
 

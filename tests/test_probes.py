@@ -1,12 +1,15 @@
 """kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
 
 from core import config
+from core.batch import Batch
 from core.bounds import infonce_terms
 from core.features import Features, cached_features, extract
 from core.method import Method
+from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from probes import report
+from probes.copies import copies
 from probes.critic import refit_scale
-from probes.information import information, surpassed
-from probes.knn import knn, search, vote
-from probes.linear import fit, linear
+from probes.information import information, read_pairs, surpassed
+from probes.knn import PRESETS, knn, search, vote
+from probes.linear import linear
+from probes.logistic import Logistic
 from probes.rate import rate
+from scripts.probe import refuse_other_images
 from vae.beta import BetaVAE, BetaVAEConfig
 
 
@@ -45,6 +51,46 @@ def test_knn_equals_an_exact_torch_search_and_scikit_learn(k, temperature):
     assert knn(train, test, k, temperature)["top1"] == pytest.approx(peer.score(test.x.numpy(), test.y[:, 0].numpy()))
 
 
+@pytest.mark.parametrize("n, k", [(3000, 20), (3001, 200), (5003, 7), (40, 40), (17, 30)])
+def test_the_search_in_blocks_equals_faiss(n, k):
+    train, test = blobs(n, 0), blobs(300, 1)
+    reference, ours = search(train.x, test.x, k), search(train.x, test.x, k, torch.device("cpu"))
+    torch.testing.assert_close(ours.similarity, reference.similarity, rtol=1e-5, atol=1e-6)
+    assert (ours.place == reference.place).double().mean() > 0.999  # neighbours at one distance up to rounding may change places
+    predicted = [vote(found.similarity, train.y[:, 0][found.place], 5, 0.1) for found in (reference, ours)]
+    assert torch.equal(*predicted)
+
+
+def test_one_search_serves_every_k():
+    train, test = blobs(800, 0), blobs(100, 1)
+    found = search(train.x, test.x, 200)
+    for k, temperature in PRESETS.values():
+        assert knn(train, test, k, temperature, found) == knn(train, test, k, temperature)
+
+
+class Repeating(Source):
+    """Ten images, of which the last four are copies of the first ones."""
+
+    factors, shape = {"class": 2}, (1, 4, 4)
+
+    def __len__(self):
+        return 10
+
+    def batches(self, order, views):
+        images = torch.randint(256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        for index, draws in order:
+            yield Batch((images[index % 6],) * views, torch.zeros(len(index), 1), index, draws)
+
+
+def test_copies_of_an_image_are_found_and_left_out(tmp_path):
+    assert copies(Repeating()).tolist() == [6, 7, 8, 9]
+    run = small_run(tmp_path)
+    assert copies(Sprites(run.data.sprites, "test", 0)).tolist() == []
+    encoder = SimpleNamespace(embed=lambda view: view.flatten(1).float())
+    pairs = read_pairs(encoder, Repeating(), 0, "cpu", native=False, leave_out=copies(Repeating()))
+    assert len(pairs.features[0]) == len(torch.unique(pairs.features[0], dim=0)) == 6
+
+
 def test_knn_clips_k_to_the_images_there_are():
     assert knn(blobs(30, 0), blobs(20, 1), 200, 0.1)["k"] == 30
 
@@ -52,7 +98,8 @@ def test_knn_clips_k_to_the_images_there_are():
 @pytest.mark.parametrize("strength", [1e-3, 1e-1])
 def test_the_logistic_regression_equals_scikit_learn(strength):
     train, test = blobs(600, 0), blobs(300, 1)
-    weight, bias = fit(train.x.double(), train.y[:, 0], 5, strength)
+    model = Logistic(train.x.double())
+    weight, bias = (part[1] for part in model.parameters(model.fit(train.y[:, 0], 5, (10 * strength, strength))))
     peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(train.x.double().numpy(), train.y[:, 0].numpy())
     ours = F.linear(test.x.double(), weight, bias).softmax(1)
     torch.testing.assert_close(ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4)
@@ -141,6 +188,14 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     )
     assert found["lower"]["value"] <= found["ceiling"]
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 28, 28)])
+def test_images_that_a_checkpoint_can_not_read_are_one_line(tmp_path, shape):
+    vae = BetaVAE(small_run(tmp_path).model, (3, 32, 32))
+    refuse_other_images(vae, (3, 32, 32))
+    with pytest.raises(report.UserError, match="x".join(map(str, shape)) + ".*3x32x32"):
+        refuse_other_images(vae, shape)
 
 
 def test_features_are_kept_beside_the_checkpoint_and_follow_its_weights(tmp_path):

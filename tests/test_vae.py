@@ -2,17 +2,18 @@
 
 from core.batch import Batch
 from core.errors import UserError
+from core.likelihoods import DequantisedGaussian, DiscretisedLogistic, Likelihood, kl_from_standard_normal
 from core.randomness import Draws
 
 import math
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
-from vae.beta import BetaVAE, BetaVAEConfig, kl_from_standard_normal
-from vae.likelihoods import DequantisedGaussian, DiscretisedLogistic, Likelihood
+from vae.beta import BetaVAE, BetaVAEConfig
 from vae.pictures import reconstructions, traversals
 
 
@@ -44,6 +45,33 @@ def test_the_discretised_logistic_is_a_difference_of_sigmoids():
     law = DiscretisedLogistic(torch.tensor(0.1, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64))
     edges = [((2 * (levels + side) / 255 - 1 - 0.1) / math.exp(-2)).sigmoid() for side in (0.5, -0.5)]
     torch.testing.assert_close(law.log_prob(levels / 255), (edges[0] - edges[1]).log(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loc, log_scale", [(0.37, -4.0), (-0.99, -3.0), (0.9, -1.5), (0.0, 1.0)])
+def test_samples_of_the_discretised_logistic_fall_on_the_levels_as_often_as_log_prob_says(loc, log_scale):
+    n, levels = 200_000, torch.arange(256, dtype=torch.float64) / 255
+    law = DiscretisedLogistic(torch.tensor(loc, dtype=torch.float64), torch.tensor(log_scale, dtype=torch.float64))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sample = law.sample(torch.Size([n]))
+    torch.testing.assert_close(sample * 255, (sample * 255).round(), rtol=0, atol=1e-9)
+    observed = torch.bincount((sample * 255).round().long(), minlength=256).double()
+    expected = n * law.log_prob(levels).exp()
+    common = expected >= 5  # the others are pooled into one cell
+    cells = [torch.cat([counts[common], counts[~common].sum()[None]]) for counts in (observed, expected)]
+    cells = [counts[cells[1] > 0] for counts in cells]
+    assert chisquare(cells[0].numpy(), cells[1].numpy() * n / cells[1].sum().item()).pvalue > 1e-3
+    assert law.mean.item() == pytest.approx((levels * law.log_prob(levels).exp()).sum().item(), abs=1e-9)
+    assert sample.mean().item() == pytest.approx(law.mean.item(), abs=5 * sample.std().item() / math.sqrt(n))
+
+
+def test_the_quantiles_of_the_discretised_logistic_invert_its_cumulative_probabilities():
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    law = DiscretisedLogistic(torch.tensor(0.2, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64))
+    cumulative = law.log_prob(levels).exp().cumsum(0)
+    kept = slice(0, 255)  # the last is 1 but for rounding
+    torch.testing.assert_close(law.icdf(cumulative[kept] * (1 - 1e-9)), levels[kept], rtol=0, atol=1e-12)
+    torch.testing.assert_close(law.icdf(cumulative[kept] * (1 + 1e-9)), levels[1:], rtol=0, atol=1e-12)
 
 
 def test_the_dequantised_gaussian_keeps_every_constant():
@@ -143,9 +171,10 @@ def test_impossible_settings_name_their_key(change, key):
         BetaVAEConfig(**change)
 
 
-def test_sides_that_do_not_fit_a_convolution_are_one_line():
-    with pytest.raises(UserError, match=r"model\.backbone.*data\.size"):
-        BetaVAE(BetaVAEConfig(), (3, 30, 30))
+@pytest.mark.parametrize("backbone, decoder, key", [("conv", "conv", "backbone"), ("conv", "mlp", "backbone"), ("mlp", "conv", "decoder")])
+def test_sides_that_do_not_fit_a_convolution_name_the_key_that_asks_for_it(backbone, decoder, key):
+    with pytest.raises(UserError, match=rf"^model\.{key}.*data\.size or model\.{key}=mlp"):
+        BetaVAE(BetaVAEConfig(backbone=backbone, decoder=decoder, width=8), (3, 30, 30))
 
 
 def test_pictures_are_written(tmp_path, make_batch):

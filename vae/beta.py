@@ -6,7 +6,8 @@ B = images on this process, C H W = image shape, d = C H W, L = latent dimension
 
 from core.backbones import STEMS
 from core.batch import Batch, Output
-from core.errors import UserError
+from core.decoders import build_decoder
+from core.likelihoods import Likelihood, kl_from_standard_normal
 from core.method import Method
 
 import math
@@ -16,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vae.likelihoods import Likelihood
-from vae.networks import build_decoder, build_encoder
+from vae.networks import build_encoder
 
 
 @dataclass
@@ -59,11 +59,8 @@ class BetaVAE(Method):
 
     def __init__(self, config: BetaVAEConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)
-        try:
-            self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
-            self.decoder = build_decoder(config.decoder, config.latent, shape, config.width)
-        except ValueError as error:
-            raise UserError(f"model.{error}") from None
+        self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
+        self.decoder = build_decoder(config.decoder, config.latent, shape, config.width)
         self.to_posterior = nn.Linear(self.encoder.dim, 2 * config.latent)  # type: ignore[arg-type]
         self.pixels = Likelihood(config.likelihood, shape[0])
         self.register_buffer("price", torch.tensor(0.0 if config.warmup else config.beta))
@@ -110,8 +107,3 @@ class BetaVAE(Method):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_sigma = self.to_posterior(self.encoder(x)).float().chunk(2, 1)
         return mean, log_sigma.clamp(-7, 3)
-
-
-def kl_from_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mean, sigma^2) || N(0, 1)) = sum (mean^2 + sigma^2 - 1) / 2 - log sigma, for [B, L], in nats an image [B]."""
-    return (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1)

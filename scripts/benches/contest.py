@@ -18,16 +18,18 @@ ROOT = Path(__file__).parents[2]
 class Contest(NamedTuple):
     """`ours()` and `peer()` do the same work on the same input.
 
-    `same()` says in words how equal their results are, and raises AssertionError where they are not. `target` is the ratio asked for.
+    `same(ours, peer)` says in words how equal their results are, and raises AssertionError where they are not. `target` is the ratio
+    asked for, `rounds` the most turns of a contest that takes minutes.
     """
 
     name: str
     ours: Callable[[], Any]
     peer_name: str
     peer: Callable[[], Any]
-    same: Callable[[], str]
+    same: Callable[[Any, Any], str]
     target: float | None = None
     memory: bool = False  # whether the extra peak memory of both sides is measured too
+    rounds: int | None = None
 
 
 class Times(NamedTuple):
@@ -39,14 +41,12 @@ class Times(NamedTuple):
 
 
 def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Warm-up, then ours and the peer's in turns; medians, quartiles, and the ratio peer / ours."""
-    said = contest.same()
+    """Both once, and whether they agree; then ours and the peer's in turns: medians, quartiles, and the ratio peer / ours."""
+    said = contest.same(contest.ours(), contest.peer())  # which warms up as well
     sides: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 1):
+    for _ in range(min(rounds, contest.rounds or rounds)):
         for side, run in zip(sides, (contest.ours, contest.peer), strict=True):
-            taken = _timed(run, device)
-            if number:  # the first round warms up
-                side.append(taken)
+            side.append(seconds(run, device))
     ours, peer = (_times(side) for side in sides)
     return {
         "name": contest.name,
@@ -59,7 +59,7 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
     _settle(device)
     began = time.perf_counter()
     run()

@@ -22,18 +22,18 @@ def contests(device: torch.device) -> Iterator[Contest]:
 def contest(n: int, target: float, device: torch.device) -> Contest:
     generator = torch.Generator().manual_seed(n)
     first, second = (torch.randn(n, DIMENSIONS, generator=generator).to(device).requires_grad_() for _ in range(2))
-    theirs = NTXentLoss(temperature=TEMPERATURE)
+    criterion = NTXentLoss(temperature=TEMPERATURE)
 
     def ours() -> tuple[torch.Tensor, ...]:
         loss = nt_xent(F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE)[0]  # theirs normalises inside
         return (loss, *torch.autograd.grad(loss, (first, second)))
 
     def peer() -> tuple[torch.Tensor, ...]:
-        loss = theirs(first, second)
+        loss = criterion(first, second)
         return (loss, *torch.autograd.grad(loss, (first, second)))
 
-    def same() -> str:
-        error = max(((a - b).norm() / b.norm()).item() for a, b in zip(ours(), peer(), strict=True))
+    def same(mine: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> str:
+        error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, theirs, strict=True))
         assert error < 1e-5, f"loss or gradient differ by {error:.1e}"
         return f"loss and gradient within {error:.0e}"
 

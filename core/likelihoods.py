@@ -1,7 +1,7 @@
-"""What a decoder says of pixels: p(x|z) with every constant kept, so that the distortion is a cross-entropy in nats.
+"""The two sides of an ELBO: what a decoder says of pixels, p(x|z), and what a Gaussian code costs, KL(q(z|x) || p(z)).
 
-A decoder emits parameters [B, P C, H, W]; a likelihood turns them into a distribution over images [B, C, H, W], P numbers a value. Binary
-cross-entropy on grey pixels is no likelihood and is not offered.
+Every constant is kept, so that the distortion is a cross-entropy in nats. A decoder emits parameters [B, C, H, W], one number a value; a
+likelihood turns them into a distribution over images [B, C, H, W]. Binary cross-entropy on grey pixels is no likelihood and is not offered.
 """
 
 from core.batch import as_float
@@ -41,10 +41,22 @@ class DiscretisedLogistic(Distribution):
             value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
         )
 
+    def icdf(self, value: Tensor) -> Tensor:
+        """The value k / 255 whose bin holds the quantile of probabilities in [0, 1): the inverse of the cumulative probabilities."""
+        logistic = self.loc + self.log_scale.exp() * torch.logit(value)
+        return ((logistic + 1) / 2 * (LEVELS - 1)).round().clamp(0, LEVELS - 1) / (LEVELS - 1)
+
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Values k / 255, from torch's global generator; `icdf` of uniform draws is the same with draws of one's own."""
+        return self.icdf(torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device))
+
     @property
     def mean(self) -> Tensor:
-        """The centre, as a value in [0, 1]."""
-        return ((self.loc + 1) / 2).clamp(0, 1)
+        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the tails are counted to the last bins."""
+        edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
+        inverse = torch.exp(-self.log_scale)
+        # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is held
+        return sum((torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()), torch.zeros_like(self.loc)) / (LEVELS - 1)
 
 
 class DequantisedGaussian(Normal):
@@ -88,3 +100,11 @@ class Likelihood(nn.Module):
         if self.name == "bernoulli":
             return (noise < x).to(x.dtype)
         return x if self.name == "logistic" else (x * (LEVELS - 1) + noise) / LEVELS
+
+
+def kl_from_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, 1)) = sum (mean^2 + sigma^2 - 1) / 2 - log sigma, for [B, L], in nats an image [B].
+
+    Its mean over images is a rate, an upper bound on I(X; Z).
+    """
+    return (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1)

@@ -1,0 +1,30 @@
+"""Copies of an image inside a split. A copy of the anchor among its negatives is no independent draw, and is never told from the anchor.
+
+n = images.
+"""
+
+from core.source import Source, reading_order
+from core.sprites import Sprites
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def copies(source: Source, device: torch.device | str = "cpu") -> Tensor:
+    """Indices int64 of the images that equal an earlier one of the split, value by value.
+
+    `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is a copy.
+    """
+    if isinstance(source, Sprites):
+        return torch.empty(0, dtype=torch.int64)
+    seen: set[bytes] = set()
+    found: list[int] = []
+    for batch in source.batches(reading_order(len(source), device=device, purpose="copies"), 1):
+        for index, image in zip(batch.index.tolist(), batch.views[0].cpu().numpy(), strict=True):
+            code = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            if code in seen:
+                found.append(index)
+            seen.add(code)
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,102 @@
+"""A whole SimCLR epoch, augmentation included: ours beside lightly's LightningModule example with its transform and a DataLoader."""
+
+from core.backbones import Backbone
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scripts.benches.contest import Contest, seconds
+from scripts.benches.loop import epoch
+
+IMAGES, BATCH, SHAPE = 8192, 256, (3, 32, 32)
+WORKERS = (0, 1, 2, 4)
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    """32 steps of 256 images, 32x32: the small net of four strided convolutions, and ResNet-18 with the standard stem."""
+    images = torch.randint(256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for backbone, stem, target in (("small", "cifar", 4.5), ("resnet18", "imagenet", 1.5)):
+        overrides = [
+            f"model.backbone={backbone}",
+            f"model.stem={stem}",
+            f"optim.batch_size={BATCH}",
+            "model.temperature=0.5",
+            "optim.warmup_epochs=0",
+        ]
+        ours = epoch("simclr_cifar10", overrides, images, device)
+        workers, theirs = best_workers(backbone, stem, images, device)
+
+        def same(mine: float, peer: float) -> str:
+            assert abs(mine - peer) < 0.1 * peer, f"mean loss of the first epoch {mine:.3f} and {peer:.3f}"
+            return f"mean loss of the first epoch {mine:.2f} and {peer:.2f}"
+
+        name = f"SimCLR epoch, 32 steps of 256, {backbone}"
+        yield Contest(name, ours, f"lightly's LightningModule, {workers} workers", theirs, same, target, rounds=3)
+
+
+class Pictures(Dataset[Any]):
+    """PIL images under lightly's SimCLR transform for 32x32: no blur, as ours."""
+
+    def __init__(self, images: Tensor):
+        self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        self.transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(self.pictures[index]), 0, ""
+
+
+class Example(LightningModule):
+    """lightly's example of SimCLR, with our network and widths."""
+
+    def __init__(self, backbone: str, stem: str):
+        super().__init__()
+        self.backbone = Backbone(backbone, SHAPE, stem)
+        self.projection_head = SimCLRProjectionHead(self.backbone.dim, 512, 128)
+        self.criterion = NTXentLoss(temperature=0.5)
+        self.losses: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection_head(self.backbone(x).flatten(start_dim=1))
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        (first, second), _, _ = batch
+        loss = self.criterion(self(first), self(second))
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+
+
+def peer_epoch(backbone: str, stem: str, images: Tensor, device: torch.device, workers: int) -> Callable[[], float]:
+    """An epoch under Lightning's Trainer; start of workers included, as every epoch pays it."""
+    loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
+    model = Example(backbone, stem)
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
+    def once() -> float:
+        model.losses.clear()
+        Trainer(max_epochs=1, accelerator=device.type, devices=1, **silent).fit(model, loader)  # type: ignore[arg-type]
+        return torch.stack(model.losses).mean().item()
+
+    return once
+
+
+def best_workers(backbone: str, stem: str, images: Tensor, device: torch.device) -> tuple[int, Callable[[], float]]:
+    """The peer at the number of workers that is fastest here."""
+    runs = {workers: peer_epoch(backbone, stem, images, device, workers) for workers in WORKERS}
+    times = {workers: seconds(run, device) for workers, run in runs.items()}
+    best = min(times, key=times.__getitem__)
+    return best, peer_epoch(backbone, stem, images, device, best)

@@ -1,0 +1,77 @@
+"""A VAE's training epoch, an MLP on 28x28 images: ours beside pythae's trainer with the same layers."""
+
+from core.decoders import MLPDecoder
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.benches.contest import Contest
+from scripts.benches.loop import epoch
+from vae.networks import MLPEncoder
+
+IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae is not installed."""
+    try:
+        peer = pythae_epoch(digits(), device)
+    except ImportError:
+        print("vae: pythae is not installed (pip install --no-deps pythae)")
+        return
+    overrides = [f"optim.batch_size={BATCH}", f"model.width={WIDTH}", f"model.latent={LATENT}", "optim.warmup_epochs=0"]
+    ours = epoch("beta_vae_mnist", overrides, digits(), device)
+
+    def same(mine: float, theirs: float) -> str:
+        assert abs(mine - theirs) < 0.1 * theirs, f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+        return f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+
+    yield Contest(f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}", ours, "pythae BaseTrainer", peer, same, 2.0)
+
+
+def digits() -> Tensor:
+    """Binary pictures with something to learn: uint8 0 or 255, thick strokes between random points."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(IMAGES, 2, 2, generator=generator) * 27
+    place = torch.stack(torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij"), -1).view(1, 784, 2)
+    along = torch.linspace(0, 1, 16)[None, :, None]
+    points = ends[:, :1] * along + ends[:, 1:] * (1 - along)
+    return (torch.cdist(place.expand(IMAGES, -1, -1), points).amin(2) < 2).to(torch.uint8).view(-1, *SHAPE) * 255
+
+
+def pythae_epoch(images: Tensor, device: torch.device) -> Any:
+    """One epoch of pythae's own trainer, without its files; each call goes on from the last."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    class Encoder(BaseEncoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.mean, self.log_covariance = MLPEncoder(SHAPE, WIDTH), nn.Linear(WIDTH, LATENT), nn.Linear(WIDTH, LATENT)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.net(x)
+            return ModelOutput(embedding=self.mean(h), log_covariance=self.log_covariance(h))
+
+    class Decoder(BaseDecoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = MLPDecoder(LATENT, SHAPE, WIDTH)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+    model = VAE(VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"), Encoder(), Decoder())
+    given = BaseTrainerConfig(
+        per_device_train_batch_size=BATCH, num_epochs=1, learning_rate=5e-4, optimizer_cls="Adam", no_cuda=device.type == "cpu"
+    )  # our lr of 1e-3 is per 256 images
+    data = BaseDataset(images.float() / 255, torch.zeros(len(images)))
+    trainer = BaseTrainer(model, train_dataset=data, training_config=given)
+    trainer.prepare_training()
+    return lambda: float(trainer.train_step(1))
