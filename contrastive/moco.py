@@ -60,14 +60,14 @@ class MoCo(Method):
         self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
 
     def forward(self, batch: Batch) -> Output:
-        losses, in_batch, keys = [], [], []
+        queries, keys, in_batch = [], [], []
         for query_view, key_view, draws in self._directions(batch):
             query = _encode(self.query, query_view)
             key = self._encode_keys(key_view, draws)
-            losses.append(queue_loss(query, key, self.queue.keys, self.temperature))
             in_batch.append(in_batch_loss(query, key, self.temperature))
+            queries.append(query)
             keys.append(key)
-        loss = torch.stack(losses).mean()
+        loss = queue_loss(torch.cat(queries), torch.cat(keys), self.queue.keys, self.temperature)  # reads the queue once
         if self.training:
             self._new_keys = torch.cat([gather(key) for key in keys])
         candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()

@@ -20,13 +20,17 @@ class KeyQueue(nn.Module):
 
     def __init__(self, length: int, dim: int):
         super().__init__()
-        self.register_buffer("keys", F.normalize(torch.randn(length, dim), dim=1))
+        keys = torch.randn(length, dim)
+        self.register_buffer("keys", F.normalize(keys, dim=1, out=keys))  # in place: a long queue is larger than all else
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write keys [B, D] behind the newest one, around the end without losing any; of more than K the last K stay."""
+        """Write keys [B, D] behind the newest one, around the end without losing any; of more than K the last K stay.
+
+        Nothing is copied but the keys, and the pointer is never asked for: a device does not wait.
+        """
         length = len(self.keys)
         skipped = max(0, len(keys) - length)
         places = (self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)) % length

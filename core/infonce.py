@@ -3,18 +3,19 @@
     L = E[ -log( exp s(q, k+) / sum_c exp s(q, k_c) ) ],   s(q, k) = <q, k> / T,   in nats
 
 N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions. Codes have unit length.
-What each loss may claim about I(V1; V2) is said beside it; the probe, not the training loss, reports a bound.
+What each loss may claim about I(V1; V2) is said beside it; the probe, not the training loss, reports a bound. No loss holds a matrix of
+all scores, each computes its gradient together with its value, and none has a second derivative. Vectors need not have unit length.
 """
 
-from core.distributed import gather, rank
+from core.distributed import gather, rank, world
+from core.pairs import InBatch, Layout
+from core.streaming import QueueInfoNCE
 
 import functools
-import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -22,7 +23,7 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Score outside of autocast: bf16 logits have three digits, and a bound is a difference of logarithms."""
+    """Score in float32 or wider, outside of autocast: bf16 logits have three digits, and a bound is a difference of logarithms."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -36,12 +37,11 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
-    query, key [B, D]; queue [K, D]; returns a scalar. While training, log(K + 1) - L is a diagnostic and no bound: queued keys
-    come from older encoders, so they are no draws from the marginal of the present key.
+    query, key [B, D]; queue [K, D], in any precision, which gets no gradient and may be overwritten before the backward pass; returns a
+    scalar. While training, log(K + 1) - L is a diagnostic and no bound: queued keys come from older encoders, so they are no draws
+    from the marginal of the present key.
     """
-    positive = (query * key).sum(1, keepdim=True)
-    logits = torch.cat([positive, query @ queue.T], 1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    return QueueInfoNCE.apply(*_tracked(query, key), queue.detach(), 1 / temperature)
 
 
 @in_float32
@@ -52,8 +52,20 @@ def in_batch_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound: the keys of other images are independent draws
     from one encoder. It is one only where encoder and critic have not seen the images.
     """
-    own = torch.arange(len(query), device=query.device) + rank() * len(query)
-    return F.cross_entropy(query @ gather(key).T / temperature, own)
+    return clip_loss(query, key, temperature, both=False)
+
+
+@in_float32
+def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = True) -> Tensor:
+    """CLIP's form (Radford et al. 2021): each first against the global batch's seconds and, in `both`, the mean of that and the reverse.
+
+    first, second [B, D]; returns a scalar, with gradient to both. A temperature that is learned goes into the codes: pass first / T and 1.
+    """
+    first, second = _tracked(first, second)
+    sides = [(first, second), (second, first)] if both and world() > 1 else [(first, second)]  # alone, one pass serves both sides
+    layout = Layout(len(first), 1, world(), rank(), both=both and world() == 1)
+    losses = [InBatch.apply(query, gather(key), 1 / temperature, layout)[0] for query, key in sides]
+    return torch.stack(losses).mean()
 
 
 @in_float32
@@ -64,13 +76,13 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     log N - L is a valid lower bound for a critic that has not seen the batch (log(2N - 1) minus NT-Xent is not: the two views of
     one image are no independent candidates).
     """
-    here, everyone = torch.cat([first, second]), [gather(first), gather(second)]
-    n, mine = len(everyone[0]), torch.arange(len(first), device=first.device) + rank() * len(first)
-    logits = here @ torch.cat(everyone).T / temperature
-    rows = torch.arange(len(here), device=here.device)
-    own, other = torch.cat([mine, mine + n]), torch.cat([mine + n, mine])
-    loss = F.cross_entropy(logits.index_put((rows, own), logits.new_tensor(-math.inf)), other)
-    with torch.no_grad():
-        halves = (logits[: len(first), n:], logits[len(first) :, :n])  # each view against the N others of the other side
-        one_sided = torch.stack([F.cross_entropy(half, mine) for half in halves]).mean()
-    return loss, one_sided
+    first, second = _tracked(first, second)
+    here = torch.cat([first, second])
+    everyone = torch.cat([gather(first), gather(second)]) if world() > 1 else here
+    return InBatch.apply(here, everyone, 1 / temperature, Layout(len(first), 2, world(), rank()))
+
+
+def _tracked(*codes: Tensor) -> list[Tensor]:
+    """At least float32, and without a graph where no gradient is wanted, so that none is computed."""
+    wide = [x if x.dtype == torch.float64 else x.float() for x in codes]
+    return wide if torch.is_grad_enabled() else [x.detach() for x in wide]
