@@ -175,7 +175,7 @@ def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words
 
 
 def test_a_profile_says_where_the_time_goes(tmp_path):
-    told = script("pretrain.py", "configs/simclr_sprites.yaml", *SMALL, "optim.epochs=8", f"folder={tmp_path}/run", "--profile")
+    told = pretrain(*command("simclr", tmp_path / "run", "optim.epochs=8", "--profile"))
     assert told.returncode == 0, told.stderr
     account = (tmp_path / "run/profile/account.txt").read_text()
     assert "20 steps after the first 5" in account and "20 steps after the first 5" in told.stdout
