@@ -8,9 +8,10 @@ so one pass that keeps a running maximum, a running sum and a running weighted m
 exponential for each score (the online softmax of Milakov & Gimelshein 2018). N = queries, K = keys, D = dimensions.
 """
 
-import functools
+from core.product import product
+
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,24 +26,6 @@ ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
 
 def slices(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T, [n, d] and [m, d] to [n, m]; without gradient. For float32 on a CPU by oneDNN, twice as fast as torch's default on AMD."""
-    linear = _onednn() if a.dtype == torch.float32 and a.device.type == "cpu" else None
-    return a @ b.T if linear is None else linear(a, b)
-
-
-@functools.cache
-def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """oneDNN's matrix product where this torch has it, under the name that torch.compile calls it by."""
-    try:
-        linear = torch.ops.mkldnn._linear_pointwise
-        ones = torch.ones(2, 3, dtype=torch.float32, device="cpu")
-        right = torch.equal(linear(ones, ones, None, "none", [], ""), ones @ ones.T)
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return (lambda a, b: linear(a, b, None, "none", [], "")) if right else None
 
 
 class QueueInfoNCE(torch.autograd.Function):

@@ -4,6 +4,7 @@ n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
 from core.features import Features
+from core.product import product
 
 from typing import NamedTuple
 
@@ -44,11 +45,10 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
     k largest values, as each of those maxima is one of k values that no other group can pass.
     """
     groups = len(bank) // GROUP
-    held = bank.new_empty(min(QUERIES, len(query)), len(bank))  # one block of scores, written over and over
     rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
     found: list[tuple[Tensor, Tensor]] = []
     for block in query.split(QUERIES):
-        scores = torch.mm(block, bank.T, out=held[: len(block)])
+        scores = product(block, bank)
         if k > groups // 4:  # the groups would be most of the row
             values, place = scores.topk(k)
             found.append((values, place))

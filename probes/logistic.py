@@ -3,6 +3,8 @@
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
 
+from core.product import product
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,15 @@ class Logistic:
     def __init__(self, x: Tensor):
         values, self.basis = torch.linalg.eigh(x.T @ x / len(x))
         self.values = values.clamp(min=0)
-        self.x = x @ self.basis  # penalty and answer do not change under rotation
+        ones = x.new_ones(len(x), 1)
+        self.x = torch.cat([x @ self.basis, ones], 1)  # penalty and answer do not change under rotation; the last column is for biases
 
     @torch.no_grad()
     def fit(self, y: Tensor, classes: int, strengths: tuple[float, ...], rows: Tensor | None = None, start: Tensor | None = None) -> Tensor:
         """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] and, if given, these rows of them alone."""
         x = self.x if rows is None else self.x[rows]
         y = y if rows is None else y[rows]
-        dimensions, penalty = x.shape[1], x.new_tensor(strengths)
+        dimensions, penalty = x.shape[1] - 1, x.new_tensor(strengths)
         w = x.new_zeros(len(strengths), classes, dimensions + 1) if start is None else start.clone()
         shrunk = torch.cat([penalty[:, None].expand(-1, dimensions), penalty.new_zeros(len(penalty), 1)], 1)[:, None]  # [S, 1, D + 1]
         curvature = torch.cat([self.values, self.values.new_ones(1)]) / classes
@@ -68,11 +71,10 @@ class Logistic:
 def _evaluate(x: Tensor, y: Tensor, w: Tensor, shrunk: Tensor) -> tuple[Tensor, Tensor]:
     """Objective float64 [S] and gradient [S, Y, D + 1], in blocks of images."""
     s, classes, _ = w.shape
-    weight, bias = w[..., :-1].reshape(s * classes, -1), w[..., -1].reshape(-1)
-    value, by_weight, by_bias = x.new_zeros(s, dtype=torch.float64), torch.zeros_like(weight), torch.zeros_like(bias)
+    value, gradient = x.new_zeros(s, dtype=torch.float64), torch.zeros_like(w)
     block = max(1, SCORES // (s * classes))
     for images, labels in zip(x.split(block), y.split(block), strict=True):
-        logits = torch.addmm(bias, images, weight.T).view(len(images), s, classes)
+        logits = product(images, w.flatten(0, 1)).view(len(images), s, classes)
         logits -= logits.amax(2, keepdim=True)
         own = labels[:, None, None].expand(-1, s, 1)
         likelihood = logits.gather(2, own)[..., 0]
@@ -80,10 +82,9 @@ def _evaluate(x: Tensor, y: Tensor, w: Tensor, shrunk: Tensor) -> tuple[Tensor, 
         total = share.sum(2, keepdim=True)
         value += (total[..., 0].log() - likelihood).sum(0, dtype=torch.float64)
         share.div_(total).scatter_add_(2, own, share.new_tensor(-1.0).expand(own.shape))
-        by_weight.addmm_(share.view(len(images), -1).T, images)
-        by_bias += share.sum(0).view(-1)
-    gradient = torch.cat([by_weight.view(s, classes, -1), by_bias.view(s, classes, 1)], 2) / len(x) + shrunk * w
-    return value / len(x) + (shrunk * w.double().square()).sum((1, 2)) / 2, gradient
+        gradient += product(share.flatten(1).T, images.T).view_as(w)
+    penalty = (shrunk * w.double().square()).sum((1, 2)) / 2
+    return value / len(x) + penalty, gradient.div_(len(x)) + shrunk * w
 
 
 def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Tensor) -> Tensor:
