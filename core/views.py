@@ -5,7 +5,8 @@ float in [0, 1] between. They are rounded once, to the nearest level, at the end
 """
 
 from core.batch import as_float
-from core.colour import OPERATIONS, grayscale, jitter
+from core.blocks import in_blocks
+from core.colour import grayscale_, hue_turn, jitter_
 from core.errors import UserError, nearest
 from core.randomness import Draws
 
@@ -73,7 +74,7 @@ class Parameters(NamedTuple):
     box: Tensor  # int64 [B, 4]: top, left, height, width
     flip: Tensor  # bool [B]
     jitter: Tensor  # bool [B]
-    order: Tensor  # int64 [B, 4], numbers of `colour.OPERATIONS`
+    order: Tensor  # int64 [B, 4], numbers of `colour`'s operations
     strength: Tensor  # float [B, 4], one a colour operation
     gray: Tensor  # bool [B]
     blur: Tensor  # bool [B]
@@ -98,7 +99,7 @@ def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> 
         box=crop_boxes(draws.uniform("crop shape", images, ATTEMPTS, 2), draws.uniform("crop place", images, 2), height, width, policy),
         flip=chance("flip", policy.flip),
         jitter=chance("jitter", policy.jitter),
-        order=draws.uniform("jitter order", images, len(OPERATIONS)).argsort(1),
+        order=draws.uniform("jitter order", images, 4).argsort(1),
         strength=torch.cat([factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1),
         gray=chance("gray", policy.gray),
         blur=chance("blur", policy.blur),
@@ -135,18 +136,32 @@ def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
 
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
     """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
+    by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # the order in which `jitter_` wants them
+    drawn, here = Parameters(*(values[by] for values in drawn)), by.to(image.device)
+    out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
+
+    def make(block: slice) -> None:
+        out[block] = make_views(image.index_select(0, here[block]), Parameters(*(values[block] for values in drawn)), policy)
+
+    in_blocks(make, len(out), out[0].numel(), out.device)
+    return out.index_select(0, here.argsort())
+
+
+def make_views(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
+    """The views of a block of images, in levels that are still to be cut to integers."""
     x = as_float(image)
     if policy.rotation:
         x = rotate(x, drawn.angle)
     x = resized_crop(x, drawn.box, drawn.flip, policy.size)
     if policy.jitter:
-        x = jitter(x, drawn.jitter, drawn.order, drawn.strength)
+        jitter_(x, drawn.jitter, drawn.order, drawn.strength)
     if policy.gray:
-        x = grayscale(x, drawn.gray.to(x.device))
+        grayscale_(x, torch.nonzero(drawn.gray).squeeze(1).to(x.device))
     if policy.blur:
         which = torch.nonzero(drawn.blur).squeeze(1)
-        x[which.to(x.device)] = gaussian_blur(x[which.to(x.device)], drawn.sigma[which], policy.kernel)
-    return x.mul_(255).add_(0.5).to(torch.uint8)
+        here = which.to(x.device)
+        x[here] = gaussian_blur(x.index_select(0, here), drawn.sigma[which], policy.kernel)
+    return x.mul_(255).add_(0.5).int()  # torch is slow at turning floats into bytes
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -161,23 +176,25 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 
 def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
     """Cut out boxes [B, 4], resize them to S x S and mirror where `flip`, bool [B]: bilinear and antialiased, as torchvision."""
-    top, left, height, width = box.to(x.device).unbind(1)
-    columns = resize_weights(left, width, x.shape[3], size)
-    columns = torch.where(flip.to(x.device).view(-1, 1, 1), columns.flip(1), columns)
-    return separable(x, resize_weights(top, height, x.shape[2], size), columns)
+    top, left, height, width = box.unbind(1)
+    rows = resize_weights(top, height, torch.zeros_like(flip), x.shape[2], size, x.device)
+    return separable(x, rows, resize_weights(left, width, flip, x.shape[3], size, x.device))
 
 
-def resize_weights(start: Tensor, length: Tensor, n: int, size: int) -> Tensor:
+def resize_weights(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int, device: torch.device) -> Tensor:
     """One axis of a resized crop as a matrix [B, S, n]: row i weighs the n pixels by a triangle about the centre of output pixel i.
 
     The triangle is as wide as the larger of an input and an output pixel, is cut off at the box [start, start + length) and sums to one.
     """
-    scale = (length / size).view(-1, 1, 1)
-    pixel = torch.arange(n, device=start.device) - start.view(-1, 1, 1)  # [B, 1, n], counted from the box
-    centre = scale * (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5)  # [B, S, 1]
-    weight = (1 - (pixel + 0.5 - centre).abs_() / scale.clamp(min=1)).clamp_(min=0)
-    weight = weight * ((pixel >= 0) & (pixel < length.view(-1, 1, 1)))
-    return weight / weight.sum(-1, keepdim=True)
+    start, length, flip = (values[:, None] for values in (start, length, flip))
+    scale = length / size
+    pixel = torch.arange(n) - start + 0.5  # [B, n], counted from the box
+    pixel = torch.where((pixel > 0) & (pixel < length), pixel, math.inf)  # what lies outside is too far away to weigh anything
+    centre = scale * (torch.arange(size) + 0.5)  # [B, S]
+    centre = torch.where(flip, length - centre, centre)
+    pixel, centre = (place.div_(scale.clamp(min=1)).to(device) for place in (pixel, centre))
+    weight = torch.rsub((pixel[:, None] - centre[:, :, None]).abs_(), 1).clamp_(min=0)
+    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
