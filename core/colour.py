@@ -1,27 +1,31 @@
 """Colour distortions of a batch, each with its own strength for each image.
 
-x float [B, C, H, W] in [0, 1], C = 3 or 1; a strength is float [B]. Every operation is torchvision's of the same name on floats;
-with one channel, saturation, hue and grayscale change nothing. A name that ends in _ works in place.
+An image is its planes: 3 or 1 tensors, float [B, H, W] in [0, 1], that are worked on in place; a strength is float [B]. Every operation is
+torchvision's of the same name on floats; with one channel, saturation, hue and grayscale change nothing.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, to the digits that torchvision keeps
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the columns of `strength`, numbered as in torchvision's ColorJitter
+SAME, GRAY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)  # mixtures
 TINY = 1e-30  # stands for the chroma of a gray pixel, whose hue does not matter
 
 
-def luma(x: Tensor) -> Tensor:
-    """The gray image Y = .2989 R + .587 G + .114 B, [B, 1, H, W]."""
-    if x.shape[1] == 1:
-        return x.clone()
-    red, green, blue = x.split(1, dim=1)
+def luma(planes: Sequence[Tensor]) -> Tensor:
+    """The gray image Y = .2989 R + .587 G + .114 B, [B, H, W]."""
+    if len(planes) == 1:
+        return planes[0].clone()
+    red, green, blue = planes
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def mixture(operation: Tensor, strength: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix_`: [...] and [...] to [..., 3].
+    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix`: [...] and [...] to [..., 3].
 
     Brightness is (s, 0, 0), contrast (s, 0, 1 - s), saturation (s, 1 - s, 0).
     """
@@ -29,63 +33,80 @@ def mixture(operation: Tensor, strength: Tensor) -> Tensor:
     return torch.stack([strength, rest * (operation == SATURATION), rest * (operation == CONTRAST)], dim=-1)
 
 
-def mix_(x: Tensor, weight: Tensor) -> Tensor:
-    """x <- clamp(own x + gray Y + level mean(Y)), where Y is the gray image and weight = (own, gray, level), [B, 3]."""
-    if not len(x):
-        return x
-    own, gray, level = weight.view(-1, 3, 1, 1, 1).unbind(1)
-    y = luma(x)
-    mean = y.flatten(1).mean(1).view(-1, 1, 1, 1)
-    return x.mul_(own).add_(y.mul_(gray).add_(mean.mul_(level))).clamp_(0, 1)
+def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
+    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, where Y is the gray image and weight = (own, gray, level), [B, 3]."""
+    own, gray, level = weight.view(-1, 3, 1, 1).unbind(1)
+    y = luma(planes)
+    mean = y.flatten(1).mean(1).view(-1, 1, 1)
+    rest = y.mul_(gray).add_(mean.mul_(level))
+    for plane in planes:
+        plane.mul_(own).add_(rest).clamp_(0, 1)
 
 
-def turn_(x: Tensor, shift: Tensor) -> Tensor:
+def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
     """Turn the hue of HSV by `shift`, in turns.
 
     With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| = 1 + (G + B - R - m) / c, and the sign,
     which says whether the way leads over green or over blue, is that of G - B. A channel is m + c clamp(2 - d, 0, 1), where d in [0, 3] is
     how far h lies round the circle from the channel's own hue, 0, 2 or -2; for h in [-3, 3] that is d = 3 - ||h - own| - 3|.
     """
-    red, green, blue = x.split(1, dim=1)
-    least, chroma = torch.minimum(green, blue), torch.maximum(green, blue)
-    torch.minimum(least, red, out=least)
-    torch.maximum(chroma, red, out=chroma).sub_(least)
+    red, green, blue = planes
+    least = torch.minimum(torch.minimum(green, blue), red)
+    chroma = torch.maximum(torch.maximum(green, blue), red).sub_(least)
     hue = (green + blue).sub_(red).sub_(least).div_(chroma.clamp(min=TINY)).add_(1)
-    hue = hue.copysign_(green - blue).div_(6).add_(shift.view(-1, 1, 1, 1))
+    hue = hue.copysign_(green - blue).mul_(1 / 6).add_(shift.view(-1, 1, 1))
     hue = hue.sub_(hue.round()).mul_(6)
-    for channel, own in zip((red, green, blue), (0, 2, -2), strict=True):
-        torch.sub(hue, own, out=channel).abs_().sub_(3).abs_().clamp_(1, 2)
-    return torch.addcmul(least.sub_(chroma), x, chroma, out=x)
+    least.sub_(chroma)  # the 1 that is missing from clamp(... , 1, 2)
+    for plane, own in zip(planes, (0, 2, -2), strict=True):
+        plane.copy_((hue - own).abs_().sub_(3).abs_().clamp_(1, 2).mul_(chroma).add_(least))
 
 
-def grayscale_(x: Tensor, chosen: Tensor) -> Tensor:
-    """The gray image in every channel, for the images at `chosen`, int64 [k]."""
-    if x.shape[1] == 3:
-        x[chosen] = luma(x.index_select(0, chosen))
-    return x
+class Steps(NamedTuple):
+    """What `jitter` does to each image: three mixtures before the hue is turned and three after it, some of which change nothing."""
+
+    before: Tensor  # float [B, 3, 3]
+    shift: Tensor  # float [B]
+    after: Tensor  # float [B, 3, 3]
 
 
 def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
-    """The turn, 0 to 3, at which each image's hue is turned, int64 [B]; 4 for an image that is not chosen."""
+    """The turn, 0 to 3, at which each image's hue comes, int64 [B]; 4 for an image that is not chosen."""
     return torch.where(chosen, (order == HUE).int().argmax(1), 4)
 
 
-def jitter_(x: Tensor, chosen: Tensor, order: Tensor, strength: Tensor) -> Tensor:
-    """Apply all four operations to the chosen images (bool [B]), to each in its own order (int64 [B, 4], numbers of operations).
+def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
+    """All four operations for the chosen images (bool [B]), for each in its own order (int64 [B, 4], numbers of operations).
 
-    `strength` is float [B, 4]. Three of the operations are one, `mix_`, so images differ only in the turn at which their hue is turned.
-    They must come sorted by it (`hue_turn`): then those that a step concerns lie side by side, and there are three steps before the hue,
-    the hue of all at once, and three steps after it. `chosen`, `order` and `strength` live on the CPU: they decide on which images the
-    device works, so that nobody waits for it.
+    `strength` is float [B, 4], a column an operation.
     """
-    # ends[j]: how many images have their hue turned at turn j or before; with one channel there is no hue to wait for.
-    ends = torch.searchsorted(hue_turn(chosen, order), torch.arange(4), right=True).tolist()
     others = order[order != HUE].view(-1, 3)
-    weight = mixture(others, strength.gather(1, others)).to(x.device)
-    for step in range(3):
-        mix_(x[ends[step] : ends[3]], weight[ends[step] : ends[3], step])
-    if x.shape[1] == 3:
-        turn_(x[: ends[3]], strength[: ends[3], HUE].to(x.device))
-    for step in range(3):
-        mix_(x[: ends[step]], weight[: ends[step], step])
-    return x
+    weight = mixture(others, strength.gather(1, others))
+    early = torch.arange(3) < hue_turn(chosen, order)[:, None]
+    before, after = (torch.where((chosen[:, None] & part)[..., None], weight, torch.tensor(SAME)) for part in (early, ~early))
+    return Steps(before, torch.where(chosen, strength[:, HUE], 0), after)
+
+
+def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) -> None:
+    """Take the steps.
+
+    Three of the four operations are one, `mix`, so images differ only in the turn at which their hue comes. Where they are sorted by it,
+    give that `turn` (`hue_turn`, on the CPU): those that a step changes lie side by side, and it touches no other. Without, every
+    image takes every step.
+    """
+    ends = [0, 0, 0, None] if turn is None else torch.searchsorted(turn, torch.arange(4), right=True).tolist()
+    early = [slice(end, ends[3]) for end in ends[:3]]
+    late = [slice(ends[3] if turn is None else end) for end in ends[:3]]
+    for j, part in enumerate(early):
+        mix([plane[part] for plane in planes], todo.before[part, j])
+    if len(planes) == 3:
+        turn_hue([plane[: ends[3]] for plane in planes], todo.shift[: ends[3]])
+    for j, part in enumerate(late):
+        mix([plane[part] for plane in planes], todo.after[part, j])
+
+
+def grayscale(planes: Sequence[Tensor], chosen: Tensor) -> None:
+    """The gray image in every plane, for the images at `chosen`, int64 [k]."""
+    if len(planes) == 3:
+        gray = luma([plane[chosen] for plane in planes])
+        for plane in planes:
+            plane[chosen] = gray

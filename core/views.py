@@ -6,13 +6,15 @@ float in [0, 1] between. They are rounded once, to the nearest level, at the end
 
 from core.batch import as_float
 from core.blocks import in_blocks
-from core.colour import grayscale_, hue_turn, jitter_
+from core.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, steps
 from core.errors import UserError, nearest
 from core.randomness import Draws
+from core.resize import Taps, resized_crop, taps
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -134,34 +136,71 @@ def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
     return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
 
 
+class Work(NamedTuple):
+    """What is done to each image of a batch, on its device."""
+
+    angle: Tensor
+    rows: Taps
+    columns: Taps
+    colour: Steps
+    gray: Tensor  # float [B, 3], the mixture that is the gray image or the one that changes nothing
+    sigma: Tensor
+
+
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
     """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
-    by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # the order in which `jitter_` wants them
-    drawn, here = Parameters(*(values[by] for values in drawn)), by.to(image.device)
+    by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # images that `jitter` treats alike lie side by side
+    drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
+    work = each(prepare(drawn, image.shape[2], image.shape[3], policy.size), lambda values: values.to(image.device))
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
 
     def make(block: slice) -> None:
-        out[block] = make_views(image.index_select(0, here[block]), Parameters(*(values[block] for values in drawn)), policy)
+        which = each(drawn, lambda values: values[block])
+        out[block] = make_views(image.index_select(0, here[block]), each(work, lambda values: values[block]), which, policy)
 
     in_blocks(make, len(out), out[0].numel(), out.device)
     return out.index_select(0, here.argsort())
 
 
-def make_views(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
-    """The views of a block of images, in levels that are still to be cut to integers."""
+def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same named tuple with `function` of every tensor in it."""
+    return function(values) if isinstance(values, Tensor) else type(values)(*(each(value, function) for value in values))
+
+
+def prepare(drawn: Parameters, height: int, width: int, size: int) -> Work:
+    top, left, rows, columns = drawn.box.unbind(1)
+    return Work(
+        angle=drawn.angle,
+        rows=taps(top, rows, torch.zeros_like(drawn.flip), height, size),
+        columns=taps(left, columns, drawn.flip, width, size),
+        colour=steps(drawn.jitter, drawn.order, drawn.strength),
+        gray=torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME)),
+        sigma=drawn.sigma,
+    )
+
+
+def make_views(image: Tensor, work: Work, drawn: Parameters, policy: Policy) -> Tensor:
+    """The views of a block of images that are sorted by `hue_turn`, as levels that are cut to integers.
+
+    `drawn` lives on the CPU: it decides on which images the device works, so that nobody waits for it.
+    """
     x = as_float(image)
     if policy.rotation:
-        x = rotate(x, drawn.angle)
-    x = resized_crop(x, drawn.box, drawn.flip, policy.size)
+        x = rotate(x, work.angle)
+    x = resized_crop(x, work.rows, work.columns)
     if policy.jitter:
-        jitter_(x, drawn.jitter, drawn.order, drawn.strength)
+        jitter(x.unbind(1), work.colour, hue_turn(drawn.jitter, drawn.order))
     if policy.gray:
-        grayscale_(x, torch.nonzero(drawn.gray).squeeze(1).to(x.device))
+        grayscale(x.unbind(1), torch.nonzero(drawn.gray).squeeze(1).to(x.device))
     if policy.blur:
-        which = torch.nonzero(drawn.blur).squeeze(1)
-        here = which.to(x.device)
-        x[here] = gaussian_blur(x.index_select(0, here), drawn.sigma[which], policy.kernel)
-    return x.mul_(255).add_(0.5).int()  # torch is slow at turning floats into bytes
+        which = torch.nonzero(drawn.blur).squeeze(1).to(x.device)
+        x[which] = gaussian_blur(x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel)
+    return levels(x)
+
+
+def levels(x: Tensor) -> Tensor:
+    """Floats in [0, 1] as the nearest of 0 to 255. torch is slow at turning floats into bytes and fast at both halves of the way."""
+    return x.mul_(255).add_(0.5).int().byte()
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -172,29 +211,6 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     rows = (cos, -sin * (height / width), zero), (sin * (width / height), cos, zero)
     inverse = torch.stack([torch.stack(row, 1) for row in rows], 1)
     return grid_sample(x, affine_grid(inverse, list(x.shape), align_corners=False), align_corners=False)
-
-
-def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cut out boxes [B, 4], resize them to S x S and mirror where `flip`, bool [B]: bilinear and antialiased, as torchvision."""
-    top, left, height, width = box.unbind(1)
-    rows = resize_weights(top, height, torch.zeros_like(flip), x.shape[2], size, x.device)
-    return separable(x, rows, resize_weights(left, width, flip, x.shape[3], size, x.device))
-
-
-def resize_weights(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int, device: torch.device) -> Tensor:
-    """One axis of a resized crop as a matrix [B, S, n]: row i weighs the n pixels by a triangle about the centre of output pixel i.
-
-    The triangle is as wide as the larger of an input and an output pixel, is cut off at the box [start, start + length) and sums to one.
-    """
-    start, length, flip = (values[:, None] for values in (start, length, flip))
-    scale = length / size
-    pixel = torch.arange(n) - start + 0.5  # [B, n], counted from the box
-    pixel = torch.where((pixel > 0) & (pixel < length), pixel, math.inf)  # what lies outside is too far away to weigh anything
-    centre = scale * (torch.arange(size) + 0.5)  # [B, S]
-    centre = torch.where(flip, length - centre, centre)
-    pixel, centre = (place.div_(scale.clamp(min=1)).to(device) for place in (pixel, centre))
-    weight = torch.rsub((pixel[:, None] - centre[:, :, None]).abs_(), 1).clamp_(min=0)
-    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
