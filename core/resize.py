@@ -4,48 +4,40 @@ B = images, C = channels, H W = size of an image, S = side of a view, K = pixels
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 
-class Taps(NamedTuple):
-    """One axis of it: output pixel i is the sum over k of weight[i, k] times input pixel index[i, k]."""
-
-    index: Tensor  # int64 [B, S, K]
-    weight: Tensor  # float [B, S, K]
-
-
-def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> Taps:
-    """Of an axis of n pixels, [start, start + length) becomes S pixels, in reverse where `flip`; three tensors [B].
-
-    Output pixel i weighs the input by a triangle about its own centre. It is as wide as the larger of an input and an output pixel, is cut
-    off at the ends of the box and sums to one.
-    """
-    start, length, flip = (values.view(-1, 1) for values in (start, length, flip))
-    scale = length / size
-    centre = scale * (torch.arange(size) + 0.5)  # [B, S], counted from the box
-    centre = torch.where(flip, length - centre, centre)[..., None]
-    length, half = length[..., None], scale.clamp(min=1)[..., None]
-    pixel = (centre - half + 0.5).floor() + torch.arange(math.ceil(2 * max(n / size, 1)))  # those less than `half` away
-    weight = (1 - (pixel + 0.5 - centre).abs_() / half).clamp_(min=0) * ((pixel >= 0) & (pixel < length))
-    index = start[..., None] + torch.minimum(pixel.clamp(min=0), length - 1).long()
-    return Taps(index, weight / weight.sum(-1, keepdim=True))
-
-
-def resized_crop(x: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Floats [B, C, H, W] to [B, C, S, S].
+def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Cut out boxes, int64 [B, 4] (top, left, height, width), resize them to S x S and mirror where `flip`, bool [B].
 
     First whole rows are mixed, which are few and lie in one piece; then columns, by a matrix product.
     """
     images, channels, height, width = x.shape
-    lines = x.reshape(-1, width)
-    first = torch.arange(0, len(lines), height, device=x.device).view(images, channels, 1, 1)
-    index = (first + rows.index[:, None]).flatten(0, 2)
-    weight = rows.weight[:, None].expand(-1, channels, -1, -1).flatten(0, 2)
-    mixed = embedding_bag(index, lines, per_sample_weights=weight, mode="sum")
-    matrix = x.new_zeros(images, width, columns.index.shape[1])
-    matrix.scatter_add_(1, columns.index.mT, columns.weight.mT)
-    return torch.bmm(mixed.view(images, -1, width), matrix).unflatten(1, (channels, -1))
+    top, left, rows, columns = box.unbind(1)
+    index, weight = taps(top, rows, torch.zeros_like(flip), height, size)
+    first = torch.arange(0, images * channels * height, height, device=x.device).view(images, channels, 1, 1)
+    index, weight = (first + index[:, None]).flatten(0, 2), weight[:, None].expand(-1, channels, -1, -1).flatten(0, 2)
+    mixed = embedding_bag(index, x.reshape(-1, width), per_sample_weights=weight, mode="sum")
+    index, weight = taps(left, columns, flip, width, size)
+    matrix = x.new_zeros(images, width, size).scatter_add_(1, index.mT, weight.mT)
+    return torch.bmm(mixed.view(images, -1, width), matrix).unflatten(1, (channels, size))
+
+
+def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
+    """Of an axis of n pixels, [start, start + length) becomes S pixels, in reverse where `flip`; three tensors [B].
+
+    Output pixel i is the sum over k of weight[i, k] times input pixel index[i, k]; both are [B, S, K]. The weights are a triangle about the
+    centre of i. It is as wide as the larger of an input and an output pixel, is cut off at the ends of the box and sums to one.
+    """
+    start, length, flip = (values.view(-1, 1, 1) for values in (start, length, flip))
+    scale = length / size
+    half = scale.clamp(min=1)
+    centre = scale * (torch.arange(size, device=start.device).view(-1, 1) + 0.5)  # [B, S, 1], counted from the box
+    centre = torch.where(flip, length - centre, centre)
+    pixel = (centre - half + 0.5).floor() + torch.arange(math.ceil(2 * max(n / size, 1)), device=start.device)  # nearer than `half`
+    weight = (1 - (pixel + 0.5 - centre).abs_() / half).clamp_(min=0) * ((pixel >= 0) & (pixel < length))
+    index = start + torch.minimum(pixel.clamp(min=0).long(), length - 1)
+    return index, weight / weight.sum(-1, keepdim=True)

@@ -6,11 +6,12 @@ float in [0, 1] between. They are rounded once, to the nearest level, at the end
 
 from core.batch import as_float
 from core.blocks import in_blocks
-from core.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, steps
+from core.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
 from core.errors import UserError, nearest
 from core.randomness import Draws
-from core.resize import Taps, resized_crop, taps
+from core.resize import resized_crop
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class Policy:
     gray: float = 0.0  # probability
     blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
+    compile: bool = False  # through torch.compile: seconds at the start, then faster
 
     @property
     def kernel(self) -> int:
@@ -131,7 +133,7 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
 
 def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
     """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image, draws, policy)."""
-    if policy == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
+    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
         return image
     return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
 
@@ -139,24 +141,27 @@ def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
 class Work(NamedTuple):
     """What is done to each image of a batch, on its device."""
 
-    angle: Tensor
-    rows: Taps
-    columns: Taps
+    angle: Tensor  # this and the rest as in `Parameters`
+    box: Tensor
+    flip: Tensor
     colour: Steps
-    gray: Tensor  # float [B, 3], the mixture that is the gray image or the one that changes nothing
+    gray: Tensor  # float [B, 3], the mixture that is the gray image, or the one that changes nothing
     sigma: Tensor
+    blur: Tensor
 
 
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
     """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
+    if policy.compile:
+        return _compiled()(image, prepare(drawn, image.device), policy)
     by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # images that `jitter` treats alike lie side by side
     drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
-    work = each(prepare(drawn, image.shape[2], image.shape[3], policy.size), lambda values: values.to(image.device))
+    work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
 
     def make(block: slice) -> None:
-        which = each(drawn, lambda values: values[block])
-        out[block] = make_views(image.index_select(0, here[block]), each(work, lambda values: values[block]), which, policy)
+        part, known = (each(values, lambda values: values[block]) for values in (work, drawn))
+        out[block] = in_part(image.index_select(0, here[block]), part, known, policy)
 
     in_blocks(make, len(out), out[0].numel(), out.device)
     return out.index_select(0, here.argsort())
@@ -167,39 +172,56 @@ def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return function(values) if isinstance(values, Tensor) else type(values)(*(each(value, function) for value in values))
 
 
-def prepare(drawn: Parameters, height: int, width: int, size: int) -> Work:
-    top, left, rows, columns = drawn.box.unbind(1)
-    return Work(
-        angle=drawn.angle,
-        rows=taps(top, rows, torch.zeros_like(drawn.flip), height, size),
-        columns=taps(left, columns, drawn.flip, width, size),
-        colour=steps(drawn.jitter, drawn.order, drawn.strength),
-        gray=torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME)),
-        sigma=drawn.sigma,
-    )
+def prepare(drawn: Parameters, device: torch.device) -> Work:
+    gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
+    work = Work(drawn.angle, drawn.box, drawn.flip, steps(drawn.jitter, drawn.order, drawn.strength), gray, drawn.sigma, drawn.blur)
+    return each(work, lambda values: values.to(device))
 
 
-def make_views(image: Tensor, work: Work, drawn: Parameters, policy: Policy) -> Tensor:
-    """The views of a block of images that are sorted by `hue_turn`, as levels that are cut to integers.
+def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
+    """Views, each step on the images alone that it changes, which are sorted by `hue_turn`.
 
-    `drawn` lives on the CPU: it decides on which images the device works, so that nobody waits for it.
+    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the device.
     """
-    x = as_float(image)
-    if policy.rotation:
-        x = rotate(x, work.angle)
-    x = resized_crop(x, work.rows, work.columns)
+    x = cut_out(image, work, policy)
     if policy.jitter:
-        jitter(x.unbind(1), work.colour, hue_turn(drawn.jitter, drawn.order))
+        jitter(x.unbind(1), work.colour, hue_turn(known.jitter, known.order))
     if policy.gray:
-        grayscale(x.unbind(1), torch.nonzero(drawn.gray).squeeze(1).to(x.device))
+        grayscale(x.unbind(1), torch.nonzero(known.gray).squeeze(1).to(x.device))
     if policy.blur:
-        which = torch.nonzero(drawn.blur).squeeze(1).to(x.device)
+        which = torch.nonzero(known.blur).squeeze(1).to(x.device)
         x[which] = gaussian_blur(x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel)
-    return levels(x)
+    return to_bytes(x)
 
 
-def levels(x: Tensor) -> Tensor:
-    """Floats in [0, 1] as the nearest of 0 to 255. torch is slow at turning floats into bytes and fast at both halves of the way."""
+def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
+    """Views, each step on every image: more work, but of a shape that never varies, as torch.compile needs it."""
+    x = cut_out(image, work, policy)
+    if policy.jitter or policy.gray:
+        planes = [plane.clone() for plane in x.unbind(1)]  # the compiler fuses what it does to tensors, not what it does to parts of one
+        if policy.jitter:
+            jitter(planes, work.colour)
+        if policy.gray:
+            mix(planes, work.gray)
+        x = torch.stack(planes, 1)
+    if policy.blur:
+        x = torch.where(work.blur.view(-1, 1, 1, 1), gaussian_blur(x, work.sigma, policy.kernel), x)
+    return to_bytes(x)
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Work, Policy], Tensor]:
+    return torch.compile(as_a_whole)
+
+
+def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
+    """Images as floats in [0, 1], rotated, cropped, resized, mirrored."""
+    x = as_float(image)
+    return resized_crop(rotate(x, work.angle) if policy.rotation else x, work.box, work.flip, policy.size)
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves of the way."""
     return x.mul_(255).add_(0.5).int().byte()
 
 
