@@ -47,18 +47,22 @@ def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
     """Turn the hue of HSV by `shift`, in turns.
 
     With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| = 1 + (G + B - R - m) / c, and the sign,
-    which says whether the way leads over green or over blue, is that of G - B. A channel is m + c clamp(2 - d, 0, 1), where d in [0, 3] is
-    how far h lies round the circle from the channel's own hue, 0, 2 or -2; for h in [-3, 3] that is d = 3 - ||h - own| - 3|.
+    which says whether the way leads over green or over blue, is that of G - B. A channel is m + c clamp(e - 1, 0, 1), where e is how far
+    round the circle h lies from the hue opposite to the channel: for h in [-3, 3], 3 - |h| (red), |h + 1| (green) and |h - 1| (blue; of the
+    last two, what is more than 3 would be less round the other side, and makes the same 1).
     """
     red, green, blue = planes
     least = torch.minimum(torch.minimum(green, blue), red)
     chroma = torch.maximum(torch.maximum(green, blue), red).sub_(least)
     hue = (green + blue).sub_(red).sub_(least).div_(chroma.clamp(min=TINY)).add_(1)
-    hue = hue.copysign_(green - blue).mul_(1 / 6).add_(shift.view(-1, 1, 1))
-    hue = hue.sub_(hue.round()).mul_(6)
-    least.sub_(chroma)  # the 1 that is missing from clamp(... , 1, 2)
-    for plane, own in zip(planes, (0, 2, -2), strict=True):
-        plane.copy_((hue - own).abs_().sub_(3).abs_().clamp_(1, 2).mul_(chroma).add_(least))
+    hue = hue.copysign_(green - blue).add_(6 * shift.view(-1, 1, 1))
+    hue.sub_((hue / 6).round_(), alpha=6)
+    least.sub_(chroma)  # clamp(e - 1, 0, 1) = clamp(e, 1, 2) - 1
+    torch.sub(hue.abs(), 3, out=red)
+    torch.add(hue, 1, out=green)
+    torch.sub(hue, 1, out=blue)
+    for plane in planes:
+        plane.abs_().clamp_(1, 2).mul_(chroma).add_(least)
 
 
 class Steps(NamedTuple):
@@ -107,6 +111,6 @@ def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) ->
 def grayscale(planes: Sequence[Tensor], chosen: Tensor) -> None:
     """The gray image in every plane, for the images at `chosen`, int64 [k]."""
     if len(planes) == 3:
-        gray = luma([plane[chosen] for plane in planes])
+        gray = luma([plane.index_select(0, chosen) for plane in planes])
         for plane in planes:
             plane[chosen] = gray

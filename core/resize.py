@@ -13,21 +13,22 @@ from torch.nn.functional import embedding_bag
 def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
     """Cut out boxes, int64 [B, 4] (top, left, height, width), resize them to S x S and mirror where `flip`, bool [B].
 
-    First whole rows are mixed, which are few and lie in one piece; then columns, by a matrix product.
+    Bytes become floats in [0, 1], floats keep their range. First whole rows are mixed, which are few and lie in one piece; then columns, by
+    a matrix product.
     """
     images, channels, height, width = x.shape
-    top, left, rows, columns = box.unbind(1)
-    index, weight = taps(top, rows, torch.zeros_like(flip), height, size)
+    start, length = box[:, :2].T.flatten(), box[:, 2:].T.flatten()  # of all rows, then of all columns
+    index, weight = taps(start, length, torch.cat([torch.zeros_like(flip), flip]), max(height, width), size)
     first = torch.arange(0, images * channels * height, height, device=x.device).view(images, channels, 1, 1)
-    index, weight = (first + index[:, None]).flatten(0, 2), weight[:, None].expand(-1, channels, -1, -1).flatten(0, 2)
-    mixed = embedding_bag(index, x.reshape(-1, width), per_sample_weights=weight, mode="sum")
-    index, weight = taps(left, columns, flip, width, size)
-    matrix = x.new_zeros(images, width, size).scatter_add_(1, index.mT, weight.mT)
-    return torch.bmm(mixed.view(images, -1, width), matrix).unflatten(1, (channels, size))
+    rows = (first + index[:images, None]).flatten(0, 2)
+    shares = (weight[:images] if x.is_floating_point() else weight[:images] / 255)[:, None].expand(-1, channels, -1, -1).flatten(0, 2)
+    mixed = embedding_bag(rows, x.reshape(-1, width).float(), per_sample_weights=shares, mode="sum")
+    columns = mixed.new_zeros(images, width, size).scatter_add_(1, index[images:].mT, weight[images:].mT)
+    return torch.bmm(mixed.view(images, -1, width), columns).unflatten(1, (channels, size))
 
 
 def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
-    """Of an axis of n pixels, [start, start + length) becomes S pixels, in reverse where `flip`; three tensors [B].
+    """Of axes of at most n pixels, [start, start + length) becomes S pixels, in reverse where `flip`; three tensors [B].
 
     Output pixel i is the sum over k of weight[i, k] times input pixel index[i, k]; both are [B, S, K]. The weights are a triangle about the
     centre of i. It is as wide as the larger of an input and an output pixel, is cut off at the ends of the box and sums to one.

@@ -216,8 +216,8 @@ def _compiled() -> Callable[[Tensor, Work, Policy], Tensor]:
 
 def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
     """Images as floats in [0, 1], rotated, cropped, resized, mirrored."""
-    x = as_float(image)
-    return resized_crop(rotate(x, work.angle) if policy.rotation else x, work.box, work.flip, policy.size)
+    x = rotate(as_float(image), work.angle) if policy.rotation else image
+    return resized_crop(x, work.box, work.flip, policy.size)
 
 
 def to_bytes(x: Tensor) -> Tensor:
