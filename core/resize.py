@@ -33,12 +33,12 @@ def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tupl
     Output pixel i is the sum over k of weight[i, k] times input pixel index[i, k]; both are [B, S, K]. The weights are a triangle about the
     centre of i. It is as wide as the larger of an input and an output pixel, is cut off at the ends of the box and sums to one.
     """
-    start, length, flip = (values.view(-1, 1, 1) for values in (start, length, flip))
+    start, length, flip = start.float().view(-1, 1, 1), length.float().view(-1, 1, 1), flip.view(-1, 1, 1)
     scale = length / size
     half = scale.clamp(min=1)
     centre = scale * (torch.arange(size, device=start.device).view(-1, 1) + 0.5)  # [B, S, 1], counted from the box
     centre = torch.where(flip, length - centre, centre)
     pixel = (centre - half + 0.5).floor() + torch.arange(math.ceil(2 * max(n / size, 1)), device=start.device)  # nearer than `half`
     weight = (1 - (pixel + 0.5 - centre).abs_() / half).clamp_(min=0) * ((pixel >= 0) & (pixel < length))
-    index = start + torch.minimum(pixel.clamp(min=0).long(), length - 1)
+    index = (start + torch.minimum(pixel.clamp(min=0), length - 1)).long()
     return index, weight / weight.sum(-1, keepdim=True)

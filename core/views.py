@@ -53,7 +53,8 @@ def policy(name: str, size: int) -> Policy:
     """The policy of that name for views of that size; `UserError` if there is none.
 
     - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels it is their CIFAR-10 setting (appendix
-      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur.
+      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur. These are the numbers of lightly's
+      SimCLRTransform, with the cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
     - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur up to 64 pixels.
     - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour says nothing: crop and small rotation.
     - "none": the image (its central square, if it is not square).
