@@ -1,29 +1,31 @@
 """Work on a batch in blocks that fit into a processor's cache, a block a thread.
 
 An operation of torch on a whole batch reads and writes memory, and its threads meet at the end of every operation. A block stays in the
-cache from its first operation to its last, and threads that work on blocks of their own never wait for each other.
+cache from its first operation to its last, and threads that work on blocks of their own seldom wait for each other.
 """
 
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-BLOCK = 3 * 2**17  # values in a block, 1.5 MiB of floats: smaller ones cost more in calls than they save in memory
+BLOCK = 3 * 2**18  # values in a block, 3 MiB of floats; of smaller ones there are more calls, and threads wait for the interpreter's lock
 TRIM, MMAP = -1, -3  # glibc's names of two thresholds, in malloc.h
 KEPT = {TRIM: 2**28, MMAP: 2**25}  # bytes; glibc takes no more than 32 MiB for the second
 
 
 def in_blocks(work: Callable[[slice], None], n: int, values: int, device: torch.device) -> None:
-    """`work(block)` for blocks that together are n things, each of about `values` numbers.
+    """`work(block)` for blocks that together are n things, each of about `values` numbers: every so-manieth thing, so that all are alike.
 
     On a CPU as many blocks run side by side as torch has threads, so `work` must write to places of its own. Elsewhere there is one block.
     """
-    threads, size = torch.get_num_threads(), max(1, BLOCK // values) if device.type == "cpu" else n
-    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    threads = torch.get_num_threads()
+    count = 1 if device.type != "cpu" else threads * math.ceil(n * values / BLOCK / threads)
+    blocks = [slice(first, None, count) for first in range(min(count, n))]
     if threads == 1 or len(blocks) == 1:
         for block in blocks:
             work(block)
