@@ -49,7 +49,7 @@ class DataConfig:
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
-    compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.7 times as many images per second
+    compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.5 times as many images per second
     memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one streams
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
 
