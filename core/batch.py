@@ -28,4 +28,4 @@ class Output(NamedTuple):
 
 def as_float(x: Tensor) -> Tensor:
     """Images as floats in [0, 1]: uint8 is divided by 255, floats pass."""
-    return x if x.is_floating_point() else x / 255
+    return x if x.is_floating_point() else x.float().div_(255)

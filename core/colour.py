@@ -1,82 +1,116 @@
 """Colour distortions of a batch, each with its own strength for each image.
 
-x float [B, C, H, W] in [0, 1], C = 3 or 1; a strength is float [B]. Every operation is torchvision's of the same name on floats;
-with one channel, saturation, hue and grayscale change nothing.
+An image is its planes: 3 or 1 tensors, float [B, H, W] in [0, 1], that are worked on in place; a strength is float [B]. Every operation is
+torchvision's of the same name on floats; with one channel, saturation, hue and grayscale change nothing.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, to the digits that torchvision keeps
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the columns of `strength`, numbered as in torchvision's ColorJitter
+SAME, GRAY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)  # mixtures
+TINY = 1e-30  # stands for the chroma of a gray pixel, whose hue does not matter
 
 
-def luma(x: Tensor) -> Tensor:
-    """The gray image Y = .2989 R + .587 G + .114 B, [B, 1, H, W]."""
-    if x.shape[1] == 1:
-        return x
-    red, green, blue = x.split(1, dim=1)
+def luma(planes: Sequence[Tensor]) -> Tensor:
+    """The gray image Y = .2989 R + .587 G + .114 B, [B, H, W]."""
+    if len(planes) == 1:
+        return planes[0].clone()
+    red, green, blue = planes
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def blend(x: Tensor, other: Tensor, strength: Tensor) -> Tensor:
-    """clamp(strength x + (1 - strength) other), where `other` broadcasts to x."""
-    return torch.lerp(other, x, strength.view(-1, 1, 1, 1)).clamp_(0, 1)
+def mixture(operation: Tensor, strength: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix`: [...] and [...] to [..., 3].
 
-
-def brightness(x: Tensor, strength: Tensor) -> Tensor:
-    """clamp(strength x)."""
-    return (x * strength.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def contrast(x: Tensor, strength: Tensor) -> Tensor:
-    """Blend with the mean of the gray image: 0 is uniform gray, 1 changes nothing."""
-    # One axis at a time: the order of a long sum over several must not hang on how many images are in the batch.
-    return blend(x, luma(x.mean(3, keepdim=True).mean(2, keepdim=True)), strength)
-
-
-def saturation(x: Tensor, strength: Tensor) -> Tensor:
-    """Blend with the gray image: 0 is gray, 1 changes nothing."""
-    return x if x.shape[1] == 1 else blend(x, luma(x), strength)
-
-
-def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of HSV by `shift` in [-0.5, 0.5] turns.
-
-    With V = max(R, G, B), chroma c = V - min(R, G, B) and hue h in sixths of a turn, a channel is V - c clamp(2 - |h - h0|, 0, 1),
-    where the distance is round the circle and h0 is the hue opposite to the channel: 3 for red, 5 for green, 1 for blue.
+    Brightness is (s, 0, 0), contrast (s, 0, 1 - s), saturation (s, 1 - s, 0).
     """
-    if x.shape[1] == 1:
-        return x
-    red, green, blue = x.split(1, dim=1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    scale = torch.where(chroma == 0, 1, chroma).reciprocal_()
-    most_green, most_blue = (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4)
-    angle = torch.where(value == red, (green - blue).mul_(scale), torch.where(value == green, most_green, most_blue))
-    angle += 6 * shift.view(-1, 1, 1, 1)
-    shifted = torch.tensor([0.0, 2.0, 4.0], device=x.device).view(3, 1, 1)  # h0 less half a turn: |(h - this) mod 6 - 3| is the distance
-    part = (angle - shifted).remainder_(6).sub_(3).abs_().neg_().add_(2).clamp_(0, 1)
-    return torch.addcmul(value, part, chroma, value=-1).clamp_(0, 1)
+    rest = 1 - strength
+    return torch.stack([strength, rest * (operation == SATURATION), rest * (operation == CONTRAST)], dim=-1)
 
 
-def grayscale(x: Tensor, chosen: Tensor) -> Tensor:
-    """The gray image in every channel, for the images that are chosen, bool [B]."""
-    return x if x.shape[1] == 1 else torch.where(chosen.view(-1, 1, 1, 1), luma(x), x)
+def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
+    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, where Y is the gray image and weight = (own, gray, level), [B, 3]."""
+    own, gray, level = weight.view(-1, 3, 1, 1).unbind(1)
+    y = luma(planes)
+    mean = y.flatten(1).mean(1).view(-1, 1, 1)
+    rest = y.mul_(gray).add_(mean.mul_(level))
+    for plane in planes:
+        plane.mul_(own).add_(rest).clamp_(0, 1)
 
 
-OPERATIONS = (brightness, contrast, saturation, hue)  # the columns of `strength`, numbered as in torchvision's ColorJitter
+def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
+    """Turn the hue of HSV by `shift`, in turns.
 
-
-def jitter(x: Tensor, chosen: Tensor, order: Tensor, strength: Tensor) -> Tensor:
-    """Apply all of `OPERATIONS` to the chosen images (bool [B]), to each in its own order (int64 [B, 4], numbers of operations).
-
-    `strength` is float [B, 4]. `chosen` and `order` live on the CPU: they decide on which images the device works, so that it computes
-    nothing that is thrown away and nobody waits for it.
+    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| = 1 + (G + B - R - m) / c, and the sign,
+    which says whether the way leads over green or over blue, is that of G - B. A channel is m + c clamp(e - 1, 0, 1), where e is how far
+    round the circle h lies from the hue opposite to the channel: for h in [-3, 3], 3 - |h| (red), |h + 1| (green) and |h - 1| (blue; of the
+    last two, what is more than 3 would be less round the other side, and makes the same 1).
     """
-    out, strength = x.clone(), strength.to(x.device)
-    for turn in order.unbind(1):
-        for number, operation in enumerate(OPERATIONS[: 4 if x.shape[1] == 3 else 2]):
-            which = torch.nonzero(chosen & (turn == number)).squeeze(1).to(x.device)
-            if len(which):
-                out[which] = operation(out[which], strength[which, number])
-    return out
+    red, green, blue = planes
+    least = torch.minimum(torch.minimum(green, blue), red)
+    chroma = torch.maximum(torch.maximum(green, blue), red).sub_(least)
+    hue = (green + blue).sub_(red).sub_(least).div_(chroma.clamp(min=TINY)).add_(1)
+    hue = hue.copysign_(green - blue).add_(6 * shift.view(-1, 1, 1))
+    hue.sub_((hue / 6).round_(), alpha=6)
+    least.sub_(chroma)  # clamp(e - 1, 0, 1) = clamp(e, 1, 2) - 1
+    torch.sub(hue.abs(), 3, out=red)
+    torch.add(hue, 1, out=green)
+    torch.sub(hue, 1, out=blue)
+    for plane in planes:
+        plane.abs_().clamp_(1, 2).mul_(chroma).add_(least)
+
+
+class Steps(NamedTuple):
+    """What `jitter` does to each image: three mixtures before the hue is turned and three after it, some of which change nothing."""
+
+    before: Tensor  # float [B, 3, 3]
+    shift: Tensor  # float [B]
+    after: Tensor  # float [B, 3, 3]
+
+
+def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
+    """The turn, 0 to 3, at which each image's hue comes, int64 [B]; 4 for an image that is not chosen."""
+    return torch.where(chosen, (order == HUE).int().argmax(1), 4)
+
+
+def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
+    """All four operations for the chosen images (bool [B]), for each in its own order (int64 [B, 4], numbers of operations).
+
+    `strength` is float [B, 4], a column an operation.
+    """
+    others = order[order != HUE].view(-1, 3)
+    weight = mixture(others, strength.gather(1, others))
+    early = torch.arange(3) < hue_turn(chosen, order)[:, None]
+    before, after = (torch.where((chosen[:, None] & part)[..., None], weight, torch.tensor(SAME)) for part in (early, ~early))
+    return Steps(before, torch.where(chosen, strength[:, HUE], 0), after)
+
+
+def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) -> None:
+    """Take the steps.
+
+    Three of the four operations are one, `mix`, so images differ only in the turn at which their hue comes. Where they are sorted by it,
+    give that `turn` (`hue_turn`, on the CPU): those that a step changes lie side by side, and it touches no other. Without, every
+    image takes every step.
+    """
+    ends = [0, 0, 0, None] if turn is None else torch.searchsorted(turn, torch.arange(4), right=True).tolist()
+    early = [slice(end, ends[3]) for end in ends[:3]]
+    late = [slice(ends[3] if turn is None else end) for end in ends[:3]]
+    for j, part in enumerate(early):
+        mix([plane[part] for plane in planes], todo.before[part, j])
+    if len(planes) == 3:
+        turn_hue([plane[: ends[3]] for plane in planes], todo.shift[: ends[3]])
+    for j, part in enumerate(late):
+        mix([plane[part] for plane in planes], todo.after[part, j])
+
+
+def grayscale(planes: Sequence[Tensor], chosen: Tensor) -> None:
+    """The gray image in every plane, for the images at `chosen`, int64 [k]."""
+    if len(planes) == 3:
+        gray = luma([plane.index_select(0, chosen) for plane in planes])
+        for plane in planes:
+            plane[chosen] = gray

@@ -5,13 +5,17 @@ float in [0, 1] between. They are rounded once, to the nearest level, at the end
 """
 
 from core.batch import as_float
-from core.colour import OPERATIONS, grayscale, jitter
+from core.blocks import in_blocks
+from core.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
 from core.errors import UserError, nearest
 from core.randomness import Draws
+from core.resize import resized_crop
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +41,7 @@ class Policy:
     gray: float = 0.0  # probability
     blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
+    compile: bool = False  # through torch.compile: seconds at the start, then faster
 
     @property
     def kernel(self) -> int:
@@ -48,7 +53,8 @@ def policy(name: str, size: int) -> Policy:
     """The policy of that name for views of that size; `UserError` if there is none.
 
     - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels it is their CIFAR-10 setting (appendix
-      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur.
+      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur. These are the numbers of lightly's
+      SimCLRTransform, with the cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
     - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur up to 64 pixels.
     - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour says nothing: crop and small rotation.
     - "none": the image (its central square, if it is not square).
@@ -73,7 +79,7 @@ class Parameters(NamedTuple):
     box: Tensor  # int64 [B, 4]: top, left, height, width
     flip: Tensor  # bool [B]
     jitter: Tensor  # bool [B]
-    order: Tensor  # int64 [B, 4], numbers of `colour.OPERATIONS`
+    order: Tensor  # int64 [B, 4], numbers of `colour`'s operations
     strength: Tensor  # float [B, 4], one a colour operation
     gray: Tensor  # bool [B]
     blur: Tensor  # bool [B]
@@ -98,7 +104,7 @@ def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> 
         box=crop_boxes(draws.uniform("crop shape", images, ATTEMPTS, 2), draws.uniform("crop place", images, 2), height, width, policy),
         flip=chance("flip", policy.flip),
         jitter=chance("jitter", policy.jitter),
-        order=draws.uniform("jitter order", images, len(OPERATIONS)).argsort(1),
+        order=draws.uniform("jitter order", images, 4).argsort(1),
         strength=torch.cat([factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1),
         gray=chance("gray", policy.gray),
         blur=chance("blur", policy.blur),
@@ -128,25 +134,96 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
 
 def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
     """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image, draws, policy)."""
-    if policy == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
+    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
         return image
     return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
 
 
+class Work(NamedTuple):
+    """What is done to each image of a batch, on its device."""
+
+    angle: Tensor  # this and the rest as in `Parameters`
+    box: Tensor
+    flip: Tensor
+    colour: Steps
+    gray: Tensor  # float [B, 3], the mixture that is the gray image, or the one that changes nothing
+    sigma: Tensor
+    blur: Tensor
+
+
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
     """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
-    x = as_float(image)
-    if policy.rotation:
-        x = rotate(x, drawn.angle)
-    x = resized_crop(x, drawn.box, drawn.flip, policy.size)
+    if policy.compile:
+        return _compiled()(image, prepare(drawn, image.device), policy)
+    by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # images that `jitter` treats alike lie side by side
+    drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
+    work = prepare(drawn, image.device)
+    out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
+
+    def make(block: slice) -> None:
+        part, known = (each(values, lambda values: values[block]) for values in (work, drawn))
+        out[block] = in_part(image.index_select(0, here[block]), part, known, policy)
+
+    in_blocks(make, len(out), out[0].numel(), out.device)
+    return out.index_select(0, here.argsort())
+
+
+def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same named tuple with `function` of every tensor in it."""
+    return function(values) if isinstance(values, Tensor) else type(values)(*(each(value, function) for value in values))
+
+
+def prepare(drawn: Parameters, device: torch.device) -> Work:
+    gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
+    work = Work(drawn.angle, drawn.box, drawn.flip, steps(drawn.jitter, drawn.order, drawn.strength), gray, drawn.sigma, drawn.blur)
+    return each(work, lambda values: values.to(device))
+
+
+def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
+    """Views, each step on the images alone that it changes, which are sorted by `hue_turn`.
+
+    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the device.
+    """
+    x = cut_out(image, work, policy)
     if policy.jitter:
-        x = jitter(x, drawn.jitter, drawn.order, drawn.strength)
+        jitter(x.unbind(1), work.colour, hue_turn(known.jitter, known.order))
     if policy.gray:
-        x = grayscale(x, drawn.gray.to(x.device))
+        grayscale(x.unbind(1), torch.nonzero(known.gray).squeeze(1).to(x.device))
     if policy.blur:
-        which = torch.nonzero(drawn.blur).squeeze(1)
-        x[which.to(x.device)] = gaussian_blur(x[which.to(x.device)], drawn.sigma[which], policy.kernel)
-    return x.mul_(255).add_(0.5).to(torch.uint8)
+        which = torch.nonzero(known.blur).squeeze(1).to(x.device)
+        x[which] = gaussian_blur(x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel)
+    return to_bytes(x)
+
+
+def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
+    """Views, each step on every image: more work, but of a shape that never varies, as torch.compile needs it."""
+    x = cut_out(image, work, policy)
+    if policy.jitter or policy.gray:
+        planes = [plane.clone() for plane in x.unbind(1)]  # the compiler fuses what it does to tensors, not what it does to parts of one
+        if policy.jitter:
+            jitter(planes, work.colour)
+        if policy.gray:
+            mix(planes, work.gray)
+        x = torch.stack(planes, 1)
+    if policy.blur:
+        x = torch.where(work.blur.view(-1, 1, 1, 1), gaussian_blur(x, work.sigma, policy.kernel), x)
+    return to_bytes(x)
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Work, Policy], Tensor]:
+    return torch.compile(as_a_whole)
+
+
+def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
+    """Images as floats in [0, 1], rotated, cropped, resized, mirrored."""
+    x = rotate(as_float(image), work.angle) if policy.rotation else image
+    return resized_crop(x, work.box, work.flip, policy.size)
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves of the way."""
+    return x.mul_(255).add_(0.5).int().byte()
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -157,27 +234,6 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     rows = (cos, -sin * (height / width), zero), (sin * (width / height), cos, zero)
     inverse = torch.stack([torch.stack(row, 1) for row in rows], 1)
     return grid_sample(x, affine_grid(inverse, list(x.shape), align_corners=False), align_corners=False)
-
-
-def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cut out boxes [B, 4], resize them to S x S and mirror where `flip`, bool [B]: bilinear and antialiased, as torchvision."""
-    top, left, height, width = box.to(x.device).unbind(1)
-    columns = resize_weights(left, width, x.shape[3], size)
-    columns = torch.where(flip.to(x.device).view(-1, 1, 1), columns.flip(1), columns)
-    return separable(x, resize_weights(top, height, x.shape[2], size), columns)
-
-
-def resize_weights(start: Tensor, length: Tensor, n: int, size: int) -> Tensor:
-    """One axis of a resized crop as a matrix [B, S, n]: row i weighs the n pixels by a triangle about the centre of output pixel i.
-
-    The triangle is as wide as the larger of an input and an output pixel, is cut off at the box [start, start + length) and sums to one.
-    """
-    scale = (length / size).view(-1, 1, 1)
-    pixel = torch.arange(n, device=start.device) - start.view(-1, 1, 1)  # [B, 1, n], counted from the box
-    centre = scale * (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5)  # [B, S, 1]
-    weight = (1 - (pixel + 0.5 - centre).abs_() / scale.clamp(min=1)).clamp_(min=0)
-    weight = weight * ((pixel >= 0) & (pixel < length.view(-1, 1, 1)))
-    return weight / weight.sum(-1, keepdim=True)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:

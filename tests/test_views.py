@@ -1,11 +1,13 @@
 """Every operation against torchvision's, image by image with the same parameters; what is drawn against what torchvision draws."""
 
-from core import colour, views
+from core import blocks, colour, views
 from core.errors import UserError
 from core.randomness import Draws
 from core.views import Parameters, Policy, augment, draw, policy
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ def test_resized_crop_and_flip(channels: int, height: int, width: int, size: int
         view = tv.resized_crop(x, *box, size=[size, size], antialias=True)
         return tv.horizontal_flip(view) if flip else view
 
-    close(views.resized_crop(image / 255, drawn.box, drawn.flip, size), one_by_one(reference, image / 255, drawn.box, drawn.flip))
+    theirs = one_by_one(reference, image / 255, drawn.box, drawn.flip)
+    close(views.resized_crop(image / 255, drawn.box, drawn.flip, size), theirs, 5e-6)
     close(views.resized_crop(image.float(), drawn.box, drawn.flip, size).round(), one_by_one(reference, image, drawn.box, drawn.flip), 1)
     assert 0 < drawn.flip.sum() < B
 
@@ -73,17 +76,40 @@ def test_blur(height: int, width: int, kernel: int) -> None:
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("number", range(4))
 def test_colour_operation(number: int, channels: int) -> None:
-    image, strength = pictures(channels), torch.linspace(-0.5, 0.5, B) if number == 3 else torch.linspace(0, 2, B)
-    ours = colour.OPERATIONS[number](image / 255, strength)
+    image, strength = pictures(channels), torch.linspace(-0.5, 0.5, B) if number == colour.HUE else torch.linspace(0, 2, B)
+    ours = image / 255
+    if number != colour.HUE:
+        colour.mix(ours.unbind(1), colour.mixture(torch.full((B,), number), strength))
+    elif channels == 3:
+        colour.turn_hue(ours.unbind(1), strength)
     close(ours, one_by_one(TORCHVISION[number], image / 255, strength))
     close((ours * 255).round(), one_by_one(TORCHVISION[number], image, strength), 2)  # torchvision cuts fractions off, and twice
 
 
+def test_hue_of_every_kind_of_colour() -> None:
+    """All 8 corners, edges and gray levels of the colour cube, and colours a hair's breadth from gray; whole turns change nothing."""
+    level = torch.tensor([0, 1e-6, 0.25, 0.5, 0.5 + 1e-6, 0.75, 1])
+    cube = torch.cartesian_prod(level, level, level).T.reshape(1, 3, 7, 49)
+    for shift in (-0.5, -0.3, -1 / 6, 0.0, 0.1, 1 / 3, 0.5):
+        for turns in (0, 3):
+            ours = cube.clone()
+            colour.turn_hue(ours.unbind(1), torch.tensor([shift + turns]))
+            close(ours, tv.adjust_hue(cube, shift), 5e-6)
+
+
+def test_a_mixture_of_the_image_alone_changes_no_bit() -> None:
+    image, before = pictures() / 255, pictures() / 255
+    colour.mix(image.unbind(1), torch.tensor([colour.SAME]).expand(B, 3))
+    assert torch.equal(image, before)
+
+
 def test_grayscale() -> None:
     image, chosen = pictures(), torch.arange(B) % 3 == 0
-    gray = one_by_one(lambda x: tv.rgb_to_grayscale(x, 3), image / 255)
-    close(colour.grayscale(image / 255, chosen), torch.where(chosen.view(-1, 1, 1, 1), gray, image / 255))
-    close((colour.grayscale(image / 255, chosen | True) * 255).round(), one_by_one(lambda x: tv.rgb_to_grayscale(x, 3), image), 1)
+    ours, gray = image / 255, one_by_one(lambda x: tv.rgb_to_grayscale(x, 3), image / 255)
+    colour.grayscale(ours.unbind(1), chosen.nonzero()[:, 0])
+    close(ours, torch.where(chosen.view(-1, 1, 1, 1), gray, image / 255))
+    colour.grayscale(ours.unbind(1), torch.arange(B))
+    close((ours * 255).round(), one_by_one(lambda x: tv.rgb_to_grayscale(x, 3), image), 1)
 
 
 def in_order(x: Tensor, chosen: bool, order: list[int], strength: list[float]) -> Tensor:
@@ -95,13 +121,15 @@ def in_order(x: Tensor, chosen: bool, order: list[int], strength: list[float]) -
 @pytest.mark.parametrize("channels", [3, 1])
 def test_jitter_gives_each_image_its_own_order(channels: int) -> None:
     image, drawn = pictures(channels, images=60) / 255, parameters(32, 32, policy("simclr", 96), images=60)
-    before = image.clone()
-    ours = colour.jitter(image, drawn.jitter, drawn.order, drawn.strength)
-    close(
-        ours, one_by_one(in_order, image, drawn.jitter, drawn.order, drawn.strength), 2e-5
-    )  # hue of nearly gray pixels magnifies rounding
-    assert torch.equal(image, before)
-    assert torch.equal(ours[~drawn.jitter], image[~drawn.jitter]) and 0 < drawn.jitter.sum() < 60
+    turn, by = colour.hue_turn(drawn.jitter, drawn.order).sort()
+    chosen, order, strength = (values[by] for values in (drawn.jitter, drawn.order, drawn.strength))
+    theirs = one_by_one(in_order, image, chosen, order, strength)
+    for known in (turn, None):
+        ours = image.clone()
+        colour.jitter(ours.unbind(1), colour.steps(chosen, order, strength), known)
+        close(ours, theirs, 2e-5)  # hue of nearly gray pixels magnifies rounding
+        assert known is None or torch.equal(ours[~chosen], image[~chosen])
+    assert 0 < chosen.sum() < 60
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
@@ -208,6 +236,50 @@ def test_views_are_a_function_of_seed_step_and_name() -> None:
     assert torch.equal(first, augment(image, Draws(0, 0), rule))
     for other in (Draws(1, 0), Draws(0, 1), Draws(0, 0).fork("view1")):
         assert not torch.equal(first, augment(image, other, rule))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, inference: bool) -> None:
+    image, rule, threads = pictures(images=90), policy("simclr", 32), torch.get_num_threads()
+    whole = augment(image, Draws(0, 0), rule)
+    monkeypatch.setattr(blocks, "BLOCK", 8 * image[0].numel())
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            with torch.inference_mode(inference):
+                assert torch.equal(augment(image, Draws(0, 0), rule), whole)
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_mistake_in_a_block_is_raised_and_leaves_the_threads_alone() -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        blocks.in_blocks(lambda block: 1 // 0, 4, blocks.BLOCK, torch.device("cpu"))  # type: ignore[arg-type,func-returns-value]
+    assert torch.get_num_threads() == threads
+
+
+def near(ours: Tensor, theirs: Tensor) -> None:
+    """Equal but for the few pixels whose rounding falls to the other side."""
+    assert (ours.int() - theirs.int()).abs().max() <= 1 and (ours != theirs).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
+def test_what_is_compiled_makes_the_same_views(name: str, size: int, channels: int) -> None:
+    image, rule = pictures(channels, size, size), policy(name, size)
+    drawn = parameters(size, size, rule)
+    near(views.as_a_whole(image, views.prepare(drawn, image.device), rule), views.apply(image, drawn, rule))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_compiled_views() -> None:
+    image, rule = pictures(), replace(policy("simclr", 32), compile=True)
+    ours = augment(image, Draws(0, 0), rule)
+    near(ours, augment(image, Draws(0, 0), policy("simclr", 32)))
+    assert torch.equal(ours, augment(image, Draws(0, 0), rule)) and ours.is_contiguous()
+    halves = [augment(half, Draws(0, 0, rank, 2), rule) for rank, half in enumerate(image.chunk(2))]
+    assert torch.equal(torch.cat(halves), ours)
 
 
 def test_none_changes_nothing_but_the_size() -> None:

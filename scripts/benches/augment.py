@@ -1,0 +1,138 @@
+"""SimCLR's views of 32x32 images, two an image: `core.views.augment` by the batch beside transforms of an image or a batch at a time.
+
+The CIFAR-10 setting of Chen et al. 2020 (appendix B.9) on every side: Inception crop of 8 to 100 % of the area, flip, colour jitter of
+strength 0.5 with probability 0.8, gray with probability 0.2, no blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with
+cj_strength=0.5 (its advice for CIFAR), gaussian_blur=0 and no normalisation.
+"""
+
+from core.batch import as_float
+from core.randomness import Draws
+from core.views import Policy, apply, augment, draw, policy
+
+import functools
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as torchvision
+
+from scripts.benches.contest import Contest
+
+IMAGES, BATCH, SIZE = 2048, 512, 32
+Views = list[Tensor]  # float [n, 3, 32, 32] in [0, 1], batches of both views
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    """Against lightly with the number of workers that is fastest here, and against kornia where it is installed."""
+    images = pictures()
+    workers, loader = fastest_loader(images)
+    peers: list[tuple[str, Callable[[], Views], tuple[float | None, ...]]] = [(f"lightly, {workers} workers", loader, (11.0, 20.0))]
+    if importlib.util.find_spec("kornia"):
+        peers.append(("kornia, whole batches", kornia(images.to(device)), (2.5, None)))
+    for name, peer, targets in peers:
+        for compiled, target in zip((False, True), targets, strict=True):
+            rule = replace(policy("simclr", SIZE), compile=compiled)
+            run = functools.partial(ours, images.to(device), rule)
+            same = functools.partial(agree, images, rule, run, peer)
+            yield Contest(f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}", run, name, peer, same, target)
+
+
+def pictures() -> Tensor:
+    """Smooth colour noise, uint8 [n, 3, 32, 32]: neighbours are alike, as in photographs."""
+    noise = Draws(0, 0).normal("bench images", IMAGES, 3, SIZE, SIZE)
+    return (torchvision.gaussian_blur(noise, [7, 7], [2.0, 2.0]) * 320 + 128).clamp(0, 255).byte()
+
+
+def ours(images: Tensor, rule: Policy) -> Views:
+    views = []
+    for step, batch in enumerate(images.split(BATCH)):
+        draws = Draws(0, step, device=images.device)
+        views += [as_float(augment(batch, draws.fork(f"view{v}"), rule)) for v in range(2)]
+    return views
+
+
+class Pictures(Dataset[Any]):
+    """The images as PIL holds them, and lightly's two views of each."""
+
+    def __init__(self, images: Tensor):
+        self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        self.transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0, normalize=None)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(self.pictures[index])
+
+
+def fastest_loader(images: Tensor) -> tuple[int, Callable[[], Views]]:
+    """The best of 0, 1, 2 and 4 workers that are already running, by the fastest of four passes."""
+    found: dict[int, tuple[float, Callable[[], Views]]] = {}
+    for workers in (0, 1, 2, 4):
+        with warnings.catch_warnings(action="ignore"):  # more workers than cores are tried on purpose
+            loader = DataLoader(Pictures(images), BATCH // 2, num_workers=workers, persistent_workers=workers > 0)
+            run = functools.partial(read, loader)
+            found[workers] = min(timed(run) for _ in range(4)), run
+    best = min(found, key=lambda workers: found[workers][0])
+    return best, found[best][1]
+
+
+def read(loader: DataLoader[Any]) -> Views:
+    return [view for batch in loader for view in batch]
+
+
+def timed(run: Callable[[], Views]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def kornia(images: Tensor) -> Callable[[], Views]:
+    """The same operations of kornia's; one order of the colour operations a batch, where ours has one an image."""
+    import kornia.augmentation as K
+
+    rule = policy("simclr", SIZE)
+    chain = K.AugmentationSequential(
+        K.RandomResizedCrop((SIZE, SIZE), scale=rule.scale, ratio=rule.ratio, cropping_mode="resample"),  # the faster of its two
+        K.RandomHorizontalFlip(p=rule.flip),
+        K.ColorJitter(rule.brightness, rule.contrast, rule.saturation, rule.hue, p=rule.jitter),
+        K.RandomGrayscale(p=rule.gray),
+    )
+    return lambda: [chain(as_float(batch)) for batch in images.split(BATCH) for _ in range(2)]
+
+
+def agree(images: Tensor, rule: Policy, run: Callable[[], Views], peer: Callable[[], Views]) -> str:
+    """Same draws, same views as torchvision's operations one image at a time; and both sides' pixels are distributed alike."""
+    drawn = draw(64, SIZE, SIZE, Draws(0, 0).fork("view0"), rule)
+    reference = torch.stack([one_by_one(image / 255, *row) for image, *row in zip(images, *drawn, strict=False)])
+    level = (apply(images[:64], drawn, rule) - 255 * reference).abs().max().item()
+    assert level < 0.51, f"an operation is off by {level:.2f} levels"
+    left, right = (torch.cat(views).cpu() for views in (run(), peer()))
+    assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), f"{list(left.shape)} and {list(right.shape)}"
+    gap = max((a - b).abs().max().item() for a, b in zip(moments(left), moments(right), strict=True))
+    assert gap < 0.015, f"pixels differ in mean, deviation or roughness by {gap:.3f}"
+    gray = [(views.amax(1) - views.amin(1)).flatten(1).amax(1).lt(1e-3).float().mean().item() for views in (left, right)]
+    assert abs(gray[0] - gray[1]) < 0.03, f"{gray[0]:.3f} and {gray[1]:.3f} of the images are gray"  # three standard errors
+    return f"operations within {level:.2f} levels, pixels' moments within {gap:.3f}"
+
+
+def one_by_one(x: Tensor, angle: Any, box: Any, flip: Any, jitter: Any, order: Any, strength: Any, gray: Any, *blur: Any) -> Tensor:
+    x = torchvision.resized_crop(x, *box.tolist(), size=[SIZE, SIZE], antialias=True)
+    x = torchvision.horizontal_flip(x) if flip else x
+    colour = (torchvision.adjust_brightness, torchvision.adjust_contrast, torchvision.adjust_saturation, torchvision.adjust_hue)
+    for number in order.tolist() if jitter else []:
+        x = colour[number](x, strength[number].item())
+    return torchvision.rgb_to_grayscale(x, 3) if gray else x
+
+
+def moments(views: Tensor) -> tuple[Tensor, ...]:
+    """By channel: mean, deviation, and the mean step from a pixel to the next."""
+    return views.mean((0, 2, 3)), views.transpose(0, 1).flatten(1).std(1), views.diff(dim=3).abs().mean((0, 2, 3))
