@@ -41,7 +41,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
         for compiled, target in zip((False, True), targets, strict=True):
             rule = replace(policy("simclr", SIZE), compile=compiled)
             run = functools.partial(ours, images.to(device), rule)
-            same = functools.partial(agree, images, rule, run, peer)
+            same = functools.partial(agree, images, rule)
             yield Contest(f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}", run, name, peer, same, target)
 
 
@@ -109,13 +109,13 @@ def kornia(images: Tensor) -> Callable[[], Views]:
     return lambda: [chain(as_float(batch)) for batch in images.split(BATCH) for _ in range(2)]
 
 
-def agree(images: Tensor, rule: Policy, run: Callable[[], Views], peer: Callable[[], Views]) -> str:
+def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
     """Same draws, same views as torchvision's operations one image at a time; and both sides' pixels are distributed alike."""
     drawn = draw(64, SIZE, SIZE, Draws(0, 0).fork("view0"), rule)
     reference = torch.stack([one_by_one(image / 255, *row) for image, *row in zip(images, *drawn, strict=False)])
     level = (apply(images[:64], drawn, rule) - 255 * reference).abs().max().item()
     assert level < 0.51, f"an operation is off by {level:.2f} levels"
-    left, right = (torch.cat(views).cpu() for views in (run(), peer()))
+    left, right = (torch.cat(views).cpu() for views in (mine, theirs))
     assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), f"{list(left.shape)} and {list(right.shape)}"
     gap = max((a - b).abs().max().item() for a, b in zip(moments(left), moments(right), strict=True))
     assert gap < 0.015, f"pixels differ in mean, deviation or roughness by {gap:.3f}"
