@@ -22,14 +22,25 @@ class Logistic:
     """
 
     def __init__(self, x: Tensor):
-        values, self.basis = torch.linalg.eigh(x.T @ x / len(x))
+        values, self.basis = torch.linalg.eigh(product(x.T, x.T) / len(x))
         self.values = values.clamp(min=0)
         ones = x.new_ones(len(x), 1)
-        self.x = torch.cat([x @ self.basis, ones], 1)  # penalty and answer do not change under rotation; the last column is for biases
+        self.x = torch.cat([product(x, self.basis.T), ones], 1)  # penalty and answer do not change under rotation; the last column is for biases
 
     @torch.no_grad()
-    def fit(self, y: Tensor, classes: int, strengths: tuple[float, ...], rows: Tensor | None = None, start: Tensor | None = None) -> Tensor:
-        """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] and, if given, these rows of them alone."""
+    def fit(
+        self,
+        y: Tensor,
+        classes: int,
+        strengths: tuple[float, ...],
+        rows: Tensor | None = None,
+        start: Tensor | None = None,
+        rough: float = 0.0,
+    ) -> Tensor:
+        """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] and, if given, these rows of them alone.
+
+        A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but rounding.
+        """
         x = self.x if rows is None else self.x[rows]
         y = y if rows is None else y[rows]
         dimensions, penalty = x.shape[1] - 1, x.new_tensor(strengths)
@@ -55,8 +66,8 @@ class Logistic:
                 step[trying] /= 2
             moved[trying], value_next[trying], gradient_next[trying] = w[trying], value[trying], gradient[trying]  # no descent: rounding
             pairs = [*pairs, (moved - w, gradient_next - gradient)][-HISTORY:]
-            rounding = torch.finfo(x.dtype).eps / 10 * value  # the mean over images is taken in float64
-            done = (value - value_next <= rounding) | (gradient_next.abs().amax((1, 2)) <= GRADIENT)
+            least = max(rough, torch.finfo(x.dtype).eps / 10)  # the mean over images is taken in float64
+            done = (value - value_next <= least * value) | (gradient_next.abs().amax((1, 2)) <= GRADIENT)
             w, value, gradient = moved, value_next, gradient_next
             running = running[~done[running]]
             if len(running) == 0:

@@ -18,6 +18,7 @@ from core.decoders import MLPDecoder
 from core.features import mean_and_deviation
 from core.likelihoods import Likelihood, kl_from_standard_normal
 from core.method import Method
+from core.product import speed_up
 from core.randomness import Draws
 from core.source import Source, reading_order, training_order
 
@@ -153,7 +154,7 @@ def train_heads(
         torch.manual_seed(seed)
         nothing = Nothing(tuple(train.images.shape[1:]), likelihood).to(train.images.device)
         without = fit(nothing, train, val, 0.0, seed, 0, *NOTHING)
-        fresh = RateHead(train.features, nothing).to(train.images.device)
+        fresh = speed_up(RateHead(train.features, nothing)).to(train.images.device)
     heads: list[Fitted] = []
     start, budget = NOTHING[0], FIRST
     for beta in (*betas, *reversed(betas)):

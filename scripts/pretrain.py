@@ -15,6 +15,7 @@ from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder
 from core.logger import Logger
 from core.optim import build_optimizer
+from core.product import speed_up
 from core.profile import Profile
 from core.progress import ProgressLine, in_words
 from core.source import training_order
@@ -143,7 +144,7 @@ def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
 
 def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
     """A fresh state, with the options that change how it is executed applied."""
-    method = checkpoint.build_method(run, shape)
+    method = speed_up(checkpoint.build_method(run, shape))
     if run.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:

@@ -1,0 +1,55 @@
+"""Products by oneDNN, and linear layers made of them, against torch's own in float64."""
+
+from core.product import Linear, product, speed_up
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (300, 513, 50), (64, 1, 9)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_is_torchs(shape, transposed):
+    n, d, m = shape
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(n, d, generator=g), torch.randn(m, d, generator=g)
+    if transposed:
+        a, b = a.T.contiguous().T, b.T.contiguous().T
+    expected = a.double() @ b.double().T
+    torch.testing.assert_close(product(a, b).double(), expected, rtol=1e-5, atol=1e-4)
+    assert product(a.double(), b.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(4,), (2, 3), (1,)])
+def test_a_fast_layer_computes_and_learns_as_torchs(bias, lead):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(17, 9, bias=bias), nn.GELU(), nn.Linear(9, 3, bias=bias))
+    fast = nn.Sequential(nn.Linear(17, 9, bias=bias), nn.GELU(), nn.Linear(9, 3, bias=bias))
+    fast.load_state_dict(plain.state_dict())
+    assert speed_up(fast) is fast and [type(layer) for layer in fast] == [Linear, nn.GELU, Linear]
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(*lead, 17)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [net(inp) for net, inp in zip((plain, fast), inputs, strict=True)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    weight = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output * weight).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-6)
+    for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_elsewhere_a_fast_layer_is_torchs():
+    layer = speed_up(nn.Linear(5, 3).double())
+    assert torch.equal(layer(torch.ones(2, 5).double()), nn.functional.linear(torch.ones(2, 5).double(), layer.weight, layer.bias))
+    layer = speed_up(nn.Linear(5, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(2, 5)).dtype == torch.bfloat16
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(torch.ones(2, 5)), layer(torch.ones(2, 5)))
+    frozen = speed_up(nn.Linear(5, 3).requires_grad_(False))
+    x = torch.ones(2, 5, requires_grad=True)
+    frozen(x).sum().backward()
+    assert x.grad is not None and frozen.weight.grad is None
