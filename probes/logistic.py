@@ -25,7 +25,7 @@ class Logistic:
         values, self.basis = torch.linalg.eigh(product(x.T, x.T) / len(x))
         self.values = values.clamp(min=0)
         ones = x.new_ones(len(x), 1)
-        self.x = torch.cat([product(x, self.basis.T), ones], 1)  # penalty and answer do not change under rotation; the last column is for biases
+        self.x = torch.cat([product(x, self.basis.T), ones], 1)  # the penalty does not change under rotation; ones for biases
 
     @torch.no_grad()
     def fit(
