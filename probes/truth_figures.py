@@ -103,7 +103,7 @@ def calibration(found: dict[str, Any], path: Path) -> None:
         right.set(title="Estimate − truth, 95% intervals", xlabel="nats; ◂ is farther below", xlim=(-1.05 * EDGE, 0.5 * EDGE))
         left.grid(axis="y", alpha=0.15)
         right.grid(axis="y", alpha=0.15)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
         save(figure, path)
 
 
