@@ -26,6 +26,14 @@ FREE = {
 }
 
 
+def make_folder(path: Path, key: str, mend: str) -> None:
+    """The folder and those above it; a `UserError` names the option and the mend where that can not be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}: {path} can not be made ({error.strerror}); {mend}") from None
+
+
 class RunFolder:
     """The files of one run, and the rules that keep a run from being overwritten."""
 
@@ -55,10 +63,7 @@ class RunFolder:
 
     def create(self, run: config.RunConfig) -> None:
         """Make the folder and write the resolved config."""
-        try:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"folder: {self.path} can not be made ({error.strerror}); name another folder=…") from None
+        make_folder(self.pictures, "folder", "name another folder=…")
         text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
 

@@ -16,9 +16,11 @@ from core.errors import UserError, exit_cleanly, nearest
 import argparse
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import platform
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ SECTIONS = [module.name for module in pkgutil.iter_modules(benches.__path__) if 
 @exit_cleanly
 def main() -> None:
     options = arguments()
+    for chatty in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     console = Console(width=max(Console().width, 120), highlight=False)
     device = torch.device(options.device)
     machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"

@@ -15,6 +15,7 @@ differs from the truth by chance alone; how far below it stands, the table says.
 import core  # noqa: F401
 from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly
+from core.folder import make_folder
 
 import argparse
 import json
@@ -76,10 +77,7 @@ def arguments() -> argparse.Namespace:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
     if min(options.seed, options.estimator_seed) < 0:
         raise UserError("--seed, --estimator-seed: must be 0 or more")
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: {options.out.parent} can not be made ({error.strerror})") from None
+    make_folder(options.out.parent, "--out", "name another")
     return options
 
 

@@ -12,7 +12,7 @@ from core import checkpoint, config, logger
 from core.data import open_source
 from core.errors import UserError, exit_cleanly
 from core.features import cached_features
-from core.folder import RunFolder
+from core.folder import RunFolder, make_folder
 from core.method import LatentModel, Method
 from core.pictures import save_grid
 from core.source import Source, reading_order
@@ -58,10 +58,7 @@ def probe(path: Path, overrides: list[str], wanted: list[str], seed: int, device
     if overrides:
         refuse_other_images(method, open_source(run.data, "test", run.seed, augmented=False).shape)
     folder = path.parent / "probe"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: can not be made ({error.strerror}); a probe writes beside the checkpoint, so copy that first") from None
+    make_folder(folder, "probe", "it writes beside the checkpoint, so copy that first")
     found: report.Report = {
         "format": report.FORMAT,
         "checkpoint": str(path),

@@ -12,6 +12,7 @@ own content and can not tell them apart. Called again, it goes on where it stopp
 import core  # noqa: F401
 from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly
+from core.folder import make_folder
 
 import argparse
 import json
@@ -72,10 +73,7 @@ def arguments() -> argparse.Namespace:
     options.picture = options.picture or options.out / "sprites_truth.png"
     if options.picture.suffix != ".png":
         raise UserError(f"--picture: {options.picture} should end in .png")
-    try:
-        options.picture.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--picture: {options.picture.parent} can not be made ({error.strerror}); name another") from None
+    make_folder(options.picture.parent, "--picture", "name another")
     return options
 
 
