@@ -1,6 +1,6 @@
 """Hold the estimators against sources whose mutual information is known, and write a table and a picture.
 
-    python scripts/calibrate.py                                  # our own suite, about 5 minutes on 2 CPU cores
+    python scripts/calibrate.py                                  # our own suite, 2 to 5 minutes on 2 CPU cores
     python scripts/calibrate.py --only student,spiral --pairs 2000
     python scripts/calibrate.py --peer ~/bmi/bin/python          # the catalogue of benchmark-mi, and its InfoNCE beside ours
 
