@@ -1,6 +1,6 @@
 """Measured against true: SimCLR on sprites with M contents, where I(V1; V2) = log M exactly, for M from 2 to 65,536.
 
-    python scripts/sprites_truth.py                          # all five, about 9 minutes on 2 busy CPU cores
+    python scripts/sprites_truth.py                          # all five, about 5 minutes on 2 CPU cores
     python scripts/sprites_truth.py --contents 2,288         # some of them
     python scripts/sprites_truth.py optim.epochs=6 --out runs/long    # another recipe
 
