@@ -8,8 +8,8 @@ all scores, each computes its gradient together with its value, and none has a s
 """
 
 from core.distributed import gather, rank, world
-from core.pairs import InBatch, Layout
 from core.streaming import QueueInfoNCE
+from core.tiles import InBatch, Layout
 
 import functools
 from collections.abc import Callable
