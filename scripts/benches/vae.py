@@ -2,6 +2,7 @@
 
 from core.decoders import MLPDecoder
 
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,12 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
 
     model = VAE(VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"), Encoder(), Decoder())
     given = BaseTrainerConfig(
-        per_device_train_batch_size=BATCH, num_epochs=1, learning_rate=5e-4, optimizer_cls="Adam", no_cuda=device.type == "cpu"
+        output_dir=tempfile.mkdtemp(),  # it makes a folder even where it writes nothing
+        per_device_train_batch_size=BATCH,
+        num_epochs=1,
+        learning_rate=5e-4,
+        optimizer_cls="Adam",
+        no_cuda=device.type == "cpu",
     )  # our lr of 1e-3 is per 256 images
     data = BaseDataset(images.float() / 255, torch.zeros(len(images)))
     trainer = BaseTrainer(model, train_dataset=data, training_config=given)
