@@ -169,8 +169,8 @@ def club(log_density: Scores) -> Bound:
     """
     if not log_density.paired:
         raise ValueError("club: needs paired scores")
-    centred = log_density.transposed().mean()
-    return Bound(log_density.own - log_density.mean(), log_density.own - log_density.mean() - centred)
+    terms = log_density.own - log_density.mean()
+    return Bound(terms, terms - log_density.transposed().mean())
 
 
 def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> Tensor:

@@ -4,6 +4,8 @@ n = anchors, m = negatives of each, D = code dimensions. Every critic here is an
 which holds any bilinear form, any function of x or of y alone, and the log density of a diagonal Gaussian.
 """
 
+from core.streaming import slices
+
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -90,8 +92,8 @@ def paired(query: Tensor, key: Tensor, scale: float = 1.0) -> Scores:
     """Codes [n, D] of n pairs; the negatives of an anchor are the keys of all other pairs."""
 
     def tiles() -> Iterator[Tile]:
-        for rows in _slices(len(query), ROWS):
-            for columns in _slices(len(key), COLUMNS):
+        for rows in slices(len(query), ROWS):
+            for columns in slices(len(key), COLUMNS):
                 yield _without_own(Tile(rows, columns, (query[rows] @ key[columns].T).double() * scale))
 
     return Scores(_own(query, key, scale), len(key) - 1, tiles, paired=True)
@@ -109,8 +111,8 @@ def against(query: Tensor, key: Tensor, negatives: Callable[[], Iterable[Tensor]
     def tiles() -> Iterator[Tile]:
         start = 0
         for block in negatives():
-            for columns in _slices(len(block), COLUMNS):
-                for rows in _slices(len(query), ROWS):
+            for columns in slices(len(block), COLUMNS):
+                for rows in slices(len(query), ROWS):
                     scores = (query[rows] @ block[columns].T).double() * scale
                     yield Tile(rows, slice(start + columns.start, start + columns.stop), scores)
             start += len(block)
@@ -133,10 +135,6 @@ def gaussian(mean: Tensor, sigma: Tensor, z: Tensor) -> Scores:
 
 def _own(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return (query * key).sum(1).double() * scale
-
-
-def _slices(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _without_own(tile: Tile) -> Tile:

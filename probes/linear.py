@@ -24,12 +24,13 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """
     mean, deviation = mean_and_deviation(train.x)
     x, x_test = ((features.x - mean).div_(deviation) for features in (train, test))
-    order = Draws(seed, 0).permutation("linear probe", len(x))
-    held, rest = order[: max(1, len(x) // 10)], order[max(1, len(x) // 10) :]
+    order, tenth = Draws(seed, 0).permutation("linear probe", len(x)), max(1, len(x) // 10)
+    x, labels = x[order], train.y[order]
+    held, rest = slice(tenth), slice(tenth, None)  # of the shuffled images, so that neither is copied again for each factor
     model = Logistic(x)
     top1, information, chosen = {}, {}, {}
     for column, (factor, classes) in enumerate(train.factors):
-        y, y_test = train.y[:, column], test.y[:, column]
+        y, y_test = labels[:, column], test.y[:, column]
         grid = model.fit(y, classes, STRENGTHS, rest, rough=ROUGH)
         losses = [F.cross_entropy(F.linear(x[held], *parameters), y[held]) for parameters in zip(*model.parameters(grid), strict=True)]
         best = int(torch.stack(losses).argmin())

@@ -33,16 +33,15 @@ class Logistic:
         y: Tensor,
         classes: int,
         strengths: tuple[float, ...],
-        rows: Tensor | None = None,
+        rows: slice = slice(None),
         start: Tensor | None = None,
         rough: float = 0.0,
     ) -> Tensor:
-        """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] and, if given, these rows of them alone.
+        """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] of these rows alone.
 
         A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but rounding.
         """
-        x = self.x if rows is None else self.x[rows]
-        y = y if rows is None else y[rows]
+        x, y = self.x[rows], y[rows]
         dimensions, penalty = x.shape[1] - 1, x.new_tensor(strengths)
         w = x.new_zeros(len(strengths), classes, dimensions + 1) if start is None else start.clone()
         shrunk = torch.cat([penalty[:, None].expand(-1, dimensions), penalty.new_zeros(len(penalty), 1)], 1)[:, None]  # [S, 1, D + 1]

@@ -6,11 +6,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +58,13 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
         "ratio": peer.median / ours.median,
         "target": contest.target,
     }
+
+
+def within(mine: Iterable[Tensor], peer: Iterable[Tensor], allowed: float = 1e-5) -> float:
+    """The largest relative difference of a loss and its gradients, in the 2-norm; AssertionError where it is more than allowed."""
+    error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, peer, strict=True))
+    assert error < allowed, f"loss or gradient differ by {error:.1e}"
+    return error
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 from lightly.utils.benchmarking import LinearClassifier
-from pytorch_lightning import Trainer
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes.linear import linear
 from scripts.benches.contest import Contest
+from scripts.benches.loop import lightning
 
 CLASSES, DIMENSIONS, SPREAD = 10, 512, 0.13
 EPOCHS, BATCH = 90, 256
@@ -29,8 +29,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
         """lightly's LinearClassifier under Lightning's Trainer, its encoder the identity on features that are there already."""
         peer = LinearClassifier(torch.nn.Identity(), BATCH, feature_dim=DIMENSIONS, num_classes=CLASSES)
         loader = DataLoader(TensorDataset(train.x, targets[0]), BATCH, shuffle=True, drop_last=True)
-        silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-        Trainer(max_epochs=EPOCHS, accelerator=device.type, devices=1, **silent).fit(peer, loader)  # type: ignore[arg-type]
+        lightning(peer, loader, EPOCHS, device)
         with torch.no_grad():
             return (peer.cpu()(test.x).argmax(1) == targets[1]).double().mean().item()
 

@@ -1,4 +1,4 @@
-"""Our own training loop as a contestant: `scripts/pretrain.py` without its folder, its logger and its validation."""
+"""Training loops as contestants: ours (`scripts/pretrain.py` without folder, logger and validation) and Lightning's."""
 
 from core import config
 from core.images import Arrays
@@ -7,9 +7,12 @@ from core.train import train
 from core.views import policy
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from scripts.demo import CONFIGS
 from scripts.pretrain import build_state, start_fabric
@@ -32,3 +35,9 @@ def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device)
         return torch.stack(losses).mean().item()
 
     return once
+
+
+def lightning(model: LightningModule, loader: DataLoader[Any], epochs: int, device: torch.device) -> None:
+    """Epochs under Lightning's Trainer, which writes and prints nothing."""
+    silent: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    Trainer(max_epochs=epochs, accelerator=device.type, devices=1, **silent).fit(model, loader)

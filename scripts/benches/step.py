@@ -10,12 +10,12 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from PIL import Image
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scripts.benches.contest import Contest, seconds
-from scripts.benches.loop import epoch
+from scripts.benches.loop import epoch, lightning
 
 IMAGES, BATCH, SHAPE = 8192, 256, (3, 32, 32)
 WORKERS = (0, 1, 2, 4)
@@ -84,11 +84,10 @@ def peer_epoch(backbone: str, stem: str, images: Tensor, device: torch.device, w
     """An epoch under Lightning's Trainer; start of workers included, as every epoch pays it."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)
-    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
     def once() -> float:
         model.losses.clear()
-        Trainer(max_epochs=1, accelerator=device.type, devices=1, **silent).fit(model, loader)  # type: ignore[arg-type]
+        lightning(model, loader, 1, device)
         return torch.stack(model.losses).mean().item()
 
     return once

@@ -69,15 +69,16 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
             return ModelOutput(reconstruction=self.net(z).sigmoid())
 
     model = VAE(VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"), Encoder(), Decoder())
-    given = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(),  # it makes a folder even where it writes nothing
-        per_device_train_batch_size=BATCH,
-        num_epochs=1,
-        learning_rate=5e-4,
-        optimizer_cls="Adam",
-        no_cuda=device.type == "cpu",
-    )  # our lr of 1e-3 is per 256 images
     data = BaseDataset(images.float() / 255, torch.zeros(len(images)))
-    trainer = BaseTrainer(model, train_dataset=data, training_config=given)
-    trainer.prepare_training()
+    with tempfile.TemporaryDirectory() as folder:  # it makes a folder even where it writes nothing
+        given = BaseTrainerConfig(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_epochs=1,
+            learning_rate=5e-4,  # our lr of 1e-3 is per 256 images
+            optimizer_cls="Adam",
+            no_cuda=device.type == "cpu",
+        )
+        trainer = BaseTrainer(model, train_dataset=data, training_config=given)
+        trainer.prepare_training()
     return lambda: float(trainer.train_step(1))
