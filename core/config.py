@@ -68,7 +68,9 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
         raise UserError(f"{path}: no such config; the ones at hand are in configs/")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text; a config is a YAML file, such as those in configs/") from None
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
     return from_dict(_merged(values, overrides, str(path)), str(path))
 

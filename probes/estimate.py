@@ -41,7 +41,7 @@ def estimate(x: ArrayLike, y: ArrayLike, estimators: tuple[str, ...] = DEFAULT, 
     """
     for word in estimators:
         if word not in SIDES:
-            raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}; choose among {', '.join(SIDES)}")
+            raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}")
     pairs = check_pairs(x, y, name)
     dimensions = (pairs.x.shape[1], pairs.y.shape[1])
     fit = cross_fit(pairs.x, pairs.y, seed)

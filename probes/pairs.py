@@ -1,6 +1,6 @@
 """Paired samples from outside: read without running anything, and refused in one line where no estimate could be trusted."""
 
-from core.errors import UserError, nearest
+from core.errors import UserError
 
 import zipfile
 from pathlib import Path
@@ -31,7 +31,7 @@ def load_pairs(path: Path) -> tuple[Array, Array]:
             for name in ("x", "y"):
                 if name not in file.files:
                     held = ", ".join(file.files) or "nothing"
-                    raise UserError(f"{path}: holds {held}{nearest(name, file.files)}; save the pairs by numpy.savez(path, x=x, y=y)")
+                    raise UserError(f"{path}: holds {held} and no {name}; save the pairs by numpy.savez(path, x=x, y=y)")
             return file["x"], file["y"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None

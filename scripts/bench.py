@@ -12,6 +12,7 @@ there before, each side in a process of its own.
 import core  # noqa: F401
 from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly, nearest
+from core.folder import make_folder
 
 import argparse
 import importlib
@@ -86,7 +87,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     for section in options.sections:
         if section not in SECTIONS:
-            raise UserError(f"there is no section '{section}'{nearest(section, SECTIONS)}; choose among {', '.join(SECTIONS)}")
+            raise UserError(f"there is no section '{section}'{nearest(section, SECTIONS)}")
     if options.rounds < 1:
         raise UserError(f"--rounds: must be 1 or more, got {options.rounds}")
     try:
@@ -94,6 +95,8 @@ def arguments() -> argparse.Namespace:
             raise UserError(f"--device: there is no '{options.device}' here")
     except RuntimeError:
         raise UserError(f"--device: '{options.device}' is no device; try cpu or cuda") from None
+    if options.json:
+        make_folder(options.json.parent, "--json", "name another")
     options.sections = options.sections or SECTIONS
     return options
 

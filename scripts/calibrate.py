@@ -77,6 +77,8 @@ def arguments() -> argparse.Namespace:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
     if min(options.seed, options.estimator_seed) < 0:
         raise UserError("--seed, --estimator-seed: must be 0 or more")
+    if not options.out.name or options.out.is_dir():
+        raise UserError(f"--out: {options.out} is a folder; name the files, without ending, such as {options.out / 'calibration'}")
     make_folder(options.out.parent, "--out", "name another")
     return options
 

@@ -73,6 +73,7 @@ def arguments() -> argparse.Namespace:
     options.picture = options.picture or options.out / "sprites_truth.png"
     if options.picture.suffix != ".png":
         raise UserError(f"--picture: {options.picture} should end in .png")
+    make_folder(options.out, "--out", "name another")
     make_folder(options.picture.parent, "--picture", "name another")
     return options
 

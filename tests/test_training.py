@@ -163,6 +163,10 @@ def test_probe_and_compare_through_the_front_door(finished):
         ("compare.py", ["/nowhere"], "probe.py"),
         ("compare.py", ["{torn}"], "probe.py"),
         ("pretrain.py", ["configs/none.yaml"], "configs/"),
+        ("pretrain.py", ["docs/pictures/compare.png"], "is no text"),
+        ("calibrate.py", ["--out", "."], "is a folder"),
+        ("bench.py", ["vae", "--json", "{torn}/a.json"], "--json"),
+        ("sprites_truth.py", ["--out", "{torn}"], "--out"),
     ],
 )
 def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words, said):
