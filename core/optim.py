@@ -56,7 +56,7 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.scaled_lr, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum)
+        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=True)
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 
