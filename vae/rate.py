@@ -107,7 +107,7 @@ class RateSchedule(nn.Module):
         """The objective, a scalar; with several processes rates are those of the global batch."""
         columns, d = mean(rate.mean(0)), distortion.mean()
         r = columns.sum()
-        if self.training:
+        if self.training and self.config.kind in TARGETS:
             self.latest.copy_(torch.stack([r.detach(), mean(d.detach())]))
         if self.config.kind == "free_bits":
             r = columns.view(self.groups, -1).sum(1).clamp(min=self.settings["nats"]).sum()
