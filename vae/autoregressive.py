@@ -40,16 +40,14 @@ class AutoregressiveImage(Distribution):
     @torch.no_grad()
     def from_uniform(self, noise: Tensor) -> Tensor:
         """The images [B, C, H, W] that uniform noise in [0, 1) of that shape stands for: value i is the first whose cumulative conditional
-        probability exceeds noise i. One evaluation of the network a value, on the part of the image that the value's window needs."""
+        probability exceeds noise i. One evaluation of a part of the network a value: a millisecond or two on a CPU, for some tens of images."""
         x = torch.zeros_like(noise)
         channels, height, width = self.network.shape
         for i in range(height):
+            predict = self.network.reader(x, self.condition, i)
             for j in range(width):
-                rows, columns = self.network.window.crop(i, j, self.network.shape)
-                condition = None if self.condition is None else self.condition[:, :, rows, columns]
                 for c in range(channels):
-                    parameters = self.network(x[:, :, rows, columns], condition)[:, :, i - rows.start, j - columns.start]
-                    x[:, c, i, j] = self._quantile(parameters.float(), c, noise[:, c, i, j])
+                    x[:, c, i, j] = self._quantile(predict(j).float(), c, noise[:, c, i, j])
         return x
 
     def _quantile(self, parameters: Tensor, channel: int, probability: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ B = images, C H W = image shape, K = hidden channels, U = conditioning feature m
 
 from core.errors import UserError
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,14 +47,40 @@ class PixelCNN(nn.Module):
         return self.features(features)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        seen, start = self._inputs(x, condition)
+        return self.head(F.elu(self.trunk(seen, start)))
+
+    def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
+        """A function of j that computes the parameters [B, C P] of pixel (i, j) alone, from x as it is when it is called.
+
+        Rows above i must be complete when the reader is made: with full context they are read once for the whole row. With a window, the
+        smallest crop of the image is read that holds all that the prediction is computed from.
+        """
+        if isinstance(self.trunk, TwoStacks):
+            seen, _ = self._inputs(x[:, :, : i + 1], None)
+            above = [term[:, :, i:] for term in self.trunk.above(seen)]
+            row = slice(i, i + 1)
+
+            def whole_row(j: int) -> Tensor:
+                seen, start = self._inputs(x[:, :, row], None if condition is None else condition[:, :, row])
+                return self.head(F.elu(self.trunk.along(seen, start, above)))[:, :, 0, j]
+
+            return whole_row
+
+        def crop(j: int) -> Tensor:
+            rows, columns = self.window.crop(i, j, self.shape)
+            part = self(x[:, :, rows, columns], None if condition is None else condition[:, :, rows, columns])
+            return part[:, :, i - rows.start, j - columns.start]
+
+        return crop
+
+    def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """What the trunk reads of other pixels, and what it starts from at each pixel: the condition and the pixel's own earlier channels."""
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)  # so few channels convolve twice as fast in this order on a CPU
         start = [term for term in (condition, self.own(x) if self.own is not None else None) if term is not None]
-        return self.head(F.elu(self.trunk(self._seen(x), sum(start) if start else 0.0)))
-
-    def _seen(self, x: Tensor) -> Tensor:
-        if self.window.context == "grey":
-            return x.mean(1, keepdim=True)
-        return F.avg_pool2d(x, self.window.scale) if self.window.context == "coarse" else x
+        context = self.window.context
+        seen = x.mean(1, keepdim=True) if context == "grey" else F.avg_pool2d(x, self.window.scale) if context == "coarse" else x
+        return seen, sum(start) if start else 0.0
 
 
 class Stack(nn.Module):
@@ -104,10 +131,22 @@ class TwoStacks(nn.Module):
         self.blocks = nn.Sequential(*(block(width, shape[0]) for _ in range(blocks)))
 
     def forward(self, seen: Tensor, start: Tensor | float) -> Tensor:
+        return self.along(seen, start, self.above(seen))
+
+    def above(self, seen: Tensor) -> list[Tensor]:
+        """What every layer of the row adds because of the rows above it."""
         above = self.read_above(seen)
-        row = self.read_left(seen) + self.join(above) + start
+        terms = [self.join(above)]
         for layer in self.layers:
-            above, row = layer(above, row)
+            above, term = layer.rise(above)  # type: ignore[operator]
+            terms.append(term)
+        return terms
+
+    def along(self, seen: Tensor, start: Tensor | float, above: list[Tensor]) -> Tensor:
+        """The hidden channels of rows, given what lies above them."""
+        row = self.read_left(seen) + above[0] + start
+        for layer, term in zip(self.layers, above[1:], strict=True):
+            row = layer(row, term)
         return self.blocks(row)
 
 
@@ -116,14 +155,18 @@ class Gated(nn.Module):
 
     def __init__(self, width: int, colours: int, dilation: int):
         super().__init__()
-        self.above = MaskedConv2d(width, 2 * width, ABOVE, "all", dilation=dilation)
+        self.higher = MaskedConv2d(width, 2 * width, ABOVE, "all", dilation=dilation)
         self.row = MaskedConv2d(width, 2 * width, LEFT, "upto", colours, dilation)
         self.down = pointwise(width, 2 * width, "all")
         self.out = pointwise(width, width, "upto", colours)
 
-    def forward(self, above: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        above = above + gate(self.above(above))
-        return above, row + self.out(gate(self.row(row) + self.down(above)))
+    def rise(self, above: Tensor) -> tuple[Tensor, Tensor]:
+        """The next layer of the rows above, and what the row reads of it."""
+        above = above + gate(self.higher(above))
+        return above, self.down(above)
+
+    def forward(self, row: Tensor, above: Tensor) -> Tensor:
+        return row + self.out(gate(self.row(row) + above))
 
 
 class Residual(nn.Sequential):
