@@ -69,7 +69,8 @@ class PixelCNN(nn.Module):
 
         def crop(j: int) -> Tensor:
             rows, columns = self.window.crop(i, j, self.shape)
-            part = self(x[:, :, rows, columns], None if condition is None else condition[:, :, rows, columns])
+            given = None if condition is None else condition[:, :, rows, columns]
+            part = self.forward(x[:, :, rows, columns], given)  # not self(): a compiled network would be compiled for every shape of a crop
             return part[:, :, i - rows.start, j - columns.start]
 
         return crop
