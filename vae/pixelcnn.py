@@ -23,7 +23,8 @@ BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 
 
 class PixelCNN(nn.Module):
-    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W]; those of a value depend on its window alone.
+    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (a channel's P side by side); those of a value depend on
+    its window alone.
 
     Hidden channel k belongs to colour k mod C. Conditioning features are masked nowhere: every output may read all of them. What each
     output may read of the image is `window.matrix(shape)`.
@@ -48,7 +49,7 @@ class PixelCNN(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         seen, start = self._inputs(x, condition)
-        return self.head(F.elu(self.trunk(seen, start)))
+        return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
         """A function of j that computes the parameters [B, C P] of pixel (i, j) alone, from x as it is when it is called.
@@ -63,7 +64,7 @@ class PixelCNN(nn.Module):
 
             def whole_row(j: int) -> Tensor:
                 seen, start = self._inputs(x[:, :, row], None if condition is None else condition[:, :, row])
-                return self.head(F.elu(self.trunk.along(seen, start, above)))[:, :, 0, j]
+                return self._outputs(self.trunk.along(seen, start, above))[:, :, 0, j]
 
             return whole_row
 
@@ -82,6 +83,10 @@ class PixelCNN(nn.Module):
         context = self.window.context
         seen = x.mean(1, keepdim=True) if context == "grey" else F.avg_pool2d(x, self.window.scale) if context == "coarse" else x
         return seen, sum(start) if start else 0.0
+
+    def _outputs(self, hidden: Tensor) -> Tensor:
+        by_colour = self.head(F.elu(hidden)).unflatten(1, (-1, self.shape[0]))  # [B, P, C, H, W]
+        return by_colour.transpose(1, 2).flatten(1, 2)
 
 
 class Stack(nn.Module):
