@@ -78,7 +78,7 @@ class PixelCNN(nn.Module):
 
     def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """What the trunk reads of other pixels, and what it starts from at each pixel: the condition and the pixel's own earlier channels."""
-        x = (2 * x - 1).contiguous(memory_format=torch.channels_last)  # so few channels convolve twice as fast in this order on a CPU
+        x = 2 * x - 1
         start = [term for term in (condition, self.own(x) if self.own is not None else None) if term is not None]
         context = self.window.context
         seen = x.mean(1, keepdim=True) if context == "grey" else F.avg_pool2d(x, self.window.scale) if context == "coarse" else x
@@ -104,7 +104,7 @@ class Stack(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, seen: Tensor, start: Tensor | float) -> Tensor:
-        return self.layers(self.read(seen) + start)
+        return self.layers(interleaved(self.read(seen) + start))
 
 
 class Rectangle(nn.Module):
@@ -118,7 +118,7 @@ class Rectangle(nn.Module):
 
     def forward(self, seen: Tensor, start: Tensor | float) -> Tensor:
         h = self.read(seen)
-        return self.blocks((F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h) + start)
+        return self.blocks(interleaved((F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h) + start))
 
 
 class TwoStacks(nn.Module):
@@ -141,7 +141,7 @@ class TwoStacks(nn.Module):
 
     def above(self, seen: Tensor) -> list[Tensor]:
         """What every layer of the row adds because of the rows above it."""
-        above = self.read_above(seen)
+        above = interleaved(self.read_above(seen))
         terms = [self.join(above)]
         for layer in self.layers:
             above, term = layer.rise(above)  # type: ignore[operator]
@@ -150,14 +150,14 @@ class TwoStacks(nn.Module):
 
     def along(self, seen: Tensor, start: Tensor | float, above: list[Tensor]) -> Tensor:
         """The hidden channels of rows, given what lies above them."""
-        row = self.read_left(seen) + above[0] + start
+        row = interleaved(self.read_left(seen) + above[0] + start)
         for layer, term in zip(self.layers, above[1:], strict=True):
             row = layer(row, term)
         return self.blocks(row)
 
 
 class Gated(nn.Module):
-    """A gated residual layer of both stacks, tanh(a) sigmoid(b), in which the row reads what lies above it (van den Oord et al. 2016b)."""
+    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017), in which the row reads what lies above it."""
 
     def __init__(self, width: int, colours: int, dilation: int):
         super().__init__()
@@ -168,11 +168,11 @@ class Gated(nn.Module):
 
     def rise(self, above: Tensor) -> tuple[Tensor, Tensor]:
         """The next layer of the rows above, and what the row reads of it."""
-        above = above + gate(self.higher(above))
+        above = above + F.glu(self.higher(above), 1)
         return above, self.down(above)
 
     def forward(self, row: Tensor, above: Tensor) -> Tensor:
-        return row + self.out(gate(self.row(row) + above))
+        return row + self.out(F.glu(self.row(row) + above, 1))
 
 
 class Residual(nn.Sequential):
@@ -190,10 +190,9 @@ def block(width: int, colours: int) -> Residual:
     return Residual(pointwise(width, width, "upto", colours), pointwise(width, width, "upto", colours))
 
 
-def gate(h: Tensor) -> Tensor:
-    """[B, 2 K, H, W] to [B, K, H, W]."""
-    a, b = h.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)
+def interleaved(h: Tensor) -> Tensor:
+    """The same numbers with the channels of a pixel side by side: on a CPU so few channels convolve two to five times as fast."""
+    return h.contiguous(memory_format=torch.channels_last)
 
 
 def seen_channels(window: Window, shape: tuple[int, int, int]) -> int:
