@@ -168,11 +168,11 @@ class Gated(nn.Module):
 
     def rise(self, above: Tensor) -> tuple[Tensor, Tensor]:
         """The next layer of the rows above, and what the row reads of it."""
-        above = above + F.glu(self.higher(above), 1)
+        above = above + gate(self.higher(above))
         return above, self.down(above)
 
     def forward(self, row: Tensor, above: Tensor) -> Tensor:
-        return row + self.out(F.glu(self.row(row) + above, 1))
+        return row + self.out(gate(self.row(row) + above))
 
 
 class Residual(nn.Sequential):
@@ -188,6 +188,12 @@ class Residual(nn.Sequential):
 def block(width: int, colours: int) -> Residual:
     """A residual 1x1 block of two layers."""
     return Residual(pointwise(width, width, "upto", colours), pointwise(width, width, "upto", colours))
+
+
+def gate(h: Tensor) -> Tensor:
+    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]; the gradient of torch's own `glu` loses the order of `interleaved`."""
+    a, b = h.chunk(2, 1)
+    return a * torch.sigmoid(b)
 
 
 def interleaved(h: Tensor) -> Tensor:
