@@ -99,7 +99,9 @@ Place = tuple[str, str, bool]  # name, root, download
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(place: Place, split: str, size: int, grey: bool, validation: int, workers: int, memory: float, binarise: bool) -> Arrays | Stream:
+def _plain(
+    place: Place, split: str, size: int, grey: bool, validation: int, workers: int, memory: float, binarise: bool
+) -> Arrays | Stream:
     """One split, its images unaltered."""
     dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
     train = dataset if split != "test" else _open(place, "train")

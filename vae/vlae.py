@@ -34,7 +34,9 @@ class VLAEConfig(BetaVAEConfig):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if self.likelihood not in DISCRETE:
-            raise ValueError(f"likelihood: pixels that are predicted one by one are discrete: {', '.join(DISCRETE)}, not '{self.likelihood}'")
+            raise ValueError(
+                f"likelihood: pixels that are predicted one by one are discrete: {', '.join(DISCRETE)}, not '{self.likelihood}'"
+            )
 
 
 class VLAE(BetaVAE):

@@ -38,10 +38,14 @@ class Window(NamedTuple):
         if context not in CONTEXTS:
             raise ValueError(f"context: '{context}' is none of {', '.join(CONTEXTS)}")
         if (context == "coarse") != (scale > 1):
-            raise ValueError(f"scale: cells of {scale} pixels and context {context} do not go together; coarse takes 2 or more, the others 1")
+            raise ValueError(
+                f"scale: cells of {scale} pixels and context {context} do not go together; coarse takes 2 or more, the others 1"
+            )
         match = re.fullmatch(r"(full)|([1-9]\d*)|([1-9]\d*)x([1-9]\d*)", text)
         if not match:
-            raise ValueError(f"window: '{text}' is none; write full, a number of masked 3x3 convolutions such as 6, or WIDTHxROWS such as 4x2")
+            raise ValueError(
+                f"window: '{text}' is none; write full, a number of masked 3x3 convolutions such as 6, or WIDTHxROWS such as 4x2"
+            )
         if match[3]:
             wide, tall = int(match[3]), int(match[4])
             return cls("rectangle", tall, wide // 2, wide - 1 - wide // 2, context, scale)  # ceil((A - 1) / 2) = floor(A / 2)
