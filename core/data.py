@@ -45,6 +45,7 @@ class DataConfig:
     root: str = "data"
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored
+    grey: bool = False  # images are read with one channel, whatever the files hold
     binarise: bool = False  # pixels are drawn as black or white once, with their grey value's probability, the same in every run
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
@@ -65,6 +66,8 @@ class DataConfig:
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        if self.grey and self.name == "sprites":
+            raise ValueError("grey: sprites are rendered in colour; set it to false")
         if self.binarise and self.name == "sprites":
             raise ValueError("binarise: sprites are rendered afresh each time and have no pixels to fix; set it to false")
         if not 0 <= self.memory < math.inf:
@@ -86,7 +89,8 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
     place = (config.name, config.root, config.download)
-    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory, config.binarise))
+    read = (config.size, config.grey, config.validation, config.workers, config.memory, config.binarise)
+    source = copy.copy(_plain(place, split, *read))
     source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
     return source
 
@@ -95,17 +99,19 @@ Place = tuple[str, str, bool]  # name, root, download
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float, binarise: bool) -> Arrays | Stream:
+def _plain(
+    place: Place, split: str, size: int, grey: bool, validation: int, workers: int, memory: float, binarise: bool
+) -> Arrays | Stream:
     """One split, its images unaltered."""
     dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
     train = dataset if split != "test" else _open(place, "train")
     if isinstance(dataset, IterableDataset):
-        images, labels = read_through(dataset, size, room)
+        images, labels = read_through(dataset, size, room, grey)
         chosen = _part(len(images), split, validation)
-        classes = int((labels if train is dataset else read_through(train, size, room)[1]).max()) + 1
+        classes = int((labels if train is dataset else read_through(train, size, room, grey)[1]).max()) + 1
         images, labels = images[chosen], labels[chosen]
     else:
-        resized, classes = Resized(dataset, size), _classes(train)
+        resized, classes = Resized(dataset, size, grey), _classes(train)
         chosen = _part(len(resized), split, validation)
         if math.prod(resized.shape) * len(chosen) > room:
             if binarise:

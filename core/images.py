@@ -25,12 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 class Resized(Dataset[tuple[Tensor, int]]):
     """A data set of (picture, label) as (uint8 [C, H, W], label), every image of one shape.
 
-    With `size` the shorter side is resized to it and the centre is cut out; without, images have to be of one shape already.
+    With `size` the shorter side is resized to it and the centre is cut out; without, images have to be of one shape already. With `grey`
+    they have one channel; without, as many as the first image.
     """
 
-    def __init__(self, dataset: Any, size: int):
+    def __init__(self, dataset: Any, size: int, grey: bool = False):
         self.dataset, self.size = dataset, size
-        self.grey = np.asarray(self._open(0)[0]).ndim == 2
+        self.as_stored = not (size or grey)
+        self.grey = grey or np.asarray(self._open(0)[0]).ndim == 2
         self.shape: tuple[int, int, int] = tuple(self._read(0)[0].shape)  # type: ignore[assignment]
 
     def __len__(self) -> int:
@@ -123,7 +125,7 @@ def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tens
     """The chosen images as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
     inner = dataset.dataset
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
-    if not dataset.size and targets.ndim == 1 and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):
+    if dataset.as_stored and targets.ndim == 1 and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):
         raw = torch.as_tensor(inner.data)  # torchvision's small sets are arrays already
         images = raw[chosen]
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2) if images.shape[-1] in (1, 3) else images
@@ -136,14 +138,14 @@ def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tens
     return images, labels
 
 
-def read_through(dataset: Any, size: int, room: float) -> tuple[Tensor, Tensor]:
+def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tuple[Tensor, Tensor]:
     """Every image of a data set that can only be read in sequence, in its own order, as `decode` gives them; at most `room` bytes."""
     if hasattr(dataset.reader, "dist_num_replicas"):  # every process holds every image, and takes its slice of an order
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
     images: list[Tensor] = []
     labels: list[int] = []
     for picture, label in dataset:
-        image = to_tensor(picture, size, grey=False)
+        image = to_tensor(picture, size, grey)
         require_shape(image, tuple(images[0].shape) if images else tuple(image.shape), len(images))
         images.append(image)
         labels.append(int(label))

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "folder": (1, 28, 28)}  # a folder is OMNIGLOT
 
 
 def stand_in(run: config.RunConfig) -> Source:

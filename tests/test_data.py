@@ -62,6 +62,17 @@ def test_streaming_and_memory_give_the_same_batches(folder, workers):
     assert held.shape == streamed.shape == (3, 8, 8) and held.factors == {"class": 2}
 
 
+def test_grey_images_have_the_one_channel_that_pillow_makes(folder):
+    for memory in (1.0, 0.0):
+        source = open_source(config(folder, grey=True, memory=memory), "test", 0)
+        assert source.shape == (1, 8, 8)
+        (batch,) = source.batches(reading_order(len(source), block=100), 1)
+        expected = [Image.new("RGB", (1, 1), (100 * c + i, 50, 200)).convert("L").getpixel((0, 0)) for c in range(2) for i in range(6)]
+        assert batch.views[0][:, 0, 4, 4].tolist() == expected
+    with pytest.raises(ValueError, match="^grey:"):
+        DataConfig(name="sprites", grey=True)
+
+
 def test_labels_follow_their_images(folder):
     source = open_source(config(folder), "train", 0)
     (batch,) = source.batches(reading_order(len(source), block=100), 1)
