@@ -47,7 +47,7 @@ def blahut_arimoto(probabilities: ArrayLike, distortions: ArrayLike, slope: floa
     least = d.min(1)
     kernel = np.exp(slope * (d - least[:, None]))  # a constant a letter cancels in p(y|x), and keeps the kernel from vanishing
     q = np.full(d.shape[1], 1 / d.shape[1])
-    for step in range(1, most + 1):
+    for _step in range(1, most + 1):
         z = kernel @ q
         c = (p / z) @ kernel
         moved = q * c
@@ -62,7 +62,7 @@ def blahut_arimoto(probabilities: ArrayLike, distortions: ArrayLike, slope: floa
     above_z = slope * distortion - float(p @ (np.log(z) + slope * least))
     whole = np.zeros_like(np.asarray(distortions, dtype=np.float64))
     whole[np.asarray(probabilities) > 0] = conditional
-    return Bracket(distortion, max(0.0, above_z - lowered), max(0.0, above_z - raised), slope, whole, step)
+    return Bracket(distortion, max(0.0, above_z - lowered), max(0.0, above_z - raised), slope, whole, _step)
 
 
 def _checked(probabilities: ArrayLike, distortions: ArrayLike) -> tuple[Array, Array]:

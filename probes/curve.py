@@ -16,7 +16,6 @@ Intervals are 95%, over the test images.
 
 from core.config import RunConfig
 from core.data import open_source
-from core.linear_gaussian import LinearGaussian
 from core.method import LatentModel
 from core.rate_distortion import WaterFilling
 from core.source import reading_order

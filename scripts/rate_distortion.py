@@ -26,6 +26,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -63,7 +64,7 @@ def main() -> None:
         first = first or (found["rate_head"], found["data"])
     assert first is not None
     made = curve.table(*first, curves, known)
-    Console(width=max(Console().width, 120), highlight=False).print(curve.lines(made))
+    Console(width=max(Console().width, 150), highlight=False).print(curve.lines(made))
     kept = options.picture.with_suffix(".json")
     write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n"))
     curve_figures.rate_distortion(made, shown, options.picture)
@@ -123,7 +124,7 @@ def probed(path: Path, probe: str, overrides: list[str]) -> report.Report:
     return report.load(kept)
 
 
-def pictures(drawn: dict, folders: list[Path]) -> list[tuple[str, Tensor]]:
+def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tensor]]:
     """A row of test images, then a row a point of what it gives back, the largest rate first."""
     rows: list[tuple[str, Tensor]] = []
     for point, folder in zip(drawn["points"], folders, strict=True):
