@@ -70,8 +70,8 @@ class DataConfig:
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
-        if self.binarise and self.name == "sprites":
-            raise ValueError("binarise: sprites are rendered afresh each time and have no pixels to fix; set it to false")
+        if self.binarise and self.name in EMBEDDED:
+            raise ValueError(f"binarise: {self.name} makes its images afresh each time, and they have no pixels to fix; set it to false")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
         if self.name == "linear_gaussian":

@@ -33,7 +33,7 @@ class LinearGaussianConfig:
     noise: float = 0.05  # standard deviation of a value's noise
     train: int = 65536
     validation: int = 8192
-    test: int = 32768
+    test: int = 65536
 
     def __post_init__(self) -> None:
         for key, most in (("side", 64), ("rank", self.side**2), ("train", 2**24), ("validation", 2**24), ("test", 2**24)):

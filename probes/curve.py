@@ -4,8 +4,8 @@ R bounds I(X; Z) from above and D = E -log p(x|z) is a cross-entropy, both in na
 above the curve is, and a better model may find a curve below (Alemi et al. 2018). What is written:
 
     {
-      "format": "twobounds-rate-distortion/1", "data": name, "unit", "split", "images", "dimensions", "x": what R is, "y": what D is,
-      "curves": [{"name", "method", "points": [POINT], "nothing"? (of a rate head: R = 0)}],
+      "format": "twobounds-rate-distortion/1", "data": name, "unit", "split", "dimensions",
+      "curves": [{"name", "method", "images", "estimator", "points": [POINT], "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint", "digest", "started_from"? (a warm start),
@@ -88,32 +88,34 @@ def of_sweep(reports: list[Report], betas: list[float], title: str, known: Refer
     for beta, report in zip(betas, reports, strict=True):
         point = {"beta": beta} | _three(report["rate"]) | {key: report[key] for key in ("checkpoint", "digest")}
         points.append(point | (known.excess(point) if known else {}))
-    return {"name": title, "method": reports[0]["method"], "points": points}
+    estimators = (f"{key[0].upper()}: {reports[0]['rate'][key]['estimator']}" for key in ("rate", "distortion"))
+    origin = {"name": title, "method": reports[0]["method"], "images": reports[0]["rate"]["images"]}
+    return origin | {"estimator": "; ".join(estimators), "points": points}
 
 
 def of_head(report: Report) -> dict[str, Any]:
     """The curve of the rate head on one checkpoint's frozen features."""
     head, origin = report["rate_head"], {key: report[key] for key in ("checkpoint", "digest")}
     points = [{"beta": point["beta"]} | _three(point) | origin for point in head["points"]]
-    return {"name": name(report), "method": report["method"], "points": points, "nothing": _three(head["nothing"])}
+    estimator = f"rate head, {head['likelihood']}; R: {head['estimator'].replace('; ', '; D: ')}"
+    described = {"name": name(report), "method": report["method"], "images": head["images"], "estimator": estimator}
+    return described | {"points": points, "nothing": _three(head["nothing"])}
 
 
 def table(probe: dict[str, Any], data: str, curves: list[dict[str, Any]], known: Reference | None) -> dict[str, Any]:
-    """All curves of one picture; `probe` is the part of a report that says what their axes are."""
-    shared = {key: probe[key] for key in ("unit", "split", "images", "dimensions")}
-    axes = {
-        "x": "R, closed-form KL(q(z|.) || p(z)): upper bound on I(X; Z)",
-        "y": f"D, -log p(x|z), one z an image: cross-entropy{', ' + probe['likelihood'] if 'likelihood' in probe else ''}",
-    }
-    return {"format": FORMAT, "data": data} | shared | axes | {"curves": curves, "reference": _drawn(known, curves) if known else None}
+    """All curves of one picture; `probe` is the part of a report that says what they were measured on."""
+    shared = {key: probe[key] for key in ("unit", "split", "dimensions")}
+    return {"format": FORMAT, "data": data} | shared | {"curves": curves, "reference": _drawn(known, curves) if known else None}
 
 
 def lines(found: dict[str, Any]) -> Table:
     """The table for the terminal: a line a point, with 95% intervals."""
     measured = any("excess" in point for curve in found["curves"] for point in curve["points"])
-    caption = f"Nats an image, {found['images']:,} {found['split']} images of {found['data']}, 95% intervals. {found['x']}. {found['y']}."
+    caption = f"{found['unit'].capitalize()}, {found['split']} split of {found['data']}, 95% intervals."
+    caption += " R bounds I(X; Z) from above, D is a cross-entropy, D + R bounds -log p(x) from above."
+    caption += "".join(f"\n{curve['name']}: {curve['images']:,} images; {curve['estimator']}." for curve in found["curves"])
     if measured:
-        caption += f"\nR(D): {found['reference']['name']} at the point's own squared error."
+        caption += f"\nR(D): {found['reference']['name']}, at the point's own squared error."
     made = Table(caption=caption, caption_justify="left", header_style="bold")
     for heading in ("curve", "β", "R", "D", "D + R") + (("squared error", "R(D)", "R − R(D)", "%") if measured else ()):
         made.add_column(heading, justify="left" if heading == "curve" else "right")

@@ -31,7 +31,9 @@ def rate_distortion(found: dict[str, Any], shown: list[tuple[str, Tensor]], path
         else:
             main = left.subplots()
         _curves(main, found)
-        (below if measured else main).set_xlabel(f"rate R, nats an image: upper bound on I(X; Z)   ({found['images']:,} test images)")
+        (below if measured else main).set_xlabel(
+            f"rate R, {found['unit']}: upper bound on I(X; Z)   ({found['split']} split, 95% intervals)"
+        )
         save(figure, path)
 
 

@@ -1,6 +1,7 @@
 """The rate-distortion script from the front door, and a short sweep beside the exact curve."""
 
-from core import checkpoint
+from core import checkpoint, config
+from core.optim import build_optimizer
 from core.rate_distortion import WaterFilling
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probes import curve
+from probes import curve, rate_head
 from scripts import rate_distortion as script
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "linear_vae.yaml")
@@ -82,6 +83,23 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
     cold, warm = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
     assert "started_from" not in cold and warm["started_from"] == str(tmp_path / "beta_1")
     assert warm["started_from_digest"] == cold["digest"]
+
+
+def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch):
+    monkeypatch.setattr(rate_head, "MOST", dict.fromkeys(rate_head.MOST, 256))
+    for key in ("NOTHING", "FIRST", "NEXT"):
+        monkeypatch.setattr(rate_head, key, (3, 1e-2))
+    run = config.read(CONFIG.replace("linear_vae", "simclr_sprites"), ["wandb=disabled", "model.backbone=small"])
+    method = checkpoint.build_method(run, (3, 32, 32))
+    checkpoint.save(tmp_path / "last.ckpt", checkpoint.State(run, method, build_optimizer(method, run.optim)))
+    door("--checkpoint", tmp_path, "--out", tmp_path)
+    table, kept = (json.loads((tmp_path / name).read_text()) for name in ("rate_distortion.json", "probe/probe.json"))
+    assert table["reference"] is None and table["data"] == "sprites" and (tmp_path / "rate_distortion.png").stat().st_size > 10_000
+    found, head = table["curves"][0], kept["rate_head"]
+    assert [point["rate"]["value"] for point in found["points"]] == [point["rate"]["value"] for point in head["points"]]
+    assert found["nothing"]["rate"]["value"] == 0 and found["images"] == 256
+    door("--checkpoint", tmp_path, "--out", tmp_path)
+    assert door.called == ["probe.py"]
 
 
 def test_the_error_of_the_excess_is_that_of_its_own_terms():
