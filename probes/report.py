@@ -24,6 +24,7 @@
 A probe that was not asked for is absent. Intervals are 95%.
 """
 
+from core.bounds import Estimate
 from core.checkpoint import write_atomically
 from core.errors import UserError
 
@@ -36,6 +37,16 @@ from rich.table import Table
 
 FORMAT = "twobounds-probe/1"
 Report = dict[str, Any]
+
+
+def bounds(estimate: Estimate) -> dict[str, float]:
+    """An estimate and its interval, as a report holds them."""
+    return {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def entry(estimate: Estimate, estimator: str, side: str, values: int) -> dict[str, Any]:
+    """An estimate in nats an image of that many values, with its bits a dimension and what it is."""
+    return bounds(estimate) | {"bits_per_dim": estimate.mean / values / math.log(2), "estimator": estimator, "side": side}
 
 
 def save(report: Report, path: Path) -> None:
