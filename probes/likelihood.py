@@ -31,8 +31,7 @@ SIDE = "upper bound on -log p(x), in expectation"
 class Weighed(NamedTuple):
     """Bounds on log p(x) of B images from S importance weights w = p(x, z) / q(z|x) of each."""
 
-    elbo: Tensor  # [B], the mean of log w over all S
-    bounds: dict[int, Tensor]  # k -> [B], log (1/k) sum of the first k weights, k = 1, 10, 100 ... S
+    bounds: dict[int, Tensor]  # k = 1, 10, 100 ... S -> [B], the mean of log (1/k) sum w over groups of k; k = 1 is the ELBO
     effective: Tensor  # [B], (sum w)^2 / sum w^2, from 1 to S
 
 
@@ -53,19 +52,18 @@ def likelihood(
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
     values = math.prod(source.shape)
-    found = {count: interval(-torch.cat([part.bounds[count] for part in parts])) for count in parts[0].bounds}
-    elbo = torch.cat([part.elbo for part in parts])
+    read = {count: torch.cat([part.bounds[count] for part in parts]) for count in parts[0].bounds}
     return {
         "quantity": "-log p(x)",
         "split": "test",
         "unit": "nats an image",
-        "images": len(elbo),
+        "images": len(read[k]),
         "dimensions": values,
         "k": k,
-        "nelbo": entry(interval(-elbo), f"-ELBO, {k} codes an image", SIDE, values),
-        "importance_weighted": entry(found[k], f"importance-weighted, k = {k}", SIDE, values),
-        "gain": bounds(interval(torch.cat([part.bounds[k] for part in parts]) - elbo)),
-        "sweep": [{"k": count} | bounds(estimate) for count, estimate in found.items()],
+        "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
+        "importance_weighted": entry(interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values),
+        "gain": bounds(interval(read[k] - read[1])),
+        "sweep": [{"k": count} | bounds(interval(-terms)) for count, terms in read.items()],
         "effective_samples": torch.cat([part.effective for part in parts]).mean().item(),
     }
 
@@ -86,23 +84,29 @@ def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
 def importance_weights(log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, draws: Draws) -> Weighed:
     """k weights an image, summed as they come: no more than `ROWS` codes are held.
 
-    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event shape [L].
+    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event shape [L]. A group of 10^p weights is ten
+    groups of 10^(p-1), so that on one sample the bounds of ten times the k are never lower (Jensen's inequality).
     """
     mean, sigma = q.mean, q.stddev
-    size, wanted = max(1, ROWS // len(mean)), sorted({k, *(10**power for power in range(len(str(k))))})
-    total = torch.zeros(len(mean), dtype=torch.float64, device=mean.device)
-    log_sum, log_squares = (torch.full_like(total, -math.inf) for _ in range(2))
-    found = {}
+    size, powers = max(1, ROWS // len(mean)), [10**power for power in range(len(str(k - 1)))] if k > 1 else []
+    log_sum, log_squares = (torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device) for _ in range(2))
+    unfinished = [log_sum.new_empty(0, len(mean)) for _ in powers]  # log sums of groups that wait until they are ten
+    found = [log_sum.new_zeros(len(mean)) for _ in powers]
     for start in range(0, k, size):
         count = min(size, k - start)
         noise = draws.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(count, *mean.shape)
         z = mean + sigma * noise.to(mean.dtype)
-        log_weight = log_joint(z) - q.log_prob(z).double()  # [count, B]
-        running = torch.cat([log_sum[None], log_weight]).logcumsumexp(0)
-        found |= {at: running[at - start] - math.log(at) for at in wanted if start < at <= start + count}
-        total += log_weight.sum(0)
-        log_sum, log_squares = running[-1], torch.logaddexp(log_squares, (2 * log_weight).logsumexp(0))
-    return Weighed(total / k, found, (2 * log_sum - log_squares).exp())
+        groups = log_joint(z) - q.log_prob(z).double()  # [count, B]
+        log_sum = torch.logaddexp(log_sum, groups.logsumexp(0))
+        log_squares = torch.logaddexp(log_squares, (2 * groups).logsumexp(0))
+        for level, of in enumerate(powers):
+            found[level] += (groups - math.log(of)).sum(0) / (k // of)
+            groups = torch.cat([unfinished[level], groups])
+            tens = len(groups) // 10
+            unfinished[level] = groups[10 * tens :]
+            groups = groups[: 10 * tens].view(tens, 10, len(mean)).logsumexp(1)
+    bounds = dict(zip(powers, found, strict=True)) | {k: log_sum - math.log(k)}
+    return Weighed(bounds, (2 * log_sum - log_squares).exp())
 
 
 def ais(
