@@ -1,13 +1,15 @@
 """Decoders: codes to the parameters of p(x|z). A VAE has one of its own; the rate head gives every encoder the same one.
 
-B = images on this process, C H W = image shape, L = latent dimensions.
+B = images on this process, C H W = shape of what is emitted (C = channels of the image x parameters a value), L = latent dimensions.
 """
 
 from core.errors import UserError
+from core.residual import ResidualBlock
 
 import math
 
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 
 class MLPDecoder(nn.Sequential):
@@ -37,9 +39,40 @@ class ConvDecoder(nn.Sequential):
         )
 
 
+class ResidualDecoder(nn.Sequential):
+    """The mirror image of the VAE's `ResidualEncoder`: [B, L] to [B, C, H, W], weight norm and ELU."""
+
+    def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
+        side, narrow = quartered(shape, "model.decoder"), max(1, width // 2)
+        super().__init__(
+            weight_norm(nn.Linear(latent, 14 * width)),
+            nn.ELU(),
+            weight_norm(nn.Linear(14 * width, width * side[0] * side[1])),
+            nn.Unflatten(1, (width, *side)),
+            ResidualBlock(width, width),
+            ResidualBlock(width, width),
+            ResidualBlock(width, width, 2),
+            ResidualBlock(width, width),
+            ResidualBlock(width, narrow, 2),
+            ResidualBlock(narrow, narrow),
+            nn.ELU(),
+            weight_norm(nn.Conv2d(narrow, shape[0], 3, 1, 1)),
+        )
+
+
+class LinearDecoder(nn.Sequential):
+    """One linear map of a code: the decoder of a linear VAE."""
+
+    def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
+        super().__init__(nn.Linear(latent, math.prod(shape)), nn.Unflatten(1, shape))
+
+
+DECODERS = {"conv": ConvDecoder, "mlp": MLPDecoder, "residual": ResidualDecoder, "linear": LinearDecoder}
+
+
 def build_decoder(name: str, latent: int, shape: tuple[int, int, int], width: int) -> nn.Module:
-    """ "mlp" or "conv"."""
-    return MLPDecoder(latent, shape, width) if name == "mlp" else ConvDecoder(latent, shape, width)
+    """One of `DECODERS`; a linear one has no use for `width`."""
+    return DECODERS[name](latent, shape, width)
 
 
 def quartered(shape: tuple[int, int, int], key: str) -> tuple[int, int]:

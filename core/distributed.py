@@ -1,4 +1,4 @@
-"""What a contrastive batch needs from other processes: every rank sees every candidate.
+"""What a batch needs from other processes: every rank sees every candidate, and what is measured is measured on the global batch.
 
 B = rows on this process, W = processes, D = dimensions.
 """
@@ -48,3 +48,8 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over processes of a tensor that each of them holds, differentiable as `gather` is."""
+    return x if world() == 1 else gather(x[None]).mean(0)

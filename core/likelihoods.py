@@ -1,62 +1,18 @@
 """The two sides of an ELBO: what a decoder says of pixels, p(x|z), and what a Gaussian code costs, KL(q(z|x) || p(z)).
 
-Every constant is kept, so that the distortion is a cross-entropy in nats. A decoder emits parameters [B, C, H, W], one number a value; a
-likelihood turns them into a distribution over images [B, C, H, W]. Binary cross-entropy on grey pixels is no likelihood and is not offered.
+Every constant is kept, so that the distortion is a cross-entropy in nats. Binary cross-entropy on grey pixels is no likelihood and is not
+offered. B = images, C H W = image shape, P = numbers that a decoder emits for each value of an image.
 """
 
 from core.batch import as_float
+from core.errors import UserError
+from core.levels import LEVELS, Categorical256, DiscretisedLogistic, LogisticMixture
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal
-
-LEVELS = 256
-
-
-class DiscretisedLogistic(Distribution):
-    """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et al. 2017).
-
-        P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),   x_k = 2 k / 255 - 1,   h = 1 / 255
-
-    with everything below the lowest and above the highest bin counted to them, so that the 256 probabilities sum to one. Values are
-    k / 255 in [0, 1]; log_prob is in nats a value.
-    """
-
-    arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
-
-    def __init__(self, loc: Tensor, log_scale: Tensor):
-        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
-        super().__init__(self.loc.shape, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        centred, inverse = value * 2 - 1 - self.loc, torch.exp(-self.log_scale)
-        upper, lower = inverse * (centred + 1 / (LEVELS - 1)), inverse * (centred - 1 / (LEVELS - 1))
-        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the far tails, where a difference is 0
-        width = (2 / (LEVELS - 1)) * inverse
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        return torch.where(
-            value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
-        )
-
-    def icdf(self, value: Tensor) -> Tensor:
-        """The value k / 255 whose bin holds the quantile of probabilities in [0, 1): the inverse of the cumulative probabilities."""
-        logistic = self.loc + self.log_scale.exp() * torch.logit(value)
-        return ((logistic + 1) / 2 * (LEVELS - 1)).round().clamp(0, LEVELS - 1) / (LEVELS - 1)
-
-    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Values k / 255, from torch's global generator; `icdf` of uniform draws is the same with draws of one's own."""
-        return self.icdf(torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device))
-
-    @property
-    def mean(self) -> Tensor:
-        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the tails are counted to the last bins."""
-        edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
-        inverse = torch.exp(-self.log_scale)
-        # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is held
-        return sum((torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()), torch.zeros_like(self.loc)) / (LEVELS - 1)
 
 
 class DequantisedGaussian(Normal):
@@ -71,40 +27,68 @@ class DequantisedGaussian(Normal):
 
 
 class Likelihood(nn.Module):
-    """Decoder parameters to a distribution, and an image to the value that it scores. One of "bernoulli", "logistic", "gaussian".
+    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W], and an image to the value that it scores.
 
-    The scale of the last two is one trained number a channel, kept away from zero.
+        bernoulli         binary pixels, P = 1                      logistic         8-bit values, discretised logistic, P = 1
+        categorical       8-bit values, 256 logits, P = 256         logistic_mixture 8-bit values, P = 3 x `components`
+        gaussian          8-bit values with uniform noise, P = 1    normal           real values, N(x; parameters, sigma^2), P = 1
+
+    The scale of logistic, gaussian and normal is one trained number a channel, kept away from zero; normal's may be fixed by `sigma`.
     """
 
-    NAMES = ("bernoulli", "logistic", "gaussian")
+    NAMES = ("bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian", "normal")
+    LEAST = -7.0  # log scale
 
-    def __init__(self, name: str, channels: int):
+    def __init__(self, name: str, channels: int, sigma: float | None = None, components: int = 10):
         super().__init__()
-        self.name = name
-        if name != "bernoulli":
-            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -3.5))
+        self.name, self.image_channels = name, channels
+        self.channels = {"categorical": LEVELS, "logistic_mixture": 3 * components}.get(name, 1)  # P
+        if name in ("logistic", "gaussian", "normal"):
+            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), 0.0 if name == "normal" else -3.5))
+        if name == "normal" and sigma is not None:
+            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), math.log(sigma)), requires_grad=False)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """p(x|z) for parameters [B, C, H, W]; log_prob is [B, C, H, W] in nats."""
+        """p(x|z) for parameters [B, C P, H, W]; log_prob is [B, C, H, W] in nats."""
         if self.name == "bernoulli":
             return Bernoulli(logits=parameters, validate_args=False)
-        log_scale = self.log_scale.clamp(min=-7.0)
+        if self.channels > 1:
+            parameters = parameters.unflatten(1, (self.image_channels, self.channels)).movedim(2, -1)
+        if self.name == "categorical":
+            return Categorical256(parameters)
+        if self.name == "logistic_mixture":
+            logits, loc, log_scale = parameters.chunk(3, -1)
+            spread = torch.linspace(-1, 1, loc.shape[-1], device=loc.device)  # components start side by side, not upon each other
+            return LogisticMixture(logits, loc + spread, (log_scale - 2).clamp(min=self.LEAST))
+        log_scale = self.log_scale if self.name == "normal" else self.log_scale.clamp(min=self.LEAST)
+        if self.name == "normal":
+            return Normal(parameters, log_scale.exp(), validate_args=False)
         if self.name == "logistic":
             return DiscretisedLogistic(torch.tanh(parameters), log_scale)
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The value that the likelihood scores: x binarised by comparison with uniform `noise` (dynamic binarisation), x itself, or x with
-        `noise` inside its 8-bit bin."""
+        """The value that the likelihood scores: x binarised by comparison with uniform `noise` (dynamic binarisation), x at the nearest
+        8-bit level, x with `noise` inside its level, or x itself. Raises `UserError` where x lies outside what the likelihood knows."""
+        if self.name == "normal":
+            return as_float(x)
+        if x.is_floating_point():
+            low, high = (edge.item() for edge in x.aminmax())
+            if not 0 <= low <= high <= 1:
+                raise UserError(
+                    f"model.likelihood: {self.name} knows pixels in [0, 1], and these run from {low:g} to {high:g};"
+                    " scale them, or take model.likelihood=normal for real values"
+                )
         x = as_float(x)
         if self.name == "bernoulli":
             return (noise < x).to(x.dtype)
-        return x if self.name == "logistic" else (x * (LEVELS - 1) + noise) / LEVELS
+        level = (x * (LEVELS - 1)).round()
+        return (level + noise) / LEVELS if self.name == "gaussian" else level / (LEVELS - 1)
 
 
 def kl_from_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mean, sigma^2) || N(0, 1)) = sum (mean^2 + sigma^2 - 1) / 2 - log sigma, for [B, L], in nats an image [B].
+    """KL(N(mean, sigma^2) || N(0, 1)) = (mean^2 + sigma^2 - 1) / 2 - log sigma of each dimension, [B, L], in nats.
 
-    Its mean over images is a rate, an upper bound on I(X; Z).
+    Its sum over dimensions, averaged over images, is a rate, an upper bound on I(X; Z).
     """
-    return (0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma).sum(1)
+    return 0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma

@@ -93,7 +93,7 @@ class RateHead(nn.Module):
         log_sigma = log_sigma.clamp(-7, 3)
         z = mean + log_sigma.exp() * draws.normal("posterior", *mean.shape)
         parameters = self.parameters_of_x + self.decoder(z)
-        return kl_from_standard_normal(mean, log_sigma), -self.likelihood(parameters).log_prob(x).flatten(1).sum(1)
+        return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(parameters).log_prob(x).flatten(1).sum(1)
 
 
 def rate_head(method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -1,98 +1,113 @@
-"""beta-VAE: a diagonal Gaussian code, its rate and its distortion as separate numbers.
+"""A VAE: a diagonal Gaussian code, its rate and its distortion as separate numbers, and a schedule of what the rate costs.
 
 Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE, 2017.
-B = images on this process, C H W = image shape, d = C H W, L = latent dimensions.
+B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
 """
 
 from core.backbones import STEMS
 from core.batch import Batch, Output
-from core.decoders import build_decoder
-from core.likelihoods import Likelihood, kl_from_standard_normal
+from core.decoders import DECODERS, build_decoder
+from core.likelihoods import Likelihood
 from core.method import Method
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae.networks import build_encoder
+from vae.priors import PriorConfig, build_prior
+from vae.rate import RateConfig, RateSchedule
+
+ACTIVE = 0.01  # nats that a dimension carries, at least, to count as active
 
 
 @dataclass
 class BetaVAEConfig:
-    backbone: str = "conv"  # conv | mlp | small | a timm name
-    decoder: str = "conv"  # conv | mlp
+    backbone: str = "conv"  # conv | mlp | residual | linear | small | a timm name
+    decoder: str = "conv"  # conv | mlp | residual | linear
     stem: str = "cifar"
     width: int = 32  # channels of the first convolution, or hidden units of an mlp
     latent: int = 32
-    beta: float = 1.0  # the price of a nat of rate in the training objective
-    warmup: float = 0.0  # share of training over which the price rises from 0 to beta
-    likelihood: str = "bernoulli"  # bernoulli | logistic | gaussian
+    rate: RateConfig = field(default_factory=RateConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    likelihood: str = "bernoulli"  # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    sigma: float | None = None  # normal: its fixed deviation; null = trained
+    components: int | None = None  # logistic_mixture: 10
 
     def __post_init__(self) -> None:
         for key in ("width", "latent"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: must be 1 or more, got {getattr(self, key)}")
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta: must be 0 or more, got {self.beta}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup: must be in [0, 1], got {self.warmup}")
-        for key, names in (("likelihood", Likelihood.NAMES), ("decoder", ("conv", "mlp")), ("stem", STEMS)):
+        for key, names in (("likelihood", Likelihood.NAMES), ("decoder", tuple(DECODERS)), ("stem", STEMS)):
             if getattr(self, key) not in names:
                 raise ValueError(f"{key}: '{getattr(self, key)}' is none of {', '.join(names)}")
+        for key, owner in (("sigma", "normal"), ("components", "logistic_mixture")):
+            value = getattr(self, key)
+            if value is not None and self.likelihood != owner:
+                raise ValueError(f"{key}: only the likelihood {owner} has one, not {self.likelihood}; set it to null")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{key}: must be above 0, got {value}")
 
 
 class BetaVAE(Method):
-    """Minimises D + beta R with
+    """Minimises what its schedule makes (`vae.rate`) of
 
         R = E KL(q(z|x) || p(z)),   D = E E_q[-log p(x|z)]   in nats an image;
 
-    D + R at beta 1 bounds -log p(x) from above, whatever beta is. Probes read the posterior mean.
+    D + R at beta 1 bounds -log p(x) from above, whatever the schedule is. Probes read the posterior mean.
     """
 
     Config = BetaVAEConfig
     views = 1
     criterion = "elbo"
-    price: Tensor
 
     def __init__(self, config: BetaVAEConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)
+        self.pixels = Likelihood(config.likelihood, shape[0], config.sigma, config.components or 10)
         self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
-        self.decoder = build_decoder(config.decoder, config.latent, shape, config.width)
+        self.decoder = build_decoder(config.decoder, config.latent, (shape[0] * self.pixels.channels, *shape[1:]), config.width)
         self.to_posterior = nn.Linear(self.encoder.dim, 2 * config.latent)  # type: ignore[arg-type]
-        self.pixels = Likelihood(config.likelihood, shape[0])
-        self.register_buffer("price", torch.tensor(0.0 if config.warmup else config.beta))
+        self.code_prior = build_prior(config.prior, config.latent, shape, self.moments, bounded=config.likelihood != "normal")
+        self.schedule = RateSchedule(config.rate, self.code_prior.columns)
 
     def forward(self, batch: Batch) -> Output:
         x = self.target(batch.views[0], batch.draws.uniform("dequantise", *batch.views[0].shape))
-        mean, log_sigma = self._moments(x)
-        rate = kl_from_standard_normal(mean, log_sigma).mean()
+        mean, log_sigma = self.moments(x)
         z = mean + log_sigma.exp() * batch.draws.normal("posterior", *mean.shape).to(mean.dtype)
-        distortion = -self.likelihood(z).log_prob(x).sum((1, 2, 3)).mean()
-        nelbo = (distortion + rate).detach()
+        distortion = -self.likelihood(z).log_prob(x).flatten(1).sum(1)
+        return self.output(self.code_prior.rate(mean, log_sigma, z), distortion)
+
+    def output(self, rate: Tensor, distortion: Tensor) -> Output:
+        """The objective of rate [B, G] and distortion [B], and what is logged: R, D and D + R at beta 1 whatever the objective weighs."""
+        price = self.schedule.price.clone()
+        loss = self.schedule(rate, distortion)
+        columns, d = rate.detach().mean(0), distortion.detach().mean()
+        r = columns.sum()
         metrics = {
-            "rate": rate.detach(),
-            "distortion": distortion.detach(),
-            "nelbo": nelbo,
-            "elbo": -nelbo,
-            "bits_per_dim": nelbo / (x[0].numel() * math.log(2)),
+            "rate": r,
+            "distortion": d,
+            "nelbo": d + r,
+            "elbo": -d - r,
+            "price": price,
         }
-        return Output(distortion + self.price * rate, metrics)
+        if self.pixels.name != "normal":  # a density of real values is no number of bits
+            metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
+        if len(columns) > 1:
+            metrics["active_dimensions"] = (columns > ACTIVE).sum().float()
+        return Output(loss, metrics)
 
     def after_step(self, progress: float) -> None:
-        if self.config.warmup:
-            self.price.fill_(self.config.beta * min(1.0, progress / self.config.warmup))
+        self.schedule.after_step(progress)
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x) for images as `target` returns them."""
-        mean, log_sigma = self._moments(x)
+        mean, log_sigma = self.moments(x)
         return Independent(Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False)
 
     def prior(self) -> Distribution:
-        zeros = torch.zeros(self.config.latent, device=self.price.device)
-        return Independent(Normal(zeros, torch.ones_like(zeros)), 1)
+        return self.code_prior()
 
     def likelihood(self, z: Tensor) -> Distribution:
         return self.pixels(self.decoder(z).float())
@@ -102,8 +117,9 @@ class BetaVAE(Method):
 
     def embed(self, x: Tensor) -> Tensor:
         """The posterior mean of the image as it is: grey values are not binarised, so that features hold no noise."""
-        return self._moments(x)[0]
+        return self.moments(x)[0]
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log sigma of q(z|x), [B, L] each."""
         mean, log_sigma = self.to_posterior(self.encoder(x)).float().chunk(2, 1)
         return mean, log_sigma.clamp(-7, 3)

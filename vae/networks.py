@@ -6,10 +6,12 @@ B = images on this process, C H W = image shape, D = encoder features.
 from core.backbones import Backbone
 from core.batch import as_float
 from core.decoders import quartered
+from core.residual import ResidualBlock
 
 import math
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 
 class MLPEncoder(nn.Sequential):
@@ -45,8 +47,47 @@ class ConvEncoder(nn.Sequential):
         return super().forward(as_float(x) * 2 - 1)
 
 
+class ResidualEncoder(nn.Sequential):
+    """[B, C, H, W] to [B, D], residual blocks with weight norm and ELU (Kingma et al. 2016, Chen et al. 2017, whose maps are width 32).
+
+    Maps of width / 2 at full size, of width at a half and a quarter, then 14 width features.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int):
+        side, narrow = quartered(shape, "model.backbone"), max(1, width // 2)
+        super().__init__(
+            weight_norm(nn.Conv2d(shape[0], narrow, 3, 1, 1)),
+            ResidualBlock(narrow, narrow),
+            ResidualBlock(narrow, width, -2),
+            ResidualBlock(width, width),
+            ResidualBlock(width, width, -2),
+            ResidualBlock(width, width),
+            ResidualBlock(width, width),
+            nn.ELU(),
+            nn.Flatten(),
+            weight_norm(nn.Linear(width * side[0] * side[1], 14 * width)),
+            nn.ELU(),
+        )
+        self.dim = 14 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(as_float(x) * 2 - 1)
+
+
+class LinearEncoder(nn.Flatten):
+    """The values of an image as they are, [B, C H W]: with the map to the posterior's moments behind it, a linear encoder."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int):
+        super().__init__()
+        self.dim = math.prod(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(as_float(x))
+
+
+ENCODERS = {"conv": ConvEncoder, "mlp": MLPEncoder, "residual": ResidualEncoder, "linear": LinearEncoder}
+
+
 def build_encoder(name: str, shape: tuple[int, int, int], width: int, stem: str) -> nn.Module:
-    """ "mlp", "conv", or a backbone that contrastive methods use as well ("small" or a timm name); all have `.dim` features."""
-    if name == "mlp":
-        return MLPEncoder(shape, width)
-    return ConvEncoder(shape, width) if name == "conv" else Backbone(name, shape, stem)
+    """One of `ENCODERS`, or a backbone that contrastive methods use as well ("small" or a timm name); all have `.dim` features."""
+    return ENCODERS[name](shape, width) if name in ENCODERS else Backbone(name, shape, stem)

@@ -1,0 +1,117 @@
+"""Laws of 8-bit values: 256 probabilities that sum to one, so that a negative log probability is exact bits.
+
+Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats a value. `from_uniform` makes values of uniform draws of one's own, `sample`
+of torch's global generator.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+LEVELS = 256
+
+
+class Law(Distribution):
+    """What the laws share: no support to validate, and samples drawn from uniform numbers."""
+
+    arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
+
+    def __init__(self, like: Tensor):
+        self.like = like  # whose shape, type and device a value has
+        super().__init__(like.shape, validate_args=False)
+
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """Values k / 255 from numbers in [0, 1), one each."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        return self.from_uniform(torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.like.dtype, device=self.like.device))
+
+
+class DiscretisedLogistic(Law):
+    """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et al. 2017).
+
+        P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),   x_k = 2 k / 255 - 1,   h = 1 / 255
+
+    with everything below the lowest and above the highest bin counted to them.
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor):
+        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
+        super().__init__(self.loc)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        centred, inverse = value * 2 - 1 - self.loc, torch.exp(-self.log_scale)
+        upper, lower = inverse * (centred + 1 / (LEVELS - 1)), inverse * (centred - 1 / (LEVELS - 1))
+        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the far tails, where a difference is 0
+        width = (2 / (LEVELS - 1)) * inverse
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+        return torch.where(
+            value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
+        )
+
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """The value whose bin holds the quantile: the inverse of the cumulative probabilities."""
+        logistic = self.loc + self.log_scale.exp() * torch.logit(uniform)
+        return ((logistic + 1) / 2 * (LEVELS - 1)).round().clamp(0, LEVELS - 1) / (LEVELS - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the tails are counted to the last bins."""
+        edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
+        inverse = torch.exp(-self.log_scale)
+        # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is held
+        return sum((torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()), torch.zeros_like(self.loc)) / (LEVELS - 1)
+
+
+class LogisticMixture(Law):
+    """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics (Salimans et al. 2017), each colour value with a mixture of its own.
+
+    PixelCNN++ shares the component among the three colours of a pixel and shifts green by red and blue by both; this law does not, so that
+    values are independent given the parameters. logits, loc and log_scale are [..., J].
+    """
+
+    def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):
+        self.log_weight, self.parts = F.log_softmax(logits, -1), DiscretisedLogistic(loc, log_scale)
+        super().__init__(logits[..., 0])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.logsumexp(self.log_weight + self.parts.log_prob(value[..., None]), -1)
+
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """One number chooses the component and, stretched to [0, 1) again, the value within it."""
+        edges = self.log_weight.exp().cumsum(-1).expand(*uniform.shape, -1)
+        chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
+        low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))
+        loc, log_scale = (part.expand_as(edges).gather(-1, chosen)[..., 0] for part in (self.parts.loc, self.parts.log_scale))
+        tiny = torch.finfo(uniform.dtype).eps
+        within = ((uniform - low) / (high - low).clamp(min=tiny)).clamp(tiny, 1 - tiny)
+        return DiscretisedLogistic(loc, log_scale).from_uniform(within)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_weight.exp() * self.parts.mean).sum(-1)
+
+
+class Categorical256(Law):
+    """P(k) = softmax(logits)_k, a number for each of the 256 levels: logits [..., 256]."""
+
+    def __init__(self, logits: Tensor):
+        self.log_probability = F.log_softmax(logits, -1)
+        super().__init__(logits[..., 0])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        level = (value * (LEVELS - 1)).round().long()[..., None]
+        return self.log_probability.expand(*level.shape[:-1], -1).gather(-1, level)[..., 0]
+
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """The level whose step of the cumulative probabilities holds the number."""
+        edges = self.log_probability.exp().cumsum(-1)[..., :-1]
+        return (uniform[..., None] >= edges).sum(-1).to(uniform.dtype) / (LEVELS - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        levels = torch.arange(LEVELS, dtype=self.like.dtype, device=self.like.device)
+        return self.log_probability.exp() @ levels / (LEVELS - 1)
