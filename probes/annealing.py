@@ -5,8 +5,8 @@ From a density s(z) that can be sampled to one known up to its integral, f(z) = 
     log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1,
 
 a chain z_0 ~ s, z_t by a transition that leaves pi_t as it is, has the weight log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}) with
-E w = integral of e^f = p(x). So the log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower bound.
-With T = 1 there is no transition and it is the importance-weighted bound.
+E w = integral of e^f = p(x). So the log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
+bound. With T = 1 there is no transition and it is the importance-weighted bound.
 
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
@@ -59,9 +59,9 @@ class Point(NamedTuple):
 def anneal(log_joint: Callable[[Tensor], Tensor], start: Distribution, steps: int, chains: int, draws: Draws) -> Annealed:
     """log p(x) of B images from `chains` chains of `steps` steps each.
 
-    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch shape [B] and event shape [L], and its standard
-    deviations are the unit of the step sizes. These are tuned by chains of their own and then fixed, one a step and an image: a transition
-    that learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
+    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch shape [B] and event shape [L], and its
+    standard deviations are the unit of the step sizes. These are tuned by chains of their own and then fixed, one a step and an image: a
+    transition that learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
     """
     betas = schedule(steps)
     sizes = _run(log_joint, start, betas, TUNING, draws.fork("tuning"), None)[1] if steps > 1 else []

@@ -25,8 +25,8 @@ PAIRS = 2**32  # most values of log q(z_ij | x_k) that the marginals are made of
 ROWS, COLUMNS = 256, 1024  # of a tile of one dimension, which stays in the cache
 
 REMEDIES = (
-    "the decoder does without z; try free bits (model.rate.kind=free_bits), annealing (model.rate.kind=linear or cyclical),"
-    " or a decoder that sees less of the image (a restricted window)"
+    "the decoder does without z; try free bits (model.rate.kind=free_bits model.rate.nats=0.2), annealing (model.rate.kind=linear or"
+    " cyclical), or a decoder that sees less of the image around a pixel (a restricted window, model.window)"
 )
 
 
@@ -79,7 +79,7 @@ def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:
 
 
 def decomposition(codes: Codes, prior: Distribution) -> dict[str, Any]:
-    """The parts of R for q(z) = (1/n) sum_k q(z|x_k) over these n images, and brackets of TC and dimension-wise KL for q(z) over all images.
+    """The parts of R for q(z) = (1/n) sum_k q(z|x_k) over these n images, and brackets of TC and dimension-wise KL for q(z) over all.
 
     With z_i ~ q(z|x_i), one an image, and q(z_i) read with image i's own component among the n, each part is unbiased for what it says of
     these n images, and the parts add up term by term to log q(z_i|x_i) - log p(z_i):
@@ -137,7 +137,9 @@ def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) ->
         own = (place >= columns.start) & (place < columns.stop)
         kernel[own.nonzero()[:, 0], place[own] - columns.start] = 0
         total += kernel @ inverse[columns]
-    far = (total < torch.finfo(total.dtype).tiny).nonzero()[:, 0]  # all others are 38 sigma away: the sum underflows, its logarithm need not
+    far = (total < torch.finfo(total.dtype).tiny).nonzero()[
+        :, 0
+    ]  # all others are 38 sigma away: the sum underflows, its logarithm need not
     found = total.log()
     if len(far):
         exponent = -0.5 * ((z[place[far], None] - mean) * inverse) ** 2 + inverse.log()
@@ -159,4 +161,3 @@ def _at_most(codes: Codes, most: int) -> Codes:
         return codes
     chosen = torch.arange(most, device=codes.z.device) * n // most
     return codes._replace(**{key: getattr(codes, key)[chosen] for key in ("mean", "sigma", "z", "rate")})
-

@@ -66,7 +66,7 @@ def mig(counts: list[Tensor]) -> float:
 
 
 def sap(train: list[Tensor], test: list[Tensor]) -> float:
-    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap between the two features that predict a factor best.
+    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap between the two features that predict best.
 
     A factor is predicted from one feature by thresholds that are best for the balanced accuracy on train: here, a class for each bin.
     Accuracies are rescaled so that chance is 0 and 1 can be reached, (accuracy - 1/values) / (1 - 1/values).
@@ -132,5 +132,7 @@ def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
     found = []
     for column, (_, values) in enumerate(features.factors):
         cell = bins * values + features.y[:, column]
-        found.append(torch.zeros(len(bins), BINS * values, dtype=torch.int64).scatter_add_(1, cell, torch.ones_like(cell)).view(-1, BINS, values))
+        found.append(
+            torch.zeros(len(bins), BINS * values, dtype=torch.int64).scatter_add_(1, cell, torch.ones_like(cell)).view(-1, BINS, values)
+        )
     return found

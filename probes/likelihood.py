@@ -114,7 +114,7 @@ def ais(
 ) -> dict[str, Any]:
     """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images spread over the test split.
 
-    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so by Jensen's inequality that of log p(x) is low in expectation.
+    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x) is low in expectation (Jensen).
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
     order = reading_order(len(source), seed, BLOCK, device, "likelihood", images)

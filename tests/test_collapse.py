@@ -19,7 +19,7 @@ COVARIANCE = MAP @ MAP.T + SIGMA**2 * torch.eye(2, dtype=torch.float64)  # of q(
 
 
 def linear_gaussian(n: int = IMAGES) -> Codes:
-    """Images and noise with exactly the moments of independent standard normals, so that what is quadratic in them has no sampling error."""
+    """Images and noise with exactly the moments of independent standard normals: what is quadratic in them has no sampling error."""
     joint = Draws(0, 0).normal("joint", n, 4).double()
     joint -= joint.mean(0)
     joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
@@ -45,7 +45,7 @@ def test_the_closed_forms_are_those_of_torch():
     unit = MultivariateNormal(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
     assert kl_divergence(whole, apart).item() == pytest.approx(TOTAL_CORRELATION)
     assert kl_divergence(apart, unit).item() == pytest.approx(DIMENSION_WISE)
-    assert INFORMATION + TOTAL_CORRELATION + DIMENSION_WISE == pytest.approx(RATE)
+    assert pytest.approx(RATE) == INFORMATION + TOTAL_CORRELATION + DIMENSION_WISE
 
 
 def test_the_rate_is_information_and_total_correlation_and_dimension_wise_kl(found):
@@ -119,7 +119,12 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     sigma = torch.full((300, 64), 0.8)
     z = ignored + sigma * Draws(0, 0).normal("z", 300, 64)
     prior = Independent(Normal(torch.zeros(64), 1.0), 1)
-    read = joined([codes(Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior) for part in (slice(200), slice(200, 300))])
+    read = joined(
+        [
+            codes(Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior)
+            for part in (slice(200), slice(200, 300))
+        ]
+    )
     assert read.rate.mean() > 5
     assert carried(read).sentence == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
     seen = linear_gaussian(500)

@@ -1,9 +1,9 @@
-"""Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W z, t^2) [d], q(z|x) near the posterior."""
+"""Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W z, t^2) [d], q(z|x) nearly right."""
 
 from core import config
+from core.batch import Batch
 from core.randomness import Draws
 from core.source import Source
-from core.batch import Batch
 
 import math
 
@@ -18,7 +18,9 @@ from probes.likelihood import ais, importance_weights, joint_of, likelihood
 LATENT, VALUES, T, IMAGES = 3, 6, 0.5, 40
 LOADINGS = Draws(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)
 MARGINAL = LowRankMultivariateNormal(torch.zeros(VALUES, dtype=torch.float64), LOADINGS, torch.full((VALUES,), T**2, dtype=torch.float64))
-X = (Draws(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T + T * Draws(0, 0).normal("noise", IMAGES, VALUES).double())[:, None, None]
+X = (Draws(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T + T * Draws(0, 0).normal("noise", IMAGES, VALUES).double())[
+    :, None, None
+]
 TRUTH = MARGINAL.log_prob(X.flatten(1))
 
 
