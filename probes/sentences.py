@@ -1,5 +1,6 @@
 """A report in plain sentences, for the terminal."""
 
+import math
 from typing import Any
 
 from probes.report import Report, name
@@ -60,14 +61,15 @@ def geometry_lines(found: dict[str, Any]) -> list[str]:
 
 
 def parts_line(rate: dict[str, Any]) -> str:
-    """Where the rate goes: of these images in numbers, of all images between bounds."""
-    parts, correlation = rate["on_these_images"], rate["total_correlation"]
-    named = {"information": "I(X;Z)", "total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
-    values = [f"{word} {parts[key]['value']:.3f}" for key, word in named.items() if key in parts]
-    whole = f"R {parts['rate']['value']:.3f} = {' + '.join(values)}" if "dimension_wise_kl" in parts else ", ".join(values)
-    return (
-        f"  of these {parts['images']:,} images: {whole}; of all: {correlation['low']:.3f} ≤ total correlation ≤ {correlation['high']:.3f}"
-    )
+    """Where the rate goes: of all images between bounds, of the images that were read in numbers."""
+    parts = rate["on_these_images"]
+    names = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
+    of_all = ", ".join(f"{rate[key]['low']:.3f} ≤ {word} ≤ {rate[key]['high']:.3f}" for key, word in names.items() if key in rate)
+    sums = " + ".join(f"{word} {parts[key]['value']:.3f}" for key, word in ({"information": "I"} | names).items() if key in parts)
+    whole = f"R {parts['rate']['value']:.3f} = {sums}" if "dimension_wise_kl" in parts else sums.replace(" +", ",")
+    capped = parts["information"]["value"] > math.log(parts["images"]) - 0.5
+    note = "; I is at its ceiling log n, and what exceeds it is counted to the total correlation" if capped else ""
+    return f"  {of_all}; of these {parts['images']:,} images alone: {whole}{note}"
 
 
 def likelihood_line(found: dict[str, Any], key: str) -> str:

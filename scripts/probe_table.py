@@ -141,8 +141,8 @@ DEFAULT = {
     "disentanglement": Probe(lambda s: disentanglement(*s.features, s.seed), factors),
 }
 ASKED_FOR = {  # a minute or two a checkpoint
-    "likelihood": Probe(importance_weighted, posterior, {"k": 1000, "images": 1000}),
-    "ais": Probe(annealed, posterior, {"steps": 100, "chains": 8, "images": 100}),
+    "likelihood": Probe(importance_weighted, posterior, {"k": 5000, "images": 1000}),
+    "ais": Probe(annealed, posterior, {"steps": 200, "chains": 8, "images": 100}),
     "rate_head": Probe(of_frozen_features),
 }
 PROBES = DEFAULT | ASKED_FOR

@@ -6,10 +6,11 @@ from core.randomness import Draws
 from core.source import Source
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.distributions import Independent, LowRankMultivariateNormal, Normal
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from probes import likelihood as probe
 from probes.annealing import anneal, schedule
@@ -142,6 +143,36 @@ def test_the_annealed_report(run):
     assert -0.02 < found["annealed"]["value"] + TRUTH[chosen].mean().item() < 0.1
     assert found["nelbo"]["value"] > found["annealed"]["value"]
     assert "stochastic" in found["annealed"]["side"] and found["gain"]["low"] > 0
+
+
+class Chain(FactorAnalysis):
+    """Each value depends on the code and on the value before it: x_i ~ N(w_i z + r (x_{i-1} - w_{i-1} z), t^2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixing = torch.eye(VALUES, dtype=torch.float64) - torch.diag(torch.full((VALUES - 1,), 0.7, dtype=torch.float64), -1)
+        noise = torch.linalg.inv(self.mixing.T @ self.mixing) * T**2
+        self.truth = MultivariateNormal(torch.zeros(VALUES, dtype=torch.float64), LOADINGS @ LOADINGS.T + noise).log_prob(X.flatten(1))
+        self.gain = torch.linalg.inv(noise) @ LOADINGS
+        self.covariance = torch.linalg.inv(torch.eye(LATENT, dtype=torch.float64) + LOADINGS.T @ self.gain)
+
+    def posterior(self, x):
+        return Independent(Normal(x.flatten(1) @ self.gain @ self.covariance, self.covariance.diagonal().sqrt()), 1)
+
+    def likelihood(self, z):
+        def log_prob(x):
+            residual = x - (z @ LOADINGS.T)[:, None, None]
+            return Normal(0.0, T).log_prob(residual @ self.mixing.T)
+
+        return SimpleNamespace(log_prob=log_prob)
+
+
+def test_an_autoregressive_likelihood_is_read_the_same_way(run):
+    model = Chain()
+    weighted = likelihood(model, run, k=2000, images=IMAGES)["importance_weighted"]["value"]
+    annealed = ais(model, run, steps=30, chains=8, images=IMAGES)["annealed"]["value"]
+    assert -weighted == pytest.approx(model.truth.mean().item(), abs=0.02)
+    assert -annealed == pytest.approx(model.truth.mean().item(), abs=0.1)
 
 
 def test_the_schedule_is_the_sigmoid_of_wu_et_al():
