@@ -45,6 +45,7 @@ class DataConfig:
     root: str = "data"
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored
+    binarise: bool = False  # pixels are drawn as black or white once, with their grey value's probability, the same in every run
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
     validation: int = 2048  # images held out of the official train split
@@ -64,6 +65,8 @@ class DataConfig:
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        if self.binarise and self.name == "sprites":
+            raise ValueError("binarise: sprites are rendered afresh each time and have no pixels to fix; set it to false")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
 
@@ -83,7 +86,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
     place = (config.name, config.root, config.download)
-    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory))
+    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory, config.binarise))
     source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
     return source
 
@@ -92,7 +95,7 @@ Place = tuple[str, str, bool]  # name, root, download
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float) -> Arrays | Stream:
+def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float, binarise: bool) -> Arrays | Stream:
     """One split, its images unaltered."""
     dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
     train = dataset if split != "test" else _open(place, "train")
@@ -105,6 +108,11 @@ def _plain(place: Place, split: str, size: int, validation: int, workers: int, m
         resized, classes = Resized(dataset, size), _classes(train)
         chosen = _part(len(resized), split, validation)
         if math.prod(resized.shape) * len(chosen) > room:
+            if binarise:
+                raise UserError(
+                    f"data.binarise: pixels are fixed where a split is held in memory, and {place[0]} ({split}) takes more than the"
+                    f" {memory:g} GiB of data.memory; allow more, or set data.binarise=false"
+                )
             return Stream(resized, chosen, {"class": classes}, policy("none", resized.shape[1]), workers)
         images, labels = decode(resized, chosen, workers)
     low, high = labels.min().item(), labels.max().item()
@@ -112,7 +120,23 @@ def _plain(place: Place, split: str, size: int, validation: int, workers: int, m
         raise UserError(
             f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train split has classes 0 to {classes - 1}"
         )
+    if binarise:
+        images = _binarised(images, chosen, "test" if split == "test" else "train")
     return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]))
+
+
+def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
+    """Images [n, C, H, W] with every value 0 or 255, drawn once with probability value / 255 (static binarisation).
+
+    The draw is a function of an image's place in the official split, so that train, val and trainval agree on it. It is not the file of
+    Larochelle & Murray 2011, whose draws were others.
+    """
+    binary, block = torch.empty_like(images), 4096
+    for number in range(int(chosen.max()) // block + 1):
+        mine = (chosen // block == number).nonzero()[:, 0]
+        uniform = Draws(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[chosen[mine] % block]
+        binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
+    return binary
 
 
 def _part(n: int, split: str, validation: int) -> Tensor:

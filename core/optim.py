@@ -10,14 +10,14 @@ import torch
 from timm.optim import Lars
 from torch import nn
 
-OPTIMISERS = ("adamw", "sgd", "lars")
+OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
 
 @dataclass
 class OptimConfig:
     """How weights move. Weight decay touches matrices and filters only, never biases, norms or temperatures."""
 
-    name: str = "adamw"  # adamw | sgd | lars
+    name: str = "adamw"  # adamw | adamax | sgd | lars
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
     epochs: int = 20
@@ -55,6 +55,8 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.scaled_lr, fused=True)
+    if config.name == "adamax":
+        return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum)
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)

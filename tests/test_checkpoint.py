@@ -95,7 +95,9 @@ def test_a_failed_write_leaves_the_old_checkpoint(saved):
     assert [p.name for p in saved.parent.iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("name, lr", [("adamw", 0.05), ("sgd", 0.05), ("lars", 5.0)])  # lars: the step is a thousandth of |w| times lr
+@pytest.mark.parametrize(
+    "name, lr", [("adamw", 0.05), ("adamax", 0.05), ("sgd", 0.05), ("lars", 5.0)]
+)  # lars: the step is a thousandth of |w| times lr
 def test_every_optimiser_lowers_a_quadratic_and_spares_biases(name, lr):
     layer = torch.nn.Linear(4, 4)
     optimizer = build_optimizer(layer, OptimConfig(name=name, lr=lr, batch_size=256, weight_decay=0.01))

@@ -1,6 +1,6 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data import DataConfig, open_source
+from core.data import DataConfig, _plain, open_source
 from core.errors import UserError
 from core.images import Arrays, Stream, read_through
 from core.source import reading_order, training_order
@@ -209,6 +209,29 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     assert batch.label[:, 0].tolist() == list(range(10))
 
 
+def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
+    write_mnist(tmp_path)
+    plain = DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none")
+    fixed = replace(plain, binarise=True)
+    parts = {split: open_source(fixed, split, seed).images for seed, split in enumerate(("train", "val", "trainval", "test"))}
+    assert torch.equal(torch.cat([parts["train"], parts["val"]]), parts["trainval"])
+    grey = open_source(plain, "trainval", 0).images
+    assert parts["trainval"].dtype == grey.dtype and set(parts["trainval"].unique().tolist()) == {0, 255}
+    for low, high in ((0, 1), (1, 90), (90, 180), (180, 251)):  # of each grey value, as large a share is white as its probability says
+        chosen = (grey >= low) & (grey < high)
+        expected, n = (grey[chosen] / 255).mean().item(), int(chosen.sum())
+        assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5 * (low > 0))
+    _plain.cache_clear()
+    assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), "whatever the run's seed"
+    assert not torch.equal(parts["test"], parts["trainval"][:10])
+
+
+def test_binarisation_needs_pixels_that_are_held(tmp_path):
+    write_mnist(tmp_path)
+    with pytest.raises(UserError, match=r"^data\.binarise: .*data\.memory.*data\.binarise=false$"):
+        open_source(DataConfig(name="mnist", root=str(tmp_path), validation=5, memory=0.0, binarise=True), "train", 0)
+
+
 @pytest.mark.skipif(not os.environ.get("TWOBOUNDS_DATA"), reason="TWOBOUNDS_DATA names no folder that holds MNIST/raw")
 def test_the_real_mnist():
     source = open_source(DataConfig(name="mnist", root=os.environ["TWOBOUNDS_DATA"]), "test", 0)
@@ -231,7 +254,13 @@ def test_a_missing_folder_says_the_layout(tmp_path):
 
 @pytest.mark.parametrize(
     "change, key",
-    [({"name": "nmist"}, "mnist"), ({"augment": "simclar"}, "simclr"), ({"validation": 0}, "validation"), ({"memory": -1}, "memory")],
+    [
+        ({"name": "nmist"}, "mnist"),
+        ({"augment": "simclar"}, "simclr"),
+        ({"validation": 0}, "validation"),
+        ({"memory": -1}, "memory"),
+        ({"binarise": True}, "binarise: sprites"),
+    ],
 )
 def test_impossible_settings_name_their_key(change, key):
     with pytest.raises(ValueError, match=key):

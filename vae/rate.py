@@ -39,8 +39,8 @@ KINDS: Kinds = {
 TARGETS = ("soft_free_bits", "target_rate", "target_distortion")  # their price follows what is measured
 MEMORY = 0.95  # of the moving average of what is measured
 EVERY, FACTOR, BAND = 10, 1.1, 0.05  # soft free bits: steps between two looks, the factor, and what counts as off target
-INTEGRAL, PROPORTIONAL = 0.005, 0.5  # the multiplier: change of its logarithm a step and a change of the relative error
-LIMITS = (1e-6, 1e6)  # of a price, so that one that can not reach its target comes back
+INTEGRAL, PROPORTIONAL = 0.05, 3.0  # the multiplier: change of its logarithm a step and a change of the relative error
+LIMITS = (1e-4, 1e4)  # of a price, so that one that can not reach its target comes back
 
 
 @dataclass
@@ -155,5 +155,9 @@ class RateSchedule(nn.Module):
         """How much too much is kept, relative to what should be: above 0 the price has to rise. At most 1 either way."""
         r, d = measured
         target = self.settings["nats"]
-        error = torch.log(r / target) if self.config.kind == "target_rate" else (target - d) / (self.price * r).clamp(min=1e-6)
+        error = (
+            torch.log(r / target)
+            if self.config.kind == "target_rate"
+            else (target - d) / (self.price * r).clamp(1e-6, abs(target) or math.inf)
+        )
         return error.clamp(-1, 1)
