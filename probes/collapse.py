@@ -25,8 +25,8 @@ PAIRS = 2**32  # most values of log q(z_ij | x_k) that the marginals are made of
 ROWS, COLUMNS = 256, 1024  # of a tile of one dimension, which stays in the cache
 
 REMEDIES = (
-    "the decoder does without z; try free bits (model.rate.kind=free_bits model.rate.nats=0.2), annealing (model.rate.kind=linear or"
-    " cyclical), or a decoder that sees less of the image around a pixel (a restricted window, model.window)"
+    "the decoder does without z; try a lower price (model.rate.beta), free bits (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
+    " (model.rate.kind=linear or cyclical), or a decoder that sees less of the image around a pixel (a restricted window, model.window)"
 )
 
 
@@ -57,7 +57,7 @@ class Alarm:
 
     def __call__(self, found: Carried) -> str:
         was, self.on = self.on, found.collapsed
-        return f"{found.sentence}: {REMEDIES}" if self.on and not was else ""
+        return f"{found.sentence}; {REMEDIES}" if self.on and not was else ""
 
 
 def active_units(mean: Tensor) -> int:

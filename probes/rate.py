@@ -28,14 +28,14 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
     lower <= I_q(X; Z) <= min(upper, R)   (Hoffman & Johnson 2016; Poole et al. 2019)
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    prior, parts, distortions = method.prior(), [], []
+    prior, batches, distortions = method.prior(), [], []
     for batch in coded(method, source, reading_order(len(source), seed, device=device, purpose="rate")):
-        parts.append(codes(batch, prior))
+        batches.append(codes(batch, prior))
         distortions.append(-method.likelihood(batch.z).log_prob(batch.x).flatten(1).sum(1))
-    read, d = joined(parts), torch.cat(distortions)
+    read, d = joined(batches), torch.cat(distortions)
     r, count = read.rate, len(read.z)
     lower, upper = (interval(*bound) for bound in sandwich(gaussian(read.mean, read.sigma, read.z)))
-    values = math.prod(source.shape)
+    parts, values = decomposition(read, prior), math.prod(source.shape)
     estimate = interval(r)
     estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
     found = {
@@ -50,7 +50,11 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
         "lower": entry(lower, f"tractable q(z|x), {count} candidates", "lower bound on I(X; Z)", values),
         "upper": entry(upper, f"tractable q(z|x), leave-one-out, {count} candidates", "upper bound on I(X; Z)", values),
         "ceiling": math.log(count),
-        "marginal_kl": {"quantity": "KL(q(z) || p(z))", "low": max(0.0, estimate.mean - upper.mean), "high": estimate.mean - lower.mean},
+        "marginal_kl": {
+            "quantity": "KL(q(z) || p(z))",
+            "low": max(0.0, estimate.mean - upper.mean, parts.get("dimension_wise_kl", {}).get("low", 0.0)),
+            "high": max(0.0, estimate.mean - lower.mean),
+        },
         "active_units": active_units(read.mean),
         "latent_dimensions": read.mean.shape[1],
     }
@@ -58,4 +62,4 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
         found["sentence"] = sentence
     if of_dimensions := dimension_rates(read, prior):
         found["dimension_rates"] = of_dimensions
-    return found | decomposition(read, prior)
+    return found | parts

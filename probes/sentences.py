@@ -67,7 +67,7 @@ def parts_line(rate: dict[str, Any]) -> str:
     of_all = ", ".join(f"{rate[key]['low']:.3f} ≤ {word} ≤ {rate[key]['high']:.3f}" for key, word in names.items() if key in rate)
     sums = " + ".join(f"{word} {parts[key]['value']:.3f}" for key, word in ({"information": "I"} | names).items() if key in parts)
     whole = f"R {parts['rate']['value']:.3f} = {sums}" if "dimension_wise_kl" in parts else sums.replace(" +", ",")
-    capped = parts["information"]["value"] > math.log(parts["images"]) - 0.5
+    capped = parts["information"]["value"] > math.log(parts["images"]) - 1
     note = "; I is at its ceiling log n, and what exceeds it is counted to the total correlation" if capped else ""
     return f"  {of_all}; of these {parts['images']:,} images alone: {whole}{note}"
 

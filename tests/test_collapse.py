@@ -136,5 +136,5 @@ def test_the_alarm_speaks_once_each_time_it_becomes_true():
     said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
     assert said == [False, True, False, False, True]
     warning = Alarm()(nothing)
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats: ")
+    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
     assert all(word in warning for word in ("free_bits", "annealing", "window"))
