@@ -128,8 +128,6 @@ def _merged(values: Any, overrides: list[str], origin: str) -> Any:
 
 def _checked(kind: Any, values: Any, prefix: str, origin: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
-    if not isinstance(values, dict):
-        raise UserError(f"{origin}: '{prefix.rstrip('.')}' holds keys of its own, not the value {values!r}")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
@@ -145,5 +143,7 @@ def _refuse_unknown(values: dict[Any, Any], kind: type, model_type: type, origin
         if key not in hints:
             raise UserError(f"{origin}: unknown key '{prefix}{key}'{nearest(str(key), hints)}")
         inner = model_type if kind is RunConfig and key == "model" else hints[key]
-        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, dict):
+        if isinstance(inner, type) and is_dataclass(inner):
+            if not isinstance(value, dict):
+                raise UserError(f"{origin}: '{prefix}{key}' holds keys of its own, not the value {value!r}")
             _refuse_unknown(value, inner, model_type, origin, f"{prefix}{key}.")

@@ -56,11 +56,11 @@ class LatentModel(Protocol):
     """A method with a tractable posterior: what the rate, the sandwich bounds and a codec need."""
 
     def posterior(self, x: Tensor) -> Distribution:
-        """q(z|x), batch shape [B, L]."""
+        """q(z|x), independent Gaussians: batch [B], event [L]."""
         ...
 
     def prior(self) -> Distribution:
-        """p(z), batch shape [L]."""
+        """p(z), event [L]."""
         ...
 
     def likelihood(self, z: Tensor) -> Distribution:

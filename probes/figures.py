@@ -99,6 +99,15 @@ def curve(axes: Axes, points: list[dict[str, Any]], colour: str, label: str) -> 
         axes.annotate(f"β {', '.join(prices)}", place, (4, 5), textcoords="offset points", fontsize=8, color=colour)
 
 
+def dimensions(rates: list[float], path: Path) -> None:
+    """What each dimension of a code costs, dearest first."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        axes.bar(range(1, len(rates) + 1), sorted(rates, reverse=True), color=COLOURS[0], width=0.85)
+        axes.set(title=f"Where {sum(rates):.2f} nats of rate go", xlabel="dimensions of z, sorted", ylabel="E KL(q(z_j|x) ‖ p(z_j)), nats")
+        save(figure, path)
+
+
 def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The lower convex hull of points (R, D) from the left up to the least D: heads used in turn reach every point on it."""
     hull: list[tuple[float, float]] = []

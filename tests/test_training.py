@@ -25,7 +25,11 @@ SMALL = [
     "trainer.validate_every=1",
     "wandb=disabled",
 ]
-EXTRA = {"simclr": [], "moco": ["model.queue=100"], "beta_vae": []}
+EXTRA = {
+    "simclr": [],
+    "moco": ["model.queue=100"],
+    "beta_vae": ["model.rate={kind: target_rate, nats: 20, beta: null}", "model.prior.kind=flow"],
+}
 
 
 def command(method: str, folder: Path, *more: str) -> list[str]:

@@ -98,16 +98,16 @@ class RateSchedule(nn.Module):
         self.groups = columns // group
         self.register_buffer("price", torch.tensor(0.0))
         self.register_buffer("capacity", torch.tensor(0.0))
-        self.register_buffer("average", torch.full((2,), math.nan))  # R and D
+        self.register_buffer("average", torch.zeros(2))  # of R and D
         self.register_buffer("looks", torch.tensor(0))
-        self.register_buffer("latest", torch.full((2,), math.nan), persistent=False)
+        self.register_buffer("latest", torch.zeros(2), persistent=False)
         self._at(0.0)
 
     def forward(self, rate: Tensor, distortion: Tensor) -> Tensor:
         """The objective, a scalar; with several processes rates are those of the global batch."""
         columns, d = mean(rate.mean(0)), distortion.mean()
         r = columns.sum()
-        if self.training:
+        if self.training and self.config.kind in TARGETS:
             self.latest.copy_(torch.stack([r.detach(), mean(d.detach())]))
         if self.config.kind == "free_bits":
             r = columns.view(self.groups, -1).sum(1).clamp(min=self.settings["nats"]).sum()
@@ -139,10 +139,10 @@ class RateSchedule(nn.Module):
 
     def _follow(self) -> None:
         """Move the price by what the last steps measured."""
-        before = torch.where(self.average.isnan(), self.latest, self.average)
+        before = torch.where(self.looks == 0, self.latest, self.average)
+        self.looks.add_(1)
         self.average.copy_(MEMORY * before + (1 - MEMORY) * self.latest)
         if self.config.kind == "soft_free_bits":
-            self.looks.add_(1)
             off = self.average[0] / self.settings["nats"] - 1
             factor = torch.where(off > BAND, FACTOR, torch.where(off < -BAND, 1 / FACTOR, 1.0))
             self.price.mul_(torch.where(self.looks % EVERY == 0, factor, 1.0))
