@@ -83,6 +83,8 @@ def main() -> None:
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)
                 progress.say(f"step {step}/{total} validation · {in_words(scores)}")
+                if validation.warning:
+                    progress.say(f"warning: {validation.warning}")
                 score = scores[f"val/{state.method.criterion}"]
                 if score > state.best:
                     state.best = score
