@@ -5,8 +5,8 @@
     python scripts/collapse.py data.root=/data optim.epochs=40 --out runs/long      # another recipe, for every row
 
 A decoder that reads every earlier pixel can draw digits without a code, and then a code that says nothing (R = 0) is a minimum.
-Each remedy is one schedule of what the rate costs; the VLAE takes away what the decoder may read (Chen et al. 2017). One run a row, then R, D,
-the bounds on I(X; Z) and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
+Each remedy is one schedule of what the rate costs; the VLAE takes away what the decoder may read (Chen et al. 2017). One run a row, then
+R, D, the bounds on I(X; Z) and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
 """
 
 import core  # noqa: F401
