@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probes import curve, rate_head
+from probes import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "linear_vae.yaml")
@@ -35,6 +35,8 @@ def door(monkeypatch):
         called.append(name)
         module.main()
 
+    monkeypatch.setattr(rate, "CANDIDATES", 512)  # neither the sandwich nor the parts of R are looked at here
+    monkeypatch.setattr(collapse, "PAIRS", 2**20)
     called: list[str] = []
     monkeypatch.setattr(script, "step", step)
     call.called = called
