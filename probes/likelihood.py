@@ -51,14 +51,14 @@ def likelihood(
         importance_weights(joint_of(method, x), q, k, Draws(seed, number, device=device).fork("likelihood"))
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
-    values = math.prod(source.shape)
+    values = math.prod(source.shape) if method.discrete() else None
     read = {count: torch.cat([part.bounds[count] for part in parts]) for count in parts[0].bounds}
     return {
         "quantity": "-log p(x)",
         "split": "test",
         "unit": "nats an image",
         "images": len(read[k]),
-        "dimensions": values,
+        "dimensions": math.prod(source.shape),
         "k": k,
         "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
         "importance_weighted": entry(interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values),
@@ -123,13 +123,13 @@ def ais(
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
     elbo, found = (torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence"))
-    values = math.prod(source.shape)
+    values = math.prod(source.shape) if method.discrete() else None
     return {
         "quantity": "-log p(x)",
         "split": "test",
         "unit": "nats an image",
         "images": len(elbo),
-        "dimensions": values,
+        "dimensions": math.prod(source.shape),
         "steps": steps,
         "chains": chains,
         "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",

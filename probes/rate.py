@@ -37,7 +37,7 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
     read, d = joined(batches), torch.cat(distortions)
     r, among = read.rate, at_most(read, CANDIDATES)
     lower, upper = (interval(*bound) for bound in sandwich(gaussian(among.mean, among.sigma, among.z)))
-    parts, values = decomposition(read, prior), math.prod(source.shape)
+    parts, values = decomposition(read, prior), math.prod(source.shape) if method.discrete() else None
     estimate = interval(r)
     estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
     found = {
@@ -45,7 +45,7 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
         "split": "test",
         "unit": "nats an image",
         "images": len(r),
-        "dimensions": values,
+        "dimensions": math.prod(source.shape),
         "rate": entry(estimate, estimator, "upper bound on I(X; Z)", values),
         "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", values),
         "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", values),

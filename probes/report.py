@@ -14,12 +14,13 @@
                           {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
                            "dead_dimensions" (share), "alignment"?, "lidar"?}}  (? where two views of an image differ)
       "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
-                      "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
+                      "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim"?, "estimator", "side"},
                       "marginal_kl" | "total_correlation" | "dimension_wise_kl": {"quantity", "low", "high"},
                       "dimension_rates"? [nats of each dimension], "sentence"? (where the code has collapsed),
                       "on_these_images": {"quantity", "images",
                                           "rate" | "information" | "total_correlation" | "dimension_wise_kl": {"value", "low", "high"}}},
-                     (of a VAE only; dimension_wise_kl and dimension_rates where the prior is a product of normals)
+                     (of a VAE only; bits_per_dim where pixels are discrete; dimension_wise_kl and dimension_rates where the prior is a
+                     product of normals)
       "disentanglement": {"split", "images", "train_images", "dimensions", "factors", "mig", "sap", "disentanglement", "completeness",
                       "informativeness" (these three: DCI), "estimators"}                     (where there are two factors or more)
       "likelihood":  {"quantity", "split", "unit", "images", "dimensions", "k", "effective_samples",
@@ -55,9 +56,10 @@ def bounds(estimate: Estimate) -> dict[str, float]:
     return {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
 
 
-def entry(estimate: Estimate, estimator: str, side: str, values: int) -> dict[str, Any]:
-    """An estimate in nats an image of that many values, with its bits a dimension and what it is."""
-    return bounds(estimate) | {"bits_per_dim": estimate.mean / values / math.log(2), "estimator": estimator, "side": side}
+def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
+    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in bits a dimension too."""
+    bits = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
+    return bounds(estimate) | bits | {"estimator": estimator, "side": side}
 
 
 def save(report: Report, path: Path) -> None:

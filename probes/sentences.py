@@ -24,7 +24,7 @@ def details(report: Report) -> list[str]:
         r, d, lower, upper, kl = rate["rate"], rate["distortion"], rate["lower"], rate["upper"], rate["marginal_kl"]
         total, high = rate["nelbo"], min(upper["value"], r["value"])
         lines += [
-            f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats ({total['bits_per_dim']:.3f} bits/dim)",
+            f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats{bits(total, 3)}",
             f"  {lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f}, R {r['value']:.3f};"
             f" ceiling of the lower bound {rate['ceiling']:.2f})",
             f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
@@ -45,6 +45,11 @@ def details(report: Report) -> list[str]:
             + " · ".join(f"{label} {point['rate']['value']:.2f} / {point['distortion']['value']:,.1f}" for label, point in curve)
         ]
     return lines
+
+
+def bits(found: dict[str, Any], digits: int) -> str:
+    """ " (… bits/dim)" of what has them: discrete pixels."""
+    return f" ({found['bits_per_dim']:.{digits}f} bits/dim)" if "bits_per_dim" in found else ""
 
 
 def geometry_lines(found: dict[str, Any]) -> list[str]:
@@ -78,6 +83,6 @@ def likelihood_line(found: dict[str, Any], key: str) -> str:
     how = f"{found['effective_samples']:.1f} effective" if key == "importance_weighted" else f"{100 * found['accepted']:.0f} % accepted"
     return (
         f"  −log p(x) ≤ {elbo['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f} [{bound['low']:,.2f}, {bound['high']:,.2f}] nats"
-        f" ({bound['bits_per_dim']:.4f} bits/dim), {bound['estimator']}, {found['images']:,} images;"
+        f"{bits(bound, 4)}, {bound['estimator']}, {found['images']:,} images;"
         f" {found['gain']['value']:.2f} below the ELBO, {how}"
     )

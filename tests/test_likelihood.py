@@ -42,6 +42,9 @@ class FactorAnalysis:
     def likelihood(self, z):
         return Normal((z @ LOADINGS.T)[:, None, None], T)
 
+    def discrete(self):
+        return False
+
     def target(self, x, noise):
         return x
 
