@@ -1,4 +1,4 @@
-"""The picture of a rate-distortion curve: points, hull and reference, and what each point gives back of an image."""
+"""Pictures of rate and distortion, and of what each point gives back of an image: a curve with hull and reference, models side by side."""
 
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,28 @@ def rate_distortion(found: dict[str, Any], shown: list[tuple[str, Tensor]], path
         (below if measured else main).set_xlabel(
             f"rate R, {found['unit']}: upper bound on I(X; Z)   ({found['split']} split, 95% intervals)"
         )
+        save(figure, path)
+
+
+def plane(found: dict[str, dict[str, Any]], shown: list[tuple[str, Tensor]], path: Path) -> None:
+    """Left: models by name, each the report of its rate, as points (R, D) on lines of equal D + R. Right: rows of `shown`, as above."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(13.5, 6.6), layout="constrained")
+        sides: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1), wspace=0.03)
+        axes: Any = sides[0].subplots()
+        for number, (name, rate) in enumerate(found.items()):
+            (r, r_bar), (d, d_bar) = ((rate[key]["value"], rate[key]["high"] - rate[key]["value"]) for key in ("rate", "distortion"))
+            colour = COLOURS[number % len(COLOURS)]
+            axes.errorbar(r, d, d_bar, r_bar, fmt="o", color=colour, markersize=6)
+            axes.annotate(f"{name}, {r + d:.1f}", (r, d), (7, 3), textcoords="offset points", fontsize=9, color=colour)
+        axes.set(xlim=(-0.5, 1.25 * max(rate["rate"]["value"] for rate in found.values())))
+        low, high = axes.get_ylim()
+        ends = np.array(axes.get_xlim())
+        for total in range(int(low) // 2 * 2, int(high + ends[1]) + 2, 2):
+            axes.plot(ends, total - ends, color="#e4e4e4", linewidth=0.8, zorder=0)
+        axes.set(title="Rate and distortion; grey: D + R constant, 2 nats apart", ylim=(low, high))
+        axes.set(xlabel="rate R, nats an image: upper bound on I(X; Z)   (test split, 95% intervals)", ylabel="distortion D, nats an image")
+        _images(sides[1].subplots(), shown, "Images, and what each model makes of their codes")
         save(figure, path)
 
 
@@ -88,7 +110,7 @@ def _excess(axes: Axes, points: list[dict[str, Any]]) -> None:
     axes.set_ylim(min(-0.5, 1.2 * float(low.min())), max(1.3, 1.2 * float(high.max())))
 
 
-def _images(axes: Axes, shown: list[tuple[str, Tensor]]) -> None:
+def _images(axes: Axes, shown: list[tuple[str, Tensor]], title: str = "Images, and what each point gives back") -> None:
     """Rows of images on one canvas; real values beyond [0, 1] on a scale of two colours about 0."""
     rows = [images.detach().cpu().float().permute(0, 2, 3, 1).numpy() for _, images in shown]
     count, height, width, channels = rows[0].shape
@@ -101,7 +123,7 @@ def _images(axes: Axes, shown: list[tuple[str, Tensor]]) -> None:
             picture = image[..., 0] if channels == 1 else image.clip(0, 1)
             scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "gray", "vmin": 0, "vmax": 1}
             axes.imshow(picture, extent=place, interpolation="nearest", **(scale if channels == 1 else {}))
-    axes.set(xlim=(0, count * pitch - GAP), ylim=(len(rows) * pitch - GAP, 0), xticks=[], title="Images, and what each point gives back")
+    axes.set(xlim=(0, count * pitch - GAP), ylim=(len(rows) * pitch - GAP, 0), xticks=[], title=title)
     axes.set_yticks([y * pitch + 0.5 * height / width for y in range(len(rows))], [label for label, _ in shown])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -10,9 +10,11 @@ R, D, the bounds on I(X; Z) and the active dimensions on the 10,000 test images;
 """
 
 import core  # noqa: F401
+from core import checkpoint
 from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly, nearest
 from core.folder import make_folder
+from core.method import LatentModel
 
 import argparse
 import json
@@ -22,10 +24,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from probes import report
+from probes import curve, curve_figures, report
 from scripts.demo import CONFIGS, step
 
+IMAGES = 8  # shown a row
 NATS = 7.84  # what the remedies aim at or leave free: 0.01 nats a pixel, as in the paper
 PIXELCNN = ("vae_pixelcnn_mnist", "optim.epochs=4", "trainer.validate_every=2")
 ROWS: dict[str, tuple[str, ...]] = {  # a name: its config, and overrides
@@ -40,15 +44,15 @@ ROWS: dict[str, tuple[str, ...]] = {  # a name: its config, and overrides
     "vlae": ("vlae_mnist", "optim.epochs=10", "trainer.validate_every=5"),
 }
 WORDS = {
-    "vae": "VAE, independent pixels",
-    "pixelcnn": "VAE + PixelCNN, beta 1",
-    "linear": "  linear annealing",
-    "cyclical": "  cyclical annealing",
-    "free_bits": "  free bits",
-    "soft_free_bits": "  soft free bits",
-    "capacity": "  capacity",
-    "target_rate": "  target rate",
-    "vlae": "VLAE, window of 6 rows",
+    "vae": "VAE",
+    "pixelcnn": "+ PixelCNN",
+    "linear": "linear annealing",
+    "cyclical": "cyclical annealing",
+    "free_bits": "free bits",
+    "soft_free_bits": "soft free bits",
+    "capacity": "capacity",
+    "target_rate": "target rate",
+    "vlae": "VLAE",
 }
 
 
@@ -57,6 +61,7 @@ def main() -> None:
     options = arguments()
     started = time.monotonic()
     found: dict[str, dict[str, Any]] = {}
+    shown: list[tuple[str, Tensor]] = []
     for name in options.only:
         config, *recipe = ROWS[name]
         run = options.out / name
@@ -66,10 +71,17 @@ def main() -> None:
         read = report.load(run / "probe" / "probe.json")
         found[name] = {"config": f"configs/{config}.yaml", "overrides": [word for word in recipe if not word.startswith("data.root=")]}
         found[name] |= {"step": read["step"], **read["rate"]}
+        method, trained, _ = checkpoint.load_method(run / "last.ckpt")
+        assert isinstance(method, LatentModel)
+        images, given_back = curve.reconstruct(method, trained, IMAGES)
+        shown = [*(shown or [("images", images)]), (WORDS[name], given_back)]
     Console(width=max(Console().width, 120), highlight=False).print(table(found))
     kept = options.out / "collapse.json"
     write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
-    print(f"Done in {time.monotonic() - started:.0f} s. The table: {kept}; the runs: {options.out}/*/")
+    curve_figures.plane({WORDS[name]: rate for name, rate in found.items()}, shown, kept.with_suffix(".png"))
+    print(
+        f"Done in {time.monotonic() - started:.0f} s. The picture: {kept.with_suffix('.png')}; the table: {kept}; the runs: {options.out}/*/"
+    )
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
