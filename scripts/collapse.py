@@ -79,9 +79,7 @@ def main() -> None:
     kept = options.out / "collapse.json"
     write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
     curve_figures.plane({WORDS[name]: rate for name, rate in found.items()}, shown, kept.with_suffix(".png"))
-    print(
-        f"Done in {time.monotonic() - started:.0f} s. The picture: {kept.with_suffix('.png')}; the table: {kept}; the runs: {options.out}/*/"
-    )
+    print(f"Done in {time.monotonic() - started:.0f} s. The table: {kept}; the picture beside it; the runs: {options.out}/*/")
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
