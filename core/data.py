@@ -10,6 +10,7 @@ which takes random access.
 from core.errors import UserError, nearest
 from core.images import Arrays, Resized, Stream, decode, read_through
 from core.randomness import Draws
+from core.skipping import Split
 from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 from core.views import policy
@@ -47,6 +48,7 @@ class DataConfig:
     size: int = 0  # images are resized to this side; 0 = as they are stored
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
+    skip: float = 0.001  # share of a split that may be images that can not be decoded; another image of the split stands in for each
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
     compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.5 times as many images per second
@@ -64,6 +66,8 @@ class DataConfig:
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        if not 0 <= self.skip < 1:
+            raise ValueError(f"skip: must be a share in [0, 1), got {self.skip}")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
 
@@ -83,7 +87,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
     place = (config.name, config.root, config.download)
-    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory))
+    source = copy.copy(_plain(place, split, config.size, config.validation, config.workers, config.memory, config.skip))
     source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
     return source
 
@@ -92,7 +96,7 @@ Place = tuple[str, str, bool]  # name, root, download
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float) -> Arrays | Stream:
+def _plain(place: Place, split: str, size: int, validation: int, workers: int, memory: float, skip: float) -> Arrays | Stream:
     """One split, its images unaltered."""
     dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
     train = dataset if split != "test" else _open(place, "train")
@@ -102,11 +106,11 @@ def _plain(place: Place, split: str, size: int, validation: int, workers: int, m
         classes = int((labels if train is dataset else read_through(train, size, room)[1]).max()) + 1
         images, labels = images[chosen], labels[chosen]
     else:
-        resized, classes = Resized(dataset, size), _classes(train)
-        chosen = _part(len(resized), split, validation)
-        if math.prod(resized.shape) * len(chosen) > room:
-            return Stream(resized, chosen, {"class": classes}, policy("none", resized.shape[1]), workers)
-        images, labels = decode(resized, chosen, workers)
+        resized, classes = Resized(dataset, size, skip), _classes(train)
+        part = Split(resized, _part(len(resized), split, validation), skip)
+        if math.prod(resized.shape) * len(part) > room:
+            return Stream(part, resized.shape, {"class": classes}, policy("none", resized.shape[1]), workers)
+        images, labels = decode(resized, part, workers)
     low, high = labels.min().item(), labels.max().item()
     if not 0 <= low <= high < classes:
         raise UserError(
