@@ -36,7 +36,14 @@ class TrainerConfig:
     profile: bool = False  # write profile/trace.json and profile/account.txt: where the time of a step goes
 
     def __post_init__(self) -> None:
-        for key, least in (("num_nodes", 1), ("log_every", 1), ("save_every", 1), ("keep_last", 1), ("keep_epochs", 0), ("validate_every", 0)):
+        for key, least in (
+            ("num_nodes", 1),
+            ("log_every", 1),
+            ("save_every", 1),
+            ("keep_last", 1),
+            ("keep_epochs", 0),
+            ("validate_every", 0),
+        ):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if not 0 < self.timeout <= 86400 * 365:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-
 # What the system says when a person has to make room or allow something; no file of a run is in danger, all are written atomically.
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 # What gloo and NCCL say, in a RuntimeError, when another process has gone or has been silent for trainer.timeout.
@@ -41,13 +40,17 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:
             if error.errno not in ROOM:
                 raise
-            print(f"error: {error.filename or 'a file'}: {error.strerror}; make room or allow it, then go on with --resume", file=sys.stderr)
+            print(
+                f"error: {error.filename or 'a file'}: {error.strerror}; make room or allow it, then go on with --resume", file=sys.stderr
+            )
             raise SystemExit(2) from None
         except RuntimeError as error:
             if "RANK" not in os.environ or not any(words in str(error) for words in GONE):
                 raise
             reason = " ".join(str(error).split("] ", 1)[-1].split(". ")[0].split())
-            print(f"rank {os.environ['RANK']}: ends because another process did, whose error is the one to read ({reason})", file=sys.stderr)
+            print(
+                f"rank {os.environ['RANK']}: ends because another process did, whose error is the one to read ({reason})", file=sys.stderr
+            )
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None

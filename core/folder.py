@@ -56,7 +56,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
         if not self.config.is_file():
-            if self._versions():
+            if self.versions():
                 raise UserError(f"folder: {self.path} holds a checkpoint without its config.yaml; name another folder=…")
             return
         held = config.to_dict(config.read(self.config, []))
@@ -67,7 +67,7 @@ class RunFolder:
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or delete it"
                 )
-        if self._versions() and not run.resume:
+        if self.versions() and not run.resume:
             raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
 
     def create(self, run: config.RunConfig) -> None:
@@ -93,7 +93,7 @@ class RunFolder:
         Raises the newest one's `Damaged` where none is whole. Damaged ones stay until the next `save`.
         """
         errors: list[checkpoint.Damaged] = []
-        for path in self._versions():
+        for path in self.versions():
             try:
                 checkpoint.restore(path, checkpoint.read(path), state)
             except checkpoint.Damaged as error:
@@ -106,7 +106,7 @@ class RunFolder:
             raise errors[0]
         return f"{self.path} holds no checkpoint yet: starting from the beginning"
 
-    def _versions(self) -> list[Path]:
+    def versions(self) -> list[Path]:
         """last.ckpt and those before it, newest first; last.ckpt alone may be missing, after a kill at a bad moment."""
         numbered = {int(path.stem[5:]): path for path in self.path.glob("last-*.ckpt") if path.stem[5:].isdigit()}
         return [path for path in (self.last, *(numbered[number] for number in sorted(numbered))) if path.is_file()]

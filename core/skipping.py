@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
