@@ -36,14 +36,8 @@ class TrainerConfig:
     profile: bool = False  # write profile/trace.json and profile/account.txt: where the time of a step goes
 
     def __post_init__(self) -> None:
-        for key, least in (
-            ("num_nodes", 1),
-            ("log_every", 1),
-            ("save_every", 1),
-            ("keep_last", 1),
-            ("keep_epochs", 0),
-            ("validate_every", 0),
-        ):
+        least_of = {"num_nodes": 1, "log_every": 1, "save_every": 1, "keep_last": 1, "keep_epochs": 0, "validate_every": 0}
+        for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if not 0 < self.timeout <= 86400 * 365:
@@ -82,7 +76,7 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; a config is a YAML file, such as those in configs/") from None
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:  # a bare number is an OSError to OmegaConf
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
     return from_dict(_merged(values, overrides, str(path)), str(path))
 
