@@ -12,7 +12,7 @@ MOST = 200  # steps between two looks: each look waits for the device
 
 
 class FiniteLosses:
-    """Keeps the metrics of the steps since the last look, so that a look names the first bad step and yet only a look waits for the device."""
+    """Keeps the metrics of the steps since the last look: a look names the first bad step, and only a look waits for the device."""
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint  # what a run that ends here goes back to
@@ -26,7 +26,10 @@ class FiniteLosses:
             self.look()
 
     def look(self) -> dict[str, float]:
-        """The newest unseen step's metrics as numbers, nothing where there is none. Raises `UserError` at the first step whose loss is not finite, with the last finite metrics."""
+        """The newest unseen step's metrics as numbers, nothing where there is none.
+
+        Raises `UserError` at the first step whose loss is not finite, with the last finite metrics.
+        """
         if not self.unseen:
             return {}
         losses = torch.stack([metrics["loss"] for _, metrics in self.unseen])

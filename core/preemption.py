@@ -59,7 +59,7 @@ class Preemption:
         while True:
             try:
                 batch = next(remaining, None)
-            except RuntimeError:
+            except (RuntimeError, OSError, EOFError):
                 if self.heard is None:
                     raise
                 batch = None

@@ -3,10 +3,11 @@
     python scripts/soak.py configs/simclr_sprites.yaml --kills 20
     python scripts/soak.py configs/moco_sprites.yaml --kills 20 --processes 2 optim.epochs=4
 
-The ways: kill -9; SIGTERM and SIGUSR1 (exit code 75, and not one step may be lost); a disk that takes only part of a checkpoint (exit code 2,
-and the one before is whole); kill -9 and then a last.ckpt that is cut short, as after a power cut on a disk that lied; with several processes,
-kill -9 of one of them (the others have to end by themselves). Of the last checkpoint, weights, queue and optimiser have to be those of the
-untouched run bit by bit, and metrics.jsonl has to be the same text. The exit code is 0 only then.
+The ways: `kill`, kill -9; `early`, the same while it starts; `term` and `usr1`, a scheduler's signals (exit code 75, and not one step may be
+lost); `full`, a limited file size, so that a checkpoint can be written in part only (exit code 2, and the one before is whole); `torn`, kill -9
+and then a last.ckpt that is cut short, as by a disk that lied in a power cut; and `rank`, with several processes, kill -9 of one of them: the
+others have to end by themselves. At the end weights, queue and optimiser have to be those of the untouched run bit by bit (of several
+processes, to 1e-6), and metrics.jsonl the same text. The exit code is 0 only then.
 """
 
 import core  # noqa: F401
@@ -54,7 +55,8 @@ class Account:
 
     def summary(self) -> str:
         told = f"{sum(self.deaths.values())} deaths ({', '.join(f'{count} {way}' for way, count in self.deaths.items())})"
-        told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death; longest recovery {max(self.recoveries):.1f} s"
+        told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
+        told += f"; longest recovery {max(self.recoveries):.1f} s"
         return told + (f"; the others ended within {max(self.endings):.1f} s of a killed process" if self.endings else "")
 
 
@@ -189,7 +191,7 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """0 where two nested containers of tensors are the same bit by bit, else the largest |a - b| / max |b| of a tensor; inf where their shapes differ."""
+    """0 where two nested containers of tensors are the same bit by bit, else the largest |a - b| / max |b|; inf where shapes differ."""
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype:
         return 0.0 if torch.equal(a, b) else ((a - b).double().abs().max() / b.double().abs().max()).item()
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():

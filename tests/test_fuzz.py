@@ -26,8 +26,12 @@ PLAIN = settings(
 
 words = st.text("abcdefghij_.:{}$[]'\"%\n ?0é\0", max_size=8)
 numbers = st.one_of(st.sampled_from([0, -1, 1, 2, 10**20, 0.5, -0.5, float("nan"), float("inf"), 1e308]), st.integers(-9, 99), st.floats())
-leaves = st.one_of(st.none(), st.booleans(), numbers, words, st.sampled_from(["???", "${seed}", "${nothing}", "${oc.env:HOME}", "1e-3", "nan"]))
-anything = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(words, inner, max_size=2)), max_leaves=4)
+leaves = st.one_of(
+    st.none(), st.booleans(), numbers, words, st.sampled_from(["???", "${seed}", "${nothing}", "${oc.env:HOME}", "1e-3", "nan"])
+)
+anything = st.recursive(
+    leaves, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(words, inner, max_size=2)), max_leaves=4
+)
 
 
 def fitting(hint: Any) -> st.SearchStrategy[Any]:
@@ -91,7 +95,18 @@ def test_a_config_is_checked_or_refused_in_one_line() -> None:
     assert 0.02 < sum(taken) / len(taken) < 0.9, "the fuzzer sees good and bad configs"
 
 
-KEYS = ["seed", "folder", "method", "model", "data", "optim.lr", "optim.epochs", "trainer.devices", "data.sprites.train", "model.temperature"]
+KEYS = [
+    "seed",
+    "folder",
+    "method",
+    "model",
+    "data",
+    "optim.lr",
+    "optim.epochs",
+    "trainer.devices",
+    "data.sprites.train",
+    "model.temperature",
+]
 overrides = st.lists(st.one_of(words, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), leaves | words)), max_size=3)
 
 
@@ -107,4 +122,3 @@ def test_a_file_of_anything_is_refused_in_one_line(tmp_path_factory: pytest.Temp
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     assert accepted(lambda: config.read(path, [])) is None
-
