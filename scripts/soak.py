@@ -3,11 +3,11 @@
     python scripts/soak.py configs/simclr_sprites.yaml --kills 20
     python scripts/soak.py configs/moco_sprites.yaml --kills 20 --processes 2 optim.epochs=4
 
-The ways: `kill`, kill -9; `early`, the same while it starts; `term` and `usr1`, a scheduler's signals (exit code 75, and not one step may be
-lost); `full`, a limited file size, so that a checkpoint can be written in part only (exit code 2, and the one before is whole); `torn`, kill -9
-and then a last.ckpt that is cut short, as by a disk that lied in a power cut; and `rank`, with several processes, kill -9 of one of them: the
-others have to end by themselves. At the end weights, queue and optimiser have to be those of the untouched run bit by bit (of several
-processes, to 1e-6), and metrics.jsonl the same text. The exit code is 0 only then.
+The ways: `kill`, kill -9; `early`, the same while it starts; `term` and `usr1`, a scheduler's signals (exit code 75, and not one step may
+be lost); `full`, a limited file size, so that a checkpoint can be written in part only (exit code 2, and the one before is whole); `torn`,
+kill -9 and then a last.ckpt that is cut short, as by a disk that lied in a power cut; and `rank`, with several processes, kill -9 of one of
+them: the others have to end by themselves. At the end weights, queue and optimiser have to be those of the untouched run bit by bit (of
+several processes, to 1e-6), and metrics.jsonl the same text. The exit code is 0 only then.
 """
 
 import core  # noqa: F401
