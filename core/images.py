@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from timm.data import ImageDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -49,7 +50,7 @@ class Resized(Dataset[tuple[Tensor, int]]):
 
     def _open(self, index: int) -> tuple[Image.Image, int]:
         try:
-            item, label = self.dataset[index]
+            item, label = self._item(index)
         except OSError as error:
             if error.errno is None:
                 raise
@@ -64,6 +65,14 @@ class Resized(Dataset[tuple[Tensor, int]]):
             name = self.dataset.filename(index, absolute=True)
             reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
             raise Undecodable(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
+
+    def _item(self, index: int) -> tuple[Any, int]:
+        """What is stored. timm itself would silently put the next image of any split in the place of one that fails."""
+        if not isinstance(self.dataset, ImageDataset):
+            return self.dataset[index]
+        file, label = self.dataset.reader[index][:2]
+        with file:
+            return file.read(), -1 if label is None else label
 
 
 def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
