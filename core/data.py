@@ -11,6 +11,7 @@ from core.errors import UserError, nearest
 from core.images import Arrays, Resized, Stream, decode, read_through
 from core.linear_gaussian import LinearGaussian, LinearGaussianConfig
 from core.randomness import Draws
+from core.skipping import Split
 from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 from core.views import policy
@@ -22,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants as hub
@@ -53,6 +54,7 @@ class DataConfig:
     binarise: bool = False  # pixels are drawn as black or white once, with their grey value's probability, the same in every run
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
+    skip: float = 0.001  # share of a split that may be images that can not be decoded; another image of the split stands in for each
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
     compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.5 times as many images per second
@@ -74,6 +76,8 @@ class DataConfig:
         for key, on in (("grey", self.grey), ("binarise", self.binarise)):
             if on and self.name in EMBEDDED:
                 raise ValueError(f"{key}: {self.name} makes its images afresh each time, as it makes them; set it to false")
+        if not 0 <= self.skip < 1:
+            raise ValueError(f"skip: must be a share in [0, 1), got {self.skip}")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
         if self.name == "linear_gaussian":
@@ -100,8 +104,8 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.name == "linear_gaussian":
         return LinearGaussian(config.linear_gaussian, split, seed)
     place = (config.name, config.root, config.download)
-    read = (config.size, config.grey, config.validation, config.workers, config.memory, config.binarise)
-    source = copy.copy(_plain(place, split, *read))
+    reading = Reading(*(getattr(config, key) for key in Reading._fields))
+    source = copy.copy(_plain(place, split, reading))
     source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
     return source
 
@@ -109,35 +113,46 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
 Place = tuple[str, str, bool]  # name, root, download
 
 
+class Reading(NamedTuple):
+    """What of a `DataConfig` decides which images a split holds, and how they are held."""
+
+    size: int
+    grey: bool
+    binarise: bool
+    skip: float
+    validation: int
+    workers: int
+    memory: float
+
+
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(
-    place: Place, split: str, size: int, grey: bool, validation: int, workers: int, memory: float, binarise: bool
-) -> Arrays | Stream:
+def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
     """One split, its images unaltered."""
-    dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
+    dataset, room, size = _open(place, "test" if split == "test" else "train"), reading.memory * 2**30, reading.size
     train = dataset if split != "test" else _open(place, "train")
     if isinstance(dataset, IterableDataset):
-        images, labels = read_through(dataset, size, room, grey)
-        chosen = _part(len(images), split, validation)
-        classes = int((labels if train is dataset else read_through(train, size, room, grey)[1]).max()) + 1
+        images, labels = read_through(dataset, size, room, reading.grey)
+        chosen = _part(len(images), split, reading.validation)
+        classes = int((labels if train is dataset else read_through(train, size, room, reading.grey)[1]).max()) + 1
         images, labels = images[chosen], labels[chosen]
     else:
-        resized, classes = Resized(dataset, size, grey), _classes(train)
-        chosen = _part(len(resized), split, validation)
-        if math.prod(resized.shape) * len(chosen) > room:
-            if binarise:
+        resized, classes = Resized(dataset, size, reading.grey, reading.skip), _classes(train)
+        chosen = _part(len(resized), split, reading.validation)
+        part = Split(resized, chosen, reading.skip)
+        if math.prod(resized.shape) * len(part) > room:
+            if reading.binarise:
                 raise UserError(
                     f"data.binarise: pixels are fixed where a split is held in memory, and {place[0]} ({split}) takes more than the"
-                    f" {memory:g} GiB of data.memory; allow more, or set data.binarise=false"
+                    f" {reading.memory:g} GiB of data.memory; allow more, or set data.binarise=false"
                 )
-            return Stream(resized, chosen, {"class": classes}, policy("none", resized.shape[1]), workers)
-        images, labels = decode(resized, chosen, workers)
+            return Stream(part, resized.shape, {"class": classes}, policy("none", resized.shape[1]), reading.workers)
+        images, labels = decode(resized, part, reading.workers)
     low, high = labels.min().item(), labels.max().item()
     if not 0 <= low <= high < classes:
         raise UserError(
             f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train split has classes 0 to {classes - 1}"
         )
-    if binarise:
+    if reading.binarise:
         images = _binarised(images, chosen, "test" if split == "test" else "train")
     return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]))
 
