@@ -16,12 +16,13 @@ from core.errors import UserError, exit_cleanly
 from core.finite import FiniteLosses
 from core.folder import RunFolder
 from core.logger import Logger
+from core.method import LatentModel, Method
 from core.optim import build_optimizer
 from core.preemption import REQUEUE, Preemption
 from core.product import speed_up
 from core.profile import Profile
 from core.progress import ProgressLine, in_words
-from core.source import training_order
+from core.source import Source, reading_order, training_order
 from core.train import train
 
 import argparse
@@ -46,6 +47,7 @@ def main() -> None:
     check_sizes(run, len(source), world)
 
     state = build_state(run, source.shape)
+    refuse_unknown_pixels(state.method, source)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     if run.resume:
         fabric.print(folder.resume(state))
@@ -156,6 +158,13 @@ def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
         raise UserError(
             f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}"
         )
+
+
+def refuse_unknown_pixels(method: Method, source: Source) -> None:
+    """`UserError` where a likelihood does not know the images' values, before anything is written."""
+    if isinstance(method, LatentModel):
+        x = next(source.batches(reading_order(2), 1)).views[0]
+        method.target(x, torch.zeros(x.shape, device=x.device))
 
 
 def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
