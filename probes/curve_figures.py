@@ -43,20 +43,34 @@ def plane(found: dict[str, dict[str, Any]], shown: list[tuple[str, Tensor]], pat
         figure = plt.figure(figsize=(13.5, 6.6), layout="constrained")
         sides: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1), wspace=0.03)
         axes: Any = sides[0].subplots()
-        for number, (name, rate) in enumerate(found.items()):
+        for number, rate in enumerate(found.values()):
             (r, r_bar), (d, d_bar) = ((rate[key]["value"], rate[key]["high"] - rate[key]["value"]) for key in ("rate", "distortion"))
             colour = COLOURS[number % len(COLOURS)]
             axes.errorbar(r, d, d_bar, r_bar, fmt="o", color=colour, markersize=6)
-            axes.annotate(f"{name}, {r + d:.1f}", (r, d), (7, 3), textcoords="offset points", fontsize=9, color=colour)
         axes.set(xlim=(-0.5, 1.25 * max(rate["rate"]["value"] for rate in found.values())))
         low, high = axes.get_ylim()
         ends = np.array(axes.get_xlim())
+        _beside(axes, {f"{name}, D + R {rate['nelbo']['value']:.1f}": rate for name, rate in found.items()}, 0.034 * (high - low))
         for total in range(int(low) // 2 * 2, int(high + ends[1]) + 2, 2):
             axes.plot(ends, total - ends, color="#e4e4e4", linewidth=0.8, zorder=0)
         axes.set(title="Rate and distortion; grey: D + R constant, 2 nats apart", ylim=(low, high))
         axes.set(xlabel="rate R, nats an image: upper bound on I(X; Z)   (test split, 95% intervals)", ylabel="distortion D, nats an image")
-        _images(sides[1].subplots(), shown, "Images, and what each model makes of their codes")
+        _images(sides[1].subplots(), shown, "Images, and what their codes give back")
         save(figure, path)
+
+
+def _beside(axes: Axes, labelled: dict[str, dict[str, Any]], line: float) -> None:
+    """A label to the right of each point (R, D), moved up where another stands; `line` is the height of one."""
+    taken: list[tuple[float, float]] = []
+    numbers = {label: number for number, label in enumerate(labelled)}
+    for label, rate in sorted(labelled.items(), key=lambda item: item[1]["distortion"]["value"]):
+        r, d = rate["rate"]["value"], rate["distortion"]["value"]
+        while any(abs(r - x) < 0.3 * axes.get_xlim()[1] and abs(d - y) < line for x, y in taken):
+            d += 0.2 * line
+        taken.append((r, d))
+        axes.annotate(
+            label, (r, d), (8, 0), textcoords="offset points", fontsize=9, va="center", color=COLOURS[numbers[label] % len(COLOURS)]
+        )
 
 
 def _curves(axes: Axes, found: dict[str, Any]) -> None:
