@@ -25,6 +25,7 @@ class TrainerConfig:
     num_nodes: int = 1
     precision: str = "32-true"  # "bf16-mixed" on a recent GPU
     strategy: str = "auto"  # "ddp", "fsdp"
+    sync_batchnorm: bool = True  # batch-norm statistics are those of the global batch; false = each process's own
     compile: bool = False  # torch.compile of the networks
     channels_last: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl

@@ -50,6 +50,17 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def total(x: Tensor) -> Tensor:
+    """The sum over processes of a tensor that each of them holds, differentiable as `gather` is."""
+    return x if world() == 1 else differentiable.all_reduce(x)
+
+
 def mean(x: Tensor) -> Tensor:
     """The mean over processes of a tensor that each of them holds, differentiable as `gather` is."""
-    return x if world() == 1 else gather(x[None]).mean(0)
+    return total(x) / world()
+
+
+def averaged(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Named numbers as means over processes: those of a batch are then of the global one, counts of what a process saw are averages."""
+    means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    return dict(zip(values, means.tolist(), strict=True))

@@ -10,7 +10,9 @@ A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures.
 import core  # noqa: F401
 from core import checkpoint, config
 from core.checkpoint import State
+from core.batchnorm import synchronise
 from core.data import open_source
+from core.distributed import averaged
 from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder
 from core.logger import Logger
@@ -27,6 +29,7 @@ import sys
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from scripts.validation import Validation
 
@@ -43,7 +46,7 @@ def main() -> None:
     total = steps_per_epoch * run.optim.epochs
     check_sizes(run, len(source), world)
 
-    state = build_state(run, source.shape)
+    state = build_state(run, source.shape, world)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     resume(fabric, state, folder)
     validation = Validation(run, fabric.device, source, world)
@@ -71,7 +74,7 @@ def main() -> None:
             saves = step % run.trainer.save_every == 0 or last
             if not (step % run.trainer.log_every == 0 or validates or saves):
                 continue
-            values = {name: value.item() for name, value in metrics.items()}
+            values = averaged({name: value.item() for name, value in metrics.items()}, fabric.device)
             stop_if_not_finite(values, step, folder)
             if logger and (step % run.trainer.log_every == 0 or last):
                 progress.show(values)
@@ -127,6 +130,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         if type(error).__name__ != "MisconfigurationException":
             raise
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
+        fabric.strategy._ddp_kwargs["broadcast_buffers"] = False  # they are the same everywhere, and a queue is long
     fabric.launch()
     return fabric
 
@@ -142,9 +147,12 @@ def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
         )
 
 
-def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
-    """A fresh state, with the options that change how it is executed applied."""
+def build_state(run: config.RunConfig, shape: tuple[int, int, int], world: int = 1) -> State:
+    """A fresh state for one of `world` processes, with the options that change how it is executed applied."""
     method = speed_up(checkpoint.build_method(run, shape))
+    method.micro_batch = run.optim.micro_batch
+    if world > 1 and run.trainer.sync_batchnorm:
+        method = synchronise(method)
     if run.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:

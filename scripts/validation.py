@@ -30,7 +30,8 @@ class Validation:
     """Validation of one run: `validation(method, step)` gives named numbers. `source` is what it trains on, in `world` processes."""
 
     def __init__(self, run: RunConfig, device: torch.device, source: Source, world: int = 1):
-        self.run, self.device, self.source, self.world = run, device, source, world
+        self.run, self.device, self.source = run, device, source
+        self.parts = 1 if run.trainer.sync_batchnorm else world  # of a batch: those whose keys share no statistics
         self.viewed = for_information(run).data
         self.views = open_source(run.data, "val", run.seed)
         self.train = open_source(run.data, "train", run.seed, augmented=False)
@@ -80,7 +81,7 @@ class Validation:
         if age == 0:
             return {}
         made_at = step - age
-        orders = [training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.world, self.device) for r in range(self.world)]
+        orders = [training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.parts, self.device) for r in range(self.parts)]
         parts = [batch for order in orders for batch in self.source.batches(order, method.views)]
         now = method.encode_again(parts)[-len(keys) :]
         return {"queue_age_epochs": age / (n // size), "queue_age_steps": float(age), "queue_drift": alignment(keys, now).item() / 2}
