@@ -93,7 +93,9 @@ def synchronise(module: M) -> M:
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm):
             if type(part) not in KINDS:
-                raise UserError(f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not be synchronised; set it to false")
+                raise UserError(
+                    f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not be synchronised; set it to false"
+                )
             part.__class__ = KINDS[type(part)]
     return module
 

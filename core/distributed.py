@@ -5,11 +5,14 @@ B = rows on this process, W = processes, D = dimensions.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+
+T = TypeVar("T")
 
 _alone = False
 
@@ -58,6 +61,15 @@ def total(x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """The mean over processes of a tensor that each of them holds, differentiable as `gather` is."""
     return total(x) / world()
+
+
+def in_turns(mine: list[T]) -> list[T]:
+    """What processes made in turns, number i by process i modulo W: all of it, in order, on every process."""
+    if world() == 1:
+        return mine
+    everyone: list[list[T]] = [[] for _ in range(world())]
+    dist.all_gather_object(everyone, mine)
+    return [everyone[i % world()][i // world()] for i in range(sum(map(len, everyone)))]
 
 
 def averaged(values: dict[str, float], device: torch.device) -> dict[str, float]:

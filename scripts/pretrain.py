@@ -9,8 +9,8 @@ A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures.
 
 import core  # noqa: F401
 from core import checkpoint, config
-from core.checkpoint import State
 from core.batchnorm import synchronise
+from core.checkpoint import State
 from core.data import open_source
 from core.distributed import averaged
 from core.errors import UserError, exit_cleanly
@@ -80,8 +80,8 @@ def main() -> None:
                 progress.show(values)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
+            scores = validation(state.method, step) if validates else {}
             if logger and validates:
-                scores = validation(state.method, step)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)

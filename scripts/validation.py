@@ -4,13 +4,14 @@ a queue, how stale it is. The test split stays unread.
 
 from core.config import RunConfig, for_information
 from core.data import open_source
-from core.distributed import alone
+from core.distributed import alone, rank
 from core.features import Features, extract
 from core.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import Method, PairCritic
 from core.pictures import save_grid
 from core.source import Source, reading_order, training_order
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -40,12 +41,18 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, method: Method, step: int) -> dict[str, float]:
-        """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features; staleness."""
-        was_training = method.training
+        """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features; staleness.
+
+        To be called by all processes: they extract the features together, the first does the rest, and the others get nothing.
+        """
+        was_training, scores = method.training, {}
         method.eval()
-        with alone():
+        with nullcontext() if self.run.trainer.sync_batchnorm else alone():  # where running statistics differ the first's are those saved
             bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
-            scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step) | {"knn": knn(bank, query)["top1"]}
+        if rank() == 0:
+            with alone():
+                scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step)
+                scores["knn"] = knn(bank, query)["top1"]
         method.train(was_training)
         return {f"val/{name}": value for name, value in scores.items()}
 
