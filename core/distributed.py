@@ -3,6 +3,7 @@
 B = rows on this process, W = processes, D = dimensions.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,6 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+
+# Their successors have another name in each release of torch; the pin in setup.cfg keeps these.
+warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning)
 
 T = TypeVar("T")
 

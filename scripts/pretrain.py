@@ -24,12 +24,16 @@ from core.source import training_order
 from core.train import train
 
 import argparse
+import inspect
 import math
+import os
 import sys
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.validation import Validation
 
@@ -131,8 +135,15 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             raise
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
-        fabric.strategy._ddp_kwargs["broadcast_buffers"] = False  # they are the same everywhere, and a queue is long
+        known = inspect.signature(DistributedDataParallel).parameters  # buffers are the same everywhere, and a queue is long
+        fabric.strategy._ddp_kwargs["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
     fabric.launch()
+    launched = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else fabric.world_size
+    if launched != fabric.world_size:
+        asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
+        raise UserError(f"trainer.devices: torchrun launched {launched} processes, not those of {asked}; set it to --nproc-per-node")
+    if trainer.precision.startswith("64"):
+        torch.set_default_dtype(torch.float64)  # Fabric does it inside forward only, and validation reads features outside
     return fabric
 
 

@@ -37,7 +37,13 @@ from scripts.pretrain import build_state, start_fabric
 from vae.beta import BetaVAE
 
 STEPS = 3  # the last of which is counted: DDP settles its buckets in the first two
-KINDS = {"allreduce_": "all_reduce", "allgather_": "all_gather", "alltoall_": "all_to_all", "broadcast_": "broadcast"}
+KINDS = {
+    "allreduce_": "all_reduce",
+    "allgather_": "all_gather",
+    "alltoall_": "all_to_all",
+    "scatter_": "all_to_all",
+    "broadcast_": "broadcast",
+}
 
 
 class Counted(TorchDispatchMode):
@@ -50,7 +56,7 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
             name = func._schema.name.split("::")[1]
-            given = args[1] if name in ("allgather_", "alltoall_") else args[0]  # the first are places for what comes
+            given = args[1] if name in ("allgather_", "alltoall_", "scatter_") else args[0]  # the first are places for what comes
             self.bytes[KINDS.get(name, name)] += sum(x.nbytes for x in tree_leaves(given) if isinstance(x, Tensor))
         return func(*args, **(kwargs or {}))
 
