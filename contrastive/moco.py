@@ -5,8 +5,9 @@ B = images on this process, K = queue length, D = features, P = projection dimen
 """
 
 from core.backbones import Backbone
-from core.batch import Batch, Output
-from core.distributed import gather, world
+from core.batch import Batch, Output, at_least_float32
+from core.batchnorm import in_groups, synchronised
+from core.distributed import gather, rank, world
 from core.geometry import alignment
 from core.infonce import in_batch_loss, queue_loss
 from core.method import Method
@@ -32,7 +33,7 @@ class MoCoConfig(ContrastiveConfig):
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
-    shuffle_groups: int = 4  # the batch-norm leak: keys are encoded in a shuffled order, in this many groups with statistics of their own
+    shuffle_groups: int = 4  # the batch-norm leak: keys fall into this many random groups with statistics of their own
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +63,7 @@ class MoCo(Method):
     def forward(self, batch: Batch) -> Output:
         queries, keys, in_batch = [], [], []
         for query_view, key_view, draws in self._directions(batch):
-            query = _encode(self.query, query_view)
+            (query,) = self.in_micro_batches(lambda view: (_encode(self.query, view),), query_view)
             key = self._encode_keys(key_view, draws)
             in_batch.append(in_batch_loss(query, key, self.temperature))
             queries.append(query)
@@ -94,8 +95,14 @@ class MoCo(Method):
         """Unit-length keys [B, P]. A query and its own key never share batch statistics (section 3.3 of the MoCo paper)."""
         if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
-        order = torch.argsort(draws.uniform("shuffle", len(view)))
-        groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(view) // 2)))
+        places, together = draws.uniform("shuffle", len(view)), synchronised(self.key)
+        order = torch.argsort(gather(places) if together else places)
+        groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
+        if together:  # a group has members on every process, and their statistics are summed over processes
+            number = torch.cat([torch.full_like(group, i) for i, group in enumerate(groups)])
+            mine = torch.empty_like(number).index_copy_(0, order, number).chunk(world())[rank()]
+            with in_groups(self.key, mine, len(groups)):
+                return _encode(self.key, view)
         shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
         return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
 
@@ -103,8 +110,8 @@ class MoCo(Method):
     def encode_again(self, parts: list[Batch]) -> Tensor:
         """The keys that the present key encoder makes of an earlier step: same views, same shuffled groups, in the queue's order.
 
-        `parts` holds the batch of each process, in rank order; returns [keys of a step, P]. As then, keys are made with the statistics
-        of their group; running statistics and mode are left as they were.
+        `parts` holds the batch of each process, in rank order, or one global batch where batch norm is synchronised; returns [keys of a
+        step, P]. As then, keys are made with the statistics of their group; running statistics and mode are left as they were.
         """
         was_training, buffers = self.key.training, {name: buffer.clone() for name, buffer in self.key.named_buffers()}
         self.key.train()
@@ -134,4 +141,4 @@ class MoCo(Method):
 
 
 def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
-    return F.normalize(encoder["head"](encoder["backbone"](x)).float(), dim=1)
+    return F.normalize(at_least_float32(encoder["head"](encoder["backbone"](x))), dim=1)

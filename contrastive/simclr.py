@@ -5,7 +5,7 @@ B = images on this process, D = features, P = projection dimensions.
 """
 
 from core.backbones import Backbone
-from core.batch import Batch, Output
+from core.batch import Batch, Output, at_least_float32
 from core.distributed import world
 from core.geometry import alignment
 from core.infonce import nt_xent
@@ -39,7 +39,7 @@ class SimCLR(Method):
         self.head = SimCLRProjectionHead(self.backbone.dim, config.hidden, config.projection)
 
     def forward(self, batch: Batch) -> Output:
-        first, second = self.project(torch.cat(batch.views[:2])).chunk(2)  # one pass: both views share the batch statistics
+        first, second = self.in_micro_batches(self._project_both, *batch.views[:2])
         loss, one_sided = nt_xent(first, second, self.temperature)
         n = len(first) * world()
         metrics = {
@@ -52,7 +52,10 @@ class SimCLR(Method):
 
     def project(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to unit-length codes [B, P]."""
-        return F.normalize(self.head(self.backbone(x)).float(), dim=1)
+        return F.normalize(at_least_float32(self.head(self.backbone(x))), dim=1)
+
+    def _project_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+        return self.project(torch.cat([first, second])).chunk(2)  # one pass: both views share the batch statistics
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return self.project(query_view), self.project(key_view)

@@ -7,6 +7,7 @@ from core.randomness import Draws
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -27,5 +28,10 @@ class Output(NamedTuple):
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Images as floats: uint8 is divided by 255 into [0, 1], floats pass."""
-    return x if x.is_floating_point() else x.float().div_(255)
+    """Images as floats: uint8 is divided by 255 into [0, 1], floats pass. Where float64 is torch's default they are float64."""
+    return x if x.is_floating_point() else x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """What a mean over a batch is taken of: half precision is widened, float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -24,7 +24,8 @@ class TrainerConfig:
     devices: str = "1"  # a number or "auto"
     num_nodes: int = 1
     precision: str = "32-true"  # "bf16-mixed" on a recent GPU
-    strategy: str = "auto"  # "ddp", "fsdp"
+    strategy: str = "auto"  # auto | ddp
+    sync_batchnorm: bool = True  # batch-norm statistics are those of the global batch; false = each process's own
     compile: bool = False  # torch.compile of the networks
     channels_last: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
@@ -42,6 +43,11 @@ class TrainerConfig:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if not 0 < self.timeout <= 86400 * 365:
             raise ValueError(f"timeout: must be above 0 seconds and within a year, got {self.timeout}")
+        if "fsdp" in self.strategy:
+            mend = "every device holds all weights; take ddp, and optim.micro_batch for large batches"
+            raise ValueError(f"strategy: '{self.strategy}' is not offered: {mend}")
+        if self.strategy not in ("auto", "ddp"):
+            raise ValueError(f"strategy: '{self.strategy}' is none of auto, ddp")
         if not (self.devices in ("auto", "-1") or (self.devices.isdigit() and int(self.devices) > 0)):
             raise ValueError(f"devices: must be a number above 0 or 'auto', got '{self.devices}'")
 

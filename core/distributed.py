@@ -3,13 +3,20 @@
 B = rows on this process, W = processes, D = dimensions.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+
+# Their successors have another name in each release of torch; the pin in setup.cfg keeps these.
+warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning)
+
+T = TypeVar("T")
 
 _alone = False
 
@@ -50,6 +57,26 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def total(x: Tensor) -> Tensor:
+    """The sum over processes of a tensor that each of them holds, differentiable as `gather` is."""
+    return x if world() == 1 else differentiable.all_reduce(x)
+
+
 def mean(x: Tensor) -> Tensor:
     """The mean over processes of a tensor that each of them holds, differentiable as `gather` is."""
-    return x if world() == 1 else gather(x[None]).mean(0)
+    return total(x) / world()
+
+
+def in_turns(mine: list[T]) -> list[T]:
+    """What processes made in turns, number i by process i modulo W: all of it, in order, on every process."""
+    if world() == 1:
+        return mine
+    everyone: list[list[T]] = [[] for _ in range(world())]
+    dist.all_gather_object(everyone, mine)
+    return [everyone[i % world()][i // world()] for i in range(sum(map(len, everyone)))]
+
+
+def averaged(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Named numbers as means over processes: those of a batch are then of the global one, counts of what a process saw are averages."""
+    means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    return dict(zip(values, means.tolist(), strict=True))

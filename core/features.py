@@ -6,10 +6,12 @@ n = images, D = feature dimensions, F = label columns.
 from core.checkpoint import digest, write_atomically
 from core.config import RunConfig, to_dict
 from core.data import open_source
+from core.distributed import in_turns, rank, world
 from core.method import Method
 from core.source import Source, reading_order
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +32,15 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def extract(method: Method, source: Source, seed: int, device: torch.device | str = "cpu", most: int | None = None) -> Features:
-    """Features of every image (or of `most` images spread over the split), from the method in eval mode."""
+    """Features of every image (or of `most` images spread over the split), from the method in eval mode.
+
+    Each image is read by one of the processes, and all of them get everything.
+    """
     order = reading_order(len(source), seed, device=device, purpose="features", most=most)
     was_training = method.training
     method.eval()
-    parts = [(method.embed(batch.views[0]).float().cpu(), batch.label.cpu()) for batch in source.batches(order, 1)]
+    mine = itertools.islice(order, rank(), None, world())
+    parts = in_turns([(method.embed(batch.views[0]).float().cpu(), batch.label.cpu()) for batch in source.batches(mine, 1)])
     method.train(was_training)
     return Features(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), tuple(source.factors.items()))
 

@@ -17,6 +17,7 @@ class FiniteLosses:
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint  # what a run that ends here goes back to
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
+        self.newest: dict[str, float] = {}
         self.good = "none was seen"
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
@@ -26,12 +27,12 @@ class FiniteLosses:
             self.look()
 
     def look(self) -> dict[str, float]:
-        """The newest unseen step's metrics as numbers, nothing where there is none.
+        """The newest step's metrics as numbers.
 
         Raises `UserError` at the first step whose loss is not finite, with the last finite metrics.
         """
         if not self.unseen:
-            return {}
+            return self.newest
         losses = torch.stack([metrics["loss"] for _, metrics in self.unseen])
         bad = (~losses.isfinite()).nonzero()[:, 0].tolist()
         first = bad[0] if bad else len(losses)
@@ -45,6 +46,7 @@ class FiniteLosses:
                 f" {self.checkpoint} holds an earlier, good step: {TRY}"
             )
         self.unseen.clear()
+        self.newest = values
         return values
 
 

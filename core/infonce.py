@@ -7,6 +7,7 @@ What each loss may claim about I(V1; V2) is said beside it; the probe, not the t
 all scores, each computes its gradient together with its value, and none has a second derivative. Vectors need not have unit length.
 """
 
+from core.batch import at_least_float32
 from core.distributed import gather, rank, world
 from core.streaming import QueueInfoNCE
 from core.tiles import InBatch, Layout
@@ -84,5 +85,5 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
 
 def _tracked(*codes: Tensor) -> list[Tensor]:
     """At least float32, and without a graph where no gradient is wanted, so that none is computed."""
-    wide = [x if x.dtype == torch.float64 else x.float() for x in codes]
+    wide = [at_least_float32(x) for x in codes]
     return wide if torch.is_grad_enabled() else [x.detach() for x in wide]

@@ -5,10 +5,12 @@ B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 
 from core.batch import Batch, Output
 from core.errors import UserError, nearest
+from core.gradcache import in_micro_batches
 
 import importlib
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type]  # a dataclass; its __post_init__ raises ValueError("key: what is wrong")
     views: ClassVar[int] = 2  # how many views of an image a batch holds
     criterion: ClassVar[str] = "knn"  # the validation metric, higher is better, that chooses best.ckpt
+    micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = all of a batch
 
     def __init__(self, config: Any, shape: tuple[int, int, int]):
         super().__init__()
@@ -35,6 +38,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes consume."""
+
+    def in_micro_batches(self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches: what `forward` does to images goes through here.
+
+        `encode` treats every row alike; what compares rows or averages them comes after.
+        """
+        return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of training done: momentum update, enqueue, schedules."""

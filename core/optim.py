@@ -20,6 +20,7 @@ class OptimConfig:
     name: str = "adamw"  # adamw | adamax | sgd | lars
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
+    micro_batch: int = 0  # images that a process encodes at a time, where its part of the batch does not fit into memory; 0 = all of them
     epochs: int = 20
     warmup_epochs: float = 1.0  # linear from 0
     weight_decay: float = 1e-4
@@ -37,6 +38,8 @@ class OptimConfig:
                 raise ValueError(f"{key}: must be 0 or more, got {getattr(self, key)}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size: a batch needs at least 2 images, got {self.batch_size}")
+        if self.micro_batch < 0 or self.micro_batch == 1:
+            raise ValueError(f"micro_batch: must be 0 (the whole batch) or 2 or more images, got {self.micro_batch}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
 

@@ -10,8 +10,10 @@ SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue 
 
 import core  # noqa: F401
 from core import checkpoint, config
+from core.batchnorm import synchronise
 from core.checkpoint import State
 from core.data import open_source
+from core.distributed import averaged
 from core.errors import UserError, exit_cleanly
 from core.finite import FiniteLosses
 from core.folder import RunFolder
@@ -26,10 +28,15 @@ from core.source import Source, reading_order, training_order
 from core.train import train
 
 import argparse
+import inspect
+import os
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from scripts.validation import Validation
 
@@ -46,7 +53,7 @@ def main() -> None:
     total = steps_per_epoch * run.optim.epochs
     check_sizes(run, len(source), world)
 
-    state = build_state(run, source.shape)
+    state = build_state(run, source.shape, world)
     refuse_unknown_pixels(state.method, source)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     if run.resume:
@@ -79,13 +86,13 @@ def main() -> None:
             saves = step % run.trainer.save_every == 0 or last
             if not (step % run.trainer.log_every == 0 or validates or saves):
                 continue
-            values = losses.look()
+            values = averaged(losses.look(), fabric.device)
             if logger and (step % run.trainer.log_every == 0 or last):
                 progress.show(values)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
+            scores = validation(state.method, step) if validates else {}
             if logger and validates:
-                scores = validation(state.method, step)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)
@@ -145,7 +152,16 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     if hasattr(fabric.strategy, "_timeout"):  # a strategy that is given by name takes it from nowhere else
         fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
+    if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
+        known = inspect.signature(DistributedDataParallel).parameters  # buffers are the same everywhere, and a queue is long
+        fabric.strategy._ddp_kwargs["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
     fabric.launch()
+    launched = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else fabric.world_size
+    if launched != fabric.world_size:
+        asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
+        raise UserError(f"trainer.devices: torchrun launched {launched} processes, not those of {asked}; set it to --nproc-per-node")
+    if trainer.precision.startswith("64"):
+        torch.set_default_dtype(torch.float64)  # Fabric does it inside forward only, and validation reads features outside
     return fabric
 
 
@@ -167,9 +183,12 @@ def refuse_unknown_pixels(method: Method, source: Source) -> None:
         method.target(x, torch.zeros(x.shape, device=x.device))
 
 
-def build_state(run: config.RunConfig, shape: tuple[int, int, int]) -> State:
-    """A fresh state, with the options that change how it is executed applied."""
+def build_state(run: config.RunConfig, shape: tuple[int, int, int], world: int = 1) -> State:
+    """A fresh state for one of `world` processes, with the options that change how it is executed applied."""
     method = speed_up(checkpoint.build_method(run, shape))
+    method.micro_batch = run.optim.micro_batch
+    if world > 1 and run.trainer.sync_batchnorm:
+        method = synchronise(method)
     if run.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:

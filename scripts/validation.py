@@ -4,13 +4,14 @@ queue, how stale it is; of a VAE, whether its code has collapsed. The test split
 
 from core.config import RunConfig, for_information
 from core.data import open_source
-from core.distributed import alone
+from core.distributed import alone, rank
 from core.features import Features, extract
 from core.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import LatentModel, Method, PairCritic
 from core.pictures import save_grid
 from core.source import Source, reading_order, training_order
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ class Validation:
     """
 
     def __init__(self, run: RunConfig, device: torch.device, source: Source, world: int = 1):
-        self.run, self.device, self.source, self.world = run, device, source, world
+        self.run, self.device, self.source = run, device, source
+        self.parts = 1 if run.trainer.sync_batchnorm else world  # of a batch: those whose keys share no statistics
         self.viewed = for_information(run).data
         self.views = open_source(run.data, "val", run.seed)
         self.train = open_source(run.data, "train", run.seed, augmented=False)
@@ -47,13 +49,18 @@ class Validation:
     @torch.no_grad()
     def __call__(self, method: Method, step: int) -> dict[str, float]:
         """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features;
-        of a queue its staleness, of a VAE what its code carries."""
-        was_training = method.training
+        of a queue its staleness, of a VAE what its code carries.
+
+        To be called by all processes: they extract the features together, the first does the rest, and the others get nothing.
+        """
+        was_training, scores = method.training, {}
         method.eval()
-        with alone():
+        with nullcontext() if self.run.trainer.sync_batchnorm else alone():  # where running statistics differ the first's are those saved
             bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
-            scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step) | self._code(method)
-            scores["knn"] = knn(bank, query)["top1"]
+        if rank() == 0:
+            with alone():
+                scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step) | self._code(method)
+                scores["knn"] = knn(bank, query)["top1"]
         method.train(was_training)
         return {f"val/{name}": value for name, value in scores.items()}
 
@@ -99,7 +106,7 @@ class Validation:
         if age == 0:
             return {}
         made_at = step - age
-        orders = [training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.world, self.device) for r in range(self.world)]
+        orders = [training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.parts, self.device) for r in range(self.parts)]
         parts = [batch for order in orders for batch in self.source.batches(order, method.views)]
         now = method.encode_again(parts)[-len(keys) :]
         return {"queue_age_epochs": age / (n // size), "queue_age_steps": float(age), "queue_drift": alignment(keys, now).item() / 2}

@@ -121,7 +121,8 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
     for step, loss in enumerate([3.0, 2.5, float("inf"), float("nan"), 1.0], start=1):
         losses.add(step, {"loss": torch.tensor(loss), "lr": torch.tensor(0.1)})
         if step == 1:
-            assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)} and losses.look() == {}
+            for _ in range(2):  # a second look at the same step shows it again
+                assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
     with pytest.raises(UserError, match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr"):
         losses.look()
 

@@ -5,7 +5,7 @@ B = images on this process, C H W = image shape, L = latent dimensions, G = colu
 """
 
 from core.backbones import STEMS
-from core.batch import Batch, Output
+from core.batch import Batch, Output, at_least_float32
 from core.decoders import DECODERS, build_decoder
 from core.likelihoods import Likelihood
 from core.method import Method
@@ -74,10 +74,15 @@ class BetaVAE(Method):
 
     def forward(self, batch: Batch) -> Output:
         x = self.target(batch.views[0], batch.draws.uniform("dequantise", *batch.views[0].shape))
-        mean, log_sigma = self.moments(x)
-        z = mean + log_sigma.exp() * batch.draws.normal("posterior", *mean.shape).to(mean.dtype)
-        distortion = -self.likelihood(z).log_prob(x).flatten(1).sum(1)
+        noise = batch.draws.normal("posterior", len(x), self.config.latent)
+        mean, log_sigma, z, distortion = self.in_micro_batches(self._sampled, x, noise)
         return self.output(self.code_prior.rate(mean, log_sigma, z), distortion)
+
+    def _sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Mean and log sigma of q(z|x), a sample z [B, L] and the distortion [B]."""
+        mean, log_sigma = self.moments(x)
+        z = mean + log_sigma.exp() * noise.to(mean.dtype)
+        return mean, log_sigma, z, -self.likelihood(z).log_prob(x).flatten(1).sum(1)
 
     def output(self, rate: Tensor, distortion: Tensor) -> Output:
         """The objective of rate [B, G] and distortion [B], and what is logged: R, D and D + R at beta 1 whatever the objective weighs."""
@@ -110,7 +115,7 @@ class BetaVAE(Method):
         return self.code_prior()
 
     def likelihood(self, z: Tensor) -> Distribution:
-        return self.pixels(self.decoder(z).float())
+        return self.pixels(at_least_float32(self.decoder(z)))
 
     def discrete(self) -> bool:
         return self.pixels.name != "normal"
@@ -124,5 +129,5 @@ class BetaVAE(Method):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log sigma of q(z|x), [B, L] each."""
-        mean, log_sigma = self.to_posterior(self.encoder(x)).float().chunk(2, 1)
+        mean, log_sigma = at_least_float32(self.to_posterior(self.encoder(x))).chunk(2, 1)
         return mean, log_sigma.clamp(-7, 3)

@@ -1,0 +1,41 @@
+"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings beside the whole batch at once.
+
+Batch norms are in eval mode, so that both sides compute the same. The price is one more forward pass, the gain is memory.
+"""
+
+from core.batch import Batch
+from core.randomness import Draws
+
+from collections.abc import Iterator
+
+import torch
+
+from contrastive.simclr import SimCLR, SimCLRConfig
+from scripts.benches.contest import Contest, within
+
+N, MICRO, SHAPE = 1024, 128, (3, 32, 32)
+
+
+def contests(device: torch.device) -> Iterator[Contest]:
+    for backbone in ("small", "resnet18"):
+        yield contest(backbone, device)
+
+
+def contest(backbone: str, device: torch.device) -> Contest:
+    torch.manual_seed(0)
+    method = SimCLR(SimCLRConfig(backbone=backbone), SHAPE).to(device).eval()
+    draws = Draws(0, 0, device=device)
+    views = tuple(draws.integers(f"view{v}", 256, N, *SHAPE).to(torch.uint8) for v in range(2))
+    batch = Batch(views, torch.zeros(N, 1, dtype=torch.long), torch.arange(N), draws)
+
+    def run(size: int) -> tuple[torch.Tensor, ...]:
+        method.micro_batch = size
+        loss = method(batch).loss
+        return (loss.detach(), *torch.autograd.grad(loss, list(method.parameters())))
+
+    def same(parted: tuple[torch.Tensor, ...], whole: tuple[torch.Tensor, ...]) -> str:
+        return f"loss and gradients within {within(parted, whole, 1e-3):.0e}"
+
+    return Contest(
+        f"{backbone}, {N // MICRO} x {MICRO} images", lambda: run(MICRO), f"one batch of {N:,}", lambda: run(0), same, memory=True, rounds=3
+    )

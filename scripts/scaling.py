@@ -1,0 +1,150 @@
+"""Bytes that a process hands to the others in a step, and memory that a loss needs, beside the formulas of docs/scaling.md.
+
+    MALLOC_TRIM_THRESHOLD_=0 python scripts/scaling.py
+    MALLOC_TRIM_THRESHOLD_=0 torchrun --nproc-per-node=2 scripts/scaling.py --batch 64 --queue 4096
+
+Every collective of a training step is counted, those of DDP too, by the tensor that goes in; what then travels depends on the library.
+Memory is what loss and gradient need at their peak beyond the codes (the variable has what is freed given back, so that it shows).
+"""
+
+import core  # noqa: F401
+from core import config
+from core.batchnorm import SyncBatchNorm
+from core.data import open_source
+from core.distributed import rank, world
+from core.errors import exit_cleanly
+from core.infonce import nt_xent, queue_loss
+from core.method import Method
+from core.source import training_order
+from core.train import train
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from contrastive.moco import MoCo
+from contrastive.simclr import SimCLR
+from scripts.benches.contest import peak
+from scripts.demo import CONFIGS
+from scripts.pretrain import build_state, start_fabric
+from vae.beta import BetaVAE
+
+STEPS = 3  # the last of which is counted: DDP settles its buckets in the first two
+KINDS = {
+    "allreduce_": "all_reduce",
+    "allgather_": "all_gather",
+    "alltoall_": "all_to_all",
+    "scatter_": "all_to_all",
+    "broadcast_": "broadcast",
+}
+
+
+class Counted(TorchDispatchMode):
+    """Bytes that go into collectives, by kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            name = func._schema.name.split("::")[1]
+            given = args[1] if name in ("allgather_", "alltoall_", "scatter_") else args[0]  # the first are places for what comes
+            self.bytes[KINDS.get(name, name)] += sum(x.nbytes for x in tree_leaves(given) if isinstance(x, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def expected(method: Method, batch: int) -> Counter[str]:
+    """The formulas: bytes of float32 by kind, for a global batch."""
+    if world() == 1:
+        return Counter()
+    found = Counter(all_reduce=sum(p.numel() for p in method.parameters() if p.requires_grad))
+    if isinstance(method, SimCLR):
+        d = method.config.projection
+        found += Counter(all_gather=2 * batch // world() * d, all_to_all=2 * batch * d)
+        found["all_reduce"] += 2 * statistics(method)
+    elif isinstance(method, MoCo):
+        views, d = method.keys_per_image, method.config.projection
+        found += Counter(all_gather=views * batch // world() * (2 * d + 1))  # keys for the monitor and for the queue, places in the shuffle
+        found["all_reduce"] += views * (2 * statistics(method.query) + method.config.shuffle_groups * statistics(method.key))
+    elif isinstance(method, BetaVAE):
+        found["all_reduce"] += 2 * method.code_prior.columns + 2 * statistics(method)
+    return Counter({kind: 4 * values for kind, values in found.items()})
+
+
+def statistics(module: nn.Module) -> int:
+    """Values that batch norms sum over processes in a forward pass: of each channel a sum and a sum of squares, and how many there are."""
+    return sum(2 * part.num_features + 1 for part in module.modules() if isinstance(part, SyncBatchNorm))
+
+
+@exit_cleanly
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=256, help="images of the global batch (default: %(default)s)")
+    parser.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
+    parser.add_argument("--codes", type=int, default=4096, help="images whose codes the losses compare (default: %(default)s)")
+    options = parser.parse_args()
+    for name, more in (("simclr", []), ("moco", [f"model.queue={options.queue}"]), ("beta_vae", [])):
+        overrides = [
+            f"optim.batch_size={options.batch}",
+            "data.sprites.train=4096",
+            f"trainer.devices={os.environ.get('WORLD_SIZE', 1)}",
+            "trainer.accelerator=cpu",
+            *more,
+        ]
+        report(name, config.read(CONFIGS / f"{name}_sprites.yaml", overrides))
+
+    memory(options.codes, options.queue, 128)
+
+
+def gradient(loss: Callable[[], Tensor], codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(), codes)
+
+
+def memory(n: int, k: int, d: int) -> None:
+    """Peak memory of the two losses for this process's part of n images, and what their matrices of all scores would take."""
+    b = n // world()
+    first, second = (F.normalize(torch.randn(b, d), dim=1).requires_grad_() for _ in range(2))
+    keys = F.normalize(torch.randn(k, d), dim=1)
+    losses = {
+        f"NT-Xent, N = {n}": (lambda: nt_xent(first, second, 0.1)[0], 2 * b * 2 * n),
+        f"queue, N = {n}, K = {k}": (lambda: queue_loss(first, second, keys, 0.1), b * (k + 1)),
+    }
+    for name, (loss, scores) in losses.items():
+        needed = peak(partial(gradient, loss, (first, second)), first.device)
+        if rank() == 0:
+            print(f"{name}, {world()} processes: {needed / 2**20:.1f} MiB at the peak, all scores would be {4 * scores / 2**20:.1f} MiB")
+
+
+def report(name: str, run: config.RunConfig) -> None:
+    """Count one step of a method, and print it on the first process."""
+    fabric = start_fabric(run)
+    source = open_source(run.data, "train", run.seed)
+    state = build_state(run, source.shape, fabric.world_size)
+    model, optimizer = fabric.setup(state.method, state.optimizer)
+    order = training_order(len(source), run.optim.batch_size, run.seed, 0, STEPS, fabric.global_rank, fabric.world_size)
+    steps = train(fabric, model, optimizer, state, source.batches(order, state.method.views), STEPS, STEPS)
+    for _ in range(STEPS - 1):
+        next(steps)
+    with Counted() as counted:
+        next(steps)
+    formula = expected(state.method, run.optim.batch_size)
+    for kind in sorted(counted.bytes.keys() | formula.keys()):
+        fabric.print(
+            f"{name}, {fabric.world_size} processes, {kind}: {counted.bytes[kind]:,} bytes counted, {formula[kind]:,} by the formula"
+        )
+    if fabric.world_size == 1:
+        fabric.print(f"{name}, 1 process: {sum(counted.bytes.values())} bytes")
+
+
+if __name__ == "__main__":
+    main()

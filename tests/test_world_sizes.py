@@ -1,0 +1,186 @@
+"""The same run in 1, 2 and 4 processes (gloo, float64): one loss curve, one queue, one set of running statistics.
+
+The well-known wrong variants go through the same comparison and fail it.
+"""
+
+from core import checkpoint, config, infonce
+from core.batchnorm import synchronise
+from core.distributed import averaged, gather, world
+from core.images import Arrays
+from core.optim import build_optimizer
+from core.randomness import Draws
+from core.source import training_order
+from core.train import train
+from core.views import policy
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)
+CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
+MOCO = CONTRASTIVE | {"queue": 37, "momentum": 0.9, "momentum_end": 0.9}  # neither 12 nor 24 keys a step divide 37
+VAE = {"backbone": "small", "decoder": "mlp", "width": 16, "latent": 4, "likelihood": "logistic"}
+METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # by sgd: AdamW would forgive a gradient of the wrong scale
+    "simclr": ("contrastive.simclr.SimCLR", CONTRASTIVE, {"lr": 1.0}),
+    "moco": ("contrastive.moco.MoCo", MOCO, {"lr": 1.0}),
+    "moco, one direction": ("contrastive.moco.MoCo", MOCO | {"symmetric": False}, {"lr": 1.0}),
+    "vae": ("vae.beta.BetaVAE", VAE, {"lr": 0.003}),
+    "vae in micro batches": ("vae.beta.BetaVAE", {"width": 4, "rate": {"kind": "free_bits", "nats": 0.3}}, {"lr": 0.4, "micro_batch": 2}),
+}
+
+
+def no_gradient(x: Tensor) -> Tensor:
+    """A local loss against candidates that carry no gradient."""
+    return gather(x.detach())
+
+
+def own_gradient(x: Tensor) -> Tensor:
+    """The same with the own rows put back, which is what many repositories do."""
+    parts = list(gather(x.detach()).chunk(world()))
+    parts[torch.distributed.get_rank()] = x
+    return torch.cat(parts)
+
+
+class Averaging(torch.autograd.Function):
+    """gather, its gradient averaged over processes although DDP averages too: off by 1/W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad / world()
+
+
+WRONG = {"no gradient": no_gradient, "own gradient": own_gradient, "1/W": lambda x: gather(Averaging.apply(x))}
+
+
+def run_of(name: str) -> config.RunConfig:
+    method, model, optim = METHODS[name]
+    optim = {"name": "sgd", "batch_size": BATCH, "epochs": 10} | optim
+    return config.from_dict({"method": method, "model": model, "optim": optim, "folder": "none"}, "test")
+
+
+class Tiny(nn.Sequential):
+    """A backbone with one batch norm: each costs four sums over processes a pass, which is what the time of these tests goes into."""
+
+    DIM = 16
+
+    def __init__(self, shape: tuple[int, int, int]):
+        super().__init__(nn.Conv2d(shape[0], 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, self.DIM))
+
+
+def trained(
+    fabric: Fabric, name: str, wrong: str = "", sync: bool = True, stop: int = STEPS, begun: Path | None = None, saved: Path | None = None
+) -> dict[str, Any]:
+    """Losses of the global batch at each step, and the buffers at the end; what one run saves another may go on with."""
+    run, draws = run_of(name), Draws(0, 0)
+    images = draws.integers("colour", 216, 60, 3, 1, 1) + draws.integers("noise", 40, 60, *SHAPE)
+    source = Arrays(images.to(torch.uint8), torch.zeros(60, 1, dtype=torch.long), {"class": 1}, policy("crop", 8))
+    with patch("core.backbones.SmallNet", Tiny):
+        method = checkpoint.build_method(run, SHAPE)
+    method.micro_batch = run.optim.micro_batch
+    if sync and world() > 1:
+        method = synchronise(method)
+    state = checkpoint.State(run, method, build_optimizer(method, run.optim))
+    model, optimizer = fabric.setup(state.method, state.optimizer)
+    if begun:
+        checkpoint.restore(begun, checkpoint.read(begun), state)
+    order = training_order(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
+    infonce.gather = WRONG.get(wrong, gather)
+    steps = train(fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH)
+    losses = averaged({str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device)  # one sum over processes for all steps
+    infonce.gather = gather
+    if saved and fabric.is_global_zero:
+        checkpoint.save(saved, state)
+    return {"losses": torch.tensor(list(losses.values()), dtype=torch.float64), "buffers": dict(method.named_buffers())}
+
+
+def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
+    """All methods, and a run that two processes begin and one and four go on with."""
+    made, middle = {name: trained(fabric, name) for name in METHODS}, folder / "middle.ckpt"
+    made["resumed"] = (
+        trained(fabric, "moco", stop=STEPS // 2, saved=middle) if fabric.world_size == 2 else trained(fabric, "moco", begun=middle)
+    )
+    if fabric.world_size == 2:
+        made |= {f"simclr, {wrong}": trained(fabric, "simclr", wrong, stop=20) for wrong in WRONG}
+        made |= {f"{name}, apart": trained(fabric, name, sync=False, stop=20) for name in ("simclr", "moco")}
+    return made
+
+
+def process(number: int, size: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {key: str(value) for key, value in (place | meeting).items()}
+    fabric = Fabric(accelerator="cpu", devices=size, precision="64-true")
+    fabric.launch()
+    assert (world(), fabric.global_rank) == (size, number)
+    torch.save(everything(fabric, folder), folder / f"{size}-{number}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
+    """What 1, 2 and 4 processes make, by number of processes and rank."""
+    folder = tmp_path_factory.mktemp("worlds")
+    multiprocessing.set_forkserver_preload([__name__])
+    for size in (2, 4):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.start_processes(process, (size, port, folder), size, start_method="forkserver")
+    alone = everything(Fabric(accelerator="cpu", devices=1, precision="64-true"), folder)
+    return {1: [alone]} | {size: [load(folder / f"{size}-{rank}") for rank in range(size)] for size in (2, 4)}
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest relative difference."""
+    return ((a - b).abs() / b.abs()).max().item()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
+    alone = made[1][0][name]["losses"]
+    assert alone.isfinite().all() and alone[-10:].std() > 0.01, "a run that has died compares nothing"
+    assert apart(made[size][0][name]["losses"], alone) < 1e-6
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_process_holds_the_same_buffers(made, name, size):
+    """Queue, pointer, running statistics, prices: bit for bit on every rank, and those of one process up to summation."""
+    alone, ranks = made[1][0][name]["buffers"], [rank[name]["buffers"] for rank in made[size]]
+    for key, value in alone.items():
+        assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), key
+        torch.testing.assert_close(ranks[0][key], value, rtol=1e-6, atol=1e-8)
+    if name.startswith("moco"):
+        assert alone["queue.pointer"] == STEPS * BATCH * (2 if name == "moco" else 1) % 37
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size):
+    whole, begun, resumed = made[1][0]["moco"], made[2][0]["resumed"], made[size][0]["resumed"]
+    assert apart(torch.cat([begun["losses"], resumed["losses"]]), whole["losses"]) < 1e-6
+    torch.testing.assert_close(resumed["buffers"]["queue.keys"], whole["buffers"]["queue.keys"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("wrong", [*(f"simclr, {wrong}" for wrong in WRONG), "simclr, apart", "moco, apart"])
+def test_wrong_variants_fail_the_same_comparison(made, wrong):
+    alone = made[1][0][wrong.split(",")[0]]["losses"]
+    assert apart(made[2][0][wrong]["losses"], alone[:20]) > 1e-4
