@@ -163,14 +163,16 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
         if way == "early":
             time.sleep(draw.random())  # while it starts, reads the checkpoint or takes its first steps
         else:
-            alive = run.wait_for(reached + 1)
+            alive = run.wait_for(min(reached + 1, total))
             if alive and died:
                 account.recoveries.append(time.monotonic() - died)
                 died = 0.0
             if alive and way not in ("full", "none"):
-                alive = run.wait_for(round(0.95 * total * (number + draw.random()) / kills))
+                alive = run.wait_for(round(0.8 * total * (number + draw.random()) / kills))
                 time.sleep(draw.random() * 0.02)  # anywhere in a step, or in the save that follows it
             if not alive and way != "full":
+                if run.step() == total:
+                    break  # it got to its end before the signal got to it
                 raise UserError(f"life {number + 1} ended by itself; {run.output} says why")
         if way == "none":
             break
