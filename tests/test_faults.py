@@ -9,8 +9,8 @@ from core.optim import build_optimizer
 from core.preemption import REQUEUE, Preemption
 
 import os
-import re
 import random
+import re
 import resource
 import signal
 import socket
@@ -191,7 +191,7 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 def test_a_short_soak(tmp_path):
     """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
-    sprites = ["data.sprites.train=256", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=4"]
+    sprites = ["data.sprites.train=256", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=8"]
     words = [*SMALL, *sprites, "trainer.save_every=4", "trainer.validate_every=0", "--kills", "6", "--out", str(tmp_path / "soak")]
     script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
