@@ -1,17 +1,23 @@
 """A checkpoint is a `State` on disk: config, method, optimiser and step in one file, written atomically.
 
+The file is torch's zip, whose every record carries a CRC-32. torch.load does not look at it; `read` does, so that a flipped bit is damage
+and not a slightly other network. Every checkpoint that torch.save ever wrote has these checksums, older ones of ours too.
+
 Loading never unpickles code (`weights_only=True`), is strict about keys and shapes, and finds methods by name only in the
 project's own rooms, so that a file from a stranger can not run anything.
 """
 
 from core import config
 from core.errors import UserError
+from core.finite import require_finite
 from core.method import Method, locate
 
 import hashlib
 import os
 import pickle
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,7 @@ import torch
 from torch import Tensor
 
 FORMAT = "twobounds/1"
+MEND = "use another one of the same run, such as last-1.ckpt or best.ckpt"
 ENTRIES = {"format", "config", "shape", "method", "optimizer", "step", "best", "wandb_id"}
 
 
@@ -35,8 +42,17 @@ class State:
     wandb_id: str = ""
 
 
-def save(path: Path, state: State) -> None:
-    """Write the state to a temporary name, sync it, rename it: `path` always holds a whole checkpoint or the one before."""
+class Damaged(UserError):
+    """A checkpoint file that is not whole: cut short, or with bits that are not those that were written."""
+
+
+def save(path: Path, state: State, keep: int = 1) -> None:
+    """Write the state to a temporary name, sync it, rename it: `path` always holds a whole checkpoint or the one before.
+
+    The newest `keep` versions stay: `path`, and those before it as `earlier(path, 1)` and so on. A state with a weight that is not finite
+    raises `UserError` and touches no file: a good checkpoint is never replaced by one that nobody can go on with.
+    """
+    require_finite(path, state.step, state.method, state.optimizer)
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
@@ -47,33 +63,70 @@ def save(path: Path, state: State) -> None:
         "best": state.best,
         "wandb_id": state.wandb_id,
     }
-    write_atomically(path, lambda temporary: torch.save(entries, temporary))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # torch, given a path, would say that a disk is full without the system's own error
+            torch.save(entries, file)
+
+    write_atomically(path, write, keep)
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(temporary)` and rename the result to `path`, so that no reader ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def earlier(path: Path, versions: int) -> Path:
+    """Where the checkpoint that was `path` so many saves ago is kept: last.ckpt, last-1.ckpt, ..."""
+    return path.with_stem(f"{path.stem}-{versions}") if versions else path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1) -> None:
+    """Call `write(temporary)`, sync, and rename the result to `path`, so that no reader ever sees half a file, nor after a power cut.
+
+    Of what was there before, `keep` - 1 versions stay. Once there is a file called `path`, there always is one (on a file system that knows
+    hard links).
+    """
+    temporary, linked = (path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "link."))
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if keep > 1 and path.exists():
+            for versions in range(keep - 2, 0, -1):
+                if earlier(path, versions).exists():
+                    os.replace(earlier(path, versions), earlier(path, versions + 1))
+            try:
+                os.link(path, linked)
+                os.replace(linked, earlier(path, 1))
+            except OSError:  # a file system without hard links
+                os.replace(path, earlier(path, 1))
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error}); free some space or change `folder`") from None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the names, too, are on the disk now
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps what the system said
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"{path}: could not be written ({cause.strerror or cause}); free some space or change `folder`") from None
     finally:
         temporary.unlink(missing_ok=True)
+        linked.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checked entries of a checkpoint, on the CPU. A `UserError` says what is wrong with the file."""
+    """The checked entries of a checkpoint, on the CPU. A `UserError` says what is wrong with the file, `Damaged` that it is not whole."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as file:
+            if broken := file.testzip():
+                raise Damaged(f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}")
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it holds something other than tensors and plain values") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path}: damaged or no checkpoint; use another one, such as best.ckpt of the same run") from None
+    except PermissionError as error:
+        raise UserError(f"{path}: can not be read ({error.strerror})") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        raise Damaged(f"{path}: damaged or no checkpoint; {MEND}") from None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
     _same_keys(path, "entry", set(entries), ENTRIES)

@@ -30,13 +30,19 @@ class TrainerConfig:
     channels_last: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
+    keep_last: int = 2  # how many of them stay: last.ckpt and those before it, last-1.ckpt, ...
+    keep_epochs: int = 0  # epochs between checkpoints that stay for good, epoch-N.ckpt; 0 = none
+    timeout: float = 1800.0  # seconds that processes wait for one another before they call one dead; validation has to fit
     validate_every: int = 5  # epochs between validations (online kNN); 0 = never
     profile: bool = False  # write profile/trace.json and profile/account.txt: where the time of a step goes
 
     def __post_init__(self) -> None:
-        for key, least in (("num_nodes", 1), ("log_every", 1), ("save_every", 1), ("validate_every", 0)):
+        least_of = {"num_nodes": 1, "log_every": 1, "save_every": 1, "keep_last": 1, "keep_epochs": 0, "validate_every": 0}
+        for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        if not 0 < self.timeout <= 86400 * 365:
+            raise ValueError(f"timeout: must be above 0 seconds and within a year, got {self.timeout}")
         if "fsdp" in self.strategy:
             mend = "every device holds all weights; take ddp, and optim.micro_batch for large batches"
             raise ValueError(f"strategy: '{self.strategy}' is not offered: {mend}")
@@ -76,7 +82,7 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; a config is a YAML file, such as those in configs/") from None
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:  # a bare number is an OSError to OmegaConf
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
     return from_dict(_merged(values, overrides, str(path)), str(path))
 

@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded sprites, torchvision's, and everything that timm opens.
+"""Data sets by name: the embedded sprites and linear-Gaussian images, torchvision's, and everything that timm opens.
 
 The "val" split is held out of the official train split by a permutation of a fixed seed, so that a probe finds the images that pretraining
 has not seen whatever the run's seed was. "trainval" is train followed by val; "test" is read once. Classes are those of the train split.
@@ -9,7 +9,9 @@ which takes random access.
 
 from core.errors import UserError, nearest
 from core.images import Arrays, Resized, Stream, decode, read_through
+from core.linear_gaussian import LinearGaussian, LinearGaussianConfig
 from core.randomness import Draws
+from core.skipping import Split
 from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 from core.views import policy
@@ -21,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants as hub
@@ -32,7 +34,8 @@ from torchvision import datasets
 
 SPLITS = ("train", "val", "trainval", "test")
 TORCHVISION = ("mnist", "cifar10", "cifar100", "stl10")
-NAMES = ("sprites", *TORCHVISION, "folder")
+EMBEDDED = ("sprites", "linear_gaussian")  # made, not read; every view of an image is made afresh
+NAMES = (*EMBEDDED, *TORCHVISION, "folder")
 PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's own names for other places
 PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 
@@ -41,7 +44,9 @@ PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-dataset
 class DataConfig:
     """Which images, and what a view of them is."""
 
-    name: str = "sprites"  # sprites | mnist | cifar10 | cifar100 | stl10 | folder | hfds/NAME | wds/NAME | tfds/NAME | torch/NAME
+    name: str = (
+        "sprites"  # sprites | linear_gaussian | mnist | cifar10 | cifar100 | stl10 | folder | hfds/NAME | wds/NAME | tfds/NAME | torch/NAME
+    )
     root: str = "data"
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored
@@ -49,11 +54,13 @@ class DataConfig:
     binarise: bool = False  # pixels are drawn as black or white once, with their grey value's probability, the same in every run
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
+    skip: float = 0.001  # share of a split that may be images that can not be decoded; another image of the split stands in for each
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
     compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.5 times as many images per second
     memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one streams
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
+    linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
 
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES)):
@@ -66,31 +73,39 @@ class DataConfig:
         for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
-        if self.grey and self.name == "sprites":
-            raise ValueError("grey: sprites are rendered in colour; set it to false")
-        if self.binarise and self.name == "sprites":
-            raise ValueError("binarise: sprites are rendered afresh each time and have no pixels to fix; set it to false")
+        for key, on in (("grey", self.grey), ("binarise", self.binarise)):
+            if on and self.name in EMBEDDED:
+                raise ValueError(f"{key}: {self.name} makes its images afresh each time, as it makes them; set it to false")
+        if not 0 <= self.skip < 1:
+            raise ValueError(f"skip: must be a share in [0, 1), got {self.skip}")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
+        if self.name == "linear_gaussian":
+            for key, allowed in (("augment", ("none",)), ("probe_augment", ("", "none")), ("size", (0, self.linear_gaussian.side))):
+                if getattr(self, key) not in allowed:
+                    mend = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
+                    raise ValueError(f"{key}: '{getattr(self, key)}' is for 8-bit images, and linear_gaussian's values are real; {mend}")
 
     @property
     def views_differ(self) -> bool:
-        """Whether two views of an image are two pictures; sprites are rendered afresh whatever `augment` says."""
-        return self.augment != "none" or self.name == "sprites"
+        """Whether two views of an image are two pictures; embedded data are made afresh whatever `augment` says."""
+        return self.augment != "none" or self.name in EMBEDDED
 
 
 def open_source(config: DataConfig, split: str, seed: int, augmented: bool = True) -> Source:
-    """One split as a source. `augmented=False` gives the plain image as every view (a fresh rendering, for sprites).
+    """One split as a source. `augmented=False` gives the plain image as every view (a fresh rendering, for embedded data).
 
-    `seed` matters to sprites alone. Raises `UserError` where files are missing or damaged, naming the path and the mend.
+    `seed` matters to embedded data alone. Raises `UserError` where files are missing or damaged, naming the path and the mend.
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
+    if config.name == "linear_gaussian":
+        return LinearGaussian(config.linear_gaussian, split, seed)
     place = (config.name, config.root, config.download)
-    read = (config.size, config.grey, config.validation, config.workers, config.memory, config.binarise)
-    source = copy.copy(_plain(place, split, *read))
+    reading = Reading(*(getattr(config, key) for key in Reading._fields))
+    source = copy.copy(_plain(place, split, reading))
     source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
     return source
 
@@ -98,35 +113,46 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
 Place = tuple[str, str, bool]  # name, root, download
 
 
+class Reading(NamedTuple):
+    """What of a `DataConfig` decides which images a split holds, and how they are held."""
+
+    size: int
+    grey: bool
+    binarise: bool
+    skip: float
+    validation: int
+    workers: int
+    memory: float
+
+
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(
-    place: Place, split: str, size: int, grey: bool, validation: int, workers: int, memory: float, binarise: bool
-) -> Arrays | Stream:
+def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
     """One split, its images unaltered."""
-    dataset, room = _open(place, "test" if split == "test" else "train"), memory * 2**30
+    dataset, room, size = _open(place, "test" if split == "test" else "train"), reading.memory * 2**30, reading.size
     train = dataset if split != "test" else _open(place, "train")
     if isinstance(dataset, IterableDataset):
-        images, labels = read_through(dataset, size, room, grey)
-        chosen = _part(len(images), split, validation)
-        classes = int((labels if train is dataset else read_through(train, size, room, grey)[1]).max()) + 1
+        images, labels = read_through(dataset, size, room, reading.grey)
+        chosen = _part(len(images), split, reading.validation)
+        classes = int((labels if train is dataset else read_through(train, size, room, reading.grey)[1]).max()) + 1
         images, labels = images[chosen], labels[chosen]
     else:
-        resized, classes = Resized(dataset, size, grey), _classes(train)
-        chosen = _part(len(resized), split, validation)
-        if math.prod(resized.shape) * len(chosen) > room:
-            if binarise:
+        resized, classes = Resized(dataset, size, reading.grey, reading.skip), _classes(train)
+        chosen = _part(len(resized), split, reading.validation)
+        part = Split(resized, chosen, reading.skip)
+        if math.prod(resized.shape) * len(part) > room:
+            if reading.binarise:
                 raise UserError(
                     f"data.binarise: pixels are fixed where a split is held in memory, and {place[0]} ({split}) takes more than the"
-                    f" {memory:g} GiB of data.memory; allow more, or set data.binarise=false"
+                    f" {reading.memory:g} GiB of data.memory; allow more, or set data.binarise=false"
                 )
-            return Stream(resized, chosen, {"class": classes}, policy("none", resized.shape[1]), workers)
-        images, labels = decode(resized, chosen, workers)
+            return Stream(part, resized.shape, {"class": classes}, policy("none", resized.shape[1]), reading.workers)
+        images, labels = decode(resized, part, reading.workers)
     low, high = labels.min().item(), labels.max().item()
     if not 0 <= low <= high < classes:
         raise UserError(
             f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train split has classes 0 to {classes - 1}"
         )
-    if binarise:
+    if reading.binarise:
         images = _binarised(images, chosen, "test" if split == "test" else "train")
     return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]))
 

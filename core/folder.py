@@ -1,7 +1,11 @@
-"""A run folder: the resolved config, last.ckpt and best.ckpt, metrics.jsonl and pictures. One folder holds one run."""
+"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one run.
 
-from core import config
-from core.checkpoint import write_atomically
+Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in all), best.ckpt, and with
+`trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
+"""
+
+from core import checkpoint, config
+from core.checkpoint import State, write_atomically
 from core.errors import UserError
 
 import json
@@ -23,6 +27,10 @@ FREE = {
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.profile",
+    "trainer.keep_last",
+    "trainer.keep_epochs",
+    "trainer.timeout",
+    "data.skip",
 }
 
 
@@ -40,6 +48,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
+        self._damaged: list[Path] = []
         self.config, self.metrics, self.pictures = self.path / "config.yaml", self.path / "metrics.jsonl", self.path / "pictures"
 
     def check(self, run: config.RunConfig) -> None:
@@ -47,7 +56,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
         if not self.config.is_file():
-            if self.last.exists():
+            if self.versions():
                 raise UserError(f"folder: {self.path} holds a checkpoint without its config.yaml; name another folder=…")
             return
         held = config.to_dict(config.read(self.config, []))
@@ -58,14 +67,49 @@ class RunFolder:
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or delete it"
                 )
-        if self.last.exists() and not run.resume:
+        if self.versions() and not run.resume:
             raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
 
     def create(self, run: config.RunConfig) -> None:
-        """Make the folder and write the resolved config."""
+        """Make the folder and write the resolved config. What a killed write left half done is removed."""
         make_folder(self.pictures, "folder", "name another folder=…")
+        for half in self.path.glob(".*.tmp"):
+            half.unlink(missing_ok=True)
         text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
+
+    def save(self, state: State, steps_per_epoch: int) -> None:
+        """Write last.ckpt, keep those before it, and every so many epochs one that stays."""
+        trainer = state.run.trainer
+        while self._damaged:
+            self._damaged.pop().unlink(missing_ok=True)  # else it would push out the whole one before it
+        checkpoint.save(self.last, state, trainer.keep_last)
+        if trainer.keep_epochs and state.step and state.step % (trainer.keep_epochs * steps_per_epoch) == 0:
+            checkpoint.save(self.path / f"epoch-{state.step // steps_per_epoch}.ckpt", state)
+
+    def resume(self, state: State) -> str:
+        """Load the newest checkpoint that is whole into the state; the line that says which it was, and what was wrong with newer ones.
+
+        Raises the newest one's `Damaged` where none is whole. Damaged ones stay until the next `save`.
+        """
+        errors: list[checkpoint.Damaged] = []
+        for path in self.versions():
+            try:
+                checkpoint.restore(path, checkpoint.read(path), state)
+            except checkpoint.Damaged as error:
+                errors.append(error)
+                self._damaged.append(path)
+                continue
+            why = "".join(f"; {str(error).split(';')[0]}" for error in errors)
+            return f"resuming {self.path} at step {state.step} from {path.name}{why}"
+        if errors:
+            raise errors[0]
+        return f"{self.path} holds no checkpoint yet: starting from the beginning"
+
+    def versions(self) -> list[Path]:
+        """last.ckpt and those before it, newest first; last.ckpt alone may be missing, after a kill at a bad moment."""
+        numbered = {int(path.stem[5:]): path for path in self.path.glob("last-*.ckpt") if path.stem[5:].isdigit()}
+        return [path for path in (self.last, *(numbered[number] for number in sorted(numbered))) if path.is_file()]
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the logged lines after `step`: a resumed run writes them again, so that no step stands twice."""

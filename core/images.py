@@ -6,6 +6,7 @@ n = images in the split, B = images on this process.
 from core.batch import Batch
 from core.errors import UserError
 from core.randomness import Draws
+from core.skipping import Split, Undecodable, first_decodable
 from core.source import Order, Source
 from core.views import Policy, augment
 
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from timm.data import ImageDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,11 +31,12 @@ class Resized(Dataset[tuple[Tensor, int]]):
     they have one channel; without, as many as the first image.
     """
 
-    def __init__(self, dataset: Any, size: int, grey: bool = False):
+    def __init__(self, dataset: Any, size: int, grey: bool = False, skip: float = 0.0):
         self.dataset, self.size = dataset, size
         self.as_stored = not (size or grey)
-        self.grey = grey or np.asarray(self._open(0)[0]).ndim == 2
-        self.shape: tuple[int, int, int] = tuple(self._read(0)[0].shape)  # type: ignore[assignment]
+        first = first_decodable(self._open, len(dataset), skip)
+        self.grey = grey or np.asarray(self._open(first)[0]).ndim == 2
+        self.shape: tuple[int, int, int] = tuple(self._read(first)[0].shape)  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -48,7 +51,12 @@ class Resized(Dataset[tuple[Tensor, int]]):
         return to_tensor(picture, self.size, self.grey), label
 
     def _open(self, index: int) -> tuple[Image.Image, int]:
-        item, label = self.dataset[index]
+        try:
+            item, label = self._item(index)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise UserError(f"data.root: image {index}: {error.filename or ''} can not be read ({error.strerror})") from None
         if isinstance(item, Image.Image):
             return item, int(label)
         if not isinstance(item, bytes):
@@ -58,7 +66,15 @@ class Resized(Dataset[tuple[Tensor, int]]):
         except (OSError, SyntaxError, ValueError) as error:
             name = self.dataset.filename(index, absolute=True)
             reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise UserError(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
+            raise Undecodable(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
+
+    def _item(self, index: int) -> tuple[Any, int]:
+        """What is stored. timm itself would silently put the next image of any split in the place of one that fails."""
+        if not isinstance(self.dataset, ImageDataset):
+            return self.dataset[index]
+        file, label = self.dataset.reader[index][:2]
+        with file:
+            return file.read(), -1 if label is None else label
 
 
 def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
@@ -100,18 +116,19 @@ class Arrays(Source):
 class Stream(Source):
     """A split that is decoded as it is read. Workers only decode and resize; views are made by the batch, on the device."""
 
-    def __init__(self, dataset: Resized, chosen: Tensor, factors: dict[str, int], policy: Policy, workers: int):
-        self.dataset, self.chosen, self.factors, self.policy, self.workers = dataset, chosen, factors, policy, workers
-        self.shape = (dataset.shape[0], policy.size, policy.size)
+    def __init__(self, split: Split, shape: tuple[int, int, int], factors: dict[str, int], policy: Policy, workers: int):
+        self.split, self.factors, self.policy, self.workers = split, factors, policy, workers
+        self.shape = (shape[0], policy.size, policy.size)
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.split)
 
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
-        wanted = (self.chosen[index].tolist() for index, _ in ahead)
-        loaded = load(self.dataset, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available())
-        for (image, label), (index, draws) in zip(loaded, order, strict=True):
+        wanted = (index.tolist() for index, _ in ahead)
+        loaded = load(self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available())
+        for (image, label, read), (index, draws) in zip(loaded, order, strict=True):
+            self.split.account(index, read)
             image = image.to(draws.device, non_blocking=True)
             yield make_batch(image, label[:, None].to(draws.device), index.to(draws.device), draws, self.policy, views)
 
@@ -121,9 +138,9 @@ def make_batch(image: Tensor, label: Tensor, index: Tensor, draws: Draws, policy
     return Batch(tuple(augment(image, draws.fork(f"view{v}"), policy) for v in range(views)), label, index, draws)
 
 
-def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tensor]:
-    """The chosen images as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
-    inner = dataset.dataset
+def decode(dataset: Resized, split: Split, workers: int) -> tuple[Tensor, Tensor]:
+    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
+    inner, chosen = dataset.dataset, split.chosen
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
     if dataset.as_stored and targets.ndim == 1 and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):
         raw = torch.as_tensor(inner.data)  # torchvision's small sets are arrays already
@@ -132,7 +149,8 @@ def decode(dataset: Resized, chosen: Tensor, workers: int) -> tuple[Tensor, Tens
         return images.contiguous(), targets[chosen].long()[:, None]
     images, labels = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8), torch.empty(len(chosen), 1, dtype=torch.long)
     done = 0
-    for image, label in load(dataset, workers, batch_size=256, sampler=chosen.tolist()):
+    for image, label, read in load(split, workers, batch_size=256):
+        split.account(torch.arange(done, done + len(image)), read)
         images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
         done += len(image)
     return images, labels
@@ -159,7 +177,7 @@ def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tu
     return torch.stack(images), torch.tensor(labels)[:, None]
 
 
-def load(dataset: Resized, workers: int, **options: Any) -> Iterator[Any]:
+def load(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
     """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and torch's own generator is left alone."""
     try:
         yield from DataLoader(dataset, num_workers=workers, generator=torch.Generator(), **options)

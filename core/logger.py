@@ -1,59 +1,88 @@
-"""Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run."""
+"""Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run, nor makes it wait."""
 
 from core import checkpoint, config
 
 import os
+import queue
 import secrets
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import wandb
+from PIL import Image
 from wandb.errors import Error as WandbError
+
+PATIENCE = 30  # seconds that a server has to answer: once at the start, behind training's back, and once at the end
 
 
 class Logger:
-    """One W&B run, or nothing at all where `wandb=disabled`."""
+    """One W&B run, or nothing at all where `wandb=disabled`.
+
+    Everything that W&B is asked runs on a thread of its own, in order, so that a server that is slow, refuses or hangs costs training
+    nothing. What a server did not take lies in the run's folder, and `wandb sync` sends it. The run's id is ours, so that a run that was
+    interrupted before any server answered resumes as the same one.
+    """
 
     def __init__(self, run: config.RunConfig, folder: Path, wandb_id: str = ""):
         self.id = wandb_id or secrets.token_hex(4)
-        mode = _mode(run.wandb)
-        self._run: Any = None
-        if mode == "disabled":
-            return
-        settings = wandb.Settings(silent=True, init_timeout=30)
-        options = {
-            "project": "twobounds",
-            "id": self.id,
-            "name": folder.name,
-            "dir": str(folder),
-            "config": config.to_dict(run),
-            "resume": "allow",
-        }
-        try:
-            self._run = wandb.init(mode=mode, settings=settings, **options)  # type: ignore[arg-type]
-        except (WandbError, TimeoutError, OSError) as error:
-            print(f"wandb: {mode} logging failed ({str(error).splitlines()[0]}); logging offline instead")
-            self._run = wandb.init(mode="offline", settings=settings, **options)  # type: ignore[arg-type]
-        self._run.define_metric("*", step_metric="step")  # our own step: a resumed run may log a step that W&B has seen
+        self._entries: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # None is the end
+        self._thread: threading.Thread | None = None
+        self._mode, self._options = _mode(run.wandb), self._settings(run, folder)
+        if self._mode != "disabled":
+            self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
+            self._thread.start()
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Named numbers at a step."""
-        if self._run:
-            self._run.log({"step": step, **values})
+        self._put({"step": step, **values})
 
     def pictures(self, paths: dict[str, Path], step: int) -> None:
         """PNG files by name at a step."""
-        if self._run:
-            self._run.log({"step": step, **{name: wandb.Image(str(path)) for name, path in paths.items()}})
+        if self._thread:  # read now: the next validation writes the same files
+            self._put({"step": step, **{name: Image.open(path).copy() for name, path in paths.items()}})
 
     def table(self, name: str, columns: list[str | int], rows: list[list[Any]]) -> None:
         """A table, such as the probe's."""
-        if self._run:
-            self._run.log({name: wandb.Table(columns=columns, data=rows)})
+        self._put({name: (columns, rows)})
 
-    def close(self) -> None:
-        if self._run:
-            self._run.finish()
+    def close(self, patience: float = 3 * PATIENCE) -> None:
+        """Send what is left, waiting at most `patience` seconds."""
+        if self._thread:
+            self._entries.put(None)
+            self._thread.join(patience)
+            self._thread = None
+
+    def _settings(self, run: config.RunConfig, folder: Path) -> dict[str, Any]:
+        settings = wandb.Settings(silent=True, init_timeout=PATIENCE, finish_timeout=PATIENCE)
+        known = {"project": "twobounds", "id": self.id, "name": folder.name, "dir": str(folder), "resume": "allow"}
+        return {**known, "config": config.to_dict(run), "settings": settings}
+
+    def _put(self, entry: dict[str, Any]) -> None:
+        if self._thread:
+            self._entries.put(entry)
+
+    def _work(self) -> None:
+        try:
+            run = self._start()
+            run.define_metric("*", step_metric="step")  # our own step: a resumed run may log a step that W&B has seen
+            while (entry := self._entries.get()) is not None:
+                run.log({name: _as_media(value) for name, value in entry.items()})
+            run.finish()
+        except Exception as error:  # whatever happens to a logger, training goes on
+            _say(f"logging ended ({_reason(error)}); metrics.jsonl holds the numbers")
+
+    def _start(self) -> Any:
+        mode = self._mode
+        if mode == "auto":
+            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        try:
+            return wandb.init(mode=mode, **self._options)  # type: ignore[arg-type]
+        except (WandbError, TimeoutError, OSError) as error:
+            _say(f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync` sends it later")
+            wandb.teardown()  # its service would refuse the id that the failed attempt still holds
+            return wandb.init(mode="offline", **self._options)
 
 
 def attach(path: Path) -> Logger:
@@ -64,8 +93,19 @@ def attach(path: Path) -> Logger:
 
 def _mode(wanted: str) -> str:
     """`auto` is online where somebody is logged in and offline elsewhere; W&B's own WANDB_MODE still overrules `auto`."""
-    if wanted != "auto":
-        return wanted
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
-    return "online" if wandb.login(prompt=False) else "offline"
+    asked = os.environ.get("WANDB_MODE")
+    return asked if wanted == "auto" and asked in ("online", "offline", "disabled") else wanted
+
+
+def _as_media(value: Any) -> Any:
+    if isinstance(value, Image.Image):
+        return wandb.Image(value)
+    return wandb.Table(columns=value[0], data=value[1]) if isinstance(value, tuple) else value
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _say(line: str) -> None:
+    print(f"wandb: {line}", file=sys.stderr, flush=True)

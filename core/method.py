@@ -77,6 +77,10 @@ class LatentModel(Protocol):
         """p(x|z); its log_prob of an image as `target` returns it is [B, C, H, W] (or sums to it), in nats."""
         ...
 
+    def discrete(self) -> bool:
+        """Whether p(x|z) is of binary or 8-bit values: a density of real ones is no number of bits."""
+        ...
+
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
         """The image as the likelihood reads it (e.g. binarised with uniform `noise` of x's shape)."""
         ...

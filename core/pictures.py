@@ -12,9 +12,15 @@ GAP = 2  # pixels, before enlargement
 
 
 def save_grid(path: Path, rows: list[Tensor], side: int = 64) -> Path:
-    """Save rows of images [N, C, H, W], uint8 or in [0, 1], as a PNG in which each is about `side` pixels wide."""
+    """Save rows of images [N, C, H, W], uint8 or in [0, 1], as a PNG in which each is about `side` pixels wide.
+
+    Real values beyond [0, 1] are shown on a scale from the least of all rows, black, to the greatest.
+    """
     height, width = rows[0].shape[2:]
     scale = max(1, side // width)
+    if all(row.is_floating_point() for row in rows):
+        low, high = min(0.0, *(row.min().item() for row in rows)), max(1.0, *(row.max().item() for row in rows))
+        rows = [(row - low) / (high - low) for row in rows]
     canvas = torch.full((3, len(rows) * (height + GAP) + GAP, max(map(len, rows)) * (width + GAP) + GAP), 255, dtype=torch.uint8)
     for r, row in enumerate(rows):
         pixels = row.detach().cpu()

@@ -6,7 +6,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LABELS = {"train_bound": "train bound (not a certificate)", "in_batch_bound": "in-batch log N - L"}  # where a key says too little
+LABELS = {  # where a key says too little
+    "train_bound": "train bound (not a certificate)",
+    "in_batch_bound": "in-batch log N - L",
+    "information_upper": "I(X; Z) at most",
+}
 PLAIN_EVERY = 15.0  # seconds between lines where the output is no terminal
 
 

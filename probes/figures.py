@@ -66,30 +66,45 @@ def rate_distortion(reports: list[Report], path: Path) -> None:
         figure, axes = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
         for i, report in probed:
             head, colour = report["rate_head"], COLOURS[i % len(COLOURS)]
-            points = [head["nothing"], *head["points"]]
-            r, d = ([[point[key][bound] for bound in ("value", "low", "high")] for point in points] for key in ("rate", "distortion"))
-            axes.errorbar(
-                [value for value, _, _ in r],
-                [value for value, _, _ in d],
-                xerr=[[value - low for value, low, _ in r], [high - value for value, _, high in r]],
-                yerr=[[value - low for value, low, _ in d], [high - value for value, _, high in d]],
-                fmt="o",
-                color=colour,
-                markersize=5,
-                capsize=2,
-                linewidth=1,
-                label=f"{name(report)}, {report['data']}" if mixed else name(report),
-            )
-            axes.plot(*zip(*lower_hull([(x[0], y[0]) for x, y in zip(r, d, strict=True)]), strict=True), color=colour, linewidth=1.2)
-            betas: dict[tuple[float, float], list[str]] = {}  # one head may be the best at several prices
-            for point in head["points"]:
-                betas.setdefault((point["rate"]["value"], point["distortion"]["value"]), []).append(f"{point['beta']:g}")
-            for place, prices in betas.items():
-                axes.annotate(f"β {', '.join(prices)}", place, (4, 5), textcoords="offset points", fontsize=8, color=colour)
+            label = f"{name(report)}, {report['data']}" if mixed else name(report)
+            curve(axes, [head["nothing"], *head["points"]], colour, label)
         axes.set(
             title="What the features keep of an image, and its price", xlabel="rate R, nats an image", ylabel="distortion D, nats an image"
         )
         axes.legend(fontsize=9, title="points and hull: on and above it is achieved", title_fontsize=8)
+        save(figure, path)
+
+
+def curve(axes: Axes, points: list[dict[str, Any]], colour: str, label: str) -> None:
+    """Points {"rate", "distortion": {"value", "low", "high"}, "beta"?} with intervals, betas and the lower convex hull."""
+    r, d = ([[point[key][bound] for bound in ("value", "low", "high")] for point in points] for key in ("rate", "distortion"))
+    axes.errorbar(
+        [value for value, _, _ in r],
+        [value for value, _, _ in d],
+        xerr=[[value - low for value, low, _ in r], [high - value for value, _, high in r]],
+        yerr=[[value - low for value, low, _ in d], [high - value for value, _, high in d]],
+        fmt="o",
+        color=colour,
+        markersize=5,
+        capsize=2,
+        linewidth=1,
+        label=label,
+    )
+    axes.plot(*zip(*lower_hull([(x[0], y[0]) for x, y in zip(r, d, strict=True)]), strict=True), color=colour, linewidth=1.2)
+    betas: dict[tuple[float, float], list[str]] = {}  # one model may be the best at several prices
+    for point in points:
+        if "beta" in point:
+            betas.setdefault((point["rate"]["value"], point["distortion"]["value"]), []).append(f"{point['beta']:g}")
+    for place, prices in betas.items():
+        axes.annotate(f"β {', '.join(prices)}", place, (4, 5), textcoords="offset points", fontsize=8, color=colour)
+
+
+def dimensions(rates: list[float], path: Path) -> None:
+    """What each dimension of a code costs, dearest first."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        axes.bar(range(1, len(rates) + 1), sorted(rates, reverse=True), color=COLOURS[0], width=0.85)
+        axes.set(title=f"Where {sum(rates):.2f} nats of rate go", xlabel="dimensions of z, sorted", ylabel="E KL(q(z_j|x) ‖ p(z_j)), nats")
         save(figure, path)
 
 

@@ -1,9 +1,9 @@
-"""Rate and distortion of a VAE on held-out images, and I(X; Z) between its two tractable bounds.
+"""Rate and distortion of a VAE on held-out images, I(X; Z) between its two tractable bounds, and where the rate goes.
 
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
-from core.bounds import Estimate, interval, sandwich
+from core.bounds import interval, sandwich
 from core.config import RunConfig
 from core.data import open_source
 from core.method import LatentModel
@@ -14,8 +14,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+
+from probes.codes import coded, codes, joined
+from probes.collapse import active_units, at_most, carried, decomposition, dimension_rates
+from probes.report import entry
+
+CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
 
 
 @torch.no_grad()
@@ -26,56 +30,38 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
     lower <= I_q(X; Z) <= min(upper, R)   (Hoffman & Johnson 2016; Poole et al. 2019)
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    prior = method.prior()
-    rates: list[Tensor] = []
-    distortions: list[Tensor] = []
-    means: list[Tensor] = []
-    sigmas: list[Tensor] = []
-    samples: list[Tensor] = []
-    for batch in source.batches(reading_order(len(source), seed, device=device, purpose="rate"), 1):
-        image = batch.views[0]
-        x = method.target(image, batch.draws.uniform("dequantise", *image.shape))
-        q = method.posterior(x)
-        mean, sigma = q.mean, q.variance.sqrt()
-        z = mean + sigma * batch.draws.normal("posterior", *mean.shape)
-        rates.append(_kl(q, prior, z))
-        distortions.append(-method.likelihood(z).log_prob(x).flatten(1).sum(1))
-        for part, value in ((means, mean), (sigmas, sigma), (samples, z)):
-            part.append(value)
-    r, d, mu = torch.cat(rates), torch.cat(distortions), torch.cat(means)
-    lower, upper = (interval(*bound) for bound in sandwich(gaussian(mu, torch.cat(sigmas), torch.cat(samples))))
-    values = math.prod(source.shape)
+    prior, batches, distortions = method.prior(), [], []
+    for batch in coded(method, source, reading_order(len(source), seed, device=device, purpose="rate")):
+        batches.append(codes(batch, prior))
+        distortions.append(-method.likelihood(batch.z).log_prob(batch.x).flatten(1).sum(1))
+    read, d = joined(batches), torch.cat(distortions)
+    r, among = read.rate, at_most(read, CANDIDATES)
+    lower, upper = (interval(*bound) for bound in sandwich(gaussian(among.mean, among.sigma, among.z)))
+    parts, values = decomposition(read, prior), math.prod(source.shape) if method.discrete() else None
     estimate = interval(r)
-    closed, sampled = "closed-form KL(q(z|x) || p(z))", "log q(z|x) - log p(z), one z an image"
-    return {
+    estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
+    found = {
         "quantity": "I(X; Z), between an image and its code",
         "split": "test",
         "unit": "nats an image",
-        "images": len(source),
-        "dimensions": values,
-        "rate": _entry(estimate, closed if isinstance(prior, Independent) else sampled, "upper bound on I(X; Z)", values),
-        "distortion": _entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", values),
-        "nelbo": _entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", values),
-        "lower": _entry(lower, f"tractable q(z|x), {len(mu)} candidates", "lower bound on I(X; Z)", values),
-        "upper": _entry(upper, f"tractable q(z|x), leave-one-out, {len(mu)} candidates", "upper bound on I(X; Z)", values),
-        "ceiling": math.log(len(mu)),
-        "marginal_kl": {"quantity": "KL(q(z) || p(z))", "low": max(0.0, estimate.mean - upper.mean), "high": estimate.mean - lower.mean},
-        "active_units": int((mu.var(0) > 0.01).sum()),  # Burda et al. 2016
-        "latent_dimensions": mu.shape[1],
+        "images": len(r),
+        "dimensions": math.prod(source.shape),
+        "rate": entry(estimate, estimator, "upper bound on I(X; Z)", values),
+        "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", values),
+        "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", values),
+        "lower": entry(lower, f"tractable q(z|x), {len(among.z)} candidates", "lower bound on I(X; Z)", values),
+        "upper": entry(upper, f"tractable q(z|x), leave-one-out, {len(among.z)} candidates", "upper bound on I(X; Z)", values),
+        "ceiling": math.log(len(among.z)),
+        "marginal_kl": {
+            "quantity": "KL(q(z) || p(z))",
+            "low": max(0.0, estimate.mean - upper.mean, parts.get("dimension_wise_kl", {}).get("low", 0.0)),
+            "high": max(0.0, estimate.mean - lower.mean),
+        },
+        "active_units": active_units(read.mean),
+        "latent_dimensions": read.mean.shape[1],
     }
-
-
-def _kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """KL(q || p) [B] in closed form between diagonal Gaussians, else (a mixture, a flow) log q(z) - log p(z) at the sample."""
-    return kl_divergence(q, p) if isinstance(p, Independent) else q.log_prob(z) - p.log_prob(z)
-
-
-def _entry(estimate: Estimate, estimator: str, side: str, values: int) -> dict[str, Any]:
-    return {
-        "value": estimate.mean,
-        "low": estimate.low,
-        "high": estimate.high,
-        "bits_per_dim": estimate.mean / values / math.log(2),
-        "estimator": estimator,
-        "side": side,
-    }
+    if sentence := carried(read, upper.mean).sentence:
+        found["sentence"] = sentence
+    if of_dimensions := dimension_rates(read, prior):
+        found["dimension_rates"] = of_dimensions
+    return found | parts

@@ -14,8 +14,20 @@
                           {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
                            "dead_dimensions" (share), "alignment"?, "lidar"?}}  (? where two views of an image differ)
       "rate":        {"quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units", "latent_dimensions",
-                      "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim", "estimator", "side"},
-                      "marginal_kl": {"quantity", "low", "high"}},         (of a VAE only)
+                      "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low", "high", "bits_per_dim"?, "estimator", "side"},
+                      "marginal_kl" | "total_correlation" | "dimension_wise_kl": {"quantity", "low", "high"},
+                      "dimension_rates"? [nats of each dimension], "sentence"? (where the code has collapsed),
+                      "on_these_images": {"quantity", "images",
+                                          "rate" | "information" | "total_correlation" | "dimension_wise_kl": {"value", "low", "high"}}},
+                     (of a VAE only; bits_per_dim where pixels are discrete; dimension_wise_kl and dimension_rates where the prior is a
+                     product of normals)
+      "disentanglement": {"split", "images", "train_images", "dimensions", "factors", "mig", "sap", "disentanglement", "completeness",
+                      "informativeness" (these three: DCI), "estimators"}                     (where there are two factors or more)
+      "likelihood":  {"quantity", "split", "unit", "images", "dimensions", "k", "effective_samples",
+                      "nelbo" | "importance_weighted": as in "rate", "gain": {"value", "low", "high"},
+                      "sweep": [{"k", "value", "low", "high"}]}                               (of a VAE, where asked for by name)
+      "ais":         {"quantity", "split", "unit", "images", "dimensions", "steps", "chains", "schedule", "transition", "accepted",
+                      "nelbo" | "annealed": as in "rate", "gain": {"value", "low", "high"}}   (of a VAE, where asked for by name)
       "rate_head":   {"quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images", "dimensions",
                       "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT}}          (where asked for by name)
                      POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "bits_per_dim" (of nelbo)
@@ -24,6 +36,7 @@
 A probe that was not asked for is absent. Intervals are 95%.
 """
 
+from core.bounds import Estimate
 from core.checkpoint import write_atomically
 from core.errors import UserError
 
@@ -36,6 +49,17 @@ from rich.table import Table
 
 FORMAT = "twobounds-probe/1"
 Report = dict[str, Any]
+
+
+def bounds(estimate: Estimate) -> dict[str, float]:
+    """An estimate and its interval, as a report holds them."""
+    return {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
+    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in bits a dimension too."""
+    bits = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
+    return bounds(estimate) | bits | {"estimator": estimator, "side": side}
 
 
 def save(report: Report, path: Path) -> None:
@@ -124,45 +148,25 @@ def table(reports: list[Report]) -> Table:
     return made
 
 
-def details(report: Report) -> list[str]:
-    """Plain sentences about one checkpoint, for the terminal."""
-    lines = [f"{name(report)}: {report['method']} at step {report['step']}, data {report['data']}"]
-    for critic, found in report.get("information", {}).get("critics", {}).items():
-        last = found["sweep"][-1]
-        best = f", best possible {last['best_possible']:.3f}" if "best_possible" in last else ""
-        lines.append(
-            f"  InfoNCE, {critic} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥"
-            f" {last['bound']:.3f} [{last['low']:.3f}, {last['high']:.3f}] nats"
-            f" at K = {last['K']:,}; ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}: {found['verdict']}"
-        )
-    lines += geometry_lines(report["geometry"]) if "geometry" in report else []
+def numbers(report: Report) -> dict[str, float]:
+    """The headline numbers by name, for a log."""
+    found = {f"linear/{key}": value for key, value in report.get("linear", {}).items()}
+    found |= {preset: values["top1"] for preset, values in report.get("knn", {}).items()}
+    found |= {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in report.get("information", {}).get("critics", {}).items()}
+    for space in {"features", "codes"} & report.get("geometry", {}).keys():
+        found |= {f"geometry/{space}/{key}": value for key, value in report["geometry"][space].items()}
     if rate := report.get("rate"):
-        r, d, lower, upper, kl = rate["rate"], rate["distortion"], rate["lower"], rate["upper"], rate["marginal_kl"]
-        total, high = rate["nelbo"], min(upper["value"], r["value"])
-        lines += [
-            f"  R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats ({total['bits_per_dim']:.3f} bits/dim)",
-            f"  {lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f}, R {r['value']:.3f};"
-            f" ceiling of the lower bound {rate['ceiling']:.2f})",
-            f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
-            f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
-        ]
-    if head := report.get("rate_head"):
-        curve = [("nothing kept", head["nothing"]), *((f"β {point['beta']:g}", point) for point in reversed(head["points"]))]
-        lines += [
-            f"  rate head on {head['train_images']:,} images, {head['likelihood']}, R / D in nats: "
-            + " · ".join(f"{label} {point['rate']['value']:.2f} / {point['distortion']['value']:,.1f}" for label, point in curve)
-        ]
-    return lines
-
-
-def geometry_lines(found: dict[str, Any]) -> list[str]:
-    """One line for the features, one for the codes, and one where something has collapsed."""
-    lines = []
-    for space in ("features", "codes"):
-        if values := found.get(space):
-            pair = f", LiDAR {values['lidar']:.1f}; alignment {values['alignment']:.3f}" if "lidar" in values else ""
-            lines.append(
-                f"  geometry of {space}: effective rank {values['effective_rank']:.1f} of {values['dimensions']}{pair},"
-                f" uniformity {values['uniformity']:.2f}, deviation {values['deviation']:.2f} of 1"
-            )
-    return lines + ([f"  {found['sentence']}"] if "sentence" in found else [])
+        found |= {key: rate[key]["value"] for key in ("rate", "distortion", "nelbo", "lower", "upper")}
+        found |= {"active_units": rate["active_units"]}
+        found |= {
+            f"on_these_images/{key}": part["value"] for key, part in rate.get("on_these_images", {}).items() if isinstance(part, dict)
+        }
+    scores = ("mig", "sap", "disentanglement", "completeness", "informativeness")
+    found |= {f"disentanglement/{key}": report["disentanglement"][key] for key in scores if "disentanglement" in report}
+    for probe, key in (("likelihood", "importance_weighted"), ("ais", "annealed")):
+        found |= {f"{probe}/{side}": report[probe][side]["value"] for side in ("nelbo", key) if probe in report}
+    return found | {
+        f"rate_head/{key}_beta{point['beta']:g}": point[key]["value"]
+        for point in report.get("rate_head", {}).get("points", [])
+        for key in ("rate", "distortion")
+    }

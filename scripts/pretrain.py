@@ -5,6 +5,7 @@
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on exactly where it stopped.
+SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue me"; docs/faults.md says what happens otherwise.
 """
 
 import core  # noqa: F401
@@ -14,20 +15,22 @@ from core.checkpoint import State
 from core.data import open_source
 from core.distributed import averaged
 from core.errors import UserError, exit_cleanly
+from core.finite import FiniteLosses
 from core.folder import RunFolder
 from core.logger import Logger
+from core.method import LatentModel, Method
 from core.optim import build_optimizer
+from core.preemption import REQUEUE, Preemption
 from core.product import speed_up
 from core.profile import Profile
 from core.progress import ProgressLine, in_words
-from core.source import training_order
+from core.source import Source, reading_order, training_order
 from core.train import train
 
 import argparse
 import inspect
-import math
 import os
-import sys
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -51,8 +54,10 @@ def main() -> None:
     check_sizes(run, len(source), world)
 
     state = build_state(run, source.shape, world)
+    refuse_unknown_pixels(state.method, source)
     model, optimizer = fabric.setup(state.method, state.optimizer)
-    resume(fabric, state, folder)
+    if run.resume:
+        fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)
 
     if fabric.is_global_zero:
@@ -63,13 +68,16 @@ def main() -> None:
         state.wandb_id = logger.id
         logger.pictures(validation.pictures(state.method, folder.pictures), state.step)
         if state.step == 0:
-            checkpoint.save(folder.last, state)
+            folder.save(state, steps_per_epoch)
 
     order = training_order(len(source), run.optim.batch_size, run.seed, state.step, total, rank, world, fabric.device)
     batches = source.batches(order, state.method.views)
     profiled = folder.path / "profile" if run.trainer.profile and fabric.is_global_zero else None
-    with ProgressLine(total, state.step, run.optim.batch_size, shown=fabric.is_global_zero) as progress, Profile(profiled) as profile:
-        for metrics in train(fabric, model, optimizer, state, batches, total, steps_per_epoch):
+    line = ProgressLine(total, state.step, run.optim.batch_size, shown=fabric.is_global_zero)
+    losses = FiniteLosses(folder.last)
+    with Preemption(timedelta(seconds=run.trainer.timeout)) as preemption, line as progress, Profile(profiled) as profile:
+        for metrics in train(fabric, model, optimizer, state, preemption.until(batches), total, steps_per_epoch):
+            losses.add(state.step, metrics)
             step, last = state.step, state.step == total
             progress.advance(step)
             if account := profile.step():
@@ -78,8 +86,7 @@ def main() -> None:
             saves = step % run.trainer.save_every == 0 or last
             if not (step % run.trainer.log_every == 0 or validates or saves):
                 continue
-            values = averaged({name: value.item() for name, value in metrics.items()}, fabric.device)
-            stop_if_not_finite(values, step, folder)
+            values = averaged(losses.look(), fabric.device)
             if logger and (step % run.trainer.log_every == 0 or last):
                 progress.show(values)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
@@ -90,13 +97,22 @@ def main() -> None:
                 logger.metrics(scores, step)
                 logger.pictures(validation.pictures(state.method, folder.pictures), step)
                 progress.say(f"step {step}/{total} validation · {in_words(scores)}")
+                if validation.warning:
+                    progress.say(f"warning: {validation.warning}")
                 score = scores[f"val/{state.method.criterion}"]
                 if score > state.best:
                     state.best = score
                     checkpoint.save(folder.best, state)
             if logger and saves:
-                checkpoint.save(folder.last, state)
+                folder.save(state, steps_per_epoch)
             fabric.barrier()
+        if preemption.stopping and state.step < total:
+            losses.look()
+            if logger:
+                folder.save(state, steps_per_epoch)
+                progress.say(f"{preemption.reason}: saved {folder.last} at step {state.step}; --resume goes on; exit code {REQUEUE}")
+                logger.close(patience=5)
+            raise SystemExit(REQUEUE)
     if logger:
         logger.close()
         progress.say(f"done: {folder.last} at step {state.step}; next: python scripts/probe.py {folder.path}")
@@ -134,6 +150,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         if type(error).__name__ != "MisconfigurationException":
             raise
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    if hasattr(fabric.strategy, "_timeout"):  # a strategy that is given by name takes it from nowhere else
+        fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
         known = inspect.signature(DistributedDataParallel).parameters  # buffers are the same everywhere, and a queue is long
         fabric.strategy._ddp_kwargs["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
@@ -158,6 +176,13 @@ def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
         )
 
 
+def refuse_unknown_pixels(method: Method, source: Source) -> None:
+    """`UserError` where a likelihood does not know the images' values, before anything is written."""
+    if isinstance(method, LatentModel):
+        x = next(source.batches(reading_order(2), 1)).views[0]
+        method.target(x, torch.zeros(x.shape, device=x.device))
+
+
 def build_state(run: config.RunConfig, shape: tuple[int, int, int], world: int = 1) -> State:
     """A fresh state for one of `world` processes, with the options that change how it is executed applied."""
     method = speed_up(checkpoint.build_method(run, shape))
@@ -170,25 +195,6 @@ def build_state(run: config.RunConfig, shape: tuple[int, int, int], world: int =
         for part in method.children():
             part.compile()
     return State(run, method, build_optimizer(method, run.optim))
-
-
-def resume(fabric: Fabric, state: State, folder: RunFolder) -> None:
-    """Load last.ckpt into the state where the run asks for it and there is one."""
-    if state.run.resume and folder.last.exists():
-        checkpoint.restore(folder.last, checkpoint.read(folder.last), state)
-        fabric.print(f"resuming {folder.path} at step {state.step}")
-    elif state.run.resume:
-        fabric.print(f"{folder.path} holds no checkpoint yet: starting from the beginning")
-
-
-def stop_if_not_finite(values: dict[str, float], step: int, folder: RunFolder) -> None:
-    """A diverged run stops here, before it can overwrite a good checkpoint."""
-    if not math.isfinite(values["loss"]):
-        print(f"step {step}: {values}", file=sys.stderr)
-        raise UserError(
-            f"the loss is {values['loss']} at step {step}; {folder.last} holds the last good step:"
-            " try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
-        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from core.train import train
 import argparse
 import os
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,6 +106,10 @@ def main() -> None:
     memory(options.codes, options.queue, 128)
 
 
+def gradient(loss: Callable[[], Tensor], codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(), codes)
+
+
 def memory(n: int, k: int, d: int) -> None:
     """Peak memory of the two losses for this process's part of n images, and what their matrices of all scores would take."""
     b = n // world()
@@ -114,7 +120,7 @@ def memory(n: int, k: int, d: int) -> None:
         f"queue, N = {n}, K = {k}": (lambda: queue_loss(first, second, keys, 0.1), b * (k + 1)),
     }
     for name, (loss, scores) in losses.items():
-        needed = peak(lambda loss=loss: torch.autograd.grad(loss(), (first, second)), first.device)
+        needed = peak(partial(gradient, loss, (first, second)), first.device)
         if rank() == 0:
             print(f"{name}, {world()} processes: {needed / 2**20:.1f} MiB at the peak, all scores would be {4 * scores / 2**20:.1f} MiB")
 

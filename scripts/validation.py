@@ -1,5 +1,5 @@
-"""What a run looks at while it trains, on images held out of training: its own metrics, an online kNN, the geometry of its codes; and, of
-a queue, how stale it is. The test split stays unread.
+"""What a run looks at while it trains, on images held out of training: its own metrics, an online kNN, the geometry of its codes; of a
+queue, how stale it is; of a VAE, whether its code has collapsed. The test split stays unread.
 """
 
 from core.config import RunConfig, for_information
@@ -7,7 +7,7 @@ from core.data import open_source
 from core.distributed import alone, rank
 from core.features import Features, extract
 from core.geometry import alignment, deviations, effective_rank, uniformity
-from core.method import Method, PairCritic
+from core.method import LatentModel, Method, PairCritic
 from core.pictures import save_grid
 from core.source import Source, reading_order, training_order
 
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from contrastive.moco import MoCo
+from probes.codes import coded, codes, joined
+from probes.collapse import Alarm, carried
 from probes.information import read_pairs
 from probes.knn import knn
 from vae.beta import BetaVAE
@@ -25,10 +27,14 @@ from vae.pictures import reconstructions, traversals
 
 MOST = 4096  # images read for a validation, so that it costs seconds
 PAIRS = 2048  # of them, for the geometry of two views
+CODED = 1024  # of them, for what a code carries
 
 
 class Validation:
-    """Validation of one run: `validation(method, step)` gives named numbers. `source` is what it trains on, in `world` processes."""
+    """Validation of one run: `validation(method, step)` gives named numbers, and `warning` is what the newest of them call for, or empty.
+
+    `source` is what it trains on, in `world` processes.
+    """
 
     def __init__(self, run: RunConfig, device: torch.device, source: Source, world: int = 1):
         self.run, self.device, self.source = run, device, source
@@ -38,10 +44,12 @@ class Validation:
         self.train = open_source(run.data, "train", run.seed, augmented=False)
         self.held_out = open_source(run.data, "val", run.seed, augmented=False)
         self.pairs = open_source(self.viewed, "val", run.seed)
+        self.alarm, self.warning = Alarm(), ""
 
     @torch.no_grad()
     def __call__(self, method: Method, step: int) -> dict[str, float]:
-        """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features; staleness.
+        """Mean metrics of the method on fresh views of the validation split; geometry and kNN accuracy of its features;
+        of a queue its staleness, of a VAE what its code carries.
 
         To be called by all processes: they extract the features together, the first does the rest, and the others get nothing.
         """
@@ -51,7 +59,7 @@ class Validation:
             bank, query = (extract(method, source, self.run.seed, self.device, MOST) for source in (self.train, self.held_out))
         if rank() == 0:
             with alone():
-                scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step)
+                scores = self._metrics(method) | self._geometry(method, query) | self._queue(method, step) | self._code(method)
                 scores["knn"] = knn(bank, query)["top1"]
         method.train(was_training)
         return {f"val/{name}": value for name, value in scores.items()}
@@ -73,6 +81,16 @@ class Validation:
         agreement = {"alignment": alignment(first, second).item()} if self.viewed.views_differ else {}
         spread = {"effective_rank": effective_rank(held_out.x), "deviation": deviations(held_out.x).mean}
         return agreement | {"uniformity": uniformity(first)} | spread
+
+    def _code(self, method: Method) -> dict[str, float]:
+        """Of a VAE: active units, and an upper bound on what the code carries, min(R, leave-one-out)."""
+        if not isinstance(method, LatentModel):
+            return {}
+        order = reading_order(len(self.held_out), self.run.seed, device=self.device, purpose="collapse", most=CODED)
+        prior = method.prior()
+        found = carried(joined([codes(batch, prior) for batch in coded(method, self.held_out, order)]))
+        self.warning = self.alarm(found)
+        return {"active_units": float(found.active), "information_upper": found.nats}
 
     def _queue(self, method: Method, step: int) -> dict[str, float]:
         """Of a queue after `step` steps: the age of its oldest keys, and how far the present key encoder has drifted away from them.

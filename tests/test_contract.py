@@ -1,12 +1,12 @@
 """Every config trains for a few steps on data of its shape, is saved, and comes back from the file alone."""
 
 from core import checkpoint, config
+from core.data import EMBEDDED, open_source
 from core.images import Arrays
 from core.method import LatentModel, Method, PairCritic, locate
 from core.optim import build_optimizer
 from core.randomness import Draws
 from core.source import Source, training_order
-from core.sprites import Sprites
 from core.train import train
 from core.views import policy
 
@@ -21,9 +21,9 @@ SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "folder": (1, 28, 28)}  
 
 
 def stand_in(run: config.RunConfig) -> Source:
-    """Random images of the data set's shape, or sprites themselves."""
-    if run.data.name == "sprites":
-        return Sprites(run.data.sprites, "train", 0)
+    """Random images of the data set's shape, or embedded data themselves."""
+    if run.data.name in EMBEDDED:
+        return open_source(run.data, "train", 0)
     draws, shape = Draws(0, 0), SHAPES[run.data.name]
     images = draws.integers("images", 256, 32, *shape).to(torch.uint8)
     return Arrays(images, draws.integers("labels", 10, 32, 1), {"class": 10}, policy(run.data.augment, shape[1]))

@@ -115,6 +115,40 @@ def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
         open_source(config(tmp_path, validation=1), "trainval", 0)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, tmp_path, capfd):
+    png(tmp_path, *(f"train/a/{i}.png" for i in range(10)))
+    for broken in (0, 3, 4):
+        (tmp_path / f"train/a/{broken}.png").write_bytes(b"junk")
+    batches = {}
+    for memory in (0.0, 1.0):
+        source = open_source(config(tmp_path, validation=1, skip=0.31, workers=workers, memory=memory), "trainval", 0)
+        chosen = next(iter(source.batches(reading_order(10, block=10), 1))).views[0][:, 0, 0, 0].tolist()
+        said = capfd.readouterr().err.splitlines()
+        assert len(said) == 3 and all(any(f"{broken}.png can not be decoded" in line for line in said) for broken in (0, 3, 4))
+        assert said[-1].endswith("skipped, 3 of at most 3")
+        assert set(chosen) == {1, 2, 5, 6, 7, 8, 9}
+        order = training_order(10, 4, 3, 2, 9)
+        batches[memory] = [(batch.views[0], batch.label, batch.index) for batch in source.batches(order, 1)]
+        assert not capfd.readouterr().err, "each is named once"
+    for streamed, held in zip(batches[0.0], batches[1.0], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(streamed, held, strict=True))
+    for memory in (0.0, 1.0):
+        with pytest.raises(
+            UserError, match=r"^data\.skip: more than 2 of 10 images .*/\d\.png can not be decoded .*larger share than 0\.2$"
+        ):
+            source = open_source(config(tmp_path, validation=1, skip=0.2, workers=workers, memory=memory), "trainval", 0)
+            list(source.batches(reading_order(10), 1))
+
+
+def test_an_image_that_can_not_be_read_is_not_skipped(tmp_path):
+    png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
+    source = open_source(config(tmp_path, validation=1, skip=0.9, memory=0.0), "trainval", 0)
+    (tmp_path / "train/a/1.png").unlink()
+    with pytest.raises(UserError, match=r"^data\.root: image 1: .*1\.png can not be read \(No such file or directory\)"):
+        list(source.batches(reading_order(3), 1))
+
+
 def test_classes_are_numbered_as_in_train(tmp_path):
     png(tmp_path, *(f"train/{c}/{i}.png" for c in "abc" for i in range(2)), "test/b/0.png", "test/c/0.png")
     source = open_source(config(tmp_path, validation=1), "test", 0)

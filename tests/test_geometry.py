@@ -17,7 +17,7 @@ from scipy.special import ive
 from scipy.stats import entropy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from probes import report
+from probes import sentences
 from probes.geometry import collapse, geometry, layout
 
 
@@ -161,7 +161,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
     for key in ("alignment", "uniformity", "deviation"):  # these look at directions only, and the codes are the features' directions
         assert found["codes"][key] == pytest.approx(found["features"][key], rel=1e-4)
     assert found == geometry(Critic(), run)
-    lines = report.geometry_lines(found)
+    lines = sentences.geometry_lines(found)
     assert len(lines) == 2 and "of 12" in lines[0] and "LiDAR" in lines[0]
     plain = geometry(Pixels(), run)
     assert not isinstance(Pixels(), PairCritic) and "codes" not in plain and plain["features"] == found["features"]
@@ -170,7 +170,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
 def test_the_probe_says_in_words_what_has_collapsed(run):
     found = geometry(Critic(gain=0.0), run)
     assert "features collapsed: effective rank 1.0 of 12" in found["sentence"] and "codes collapsed" in found["sentence"]
-    assert report.geometry_lines(found)[-1].strip() == found["sentence"]
+    assert sentences.geometry_lines(found)[-1].strip() == found["sentence"]
 
 
 def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypatch):
@@ -178,7 +178,7 @@ def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypa
     found = geometry(Critic(), run)
     assert not {"alignment", "lidar"} & (found["features"].keys() | found["codes"].keys()) and "lidar_views" not in found
     assert {"uniformity", "effective_rank", "deviation"} <= found["features"].keys()
-    assert "LiDAR" not in "".join(report.geometry_lines(found))
+    assert "LiDAR" not in "".join(sentences.geometry_lines(found))
 
 
 @pytest.mark.parametrize("name, augment, differ", [("mnist", "none", False), ("mnist", "crop", True), ("sprites", "none", True)])

@@ -27,6 +27,9 @@ class LinearGaussian:
     def likelihood(self, z):
         return Normal(B * z[:, None, None], T)
 
+    def discrete(self):
+        return False
+
     def target(self, x, noise):
         return x
 

@@ -9,6 +9,7 @@ from core.source import Source
 from core.sprites import Sprites, SpritesConfig
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,7 @@ from probes.logistic import Logistic
 from probes.rate import rate
 from scripts.probe import refuse_other_images
 from vae.beta import BetaVAE, BetaVAEConfig
+from vae.priors import PriorConfig
 
 
 def blobs(n: int, seed: int, classes: int = 5, dim: int = 12) -> Features:
@@ -173,6 +175,18 @@ def test_a_vae_whose_code_ignores_the_image_carries_nothing(tmp_path):
         assert found[key]["value"] == pytest.approx(0, abs=1e-6)
     assert found["active_units"] == 0
     assert found["nelbo"]["value"] == pytest.approx(found["distortion"]["value"])
+
+
+def test_a_prior_without_a_closed_form_is_sampled_and_says_so(tmp_path):
+    """A flow that is still the standard normal, beside the standard normal itself."""
+    run = small_run(tmp_path)
+    methods = [BetaVAE(replace(run.model, prior=PriorConfig(kind)), (3, 32, 32)).eval() for kind in ("standard", "flow")]
+    torch.nn.init.normal_(methods[0].to_posterior.weight, std=5.0)
+    for part in ("encoder", "to_posterior", "decoder", "pixels"):
+        getattr(methods[1], part).load_state_dict(getattr(methods[0], part).state_dict())
+    closed, sampled = (rate(method, run)["rate"] for method in methods)
+    assert closed["estimator"].startswith("closed-form KL") and sampled["estimator"].startswith("log q(z|x) - log p(z)")
+    assert sampled["low"] - 0.1 < closed["value"] < sampled["high"] + 0.1 and sampled["value"] != closed["value"]
 
 
 def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):

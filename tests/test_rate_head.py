@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from probes import figures, rate_head, report
+from probes import figures, rate_head, sentences
 from probes.rate_head import Seen, measure, rate_distortion, train_heads
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
@@ -190,7 +190,7 @@ def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_pa
         for point in (found["nothing"], *found["points"]):
             assert all(point[key]["low"] <= point[key]["value"] <= point[key]["high"] for key in ("rate", "distortion", "nelbo"))
             assert point["nelbo"]["value"] == pytest.approx(point["rate"]["value"] + point["distortion"]["value"], rel=1e-5)
-        said = report.details({"checkpoint": "a/last.ckpt", "method": run.method, "step": 0, "data": "sprites", "rate_head": found})
+        said = sentences.details({"checkpoint": "a/last.ckpt", "method": run.method, "step": 0, "data": "sprites", "rate_head": found})
         assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
 
 

@@ -167,6 +167,15 @@ def test_a_multiplier_goes_on_exactly_from_its_state(kind):
     assert whole.price != 1
 
 
+@pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
+def test_a_sampled_rate_below_zero_leaves_a_price(kind):
+    schedule = RateSchedule(RateConfig(kind, nats=5.0), 1)
+    for _ in range(30):
+        schedule(torch.full((3, 1), -1.0), torch.full((3,), 2.0))
+        schedule.after_step(0.5)
+    assert 0 < schedule.price < math.inf
+
+
 def test_looking_does_not_move_a_multiplier():
     schedule = RateSchedule(RateConfig("target_rate", nats=5.0), 2)
     schedule(torch.ones(4, 2), torch.ones(4))

@@ -69,7 +69,7 @@ class BetaVAE(Method):
         self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
         self.decoder = build_decoder(config.decoder, config.latent, (shape[0] * self.pixels.channels, *shape[1:]), config.width)
         self.to_posterior = nn.Linear(self.encoder.dim, 2 * config.latent)  # type: ignore[arg-type]
-        self.code_prior = build_prior(config.prior, config.latent, shape, self.moments, bounded=config.likelihood != "normal")
+        self.code_prior = build_prior(config.prior, config.latent, shape, self.moments, bounded=self.discrete())
         self.schedule = RateSchedule(config.rate, self.code_prior.columns)
 
     def forward(self, batch: Batch) -> Output:
@@ -97,7 +97,7 @@ class BetaVAE(Method):
             "elbo": -d - r,
             "price": price,
         }
-        if self.pixels.name != "normal":  # a density of real values is no number of bits
+        if self.discrete():
             metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
         if len(columns) > 1:
             metrics["active_dimensions"] = (columns > ACTIVE).sum().float()
@@ -116,6 +116,9 @@ class BetaVAE(Method):
 
     def likelihood(self, z: Tensor) -> Distribution:
         return self.pixels(at_least_float32(self.decoder(z)))
+
+    def discrete(self) -> bool:
+        return self.pixels.name != "normal"
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
         return self.pixels.target(x, noise)

@@ -10,8 +10,8 @@ CENTRES = ("none", "before", "upto", "all")
 class MaskedConv2d(nn.Conv2d):
     """A convolution whose filters are zero outside `taps`, each of the length `gain` (weight norm: w = g v / |v|, Salimans & Kingma 2016).
 
-    `taps` is bool [k, l] with odd sides, and what it says of the centre is replaced by `centre`: channel c belongs to colour c mod `colours`,
-    and at the centre an output reads no input, those of colours "before" its own (van den Oord's mask A), "upto" its own (mask B), or all.
+    `taps` is bool [k, l] with odd sides; of its centre `centre` decides. Channel c belongs to colour c mod `colours`, and at the centre an
+    output reads none of the inputs, those of colours "before" its own (van den Oord's mask A), "upto" its own (mask B), or all.
     The mask is applied to the weights once a call, before the norm is taken, and never to the image.
     """
 

@@ -77,7 +77,7 @@ class PixelCNN(nn.Module):
         return crop
 
     def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """What the trunk reads of other pixels, and what it starts from at each pixel: the condition and the pixel's own earlier channels."""
+        """What the trunk reads of other pixels, and what it starts from at a pixel: the condition and the pixel's own earlier channels."""
         x = 2 * x - 1
         start = [term for term in (condition, self.own(x) if self.own is not None else None) if term is not None]
         context = self.window.context

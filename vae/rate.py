@@ -80,7 +80,7 @@ class RateSchedule(nn.Module):
     """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` moves the price. All its state is in buffers.
 
     The multiplier follows the relative error e of a moving average, log price += INTEGRAL e + PROPORTIONAL (e - e before), with
-    e = log(R / R*) for a rate, and for a distortion e = (D* - D) / (price R): along R(D) a nat of D is worth 1 / price nats of R.
+    e = log(R / R*) for a rate, and for a distortion e = (D* - D) / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R.
     """
 
     price: Tensor
@@ -153,11 +153,8 @@ class RateSchedule(nn.Module):
 
     def _error(self, measured: Tensor) -> Tensor:
         """How much too much is kept, relative to what should be: above 0 the price has to rise. At most 1 either way."""
-        r, d = measured
         target = self.settings["nats"]
-        error = (
-            torch.log(r / target)
-            if self.config.kind == "target_rate"
-            else (target - d) / (self.price * r).clamp(1e-6, abs(target) or math.inf)
-        )
-        return error.clamp(-1, 1)
+        rate, distortion = measured[0].clamp(min=1e-6), measured[1]  # a sampled rate may fall below 0
+        if self.config.kind == "target_rate":
+            return torch.log(rate / target).clamp(-1, 1)
+        return ((target - distortion) / (self.price * rate).clamp(max=abs(target) or math.inf)).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""VLAE: a VAE whose decoder predicts each pixel from the code and from pixels nearby, so that the code need only carry what those can not tell.
+"""VLAE: a VAE whose decoder predicts each pixel from the code and from pixels nearby; the code need only carry what those can not tell.
 
 Chen et al.: Variational Lossy Autoencoder, 2017 (arXiv:1611.02731). With `window: full` it is a VAE with a PixelCNN decoder.
 B = images, C H W = image shape, L = latent dimensions, U = feature maps.
@@ -34,9 +34,7 @@ class VLAEConfig(BetaVAEConfig):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if self.likelihood not in DISCRETE:
-            raise ValueError(
-                f"likelihood: pixels that are predicted one by one are discrete: {', '.join(DISCRETE)}, not '{self.likelihood}'"
-            )
+            raise ValueError(f"likelihood: pixels predicted one by one are discrete: {', '.join(DISCRETE)}, not '{self.likelihood}'")
 
 
 class VLAE(BetaVAE):

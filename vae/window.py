@@ -1,6 +1,6 @@
 """Which earlier values an autoregressive image model may read when it predicts one: the definition that the networks are tested against.
 
-C H W = image shape. Values come in raster order, pixel by pixel, and within a pixel channel by channel (R, then G given R, then B given both).
+C H W = image shape. Values come in raster order, pixel by pixel, and in a pixel channel by channel (R, G given R, B given both).
 """
 
 from core.errors import UserError
@@ -38,14 +38,10 @@ class Window(NamedTuple):
         if context not in CONTEXTS:
             raise ValueError(f"context: '{context}' is none of {', '.join(CONTEXTS)}")
         if (context == "coarse") != (scale > 1):
-            raise ValueError(
-                f"scale: cells of {scale} pixels and context {context} do not go together; coarse takes 2 or more, the others 1"
-            )
+            raise ValueError(f"scale: {scale} does not go with context {context}; coarse takes cells of 2 pixels or more, the others 1")
         match = re.fullmatch(r"(full)|([1-9]\d*)|([1-9]\d*)x([1-9]\d*)", text)
         if not match:
-            raise ValueError(
-                f"window: '{text}' is none; write full, a number of masked 3x3 convolutions such as 6, or WIDTHxROWS such as 4x2"
-            )
+            raise ValueError(f"window: '{text}' is none; write full, a number of masked 3x3 convolutions (6) or WIDTHxROWS (4x2)")
         if match[3]:
             wide, tall = int(match[3]), int(match[4])
             return cls("rectangle", tall, wide // 2, wide - 1 - wide // 2, context, scale)  # ceil((A - 1) / 2) = floor(A / 2)
@@ -67,8 +63,8 @@ class Window(NamedTuple):
         if self.up + 1 > rows or wide > columns:
             unit = "cells" if self.scale > 1 else "pixels"
             raise UserError(
-                f"model.window: it spans {wide} columns and, with the pixel's own, {self.up + 1} rows; images have {columns} x {rows} {unit}:"
-                " take a smaller window, or full"
+                f"model.window: it spans {wide} columns and, the pixel's own included, {self.up + 1} rows; images have {columns} x {rows}"
+                f" {unit}: take a smaller window, or full"
             )
         return self
 

@@ -1,0 +1,61 @@
+"""What is not finite ends a run before it can be saved: losses as they come, weights when a checkpoint is due."""
+
+from core.errors import UserError
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+TRY = "try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
+MOST = 200  # steps between two looks: each look waits for the device
+
+
+class FiniteLosses:
+    """Keeps the metrics of the steps since the last look: a look names the first bad step, and only a look waits for the device."""
+
+    def __init__(self, checkpoint: Path):
+        self.checkpoint = checkpoint  # what a run that ends here goes back to
+        self.unseen: list[tuple[int, dict[str, Tensor]]] = []
+        self.newest: dict[str, float] = {}
+        self.good = "none was seen"
+
+    def add(self, step: int, metrics: dict[str, Tensor]) -> None:
+        """The metrics of a step, on whatever device they are."""
+        self.unseen.append((step, metrics))
+        if len(self.unseen) == MOST:
+            self.look()
+
+    def look(self) -> dict[str, float]:
+        """The newest step's metrics as numbers.
+
+        Raises `UserError` at the first step whose loss is not finite, with the last finite metrics.
+        """
+        if not self.unseen:
+            return self.newest
+        losses = torch.stack([metrics["loss"] for _, metrics in self.unseen])
+        bad = (~losses.isfinite()).nonzero()[:, 0].tolist()
+        first = bad[0] if bad else len(losses)
+        if first:
+            step, metrics = self.unseen[first - 1]
+            values = {name: value.item() for name, value in metrics.items()}
+            self.good = f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}"
+        if bad:
+            raise UserError(
+                f"the loss is {losses[first].item()} at step {self.unseen[first][0]}; the last finite metrics are those of {self.good};"
+                f" {self.checkpoint} holds an earlier, good step: {TRY}"
+            )
+        self.unseen.clear()
+        self.newest = values
+        return values
+
+
+def require_finite(path: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a buffer (which may hold masks) is NaN."""
+    held = {f"weight '{name}'": value.isfinite() for name, value in method.named_parameters()}
+    held |= {f"weight '{name}'": ~value.isnan() for name, value in method.named_buffers()}
+    for number, values in optimizer.state_dict()["state"].items():
+        numbers = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        held |= {f"the optimizer's '{name}' of parameter {number}": value.isfinite() for name, value in numbers.items()}
+    if bad := [name for name, good in held.items() if not good.all()]:
+        raise UserError(f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was: {TRY}")

@@ -1,0 +1,81 @@
+"""A scheduler's warning that it will take the machine: the step under way is finished, and the run ends where it can go on bitwise.
+
+W = processes.
+"""
+
+from core.distributed import world
+
+import signal
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+# EX_TEMPFAIL of sysexits.h, "try again later": no other end of a run has this code (2 is a mistake to mend, 1 a defect, 128 + n a kill
+# before anything could be saved), so that a scheduler can be told to requeue exactly this one.
+REQUEUE = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+T = TypeVar("T")
+
+
+class Preemption:
+    """As a context, hears SIGTERM and SIGUSR1 and remembers them; `until` then ends the batches after the step under way."""
+
+    def __init__(self, timeout: timedelta | None = None):
+        """`timeout`: how long processes wait for one another, where there are several."""
+        self.heard: signal.Signals | None = None
+        self._stopping = False
+        # A group of its own, on the host: agreeing must not wait for a device that is still busy with the step.
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
+
+    def __enter__(self) -> "Preemption":
+        self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def reason(self) -> str:
+        """The signal's name, as far as this process heard it."""
+        return self.heard.name if self.heard else "a signal to another process"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether every process has agreed to stop."""
+        return self._stopping
+
+    def until(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches, until a signal has come to any process: all of them stop before the same step.
+
+        A scheduler signals decoding workers too, and they die of it: the batch that they owe is then not waited for.
+        """
+        remaining = iter(batches)
+        while True:
+            try:
+                batch = next(remaining, None)
+            except (RuntimeError, OSError, EOFError):
+                if self.heard is None:
+                    raise
+                batch = None
+            if self._agreed() or batch is None:
+                return
+            yield batch
+
+    def _agreed(self) -> bool:
+        if self._group is None:
+            self._stopping = self.heard is not None
+        elif not self._stopping:
+            flag = torch.tensor(float(self.heard is not None))
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+            self._stopping = bool(flag)
+        return self._stopping
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.heard = signal.Signals(number)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch raises in the middle of a step when a worker dies of the same signal

@@ -1,0 +1,118 @@
+"""Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017) evaluate decoders with it.
+
+From a density s(z) that can be sampled to one known up to its integral, f(z) = log p(x, z), along
+
+    log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1,
+
+a chain z_0 ~ s, z_t by a transition that leaves pi_t as it is, has the weight log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}) with
+E w = integral of e^f = p(x). So the log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
+bound. With T = 1 there is no transition and it is the importance-weighted bound.
+
+B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
+"""
+
+from core.randomness import Draws
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+SHARPNESS = 4.0  # of the sigmoid schedule, as in Wu et al.: steps are shortest at both ends
+LEAPS = 5  # leapfrog steps of a transition
+WANTED = 0.65  # accepted share that step sizes are tuned to
+TUNING = 2  # chains an image of the run that only tunes step sizes
+FIRST, GAIN = 0.5, 0.2  # step size at first, and how fast its logarithm follows the accepted share
+
+
+class Annealed(NamedTuple):
+    log_evidence: Tensor  # [B], the log of the mean weight
+    elbo: Tensor  # [B], the mean of f - log s over the first codes of the chains
+    accepted: float  # share of transitions
+
+
+class Point(NamedTuple):
+    """Codes [S, B, L] with both log densities [S, B] and their gradients."""
+
+    z: Tensor
+    target: Tensor
+    start: Tensor
+    target_slope: Tensor
+    start_slope: Tensor
+
+    def energy(self, beta: float) -> Tensor:
+        """-log pi [S, B]."""
+        return -((1 - beta) * self.start + beta * self.target)
+
+    def slope(self, beta: float) -> Tensor:
+        """The gradient of log pi [S, B, L]."""
+        return (1 - beta) * self.start_slope + beta * self.target_slope
+
+    def where(self, chosen: Tensor, other: "Point") -> "Point":
+        """This point where chosen [S, B], else the other."""
+        return Point(*(torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - 2)), a, b) for a, b in zip(self, other, strict=True)))
+
+
+def anneal(log_joint: Callable[[Tensor], Tensor], start: Distribution, steps: int, chains: int, draws: Draws) -> Annealed:
+    """log p(x) of B images from `chains` chains of `steps` steps each.
+
+    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch shape [B] and event shape [L], and its
+    standard deviations are the unit of the step sizes. These are tuned by chains of their own and then fixed, one a step and an image: a
+    transition that learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
+    """
+    betas = schedule(steps)
+    sizes = _run(log_joint, start, betas, TUNING, draws.fork("tuning"), None)[1] if steps > 1 else []
+    return _run(log_joint, start, betas, chains, draws.fork("chains"), sizes)[0]
+
+
+def schedule(steps: int) -> list[float]:
+    """beta_0 = 0 to beta_T = 1 along a sigmoid (Wu et al. 2017)."""
+    raw = torch.sigmoid(SHARPNESS * torch.linspace(-1, 1, steps + 1, dtype=torch.float64))
+    return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
+
+
+def _run(
+    log_joint: Callable[[Tensor], Tensor], start: Distribution, betas: list[float], chains: int, draws: Draws, sizes: list[Tensor] | None
+) -> tuple[Annealed, list[Tensor]]:
+    """What the chains find, and the step sizes [B] of each step: those given, or tuned on the way."""
+    mean, scale = start.mean, start.stddev
+    shape = (chains, *mean.shape)
+
+    def noise(purpose: str) -> Tensor:
+        return draws.normal(purpose, chains * len(mean), mean.shape[1]).view(shape).to(mean.dtype)
+
+    def evaluate(z: Tensor) -> Point:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            target, first = log_joint(z), start.log_prob(z)
+            slopes = (torch.autograd.grad(density.sum(), z)[0] for density in (target, first))
+            return Point(z.detach(), target.detach().double(), first.detach().double(), *slopes)
+
+    point = evaluate(mean + scale * noise("start"))
+    log_weights, elbo = torch.zeros_like(point.target), (point.target - point.start).mean(0)
+    size, used, shares = torch.full_like(mean[:, 0], FIRST), [], []
+    for number, (before, beta) in enumerate(zip(betas, betas[1:], strict=False), 1):
+        log_weights += (beta - before) * (point.target - point.start)
+        if beta == 1:  # a last transition would change nothing that is read
+            break
+        size = size if sizes is None else sizes[number - 1]
+        used.append(size)
+        stride = size[:, None] * scale
+        momentum = first_momentum = noise(f"momentum/{number}")
+        moved = point
+        for _ in range(LEAPS):
+            momentum = momentum + 0.5 * stride * moved.slope(beta)
+            moved = evaluate(moved.z + stride * momentum)
+            momentum = momentum + 0.5 * stride * moved.slope(beta)
+        kinetic = 0.5 * (momentum.double().square().sum(2) - first_momentum.double().square().sum(2))
+        probability = (point.energy(beta) - moved.energy(beta) - kinetic).nan_to_num(nan=-math.inf).exp().clamp(max=1)
+        lottery = draws.uniform(f"accept/{number}", chains * len(mean)).view(chains, -1)
+        point = moved.where(lottery < probability, point)
+        shares.append(probability.mean())
+        if sizes is None:
+            size = size * torch.exp(GAIN * (probability.mean(0) - WANTED)).to(size.dtype)
+    accepted = torch.stack(shares).mean().item() if shares else 1.0
+    return Annealed(log_weights.logsumexp(0) - math.log(chains), elbo, accepted), used

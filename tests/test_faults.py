@@ -1,0 +1,203 @@
+"""What a run survives: signals, damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
+
+from core import checkpoint, config
+from core.errors import UserError
+from core.finite import FiniteLosses
+from core.folder import RunFolder
+from core.logger import Logger
+from core.optim import build_optimizer
+from core.preemption import REQUEUE, Preemption
+
+import os
+import re
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["model.hidden=16", "model.projection=8"]
+
+
+@pytest.fixture
+def run(tmp_path) -> tuple[RunFolder, checkpoint.State]:
+    """A folder and a fresh state of a small SimCLR."""
+    settings = config.read(ROOT / "configs/simclr_sprites.yaml", [f"folder={tmp_path / 'run'}", *SMALL])
+    method = checkpoint.build_method(settings, (3, 32, 32))
+    folder = RunFolder(settings.folder)
+    folder.create(settings)
+    return folder, checkpoint.State(settings, method, build_optimizer(method, settings.optim))
+
+
+def save(folder: RunFolder, state: checkpoint.State, step: int) -> None:
+    state.step = step
+    folder.save(state, steps_per_epoch=10)
+
+
+def steps(folder: RunFolder) -> dict[str, int]:
+    return {path.name: checkpoint.read(path)["step"] for path in folder.path.glob("*.ckpt")}
+
+
+def test_the_policy_keeps_what_it_says(run):
+    folder, state = run
+    state.run.trainer.keep_last, state.run.trainer.keep_epochs = 3, 2
+    for step in range(0, 50, 10):
+        save(folder, state, step)
+    assert steps(folder) == {"last.ckpt": 40, "last-1.ckpt": 30, "last-2.ckpt": 20, "epoch-2.ckpt": 20, "epoch-4.ckpt": 40}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
+    folder, state = run
+    for step in (3, 6):
+        save(folder, state, step)
+    folder.last.write_bytes(damage(folder.last.read_bytes()))
+    line = folder.resume(state)
+    assert state.step == 3 and "last-1.ckpt" in line and "last.ckpt: damaged" in line and "\n" not in line
+    save(folder, state, 9)
+    assert steps(folder) == {"last.ckpt": 9, "last-1.ckpt": 3}, "the damaged one has not pushed out the whole one"
+    for path in folder.versions():
+        path.write_bytes(b"")
+    with pytest.raises(checkpoint.Damaged, match=r"last\.ckpt"):
+        folder.resume(state)
+    folder.last.unlink()
+    with pytest.raises(UserError, match="--resume"):  # last-1.ckpt alone is a run, too
+        folder.check(state.run)
+
+
+def test_no_flipped_bit_goes_unseen(run):
+    folder, state = run
+    save(folder, state, 1)
+    whole, draw = folder.last.read_bytes(), random.Random(0)
+    before, seen = checkpoint.read(folder.last), 0
+    for _ in range(40):
+        place = draw.randrange(len(whole))
+        folder.last.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+        try:
+            after = checkpoint.read(folder.last)
+        except UserError:
+            seen += 1
+            continue
+        assert all(torch.equal(value, after["method"][key]) for key, value in before["method"].items())  # a bit of the padding
+    assert seen > 20
+
+
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
+    folder, state = run
+    save(folder, state, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (folder.last.stat().st_size // 2, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"last\.ckpt: could not be written \(File too large\)"):
+            save(folder, state, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert steps(folder) == {"last.ckpt": 1} and not list(folder.path.glob(".*"))
+
+
+@pytest.mark.parametrize("spoil", ["weight", "optimizer"])
+def test_what_is_not_finite_is_never_saved(run, spoil):
+    folder, state = run
+    parameter = next(state.method.parameters())
+    parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    save(folder, state, 1)
+    numbers = parameter if spoil == "weight" else state.optimizer.state[parameter]["exp_avg"]
+    with torch.no_grad():
+        numbers.view(-1)[3] = float("nan")
+    with pytest.raises(UserError, match="not finite at step 2.*optim.clip"):
+        save(folder, state, 2)
+    assert steps(folder) == {"last.ckpt": 1}
+
+
+def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before_it():
+    losses = FiniteLosses(Path("last.ckpt"))
+    for step, loss in enumerate([3.0, 2.5, float("inf"), float("nan"), 1.0], start=1):
+        losses.add(step, {"loss": torch.tensor(loss), "lr": torch.tensor(0.1)})
+        if step == 1:
+            for _ in range(2):  # a second look at the same step shows it again
+                assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
+    with pytest.raises(UserError, match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr"):
+        losses.look()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_batches_after_the_step_under_way(number):
+    before, done = signal.getsignal(number), []
+    with Preemption() as preemption:
+        for step in preemption.until(range(10)):
+            if step == 4:
+                os.kill(os.getpid(), number)
+            done.append(step)
+    assert done == [0, 1, 2, 3, 4] and preemption.stopping and preemption.reason == number.name
+    assert signal.getsignal(number) == before
+
+
+def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
+    before = signal.getsignal(signal.SIGCHLD)
+    loader, done = DataLoader(torch.arange(1000), num_workers=1, generator=torch.Generator()), []
+    with Preemption() as preemption:
+        batches = iter(loader)
+        for batch in preemption.until(batches):
+            done.append(int(batch))
+            if len(done) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                batches._workers[0].terminate()
+    assert done == [0, 1, 2] and preemption.stopping
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("server", ["refuses", "hangs"])
+def test_a_server_that_does_not_answer_stops_nothing(server, run, monkeypatch, capfd):
+    folder, state = run
+    monkeypatch.setattr("core.logger.PATIENCE", 2)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, and never says a word
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hanging.getsockname()[1] if server == 'hangs' else 9}")
+        state.run.wandb = "online"
+        first = Logger(state.run, folder.path)
+        first.metrics({"loss": 1.0}, 1)
+        first.close(patience=60)
+    state.run.wandb = "offline"
+    second = Logger(state.run, folder.path, first.id)
+    second.metrics({"loss": 0.5}, 2)
+    second.close(patience=60)
+    assert "logging offline instead" in capfd.readouterr().err
+    kept = sorted(folder.path.glob(f"wandb/offline-run-*-{first.id}/run-{first.id}.wandb"))
+    assert len(kept) == 2, "one id, both lives on the disk"
+    assert [b"loss" in path.read_bytes() for path in kept] == [True, True]
+
+
+def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
+    for name, does in {"srun": 'echo "$@" >> asked; exit "$CODE"', "scontrol": 'echo "$@" >> requeued'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    for code, wanted in ((REQUEUE, 0), (2, 2), (0, 0)):
+        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code)}
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
+        words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
+        assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    asked = "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8 trainer.num_nodes=2"
+    assert all(asked in line for line in (tmp_path / "asked").read_text().splitlines())
+
+
+def test_a_short_soak(tmp_path):
+    """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
+    sprites = ["data.sprites.train=256", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=4"]
+    words = [*SMALL, *sprites, "trainer.save_every=4", "trainer.validate_every=0", "--kills", "6", "--out", str(tmp_path / "soak")]
+    script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script, str(ROOT / "configs/simclr_sprites.yaml"), *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    deaths = re.search(r"(\d) deaths \(", done.stdout)
+    assert deaths and int(deaths[1]) >= 4, done.stdout  # on a busy machine the run may be over before the last signals come
+    assert "the same, bit by bit" in done.stdout and "the same text" in done.stdout

@@ -1,0 +1,124 @@
+"""Whatever a config says, it is a checked RunConfig or one line that names what is wrong; never a traceback.
+
+TWOBOUNDS_FUZZ=2000 looks at that many configs instead of the few that fit into a test.
+"""
+
+from core import config
+from core.errors import UserError
+from core.method import Method, locate
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+METHODS = sorted({str(OmegaConf.load(path)["method"]) for path in CONFIGS})
+PLAIN = settings(
+    max_examples=int(os.environ.get("TWOBOUNDS_FUZZ", "100")), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+words = st.text("abcdefghij_.:{}$[]'\"%\n ?0é\0", max_size=8)
+numbers = st.one_of(st.sampled_from([0, -1, 1, 2, 10**20, 0.5, -0.5, float("nan"), float("inf"), 1e308]), st.integers(-9, 99), st.floats())
+leaves = st.one_of(
+    st.none(), st.booleans(), numbers, words, st.sampled_from(["???", "${seed}", "${nothing}", "${oc.env:HOME}", "1e-3", "nan"])
+)
+anything = st.recursive(
+    leaves, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(words, inner, max_size=2)), max_leaves=4
+)
+
+
+def fitting(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a field's type, in and out of its range, at times another type."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return section(hint)
+    if get_origin(hint) in (list, tuple):
+        return st.lists(fitting(get_args(hint)[0]), max_size=3)
+    kinds: dict[Any, st.SearchStrategy[Any]] = {int: st.integers(-2, 300), float: st.floats(-1, 3), bool: st.booleans(), str: words}
+    return kinds.get(hint, anything)
+
+
+@functools.cache
+def section(kind: type) -> st.SearchStrategy[Any]:
+    """A mapping for a dataclass: any of its keys, mostly with values of the right type, at times with a key that it has not."""
+    hints = get_type_hints(kind)
+    mostly = {name: st.one_of(fitting(hint), fitting(hint), fitting(hint), anything) for name, hint in hints.items()}
+    defaults = {f.name: st.just(f.default) for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    some = {name: st.one_of(defaults.get(name, value), value) for name, value in mostly.items()}
+    known = st.fixed_dictionaries({}, optional=some)
+    return st.one_of(known, known, known, st.builds(lambda a, b: a | b, known, st.dictionaries(words, leaves, max_size=1)))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Any:
+    """A whole config. Most name a method that there is."""
+    method = draw(st.one_of(st.sampled_from(METHODS), st.sampled_from(METHODS), words, leaves))
+    values = draw(section(config.RunConfig))
+    if not isinstance(values, dict):
+        return values
+    values |= {"folder": draw(st.one_of(st.just("runs/fuzz"), st.just("runs/fuzz"), leaves)), "method": method}
+    if isinstance(method, str) and method in METHODS and draw(st.integers(0, 4)):
+        values["model"] = draw(section(locate(method).Config))
+    return values
+
+
+def accepted(read: Any) -> config.RunConfig | None:
+    """The config, or None where one line refused it."""
+    try:
+        run = read()
+    except UserError as error:
+        assert str(error).strip()  # core.errors.exit_cleanly prints it as one line
+        return None
+    assert isinstance(run, config.RunConfig)
+    assert issubclass(locate(run.method), Method) and isinstance(run.model, locate(run.method).Config)
+    return run
+
+
+def test_a_config_is_checked_or_refused_in_one_line() -> None:
+    taken: list[bool] = []
+
+    @PLAIN
+    @given(runs())
+    def look(values: Any) -> None:
+        run = accepted(lambda: config.from_dict(values, "fuzz.yaml"))
+        if run:  # what was taken is written and read back as itself
+            assert repr(config.to_dict(config.from_dict(config.to_dict(run), "again"))) == repr(config.to_dict(run))
+        taken.append(run is not None)
+
+    look()
+    assert 0.02 < sum(taken) / len(taken) < 0.9, "the fuzzer sees good and bad configs"
+
+
+KEYS = [
+    "seed",
+    "folder",
+    "method",
+    "model",
+    "data",
+    "optim.lr",
+    "optim.epochs",
+    "trainer.devices",
+    "data.sprites.train",
+    "model.temperature",
+]
+overrides = st.lists(st.one_of(words, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), leaves | words)), max_size=3)
+
+
+@PLAIN
+@given(st.sampled_from(CONFIGS), overrides)
+def test_an_override_is_taken_or_refused_in_one_line(path: Path, given_overrides: list[str]) -> None:
+    accepted(lambda: config.read(path, given_overrides))
+
+
+@PLAIN
+@given(st.one_of(words, st.binary(max_size=30), st.text(max_size=60)))
+def test_a_file_of_anything_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    assert accepted(lambda: config.read(path, [])) is None

@@ -1,0 +1,84 @@
+"""Linear-Gaussian images: what is said of them is what a multivariate normal of their covariance says."""
+
+from core import config
+from core.data import DataConfig, open_source
+from core.linear_gaussian import LinearGaussianConfig, patterns
+from core.source import reading_order
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+SMALL = LinearGaussianConfig(side=4, rank=3, largest=2.0, decay=0.5, noise=0.3, train=64, validation=16, test=20_000)
+DATA = DataConfig(name="linear_gaussian", augment="none", linear_gaussian=SMALL)
+
+
+def covariance():
+    basis = patterns(4)
+    return (basis * SMALL.eigenvalues) @ basis.T
+
+
+def read(split, seed=0, views=1, block=512):
+    source = open_source(DATA, split, seed)
+    return list(source.batches(reading_order(len(source), 0, block), views))
+
+
+def test_density_and_entropy_are_those_of_the_normal():
+    source = open_source(DATA, "test", 0)
+    normal = multivariate_normal(np.zeros(16), covariance().numpy())
+    x = torch.cat([batch.views[0] for batch in read("test")[:2]])
+    assert x.dtype == torch.float32 and x.shape == (1024, 1, 4, 4)
+    np.testing.assert_allclose(source.log_prob(x), normal.logpdf(x.flatten(1).double()), rtol=1e-9)
+    assert source.entropy == pytest.approx(normal.entropy(), abs=1e-9)
+
+
+def test_images_have_the_covariance_and_their_views_the_information():
+    batches = read("test", views=2)
+    first, second = (torch.cat([batch.views[v] for batch in batches]).flatten(1).double() for v in range(2))
+    n = len(first)
+    spread = torch.outer(covariance().diag(), covariance().diag()).add(covariance() ** 2).div(n).sqrt()  # of a sample covariance
+    assert ((first.T @ first / n - covariance()).abs() < 5 * spread).all()
+    both = multivariate_normal(np.zeros(32), np.block([[covariance().numpy(), shared()], [shared(), covariance().numpy()]]))
+    source = open_source(DATA, "test", 0)
+    pointwise = both.logpdf(torch.cat([first, second], 1)) - (source.log_prob(first) + source.log_prob(second)).numpy()
+    assert source.information == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
+    assert abs(pointwise.mean() - source.information) < 4 * pointwise.std() / n**0.5
+
+
+def shared():
+    basis = patterns(4)
+    return ((basis * SMALL.variances) @ basis.T).numpy()
+
+
+def test_patterns_are_orthonormal_and_begin_with_the_mean():
+    basis = patterns(8)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(64, dtype=torch.float64))
+    assert (basis[:, 0] - 1 / 8).abs().max() < 1e-12
+
+
+def test_an_image_is_a_function_of_seed_split_and_place():
+    content = {key: open_source(DATA, *key).content for key in (("train", 0), ("train", 1), ("val", 0), ("trainval", 0))}
+    assert not content["train", 0].equal(content["train", 1]) and not content["train", 0][:16].equal(content["val", 0])
+    assert content["trainval", 0].equal(torch.cat([content["train", 0], content["val", 0]]))
+    again, other = read("train")[0], read("train", seed=1)[0]
+    assert again.views[0].equal(read("train")[0].views[0]) and not again.views[0].equal(other.views[0])
+    assert again.label.shape == (64, 1) and set(again.label.flatten().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.augment=simclr"], "augment"),
+        (["data.probe_augment=crop"], "probe_augment"),
+        (["data.size=32"], "size"),
+        (["data.linear_gaussian.rank=65"], "rank"),
+        (["data.linear_gaussian.noise=0"], "noise"),
+        (["data.linear_gaussian.decay=2"], "decay"),
+        (["data.linear_gaussian.sides=8"], "side"),
+    ],
+)
+def test_what_can_not_be_is_one_line(overrides, said):
+    with pytest.raises(config.UserError, match=said) as refused:
+        config.read("configs/beta_vae_sprites.yaml", ["data.name=linear_gaussian", "data.augment=none", *overrides])
+    assert "\n" not in str(refused.value)
