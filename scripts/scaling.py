@@ -19,6 +19,7 @@ from core.source import training_order
 from core.train import train
 
 import argparse
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -115,12 +116,14 @@ def memory(n: int, k: int, d: int) -> None:
     b = n // world()
     first, second = (F.normalize(torch.randn(b, d), dim=1).requires_grad_() for _ in range(2))
     keys = F.normalize(torch.randn(k, d), dim=1)
-    losses = {
-        f"NT-Xent, N = {n}": (lambda: nt_xent(first, second, 0.1)[0], 2 * b * 2 * n),
-        f"queue, N = {n}, K = {k}": (lambda: queue_loss(first, second, keys, 0.1), b * (k + 1)),
-    }
-    for name, (loss, scores) in losses.items():
-        needed = peak(partial(gradient, loss, (first, second)), first.device)
+    losses = {f"NT-Xent, N = {n}": 2 * b * 2 * n, f"queue, N = {n}, K = {k}": b * (k + 1)}  # and how many scores
+
+    def gradient(name: str) -> None:
+        loss = nt_xent(first, second, 0.1)[0] if name.startswith("NT") else queue_loss(first, second, keys, 0.1)
+        torch.autograd.grad(loss, (first, second))
+
+    for name, scores in losses.items():
+        needed = peak(functools.partial(gradient, name), first.device)
         if rank() == 0:
             print(f"{name}, {world()} processes: {needed / 2**20:.1f} MiB at the peak, all scores would be {4 * scores / 2**20:.1f} MiB")
 

@@ -70,6 +70,9 @@ def test_the_information_probe_may_have_views_of_its_own():
         (["folder=3"], "folder"),
         (["optim.lr=${nothing}"], "nothing"),
         (["trainer.devices=0"], "trainer.devices"),
+        (["trainer.strategy=fsdp"], "every device holds all weights"),
+        (["trainer.strategy=dpd"], "auto, ddp"),
+        (["optim.micro_batch=1"], "optim.micro_batch"),
         (["model.momentum=2", "method=contrastive.moco.MoCo"], "model.momentum"),
     ],
 )

@@ -99,6 +99,13 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
     assert not list(finished.glob(".*tmp"))
 
 
+def test_processes_that_torchrun_launched_are_not_run_as_many_runs(tmp_path, monkeypatch):
+    for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(key, "2" if key == "WORLD_SIZE" else "0")
+    answer = pretrain(*command("simclr", tmp_path / "run"))
+    assert answer.returncode == 2 and "--nproc-per-node" in answer.stderr and not (tmp_path / "run").exists(), answer.stderr
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     for more, words in ([], "--resume"), (["optim.lr=0.5"], "optim.lr"):

@@ -23,7 +23,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 def contest(backbone: str, device: torch.device) -> Contest:
     torch.manual_seed(0)
-    method = SimCLR(SimCLRConfig(backbone=backbone), SHAPE).to(device).eval()
+    method = SimCLR(SimCLRConfig(backbone=backbone, stem="imagenet"), SHAPE).to(device).eval()
     draws = Draws(0, 0, device=device)
     views = tuple(draws.integers(f"view{v}", 256, N, *SHAPE).to(torch.uint8) for v in range(2))
     batch = Batch(views, torch.zeros(N, 1, dtype=torch.long), torch.arange(N), draws)
