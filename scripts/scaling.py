@@ -23,7 +23,6 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
