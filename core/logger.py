@@ -31,6 +31,7 @@ class Logger:
         self._thread: threading.Thread | None = None
         self._mode, self._options = _mode(run.wandb), self._settings(run, folder)
         if self._mode != "disabled":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports about itself would hold up the exit for 20 s
             self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
             self._thread.start()
 

@@ -133,8 +133,8 @@ class Run:
         return 0
 
 
-def die(run: Run, way: str, draw: random.Random) -> float:
-    """End the present life of a run in that way; the seconds until all of its processes had ended."""
+def die(run: Run, way: str, draw: random.Random) -> float | None:
+    """End the present life of a run in that way; the seconds until all processes had ended, None where the run got to its end first."""
     asked = time.monotonic()
     if way in ("term", "usr1"):
         for process in run.processes:
@@ -145,6 +145,8 @@ def die(run: Run, way: str, draw: random.Random) -> float:
         for process in run.processes:
             process.kill()
     codes, wanted = run.join(), ENDS.get(way, {-signal.SIGKILL, 1})
+    if not any(codes):
+        return None
     if not set(codes) <= wanted:
         raise UserError(f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}; {run.output} says more")
     last = run.files.last
@@ -171,13 +173,15 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
                 alive = run.wait_for(round(0.8 * total * (number + draw.random()) / kills))
                 time.sleep(draw.random() * 0.02)  # anywhere in a step, or in the save that follows it
             if not alive and way != "full":
-                if run.step() == total:
-                    break  # it got to its end before the signal got to it
+                if not any(run.join()):
+                    break  # it got to its end before a signal got to it
                 raise UserError(f"life {number + 1} ended by itself; {run.output} says why")
         if way == "none":
             break
         asked = time.monotonic()
         seconds = die(run, way, draw)
+        if seconds is None:
+            break
         died = died or asked
         account.deaths[way] += 1
         account.endings += [seconds] if way == "rank" else []

@@ -9,13 +9,14 @@ from core.optim import build_optimizer
 from core.preemption import REQUEUE, Preemption
 
 import os
-import re
 import random
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,14 +166,28 @@ def test_a_server_that_does_not_answer_stops_nothing(server, run, monkeypatch, c
         first = Logger(state.run, folder.path)
         first.metrics({"loss": 1.0}, 1)
         first.close(patience=60)
-    state.run.wandb = "offline"
-    second = Logger(state.run, folder.path, first.id)
-    second.metrics({"loss": 0.5}, 2)
-    second.close(patience=60)
     assert "logging offline instead" in capfd.readouterr().err
-    kept = sorted(folder.path.glob(f"wandb/offline-run-*-{first.id}/run-{first.id}.wandb"))
-    assert len(kept) == 2, "one id, both lives on the disk"
-    assert [b"loss" in path.read_bytes() for path in kept] == [True, True]
+    assert logged_steps(folder, first.id) == [1]
+
+
+def logged_steps(folder: RunFolder, run_id: str) -> list[int]:
+    """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its files, in history and summary."""
+    lives = sorted(folder.path.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+    return [step for life in lives for step in dict.fromkeys(map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes())))]
+
+
+def test_a_resumed_run_is_one_run_whose_steps_increase(run):
+    folder, state = run
+    state.run.wandb = "offline"
+    for steps in ((1, 2), (3, 4)):
+        logger = Logger(state.run, folder.path, state.wandb_id)
+        state.wandb_id = state.wandb_id or logger.id
+        assert logger.id == state.wandb_id
+        for step in steps:
+            logger.metrics({"loss": 1 / step}, step)
+        logger.close(patience=60)
+        time.sleep(1.1)  # W&B names the folder of a life by the second
+    assert logged_steps(folder, state.wandb_id) == [1, 2, 3, 4]
 
 
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
@@ -191,7 +206,7 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 def test_a_short_soak(tmp_path):
     """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
-    sprites = ["data.sprites.train=256", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=4"]
+    sprites = ["data.sprites.train=256", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=8"]
     words = [*SMALL, *sprites, "trainer.save_every=4", "trainer.validate_every=0", "--kills", "6", "--out", str(tmp_path / "soak")]
     script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
