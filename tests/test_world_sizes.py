@@ -29,13 +29,14 @@ from torch import Tensor, nn
 STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)
 CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
 MOCO = CONTRASTIVE | {"queue": 37, "momentum": 0.9, "momentum_end": 0.9}  # neither 12 nor 24 keys a step divide 37
+MLP = {"backbone": "mlp", "decoder": "mlp", "width": 16, "latent": 4}  # without batch norm, which would see the micro batches
 VAE = {"backbone": "small", "decoder": "mlp", "width": 16, "latent": 4, "likelihood": "logistic"}
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # by sgd: AdamW would forgive a gradient of the wrong scale
     "simclr": ("contrastive.simclr.SimCLR", CONTRASTIVE, {"lr": 1.0}),
     "moco": ("contrastive.moco.MoCo", MOCO, {"lr": 1.0}),
     "moco, one direction": ("contrastive.moco.MoCo", MOCO | {"symmetric": False}, {"lr": 1.0}),
     "vae": ("vae.beta.BetaVAE", VAE, {"lr": 0.003}),
-    "vae in micro batches": ("vae.beta.BetaVAE", {"width": 4, "rate": {"kind": "free_bits", "nats": 0.3}}, {"lr": 0.4, "micro_batch": 2}),
+    "vae in micro batches": ("vae.beta.BetaVAE", MLP | {"rate": {"kind": "free_bits", "nats": 0.3}}, {"lr": 0.1, "micro_batch": 2}),
 }
 
 
