@@ -163,7 +163,9 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
     for number, way in enumerate([*ways, "none"]):
         run.start(draw.randrange(size // 10, size) if way == "full" else 0)
         if way == "early":
-            time.sleep(draw.random())  # while it starts, reads the checkpoint or takes its first steps
+            until = time.monotonic() + draw.random()  # while it starts, reads the checkpoint or takes again the steps that were lost
+            while time.monotonic() < until and run.step() <= reached:
+                time.sleep(0.002)
         else:
             alive = run.wait_for(min(reached + 1, total))
             if alive and died:

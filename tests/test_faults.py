@@ -73,6 +73,30 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
         folder.check(state.run)
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_kill_between_two_renamings_leaves_two_versions(kills, run, monkeypatch):
+    folder, state = run
+    for step in (3, 6):
+        save(folder, state, step)
+
+    def killed(source: Path, target: Path, rename=os.replace) -> None:
+        if Path(target) == folder.last:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        for _ in range(kills):
+            with pytest.raises(KeyboardInterrupt):
+                save(folder, state, 9)
+    assert set(steps(folder).values()) == {3, 6}
+    folder.last.write_bytes(b"")  # by whatever name it is known
+    assert "at step 3 from last-2.ckpt" in folder.resume(state)
+    for step in (9, 12):
+        save(folder, state, step)
+    assert steps(folder) == {"last.ckpt": 12, "last-1.ckpt": 9}
+
+
 def test_no_flipped_bit_goes_unseen(run):
     folder, state = run
     save(folder, state, 1)

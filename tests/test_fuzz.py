@@ -46,13 +46,12 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
 
 @functools.cache
 def section(kind: type) -> st.SearchStrategy[Any]:
-    """A mapping for a dataclass: any of its keys, mostly with values of the right type, at times with a key that it has not."""
-    hints = get_type_hints(kind)
-    mostly = {name: st.one_of(fitting(hint), fitting(hint), fitting(hint), anything) for name, hint in hints.items()}
+    """A mapping for a dataclass: some keys at their defaults, a few at other values or of other types, at times one that it has not."""
     defaults = {f.name: st.just(f.default) for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
-    some = {name: st.one_of(defaults.get(name, value), value) for name, value in mostly.items()}
-    known = st.fixed_dictionaries({}, optional=some)
-    return st.one_of(known, known, known, st.builds(lambda a, b: a | b, known, st.dictionaries(words, leaves, max_size=1)))
+    values = {name: st.one_of(fitting(hint), fitting(hint), fitting(hint), anything) for name, hint in get_type_hints(kind).items()}
+    one = st.sampled_from(sorted(values)).flatmap(lambda name: st.fixed_dictionaries({name: values[name]}))
+    changes = st.one_of(st.just({}), one, one, st.builds(lambda a, b: a | b, one, one), st.dictionaries(words, leaves, max_size=1))
+    return st.builds(lambda a, b: a | b, st.fixed_dictionaries({}, optional=defaults), changes)
 
 
 @st.composite
