@@ -56,9 +56,8 @@ class Logger:
             self._thread = None
 
     def _settings(self, run: config.RunConfig, folder: Path) -> dict[str, Any]:
-        settings = wandb.Settings(silent=True, init_timeout=PATIENCE, finish_timeout=PATIENCE)
         known = {"project": "twobounds", "id": self.id, "name": folder.name, "dir": str(folder), "resume": "allow"}
-        return {**known, "config": config.to_dict(run), "settings": settings}
+        return {**known, "config": config.to_dict(run)}
 
     def _put(self, entry: dict[str, Any]) -> None:
         if self._thread:
@@ -79,11 +78,16 @@ class Logger:
         if mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         try:
-            return wandb.init(mode=mode, **self._options)  # type: ignore[arg-type]
+            return self._init(mode)
         except (WandbError, TimeoutError, OSError) as error:
             _say(f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync` sends it later")
             wandb.teardown()  # its service would refuse the id that the failed attempt still holds
-            return wandb.init(mode="offline", **self._options)
+            return self._init("offline")
+
+    def _init(self, mode: str) -> Any:
+        # a server gets its time and no more; offline W&B waits for itself alone, which on a busy machine takes seconds too
+        settings: dict[str, Any] = {"silent": True, "finish_timeout": PATIENCE} | ({"init_timeout": PATIENCE} if mode == "online" else {})
+        return wandb.init(mode=mode, settings=wandb.Settings(**settings), **self._options)  # type: ignore[arg-type]
 
 
 def attach(path: Path) -> Logger:

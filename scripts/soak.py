@@ -133,7 +133,7 @@ class Run:
         return 0
 
 
-def die(run: Run, way: str, draw: random.Random) -> float | None:
+def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
     """End the present life of a run in that way; the seconds until all processes had ended, None where the run got to its end first."""
     asked = time.monotonic()
     if way in ("term", "usr1"):
@@ -145,7 +145,7 @@ def die(run: Run, way: str, draw: random.Random) -> float | None:
         for process in run.processes:
             process.kill()
     codes, wanted = run.join(), ENDS.get(way, {-signal.SIGKILL, 1})
-    if not any(codes):
+    if not any(codes) or (run.step() == total and -signal.SIGUSR1 in codes):  # after the last step nothing listens for USR1 any more
         return None
     if not set(codes) <= wanted:
         raise UserError(f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}; {run.output} says more")
@@ -176,14 +176,14 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
                 time.sleep(draw.random() * 0.02)  # anywhere in a step, or in the save that follows it
             if not alive and way != "full":
                 if not any(run.join()):
-                    break  # it got to its end before a signal got to it
+                    continue  # it got to its end before a signal got to it
                 raise UserError(f"life {number + 1} ended by itself; {run.output} says why")
         if way == "none":
             break
         asked = time.monotonic()
-        seconds = die(run, way, draw)
+        seconds = die(run, way, total, draw)
         if seconds is None:
-            break
+            continue
         died = died or asked
         account.deaths[way] += 1
         account.endings += [seconds] if way == "rank" else []
