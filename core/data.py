@@ -44,9 +44,7 @@ PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-dataset
 class DataConfig:
     """Which images, and what a view of them is."""
 
-    name: str = (
-        "sprites"  # sprites | linear_gaussian | mnist | cifar10 | cifar100 | stl10 | folder | hfds/NAME | wds/NAME | tfds/NAME | torch/NAME
-    )
+    name: str = "sprites"  # sprites | linear_gaussian | mnist | cifar10 | cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME
     root: str = "data"
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored

@@ -42,6 +42,16 @@ def make_folder(path: Path, key: str, mend: str) -> None:
         raise UserError(f"{key}: {path} can not be made ({error.strerror}); {mend}") from None
 
 
+def picture_place(given: Path | None, out: Path, name: str) -> Path:
+    """Where a script's picture goes: what `--picture` gave, or OUT/name. Makes both folders; `UserError` where it is no PNG."""
+    picture = given or out / name
+    if picture.suffix != ".png":
+        raise UserError(f"--picture: {picture} should end in .png")
+    make_folder(out, "--out", "name another")
+    make_folder(picture.parent, "--picture", "name another")
+    return picture
+
+
 class RunFolder:
     """The files of one run, and the rules that keep a run from being overwritten."""
 

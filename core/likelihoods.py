@@ -44,9 +44,8 @@ class Likelihood(nn.Module):
         self.name, self.image_channels = name, channels
         self.channels = {"categorical": LEVELS, "logistic_mixture": 3 * components}.get(name, 1)  # P
         if name in ("logistic", "gaussian", "normal"):
-            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), 0.0 if name == "normal" else -3.5))
-        if name == "normal" and sigma is not None:
-            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), math.log(sigma)), requires_grad=False)
+            start = math.log(sigma) if sigma is not None else 0.0 if name == "normal" else -3.5
+            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), start), requires_grad=sigma is None)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """p(x|z) for parameters [B, C P, H, W]; log_prob is [B, C, H, W] in nats."""
@@ -60,9 +59,9 @@ class Likelihood(nn.Module):
             logits, loc, log_scale = parameters.chunk(3, -1)
             spread = torch.linspace(-1, 1, loc.shape[-1], device=loc.device)  # components start side by side, not upon each other
             return LogisticMixture(logits, loc + spread, (log_scale - 2).clamp(min=self.LEAST))
-        log_scale = self.log_scale if self.name == "normal" else self.log_scale.clamp(min=self.LEAST)
         if self.name == "normal":
-            return Normal(parameters, log_scale.exp(), validate_args=False)
+            return Normal(parameters, self.log_scale.exp(), validate_args=False)
+        log_scale = self.log_scale.clamp(min=self.LEAST)
         if self.name == "logistic":
             return DiscretisedLogistic(torch.tanh(parameters), log_scale)
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)

@@ -78,7 +78,7 @@ def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:
     return None if p is None else kl_divergence(Normal(codes.mean, codes.sigma), p).mean(0).tolist()
 
 
-def decomposition(codes: Codes, prior: Distribution) -> dict[str, Any]:
+def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None) -> dict[str, Any]:
     """The parts of R for q(z) = (1/n) sum_k q(z|x_k) over these n images, and brackets of TC and dimension-wise KL for q(z) over all.
 
     With z_i ~ q(z|x_i), one an image, and q(z_i) read with image i's own component among the n, each part is unbiased for what it says of
@@ -86,12 +86,15 @@ def decomposition(codes: Codes, prior: Distribution) -> dict[str, Any]:
 
         I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),   dimension-wise KL = sum_j E log q(z_j) / p(z_j)
 
+    Where `joint`, the scores of every pair of an even choice of these images, is of as many as are read here, it is not made again.
+
     Of q(z) over all images, E log q(z) is between its leave-one-out estimate and that with the own component, by Jensen's inequality, and
     E log q(z_j) likewise, so each bracket holds in expectation. The parts that name p(z_j) are left out where p(z) does not factorise.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))
-    joint = gaussian(codes.mean, codes.sigma, codes.z)
+    if joint is None or len(joint.own) != len(codes.z):
+        joint = gaussian(codes.mean, codes.sigma, codes.z)
     of_all, of_others = _log_aggregate(joint)
     log_prior = prior.log_prob(codes.z).double()
     parts = {"rate": joint.own - log_prior, "information": joint.own - of_all, "total_correlation": of_all - with_own}

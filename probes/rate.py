@@ -36,8 +36,9 @@ def rate(method: LatentModel, run: RunConfig, seed: int = 0, device: torch.devic
         distortions.append(-method.likelihood(batch.z).log_prob(batch.x).flatten(1).sum(1))
     read, d = joined(batches), torch.cat(distortions)
     r, among = read.rate, at_most(read, CANDIDATES)
-    lower, upper = (interval(*bound) for bound in sandwich(gaussian(among.mean, among.sigma, among.z)))
-    parts, values = decomposition(read, prior), math.prod(source.shape) if method.discrete() else None
+    pairs = gaussian(among.mean, among.sigma, among.z)
+    lower, upper = (interval(*bound) for bound in sandwich(pairs))
+    parts, values = decomposition(read, prior, pairs), math.prod(source.shape) if method.discrete() else None
     estimate = interval(r)
     estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
     found = {

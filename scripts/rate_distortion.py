@@ -16,7 +16,7 @@ from core import checkpoint, config
 from core.checkpoint import State, write_atomically
 from core.data import open_source
 from core.errors import UserError, exit_cleanly
-from core.folder import RunFolder, make_folder
+from core.folder import RunFolder, picture_place
 from core.method import LatentModel, locate
 from core.optim import build_optimizer
 
@@ -190,11 +190,7 @@ def arguments() -> argparse.Namespace:
             raise UserError(f"'{word}': a checkpoint's config is fixed; beside --checkpoint only data.* can be overridden")
     options.betas = prices(options.betas or BETAS)
     options.out = options.out or Path("runs/rate_distortion") / (configs[0].stem if configs else "checkpoints")
-    options.picture = options.picture or options.out / "rate_distortion.png"
-    if options.picture.suffix != ".png":
-        raise UserError(f"--picture: {options.picture} should end in .png")
-    make_folder(options.out, "--out", "name another")
-    make_folder(options.picture.parent, "--picture", "name another")
+    options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     return options
 
 

@@ -12,7 +12,7 @@ from core import config
 from core.batchnorm import SyncBatchNorm
 from core.data import open_source
 from core.distributed import rank, world
-from core.errors import exit_cleanly
+from core.errors import UserError, exit_cleanly
 from core.infonce import nt_xent, queue_loss
 from core.method import Method
 from core.source import training_order
@@ -93,6 +93,9 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
     parser.add_argument("--codes", type=int, default=4096, help="images whose codes the losses compare (default: %(default)s)")
     options = parser.parse_args()
+    for key, value in vars(options).items():
+        if value < 2:
+            raise UserError(f"--{key}: must be 2 or more, got {value}")
     for name, more in (("simclr", []), ("moco", [f"model.queue={options.queue}"]), ("beta_vae", [])):
         overrides = [
             f"optim.batch_size={options.batch}",

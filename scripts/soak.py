@@ -11,7 +11,7 @@ several processes, to 1e-6), and metrics.jsonl the same text. The exit code is 0
 """
 
 import core  # noqa: F401
-from core import checkpoint
+from core import checkpoint, config
 from core.errors import UserError, exit_cleanly
 from core.folder import RunFolder, make_folder
 from core.preemption import REQUEUE
@@ -227,6 +227,7 @@ def main() -> None:
         raise UserError(f"--out: {given.out} is there already; name another one")
     if min(given.kills, given.processes) < 1:
         raise UserError("--kills and --processes: at least 1")
+    config.read(given.config, given.overrides)  # a mistake in it is one line now, and no folder
     make_folder(given.out, "--out", "name another one")
     whole, killed = (Run(given.out / name, given.config, given.overrides, given.processes) for name in ("untouched", "killed"))
     began = time.monotonic()

@@ -12,7 +12,7 @@ own content and can not tell them apart. Called again, it goes on where it stopp
 import core  # noqa: F401
 from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly
-from core.folder import make_folder
+from core.folder import picture_place
 
 import argparse
 import json
@@ -70,11 +70,7 @@ def arguments() -> argparse.Namespace:
         if word not in known:
             raise UserError(f"--contents: there is no M = '{word}'; choose among {', '.join(known)}")
     options.contents = sorted({known[word] for word in options.contents.split(",")})
-    options.picture = options.picture or options.out / "sprites_truth.png"
-    if options.picture.suffix != ".png":
-        raise UserError(f"--picture: {options.picture} should end in .png")
-    make_folder(options.out, "--out", "name another")
-    make_folder(options.picture.parent, "--picture", "name another")
+    options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     return options
 
 
