@@ -8,9 +8,11 @@ project's own rooms, so that a file from a stranger can not run anything.
 """
 
 from core import config
+from core.distributed import rank
 from core.errors import UserError
 from core.finite import require_finite
 from core.method import Method, locate
+from core.sharding import assemble, divided, divided_moments, sharded, whole
 
 import hashlib
 import os
@@ -49,16 +51,20 @@ class Damaged(UserError):
 def save(path: Path, state: State, keep: int = 1) -> None:
     """Write the state to a temporary name, sync it, rename it: `path` always holds a whole checkpoint or the one before.
 
-    The newest `keep` versions stay: `path`, and those before it as `earlier(path, 1)` and so on. A state with a weight that is not finite
-    raises `UserError` and touches no file: a good checkpoint is never replaced by one that nobody can go on with.
+    To be called by all processes, for each may hold a part of the weights; the first one writes. The newest `keep` versions stay: `path`,
+    and those before it as `earlier(path, 1)` and so on. A state with a weight that is not finite raises `UserError` and touches no file: a
+    good checkpoint is never replaced by one that nobody can go on with.
     """
-    require_finite(path, state.step, state.method, state.optimizer)
+    weights, optimizer = whole((state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0)
+    if rank():
+        return
+    require_finite(path, state.step, weights, {name for name, _ in state.method.named_buffers()}, optimizer)
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
         "shape": list(state.method.shape),
-        "method": state.method.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "method": weights,
+        "optimizer": optimizer,
         "step": state.step,
         "best": state.best,
         "wandb_id": state.wandb_id,
@@ -152,8 +158,8 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     """Put a checkpoint's method, optimiser and step into a freshly built state."""
     load_weights(path, entries["method"], state.method)
     try:
-        state.optimizer.load_state_dict(entries["optimizer"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        state.optimizer.load_state_dict(divided_moments(entries["optimizer"], state.optimizer))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its optimizer does not fit the config ({error})") from None
     state.step, state.best, state.wandb_id = int(entries["step"]), float(entries["best"]), str(entries["wandb_id"])
 
@@ -169,7 +175,7 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
         if not isinstance(given, Tensor) or given.shape != value.shape or given.dtype != value.dtype:
             found = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
             raise UserError(f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}")
-    method.load_state_dict(weights, strict=True)
+    method.load_state_dict({key: divided(weights[key], value) for key, value in own.items()}, strict=True)
 
 
 def load_method(path: str | Path, device: torch.device | str = "cpu") -> tuple[Method, config.RunConfig, int]:
@@ -195,6 +201,14 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         return locate(run.method)(run.model, shape)
+
+
+def whole_method(state: State) -> Method:
+    """The state's method or, where processes share its weights, a whole copy, which any process may call without the others.
+
+    To be called by all processes.
+    """
+    return assemble(state.method, build_method(state.run, state.method.shape)) if sharded(state.method) else state.method
 
 
 def digest(path: str | Path) -> str:

@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+STRATEGIES = ("auto", "ddp", "fsdp")
+SHARDED = ("32-true", "bf16-mixed")  # precisions that go with fsdp
 LOGGING = ("auto", "disabled", "offline", "online")
 
 
@@ -24,7 +26,7 @@ class TrainerConfig:
     devices: str = "1"  # a number or "auto"
     num_nodes: int = 1
     precision: str = "32-true"  # "bf16-mixed" on a recent GPU
-    strategy: str = "auto"  # auto | ddp
+    strategy: str = "auto"  # auto | ddp | fsdp: weights, gradients and the optimiser's moments are divided among the devices
     sync_batchnorm: bool = True  # batch-norm statistics are those of the global batch; false = each process's own
     compile: bool = False  # torch.compile of the networks
     channels_last: bool = False
@@ -43,11 +45,12 @@ class TrainerConfig:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if not 0 < self.timeout <= 86400 * 365:
             raise ValueError(f"timeout: must be above 0 seconds and within a year, got {self.timeout}")
-        if "fsdp" in self.strategy:
-            mend = "every device holds all weights; take ddp, and optim.micro_batch for large batches"
-            raise ValueError(f"strategy: '{self.strategy}' is not offered: {mend}")
-        if self.strategy not in ("auto", "ddp"):
-            raise ValueError(f"strategy: '{self.strategy}' is none of auto, ddp")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy: '{self.strategy}' is none of {', '.join(STRATEGIES)}")
+        if self.strategy == "fsdp" and self.precision not in SHARDED:
+            raise ValueError(f"strategy: fsdp goes with the precisions {', '.join(SHARDED)}, not {self.precision}")
+        if self.strategy == "fsdp" and self.channels_last:
+            raise ValueError("channels_last: torch shards no weights that lie in another order; leave it out under fsdp")
         if not (self.devices in ("auto", "-1") or (self.devices.isdigit() and int(self.devices) > 0)):
             raise ValueError(f"devices: must be a number above 0 or 'auto', got '{self.devices}'")
 

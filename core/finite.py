@@ -3,9 +3,10 @@
 from core.errors import UserError
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TRY = "try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
 MOST = 200  # steps between two looks: each look waits for the device
@@ -50,11 +51,10 @@ class FiniteLosses:
         return values
 
 
-def require_finite(path: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def require_finite(path: Path, step: int, weights: dict[str, Tensor], buffers: set[str], optimizer: dict[str, Any]) -> None:
     """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a buffer (which may hold masks) is NaN."""
-    held = {f"weight '{name}'": value.isfinite() for name, value in method.named_parameters()}
-    held |= {f"weight '{name}'": ~value.isnan() for name, value in method.named_buffers()}
-    for number, values in optimizer.state_dict()["state"].items():
+    held = {f"weight '{name}'": ~value.isnan() if name in buffers else value.isfinite() for name, value in weights.items()}
+    for number, values in optimizer["state"].items():
         numbers = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         held |= {f"the optimizer's '{name}' of parameter {number}": value.isfinite() for name, value in numbers.items()}
     if bad := [name for name, good in held.items() if not good.all()]:

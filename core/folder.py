@@ -6,6 +6,7 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 
 from core import checkpoint, config
 from core.checkpoint import State, write_atomically
+from core.distributed import rank
 from core.errors import UserError
 
 import json
@@ -89,9 +90,9 @@ class RunFolder:
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
-        """Write last.ckpt, keep those before it, and every so many epochs one that stays."""
+        """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be called by all processes."""
         trainer = state.run.trainer
-        while self._damaged:
+        while rank() == 0 and self._damaged:
             self._damaged.pop().unlink(missing_ok=True)  # else it would push out the whole one before it
         checkpoint.save(self.last, state, trainer.keep_last)
         if trainer.keep_epochs and state.step and state.step % (trainer.keep_epochs * steps_per_epoch) == 0:

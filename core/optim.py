@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from timm.optim import Lars
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
@@ -61,7 +62,8 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     if config.name == "adamax":
         return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=True)
+        fused = not any(isinstance(p, DTensor) for p in trained)  # torch fuses it for whole tensors only
+        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 

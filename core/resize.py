@@ -36,7 +36,7 @@ def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tupl
     start, length, flip = start.float().view(-1, 1, 1), length.float().view(-1, 1, 1), flip.view(-1, 1, 1)
     scale = length / size
     half = scale.clamp(min=1)
-    centre = scale * (torch.arange(size, device=start.device) + 0.5)  # [B, 1, S], counted from the box
+    centre = scale * (torch.arange(size, device=start.device, dtype=start.dtype) + 0.5)  # [B, 1, S], counted from the box
     centre = torch.where(flip, length - centre, centre)
     near = torch.arange(math.ceil(2 * max(n / size, 1)), device=start.device).view(-1, 1)
     pixel = (centre - half + 0.5).floor() + near  # those less than `half` away

@@ -9,7 +9,7 @@ SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue 
 """
 
 import core  # noqa: F401
-from core import checkpoint, config
+from core import checkpoint, config, sharding
 from core.batchnorm import synchronise
 from core.checkpoint import State
 from core.data import open_source
@@ -36,6 +36,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from scripts.validation import Validation
@@ -53,9 +54,8 @@ def main() -> None:
     total = steps_per_epoch * run.optim.epochs
     check_sizes(run, len(source), world)
 
-    state = build_state(run, source.shape, world)
+    state, model, optimizer = build_state(fabric, run, source.shape)
     refuse_unknown_pixels(state.method, source)
-    model, optimizer = fabric.setup(state.method, state.optimizer)
     if run.resume:
         fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)
@@ -64,11 +64,12 @@ def main() -> None:
         folder.create(run)
         folder.rewind_metrics(state.step)
     logger = Logger(run, folder.path, state.wandb_id) if fabric.is_global_zero else None
+    method = checkpoint.whole_method(state)
     if logger:
         state.wandb_id = logger.id
-        logger.pictures(validation.pictures(state.method, folder.pictures), state.step)
-        if state.step == 0:
-            folder.save(state, steps_per_epoch)
+        logger.pictures(validation.pictures(method, folder.pictures), state.step)
+    if state.step == 0:
+        folder.save(state, steps_per_epoch)
 
     order = training_order(len(source), run.optim.batch_size, run.seed, state.step, total, rank, world, fabric.device)
     batches = source.batches(order, state.method.views)
@@ -91,25 +92,26 @@ def main() -> None:
                 progress.show(values)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
-            scores = validation(state.method, step) if validates else {}
-            if logger and validates:
-                folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
-                logger.metrics(scores, step)
-                logger.pictures(validation.pictures(state.method, folder.pictures), step)
-                progress.say(f"step {step}/{total} validation · {in_words(scores)}")
-                if validation.warning:
-                    progress.say(f"warning: {validation.warning}")
-                score = scores[f"val/{state.method.criterion}"]
-                if score > state.best:
-                    state.best = score
+            if validates:
+                method = checkpoint.whole_method(state)
+                scores = fabric.broadcast(validation(method, step))
+                if logger:
+                    folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
+                    logger.metrics(scores, step)
+                    logger.pictures(validation.pictures(method, folder.pictures), step)
+                    progress.say(f"step {step}/{total} validation · {in_words(scores)}")
+                    if validation.warning:
+                        progress.say(f"warning: {validation.warning}")
+                if scores[f"val/{method.criterion}"] > state.best:
+                    state.best = scores[f"val/{method.criterion}"]
                     checkpoint.save(folder.best, state)
-            if logger and saves:
+            if saves:
                 folder.save(state, steps_per_epoch)
             fabric.barrier()
         if preemption.stopping and state.step < total:
             losses.look()
+            folder.save(state, steps_per_epoch)
             if logger:
-                folder.save(state, steps_per_epoch)
                 progress.say(f"{preemption.reason}: saved {folder.last} at step {state.step}; --resume goes on; exit code {REQUEUE}")
                 logger.close(patience=5)
             raise SystemExit(REQUEUE)
@@ -142,7 +144,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             devices=devices,
             num_nodes=trainer.num_nodes,
             precision=trainer.precision,  # type: ignore[arg-type]
-            strategy=trainer.strategy,
+            strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
         )  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
@@ -183,18 +185,20 @@ def refuse_unknown_pixels(method: Method, source: Source) -> None:
         method.target(x, torch.zeros(x.shape, device=x.device))
 
 
-def build_state(run: config.RunConfig, shape: tuple[int, int, int], world: int = 1) -> State:
-    """A fresh state for one of `world` processes, with the options that change how it is executed applied."""
+def build_state(fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]) -> tuple[State, _FabricModule, _FabricOptimizer]:
+    """A fresh state with the options that change how it is executed applied, and its method and optimiser as Fabric wraps them."""
     method = speed_up(checkpoint.build_method(run, shape))
     method.micro_batch = run.optim.micro_batch
-    if world > 1 and run.trainer.sync_batchnorm:
+    if fabric.world_size > 1 and run.trainer.sync_batchnorm:
         method = synchronise(method)
     if run.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:
         for part in method.children():
             part.compile()
-    return State(run, method, build_optimizer(method, run.optim))
+    model = fabric.setup_module(method)
+    state = State(run, method, build_optimizer(method, run.optim))  # now: fsdp has put parameters of its own in the place of the method's
+    return state, model, fabric.setup_optimizers(state.optimizer)  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

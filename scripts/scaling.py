@@ -134,8 +134,7 @@ def report(name: str, run: config.RunConfig) -> None:
     """Count one step of a method, and print it on the first process."""
     fabric = start_fabric(run)
     source = open_source(run.data, "train", run.seed)
-    state = build_state(run, source.shape, fabric.world_size)
-    model, optimizer = fabric.setup(state.method, state.optimizer)
+    state, model, optimizer = build_state(fabric, run, source.shape)
     order = training_order(len(source), run.optim.batch_size, run.seed, 0, STEPS, fabric.global_rank, fabric.world_size)
     steps = train(fabric, model, optimizer, state, source.batches(order, state.method.views), STEPS, STEPS)
     for _ in range(STEPS - 1):

@@ -59,6 +59,17 @@ def test_resized_crop_and_flip(channels: int, height: int, width: int, size: int
     assert 0 < drawn.flip.sum() < B
 
 
+@pytest.mark.parametrize("of", [pictures(), pictures() / 255])
+def test_crops_of_a_run_in_float64_are_the_same(of: Tensor) -> None:
+    drawn = parameters(32, 32, policy("simclr", 32))
+    crops = views.resized_crop(of, drawn.box, drawn.flip, 32)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(views.resized_crop(of, drawn.box, drawn.flip, 32), crops)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("height", [28, 37])
 def test_rotation(height: int) -> None:
     image, angle = pictures(1, height, 28) / 255, torch.linspace(-60, 90, B)

@@ -9,6 +9,7 @@ from core.distributed import averaged, gather, world
 from core.images import Arrays
 from core.optim import build_optimizer
 from core.randomness import Draws
+from core.sharding import sharded, strategy
 from core.source import training_order
 from core.train import train
 from core.views import policy
@@ -24,6 +25,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import DoublePrecision
+from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)
@@ -94,8 +97,10 @@ def trained(
     method.micro_batch = run.optim.micro_batch
     if sync and world() > 1:
         method = synchronise(method)
+    with patch("core.sharding.BLOCK", 1):  # every layer is a block
+        model = fabric.setup_module(method)
     state = checkpoint.State(run, method, build_optimizer(method, run.optim))
-    model, optimizer = fabric.setup(state.method, state.optimizer)
+    optimizer = fabric.setup_optimizers(state.optimizer)
     if begun:
         checkpoint.restore(begun, checkpoint.read(begun), state)
     order = training_order(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
@@ -103,17 +108,27 @@ def trained(
     steps = train(fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH)
     losses = averaged({str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device)  # one sum over processes for all steps
     infonce.gather = gather
-    if saved and fabric.is_global_zero:
+    if saved:
         checkpoint.save(saved, state)
+    assert sharded(method) == isinstance(fabric.strategy, ModelParallelStrategy)
     return {"losses": torch.tensor(list(losses.values()), dtype=torch.float64), "buffers": dict(method.named_buffers())}
 
 
+def resumed(fabric: Fabric, middle: Path) -> dict[str, Any]:
+    """A run that two processes begin; one and four go on with it."""
+    return trained(fabric, "moco", stop=STEPS // 2, saved=middle) if fabric.world_size == 2 else trained(fabric, "moco", begun=middle)
+
+
 def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
-    """All methods, and a run that two processes begin and one and four go on with."""
-    made, middle = {name: trained(fabric, name) for name in METHODS}, folder / "middle.ckpt"
-    made["resumed"] = (
-        trained(fabric, "moco", stop=STEPS // 2, saved=middle) if fabric.world_size == 2 else trained(fabric, "moco", begun=middle)
-    )
+    """All methods, whole on every process and sharded among them, and resumed runs."""
+    made = {name: trained(fabric, name) for name in METHODS}
+    made["resumed"] = resumed(fabric, folder / "whole.ckpt")
+    sharding = fabric
+    if fabric.world_size > 1:
+        sharding = Fabric(accelerator="cpu", devices=fabric.world_size, strategy=strategy(), plugins=DoublePrecision())
+        sharding.launch()
+        made |= {f"{name}, sharded": trained(sharding, name, stop=20) for name in METHODS}
+    made["resumed, sharded"] = resumed(sharding, folder / "sharded.ckpt")
     if fabric.world_size == 2:
         made |= {f"simclr, {wrong}": trained(fabric, "simclr", wrong, stop=20) for wrong in WRONG}
         made |= {f"{name}, apart": trained(fabric, name, sync=False, stop=20) for name in ("simclr", "moco")}
@@ -174,11 +189,20 @@ def test_every_process_holds_the_same_buffers(made, name, size):
         assert alone["queue.pointer"] == STEPS * BATCH * (2 if name == "moco" else 1) % 37
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
+    whole, ranks = made[size][0][name], [rank[f"{name}, sharded"] for rank in made[size]]
+    assert apart(ranks[0]["losses"], whole["losses"][:20]) < 1e-9
+    assert all(torch.equal(rank["buffers"][key], value) for rank in ranks for key, value in ranks[0]["buffers"].items())
+
+
+@pytest.mark.parametrize("kind", ["resumed", "resumed, sharded"])
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size):
-    whole, begun, resumed = made[1][0]["moco"], made[2][0]["resumed"], made[size][0]["resumed"]
-    assert apart(torch.cat([begun["losses"], resumed["losses"]]), whole["losses"]) < 1e-6
-    torch.testing.assert_close(resumed["buffers"]["queue.keys"], whole["buffers"]["queue.keys"], rtol=1e-6, atol=1e-8)
+def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size, kind):
+    whole, begun, goes_on = made[1][0]["moco"], made[2][0][kind], made[size][0][kind]
+    assert apart(torch.cat([begun["losses"], goes_on["losses"]]), whole["losses"]) < 1e-6
+    torch.testing.assert_close(goes_on["buffers"]["queue.keys"], whole["buffers"]["queue.keys"], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("wrong", [*(f"simclr, {wrong}" for wrong in WRONG), "simclr, apart", "moco, apart"])

@@ -24,8 +24,7 @@ def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device)
     fabric = start_fabric(run)
     labels = torch.zeros(len(images), 1, dtype=torch.int64, device=device)
     source = Arrays(images.to(device), labels, {"class": 1}, policy(run.data.augment, images.shape[-1]))
-    state = build_state(run, source.shape)
-    model, optimizer = fabric.setup(state.method, state.optimizer)
+    state, model, optimizer = build_state(fabric, run, source.shape)
     steps = len(images) // run.optim.batch_size
 
     def once() -> float:
