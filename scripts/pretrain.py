@@ -64,10 +64,9 @@ def main() -> None:
         folder.create(run)
         folder.rewind_metrics(state.step)
     logger = Logger(run, folder.path, state.wandb_id) if fabric.is_global_zero else None
-    method = checkpoint.whole_method(state)
     if logger:
         state.wandb_id = logger.id
-        logger.pictures(validation.pictures(method, folder.pictures), state.step)
+    observe(fabric, state, validation, folder, logger, scored=False)
     if state.step == 0:
         folder.save(state, steps_per_epoch)
 
@@ -93,17 +92,16 @@ def main() -> None:
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
                 logger.metrics({**values, "images_per_s": progress.images_per_second}, step)
             if validates:
-                method = checkpoint.whole_method(state)
-                scores = fabric.broadcast(validation(method, step))
+                scores = observe(fabric, state, validation, folder, logger)
                 if logger:
                     folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **scores})
                     logger.metrics(scores, step)
-                    logger.pictures(validation.pictures(method, folder.pictures), step)
                     progress.say(f"step {step}/{total} validation · {in_words(scores)}")
                     if validation.warning:
                         progress.say(f"warning: {validation.warning}")
-                if scores[f"val/{method.criterion}"] > state.best:
-                    state.best = scores[f"val/{method.criterion}"]
+                score = scores[f"val/{state.method.criterion}"]
+                if score > state.best:
+                    state.best = score
                     checkpoint.save(folder.best, state)
             if saves:
                 folder.save(state, steps_per_epoch)
@@ -199,6 +197,17 @@ def build_state(fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, in
     model = fabric.setup_module(method)
     state = State(run, method, build_optimizer(method, run.optim))  # now: fsdp has put parameters of its own in the place of the method's
     return state, model, fabric.setup_optimizers(state.optimizer)  # type: ignore[return-value]
+
+
+def observe(
+    fabric: Fabric, state: State, validation: Validation, folder: RunFolder, logger: Logger | None, scored: bool = True
+) -> dict[str, float]:
+    """Pictures of the method as it is, by the first process, and its validation, known to all of them, to be called by all."""
+    method = checkpoint.whole_method(state)  # where weights are shared, a copy that is gone with the end of this function
+    scores = fabric.broadcast(validation(method, state.step)) if scored else {}
+    if logger:
+        logger.pictures(validation.pictures(method, folder.pictures), state.step)
+    return scores
 
 
 if __name__ == "__main__":

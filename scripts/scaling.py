@@ -2,19 +2,23 @@
 
     MALLOC_TRIM_THRESHOLD_=0 python scripts/scaling.py
     MALLOC_TRIM_THRESHOLD_=0 torchrun --nproc-per-node=2 scripts/scaling.py --batch 64 --queue 4096
+    torchrun --nproc-per-node=2 scripts/scaling.py --strategy fsdp
 
-Every collective of a training step is counted, those of DDP too, by the tensor that goes in; what then travels depends on the library.
-Memory is what loss and gradient need at their peak beyond the codes (the variable has what is freed given back, so that it shows).
+Every collective of a training step is counted, those of DDP and FSDP too, by the tensor that goes in; what then travels depends on the
+library. State is what a process holds between steps: weights, buffers and moments, and gradients. Memory is what loss and gradient need at
+their peak beyond the codes (the variable has what is freed given back, so that it shows).
 """
 
 import core  # noqa: F401
 from core import config
 from core.batchnorm import SyncBatchNorm
+from core.checkpoint import State
 from core.data import open_source
 from core.distributed import rank, world
 from core.errors import UserError, exit_cleanly
 from core.infonce import nt_xent, queue_loss
 from core.method import Method
+from core.sharding import sharded
 from core.source import training_order
 from core.train import train
 
@@ -28,6 +32,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,6 +50,8 @@ KINDS = {
     "alltoall_": "all_to_all",
     "scatter_": "all_to_all",
     "broadcast_": "broadcast",
+    "_allgather_base_": "all_gather",
+    "_reduce_scatter_base_": "reduce_scatter",
 }
 
 
@@ -58,7 +65,7 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
             name = func._schema.name.split("::")[1]
-            given = args[1] if name in ("allgather_", "alltoall_", "scatter_") else args[0]  # the first are places for what comes
+            given = args[0] if name in ("allreduce_", "broadcast_") else args[1]  # else the first are places for what comes
             self.bytes[KINDS.get(name, name)] += sum(x.nbytes for x in tree_leaves(given) if isinstance(x, Tensor))
         return func(*args, **(kwargs or {}))
 
@@ -68,6 +75,10 @@ def expected(method: Method, batch: int) -> Counter[str]:
     if world() == 1:
         return Counter()
     found = Counter(all_reduce=sum(p.numel() for p in method.parameters() if p.requires_grad))
+    if sharded(method):  # what is gathered are shards of the same size everywhere: rows are rounded up to a multiple of W
+        shards = {p: -(-len(p) // world()) * p[:1].numel() for p in method.parameters()}
+        trained = sum(shard for p, shard in shards.items() if p.requires_grad)
+        found = Counter(all_gather=sum(shards.values()), reduce_scatter=world() * trained)
     if isinstance(method, SimCLR):
         d = method.config.projection
         found += Counter(all_gather=2 * batch // world() * d, all_to_all=2 * batch * d)
@@ -81,6 +92,14 @@ def expected(method: Method, batch: int) -> Counter[str]:
     return Counter({kind: 4 * values for kind, values in found.items()})
 
 
+def held(state: State) -> int:
+    """Bytes of weights, buffers, the optimiser's state and as many for the gradients as for trained weights, on this process."""
+    moments = [value for values in state.optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    trained = [p for p in state.method.parameters() if p.requires_grad]
+    everything = [*state.method.parameters(), *state.method.buffers(), *moments, *trained]
+    return sum((x.to_local() if isinstance(x, DTensor) else x).nbytes for x in everything)
+
+
 def statistics(module: nn.Module) -> int:
     """Values that batch norms sum over processes in a forward pass: of each channel a sum and a sum of squares, and how many there are."""
     return sum(2 * part.num_features + 1 for part in module.modules() if isinstance(part, SyncBatchNorm))
@@ -92,9 +111,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="images of the global batch (default: %(default)s)")
     parser.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
     parser.add_argument("--codes", type=int, default=4096, help="images whose codes the losses compare (default: %(default)s)")
+    parser.add_argument("--strategy", choices=("auto", "fsdp"), default="auto", help="(default: %(default)s)")
     options = parser.parse_args()
     for key, value in vars(options).items():
-        if value < 2:
+        if isinstance(value, int) and value < 2:
             raise UserError(f"--{key}: must be 2 or more, got {value}")
     for name, more in (("simclr", []), ("moco", [f"model.queue={options.queue}"]), ("beta_vae", [])):
         overrides = [
@@ -102,6 +122,7 @@ def main() -> None:
             "data.sprites.train=4096",
             f"trainer.devices={os.environ.get('WORLD_SIZE', 1)}",
             "trainer.accelerator=cpu",
+            f"trainer.strategy={options.strategy}",
             *more,
         ]
         report(name, config.read(CONFIGS / f"{name}_sprites.yaml", overrides))
@@ -148,6 +169,7 @@ def report(name: str, run: config.RunConfig) -> None:
         )
     if fabric.world_size == 1:
         fabric.print(f"{name}, 1 process: {sum(counted.bytes.values())} bytes")
+    fabric.print(f"{name}, {fabric.world_size} processes, state: {held(state):,} bytes a process")
 
 
 if __name__ == "__main__":
