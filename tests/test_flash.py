@@ -97,6 +97,15 @@ def test_the_ring_may_be_overwritten_before_the_backward_pass():
         torch.testing.assert_close(torch.autograd.grad(of, query)[0], expected, rtol=0, atol=1e-3 * expected.norm().item())
 
 
+@pytest.mark.parametrize("n, k, d", [(256, 65_536, 128), (300, 5003, 37)])
+def test_the_operator_of_a_gpu_takes_and_gives_these_shapes(n, k, d):
+    """Without values, which need a GPU: torch's own account of the operator that is called there."""
+    query, keys = torch.empty(n, d, device="meta"), torch.empty(k, d, device="meta")
+    with mock.patch.object(flash, "kernel", lambda device: torch.ops.aten._scaled_dot_product_flash_attention):
+        total, mean = flash.softmax_mean(query, keys, 10.0)
+    assert total.shape == (n,) and total.dtype == torch.float64 and mean.shape == (n, d) and mean.dtype == torch.float32
+
+
 def simulated(temperature: float, dtype: torch.dtype, near: bool) -> Tensor:
     """Errors [N] of log-sum-exps by flash attention, where nothing but queries and keys is rounded; each query may have a near key."""
     query, keys = (F.normalize(torch.randn(n, 128, generator=torch.Generator().manual_seed(n)), dim=1) for n in (256, 4096))
