@@ -34,15 +34,19 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-@in_float32
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
     query, key [B, D]; queue [K, D], in any precision, which gets no gradient and may be overwritten before the backward pass; returns a
     scalar. While training, log(K + 1) - L is a diagnostic and no bound: queued keys come from older encoders, so they are no draws
     from the marginal of the present key.
+
+    As the others scored in float32 or wider, outside of autocast. Called inside of it, on a GPU, queries and queue of unit length may be
+    rounded to float16 on their way into flash attention, where `core.flash` knows that to cost less than 3e-4 nats.
     """
-    return QueueInfoNCE.apply(*_tracked(query, key), queue.detach(), 1 / temperature)
+    half = torch.is_autocast_enabled(query.device.type)
+    with torch.autocast(query.device.type, enabled=False):
+        return QueueInfoNCE.apply(*_tracked(query, key), queue.detach(), 1 / temperature, half)
 
 
 @in_float32

@@ -8,6 +8,7 @@ so one pass that keeps a running maximum, a running sum and a running weighted m
 exponential for each score (the online softmax of Milakov & Gimelshein 2018). N = queries, K = keys, D = dimensions.
 """
 
+from core import flash
 from core.product import product
 
 import math
@@ -31,13 +32,14 @@ def slices(n: int, size: int) -> Iterator[slice]:
 class QueueInfoNCE(torch.autograd.Function):
     """query, key [N, D], negatives [K, D] and scale 1/T to the mean of log(1 + sum_c exp(s_ic - s_i+)).
 
-    The gradient is computed with the loss and kept, O(N D). There is no second derivative.
+    `half` allows the negatives to be rounded to half precision; the own key never is. The gradient is computed with the loss and kept,
+    O(N D). There is no second derivative.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, negatives: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, negatives: Tensor, scale: float, half: bool = False) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])
-        total, mean = softmax_mean(query, negatives, scale, wanted)
+        total, mean = softmax_mean(query, negatives, scale, wanted, half)
         margin = total - scale * (query.double() * key.double()).sum(1)
         if mean is not None:
             weight = (torch.sigmoid(margin) * (scale / len(query))).to(query.dtype)[:, None]  # one minus the positive's probability
@@ -46,17 +48,21 @@ class QueueInfoNCE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         query, key = ctx.saved_tensors
-        return query * grad, key * grad, None, None
+        return query * grad, key * grad, None, None, None
 
 
-def softmax_mean(query: Tensor, keys: Tensor, scale: float, mean: bool = True) -> tuple[Tensor, Tensor | None]:
+def softmax_mean(query: Tensor, keys: Tensor, scale: float, mean: bool = True, half: bool = False) -> tuple[Tensor, Tensor | None]:
     """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), float64 [N], and the softmax-weighted mean key [N, D].
 
     Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K. Any vectors: the maximum is taken out where
     exponentials would leave float32's range. Keys in half precision are widened chunk by chunk, so scores and sums are never in it.
+    With `half` they may be rounded to it instead, where `core.flash` serves.
     """
+    if half and flash.serves(query, keys, scale):
+        total, found = flash.softmax_mean(query, keys, scale)
+        return total, found if mean else None
     rows, widest, most = ON_CPU if query.device.type == "cpu" else ON_GPU
     parts = []
     for part in slices(len(query), rows):

@@ -67,11 +67,15 @@ def table(section: str, rows: list[dict[str, Any]]) -> Table:
     for heading in ("work", "ours", "peer", "peer's time", "ratio", "asked", "memory, ours / peer", "same"):
         made.add_column(heading, justify="left" if heading in ("work", "peer", "same") else "right", no_wrap=heading == "ratio")
     for row in rows:
-        ours, peer = (f"{1e3 * row[side]['median']:,.1f} ms ({_spread(row[side])})" for side in ("ours", "peer"))
+        ours, peer = (f"{_milliseconds(row[side]['median'])} ({_spread(row[side])})" for side in ("ours", "peer"))
         memory = " / ".join(f"{row['memory'][side] / 2**20:,.0f} MiB" for side in ("ours", "peer")) if "memory" in row else "–"
         asked = f"{row['target']:g}x" if row["target"] else "–"
         made.add_row(row["name"], ours, row["peer_name"], peer, f"{row['ratio']:.2f}x", asked, memory, row["same"])
     return made
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f} ms" if seconds > 1e-3 else f"{1e3 * seconds:.3f} ms"
 
 
 def _spread(times: dict[str, float]) -> str:

@@ -1,8 +1,13 @@
-"""MoCo's loss, its gradient and the enqueue: `core.infonce.queue_loss` and `KeyQueue` beside lightly's NTXentLoss with its memory bank."""
+"""MoCo's loss, its gradient and the enqueue: `core.infonce.queue_loss` and `KeyQueue` beside lightly's NTXentLoss with its memory bank.
 
+On a GPU both in float32 (our chunks) and inside autocast (our flash attention), and there once more replayed as a CUDA graph, which shows
+the kernels without the time that Python takes to launch them. lightly's can not be one: it asks the device where its pointer stands.
+"""
+
+from core import flash
 from core.infonce import queue_loss
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +20,15 @@ TEMPERATURE, DIMENSIONS, QUERIES = 0.1, 128, 256
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    for length, target in ((4096, None), (65536, 5.5)):
+    gpu = device.type == "cuda"
+    for length, target in ((4096, None), (65536, 4.0 if gpu else 5.5)):
         yield contest(length, target, device)
+        if gpu:
+            yield contest(length, target, device, half=True)
+            yield contest(length, target, device, half=True, graph=True)
 
 
-def contest(length: int, target: float | None, device: torch.device) -> Contest:
+def contest(length: int, target: float | None, device: torch.device, half: bool = False, graph: bool = False) -> Contest:
     generator = torch.Generator().manual_seed(length)
     query, key = (torch.randn(QUERIES, DIMENSIONS, generator=generator).to(device) for _ in range(2))
     query.requires_grad_()
@@ -28,19 +37,44 @@ def contest(length: int, target: float | None, device: torch.device) -> Contest:
     theirs.memory_bank.bank.copy_(queue.keys)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        unit = F.normalize(key, dim=1)  # theirs normalises inside
-        loss = queue_loss(F.normalize(query, dim=1), unit, queue.keys, TEMPERATURE)
-        queue.enqueue(unit)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            unit = F.normalize(key, dim=1)  # theirs normalises inside
+            loss = queue_loss(F.normalize(query, dim=1), unit, queue.keys, TEMPERATURE)
+            queue.enqueue(unit)
         return (loss, *torch.autograd.grad(loss, query))
 
     def peer() -> tuple[torch.Tensor, ...]:
-        loss = theirs(query, key)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = theirs(query, key)
         return (loss, *torch.autograd.grad(loss, query))
 
     def same(ours: tuple[torch.Tensor, ...], peer: tuple[torch.Tensor, ...]) -> str:
-        error = within(ours, peer)
+        error = within(ours, peer, 1e-2 if half else 1e-5)  # lightly's logits are in bfloat16 then
         assert (theirs.memory_bank.bank - queue.keys).abs().max() < 1e-6, "the queues differ"
+        assert not half or flash.serves(query, queue.keys, 1 / TEMPERATURE), "no flash attention here"
         return f"loss and gradient within {error:.0e}"
 
     name = f"MoCo, N = {QUERIES}, K = {length:,}, D = {DIMENSIONS}"
-    return Contest(name, ours, "lightly NTXentLoss with memory bank", peer, same, target, memory=True)
+    name += ", half precision" * half + ", as a CUDA graph" * graph
+    mine = replayed(ours, queue) if graph else ours
+    return Contest(name, mine, "lightly NTXentLoss with memory bank", peer, same, target, memory=not graph)
+
+
+def replayed(run: Callable[[], tuple[torch.Tensor, ...]], state: torch.nn.Module) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """The same work recorded once as a CUDA graph; `state`, which it changes, is left as it was."""
+    before = {name: value.clone() for name, value in state.state_dict().items()}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()  # what is made once, is made outside of the record
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = run()
+    state.load_state_dict(before)
+
+    def replay() -> tuple[torch.Tensor, ...]:
+        graph.replay()
+        return made
+
+    return replay
