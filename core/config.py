@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+GRAPHS = ("reduce-overhead", "max-autotune")  # torch.compile's modes with CUDA graphs
 STRATEGIES = ("auto", "ddp", "fsdp")
 SHARDED = ("32-true", "bf16-mixed")  # precisions that go with fsdp
 LOGGING = ("auto", "disabled", "offline", "online")
@@ -28,7 +29,7 @@ class TrainerConfig:
     precision: str = "32-true"  # "bf16-mixed" on a recent GPU
     strategy: str = "auto"  # auto | ddp | fsdp: weights, gradients and the optimiser's moments are divided among the devices
     sync_batchnorm: bool = True  # batch-norm statistics are those of the global batch; false = each process's own
-    compile: bool = False  # torch.compile of the networks
+    compile: bool | str = False  # torch.compile of the networks; reduce-overhead and max-autotune replay CUDA graphs, too
     channels_last: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
@@ -45,6 +46,8 @@ class TrainerConfig:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         if not 0 < self.timeout <= 86400 * 365:
             raise ValueError(f"timeout: must be above 0 seconds and within a year, got {self.timeout}")
+        if self.compile not in (False, True, *GRAPHS):
+            raise ValueError(f"compile: '{self.compile}' is none of false, true, {', '.join(GRAPHS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy: '{self.strategy}' is none of {', '.join(STRATEGIES)}")
         if self.strategy == "fsdp" and self.precision not in SHARDED:
@@ -72,6 +75,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.wandb not in LOGGING:
             raise ValueError(f"wandb: '{self.wandb}' is none of {', '.join(LOGGING)}")
+        if self.trainer.compile in GRAPHS and self.optim.micro_batch:
+            raise ValueError("trainer.compile: a CUDA graph overwrites what micro batches come back to; take true, or optim.micro_batch=0")
         if self.seed < 0:
             raise ValueError(f"seed: must be 0 or more, got {self.seed}")
 
@@ -103,10 +108,10 @@ def from_dict(values: Any, origin: str) -> RunConfig:
     sections = {name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)} | {"model": model_type}
     built = {name: _checked(kind, values.get(name, {}), f"{name}.", origin) for name, kind in sections.items()}
     top = {key: value for key, value in values.items() if key not in sections}
-    run = _checked(RunConfig, top, "", origin)
-    for name, section in built.items():
-        setattr(run, name, section)
-    return run
+    try:
+        return replace(_checked(RunConfig, top, "", origin), **built)  # checked once more, now for what sections ask of one another
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:

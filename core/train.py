@@ -38,6 +38,7 @@ def train(
         lr = config.scaled_lr * warmup_cosine(state.step, config.warmup_epochs * steps_per_epoch, total_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        torch.compiler.cudagraph_mark_step_begin()  # what graphs gave to the step before may be overwritten now
         with record_function("forward"):
             output = model(batch)
         with record_function("backward"):

@@ -37,6 +37,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scripts.validation import Validation
@@ -192,8 +193,10 @@ def build_state(fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, in
     if run.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.trainer.compile:
+        mode = run.trainer.compile if isinstance(run.trainer.compile, str) else "default"
         for part in method.children():
-            part.compile()
+            for network in part.values() if isinstance(part, nn.ModuleDict) else [part]:  # a dictionary is never called
+                network.compile(mode=mode)
     model = fabric.setup_module(method)
     state = State(run, method, build_optimizer(method, run.optim))  # now: fsdp has put parameters of its own in the place of the method's
     return state, model, fabric.setup_optimizers(state.optimizer)  # type: ignore[return-value]
@@ -204,9 +207,10 @@ def observe(
 ) -> dict[str, float]:
     """Pictures of the method as it is, by the first process, and its validation, known to all of them, to be called by all."""
     method = checkpoint.whole_method(state)  # where weights are shared, a copy that is gone with the end of this function
-    scores = fabric.broadcast(validation(method, state.step)) if scored else {}
-    if logger:
-        logger.pictures(validation.pictures(method, folder.pictures), state.step)
+    with torch.compiler.set_stance("force_eager"):  # other sizes, another mode: not worth compiling
+        scores = fabric.broadcast(validation(method, state.step)) if scored else {}
+        if logger:
+            logger.pictures(validation.pictures(method, folder.pictures), state.step)
     return scores
 
 

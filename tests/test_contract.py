@@ -11,10 +11,13 @@ from core.train import train
 from core.views import policy
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+
+from scripts.pretrain import build_state, start_fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "folder": (1, 28, 28)}  # a folder is OMNIGLOT
@@ -53,6 +56,26 @@ def test_a_config_runs(path, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded.embed(x), method.embed(x), rtol=0, atol=0)
     assert isinstance(loaded, PairCritic | LatentModel)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
+    run = config.read(path, ["optim.batch_size=8", "trainer.compile=reduce-overhead", "trainer.accelerator=cpu"])
+    source, fabric, served, modes = stand_in(run), start_fabric(run), set(), set()
+
+    def compiled(call, mode):
+        def counted(*given):
+            served.update(call.__self__.parameters())
+            return call(*given)
+
+        modes.add(mode)
+        return counted
+
+    with patch("torch.compile", compiled):
+        state, model, optimizer = build_state(fabric, run, source.shape)
+    next(train(fabric, model, optimizer, state, source.batches(training_order(len(source), 8, 0, 0, 1), state.method.views), 1, 1))
+    eager = {name.split(".")[0] for name, p in state.method.named_parameters() if p.requires_grad and p not in served}
+    assert modes == {"reduce-overhead"} and eager <= {"code_prior"}  # which is a distribution, and called by other names
 
 
 @pytest.mark.parametrize(

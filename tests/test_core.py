@@ -73,6 +73,8 @@ def test_the_information_probe_may_have_views_of_its_own():
         (["trainer.strategy=fsdp", "trainer.precision=16-mixed"], "32-true, bf16-mixed"),
         (["trainer.strategy=fsdp", "trainer.channels_last=true"], "trainer.channels_last"),
         (["trainer.strategy=dpd"], "auto, ddp"),
+        (["trainer.compile=fast"], "reduce-overhead"),
+        (["trainer.compile=reduce-overhead", "optim.micro_batch=8"], "optim.micro_batch=0"),
         (["optim.micro_batch=1"], "optim.micro_batch"),
         (["model.momentum=2", "method=contrastive.moco.MoCo"], "model.momentum"),
     ],
