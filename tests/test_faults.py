@@ -236,10 +236,11 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
     assert all(asked in line for line in (tmp_path / "asked").read_text().splitlines())
 
 
-def test_a_short_soak(tmp_path):
+@pytest.mark.parametrize("more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]])
+def test_a_short_soak(tmp_path, more):
     """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
-    sprites = ["data.sprites.train=2048", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", "optim.epochs=6"]
-    words = [*SMALL, *sprites, "trainer.save_every=16", "trainer.validate_every=0", "--kills", "6", "--out", str(tmp_path / "soak")]
+    sprites = ["data.sprites.train=2048", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", *more]
+    words = [*SMALL, *sprites, "trainer.save_every=16", "trainer.validate_every=2", "--kills", "6", "--out", str(tmp_path / "soak")]
     script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, script, str(ROOT / "configs/simclr_sprites.yaml"), *words], env=environment, capture_output=True, text=True
