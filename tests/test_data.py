@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,33 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
         ):
             source = open_source(config(tmp_path, validation=1, skip=0.2, workers=workers, memory=memory), "trainval", 0)
             list(source.batches(reading_order(10), 1))
+
+
+@pytest.mark.parametrize("kind", ["bomb.png", "float.png"])
+def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path):
+    png(tmp_path, "train/a/0.png", "train/a/1.png")
+    path = tmp_path / "train/a" / kind
+    if kind == "bomb.png":  # a few bytes that say they are 60,000 x 60,000 pixels
+        path.write_bytes((tmp_path / "train/a/0.png").read_bytes())
+        data = bytearray(path.read_bytes())
+        data[16:24] = struct.pack(">II", 60_000, 60_000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+    else:
+        Image.fromarray(np.random.default_rng(0).random((8, 8), dtype=np.float32)).save(path, "TIFF")
+    with pytest.raises(UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); mend or remove it$"):
+        open_source(config(tmp_path, validation=1), "trainval", 0)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    (tmp_path / "train/a").mkdir(parents=True)
+    for i in range(2):
+        Image.fromarray(values * 1024 + 255 * i).save(tmp_path / f"train/a/{i}.png")
+    source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
+    (batch,) = source.batches(reading_order(2), 1)
+    assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), "Pillow's own conversion makes all above 255 white"
 
 
 def test_an_image_that_can_not_be_read_is_not_skipped(tmp_path):

@@ -1,7 +1,7 @@
 """What a run survives: signals, damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
 
 from core import checkpoint, config
-from core.errors import UserError
+from core.errors import UserError, exit_cleanly
 from core.finite import FiniteLosses
 from core.folder import RunFolder
 from core.logger import Logger
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parent.parent
@@ -220,6 +221,27 @@ def test_a_resumed_run_is_one_run_whose_steps_increase(run):
         logger.close(patience=60)
         time.sleep(1.1)  # W&B names the folder of a life by the second
     assert within_seconds(lambda: logged_steps(folder, state.wandb_id), [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm", "none"])
+def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(launcher, monkeypatch, capsys):
+    @exit_cleanly
+    def main() -> None:
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This is typically")
+
+    monkeypatch.delenv("RANK", raising=False)
+    if launcher == "torchrun":  # before the processes have met
+        monkeypatch.setenv("RANK", "0")
+    if launcher == "slurm":
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError if launcher == "none" else SystemExit):
+            main()
+    finally:
+        if launcher == "slurm":
+            dist.destroy_process_group()
+    if launcher != "none":
+        assert re.fullmatch(r"rank 0: ends because another process did, .*\(.*reset by peer\)\n", capsys.readouterr().err)
 
 
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
