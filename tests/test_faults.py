@@ -154,7 +154,7 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
         losses.look()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_the_batches_after_the_step_under_way(number):
     before, done = signal.getsignal(number), []
     with Preemption() as preemption:
@@ -163,7 +163,18 @@ def test_a_signal_ends_the_batches_after_the_step_under_way(number):
                 os.kill(os.getpid(), number)
             done.append(step)
     assert done == [0, 1, 2, 3, 4] and preemption.stopping and preemption.reason == number.name
+    assert preemption.exit_code == (130 if number == signal.SIGINT else REQUEUE)
     assert signal.getsignal(number) == before
+
+
+def test_a_second_interruption_does_not_wait():
+    done = []
+    with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
+        for step in preemption.until(range(10)):
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+    assert done == [0] and signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
