@@ -1,6 +1,6 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data import DataConfig, _plain, open_source
+from core.data import DataConfig, _open, _plain, open_source
 from core.errors import UserError
 from core.images import Arrays, Stream, read_through
 from core.source import reading_order, training_order
@@ -11,7 +11,9 @@ import json
 import os
 import struct
 import tarfile
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,6 +282,19 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     assert source.shape == (1, 28, 28) and source.factors == {"class": 10}
     assert torch.equal(batch.views[0].flatten().long(), torch.arange(10 * 784) % 251)
     assert batch.label[:, 0].tolist() == list(range(10))
+
+
+def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
+    class Fetching:
+        def __init__(self, root: str, train: bool, download: bool):
+            assert download and not (Path(root) / "half").exists(), "another one is at it"
+            (Path(root) / "half").touch()
+            time.sleep(0.05)
+            (Path(root) / "half").unlink()
+
+    monkeypatch.setattr("core.data.datasets.MNIST", Fetching)
+    with ThreadPoolExecutor(3) as processes:
+        assert len(list(processes.map(lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)))) == 3
 
 
 def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
