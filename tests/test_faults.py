@@ -256,11 +256,14 @@ def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(l
 
 
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
-    for name, does in {"srun": 'echo "$@" >> asked; exit "$CODE"', "scontrol": 'echo "$@" >> requeued'}.items():
+    for name, does in {
+        "srun": 'echo "$@" >> asked; [ -z "$CANCEL" ] || kill -TERM $PPID; exit "$CODE"',
+        "scontrol": 'echo "$@" >> requeued',
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    for code, wanted in ((REQUEUE, 0), (2, 2), (0, 0)):
-        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code)}
+    for code, wanted, cancelled in ((REQUEUE, 0, ""), (2, 2, ""), (0, 0, ""), (REQUEUE, REQUEUE, "by scancel")):
+        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code), "CANCEL": cancelled}
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
         words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
         assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
