@@ -89,5 +89,5 @@ class Preemption:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.heard = signal.Signals(number)
         if number == signal.SIGINT:
-            signal.signal(number, self._before[number])
+            signal.signal(number, self._before[signal.SIGINT])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch raises in the middle of a step when a worker dies of the same signal
