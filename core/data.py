@@ -20,12 +20,14 @@ import contextlib
 import copy
 import functools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from huggingface_hub import constants as hub
 from timm.data import ImageDataset, create_dataset
 from torch import Tensor
@@ -184,12 +186,13 @@ def _open(place: Place, split: str) -> Dataset[Any]:
     """The official train or test split, undecoded where it allows that."""
     name, root, download = place[0], Path(place[1]), place[2]
     try:
-        if name == "stl10":
-            return datasets.STL10(str(root), split=split, download=download)
-        if name in TORCHVISION:
-            kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-            return kind(str(root), train=split == "train", download=download)
-        dataset = _open_folder(root, split) if name == "folder" else _open_timm(name, root, download, split)
+        with _one_at_a_time(root) if download else contextlib.nullcontext():
+            if name == "stl10":
+                return datasets.STL10(str(root), split=split, download=download)
+            if name in TORCHVISION:
+                kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+                return kind(str(root), train=split == "train", download=download)
+            dataset = _open_folder(root, split) if name == "folder" else _open_timm(name, root, download, split)
     except ImportError as error:
         raise UserError(f"data.name: '{name}' needs a package that is not installed ({error}); pip install it") from None
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
@@ -203,6 +206,12 @@ def _open(place: Place, split: str) -> Dataset[Any]:
     if isinstance(dataset, ImageDataset):
         dataset.load_bytes = True  # else timm puts the next image in the place of one that can not be decoded
     return dataset
+
+
+def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
+    """Of the processes that torchrun starts at once, the first fetches the files and the others then find them."""
+    root.mkdir(parents=True, exist_ok=True)
+    return FileLock(root / ".download.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
 
 
 def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+import torch.distributed as dist
+
 # What the system says when a person has to make room or allow something; no file of a run is in danger, all are written atomically.
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 # What gloo and NCCL say, in a RuntimeError, when another process has gone or has been silent for trainer.timeout.
@@ -45,12 +47,11 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
             )
             raise SystemExit(2) from None
         except RuntimeError as error:
-            if "RANK" not in os.environ or not any(words in str(error) for words in GONE):
+            rank = dist.get_rank() if dist.is_initialized() else os.environ.get("RANK")  # which torchrun sets, and SLURM does not
+            if rank is None or not any(words in str(error) for words in GONE):
                 raise
             reason = " ".join(str(error).split("] ", 1)[-1].split(". ")[0].split())
-            print(
-                f"rank {os.environ['RANK']}: ends because another process did, whose error is the one to read ({reason})", file=sys.stderr
-            )
+            print(f"rank {rank}: ends because another process did, whose error is the one to read ({reason})", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None

@@ -62,8 +62,10 @@ class Resized(Dataset[tuple[Tensor, int]]):
         if not isinstance(item, bytes):
             return Image.fromarray(np.asarray(item)), int(label)
         try:
-            return Image.open(io.BytesIO(item)).convert("RGB"), int(label)
-        except (OSError, SyntaxError, ValueError) as error:
+            return eight_bits(Image.open(io.BytesIO(item))).convert("RGB"), int(label)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
             name = self.dataset.filename(index, absolute=True)
             reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
             raise Undecodable(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
@@ -79,7 +81,7 @@ class Resized(Dataset[tuple[Tensor, int]]):
 
 def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
     """A picture as uint8 [C, H, W]; with `size`, its shorter side is resized to that and its centre cut out."""
-    picture = picture.convert("L" if grey else "RGB")
+    picture = eight_bits(picture).convert("L" if grey else "RGB")
     if size and picture.size != (size, size):
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
@@ -87,6 +89,15 @@ def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
         picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(picture))
     return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture whose values Pillow can convert: of 16 bits the upper 8, where Pillow would call all above 255 white."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise Undecodable(f"pixels of Pillow's mode {picture.mode} have no known range: store 8 or 16 bits")
+    return picture
 
 
 def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:

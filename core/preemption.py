@@ -1,4 +1,5 @@
-"""A scheduler's warning that it will take the machine: the step under way is finished, and the run ends where it can go on bitwise.
+"""A scheduler's warning that it will take the machine, or a person's Ctrl-C: the step under way is finished, and the run ends where it
+can go on bitwise.
 
 W = processes.
 """
@@ -17,13 +18,17 @@ import torch.distributed as dist
 # EX_TEMPFAIL of sysexits.h, "try again later": no other end of a run has this code (2 is a mistake to mend, 1 a defect, 128 + n a kill
 # before anything could be saved), so that a scheduler can be told to requeue exactly this one.
 REQUEUE = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOPPED = 128 + signal.SIGINT  # a person's wish, which no scheduler should undo
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 T = TypeVar("T")
 
 
 class Preemption:
-    """As a context, hears SIGTERM and SIGUSR1 and remembers them; `until` then ends the batches after the step under way."""
+    """As a context, hears SIGTERM, SIGUSR1 and SIGINT and remembers them; `until` then ends the batches after the step under way.
+
+    A second SIGINT does not wait for that.
+    """
 
     def __init__(self, timeout: timedelta | None = None):
         """`timeout`: how long processes wait for one another, where there are several."""
@@ -44,6 +49,11 @@ class Preemption:
     def reason(self) -> str:
         """The signal's name, as far as this process heard it."""
         return self.heard.name if self.heard else "a signal to another process"
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with: 75 for a scheduler's signal, 130 for Ctrl-C."""
+        return STOPPED if self.heard == signal.SIGINT else REQUEUE
 
     @property
     def stopping(self) -> bool:
@@ -78,4 +88,6 @@ class Preemption:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.heard = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[signal.SIGINT])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch raises in the middle of a step when a worker dies of the same signal

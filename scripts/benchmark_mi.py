@@ -123,4 +123,6 @@ def _pointwise(sampler: Any, x: Any, y: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        raise SystemExit(f"{__doc__}\nIt is started by scripts/calibrate.py --peer PYTHON, not by hand.")
     serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,6 +1,6 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data import DataConfig, _plain, open_source
+from core.data import DataConfig, _open, _plain, open_source
 from core.errors import UserError
 from core.images import Arrays, Stream, read_through
 from core.source import reading_order, training_order
@@ -11,6 +11,9 @@ import json
 import os
 import struct
 import tarfile
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +144,33 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
             list(source.batches(reading_order(10), 1))
 
 
+@pytest.mark.parametrize("kind", ["bomb.png", "float.png"])
+def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path):
+    png(tmp_path, "train/a/0.png", "train/a/1.png")
+    path = tmp_path / "train/a" / kind
+    if kind == "bomb.png":  # a few bytes that say they are 60,000 x 60,000 pixels
+        path.write_bytes((tmp_path / "train/a/0.png").read_bytes())
+        data = bytearray(path.read_bytes())
+        data[16:24] = struct.pack(">II", 60_000, 60_000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+    else:
+        Image.fromarray(np.random.default_rng(0).random((8, 8), dtype=np.float32)).save(path, "TIFF")
+    with pytest.raises(UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); mend or remove it$"):
+        open_source(config(tmp_path, validation=1), "trainval", 0)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    (tmp_path / "train/a").mkdir(parents=True)
+    for i in range(2):
+        Image.fromarray(values * 1024 + 255 * i).save(tmp_path / f"train/a/{i}.png")
+    source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
+    (batch,) = source.batches(reading_order(2), 1)
+    assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), "Pillow's own conversion makes all above 255 white"
+
+
 def test_an_image_that_can_not_be_read_is_not_skipped(tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     source = open_source(config(tmp_path, validation=1, skip=0.9, memory=0.0), "trainval", 0)
@@ -252,6 +282,19 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     assert source.shape == (1, 28, 28) and source.factors == {"class": 10}
     assert torch.equal(batch.views[0].flatten().long(), torch.arange(10 * 784) % 251)
     assert batch.label[:, 0].tolist() == list(range(10))
+
+
+def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
+    class Fetching:
+        def __init__(self, root: str, train: bool, download: bool):
+            assert download and not (Path(root) / "half").exists(), "another one is at it"
+            (Path(root) / "half").touch()
+            time.sleep(0.05)
+            (Path(root) / "half").unlink()
+
+    monkeypatch.setattr("core.data.datasets.MNIST", Fetching)
+    with ThreadPoolExecutor(3) as processes:
+        assert len(list(processes.map(lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)))) == 3
 
 
 def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):

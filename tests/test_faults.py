@@ -1,7 +1,7 @@
 """What a run survives: signals, damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
 
 from core import checkpoint, config
-from core.errors import UserError
+from core.errors import UserError, exit_cleanly
 from core.finite import FiniteLosses
 from core.folder import RunFolder
 from core.logger import Logger
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +154,7 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
         losses.look()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_the_batches_after_the_step_under_way(number):
     before, done = signal.getsignal(number), []
     with Preemption() as preemption:
@@ -162,7 +163,18 @@ def test_a_signal_ends_the_batches_after_the_step_under_way(number):
                 os.kill(os.getpid(), number)
             done.append(step)
     assert done == [0, 1, 2, 3, 4] and preemption.stopping and preemption.reason == number.name
+    assert preemption.exit_code == (130 if number == signal.SIGINT else REQUEUE)
     assert signal.getsignal(number) == before
+
+
+def test_a_second_interruption_does_not_wait():
+    done = []
+    with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
+        for step in preemption.until(range(10)):
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+    assert done == [0] and signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
@@ -222,12 +234,36 @@ def test_a_resumed_run_is_one_run_whose_steps_increase(run):
     assert within_seconds(lambda: logged_steps(folder, state.wandb_id), [1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm", "none"])
+def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(launcher, monkeypatch, capsys):
+    @exit_cleanly
+    def main() -> None:
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This is typically")
+
+    monkeypatch.delenv("RANK", raising=False)
+    if launcher == "torchrun":  # before the processes have met
+        monkeypatch.setenv("RANK", "0")
+    if launcher == "slurm":
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError if launcher == "none" else SystemExit):
+            main()
+    finally:
+        if launcher == "slurm":
+            dist.destroy_process_group()
+    if launcher != "none":
+        assert re.fullmatch(r"rank 0: ends because another process did, .*\(.*reset by peer\)\n", capsys.readouterr().err)
+
+
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
-    for name, does in {"srun": 'echo "$@" >> asked; exit "$CODE"', "scontrol": 'echo "$@" >> requeued'}.items():
+    for name, does in {
+        "srun": 'echo "$@" >> asked; [ -z "$CANCEL" ] || kill -TERM $PPID; exit "$CODE"',
+        "scontrol": 'echo "$@" >> requeued',
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    for code, wanted in ((REQUEUE, 0), (2, 2), (0, 0)):
-        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code)}
+    for code, wanted, cancelled in ((REQUEUE, 0, ""), (2, 2, ""), (0, 0, ""), (REQUEUE, REQUEUE, "by scancel")):
+        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code), "CANCEL": cancelled}
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
         words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
         assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
