@@ -118,9 +118,9 @@ def _shift(path: Path, linked: Path, keep: int) -> None:
     first = earlier(path, 1)
     if not path.exists() or (first.exists() and first.samefile(path)):  # the same: a kill came between this and the renaming
         return
-    for versions in range(keep - 1, 0, -1):
-        if earlier(path, versions).exists():
-            os.replace(earlier(path, versions), earlier(path, versions + 1))
+    kept = next(versions for versions in range(1, keep + 1) if versions == keep or not earlier(path, versions).exists())
+    for versions in range(kept - 1, 0, -1):
+        os.replace(earlier(path, versions), earlier(path, versions + 1))
     try:
         os.link(path, linked)
         os.replace(linked, first)
@@ -134,7 +134,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as file:
-            if broken := file.testzip():
+            folders = [record.filename for record in file.infolist() if record.external_attr & 0x10]  # read as empty: memory as it was
+            if broken := file.testzip() or next(iter(folders), None):
                 raise Damaged(f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}")
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 GRAPHS = ("reduce-overhead", "max-autotune")  # torch.compile's modes with CUDA graphs
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -54,7 +54,7 @@ class TrainerConfig:
             raise ValueError(f"strategy: fsdp goes with the precisions {', '.join(SHARDED)}, not {self.precision}")
         if self.strategy == "fsdp" and self.channels_last:
             raise ValueError("channels_last: torch shards no weights that lie in another order; leave it out under fsdp")
-        if not (self.devices in ("auto", "-1") or (self.devices.isdigit() and int(self.devices) > 0)):
+        if not (self.devices in ("auto", "-1") or (self.devices.isdecimal() and int(self.devices) > 0)):
             raise ValueError(f"devices: must be a number above 0 or 'auto', got '{self.devices}'")
 
 
@@ -77,21 +77,24 @@ class RunConfig:
             raise ValueError(f"wandb: '{self.wandb}' is none of {', '.join(LOGGING)}")
         if self.trainer.compile in GRAPHS and self.optim.micro_batch:
             raise ValueError("trainer.compile: a CUDA graph overwrites what micro batches come back to; take true, or optim.micro_batch=0")
-        if self.seed < 0:
-            raise ValueError(f"seed: must be 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: must be 0 or more and below 2^63, got {self.seed}")
 
 
 def read(path: str | Path, overrides: list[str]) -> RunConfig:
     """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the key and the mend."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such config; the ones at hand are in configs/")
+        reason = "is a folder, and a config is a YAML file" if path.is_dir() else "no such config"
+        raise UserError(f"{path}: {reason}; the ones at hand are in configs/")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; a config is a YAML file, such as those in configs/") from None
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:  # a bare number is an OSError to OmegaConf
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: {_reason(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: its lists or mappings are nested too deep, or hold themselves") from None
     return from_dict(_merged(values, overrides, str(path)), str(path))
 
 
@@ -144,6 +147,13 @@ def _merged(values: Any, overrides: list[str], origin: str) -> Any:
         return OmegaConf.to_container(OmegaConf.merge(values, OmegaConf.from_dotlist(overrides)), resolve=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{origin}: {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What a parser says, in one line: what is wrong and where, rather than what it was doing."""
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
+    return str(error).splitlines()[0]
 
 
 def _checked(kind: Any, values: Any, prefix: str, origin: str) -> Any:

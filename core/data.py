@@ -184,7 +184,7 @@ def _part(n: int, split: str, validation: int) -> Tensor:
 
 def _open(place: Place, split: str) -> Dataset[Any]:
     """The official train or test split, undecoded where it allows that."""
-    name, root, download = place[0], Path(place[1]), place[2]
+    name, root, download = place[0], Path(place[1]).expanduser(), place[2]
     try:
         with _one_at_a_time(root) if download else contextlib.nullcontext():
             if name == "stl10":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TRY = "try a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
+TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
 MOST = 200  # steps between two looks: each look waits for the device
 
 

@@ -9,6 +9,8 @@ from core.checkpoint import State, write_atomically
 from core.distributed import rank
 from core.errors import UserError
 
+import errno
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ FREE = {
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.profile",
+    "trainer.log_every",
+    "trainer.save_every",
     "trainer.keep_last",
     "trainer.keep_epochs",
     "trainer.timeout",
@@ -57,22 +61,25 @@ class RunFolder:
     """The files of one run, and the rules that keep a run from being overwritten."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self._damaged: list[Path] = []
         self.config, self.metrics, self.pictures = self.path / "config.yaml", self.path / "metrics.jsonl", self.path / "pictures"
 
     def check(self, run: config.RunConfig) -> None:
         """Refuse, before anything is written, a folder that holds another run, or this one when it is not resumed."""
-        if self.path.exists() and not self.path.is_dir():
+        try:
+            held = self.path.exists()
+        except OSError as error:
+            raise UserError(f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another folder=…") from None
+        if held and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
         if not self.config.is_file():
             if self.versions():
                 raise UserError(f"folder: {self.path} holds a checkpoint without its config.yaml; name another folder=…")
             return
-        held = config.to_dict(config.read(self.config, []))
-        wanted = config.to_dict(run)
-        for key, (there, here) in sorted(_differences(held, wanted).items()):
+        differences = _differences(config.to_dict(config.read(self.config, [])), config.to_dict(run))
+        for key, (there, here) in sorted(differences.items()):
             if key not in FREE:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
@@ -80,6 +87,18 @@ class RunFolder:
                 )
         if self.versions() and not run.resume:
             raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
+
+    def hold(self) -> None:
+        """Keep other processes out until this one ends; `UserError` where one is in. A file system without locks keeps nobody out."""
+        make_folder(self.path, "folder", "name another folder=…")
+        try:
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"folder: another process trains in {self.path} or it is not yours; end it, or name another folder=…") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
 
     def create(self, run: config.RunConfig) -> None:
         """Make the folder and write the resolved config. What a killed write left half done is removed."""
@@ -101,7 +120,7 @@ class RunFolder:
     def resume(self, state: State) -> str:
         """Load the newest checkpoint that is whole into the state; the line that says which it was, and what was wrong with newer ones.
 
-        Raises the newest one's `Damaged` where none is whole. Damaged ones stay until the next `save`.
+        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`.
         """
         errors: list[checkpoint.Damaged] = []
         for path in self.versions():
@@ -114,7 +133,10 @@ class RunFolder:
             why = "".join(f"; {str(error).split(';')[0]}" for error in errors)
             return f"resuming {self.path} at step {state.step} from {path.name}{why}"
         if errors:
-            raise errors[0]
+            raise checkpoint.Damaged(
+                f"{str(errors[0]).split(';')[0]}, as are those before it; copy best.ckpt or an epoch-N.ckpt"
+                f" to {self.last} to go on from there"
+            )
         return f"{self.path} holds no checkpoint yet: starting from the beginning"
 
     def versions(self) -> list[Path]:
@@ -125,7 +147,7 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> None:
         """Drop the logged lines after `step`: a resumed run writes them again, so that no step stands twice."""
         kept = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+        for line in self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")

@@ -7,6 +7,7 @@ W = processes.
 from core.distributed import world
 
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from types import FrameType, TracebackType
@@ -22,6 +23,12 @@ STOPPED = 128 + signal.SIGINT  # a person's wish, which no scheduler should undo
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 T = TypeVar("T")
+
+
+def requeue_while_starting() -> None:
+    """Until `Preemption` listens there is nothing to save, so SIGTERM and SIGUSR1 end the process at once, as what a scheduler requeues."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: sys.exit(REQUEUE))
 
 
 class Preemption:

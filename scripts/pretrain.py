@@ -20,7 +20,7 @@ from core.folder import RunFolder
 from core.logger import Logger
 from core.method import LatentModel, Method
 from core.optim import build_optimizer
-from core.preemption import REQUEUE, Preemption
+from core.preemption import Preemption, requeue_while_starting
 from core.product import speed_up
 from core.profile import Profile
 from core.progress import ProgressLine, in_words
@@ -30,6 +30,7 @@ from core.train import train
 import argparse
 import inspect
 import os
+import shlex
 from datetime import timedelta
 
 import torch
@@ -45,6 +46,7 @@ from scripts.validation import Validation
 
 @exit_cleanly
 def main() -> None:
+    requeue_while_starting()
     run = config.read(*arguments())
     folder = RunFolder(run.folder)
     folder.check(run)
@@ -53,10 +55,13 @@ def main() -> None:
     rank, world = fabric.global_rank, fabric.world_size
     steps_per_epoch = len(source) // run.optim.batch_size
     total = steps_per_epoch * run.optim.epochs
-    check_sizes(run, len(source), world)
+    if run.optim.batch_size > len(source):
+        raise UserError(f"optim.batch_size: {run.optim.batch_size} is more than the {len(source)} training images")
 
     state, model, optimizer = build_state(fabric, run, source.shape)
     refuse_unknown_pixels(state.method, source)
+    if fabric.is_global_zero:
+        folder.hold()
     if run.resume:
         fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)
@@ -111,12 +116,15 @@ def main() -> None:
             losses.look()
             folder.save(state, steps_per_epoch)
             if logger:
-                progress.say(f"{preemption.reason}: saved {folder.last} at step {state.step}; --resume goes on; exit code {REQUEUE}")
+                progress.say(
+                    f"{preemption.reason}: saved {folder.last} at step {state.step}; --resume goes on; exit code {preemption.exit_code}"
+                )
                 logger.close(patience=5)
-            raise SystemExit(REQUEUE)
+            fabric.barrier()  # a launcher that sees one process end kills the others, and the first is still saving
+            raise SystemExit(preemption.exit_code)
     if logger:
         logger.close()
-        progress.say(f"done: {folder.last} at step {state.step}; next: python scripts/probe.py {folder.path}")
+        progress.say(f"done: {folder.last} at step {state.step}; next: python scripts/probe.py {shlex.quote(str(folder.path))}")
 
 
 def arguments() -> tuple[str, list[str]]:
@@ -145,7 +153,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             precision=trainer.precision,  # type: ignore[arg-type]
             strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
         )  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     except Exception as error:  # Fabric's own MisconfigurationException
         if type(error).__name__ != "MisconfigurationException":
@@ -156,6 +164,11 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
         known = inspect.signature(DistributedDataParallel).parameters  # buffers are the same everywhere, and a queue is long
         fabric.strategy._ddp_kwargs["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    if run.optim.batch_size % fabric.world_size:  # before a thousand processes are started
+        size, world = run.optim.batch_size, fabric.world_size
+        raise UserError(
+            f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}"
+        )
     fabric.launch()
     launched = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else fabric.world_size
     if launched != fabric.world_size:
@@ -164,17 +177,6 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     if trainer.precision.startswith("64"):
         torch.set_default_dtype(torch.float64)  # Fabric does it inside forward only, and validation reads features outside
     return fabric
-
-
-def check_sizes(run: config.RunConfig, images: int, world: int) -> None:
-    """The global batch has to fit the data and to divide among the processes."""
-    size = run.optim.batch_size
-    if size > images:
-        raise UserError(f"optim.batch_size: {size} is more than the {images} training images")
-    if size % world:
-        raise UserError(
-            f"optim.batch_size: the global batch {size} does not divide among {world} processes; try {size // world * world or world}"
-        )
 
 
 def refuse_unknown_pixels(method: Method, source: Source) -> None:

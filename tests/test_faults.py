@@ -14,9 +14,11 @@ import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,30 @@ def test_no_flipped_bit_goes_unseen(run):
             continue
         assert all(torch.equal(value, after["method"][key]) for key, value in before["method"].items())  # a bit of the padding
     assert seen > 20
+
+
+def test_a_record_that_says_it_is_a_folder_is_damage(run):
+    """One bit of the zip's directory, under no checksum: torch would read nothing there and leave the tensor as the memory was."""
+    folder, state = run
+    save(folder, state, 1)
+    with zipfile.ZipFile(folder.last) as file:
+        place = file.start_dir
+    data = bytearray(folder.last.read_bytes())
+    while data[place : place + 4] == b"PK\1\2":
+        data[place + 38] ^= 0x10
+        folder.last.write_bytes(data)
+        with pytest.raises(checkpoint.Damaged, match="record archive/"):
+            checkpoint.read(folder.last)
+        data[place + 38] ^= 0x10
+        place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))
+
+
+def test_one_process_at_a_time_holds_a_folder(run):
+    folder, _ = run
+    folder.hold()
+    words = "import sys; from core.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
+    held = subprocess.run([sys.executable, "-c", f"import core; {words}", str(folder.path)], cwd=ROOT, capture_output=True, text=True)
+    assert "UserError: folder: another process trains in" in held.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
