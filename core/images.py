@@ -121,7 +121,7 @@ class Arrays(Source):
         for index, draws in order:
             self.images, self.labels = self.images.to(draws.device), self.labels.to(draws.device)  # moved once, then held there
             here = index.to(draws.device)
-            yield make_batch(self.images[here], self.labels[here], here, draws, self.policy, views)
+            yield make_batch(self.images.index_select(0, here), self.labels.index_select(0, here), here, draws, self.policy, views)
 
 
 class Stream(Source):

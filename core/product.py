@@ -13,7 +13,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU by oneDNN."""
     linear = _onednn() if a.dtype == torch.float32 and a.device.type == "cpu" else None
     if linear is not None:
-        return linear(a, b, bias)
+        return linear(a, b, None if bias is None else bias.contiguous())  # it reads a bias as if it lay in one piece
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
 
 

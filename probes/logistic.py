@@ -10,7 +10,7 @@ from torch import Tensor
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
 GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient at which a fit is done; slope of the line search
-SCORES = 2**22  # logits held at a time
+BLOCK = 2**22  # features or logits at a time; both are read more than once, and 16 MiB of floats stay in a cache
 
 
 class Logistic:
@@ -22,10 +22,9 @@ class Logistic:
     """
 
     def __init__(self, x: Tensor):
-        values, self.basis = torch.linalg.eigh(product(x.T, x.T) / len(x))
+        self.x = x
+        values, self.basis = torch.linalg.eigh(product(x.T, x.T) / len(x))  # the penalty does not change under rotation
         self.values = values.clamp(min=0)
-        ones = x.new_ones(len(x), 1)
-        self.x = torch.cat([product(x, self.basis.T), ones], 1)  # the penalty does not change under rotation; ones for biases
 
     @torch.no_grad()
     def fit(
@@ -42,12 +41,12 @@ class Logistic:
         A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but rounding.
         """
         x, y = self.x[rows], y[rows]
-        dimensions, penalty = x.shape[1] - 1, x.new_tensor(strengths)
+        dimensions, penalty = x.shape[1], x.new_tensor(strengths)
         w = x.new_zeros(len(strengths), classes, dimensions + 1) if start is None else start.clone()
         shrunk = torch.cat([penalty[:, None].expand(-1, dimensions), penalty.new_zeros(len(penalty), 1)], 1)[:, None]  # [S, 1, D + 1]
         curvature = torch.cat([self.values, self.values.new_ones(1)]) / classes
         inverse = 1 / (curvature + shrunk).clamp(min=1e-12)
-        value, gradient = _evaluate(x, y, w, shrunk)
+        value, gradient = self._evaluate(x, y, w, shrunk)
         pairs: list[tuple[Tensor, Tensor]] = []
         running = torch.arange(len(strengths), device=x.device)  # the strengths that are not done
         for _ in range(MOST_STEPS):
@@ -57,7 +56,7 @@ class Logistic:
             trying = running
             for _ in range(MOST_HALVINGS):
                 moved[trying] = w[trying] + step[trying, None, None] * direction[trying]
-                value_next[trying], gradient_next[trying] = _evaluate(x, y, moved[trying], shrunk[trying])
+                value_next[trying], gradient_next[trying] = self._evaluate(x, y, moved[trying], shrunk[trying])
                 allowed = value[trying] + ARMIJO * step[trying] * slope[trying] + 1e-12
                 trying = trying[value_next[trying] > allowed]
                 if len(trying) == 0:
@@ -77,24 +76,26 @@ class Logistic:
         """Weights [S, Y, D] for the features as they came, and biases [S, Y]."""
         return w[..., :-1] @ self.basis.T, w[..., -1]
 
-
-def _evaluate(x: Tensor, y: Tensor, w: Tensor, shrunk: Tensor) -> tuple[Tensor, Tensor]:
-    """Objective float64 [S] and gradient [S, Y, D + 1], in blocks of images."""
-    s, classes, _ = w.shape
-    value, gradient = x.new_zeros(s, dtype=torch.float64), torch.zeros_like(w)
-    block = max(1, SCORES // (s * classes))
-    for images, labels in zip(x.split(block), y.split(block), strict=True):
-        logits = product(images, w.flatten(0, 1)).view(len(images), s, classes)
-        logits -= logits.amax(2, keepdim=True)
-        own = labels[:, None, None].expand(-1, s, 1)
-        likelihood = logits.gather(2, own)[..., 0]
-        share = logits.exp_()
-        total = share.sum(2, keepdim=True)
-        value += (total[..., 0].log() - likelihood).sum(0, dtype=torch.float64)
-        share.div_(total).scatter_add_(2, own, share.new_tensor(-1.0).expand(own.shape))
-        gradient += product(share.flatten(1).T, images.T).view_as(w)
-    penalty = (shrunk * w.double().square()).sum((1, 2)) / 2
-    return value / len(x) + penalty, gradient.div_(len(x)) + shrunk * w
+    def _evaluate(self, x: Tensor, y: Tensor, w: Tensor, shrunk: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective float64 [S] and gradient [S, Y, D + 1] in the eigenbasis, in blocks of images."""
+        s, classes, dimensions = w.shape
+        weight, bias = self.parameters(w)
+        value, gradient, biases = x.new_zeros(s, dtype=torch.float64), torch.zeros_like(weight), torch.zeros_like(bias)
+        block = max(1, BLOCK // max(dimensions, s * classes))
+        for images, labels in zip(x.split(block), y.split(block), strict=True):
+            logits = product(images, weight.flatten(0, 1), bias.flatten()).view(len(images), s, classes)
+            logits -= logits.amax(2, keepdim=True)
+            own = labels[:, None, None].expand(-1, s, 1)
+            likelihood = logits.gather(2, own)[..., 0]
+            share = logits.exp_()
+            total = share.sum(2, keepdim=True)
+            value += (total[..., 0].log() - likelihood).sum(0, dtype=torch.float64)
+            share.div_(total).scatter_add_(2, own, share.new_tensor(-1.0).expand(own.shape))
+            gradient += product(share.flatten(1).T, images.T).view_as(weight)
+            biases += share.sum(0)
+        penalty = (shrunk * w.double().square()).sum((1, 2)) / 2
+        rotated = torch.cat([gradient @ self.basis, biases[..., None]], 2)
+        return value / len(x) + penalty, rotated.div_(len(x)) + shrunk * w
 
 
 def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from core import config
 from core.batch import Batch
 from core.bounds import infonce_terms
-from core.features import Features, cached_features, extract
+from core.features import Features, cached_features, extract, mean_and_deviation
 from core.method import Method
 from core.source import Source
 from core.sprites import Sprites, SpritesConfig
@@ -105,6 +105,15 @@ def test_the_logistic_regression_equals_scikit_learn(strength):
     peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(train.x.double().numpy(), train.y[:, 0].numpy())
     ours = F.linear(test.x.double(), weight, bias).softmax(1)
     torch.testing.assert_close(ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4)
+
+
+def test_features_are_standardised_by_torchs_deviation_and_dead_ones_stay_dead():
+    x = torch.randn(3000, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1e-9, 2.0, 0.0]) + 100
+    x[:, 2] -= 100
+    mean, deviation = mean_and_deviation(x)
+    torch.testing.assert_close(mean, x.mean(0))
+    torch.testing.assert_close(deviation[[0, 1, 3]], x.std(0)[[0, 1, 3]])
+    assert deviation[[2, 4]].tolist() == [1, 1]
 
 
 def test_the_linear_probe_scores_every_factor_and_its_information():

@@ -18,6 +18,8 @@ def test_a_product_is_torchs(shape, transposed):
     expected = a.double() @ b.double().T
     torch.testing.assert_close(product(a, b).double(), expected, rtol=1e-5, atol=1e-4)
     assert product(a.double(), b.double()).dtype == torch.float64
+    bias = torch.randn(m, 2, generator=g)[:, 0]  # does not lie in one piece
+    torch.testing.assert_close(product(a, b, bias).double(), expected + bias, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -18,9 +18,13 @@ from scripts.demo import CONFIGS
 from scripts.pretrain import build_state, start_fabric
 
 
-def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device) -> Callable[[], float]:
-    """One epoch of configs/NAME.yaml over uint8 images [n, C, H, W]; gives the mean loss, and each call goes on from the last."""
-    run = config.read(str(CONFIGS / f"{name}.yaml"), [*overrides, f"trainer.accelerator={device.type}"])
+def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device, precision: str = "") -> Callable[[], float]:
+    """One epoch of configs/NAME.yaml over uint8 images [n, C, H, W]; gives the mean loss, and each call goes on from the last.
+
+    `precision` is `trainer.precision` where it is not the config's own.
+    """
+    chosen = [f"trainer.accelerator={device.type}", *([f"trainer.precision={precision}"] if precision else [])]
+    run = config.read(str(CONFIGS / f"{name}.yaml"), [*overrides, *chosen])
     fabric = start_fabric(run)
     labels = torch.zeros(len(images), 1, dtype=torch.int64, device=device)
     source = Arrays(images.to(device), labels, {"class": 1}, policy(run.data.augment, images.shape[-1]))
@@ -34,6 +38,11 @@ def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device)
         return torch.stack(losses).mean().item()
 
     return once
+
+
+def in_words(precision: str) -> str:
+    """What a contest's name says of it: nothing where both sides compute in the same."""
+    return f", ours in {precision}" if precision else ""
 
 
 def lightning(model: LightningModule, loader: DataLoader[Any], epochs: int, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from core.decoders import MLPDecoder
 
+import importlib.util
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -10,27 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from scripts.benches.contest import Contest
-from scripts.benches.loop import epoch
+from scripts.benches.loop import epoch, in_words
 from vae.networks import MLPEncoder
 
 IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae is not installed."""
-    try:
-        peer = pythae_epoch(digits(), device)
-    except ImportError:
+    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae is not installed.
+
+    Like for like first, and once more with ours in bf16 beside pythae in float32.
+    """
+    if not importlib.util.find_spec("pythae"):
         print("vae: pythae is not installed (pip install --no-deps pythae)")
         return
     overrides = [f"optim.batch_size={BATCH}", f"model.width={WIDTH}", f"model.latent={LATENT}", "optim.warmup_epochs=0"]
-    ours = epoch("beta_vae_mnist", overrides, digits(), device)
 
     def same(mine: float, theirs: float) -> str:
         assert abs(mine - theirs) < 0.1 * theirs, f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
         return f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
 
-    yield Contest(f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}", ours, "pythae BaseTrainer", peer, same, 2.0)
+    for precision in ("", "bf16-mixed"):
+        ours = epoch("beta_vae_mnist", overrides, digits(), device, precision)
+        name = f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}{in_words(precision)}"
+        yield Contest(name, ours, "pythae BaseTrainer", pythae_epoch(digits(), device), same, None if precision else 2.0)
 
 
 def digits() -> Tensor:
