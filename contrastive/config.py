@@ -1,6 +1,6 @@
 """What every contrastive method is asked: its encoder and its critic."""
 
-from core.backbones import STEMS
+from core.networks.backbones import STEMS
 
 import math
 from dataclasses import dataclass

@@ -4,13 +4,13 @@ He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, strong
 B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
-from core.backbones import Backbone
 from core.batch import Batch, Output, at_least_float32
-from core.batchnorm import in_groups, synchronised
 from core.distributed import gather, rank, world
-from core.geometry import alignment
-from core.infonce import in_batch_loss, queue_loss
+from core.information.geometry import alignment
+from core.information.infonce import in_batch_loss, queue_loss
 from core.method import Method
+from core.networks.backbones import Backbone
+from core.networks.batchnorm import in_groups, synchronised
 from core.randomness import Draws
 
 import copy

@@ -4,12 +4,12 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 B = images on this process, D = features, P = projection dimensions.
 """
 
-from core.backbones import Backbone
 from core.batch import Batch, Output, at_least_float32
 from core.distributed import world
-from core.geometry import alignment
-from core.infonce import nt_xent
+from core.information.geometry import alignment
+from core.information.infonce import nt_xent
 from core.method import Method
+from core.networks.backbones import Backbone
 
 import math
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 n = images, B = images of a batch, L = latent dimensions.
 """
 
+from core.data.source import Order, Source
 from core.method import LatentModel
-from core.source import Order, Source
 
 from collections.abc import Iterator
 from typing import NamedTuple

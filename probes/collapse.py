@@ -5,9 +5,9 @@
 for a prior that factorises (Hoffman & Johnson 2016; Chen et al. 2018). All in nats. n = images, L = latent dimensions.
 """
 
-from core.bounds import interval, sandwich
-from core.scores import Scores, gaussian
-from core.streaming import slices
+from core.information.bounds import interval, sandwich
+from core.information.scores import Scores, gaussian
+from core.information.streaming import slices
 
 import math
 from typing import Any, NamedTuple

@@ -3,8 +3,8 @@
 n = images.
 """
 
-from core.source import Source, reading_order
-from core.sprites import Sprites
+from core.data.source import Source, reading_order
+from core.data.sprites import Sprites
 
 import hashlib
 

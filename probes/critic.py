@@ -3,10 +3,10 @@
 n = images, D = feature dimensions, P = code dimensions.
 """
 
-from core.bounds import infonce_terms
-from core.features import mean_and_deviation
+from core.information.bounds import infonce_terms
 from core.product import speed_up
 from core.randomness import Draws
+from core.run.features import mean_and_deviation
 
 import math
 

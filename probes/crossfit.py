@@ -3,8 +3,8 @@
 n = pairs, F = folds, E = F (F - 1) / 2 critics trained side by side, B = batch, P = code dimensions.
 """
 
-from core import scores
-from core.bounds import best_alpha, infonce_symmetric, js_objective
+from core.information import scores
+from core.information.bounds import best_alpha, infonce_symmetric, js_objective
 
 import itertools
 import math

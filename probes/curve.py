@@ -14,11 +14,11 @@ above the curve is, and a better model may find a curve below (Alemi et al. 2018
 Intervals are 95%, over the test images.
 """
 
-from core.config import RunConfig
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import reading_order
+from core.information.rate_distortion import WaterFilling
 from core.method import LatentModel
-from core.rate_distortion import WaterFilling
-from core.source import reading_order
+from core.run.config import RunConfig
 
 import math
 from typing import Any, NamedTuple

@@ -4,7 +4,7 @@ Each is 1 where every factor has one feature to itself and near 0 where they are
 keeps every nat and loses all of them. n = images, D = feature dimensions, F = factors, B = bins.
 """
 
-from core.features import Features
+from core.run.features import Features
 
 import math
 from typing import Any

@@ -3,10 +3,10 @@
 n = pairs, C = candidates, the pairs of one held-out fold.
 """
 
-from core import scores
-from core.bounds import Bound, Estimate, alpha_bound, dv, infonce_symmetric, infonce_terms, interval, js, nwj, smile
 from core.errors import UserError, nearest
-from core.verdict import NEAR, verdict
+from core.information import scores
+from core.information.bounds import Bound, Estimate, alpha_bound, dv, infonce_symmetric, infonce_terms, interval, js, nwj, smile
+from core.information.verdict import NEAR, verdict
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def estimate(x: ArrayLike, y: ArrayLike, estimators: tuple[str, ...] = DEFAULT, 
 
     - "infonce", the headline: symmetric, C the pairs of a held-out fold; swept over smaller C.
     - "alpha": Poole's interpolated bound beyond log C, alpha chosen on calibration folds.
-    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see `core.bounds`.
+    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see `core.information.bounds`.
     - "ksg": nearest neighbours, up to ten dimensions in all.
 
     Every pair is scored by critics that never saw it (`probes.crossfit`). `UserError` where the pairs can not be used (`probes.pairs`).

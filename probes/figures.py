@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from core.checkpoint import write_atomically
+from core.run.checkpoint import write_atomically
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes

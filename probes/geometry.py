@@ -3,12 +3,12 @@
 n = images of the test split, V = views of each, D = dimensions.
 """
 
-from core.config import RunConfig
-from core.data import open_source
-from core.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order
+from core.data.sprites import Sprites
+from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
-from core.source import Source, reading_order
-from core.sprites import Sprites
+from core.run.config import RunConfig
 
 from collections.abc import Callable
 from typing import Any

@@ -5,14 +5,14 @@
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-from core.bounds import infonce_terms, interval
-from core.config import RunConfig
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order
+from core.data.sprites import Sprites, best_infonce
+from core.information.bounds import infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
 from core.method import Method, PairCritic
 from core.randomness import Draws
-from core.source import Source, reading_order
-from core.sprites import Sprites, best_infonce
-from core.verdict import cosine_cap, verdict
+from core.run.config import RunConfig
 
 import math
 from typing import Any

@@ -3,8 +3,8 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
-from core.features import Features
 from core.product import product
+from core.run.features import Features
 
 from typing import NamedTuple
 

@@ -4,12 +4,12 @@ A bits-back file is bounded by the ELBO and by none of these, so every report gi
 n = images, B = images of a batch, S = samples (or chains) of each, L = latent dimensions.
 """
 
-from core.bounds import interval
-from core.config import RunConfig
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import reading_order
+from core.information.bounds import interval
 from core.method import LatentModel
 from core.randomness import Draws
-from core.source import reading_order
+from core.run.config import RunConfig
 
 import math
 from collections.abc import Callable

@@ -3,8 +3,8 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
-from core.features import Features, mean_and_deviation
 from core.randomness import Draws
+from core.run.features import Features, mean_and_deviation
 
 import torch
 import torch.nn.functional as F

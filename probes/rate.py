@@ -3,12 +3,12 @@
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
-from core.bounds import interval, sandwich
-from core.config import RunConfig
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import reading_order
+from core.information.bounds import interval, sandwich
+from core.information.scores import gaussian
 from core.method import LatentModel
-from core.scores import gaussian
-from core.source import reading_order
+from core.run.config import RunConfig
 
 import math
 from typing import Any

@@ -11,16 +11,16 @@ All of it bounds from the outside: a better head may find a curve below.
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
 
-from core.bounds import interval
-from core.config import RunConfig
-from core.data import open_source
-from core.decoders import MLPDecoder
-from core.features import mean_and_deviation
-from core.likelihoods import Likelihood, kl_from_standard_normal
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order, training_order
+from core.information.bounds import interval
 from core.method import Method
+from core.networks.decoders import MLPDecoder
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.product import speed_up
 from core.randomness import Draws
-from core.source import Source, reading_order, training_order
+from core.run.config import RunConfig
+from core.run.features import mean_and_deviation
 
 import copy
 import math

@@ -36,9 +36,9 @@
 A probe that was not asked for is absent. Intervals are 95%.
 """
 
-from core.bounds import Estimate
-from core.checkpoint import write_atomically
 from core.errors import UserError
+from core.information.bounds import Estimate
+from core.run.checkpoint import write_atomically
 
 import json
 import math

@@ -10,9 +10,9 @@ there before, each side in a process of its own.
 """
 
 import core  # noqa: F401
-from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly, nearest
-from core.folder import make_folder
+from core.run.checkpoint import write_atomically
+from core.run.folder import make_folder
 
 import argparse
 import importlib

@@ -13,9 +13,9 @@ differs from the truth by chance alone; how far below it stands, the table says.
 """
 
 import core  # noqa: F401
-from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly
-from core.folder import make_folder
+from core.run.checkpoint import write_atomically
+from core.run.folder import make_folder
 
 import argparse
 import json

@@ -10,11 +10,11 @@ R, D, the bounds on I(X; Z) and the active dimensions on the 10,000 test images;
 """
 
 import core  # noqa: F401
-from core import checkpoint
-from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly, nearest
-from core.folder import make_folder
 from core.method import LatentModel
+from core.run import checkpoint
+from core.run.checkpoint import write_atomically
+from core.run.folder import make_folder
 
 import argparse
 import json

@@ -9,23 +9,23 @@ SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue 
 """
 
 import core  # noqa: F401
-from core import checkpoint, config, sharding
-from core.batchnorm import synchronise
-from core.checkpoint import State
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order, training_order
 from core.distributed import averaged
 from core.errors import UserError, exit_cleanly
-from core.finite import FiniteLosses
-from core.folder import RunFolder
-from core.logger import Logger
 from core.method import LatentModel, Method
-from core.optim import build_optimizer
-from core.preemption import Preemption, requeue_while_starting
+from core.networks.batchnorm import synchronise
 from core.product import speed_up
-from core.profile import Profile
-from core.progress import ProgressLine, in_words
-from core.source import Source, reading_order, training_order
-from core.train import train
+from core.run import checkpoint, config, sharding
+from core.run.checkpoint import State
+from core.run.finite import FiniteLosses
+from core.run.folder import RunFolder
+from core.run.logger import Logger
+from core.run.optim import build_optimizer
+from core.run.preemption import Preemption, requeue_while_starting
+from core.run.profile import Profile
+from core.run.progress import ProgressLine, in_words
+from core.run.train import train
 
 import argparse
 import inspect

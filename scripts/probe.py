@@ -10,11 +10,11 @@ features; the numbers are logged to the W&B run that made the checkpoint.
 """
 
 import core  # noqa: F401
-from core import checkpoint, config, logger
-from core.data import open_source
+from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
-from core.folder import RunFolder, make_folder
 from core.method import LatentModel, Method
+from core.run import checkpoint, config, logger
+from core.run.folder import RunFolder, make_folder
 
 import argparse
 import time

@@ -1,11 +1,11 @@
 """What can be asked of a checkpoint, by name: each probe with the pictures that it leaves and what a checkpoint needs for it."""
 
-from core import config
-from core.data import open_source
-from core.features import Features, cached_features
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order
 from core.method import LatentModel, Method
-from core.pictures import save_grid
-from core.source import Source, reading_order
+from core.run import config
+from core.run.features import Features, cached_features
+from core.run.pictures import save_grid
 
 import functools
 from collections.abc import Callable

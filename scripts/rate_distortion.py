@@ -12,13 +12,13 @@ achieved; a better model may find a curve below. Where the data's own R(D) is kn
 """
 
 import core  # noqa: F401
-from core import checkpoint, config
-from core.checkpoint import State, write_atomically
-from core.data import open_source
+from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
-from core.folder import RunFolder, picture_place
 from core.method import LatentModel, locate
-from core.optim import build_optimizer
+from core.run import checkpoint, config
+from core.run.checkpoint import State, write_atomically
+from core.run.folder import RunFolder, picture_place
+from core.run.optim import build_optimizer
 
 import argparse
 import json

@@ -10,17 +10,17 @@ their peak beyond the codes (the variable has what is freed given back, so that 
 """
 
 import core  # noqa: F401
-from core import config
-from core.batchnorm import SyncBatchNorm
-from core.checkpoint import State
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import training_order
 from core.distributed import rank, world
 from core.errors import UserError, exit_cleanly
-from core.infonce import nt_xent, queue_loss
+from core.information.infonce import nt_xent, queue_loss
 from core.method import Method
-from core.sharding import sharded
-from core.source import training_order
-from core.train import train
+from core.networks.batchnorm import SyncBatchNorm
+from core.run import config
+from core.run.checkpoint import State
+from core.run.sharding import sharded
+from core.run.train import train
 
 import argparse
 import functools

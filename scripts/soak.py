@@ -11,10 +11,10 @@ several processes, to 1e-6), and metrics.jsonl the same text. The exit code is 0
 """
 
 import core  # noqa: F401
-from core import checkpoint, config
 from core.errors import UserError, exit_cleanly
-from core.folder import RunFolder, make_folder
-from core.preemption import REQUEUE
+from core.run import checkpoint, config
+from core.run.folder import RunFolder, make_folder
+from core.run.preemption import REQUEUE
 
 import argparse
 import contextlib

@@ -10,9 +10,9 @@ own content and can not tell them apart. Called again, it goes on where it stopp
 """
 
 import core  # noqa: F401
-from core.checkpoint import write_atomically
 from core.errors import UserError, exit_cleanly
-from core.folder import picture_place
+from core.run.checkpoint import write_atomically
+from core.run.folder import picture_place
 
 import argparse
 import json

@@ -2,14 +2,14 @@
 queue, how stale it is; of a VAE, whether its code has collapsed. The test split stays unread.
 """
 
-from core.config import RunConfig, for_information
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order, training_order
 from core.distributed import alone, rank
-from core.features import Features, extract
-from core.geometry import alignment, deviations, effective_rank, uniformity
+from core.information.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import LatentModel, Method, PairCritic
-from core.pictures import save_grid
-from core.source import Source, reading_order, training_order
+from core.run.config import RunConfig, for_information
+from core.run.features import Features, extract
+from core.run.pictures import save_grid
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The bounds against closed forms and plain O(n^2) references."""
 
-from core.bounds import infonce_terms, interval, sandwich
-from core.scores import gaussian
-from core.sprites import best_infonce
+from core.data.sprites import best_infonce
+from core.information.bounds import infonce_terms, interval, sandwich
+from core.information.scores import gaussian
 
 import math
 

@@ -1,7 +1,7 @@
 """Every bound against plain formulas, and against sources whose truth is known: it stays on its side, and its interval covers its mean."""
 
-from core import bounds, scores
-from core.bounds import Bound, interval
+from core.information import bounds, scores
+from core.information.bounds import Bound, interval
 
 import math
 

@@ -1,8 +1,8 @@
 """What a checkpoint refuses, each in one clear line."""
 
-from core import checkpoint, config
 from core.errors import UserError
-from core.optim import OptimConfig, build_optimizer, warmup_cosine
+from core.run import checkpoint, config
+from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
 
 import os
 import pickle

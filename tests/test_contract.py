@@ -1,14 +1,14 @@
 """Every config trains for a few steps on data of its shape, is saved, and comes back from the file alone."""
 
-from core import checkpoint, config
-from core.data import EMBEDDED, open_source
-from core.images import Arrays
+from core.data.datasets import EMBEDDED, open_source
+from core.data.images import Arrays
+from core.data.source import Source, training_order
+from core.data.views import policy
 from core.method import LatentModel, Method, PairCritic, locate
-from core.optim import build_optimizer
 from core.randomness import Draws
-from core.source import Source, training_order
-from core.train import train
-from core.views import policy
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from core.run.train import train
 
 from pathlib import Path
 from unittest.mock import patch

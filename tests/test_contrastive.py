@@ -1,6 +1,6 @@
 """The losses against lightly's, the queue against a plain list, MoCo's momentum update against its equation."""
 
-from core.infonce import in_batch_loss, nt_xent, queue_loss
+from core.information.infonce import in_batch_loss, nt_xent, queue_loss
 
 import math
 

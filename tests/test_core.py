@@ -1,10 +1,10 @@
 """Randomness, the config reader, the floors of small things."""
 
-from core import config
-from core.checkpoint import build_method
 from core.errors import UserError, nearest
-from core.progress import in_words
 from core.randomness import Draws
+from core.run import config
+from core.run.checkpoint import build_method
+from core.run.progress import in_words
 
 import subprocess
 import sys

@@ -1,8 +1,8 @@
 """The rate-distortion script from the front door, and a short sweep beside the exact curve."""
 
-from core import checkpoint, config
-from core.optim import build_optimizer
-from core.rate_distortion import WaterFilling
+from core.information.rate_distortion import WaterFilling
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
 
 import json
 import math

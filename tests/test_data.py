@@ -1,9 +1,9 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data import DataConfig, _open, _plain, open_source
+from core.data.datasets import DataConfig, _open, _plain, open_source
+from core.data.images import Arrays, Stream, read_through
+from core.data.source import reading_order, training_order
 from core.errors import UserError
-from core.images import Arrays, Stream, read_through
-from core.source import reading_order, training_order
 
 import gzip
 import io
@@ -292,7 +292,7 @@ def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
             time.sleep(0.05)
             (Path(root) / "half").unlink()
 
-    monkeypatch.setattr("core.data.datasets.MNIST", Fetching)
+    monkeypatch.setattr("core.data.datasets.datasets.MNIST", Fetching)
     with ThreadPoolExecutor(3) as processes:
         assert len(list(processes.map(lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)))) == 3
 

@@ -1,7 +1,7 @@
 """Disentanglement of codes whose answer is known, and each score against scikit-learn and a plain loop."""
 
-from core.features import Features
 from core.randomness import Draws
+from core.run.features import Features
 
 import math
 

@@ -1,7 +1,7 @@
 """Two processes (gloo) give the gradients of one that holds the whole batch, and the well-known wrong variant does not."""
 
 from core.distributed import alone, gather, rank, world
-from core.infonce import nt_xent
+from core.information.infonce import nt_xent
 
 import os
 

@@ -1,12 +1,12 @@
 """What a run survives: signals, damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
 
-from core import checkpoint, config
 from core.errors import UserError, exit_cleanly
-from core.finite import FiniteLosses
-from core.folder import RunFolder
-from core.logger import Logger
-from core.optim import build_optimizer
-from core.preemption import REQUEUE, Preemption
+from core.run import checkpoint, config
+from core.run.finite import FiniteLosses
+from core.run.folder import RunFolder
+from core.run.logger import Logger
+from core.run.optim import build_optimizer
+from core.run.preemption import REQUEUE, Preemption
 
 import os
 import random
@@ -136,7 +136,7 @@ def test_a_record_that_says_it_is_a_folder_is_damage(run):
 def test_one_process_at_a_time_holds_a_folder(run):
     folder, _ = run
     folder.hold()
-    words = "import sys; from core.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
+    words = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
     held = subprocess.run([sys.executable, "-c", f"import core; {words}", str(folder.path)], cwd=ROOT, capture_output=True, text=True)
     assert "UserError: folder: another process trains in" in held.stderr
 
@@ -220,7 +220,7 @@ def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
 @pytest.mark.parametrize("server", ["refuses", "hangs"])
 def test_a_server_that_does_not_answer_stops_nothing(server, run, monkeypatch, capfd):
     folder, state = run
-    monkeypatch.setattr("core.logger.PATIENCE", 2)
+    monkeypatch.setattr("core.run.logger.PATIENCE", 2)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, and never says a word
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hanging.getsockname()[1] if server == 'hangs' else 9}")

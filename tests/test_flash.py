@@ -1,7 +1,7 @@
 """The queue's loss by flash attention, through the operator's twin on the CPU, against float64 matrices of all scores."""
 
-from core import flash, streaming
-from core.infonce import queue_loss
+from core.information import flash, streaming
+from core.information.infonce import queue_loss
 
 from unittest import mock
 

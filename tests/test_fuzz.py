@@ -3,9 +3,9 @@
 TWOBOUNDS_FUZZ=2000 looks at that many configs instead of the few that fit into a test.
 """
 
-from core import config
 from core.errors import UserError
 from core.method import Method, locate
+from core.run import config
 
 import dataclasses
 import functools

@@ -1,9 +1,9 @@
 """Geometry against closed forms, numpy, scipy and scikit-learn; the probe on encoders whose geometry is known."""
 
-from core import config
-from core.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.data.sprites import SpritesConfig
+from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
-from core.sprites import SpritesConfig
+from core.run import config
 
 import math
 

@@ -1,8 +1,8 @@
 """The losses in chunks and tiles against float64 matrices of all scores and torch's own cross-entropy and autograd."""
 
-from core import streaming, tiles
 from core.distributed import rank, world
-from core.infonce import clip_loss, in_batch_loss, nt_xent, queue_loss
+from core.information import streaming, tiles
+from core.information.infonce import clip_loss, in_batch_loss, nt_xent, queue_loss
 
 import os
 import subprocess
@@ -180,7 +180,7 @@ def test_with_and_without_onednn(product):
 
 MEMORY = """
 import core
-from core.infonce import nt_xent, queue_loss
+from core.information.infonce import nt_xent, queue_loss
 import torch, torch.nn.functional as F
 from pathlib import Path
 from scripts.benches.contest import peak

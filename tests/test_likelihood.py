@@ -1,9 +1,9 @@
 """Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W z, t^2) [d], q(z|x) nearly right."""
 
-from core import config
 from core.batch import Batch
+from core.data.source import Source
 from core.randomness import Draws
-from core.source import Source
+from core.run import config
 
 import math
 from types import SimpleNamespace

@@ -1,8 +1,8 @@
 """Likelihoods: probabilities that sum to one, samples that follow them, constants that are kept, and values that are refused."""
 
 from core.errors import UserError
-from core.levels import Categorical256, DiscretisedLogistic, Law, LogisticMixture
-from core.likelihoods import DequantisedGaussian, Likelihood
+from core.networks.levels import Categorical256, DiscretisedLogistic, Law, LogisticMixture
+from core.networks.likelihoods import DequantisedGaussian, Likelihood
 from core.randomness import Draws
 
 import math

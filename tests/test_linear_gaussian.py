@@ -1,7 +1,7 @@
 """The rate probe on a VAE that is all closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e, p(x|z) = N(b z, t^2), p(z) = N(0, 1)."""
 
-from core import config
 from core.batch import Batch
+from core.run import config
 
 import math
 from types import SimpleNamespace

@@ -1,9 +1,9 @@
 """Linear-Gaussian images: what is said of them is what a multivariate normal of their covariance says."""
 
-from core import config
-from core.data import DataConfig, open_source
-from core.linear_gaussian import LinearGaussianConfig, patterns
-from core.source import reading_order
+from core.data.datasets import DataConfig, open_source
+from core.data.linear_gaussian import LinearGaussianConfig, patterns
+from core.data.source import reading_order
+from core.run import config
 
 import numpy as np
 import pytest

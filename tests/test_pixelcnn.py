@@ -1,7 +1,7 @@
 """The PixelCNN: its receptive field by gradients, its probabilities by enumeration, its samples by their frequencies."""
 
 from core.errors import UserError
-from core.likelihoods import Likelihood
+from core.networks.likelihoods import Likelihood
 from core.randomness import Draws
 
 import itertools

@@ -1,9 +1,9 @@
 """scripts/probe.py from a checkpoint to its report, on a VAE of every prior; and what it refuses."""
 
-from core import checkpoint, config
-from core.checkpoint import State
-from core.optim import build_optimizer
-from core.sprites import Sprites, SpritesConfig
+from core.data.sprites import Sprites, SpritesConfig
+from core.run import checkpoint, config
+from core.run.checkpoint import State
+from core.run.optim import build_optimizer
 
 import json
 import math

@@ -1,12 +1,12 @@
 """kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
 
-from core import config
 from core.batch import Batch
-from core.bounds import infonce_terms
-from core.features import Features, cached_features, extract, mean_and_deviation
+from core.data.source import Source
+from core.data.sprites import Sprites, SpritesConfig
+from core.information.bounds import infonce_terms
 from core.method import Method
-from core.source import Source
-from core.sprites import Sprites, SpritesConfig
+from core.run import config
+from core.run.features import Features, cached_features, extract, mean_and_deviation
 
 import math
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Rate-distortion functions against one another, against convex optimisation, and Blahut-Arimoto against all of them."""
 
-from core.blahut_arimoto import blahut_arimoto
-from core.rate_distortion import WaterFilling, bernoulli_rate, gaussian_rate
+from core.information.blahut_arimoto import blahut_arimoto
+from core.information.rate_distortion import WaterFilling, bernoulli_rate, gaussian_rate
 
 import math
 

@@ -1,9 +1,9 @@
 """The rate head against closed forms: contents whose entropy and whose pixels' conditional entropy are known exactly."""
 
-from core import config
-from core.likelihoods import Likelihood
 from core.method import locate
+from core.networks.likelihoods import Likelihood
 from core.randomness import Draws
+from core.run import config
 
 import itertools
 import math

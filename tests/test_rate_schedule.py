@@ -2,8 +2,8 @@
 
 from core.batch import Batch
 from core.errors import UserError
-from core.optim import warmup_cosine
 from core.randomness import Draws
+from core.run.optim import warmup_cosine
 
 import math
 

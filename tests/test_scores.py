@@ -1,6 +1,6 @@
 """Sums over candidates, tile by tile, against whole matrices."""
 
-from core import scores
+from core.information import scores
 
 import math
 import subprocess
@@ -88,7 +88,7 @@ def others_of(whole: torch.Tensor) -> torch.Tensor:
 
 TEN_MILLION = """
 import core, resource, torch
-from core import bounds, scores
+from core.information import bounds, scores
 def blocks():
     g = torch.Generator().manual_seed(0)
     for _ in range(100):

@@ -1,9 +1,9 @@
 """Sprites: the content is uniform, can be read from any view without error, and is all that two views share."""
 
-from core.data import DataConfig, open_source
+from core.data.datasets import DataConfig, open_source
+from core.data.source import reading_order, training_order
+from core.data.sprites import SHAPES, SIDE, Sprites, SpritesConfig, coverage, render
 from core.randomness import Draws
-from core.source import reading_order, training_order
-from core.sprites import SHAPES, SIDE, Sprites, SpritesConfig, coverage, render
 
 import math
 

@@ -1,12 +1,12 @@
 """How stale MoCo's queue is: where its oldest keys are, what the present encoder makes of their views, and what that does to the loss."""
 
-from core import checkpoint, config
-from core.data import open_source
-from core.infonce import queue_loss
-from core.optim import OptimConfig
-from core.source import training_order
-from core.sprites import SpritesConfig
-from core.train import train
+from core.data.datasets import open_source
+from core.data.source import training_order
+from core.data.sprites import SpritesConfig
+from core.information.infonce import queue_loss
+from core.run import checkpoint, config
+from core.run.optim import OptimConfig
+from core.run.train import train
 
 import copy
 

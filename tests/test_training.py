@@ -1,6 +1,6 @@
 """The front door: a run, its interruption and its resumption, and what is refused."""
 
-from core import checkpoint
+from core.run import checkpoint
 
 import json
 import os

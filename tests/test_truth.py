@@ -1,8 +1,8 @@
 """Measured against true: the contents have the sizes that their names say, and the script goes from configs to a table and a picture."""
 
-from core import config
+from core.data.sprites import SpritesConfig, best_infonce
 from core.errors import UserError
-from core.sprites import SpritesConfig, best_infonce
+from core.run import config
 
 import json
 import math

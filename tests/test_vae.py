@@ -2,7 +2,7 @@
 
 from core.batch import Batch
 from core.errors import UserError
-from core.likelihoods import Likelihood, kl_from_standard_normal
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.randomness import Draws
 
 import math

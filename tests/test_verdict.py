@@ -1,7 +1,7 @@
 """The words beside a number."""
 
-from core.bounds import Estimate, infonce_terms
-from core.verdict import cosine_cap, verdict
+from core.information.bounds import Estimate, infonce_terms
+from core.information.verdict import cosine_cap, verdict
 
 import math
 

@@ -1,9 +1,9 @@
 """The VLAE: its distortion is its decoder's, its keys are checked, its pictures are samples."""
 
-from core import checkpoint, config
 from core.errors import UserError
 from core.method import LatentModel
 from core.randomness import Draws
+from core.run import checkpoint, config
 
 import itertools
 import math

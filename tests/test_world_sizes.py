@@ -3,16 +3,17 @@
 The well-known wrong variants go through the same comparison and fail it.
 """
 
-from core import checkpoint, config, infonce
-from core.batchnorm import synchronise
+from core.data.images import Arrays
+from core.data.source import training_order
+from core.data.views import policy
 from core.distributed import averaged, gather, world
-from core.images import Arrays
-from core.optim import build_optimizer
+from core.information import infonce
+from core.networks.batchnorm import synchronise
 from core.randomness import Draws
-from core.sharding import sharded, strategy
-from core.source import training_order
-from core.train import train
-from core.views import policy
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from core.run.sharding import sharded, strategy
+from core.run.train import train
 
 import multiprocessing
 import os
@@ -92,12 +93,12 @@ def trained(
     run, draws = run_of(name), Draws(0, 0)
     images = draws.integers("colour", 216, 60, 3, 1, 1) + draws.integers("noise", 40, 60, *SHAPE)
     source = Arrays(images.to(torch.uint8), torch.zeros(60, 1, dtype=torch.long), {"class": 1}, policy("crop", 8))
-    with patch("core.backbones.SmallNet", Tiny):
+    with patch("core.networks.backbones.SmallNet", Tiny):
         method = checkpoint.build_method(run, SHAPE)
     method.micro_batch = run.optim.micro_batch
     if sync and world() > 1:
         method = synchronise(method)
-    with patch("core.sharding.BLOCK", 1):  # every layer is a block
+    with patch("core.run.sharding.BLOCK", 1):  # every layer is a block
         model = fabric.setup_module(method)
     state = checkpoint.State(run, method, build_optimizer(method, run.optim))
     optimizer = fabric.setup_optimizers(state.optimizer)

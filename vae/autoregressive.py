@@ -3,8 +3,8 @@
 B = images, C H W = image shape, U = conditioning feature maps.
 """
 
-from core.levels import Law
-from core.likelihoods import Likelihood
+from core.networks.levels import Law
+from core.networks.likelihoods import Likelihood
 
 import torch
 from torch import Tensor

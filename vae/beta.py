@@ -4,11 +4,11 @@ Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE
 B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
 """
 
-from core.backbones import STEMS
 from core.batch import Batch, Output, at_least_float32
-from core.decoders import DECODERS, build_decoder
-from core.likelihoods import Likelihood
 from core.method import Method
+from core.networks.backbones import STEMS
+from core.networks.decoders import DECODERS, build_decoder
+from core.networks.likelihoods import Likelihood
 
 import math
 from dataclasses import dataclass, field

@@ -3,10 +3,10 @@
 B = images on this process, C H W = image shape, D = encoder features.
 """
 
-from core.backbones import Backbone
 from core.batch import as_float
-from core.decoders import quartered
-from core.residual import ResidualBlock
+from core.networks.backbones import Backbone
+from core.networks.decoders import quartered
+from core.networks.residual import ResidualBlock
 
 import math
 

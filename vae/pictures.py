@@ -1,8 +1,8 @@
 """What a VAE shows a person: reconstructions and latent traversals."""
 
 from core.batch import as_float
-from core.pictures import save_grid
 from core.randomness import Draws
+from core.run.pictures import save_grid
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ B = images on this process, L = latent dimensions, K = pseudo-inputs, C H W = im
 
 from core.choice import Kinds, settings
 from core.errors import UserError
-from core.likelihoods import kl_from_standard_normal
+from core.networks.likelihoods import kl_from_standard_normal
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

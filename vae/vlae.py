@@ -4,7 +4,7 @@ Chen et al.: Variational Lossy Autoencoder, 2017 (arXiv:1611.02731). With `windo
 B = images, C H W = image shape, L = latent dimensions, U = feature maps.
 """
 
-from core.decoders import build_decoder
+from core.networks.decoders import build_decoder
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""SimCLR's views of 32x32 images, two an image: `core.views.augment` by the batch beside transforms of an image or a batch at a time.
+"""SimCLR's views of 32x32 images, two an image: `core.data.views.augment` by the batch beside transforms of an image or a batch at a time.
 
 The CIFAR-10 setting of Chen et al. 2020 (appendix B.9) on every side: Inception crop of 8 to 100 % of the area, flip, colour jitter of
 strength 0.5 with probability 0.8, gray with probability 0.2, no blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with
@@ -6,8 +6,8 @@ cj_strength=0.5 (its advice for CIFAR), gaussian_blur=0 and no normalisation.
 """
 
 from core.batch import as_float
+from core.data.views import Policy, apply, augment, draw, policy
 from core.randomness import Draws
-from core.views import Policy, apply, augment, draw, policy
 
 import functools
 import importlib.util

@@ -1,6 +1,6 @@
 """kNN search and vote: blocks on torch beside lightly's knn_predict, and beside faiss, which is the reference."""
 
-from core.features import Features
+from core.run.features import Features
 
 from collections.abc import Iterator
 

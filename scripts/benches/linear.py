@@ -1,6 +1,6 @@
 """The linear probe: grid of five strengths and refit, beside lightly's recipe on cached features, and scikit-learn's lbfgs on raw ones."""
 
-from core.features import Features
+from core.run.features import Features
 
 from collections.abc import Iterator
 

@@ -1,10 +1,10 @@
 """Training loops as contestants: ours (`scripts/pretrain.py` without folder, logger and validation) and Lightning's."""
 
-from core import config
-from core.images import Arrays
-from core.source import training_order
-from core.train import train
-from core.views import policy
+from core.data.images import Arrays
+from core.data.source import training_order
+from core.data.views import policy
+from core.run import config
+from core.run.train import train
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
-"""NT-Xent, value and gradient, in the batch: `core.infonce.nt_xent` beside lightly's NTXentLoss."""
+"""NT-Xent, value and gradient, in the batch: `core.information.infonce.nt_xent` beside lightly's NTXentLoss."""
 
-from core.infonce import nt_xent
+from core.information.infonce import nt_xent
 
 from collections.abc import Iterator
 

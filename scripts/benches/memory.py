@@ -3,7 +3,7 @@
 No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that the time is linear in K; the extra memory should not grow.
 """
 
-from core.infonce import queue_loss
+from core.information.infonce import queue_loss
 
 from collections.abc import Iterator
 

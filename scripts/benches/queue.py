@@ -1,11 +1,11 @@
-"""MoCo's loss, its gradient and the enqueue: `core.infonce.queue_loss` and `KeyQueue` beside lightly's NTXentLoss with its memory bank.
+"""MoCo's loss, its gradient and the enqueue: `queue_loss` and `KeyQueue` beside lightly's NTXentLoss with its memory bank.
 
 On a GPU both in float32 (our chunks) and inside autocast (our flash attention), and there once more replayed as a CUDA graph, which shows
 the kernels without the time that Python takes to launch them. lightly's can not be one: it asks the device where its pointer stands.
 """
 
-from core import flash
-from core.infonce import queue_loss
+from core.information import flash
+from core.information.infonce import queue_loss
 
 from collections.abc import Callable, Iterator
 

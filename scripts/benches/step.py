@@ -1,6 +1,6 @@
 """A whole SimCLR epoch, augmentation included: ours beside lightly's LightningModule example with its transform and a DataLoader."""
 
-from core.backbones import Backbone
+from core.networks.backbones import Backbone
 
 from collections.abc import Callable, Iterator
 from typing import Any

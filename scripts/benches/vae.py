@@ -1,6 +1,6 @@
 """A VAE's training epoch, an MLP on 28x28 images: ours beside pythae's trainer with the same layers."""
 
-from core.decoders import MLPDecoder
+from core.networks.decoders import MLPDecoder
 
 import importlib.util
 import tempfile

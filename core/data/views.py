@@ -5,11 +5,11 @@ float in [0, 1] between. They are rounded once, to the nearest level, at the end
 """
 
 from core.batch import as_float
-from core.blocks import in_blocks
-from core.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
+from core.data.blocks import in_blocks
+from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
+from core.data.resize import resized_crop
 from core.errors import UserError, nearest
 from core.randomness import Draws
-from core.resize import resized_crop
 
 import functools
 import math

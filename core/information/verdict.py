@@ -1,6 +1,6 @@
 """What a sweep of InfoNCE over the number of candidates says about itself."""
 
-from core.bounds import Estimate
+from core.information.bounds import Estimate
 
 import math
 

@@ -7,14 +7,14 @@ A set that can only be read in sequence (wds/, tfds/) is read once, in its own o
 which takes random access.
 """
 
+from core.data.images import Arrays, Resized, Stream, decode, read_through
+from core.data.linear_gaussian import LinearGaussian, LinearGaussianConfig
+from core.data.skipping import Split
+from core.data.source import Source
+from core.data.sprites import Sprites, SpritesConfig
+from core.data.views import policy
 from core.errors import UserError, nearest
-from core.images import Arrays, Resized, Stream, decode, read_through
-from core.linear_gaussian import LinearGaussian, LinearGaussianConfig
 from core.randomness import Draws
-from core.skipping import Split
-from core.source import Source
-from core.sprites import Sprites, SpritesConfig
-from core.views import policy
 
 import contextlib
 import copy

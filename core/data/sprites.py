@@ -11,8 +11,8 @@ B = images on this process, n = images in the split, S = image side, F = factors
 """
 
 from core.batch import Batch
+from core.data.source import Order, Source
 from core.randomness import Draws
-from core.source import Order, Source
 
 import math
 from collections.abc import Iterator

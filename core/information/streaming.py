@@ -8,7 +8,7 @@ so one pass that keeps a running maximum, a running sum and a running weighted m
 exponential for each score (the online softmax of Milakov & Gimelshein 2018). N = queries, K = keys, D = dimensions.
 """
 
-from core import flash
+from core.information import flash
 from core.product import product
 
 import math
@@ -58,7 +58,7 @@ def softmax_mean(query: Tensor, keys: Tensor, scale: float, mean: bool = True, h
 
     Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K. Any vectors: the maximum is taken out where
     exponentials would leave float32's range. Keys in half precision are widened chunk by chunk, so scores and sums are never in it.
-    With `half` they may be rounded to it instead, where `core.flash` serves.
+    With `half` they may be rounded to it instead, where `core.information.flash` serves.
     """
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)

@@ -1,8 +1,8 @@
 """InfoNCE against a queue by flash attention: one fused pass on a GPU, whose scores never leave the chip.
 
-Attention whose values are the keys gives the softmax-weighted mean key, and with it the log-sum-exp: what `core.streaming` computes chunk
-by chunk. Flash attention (Dao 2023) takes half precision alone: it keeps products, scores and sums in float32, but rounds queries, keys
-and, for the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too much chunks serve.
+Attention whose values are the keys gives the softmax-weighted mean key, and with it the log-sum-exp: what `streaming` computes chunk by
+chunk. Flash attention (Dao 2023) takes half precision alone: it keeps products, scores and sums in float32, but rounds queries, keys and,
+for the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too much chunks serve.
 N = queries, K = keys, D = dimensions, S = parts of the keys, which run side by side: few queries alone fill only a part of a GPU.
 """
 
@@ -44,7 +44,7 @@ def error(scale: float, n: int, d: int) -> float:
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `core.streaming.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and the softmax-weighted mean key [N, D].
+    """As `core.information.streaming.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and the softmax-weighted mean key [N, D].
 
     Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision, whatever K.
     """

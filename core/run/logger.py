@@ -1,6 +1,6 @@
 """Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run, nor makes it wait."""
 
-from core import checkpoint, config
+from core.run import checkpoint, config
 
 import os
 import queue

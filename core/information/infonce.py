@@ -9,8 +9,8 @@ all scores, each computes its gradient together with its value, and none has a s
 
 from core.batch import at_least_float32
 from core.distributed import gather, rank, world
-from core.streaming import QueueInfoNCE
-from core.tiles import InBatch, Layout
+from core.information.streaming import QueueInfoNCE
+from core.information.tiles import InBatch, Layout
 
 import functools
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
     from the marginal of the present key.
 
     As the others scored in float32 or wider, outside of autocast. Called inside of it, on a GPU, queries and queue of unit length may be
-    rounded to float16 on their way into flash attention, where `core.flash` knows that to cost less than 3e-4 nats.
+    rounded to float16 on their way into flash attention, where `core.information.flash` knows that to cost less than 3e-4 nats.
     """
     half = torch.is_autocast_enabled(query.device.type)
     with torch.autocast(query.device.type, enabled=False):

@@ -4,7 +4,7 @@ B = images on this process, C H W = shape of what is emitted (C = channels of th
 """
 
 from core.errors import UserError
-from core.residual import ResidualBlock
+from core.networks.residual import ResidualBlock
 
 import math
 

@@ -4,7 +4,7 @@ A lower bound is one for a critic f that was fixed before the pairs were seen. n
 log(2N - 1) minus NT-Xent and a queue's value in training are no bounds and have no function here.
 """
 
-from core.scores import Scores
+from core.information.scores import Scores
 
 import math
 from typing import NamedTuple
@@ -150,7 +150,8 @@ def smile(scores: Scores, limit: float = 5.0) -> Bound:
 def leave_one_out(log_density: Scores) -> Bound:
     """Upper bound on I_q(X; Z) from a tractable q:  E[ log q(z_i|x_i) - log (1/(C-1)) sum_{j != i} q(z_i|x_j) ].
 
-    Scores are log q(z_i|x_j), such as `core.scores.gaussian`. Biased high, the more so the higher the rate (Poole et al. 2019, eq. 13).
+    Scores are log q(z_i|x_j), such as `core.information.scores.gaussian`. Biased high, the more so the higher the rate (Poole et al. 2019,
+    eq. 13).
     """
     terms = log_density.own - log_density.others + math.log(log_density.negatives)
     return Bound(terms, terms)

@@ -6,7 +6,7 @@ offered. B = images, C H W = image shape, P = numbers that a decoder emits for e
 
 from core.batch import as_float
 from core.errors import UserError
-from core.levels import LEVELS, Categorical256, DiscretisedLogistic, LogisticMixture
+from core.networks.levels import LEVELS, Categorical256, DiscretisedLogistic, LogisticMixture
 
 import math
 

@@ -4,8 +4,8 @@ What is computed stays what it is. torch's `fully_shard` puts a block of a backb
 else for a step. A checkpoint holds whole tensors: what W processes wrote, any other number can read, sharded or not.
 """
 
-from core.backbones import Backbone
 from core.method import Method
+from core.networks.backbones import Backbone
 
 from typing import Any
 

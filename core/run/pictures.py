@@ -1,6 +1,6 @@
 """Images as one PNG: rows of pictures with a thin gap between them."""
 
-from core.checkpoint import write_atomically
+from core.run.checkpoint import write_atomically
 
 from pathlib import Path
 

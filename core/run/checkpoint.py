@@ -7,12 +7,12 @@ Loading never unpickles code (`weights_only=True`), is strict about keys and sha
 project's own rooms, so that a file from a stranger can not run anything.
 """
 
-from core import config
 from core.distributed import rank
 from core.errors import UserError
-from core.finite import require_finite
 from core.method import Method, locate
-from core.sharding import assemble, divided, divided_moments, sharded, whole
+from core.run import config
+from core.run.finite import require_finite
+from core.run.sharding import assemble, divided, divided_moments, sharded, whole
 
 import hashlib
 import os

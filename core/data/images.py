@@ -4,11 +4,11 @@ n = images in the split, B = images on this process.
 """
 
 from core.batch import Batch
+from core.data.skipping import Split, Undecodable, first_decodable
+from core.data.source import Order, Source
+from core.data.views import Policy, augment
 from core.errors import UserError
 from core.randomness import Draws
-from core.skipping import Split, Undecodable, first_decodable
-from core.source import Order, Source
-from core.views import Policy, augment
 
 import io
 import itertools

@@ -7,8 +7,8 @@ B = pairs on this process, W = processes, V = 2 where both views are rows and co
 columns the other (CLIP), D = dimensions. Row v B + i is view v of pair i; column (w W + q) B + j is view w of pair j of process q.
 """
 
+from core.information.streaming import LOG2E, slices
 from core.product import product
-from core.streaming import LOG2E, slices
 
 import math
 from collections.abc import Iterator

@@ -9,8 +9,8 @@ B = images, n = images in the split, S = image side, d = S * S values of an imag
 """
 
 from core.batch import Batch
+from core.data.source import Order, Source
 from core.randomness import Draws
-from core.source import Order, Source
 
 import math
 from collections.abc import Iterator

@@ -4,10 +4,10 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core import checkpoint, config
-from core.checkpoint import State, write_atomically
 from core.distributed import rank
 from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.checkpoint import State, write_atomically
 
 import errno
 import fcntl

@@ -1,6 +1,6 @@
 """Where a step's time goes: a trace for a browser and a one-page account for a person, of a few steps after the first ones."""
 
-from core.checkpoint import write_atomically
+from core.run.checkpoint import write_atomically
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-PHASES = ("views", "forward", "backward", "optimizer", "after_step")  # as core.train names them; all else is between steps
+PHASES = ("views", "forward", "backward", "optimizer", "after_step")  # as core.run.train names them; all else is between steps
 FIRST, STEPS = 5, 20  # steps left out because they warm up, and steps looked at
 OPERATIONS = 15
 

@@ -1,8 +1,8 @@
 """The training loop, as a generator: it yields the metrics of each step, and the caller decides when to log, save and validate."""
 
 from core.batch import Batch
-from core.checkpoint import State
-from core.optim import warmup_cosine
+from core.run.checkpoint import State
+from core.run.optim import warmup_cosine
 
 from collections.abc import Iterable, Iterator
 
@@ -25,7 +25,7 @@ def train(
     """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer` as Fabric wraps them.
 
     Yields the metrics of the step that brought `state.step` to its present value, loss and learning rate among them. The names of the
-    phases are for `core.profile`.
+    phases are for `core.run.profile`.
     """
     config = state.run.optim
     model.train()

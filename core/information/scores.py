@@ -4,7 +4,7 @@ n = anchors, m = negatives of each, D = code dimensions. Every critic here is an
 which holds any bilinear form, any function of x or of y alone, and the log density of a diagonal Gaussian.
 """
 
-from core.streaming import slices
+from core.information.streaming import slices
 
 import math
 from collections.abc import Callable, Iterable, Iterator

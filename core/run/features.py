@@ -3,12 +3,12 @@
 n = images, D = feature dimensions, F = label columns.
 """
 
-from core.checkpoint import digest, write_atomically
-from core.config import RunConfig, to_dict
-from core.data import open_source
+from core.data.datasets import open_source
+from core.data.source import Source, reading_order
 from core.distributed import in_turns, rank, world
 from core.method import Method
-from core.source import Source, reading_order
+from core.run.checkpoint import digest, write_atomically
+from core.run.config import RunConfig, to_dict
 
 import hashlib
 import itertools

@@ -1,9 +1,9 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
-from core.data import DataConfig
+from core.data.datasets import DataConfig
 from core.errors import UserError, nearest
 from core.method import locate
-from core.optim import OptimConfig
+from core.run.optim import OptimConfig
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Where images come from, and the views that are made of them."""

@@ -1,0 +1,1 @@
+"""Encoders, decoders, and what a decoder says about pixels."""
