@@ -1,6 +1,6 @@
 """Every operation against torchvision's, image by image with the same parameters; what is drawn against what torchvision draws."""
 
-from core.data.datasets import blocks, colour, views
+from core.data import blocks, colour, views
 from core.data.views import Parameters, Policy, augment, draw, policy
 from core.errors import UserError
 from core.randomness import Draws
