@@ -133,6 +133,14 @@ def test_a_record_that_says_it_is_a_folder_is_damage(run):
         place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))
 
 
+def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkeypatch):
+    folder, state = run
+    save(folder, state, 1)
+    monkeypatch.setattr("core.run.folder.in_turns", lambda mine: [*mine, 0])  # another node, whose folder is its own and empty
+    with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
+        folder.resume(state)
+
+
 def test_one_process_at_a_time_holds_a_folder(run):
     folder, _ = run
     folder.hold()

@@ -4,7 +4,7 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core.distributed import rank
+from core.distributed import in_turns, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
@@ -120,8 +120,18 @@ class RunFolder:
     def resume(self, state: State) -> str:
         """Load the newest checkpoint that is whole into the state; the line that says which it was, and what was wrong with newer ones.
 
-        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`.
+        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`. To be called by all processes, for what each of them
+        finds has to be the same.
         """
+        said = self._load_newest(state)
+        if len(steps := set(in_turns([state.step]))) > 1:
+            raise UserError(
+                f"folder: processes found checkpoints of the steps {', '.join(map(str, sorted(steps)))} in {self.path};"
+                " it has to be one folder that every node sees"
+            )
+        return said
+
+    def _load_newest(self, state: State) -> str:
         errors: list[checkpoint.Damaged] = []
         for path in self.versions():
             try:
