@@ -19,7 +19,7 @@ from core.product import speed_up
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.finite import FiniteLosses
-from core.run.folder import RunFolder
+from core.run.folder import LEASE, RunFolder
 from core.run.logger import Logger
 from core.run.optim import build_optimizer
 from core.run.preemption import Preemption, requeue_while_starting
@@ -61,7 +61,7 @@ def main() -> None:
     state, model, optimizer = build_state(fabric, run, source.shape)
     refuse_unknown_pixels(state.method, source)
     if fabric.is_global_zero:
-        folder.hold()
+        folder.hold(LEASE if run.resume else 0.0)
     if run.resume:
         fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)

@@ -149,6 +149,18 @@ def test_one_process_at_a_time_holds_a_folder(run):
     assert "UserError: folder: another process trains in" in held.stderr
 
 
+def test_a_folder_whose_process_ends_is_waited_for(run):
+    folder, _ = run
+    words = "from core.run.folder import RunFolder; folder = RunFolder(sys.argv[1]); folder.hold(); print('in', flush=True)"
+    script = f"import core, sys, time; {words}; time.sleep(1)"
+    before = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert before.stdout and before.stdout.readline() == b"in\n"
+    with pytest.raises(UserError, match="another process trains"):
+        folder.hold()
+    folder.hold(patience=60.0)
+    assert before.wait() == 0
+
+
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
     folder, state = run
     save(folder, state, 1)
