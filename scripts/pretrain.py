@@ -5,7 +5,8 @@
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on exactly where it stopped.
-SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue me"; docs/faults.md says what happens otherwise.
+SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue me", Ctrl-C with 130; docs/faults.md says what happens
+otherwise.
 """
 
 import core  # noqa: F401

@@ -100,8 +100,10 @@ class RunFolder:
         ends = time.monotonic() + patience
         try:
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
-            while not _locked(self._lock, last=time.monotonic() >= ends):
-                time.sleep(1.0)
+            if not _locked(self._lock, last=not patience):
+                print(f"{self.path}: another process trains here; waiting {patience:.0f} s for it to end", flush=True)
+                while not _locked(self._lock, last=time.monotonic() >= ends):
+                    time.sleep(1.0)
         except (BlockingIOError, PermissionError):
             raise UserError(f"folder: another process trains in {self.path} or it is not yours; end it, or name another folder=…") from None
         except OSError as error:
