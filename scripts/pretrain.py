@@ -5,7 +5,8 @@
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on exactly where it stopped.
-SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue me"; docs/faults.md says what happens otherwise.
+SIGTERM and SIGUSR1 end it after the step under way with exit code 75, "requeue me", Ctrl-C with 130; docs/faults.md says what happens
+otherwise.
 """
 
 import core  # noqa: F401
@@ -19,7 +20,7 @@ from core.product import speed_up
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.finite import FiniteLosses
-from core.run.folder import RunFolder
+from core.run.folder import LEASE, RunFolder
 from core.run.logger import Logger
 from core.run.optim import build_optimizer
 from core.run.preemption import Preemption, requeue_while_starting
@@ -61,7 +62,7 @@ def main() -> None:
     state, model, optimizer = build_state(fabric, run, source.shape)
     refuse_unknown_pixels(state.method, source)
     if fabric.is_global_zero:
-        folder.hold()
+        folder.hold(LEASE if run.resume else 0.0)
     if run.resume:
         fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)

@@ -133,12 +133,32 @@ def test_a_record_that_says_it_is_a_folder_is_damage(run):
         place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))
 
 
+def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkeypatch):
+    folder, state = run
+    save(folder, state, 1)
+    monkeypatch.setattr("core.run.folder.in_turns", lambda mine: [*mine, 0])  # another node, whose folder is its own and empty
+    with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
+        folder.resume(state)
+
+
 def test_one_process_at_a_time_holds_a_folder(run):
     folder, _ = run
     folder.hold()
     words = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
     held = subprocess.run([sys.executable, "-c", f"import core; {words}", str(folder.path)], cwd=ROOT, capture_output=True, text=True)
     assert "UserError: folder: another process trains in" in held.stderr
+
+
+def test_a_folder_whose_process_ends_is_waited_for(run):
+    folder, _ = run
+    words = "from core.run.folder import RunFolder; folder = RunFolder(sys.argv[1]); folder.hold(); print('in', flush=True)"
+    script = f"import core, sys, time; {words}; time.sleep(1)"
+    before = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert before.stdout and before.stdout.readline() == b"in\n"
+    with pytest.raises(UserError, match="another process trains"):
+        folder.hold()
+    folder.hold(patience=60.0)
+    assert before.wait() == 0
 
 
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
@@ -191,6 +211,15 @@ def test_a_signal_ends_the_batches_after_the_step_under_way(number):
     assert done == [0, 1, 2, 3, 4] and preemption.stopping and preemption.reason == number.name
     assert preemption.exit_code == (130 if number == signal.SIGINT else REQUEUE)
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)])
+def test_processes_end_with_one_exit_code_whichever_heard_the_signal(here, there, code, monkeypatch):
+    monkeypatch.setattr(dist, "all_reduce", lambda number, how, group: number.clamp_(min=there))
+    preemption = Preemption()
+    preemption._group, preemption.heard = object(), here and signal.Signals(here)
+    assert list(preemption.until(range(10))) == [] and preemption.stopping
+    assert preemption.exit_code == code and preemption.reason == signal.Signals(max(here or 0, there)).name
 
 
 def test_a_second_interruption_does_not_wait():

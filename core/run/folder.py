@@ -4,7 +4,7 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core.distributed import rank
+from core.distributed import in_turns, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
@@ -12,10 +12,13 @@ from core.run.checkpoint import State, write_atomically
 import errno
 import fcntl
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
+
+LEASE = 120.0  # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node which held a lock is dead
 
 # What may differ between a run and its resumption: where it runs and what is told about it, never what is computed.
 FREE = {
@@ -88,12 +91,19 @@ class RunFolder:
         if self.versions() and not run.resume:
             raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
 
-    def hold(self) -> None:
-        """Keep other processes out until this one ends; `UserError` where one is in. A file system without locks keeps nobody out."""
+    def hold(self, patience: float = 0.0) -> None:
+        """Keep other processes out until this one ends; `UserError` where one is still in after `patience` seconds.
+
+        A file system without locks keeps nobody out.
+        """
         make_folder(self.path, "folder", "name another folder=…")
+        ends = time.monotonic() + patience
         try:
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _locked(self._lock, last=not patience):
+                print(f"{self.path}: another process trains here; waiting {patience:.0f} s for it to end", flush=True)
+                while not _locked(self._lock, last=time.monotonic() >= ends):
+                    time.sleep(1.0)
         except (BlockingIOError, PermissionError):
             raise UserError(f"folder: another process trains in {self.path} or it is not yours; end it, or name another folder=…") from None
         except OSError as error:
@@ -120,8 +130,18 @@ class RunFolder:
     def resume(self, state: State) -> str:
         """Load the newest checkpoint that is whole into the state; the line that says which it was, and what was wrong with newer ones.
 
-        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`.
+        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`. To be called by all processes, for what each of them
+        finds has to be the same.
         """
+        said = self._load_newest(state)
+        if len(steps := set(in_turns([state.step]))) > 1:
+            raise UserError(
+                f"folder: processes found checkpoints of the steps {', '.join(map(str, sorted(steps)))} in {self.path};"
+                " it has to be one folder that every node sees"
+            )
+        return said
+
+    def _load_newest(self, state: State) -> str:
         errors: list[checkpoint.Damaged] = []
         for path in self.versions():
             try:
@@ -162,6 +182,17 @@ class RunFolder:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
             raise UserError(f"{self.metrics}: could not be written ({error.strerror})") from None
+
+
+def _locked(file: IO[str], last: bool) -> bool:
+    """Try to lock a file for this process; where another one has it, False or, at the `last` try, the system's error."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if last:
+            raise
+        return False
+    return True
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

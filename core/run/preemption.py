@@ -40,7 +40,7 @@ class Preemption:
     def __init__(self, timeout: timedelta | None = None):
         """`timeout`: how long processes wait for one another, where there are several."""
         self.heard: signal.Signals | None = None
-        self._stopping = False
+        self._agreed_on: signal.Signals | None = None
         # A group of its own, on the host: agreeing must not wait for a device that is still busy with the step.
         self._group = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
 
@@ -54,18 +54,18 @@ class Preemption:
 
     @property
     def reason(self) -> str:
-        """The signal's name, as far as this process heard it."""
-        return self.heard.name if self.heard else "a signal to another process"
+        """The name of the signal that every process has agreed to stop for."""
+        return self._agreed_on.name if self._agreed_on else ""
 
     @property
     def exit_code(self) -> int:
-        """What the process should end with: 75 for a scheduler's signal, 130 for Ctrl-C."""
-        return STOPPED if self.heard == signal.SIGINT else REQUEUE
+        """What every process should end with: 75 for a scheduler's signal, 130 for Ctrl-C."""
+        return STOPPED if self._agreed_on == signal.SIGINT else REQUEUE
 
     @property
     def stopping(self) -> bool:
         """Whether every process has agreed to stop."""
-        return self._stopping
+        return self._agreed_on is not None
 
     def until(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, until a signal has come to any process: all of them stop before the same step.
@@ -85,13 +85,12 @@ class Preemption:
             yield batch
 
     def _agreed(self) -> bool:
-        if self._group is None:
-            self._stopping = self.heard is not None
-        elif not self._stopping:
-            flag = torch.tensor(float(self.heard is not None))
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
-            self._stopping = bool(flag)
-        return self._stopping
+        if self._agreed_on is None:
+            number = torch.tensor(int(self.heard or 0))
+            if self._group is not None:
+                dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)  # of several, a scheduler's: SIGINT is the least
+            self._agreed_on = signal.Signals(int(number)) if number else None
+        return self.stopping
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.heard = signal.Signals(number)

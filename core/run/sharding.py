@@ -30,6 +30,7 @@ def shard(method: Method, mesh: DeviceMesh) -> Method:
     everyone = init_device_mesh(mesh.device_type, (mesh.size(),))
     parts = [part for backbone in method.modules() if isinstance(backbone, Backbone) for part in backbone.modules()]
     blocks = [block for part in parts if isinstance(part, nn.Sequential | nn.ModuleList) for block in part]
+    blocks = [block for block in blocks if not isinstance(block, nn.ModuleList)]  # a list is never called; its members are blocks, too
     for block in reversed(blocks):  # the innermost first
         if sum(p.numel() for p in block.parameters()) >= BLOCK:
             fully_shard(block, mesh=everyone)
@@ -78,6 +79,7 @@ def assemble(method: Method, copy: Method) -> Method:
     """A copy, built as the method was, with all of its parameters and buffers, on its device. To be called by all processes."""
     held = method.state_dict()
     copy = copy.to(next(iter(held.values())).device)
+    copy.micro_batch = method.micro_batch  # a batch that does not fit while training does not fit now
     for key, place in copy.state_dict().items():
         value = held[key]
         place.copy_(value.full_tensor() if isinstance(value, DTensor) else value)
