@@ -38,6 +38,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -154,11 +155,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             precision=trainer.precision,  # type: ignore[arg-type]
             strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
         )  # type: ignore[arg-type]
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # Fabric's own MisconfigurationException
-        if type(error).__name__ != "MisconfigurationException":
-            raise
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     if hasattr(fabric.strategy, "_timeout"):  # a strategy that is given by name takes it from nowhere else
         fabric.strategy._timeout = timedelta(seconds=trainer.timeout)

@@ -26,7 +26,6 @@ import argparse
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,11 +126,10 @@ def main() -> None:
         ]
         report(name, config.read(CONFIGS / f"{name}_sprites.yaml", overrides))
 
-    memory(options.codes, options.queue, 128)
-
-
-def gradient(loss: Callable[[], Tensor], codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss(), codes)
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        memory(options.codes, options.queue, 128)
+    elif rank() == 0:
+        print("memory is not measured: start with MALLOC_TRIM_THRESHOLD_=0, or what is freed and kept would hide it")
 
 
 def memory(n: int, k: int, d: int) -> None:

@@ -145,7 +145,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
         for process in run.processes:
             process.kill()
     codes, wanted = run.join(), ENDS.get(way, {-signal.SIGKILL, 1})
-    if not any(codes) or (run.step() == total and -signal.SIGUSR1 in codes):  # after the last step nothing listens for USR1 any more
+    if not any(codes) or (run.step() == total and -signal.SIGUSR1 in codes):  # a finished run's next life is told before it listens
         return None
     if not set(codes) <= wanted:
         raise UserError(f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}; {run.output} says more")

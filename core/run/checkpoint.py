@@ -134,8 +134,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as file:
-            folders = [record.filename for record in file.infolist() if record.external_attr & 0x10]  # read as empty: memory as it was
-            if broken := file.testzip() or next(iter(folders), None):
+            folders = (record.filename for record in file.infolist() if record.external_attr & 0x10)  # read as empty: memory as it was
+            if broken := file.testzip() or next(folders, None):
                 raise Damaged(f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}")
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

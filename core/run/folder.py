@@ -100,10 +100,12 @@ class RunFolder:
         ends = time.monotonic() + patience
         try:
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
-            if not _locked(self._lock, last=not patience):
+            if patience and not _locked(self._lock):
                 print(f"{self.path}: another process trains here; waiting {patience:.0f} s for it to end", flush=True)
-                while not _locked(self._lock, last=time.monotonic() >= ends):
-                    time.sleep(1.0)
+            while not _locked(self._lock) and time.monotonic() < ends:
+                time.sleep(1.0)
+            if not _locked(self._lock):
+                raise BlockingIOError
         except (BlockingIOError, PermissionError):
             raise UserError(f"folder: another process trains in {self.path} or it is not yours; end it, or name another folder=…") from None
         except OSError as error:
@@ -184,13 +186,11 @@ class RunFolder:
             raise UserError(f"{self.metrics}: could not be written ({error.strerror})") from None
 
 
-def _locked(file: IO[str], last: bool) -> bool:
-    """Try to lock a file for this process; where another one has it, False or, at the `last` try, the system's error."""
+def _locked(file: IO[str]) -> bool:
+    """Whether this process has a lock on a file, which it tries to get; once it has, it keeps it."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        if last:
-            raise
         return False
     return True
 

@@ -40,7 +40,7 @@ def epoch(name: str, overrides: list[str], images: Tensor, device: torch.device,
     return once
 
 
-def in_words(precision: str) -> str:
+def ours_in(precision: str) -> str:
     """What a contest's name says of it: nothing where both sides compute in the same."""
     return f", ours in {precision}" if precision else ""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scripts.benches.contest import Contest, seconds
-from scripts.benches.loop import epoch, in_words, lightning
+from scripts.benches.loop import epoch, lightning, ours_in
 
 IMAGES, BATCH, SHAPE = 8192, 256, (3, 32, 32)
 WORKERS = (0, 1, 2, 4)
@@ -44,7 +44,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
         for precision in precisions:
             ours = epoch("simclr_cifar10", overrides, images, device, precision)
-            name = f"SimCLR epoch, 32 steps of 256, {backbone}{in_words(precision)}"
+            name = f"SimCLR epoch, 32 steps of 256, {backbone}{ours_in(precision)}"
             theirs, asked = peer_epoch(backbone, stem, images, device, workers), None if precision else target
             yield Contest(name, ours, f"lightly's LightningModule, {workers} workers", theirs, same, asked, rounds=3)
 

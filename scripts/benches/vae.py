@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.benches.contest import Contest
-from scripts.benches.loop import epoch, in_words
+from scripts.benches.loop import epoch, ours_in
 from vae.networks import MLPEncoder
 
 IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
@@ -33,7 +33,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
     for precision in ("", "bf16-mixed"):
         ours = epoch("beta_vae_mnist", overrides, digits(), device, precision)
-        name = f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}{in_words(precision)}"
+        name = f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}{ours_in(precision)}"
         yield Contest(name, ours, "pythae BaseTrainer", pythae_epoch(digits(), device), same, None if precision else 2.0)
 
 
