@@ -141,6 +141,15 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
         folder.resume(state)
 
 
+def test_a_folder_where_a_run_keeps_a_file_is_refused_before_anything_is_written(run):
+    folder, state = run
+    folder.metrics.mkdir(parents=True)
+    before = sorted(folder.path.rglob("*"))
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a folder"):
+        folder.check(state.run)
+    assert sorted(folder.path.rglob("*")) == before
+
+
 def test_one_process_at_a_time_holds_a_folder(run):
     folder, _ = run
     folder.hold()

@@ -77,6 +77,9 @@ class RunFolder:
             raise UserError(f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another folder=…") from None
         if held and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
+        for file in (self.config, self.metrics, self.last, self.best):
+            if file.is_dir():
+                raise UserError(f"folder: {file} is a folder, and a run keeps a file there; remove it or name another folder=…")
         if not self.config.is_file():
             if self.versions():
                 raise UserError(f"folder: {self.path} holds a checkpoint without its config.yaml; name another folder=…")
