@@ -32,7 +32,9 @@ from rich.table import Table
 from scripts import benches
 from scripts.benches.contest import peak_elsewhere, race
 
-SECTIONS = [module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in ("contest", "loop", "peak")]
+SECTIONS = [
+    module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in ("contest", "loop", "peak", "wandb_server")
+]
 
 
 @exit_cleanly

@@ -13,7 +13,6 @@ import random
 import re
 import resource
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -24,7 +23,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import wandb
 from torch.utils.data import DataLoader
+
+from scripts.benches.wandb_server import Server
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["model.hidden=16", "model.projection=8"]
@@ -255,19 +257,56 @@ def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
     signal.signal(signal.SIGCHLD, before)
 
 
-@pytest.mark.parametrize("server", ["refuses", "hangs"])
-def test_a_server_that_does_not_answer_stops_nothing(server, run, monkeypatch, capfd):
-    folder, state = run
-    monkeypatch.setattr("core.run.logger.PATIENCE", 2)
+@pytest.fixture
+def wandb_online(run, monkeypatch):
+    """A run that logs online, to what `WANDB_BASE_URL` says, with little patience; W&B's own process is a new one."""
+    monkeypatch.setattr("core.run.logger.PATIENCE", 3)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, and never says a word
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hanging.getsockname()[1] if server == 'hangs' else 9}")
-        state.run.wandb = "online"
+    run[1].run.wandb = "online"
+    wandb.teardown()
+    yield run
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("server", ["refuses", "hangs"])
+def test_a_server_that_does_not_answer_stops_nothing(server, wandb_online, monkeypatch, capfd):
+    folder, state = wandb_online
+    with Server("hangs") as hanging:
+        monkeypatch.setenv("WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9")
         first = Logger(state.run, folder.path)
         first.metrics({"loss": 1.0}, 1)
         first.close(patience=60)
+        assert hanging.asked == (server == "hangs") and not hanging.steps
     assert "logging offline instead" in capfd.readouterr().err
     assert within_seconds(lambda: logged_steps(folder, first.id), [1])
+
+
+def test_a_server_that_falls_silent_later_stops_nothing(wandb_online, monkeypatch):
+    folder, state = wandb_online
+    with Server("hangs later") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        logger = Logger(state.run, folder.path)
+        for step in (1, 2):
+            logger.metrics({"loss": 1 / step}, step)
+        began = time.monotonic()
+        logger.close(patience=60)
+        assert time.monotonic() - began < 40
+        assert server.runs and not server.steps
+    assert within_seconds(lambda: logged_steps(folder, logger.id), [1, 2])
+
+
+def test_a_server_gets_a_resumed_run_as_one_run_whose_steps_increase(wandb_online, monkeypatch):
+    folder, state = wandb_online
+    with Server("answers") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for steps in ((1, 2), (3, 4)):
+            logger = Logger(state.run, folder.path, state.wandb_id)
+            state.wandb_id = logger.id
+            for step in steps:
+                logger.metrics({"loss": 1 / step}, step)
+            logger.close(patience=60)
+        assert within_seconds(lambda: server.steps, [1, 2, 3, 4])
+        assert set(server.runs) == {state.wandb_id}
 
 
 def within_seconds(look, wanted):
@@ -280,7 +319,7 @@ def within_seconds(look, wanted):
 
 def logged_steps(folder: RunFolder, run_id: str) -> list[int]:
     """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its files, in history and summary."""
-    lives = sorted(folder.path.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+    lives = sorted(folder.path.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb"))
     return [step for life in lives for step in dict.fromkeys(map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes())))]
 
 
