@@ -4,14 +4,15 @@
 
 A first pass over the tiles gives the sums, a second computes each tile again and turns it into the gradient of both its sides.
 B = pairs on this process, W = processes, V = 2 where both views are rows and columns (NT-Xent), 1 where the rows are one view and the
-columns the other (CLIP), D = dimensions. Row v B + i is view v of pair i; column (w W + q) B + j is view w of pair j of process q.
+columns the other (CLIP), D = dimensions. Rows are [V, B, D], columns [V, W B, D], and a block is all views of some pairs. A tile is a
+block of r pairs by a block of c, scores [V r, V c], or by view [V, r, V, c]; what a pair has with itself lies on the diagonals of that.
 """
 
 from core.information.streaming import LOG2E, slices
 from core.product import product
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -37,50 +38,43 @@ class Layout(NamedTuple):
         """Rows and columns are the same codes, so the upper triangle of tiles is enough."""
         return self.views == 2 and self.world == 1
 
-    def positives(self) -> list[tuple[slice, slice]]:
-        """The rows of each view, and the columns that hold their positives."""
-        n, blocks = self.pairs, [(self.views - 1 - view) * self.world + self.rank for view in range(self.views)]
-        return [(slice(n * view, n * view + n), slice(n * block, n * block + n)) for view, block in enumerate(blocks)]
+    @property
+    def mine(self) -> slice:
+        """The columns' pairs that are the rows'."""
+        return slice(self.rank * self.pairs, (self.rank + 1) * self.pairs)
 
 
 class Tile(NamedTuple):
-    rows: slice
-    columns: slice
-    excluded: bool  # own codes or positives are on its diagonal
-    other: bool  # columns are of the other view than rows
-    symmetric: bool  # on the diagonal of a square
-    mirrored: bool  # its columns are anchors of its rows
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        return self.rows.start, self.columns.start
+    row: int  # of blocks
+    column: int
+    diagonal: bool  # the same pairs on both sides
+    mirrored: bool  # columns are anchors of its rows, and it is the one tile that they have with them
 
 
-def tiles(layout: Layout, size: int) -> Iterator[Tile]:
-    """Every tile, of a square those of the upper triangle. Own codes and positives are on the diagonals of tiles."""
-    pairs, views, world, rank, both = layout
-    for row_view in range(views):
-        for rows in _cut(row_view * pairs, pairs, size):
-            for column_view in range(views):
-                first, here, there = column_view * world * pairs, rank * pairs, (world - rank - 1) * pairs
-                mine = _cut(first + here, pairs, size)
-                for columns in _cut(first, here, size) + mine + _cut(first + here + pairs, there, size):
-                    if layout.square and columns.start < rows.start:
-                        continue
-                    aligned = columns.start - first - here == rows.start - row_view * pairs
-                    symmetric = layout.square and rows == columns
-                    mirrored = (layout.square or both) and not symmetric
-                    yield Tile(rows, columns, aligned, views == 1 or row_view != column_view, symmetric, mirrored)
+class Blocks(NamedTuple):
+    """The pairs of each block of rows and of columns, and the tiles they make, of a square those of the upper triangle."""
+
+    rows: list[slice]
+    columns: list[slice]
+    tiles: list[Tile]
 
 
-def _cut(start: int, length: int, size: int) -> list[slice]:
-    return [slice(start + part.start, start + part.stop) for part in slices(length, size)]
+def cut(layout: Layout, size: int) -> Blocks:
+    """Blocks of at most `size` rows or columns; those of the columns that are the rows' pairs are cut as the rows are."""
+    size = size // layout.views
+    rows = list(slices(layout.pairs, size))
+    parts = ((0, layout.mine.start), (layout.mine.start, layout.pairs), (layout.mine.stop, (layout.world - layout.rank - 1) * layout.pairs))
+    columns = [slice(first + part.start, first + part.stop) for first, length in parts for part in slices(length, size)]
+    first = len(list(slices(layout.mine.start, size)))
+    places = [(i, j) for i in range(len(rows)) for j in range(i if layout.square else 0, len(columns))]
+    return Blocks(rows, columns, [Tile(i, j, j == first + i, layout.both or layout.square and i != j) for i, j in places])
 
 
 class InBatch(torch.autograd.Function):
     """rows [V B, D], columns [V W B, D], scale and layout to the loss and, detached, the loss against the other view alone (N candidates).
 
-    The gradient is computed with the loss and kept, O((rows + columns) D). There is no second derivative.
+    The gradient is computed with the loss and kept, O((rows + columns) D); of a square all of it goes to the rows. There is no second
+    derivative.
     """
 
     @staticmethod
@@ -95,87 +89,116 @@ class InBatch(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         rows, columns = ctx.saved_tensors
-        return rows * grad, columns * grad, None, None
+        return rows * grad, None if columns is None else columns * grad, None, None
 
 
 class _Scored:
     """The scores of a batch, summed: for every anchor the log of the sum over its negatives, in powers of two and float64.
 
-    The anchors are the rows, in `both` the columns as well, and of a square the columns are the rows.
+    The anchors are the rows, in `both` the columns as well, and of a square the columns are the rows. `sums` are [V, pairs, V], of each
+    anchor over the candidates of either view, and `negatives` [V, pairs], over all of them.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, scale: float, layout: Layout, keep: int):
-        self.rows, self.columns, self.scale, self.layout, self.keep = rows, columns, scale, layout, keep
+        self.scale, self.layout, self.keep = scale, layout, keep
         on_cpu = rows.device.type == "cpu"
-        self.tiles = list(tiles(layout, ON_CPU if on_cpu else ON_GPU))
-        self.scaled = rows * (scale * LOG2E)
+        self.blocks = cut(layout, ON_CPU if on_cpu else ON_GPU)
+        x, y = (codes.view(layout.views, -1, codes.shape[1]) for codes in (rows, columns))
+        self.x, self.positive = x, y[:, layout.mine].flip(0)
+        self.own = (x[0].double() * self.positive[0].double()).sum(1).mul_(scale * LOG2E).expand(x.shape[:2])  # of a pair, whichever view
+        self.rows = [x[:, part].flatten(0, 1) for part in self.blocks.rows]
+        self.columns = self.rows if layout.square else [y[:, part].flatten(0, 1) for part in self.blocks.columns]
+        self.scaled = [block * (scale * LOG2E) for block in self.rows]
         # Asking a GPU for the largest norm would make it wait; there every tile takes its maxima out.
-        self.safe = on_cpu and (self.scaled.norm(dim=1).max() * columns.norm(dim=1).max()).item() < SAFE
-        self.kept: dict[tuple[int, int], Tensor] = {}
-        self.own = torch.cat([(rows[here].double() * columns[there].double()).sum(1) for here, there in layout.positives()]) * (
-            scale * LOG2E
-        )
-        of_rows = self.own.new_full((2, len(rows)), -math.inf)  # among negatives of its own view, of the other view
-        of_columns = of_rows if layout.square else self.own.new_full((2, len(columns)), -math.inf)
-        for tile in self.tiles:
-            for sums, place, found in zip((of_rows, of_columns), (tile.rows, tile.columns), self._log_sums(tile), strict=False):
-                sums[int(tile.other), place] = torch.logaddexp2(sums[int(tile.other), place], found)
-        self.anchors = [of_rows, of_columns] if layout.both else [of_rows]
+        self.safe = on_cpu and scale * LOG2E * math.prod(codes.norm(dim=1).max().item() for codes in (rows, columns)) < SAFE
+        self.kept: dict[Tile, Tensor] = {}
+        of_rows: dict[int, Tensor] = {}
+        of_columns: dict[int, Tensor] = of_rows if layout.square else {}
+        for tile in self.blocks.tiles:
+            by_row, by_column = self._log_sums(tile)
+            _accumulate(of_rows, tile.row, by_row, torch.logaddexp2)
+            if by_column is not None:
+                _accumulate(of_columns, tile.column, by_column, torch.logaddexp2)
+        self.sums = [torch.cat([of[i] for i in range(len(of))], 1) for of in ([of_rows, of_columns] if layout.both else [of_rows])]
+        self.negatives = [sums[..., 0] if layout.views == 1 else torch.logaddexp2(*sums.unbind(2)) for sums in self.sums]
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """Means over the anchors, in nats: against all candidates, and against those of the other view alone."""
-        everyone = torch.stack([torch.logaddexp2(*sums) for sums in self.anchors])
-        others = torch.stack([sums[1] for sums in self.anchors])
-        return _softplus(everyone - self.own).mean(), _softplus(others - self.own).mean()
+        others = [torch.stack([sums[view, :, -1 - view] for view in range(len(sums))]) for sums in self.sums]
+        everyone, one_sided = (_softplus(torch.stack(logs) - self.own).mean() for logs in (self.negatives, others))
+        return everyone, one_sided
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
+    def gradients(self) -> tuple[Tensor, Tensor | None]:
         """Of the loss, with respect to rows and columns: sums over tiles of W y and W^T x, W = dL/ds, and the positives' share."""
-        everyone = [torch.logaddexp2(*sums) for sums in self.anchors]
-        totals = [torch.logaddexp2(negatives, self.own) for negatives in everyone]
-        of_rows, of_columns = totals[0], totals[-1]  # of a square the same
-        d_rows = torch.zeros_like(self.rows)
-        d_columns = torch.zeros_like(self.columns.T, memory_format=torch.contiguous_format)  # transposed: W^T x is slow, x^T W is not
-        for tile in self.tiles:
-            weights = self._weights(tile, of_rows[tile.rows], of_columns[tile.columns] if tile.symmetric or tile.mirrored else None)
-            d_rows[tile.rows] += product(weights, self.columns[tile.columns].T)
-            if not tile.symmetric:  # W is symmetric, so both sides are in d_rows
-                d_columns[:, tile.columns] += product(self.rows[tile.rows].T, weights.T)
+        totals = [torch.logaddexp2(negatives, self.own) for negatives in self.negatives]
+        of_rows = [totals[0][:, part].flatten() for part in self.blocks.rows]
+        of_columns = of_rows if self.layout.square else [totals[-1][:, part].flatten() for part in self.blocks.columns]
+        by_row: dict[int, Tensor] = {}
+        by_column: dict[int, Tensor] = {}  # transposed: W^T x is slow, x^T W is not
+        for tile in self.blocks.tiles:
+            symmetric = self.layout.square and tile.diagonal  # and W is, so both sides are in W y
+            weights = self._weights(tile, of_rows[tile.row], of_columns[tile.column] if symmetric or tile.mirrored else None)
+            _accumulate(by_row, tile.row, product(weights, self.columns[tile.column].T), Tensor.add_)
+            if not symmetric:
+                _accumulate(by_column, tile.column, product(self.rows[tile.row].T, weights.T), Tensor.add_)
             del weights  # before the next tile asks for its own, which then gets the same memory, still in the cache
         # The positive's weight is its probability minus one, taken from the negatives' sum so that no digit is lost where it is near zero.
-        missing = torch.stack([torch.sigmoid((negatives - self.own) / LOG2E) for negatives in everyone]).sum(0).to(self.rows.dtype)[:, None]
-        for here, there in self.layout.positives():
-            d_rows[here] -= missing[here] * self.columns[there]
-            d_columns[:, there] -= (missing[here] * self.rows[here]).T
-        share = self.scale / (len(self.anchors) * len(self.rows))
-        return d_rows.mul_(share), d_columns.mul_(share).T.contiguous()  # gather passes memory on as it lies
+        missing = torch.sigmoid((torch.stack(self.negatives) - self.own) / LOG2E).sum(0).to(self.x.dtype)[..., None]
+        share = self.scale / (len(self.sums) * self.own.numel())
+        if self.layout.square:
+            for block, found in by_column.items():
+                by_row[block] += found.T
+            return self._whole(by_row).sub_((missing + missing.flip(0)) * self.positive).mul_(share).flatten(0, 1), None
+        d_columns = self._whole({block: found.T for block, found in by_column.items()})
+        d_columns[:, self.layout.mine] -= (missing * self.x).flip(0)
+        return self._whole(by_row).sub_(missing * self.positive).mul_(share).flatten(0, 1), d_columns.mul_(share).flatten(0, 1)
+
+    def _whole(self, blocks: dict[int, Tensor]) -> Tensor:
+        """[V, pairs, D]"""
+        return torch.cat([blocks[i].unflatten(0, (self.layout.views, -1)) for i in range(len(blocks))], 1)
 
     def _scores(self, tile: Tile) -> Tensor:
-        scores = product(self.scaled[tile.rows], self.columns[tile.columns])
-        return scores.fill_diagonal_(-math.inf) if tile.excluded else scores
+        """[V, r, V, c]; what is no negative, a pair with itself, is -inf."""
+        scores = product(self.scaled[tile.row], self.columns[tile.column])
+        by_view = scores.view(self.layout.views, len(scores) // self.layout.views, self.layout.views, -1)
+        if tile.diagonal:
+            by_view.diagonal(dim1=1, dim2=3).fill_(-math.inf)
+        return by_view
 
-    def _log_sums(self, tile: Tile) -> list[Tensor]:
-        """The log of the sum over each row and, of a mirrored tile, each column."""
+    def _log_sums(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        """The log of the sums over each row, [V, r, V], and, of a mirrored tile, each column, [V, c, V]."""
         scores = self._scores(tile)
         if not self.safe:
-            return [_logsumexp2(scores, 1), *([_logsumexp2(scores, 0)] if tile.mirrored else [])]
+            return _logsumexp2(scores, 3), _logsumexp2(scores, 1).permute(1, 2, 0) if tile.mirrored else None
         scores.exp2_()
         if sum(map(Tensor.numel, self.kept.values())) + scores.numel() <= self.keep:
-            self.kept[tile.corner] = scores
-        return [scores.sum(1).double().log2(), *([(scores.T @ scores.new_ones(len(scores))).double().log2()] if tile.mirrored else [])]
+            self.kept[tile] = scores
+        by_row = scores.sum(3).double().log2()
+        if not tile.mirrored:
+            return by_row, None
+        ones = scores.new_ones(scores.shape[1])
+        by_column = torch.stack([view.flatten(1).T @ ones for view in scores]).unflatten(1, scores.shape[2:])
+        return by_row, by_column.permute(1, 2, 0).double().log2()
 
     def _weights(self, tile: Tile, of_rows: Tensor, of_columns: Tensor | None) -> Tensor:
-        """dL/ds of a tile, times the number of anchors: p(column | row) and, where the column is an anchor too, + p(row | column)."""
-        dtype = self.rows.dtype
+        """dL/ds of a tile, [V r, V c], times the number of anchors: p(column | row), + p(row | column) where columns are anchors, too."""
         if self.safe:
-            weights = self.kept.pop(tile.corner) if tile.corner in self.kept else self._scores(tile).exp2_()
-            inverse = torch.exp2(-of_rows).to(dtype)[:, None]
-            return weights.mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns).to(dtype))
-        weights = _probabilities(self._scores(tile), of_rows[:, None])
-        if tile.symmetric:  # s_ij and s_ji differ in rounding, and each goes with its own total
+            weights = self.kept.pop(tile) if tile in self.kept else self._scores(tile).exp2_()
+            inverse = torch.exp2(-of_rows).to(weights.dtype)[:, None]
+            weights = weights.view(len(inverse), -1)
+            return weights.mul_(inverse if of_columns is None else inverse + torch.exp2(-of_columns).to(weights.dtype))
+        weights = _probabilities(self._scores(tile).view(len(of_rows), -1), of_rows[:, None])
+        if of_columns is None:
+            return weights
+        if not tile.mirrored:  # s_ij and s_ji differ in rounding, and each goes with its own total
             return weights + weights.T
-        return weights if of_columns is None else weights.add_(_probabilities(self._scores(tile), of_columns))
+        return weights.add_(_probabilities(self._scores(tile).view(len(of_rows), -1), of_columns))
+
+
+def _accumulate(found: dict[int, Tensor], block: int, value: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found[block] = operation(found[block], value) if block in found else value
 
 
 def _probabilities(scores: Tensor, total: Tensor) -> Tensor:
