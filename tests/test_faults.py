@@ -1,4 +1,4 @@
-"""What a run survives: signals, damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
+"""What a run survives: damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
 
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
@@ -6,13 +6,12 @@ from core.run.finite import FiniteLosses
 from core.run.folder import RunFolder
 from core.run.logger import Logger
 from core.run.optim import build_optimizer
-from core.run.preemption import REQUEUE, Preemption
+from core.run.preemption import REQUEUE
 
 import os
 import random
 import re
 import resource
-import signal
 import struct
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import wandb
-from torch.utils.data import DataLoader
 
 from scripts.benches.wandb_server import Server
 
@@ -209,52 +207,6 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
                 assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
     with pytest.raises(UserError, match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr"):
         losses.look()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_ends_the_batches_after_the_step_under_way(number):
-    before, done = signal.getsignal(number), []
-    with Preemption() as preemption:
-        for step in preemption.until(range(10)):
-            if step == 4:
-                os.kill(os.getpid(), number)
-            done.append(step)
-    assert done == [0, 1, 2, 3, 4] and preemption.stopping and preemption.reason == number.name
-    assert preemption.exit_code == (130 if number == signal.SIGINT else REQUEUE)
-    assert signal.getsignal(number) == before
-
-
-@pytest.mark.parametrize("here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)])
-def test_processes_end_with_one_exit_code_whichever_heard_the_signal(here, there, code, monkeypatch):
-    monkeypatch.setattr(dist, "all_reduce", lambda number, how, group: number.clamp_(min=there))
-    preemption = Preemption()
-    preemption._group, preemption.heard = object(), here and signal.Signals(here)
-    assert list(preemption.until(range(10))) == [] and preemption.stopping
-    assert preemption.exit_code == code and preemption.reason == signal.Signals(max(here or 0, there)).name
-
-
-def test_a_second_interruption_does_not_wait():
-    done = []
-    with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
-        for step in preemption.until(range(10)):
-            os.kill(os.getpid(), signal.SIGINT)
-            done.append(step)
-            os.kill(os.getpid(), signal.SIGINT)
-    assert done == [0] and signal.getsignal(signal.SIGINT) == signal.default_int_handler
-
-
-def test_workers_that_die_of_the_same_signal_do_not_spoil_the_end():
-    before = signal.getsignal(signal.SIGCHLD)
-    loader, done = DataLoader(torch.arange(1000), num_workers=1, generator=torch.Generator()), []
-    with Preemption() as preemption:
-        batches = iter(loader)
-        for batch in preemption.until(batches):
-            done.append(int(batch))
-            if len(done) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-                batches._workers[0].terminate()
-    assert done == [0, 1, 2] and preemption.stopping
-    signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def requeue_while_starting() -> None:
 class Preemption:
     """As a context, hears SIGTERM, SIGUSR1 and SIGINT and remembers them; `until` then ends the batches after the step under way.
 
-    A second SIGINT does not wait for that.
+    A second SIGINT does not wait for that. A signal that is ignored stays so: a script's job in the background has Ctrl-C meant for others.
     """
 
     def __init__(self, timeout: timedelta | None = None):
@@ -45,7 +45,8 @@ class Preemption:
         self._group = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
 
     def __enter__(self) -> "Preemption":
-        self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._hear) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
