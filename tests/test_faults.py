@@ -223,13 +223,13 @@ def wandb_online(run, monkeypatch):
 @pytest.mark.parametrize("server", ["refuses", "hangs"])
 def test_a_server_that_does_not_answer_stops_nothing(server, wandb_online, monkeypatch, capfd):
     folder, state = wandb_online
-    monkeypatch.setattr("core.run.logger.PATIENCE", 2)
+    monkeypatch.setattr("core.run.logger.PATIENCE", 5)
     with Server("hangs") as hanging:
         monkeypatch.setenv("WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9")
         first = Logger(state.run, folder.path)
         first.metrics({"loss": 1.0}, 1)
         first.close(patience=60)
-        assert not hanging.steps
+        assert bool(hanging.asked) == (server == "hangs")
     assert "logging offline instead" in capfd.readouterr().err
     assert within_seconds(lambda: logged_steps(folder, first.id), [1])
 
@@ -244,8 +244,8 @@ def test_a_server_that_falls_silent_later_stops_nothing(wandb_online, monkeypatc
         began = time.monotonic()
         logger.close(patience=60)
         assert time.monotonic() - began < 40
-        assert server.runs and not server.steps
-    assert within_seconds(lambda: logged_steps(folder, logger.id), [1, 2])
+        assert server.begun
+    assert within_seconds(lambda: logged_steps(folder, logger.id, "run"), [1, 2])
 
 
 def test_a_server_gets_a_resumed_run_as_one_run_whose_steps_increase(wandb_online, monkeypatch):
@@ -270,9 +270,9 @@ def within_seconds(look, wanted):
     return found == wanted
 
 
-def logged_steps(folder: RunFolder, run_id: str) -> list[int]:
+def logged_steps(folder: RunFolder, run_id: str, life: str = "offline-run") -> list[int]:
     """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its files, in history and summary."""
-    lives = sorted(folder.path.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb"))
+    lives = sorted(folder.path.glob(f"wandb/{life}-*-{run_id}/run-{run_id}.wandb"))
     return [step for life in lives for step in dict.fromkeys(map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes())))]
 
 

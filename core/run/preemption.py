@@ -34,7 +34,7 @@ def requeue_while_starting() -> None:
 class Preemption:
     """As a context, hears SIGTERM, SIGUSR1 and SIGINT and remembers them; `until` then ends the batches after the step under way.
 
-    A second SIGINT does not wait for that. A signal that is ignored stays so: a script's job in the background has Ctrl-C meant for others.
+    A second SIGINT does not wait for that. Where SIGINT is ignored it stays so: to a script's job in the background Ctrl-C is not meant.
     """
 
     def __init__(self, timeout: timedelta | None = None):
@@ -45,7 +45,7 @@ class Preemption:
         self._group = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
 
     def __enter__(self) -> "Preemption":
-        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        heard = [number for number in SIGNALS if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._hear) for number in heard}
         return self
 

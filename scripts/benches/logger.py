@@ -1,12 +1,13 @@
 """What Weights & Biases costs training: steps of a run that logs every tenth of them, beside the same run with `wandb=disabled`.
 
-Two processes train in turns, so that what W&B's own process does while one of them is at work falls on it. The servers are of this
-machine: one answers, one refuses, one accepts and never says a word, one falls silent when the run has begun.
+Two processes train in turns, so that what else the machine does falls on both; what W&B's own process does between the turns of its run is
+not counted. The servers are of this machine: one answers, one refuses, one accepts and never says a word, one falls silent when
+the run has begun.
 """
 
 import core  # noqa: F401
 from core.run import config
-from core.run.logger import Logger
+from core.run.logger import PATIENCE, Logger
 
 import os
 import subprocess
@@ -31,62 +32,77 @@ REFUSES, OFFLINE = "refuses", "offline"
 class Run:
     """One run in a process of its own: `train()` lets it take a turn, and gives the mean loss of that turn."""
 
-    def __init__(self, mode: str, url: str, device: torch.device):
-        environment = dict(os.environ, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40)
-        words = [sys.executable, "-m", "scripts.benches.logger", mode, str(device)]
-        self.process = subprocess.Popen(
-            words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+    def __init__(self, mode: str, url: str, device: torch.device, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+        environment = dict(os.environ, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, TMPDIR=str(folder))
+        words = [sys.executable, "-m", "scripts.benches.logger", mode, str(device), str(folder)]
+        with open(folder / "errors", "w") as errors:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
 
     def train(self) -> float:
         assert self.process.stdin and self.process.stdout
         print("go", file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        if not (told := self.process.stdout.readline()):
+            raise RuntimeError(f"logger: {(self.folder / 'errors').read_text().strip()}")
+        return float(told)
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        self.process.kill()  # an end in peace would wait for the server
         self.process.communicate()
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
     for way in (*WAYS, REFUSES, OFFLINE):
         with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             server = stack.enter_context(Server(way)) if way in WAYS else None
             url = server.url if server else "http://127.0.0.1:9"
-            logged = stack.enter_context(Run("offline" if way == OFFLINE else "online", url, device))
-            silent = stack.enter_context(Run("disabled", url, device))
-
-            def same(mine: float, theirs: float, server: Server | None = server) -> str:
-                assert mine == theirs, f"losses {mine} and {theirs}"
-                until = time.monotonic() + 30
-                while server and not server.asked and time.monotonic() < until:
-                    time.sleep(0.1)
-                assert not server or server.asked, "nothing came to the server"
-                return f"loss {mine:.4f} in both"
-
+            logged = stack.enter_context(Run("offline" if way == OFFLINE else "online", url, device, folder / "logged"))
+            silent = stack.enter_context(Run("disabled", url, device, folder / "silent"))
             name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B " + (way if way == OFFLINE else f"whose server {way}")
             yield Contest(name, logged.train, "wandb=disabled", silent.train, same, 0.98)
+            check(way, server, logged.folder)
 
 
-def main(mode: str, device: torch.device) -> None:
+def same(mine: float, theirs: float) -> str:
+    assert mine == theirs, f"losses {mine} and {theirs}"
+    return f"loss {mine:.4f} in both"
+
+
+def check(way: str, server: Server | None, folder: Path) -> None:
+    """That the server was met as its name says and that the run's metrics are on their way; AssertionError otherwise."""
+    done = {
+        "answers": lambda: server and server.steps,
+        "hangs": lambda: server and server.asked and any(folder.rglob("offline-run-*/*.wandb")),
+        "hangs later": lambda: server and server.begun and any(folder.rglob("run-*/*.wandb")),
+    }.get(way, lambda: any(folder.rglob("offline-run-*/*.wandb")))
+    until = time.monotonic() + 2 * PATIENCE
+    while not done():
+        assert time.monotonic() < until, f"W&B {way}: not what was to be measured"
+        time.sleep(0.1)
+
+
+def main(mode: str, device: torch.device, folder: Path) -> None:
     """Take turns at training until nobody asks any more."""
     run = config.read(str(CONFIGS / "simclr_sprites.yaml"), [f"wandb={mode}"])
     images = torch.randint(256, (LOG_EVERY * BATCH, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     once = epoch("simclr_sprites", [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"], images, device)
-    with tempfile.TemporaryDirectory() as folder:
-        logger = Logger(run, Path(folder))
-        step = 0
-        for _ in sys.stdin:
-            losses = []
-            for _ in range(TIMES):
-                losses.append(once())
-                step += LOG_EVERY
-                logger.metrics({"loss": losses[-1]}, step)
-            print(sum(losses) / TIMES, flush=True)
+    logger = Logger(run, folder)
+    step = 0
+    for _ in sys.stdin:
+        losses = []
+        for _ in range(TIMES):
+            losses.append(once())
+            step += LOG_EVERY
+            logger.metrics({"loss": losses[-1]}, step)
+        print(sum(losses) / TIMES, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], torch.device(sys.argv[2]))
+    main(sys.argv[1], torch.device(sys.argv[2]), Path(sys.argv[3]))

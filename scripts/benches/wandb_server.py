@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
 WAYS = ("answers", "hangs", "hangs later")
+METRICS = "/file_stream"  # where W&B sends them
 ANSWERS = {  # what W&B's own process has to know before it lets a run begin
     "viewer": {"id": "x", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}},
     "serverInfo": {"features": []},
@@ -19,16 +21,21 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who has waited too long is gone."""
+        if not isinstance(sys.exception(), ConnectionError):  # who has waited too long is gone
+            super().handle_error(request, client_address)
 
 
 class Server:
-    """`with Server(way) as server:` serves at `server.url`; `asked` counts what came, `steps` are those taken, `runs` the ids by name."""
+    """`with Server(way) as server:` serves at `server.url`.
+
+    `asked` are the paths of all that came, answered or not, `steps` those that were taken, `runs` the ids that were announced.
+    """
 
     def __init__(self, way: str):
         if way not in WAYS:
             raise ValueError(f"there is no way '{way}'")
-        self.way, self.asked = way, 0
+        self.way = way
+        self.asked: list[str] = []
         self.steps: list[int] = []
         self.runs: list[str] = []
         self._end = threading.Event()
@@ -45,12 +52,12 @@ class Server:
         self._served.server_close()
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """What is sent back; does not return before the end where the server hangs."""
-        self.asked += 1
-        begun = path.endswith("/file_stream")
-        if self.way == "hangs" or self.way == "hangs later" and begun:
+        """What is sent back; where the server hangs nothing is, until it ends."""
+        self.asked.append(path)
+        if self.way == "hangs" or self.way == "hangs later" and self.begun:
             self._end.wait()
-        if begun:
+            raise ConnectionAbortedError
+        if path.endswith(METRICS):
             files = json.loads(body).get("files") or {}
             lines = files.get("wandb-history.jsonl", {}).get("content", [])
             self.steps += [json.loads(line)["step"] for line in lines]
@@ -62,6 +69,11 @@ class Server:
             bucket = {"id": "b", "name": self.runs[-1], "project": {"name": "twobounds", "entity": {"name": "me"}}}
             said["upsertBucket"] = {"bucket": bucket, "inserted": True}
         return {"data": said}
+
+    @property
+    def begun(self) -> bool:
+        """Whether metrics have come."""
+        return any(path.endswith(METRICS) for path in self.asked)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
