@@ -1,14 +1,16 @@
 """What Weights & Biases costs training: steps of a run that logs every tenth of them, beside the same run with `wandb=disabled`.
 
-Two processes train in turns, so that what else the machine does falls on both; what W&B's own process does between the turns of its run is
-not counted. The servers are of this machine: one answers, one refuses, one accepts and never says a word, one falls silent when
-the run has begun.
+Processes of either kind train in turns, so that what else the machine does falls on both. There are several of each, because two
+processes of the very same run differ for good by some percent. What W&B's own process does between the turns of its run is not counted.
+The servers are of this machine: one answers, one refuses, one accepts and never says a word, one falls silent when the run has begun.
 """
 
 import core  # noqa: F401
 from core.run import config
 from core.run.logger import PATIENCE, Logger
 
+import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from scripts.benches.wandb_server import WAYS, Server
 from scripts.demo import CONFIGS
 
 BATCH, LOG_EVERY, TIMES = 64, 10, 10  # a turn is 100 steps, of which ten are logged
+PROCESSES = 4  # of either kind
 REFUSES, OFFLINE = "refuses", "offline"
 
 
@@ -63,11 +66,18 @@ def contests(device: torch.device) -> Iterator[Contest]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             server = stack.enter_context(Server(way)) if way in WAYS else None
             url = server.url if server else "http://127.0.0.1:9"
-            logged = stack.enter_context(Run("offline" if way == OFFLINE else "online", url, device, folder / "logged"))
-            silent = stack.enter_context(Run("disabled", url, device, folder / "silent"))
+            modes = ["offline" if way == OFFLINE else "online", "disabled"] * PROCESSES
+            runs = [stack.enter_context(Run(mode, url, device, folder / str(i))) for i, mode in enumerate(modes)]
+            for run in runs:
+                run.train()  # warms up, in each
+            logged, silent = (itertools.cycle(runs[kind::2]) for kind in range(2))
             name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B " + (way if way == OFFLINE else f"whose server {way}")
-            yield Contest(name, logged.train, "wandb=disabled", silent.train, same, 0.98)
-            check(way, server, logged.folder)
+            yield Contest(name, functools.partial(turn, logged), "wandb=disabled", functools.partial(turn, silent), same, 0.98)
+            check(way, server, folder)
+
+
+def turn(runs: Iterator[Run]) -> float:
+    return next(runs).train()
 
 
 def same(mine: float, theirs: float) -> str:
