@@ -223,7 +223,6 @@ def wandb_online(run, monkeypatch):
 @pytest.mark.parametrize("server", ["refuses", "hangs"])
 def test_a_server_that_does_not_answer_stops_nothing(server, wandb_online, monkeypatch, capfd):
     folder, state = wandb_online
-    monkeypatch.setattr("core.run.logger.PATIENCE", 5)
     with Server("hangs") as hanging:
         monkeypatch.setenv("WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9")
         first = Logger(state.run, folder.path)

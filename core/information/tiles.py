@@ -147,13 +147,16 @@ class _Scored:
         # The positive's weight is its probability minus one, taken from the negatives' sum so that no digit is lost where it is near zero.
         missing = torch.sigmoid((torch.stack(self.negatives) - self.own) / LOG2E).sum(0).to(self.x.dtype)[..., None]
         share = self.scale / (len(self.sums) * self.own.numel())
+        d_columns = None
         if self.layout.square:
+            missing = missing + missing.flip(0)
             for block, found in by_column.items():
                 by_row[block] += found.T
-            return self._whole(by_row).sub_((missing + missing.flip(0)) * self.positive).mul_(share).flatten(0, 1), None
-        d_columns = self._whole({block: found.T for block, found in by_column.items()})
-        d_columns[:, self.layout.mine] -= (missing * self.x).flip(0)
-        return self._whole(by_row).sub_(missing * self.positive).mul_(share).flatten(0, 1), d_columns.mul_(share).flatten(0, 1)
+        else:
+            d_columns = self._whole({block: found.T for block, found in by_column.items()})
+            d_columns[:, self.layout.mine] -= (missing * self.x).flip(0)
+            d_columns = d_columns.mul_(share).flatten(0, 1)
+        return self._whole(by_row).sub_(missing * self.positive).mul_(share).flatten(0, 1), d_columns
 
     def _whole(self, blocks: dict[int, Tensor]) -> Tensor:
         """[V, pairs, D]"""
