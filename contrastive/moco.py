@@ -1,7 +1,8 @@
-"""MoCo: queries from a trained encoder, keys from its slow copy, negatives from a queue of past keys.
+"""MoCo: queries from a trained encoder, keys from its slow copy, negatives from a queue of past
+keys.
 
-He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine schedule).
-B = images on this process, K = queue length, D = features, P = projection dimensions.
+He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine
+schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
 from core.batch import Batch, Output, at_least_float32
@@ -29,11 +30,13 @@ from contrastive.queue import KeyQueue
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    queue: int = 4096  # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
+    # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
+    queue: int = 4096
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
-    shuffle_groups: int = 4  # the batch-norm leak: keys fall into this many random groups with statistics of their own
+    # the batch-norm leak: keys fall into this many random groups with statistics of their own
+    shuffle_groups: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +58,12 @@ class MoCo(Method):
         super().__init__(config, shape)
         self.temperature = config.temperature
         backbone = Backbone(config.backbone, shape, config.stem)
-        self.query = nn.ModuleDict({"backbone": backbone, "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection)})
+        self.query = nn.ModuleDict(
+            {
+                "backbone": backbone,
+                "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection),
+            }
+        )
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queue = KeyQueue(config.queue, config.projection)
         self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
@@ -68,14 +76,18 @@ class MoCo(Method):
             in_batch.append(in_batch_loss(query, key, self.temperature))
             queries.append(query)
             keys.append(key)
-        loss = queue_loss(torch.cat(queries), torch.cat(keys), self.queue.keys, self.temperature)  # reads the queue once
+        loss = queue_loss(
+            torch.cat(queries), torch.cat(keys), self.queue.keys, self.temperature
+        )  # reads the queue once
         if self.training:
             self._new_keys = torch.cat([gather(key) for key in keys])
         candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            "train_bound": math.log(candidates) - loss.detach(),  # no bound: queued keys are those of older encoders
-            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            "train_bound": math.log(candidates)
+            - loss.detach(),  # no bound: queued keys are those of older encoders
+            "in_batch_bound": math.log(n)
+            - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
             "alignment": alignment(query.detach(), key),
         }
         return Output(loss, metrics)
@@ -87,18 +99,24 @@ class MoCo(Method):
     def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Draws]]:
         """Query view, key view and randomness, once for each key of an image."""
         first, second = batch.views[:2]
-        for number, (query_view, key_view) in enumerate([(first, second), (second, first)][: self.keys_per_image]):
+        for number, (query_view, key_view) in enumerate(
+            [(first, second), (second, first)][: self.keys_per_image]
+        ):
             yield query_view, key_view, batch.draws.fork(f"direction{number}")
 
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:
-        """Unit-length keys [B, P]. A query and its own key never share batch statistics (section 3.3 of the MoCo paper)."""
+        """Unit-length keys [B, P]. A query and its own key never share batch statistics (section
+        3.3 of the MoCo paper).
+        """
         if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
         places, together = draws.uniform("shuffle", len(view)), synchronised(self.key)
         order = torch.argsort(gather(places) if together else places)
         groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
-        if together:  # a group has members on every process, and their statistics are summed over processes
+        if (
+            together
+        ):  # a group has members on every process, and their statistics are summed over processes
             number = torch.cat([torch.full_like(group, i) for i, group in enumerate(groups)])
             mine = torch.empty_like(number).index_copy_(0, order, number).chunk(world())[rank()]
             with in_groups(self.key, mine, len(groups)):
@@ -108,15 +126,23 @@ class MoCo(Method):
 
     @torch.no_grad()
     def encode_again(self, parts: list[Batch]) -> Tensor:
-        """The keys that the present key encoder makes of an earlier step: same views, same shuffled groups, in the queue's order.
+        """The keys that the present key encoder makes of an earlier step: same views, same shuffled
+        groups, in the queue's order.
 
-        `parts` holds the batch of each process, in rank order, or one global batch where batch norm is synchronised; returns [keys of a
-        step, P]. As then, keys are made with the statistics of their group; running statistics and mode are left as they were.
+        `parts` holds the batch of each process, in rank order, or one global batch where batch norm
+        is synchronised; returns [keys of a step, P]. As then, keys are made with the statistics of
+        their group; running statistics and mode are left as they were.
         """
-        was_training, buffers = self.key.training, {name: buffer.clone() for name, buffer in self.key.named_buffers()}
+        was_training, buffers = (
+            self.key.training,
+            {name: buffer.clone() for name, buffer in self.key.named_buffers()},
+        )
         self.key.train()
         try:
-            made = [[self._encode_keys(view, draws) for _, view, draws in self._directions(part)] for part in parts]
+            made = [
+                [self._encode_keys(view, draws) for _, view, draws in self._directions(part)]
+                for part in parts
+            ]
         finally:
             self.key.train(was_training)
             for name, buffer in self.key.named_buffers():
@@ -125,10 +151,14 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m and enqueue the keys of this step, those of all processes in rank order."""
+        """Move the key encoder by 1 - m and enqueue the keys of this step, those of all processes
+        in rank order.
+        """
         start, end = self.config.momentum, self.config.momentum_end
         momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
-        torch._foreach_lerp_(list(self.key.parameters()), list(self.query.parameters()), 1 - momentum)
+        torch._foreach_lerp_(
+            list(self.key.parameters()), list(self.query.parameters()), 1 - momentum
+        )
         if self._new_keys is not None:
             self.queue.enqueue(self._new_keys)
             self._new_keys = None

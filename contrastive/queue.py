@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last K keys, oldest overwritten first, in place. Contents and pointer are buffers, so a checkpoint holds both.
+    """The last K keys, oldest overwritten first, in place. Contents and pointer are buffers, so a
+    checkpoint holds both.
 
-    Until K keys have come in, the remaining slots hold random unit vectors; `filled` counts the real ones.
+    Until K keys have come in, the remaining slots hold random unit vectors; `filled` counts the
+    real ones.
     """
 
     keys: Tensor
@@ -21,30 +23,39 @@ class KeyQueue(nn.Module):
     def __init__(self, length: int, dim: int):
         super().__init__()
         keys = torch.randn(length, dim)
-        self.register_buffer("keys", F.normalize(keys, dim=1, out=keys))  # in place: a long queue is larger than all else
+        self.register_buffer(
+            "keys", F.normalize(keys, dim=1, out=keys)
+        )  # in place: a long queue is larger than all else
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write keys [B, D] behind the newest one, around the end without losing any; of more than K the last K stay.
+        """Write keys [B, D] behind the newest one, around the end without losing any; of more than
+        K the last K stay.
 
         Nothing is copied but the keys, and the pointer is never asked for: a device does not wait.
         """
         length = len(self.keys)
         skipped = max(0, len(keys) - length)
-        places = (self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)) % length
+        places = (
+            self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)
+        ) % length
         self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
         self.pointer.copy_((self.pointer + len(keys)) % length)
         self.filled.copy_((self.filled + len(keys)).clamp(max=length))
 
     def oldest(self, per_step: int) -> tuple[Tensor, int]:
-        """What is left of the oldest step, [b, D] in the order it came in, and its age: 1 for the last step, 0 where no key is real.
+        """What is left of the oldest step, [b, D] in the order it came in, and its age: 1 for the
+        last step, 0 where no key is real.
 
-        `per_step` keys come in with each step. Old keys are overwritten from the front, so what is left is the tail of that step's keys.
+        `per_step` keys come in with each step. Old keys are overwritten from the front, so what is
+        left is the tail of that step's keys.
         """
         filled = int(self.filled)
         age = -(-filled // per_step)
         left = filled - max(0, age - 1) * per_step
-        places = (self.pointer - filled + torch.arange(left, device=self.keys.device)) % len(self.keys)
+        places = (self.pointer - filled + torch.arange(left, device=self.keys.device)) % len(
+            self.keys
+        )
         return self.keys[places], age

@@ -1,7 +1,7 @@
 """SimCLR: both views of an image through one encoder, every other view of the batch a negative.
 
-Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations, 2020.
-B = images on this process, D = features, P = projection dimensions.
+Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
+Representations, 2020. B = images on this process, D = features, P = projection dimensions.
 """
 
 from core.batch import Batch, Output, at_least_float32
@@ -44,8 +44,10 @@ class SimCLR(Method):
         n = len(first) * world()
         metrics = {
             "nt_xent": loss.detach(),
-            "train_bound": math.log(2 * n - 1) - loss.detach(),  # no bound even held out: the own pair's views are not independent
-            "in_batch_bound": math.log(n) - one_sided,  # of a valid form; while training the critic has seen these images
+            "train_bound": math.log(2 * n - 1)
+            - loss.detach(),  # no bound even held out: the own pair's views are not independent
+            "in_batch_bound": math.log(n)
+            - one_sided,  # of a valid form; while training the critic has seen these images
             "alignment": alignment(first.detach(), second.detach()),
         }
         return Output(loss, metrics)
@@ -55,7 +57,9 @@ class SimCLR(Method):
         return F.normalize(at_least_float32(self.head(self.backbone(x))), dim=1)
 
     def _project_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-        return self.project(torch.cat([first, second])).chunk(2)  # one pass: both views share the batch statistics
+        return self.project(torch.cat([first, second])).chunk(
+            2
+        )  # one pass: both views share the batch statistics
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return self.project(query_view), self.project(key_view)

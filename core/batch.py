@@ -14,7 +14,9 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Views of B images, and the randomness that belongs to them."""
 
-    views: tuple[Tensor, ...]  # each uint8 or float [B, C, H, W]; floats are in [0, 1], or real values of linear_gaussian
+    views: tuple[
+        Tensor, ...
+    ]  # each uint8 or float [B, C, H, W]; floats are in [0, 1], or real values of linear_gaussian
     label: Tensor  # int64 [B, F]
     index: Tensor  # type: ignore[assignment]  # int64 [B], place in the split; the name hides tuple.index
     draws: Draws  # whatever a method draws (posterior noise, a shuffle), it draws from here
@@ -28,8 +30,14 @@ class Output(NamedTuple):
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Images as floats: uint8 is divided by 255 into [0, 1], floats pass. Where float64 is torch's default they are float64."""
-    return x if x.is_floating_point() else x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)
+    """Images as floats: uint8 is divided by 255 into [0, 1], floats pass. Where float64 is torch's
+    default they are float64.
+    """
+    return (
+        x
+        if x.is_floating_point()
+        else x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)
+    )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

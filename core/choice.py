@@ -1,6 +1,8 @@
-"""A config section whose `kind` decides which of its other fields count: what a kind does not use may not be set.
+"""A config section whose `kind` decides which of its other fields count: what a kind does not use
+may not be set.
 
-Fields other than `kind` are None until somebody sets them; a kind's own defaults stand in one table.
+Fields other than `kind` are None until somebody sets them; a kind's own defaults stand in one
+table.
 """
 
 from core.errors import nearest
@@ -14,15 +16,25 @@ Kinds = dict[str, dict[str, Any]]  # kind -> the fields that it uses, with their
 
 
 def settings(config: Any, kinds: Kinds, section: str) -> dict[str, Any]:
-    """The fields that `config.kind` uses, defaults filled in. Raises ValueError("section.key: what is wrong")."""
+    """The fields that `config.kind` uses, defaults filled in. Raises ValueError("section.key: what
+    is wrong").
+    """
     if config.kind not in kinds:
-        raise ValueError(f"{section}.kind: there is no '{config.kind}'{nearest(config.kind, kinds)}")
+        raise ValueError(
+            f"{section}.kind: there is no '{config.kind}'{nearest(config.kind, kinds)}"
+        )
     used = kinds[config.kind]
-    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "kind" and getattr(config, f.name) is not None}
+    given = {
+        f.name: getattr(config, f.name)
+        for f in fields(config)
+        if f.name != "kind" and getattr(config, f.name) is not None
+    }
     for key in given:
         if key not in used:
             others = ", ".join(used) or "no other key"
-            raise ValueError(f"{section}.{key}: {config.kind} does not use it, it uses {others}; set it to null")
+            raise ValueError(
+                f"{section}.{key}: {config.kind} does not use it, it uses {others}; set it to null"
+            )
     for key, default in used.items():
         if default is REQUIRED and key not in given:
             raise ValueError(f"{section}.{key}: {config.kind} needs it")

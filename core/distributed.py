@@ -1,4 +1,5 @@
-"""What a batch needs from other processes: every rank sees every candidate, and what is measured is measured on the global batch.
+"""What a batch needs from other processes: every rank sees every candidate, and what is measured is
+measured on the global batch.
 
 B = rows on this process, W = processes, D = dimensions.
 """
@@ -14,7 +15,9 @@ import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 # Their successors have another name in each release of torch; the pin in setup.cfg keeps these.
-warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning)
+warnings.filterwarnings(
+    "ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning
+)
 
 T = TypeVar("T")
 
@@ -23,7 +26,9 @@ _alone = False
 
 def world() -> int:
     """The number of processes, 1 where nothing was launched."""
-    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+    return (
+        dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+    )
 
 
 def rank() -> int:
@@ -33,7 +38,9 @@ def rank() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process is the whole world: for work that one process does while the others wait, such as validation."""
+    """Inside, this process is the whole world: for work that one process does while the others
+    wait, such as validation.
+    """
     global _alone
     _alone, before = True, _alone
     try:
@@ -45,8 +52,8 @@ def alone() -> Iterator[None]:
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes in rank order, [B, D] to [W B, D], differentiable.
 
-    The backward pass sums the gradients of every rank's loss, and DDP's mean over ranks then gives exactly the gradient of
-    the mean loss of one process that held the whole batch.
+    The backward pass sums the gradients of every rank's loss, and DDP's mean over ranks then gives
+    exactly the gradient of the mean loss of one process that held the whole batch.
     """
     if world() == 1:
         return x
@@ -63,12 +70,16 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over processes of a tensor that each of them holds, differentiable as `gather` is."""
+    """The mean over processes of a tensor that each of them holds, differentiable as `gather`
+    is.
+    """
     return total(x) / world()
 
 
 def in_turns(mine: list[T]) -> list[T]:
-    """What processes made in turns, number i by process i modulo W: all of it, in order, on every process."""
+    """What processes made in turns, number i by process i modulo W: all of it, in order, on every
+    process.
+    """
     if world() == 1:
         return mine
     everyone: list[list[T]] = [[] for _ in range(world())]
@@ -77,6 +88,8 @@ def in_turns(mine: list[T]) -> list[T]:
 
 
 def averaged(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Named numbers as means over processes: those of a batch are then of the global one, counts of what a process saw are averages."""
+    """Named numbers as means over processes: those of a batch are then of the global one, counts of
+    what a process saw are averages.
+    """
     means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, means.tolist(), strict=True))

@@ -16,15 +16,22 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-ROOMS = ("contrastive", "vae")  # a method named in a config or a checkpoint is looked for here and nowhere else
+ROOMS = (
+    "contrastive",
+    "vae",
+)  # a method named in a config or a checkpoint is looked for here and nowhere else
 
 
 class Method(nn.Module, ABC):
-    """A way to learn a representation. A method is one file that holds its `Config` and one YAML file that fills it in."""
+    """A way to learn a representation. A method is one file that holds its `Config` and one YAML
+    file that fills it in.
+    """
 
     Config: ClassVar[type]  # a dataclass; its __post_init__ raises ValueError("key: what is wrong")
     views: ClassVar[int] = 2  # how many views of an image a batch holds
-    criterion: ClassVar[str] = "knn"  # the validation metric, higher is better, that chooses best.ckpt
+    criterion: ClassVar[str] = (
+        "knn"  # the validation metric, higher is better, that chooses best.ckpt
+    )
     micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = all of a batch
 
     def __init__(self, config: Any, shape: tuple[int, int, int]):
@@ -33,26 +40,37 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """The loss of a batch and its metrics. The trainer calls `model(batch)`, so that DDP's hooks see it."""
+        """The loss of a batch and its metrics. The trainer calls `model(batch)`, so that DDP's
+        hooks see it.
+        """
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes consume."""
+        """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes
+        consume.
+        """
 
-    def in_micro_batches(self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches: what `forward` does to images goes through here.
+    def in_micro_batches(
+        self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches: what `forward` does to
+        images goes through here.
 
         `encode` treats every row alike; what compares rows or averages them comes after.
         """
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of training done: momentum update, enqueue, schedules."""
+        """Called after each optimiser step with the share of training done: momentum update,
+        enqueue, schedules.
+        """
 
 
 @runtime_checkable
 class PairCritic(Protocol):
-    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature, both codes of unit length."""
+    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature, both codes
+    of unit length.
+    """
 
     temperature: float
 
@@ -74,33 +92,52 @@ class LatentModel(Protocol):
         ...
 
     def likelihood(self, z: Tensor) -> Distribution:
-        """p(x|z); its log_prob of an image as `target` returns it is [B, C, H, W] (or sums to it), in nats."""
+        """p(x|z); its log_prob of an image as `target` returns it is [B, C, H, W] (or sums to it),
+        in nats.
+        """
         ...
 
     def discrete(self) -> bool:
-        """Whether p(x|z) is of binary or 8-bit values: a density of real ones is no number of bits."""
+        """Whether p(x|z) is of binary or 8-bit values: a density of real ones is no number of
+        bits.
+        """
         ...
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The image as the likelihood reads it (e.g. binarised with uniform `noise` of x's shape)."""
+        """The image as the likelihood reads it (e.g. binarised with uniform `noise` of x's
+        shape).
+        """
         ...
 
 
 def locate(name: str) -> type[Method]:
-    """The method class called `room.file.Class`. Nothing outside `ROOMS` is imported, and only subclasses of `Method` return."""
-    match = re.fullmatch(rf"((?:{'|'.join(ROOMS)})(?:\.[a-z_][a-z0-9_]*)+)\.([A-Za-z_][A-Za-z0-9_]*)", name)
+    """The method class called `room.file.Class`. Nothing outside `ROOMS` is imported, and only
+    subclasses of `Method` return.
+    """
+    match = re.fullmatch(
+        rf"((?:{'|'.join(ROOMS)})(?:\.[a-z_][a-z0-9_]*)+)\.([A-Za-z_][A-Za-z0-9_]*)", name
+    )
     if not match:
-        raise UserError(f"method: '{name}' is not allowed; name a class in {' or '.join(ROOMS)}, such as contrastive.simclr.SimCLR")
+        raise UserError(
+            f"method: '{name}' is not allowed; name a class in {' or '.join(ROOMS)}, such as"
+            " contrastive.simclr.SimCLR"
+        )
     try:
         module = importlib.import_module(match[1])
     except ModuleNotFoundError as error:
         if error.name is None or not match[1].startswith(error.name):
             raise
-        raise UserError(f"method: there is no file {match[1].replace('.', '/')}.py for '{name}'") from None
+        raise UserError(
+            f"method: there is no file {match[1].replace('.', '/')}.py for '{name}'"
+        ) from None
     found = getattr(module, match[2], None)
     if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == match[1]):
         methods = [
-            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method) and value is not Method
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, Method) and value is not Method
         ]
-        raise UserError(f"method: '{match[2]}' is no method of {match[1]}{nearest(match[2], methods)}")
+        raise UserError(
+            f"method: '{match[2]}' is no method of {match[1]}{nearest(match[2], methods)}"
+        )
     return found

@@ -1,4 +1,6 @@
-"""Matrix products by the fastest library at hand: on a CPU that is oneDNN, about twice as fast as torch's default on AMD."""
+"""Matrix products by the fastest library at hand: on a CPU that is oneDNN, about twice as fast as
+torch's default on AMD.
+"""
 
 import functools
 from collections.abc import Callable
@@ -10,16 +12,22 @@ from torch.autograd.function import once_differentiable
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU by oneDNN."""
+    """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU
+    by oneDNN.
+    """
     linear = _onednn() if a.dtype == torch.float32 and a.device.type == "cpu" else None
     if linear is not None:
-        return linear(a, b, None if bias is None else bias.contiguous())  # it reads a bias as if it lay in one piece
+        return linear(
+            a, b, None if bias is None else bias.contiguous()
+        )  # it reads a bias as if it lay in one piece
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
 
 
 @functools.cache
 def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """oneDNN's matrix product where this torch has it, under the name that torch.compile calls it by."""
+    """oneDNN's matrix product where this torch has it, under the name that torch.compile calls it
+    by.
+    """
     try:
         linear = torch.ops.mkldnn._linear_pointwise
         ones = torch.ones(2, 3, dtype=torch.float32, device="cpu")
@@ -33,17 +41,28 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, its three products by oneDNN where they can be: in float32 on a CPU, without autocast and not compiled."""
+    """torch's linear layer, its three products by oneDNN where they can be: in float32 on a CPU,
+    without autocast and not compiled.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        usual = x.device.type != "cpu" or x.dtype != torch.float32 or self.weight.dtype != torch.float32
-        if usual or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or _onednn() is None:
+        usual = (
+            x.device.type != "cpu" or x.dtype != torch.float32 or self.weight.dtype != torch.float32
+        )
+        if (
+            usual
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+            or _onednn() is None
+        ):
             return super().forward(x)
         return _Linear.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 
 class _Linear(torch.autograd.Function):
-    """x [n, in], weight [out, in], bias [out] or None to x W^T + b. There is no second derivative."""
+    """x [n, in], weight [out, in], bias [out] or None to x W^T + b. There is no second
+    derivative.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,7 +79,9 @@ class _Linear(torch.autograd.Function):
 
 
 def speed_up(module: M) -> M:
-    """Every plain linear layer of a module as `Linear`: parameters, their names and what is computed stay as they are."""
+    """Every plain linear layer of a module as `Linear`: parameters, their names and what is
+    computed stay as they are.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear

@@ -1,4 +1,5 @@
-"""Randomness as a function of (seed, step, purpose, place in the global batch), with no generator state to save.
+"""Randomness as a function of (seed, step, purpose, place in the global batch), with no generator
+state to save.
 
 B = images on this process, W = processes, so that the global batch holds W B images.
 """
@@ -12,34 +13,62 @@ from torch import Tensor
 class Draws:
     """The random numbers of one global batch.
 
-    Every number is drawn for the whole global batch from a generator seeded by (seed, step, purpose), and each process keeps
-    its own slice. So the number of processes changes nothing, resuming is seeking, and two purposes never share a stream.
+    Every number is drawn for the whole global batch from a generator seeded by (seed, step,
+    purpose), and each process keeps its own slice. So the number of processes changes nothing,
+    resuming is seeking, and two purposes never share a stream.
     """
 
-    def __init__(self, seed: int, step: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu", path: str = ""):
-        self.seed, self.step, self.rank, self.world, self.device, self.path = seed, step, rank, world, torch.device(device), path
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        path: str = "",
+    ):
+        self.seed, self.step, self.rank, self.world, self.device, self.path = (
+            seed,
+            step,
+            rank,
+            world,
+            torch.device(device),
+            path,
+        )
 
     def fork(self, name: str) -> "Draws":
         """Independent draws under a name of their own, e.g. `draws.fork("view0")`."""
-        return Draws(self.seed, self.step, self.rank, self.world, self.device, f"{self.path}/{name}")
+        return Draws(
+            self.seed, self.step, self.rank, self.world, self.device, f"{self.path}/{name}"
+        )
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator that is the same on every process: for decisions that concern the whole global batch."""
+        """A generator that is the same on every process: for decisions that concern the whole
+        global batch.
+        """
         text = f"{self.seed}:{self.step}:{self.path}/{purpose}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
         return torch.Generator(self.device).manual_seed(seed)
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Standard normal numbers [B, ...] for this process's B images."""
-        return self._mine(torch.randn(self._whole(shape), generator=self.generator(purpose), device=self.device), shape[0])
+        return self._mine(
+            torch.randn(self._whole(shape), generator=self.generator(purpose), device=self.device),
+            shape[0],
+        )
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), [B, ...], for this process's B images."""
-        return self._mine(torch.rand(self._whole(shape), generator=self.generator(purpose), device=self.device), shape[0])
+        return self._mine(
+            torch.rand(self._whole(shape), generator=self.generator(purpose), device=self.device),
+            shape[0],
+        )
 
     def integers(self, purpose: str, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high), int64 [B, ...], for this process's B images."""
-        whole = torch.randint(high, self._whole(shape), generator=self.generator(purpose), device=self.device)
+        whole = torch.randint(
+            high, self._whole(shape), generator=self.generator(purpose), device=self.device
+        )
         return self._mine(whole, shape[0])
 
     def permutation(self, purpose: str, n: int) -> Tensor:

@@ -1,9 +1,10 @@
 """Let torchvision import beside a CPU build of torch.
 
-torchvision's wheels hold operators that are compiled against CUDA builds of torch. Beside a CPU build the shared library
-does not load, and `import torchvision` dies when it registers fake kernels for operators that were never defined; timm, lightly,
-torchmetrics and pytorch-lightning die with it. Declaring the two schemas is enough: nothing here calls the operators.
-`core/__init__.py` runs this before anything else, so every room that imports `core` first is safe.
+torchvision's wheels hold operators that are compiled against CUDA builds of torch. Beside a CPU
+build the shared library does not load, and `import torchvision` dies when it registers fake kernels
+for operators that were never defined; timm, lightly, torchmetrics and pytorch-lightning die with
+it. Declaring the two schemas is enough: nothing here calls the operators. `core/__init__.py` runs
+this before anything else, so every room that imports `core` first is safe.
 """
 
 import ctypes
@@ -21,7 +22,9 @@ _library: torch.library.Library | None = None  # the definitions live as long as
 
 
 def declare_if_missing() -> None:
-    """Define `torchvision::nms` and `torchvision::qnms` where torchvision's own library can not; otherwise do nothing."""
+    """Define `torchvision::nms` and `torchvision::qnms` where torchvision's own library can not;
+    otherwise do nothing.
+    """
     global _library
     if _library is None and not _compiled_library_loads():
         _library = torch.library.Library("torchvision", "FRAGMENT")

@@ -1,12 +1,14 @@
-"""Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017) evaluate decoders with it.
+"""Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017)
+evaluate decoders with it.
 
 From a density s(z) that can be sampled to one known up to its integral, f(z) = log p(x, z), along
 
     log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1,
 
-a chain z_0 ~ s, z_t by a transition that leaves pi_t as it is, has the weight log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}) with
-E w = integral of e^f = p(x). So the log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
-bound. With T = 1 there is no transition and it is the importance-weighted bound.
+a chain z_0 ~ s, z_t by a transition that leaves pi_t as it is, has the weight log w = sum_t (beta_t
+- beta_{t-1}) (f - log s)(z_{t-1}) with E w = integral of e^f = p(x). So the log of the mean weight
+of several chains is, in expectation, at most log p(x): a stochastic lower bound. With T = 1 there
+is no transition and it is the importance-weighted bound.
 
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
@@ -53,18 +55,32 @@ class Point(NamedTuple):
 
     def where(self, chosen: Tensor, other: "Point") -> "Point":
         """This point where chosen [S, B], else the other."""
-        return Point(*(torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - 2)), a, b) for a, b in zip(self, other, strict=True)))
+        return Point(
+            *(
+                torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - 2)), a, b)
+                for a, b in zip(self, other, strict=True)
+            )
+        )
 
 
-def anneal(log_joint: Callable[[Tensor], Tensor], start: Distribution, steps: int, chains: int, draws: Draws) -> Annealed:
+def anneal(
+    log_joint: Callable[[Tensor], Tensor],
+    start: Distribution,
+    steps: int,
+    chains: int,
+    draws: Draws,
+) -> Annealed:
     """log p(x) of B images from `chains` chains of `steps` steps each.
 
-    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch shape [B] and event shape [L], and its
-    standard deviations are the unit of the step sizes. These are tuned by chains of their own and then fixed, one a step and an image: a
-    transition that learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
+    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch
+    shape [B] and event shape [L], and its standard deviations are the unit of the step sizes. These
+    are tuned by chains of their own and then fixed, one a step and an image: a transition that
+    learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
     """
     betas = schedule(steps)
-    sizes = _run(log_joint, start, betas, TUNING, draws.fork("tuning"), None)[1] if steps > 1 else []
+    sizes = (
+        _run(log_joint, start, betas, TUNING, draws.fork("tuning"), None)[1] if steps > 1 else []
+    )
     return _run(log_joint, start, betas, chains, draws.fork("chains"), sizes)[0]
 
 
@@ -75,9 +91,16 @@ def schedule(steps: int) -> list[float]:
 
 
 def _run(
-    log_joint: Callable[[Tensor], Tensor], start: Distribution, betas: list[float], chains: int, draws: Draws, sizes: list[Tensor] | None
+    log_joint: Callable[[Tensor], Tensor],
+    start: Distribution,
+    betas: list[float],
+    chains: int,
+    draws: Draws,
+    sizes: list[Tensor] | None,
 ) -> tuple[Annealed, list[Tensor]]:
-    """What the chains find, and the step sizes [B] of each step: those given, or tuned on the way."""
+    """What the chains find, and the step sizes [B] of each step: those given, or tuned on the
+    way.
+    """
     mean, scale = start.mean, start.stddev
     shape = (chains, *mean.shape)
 
@@ -107,8 +130,15 @@ def _run(
             momentum = momentum + 0.5 * stride * moved.slope(beta)
             moved = evaluate(moved.z + stride * momentum)
             momentum = momentum + 0.5 * stride * moved.slope(beta)
-        kinetic = 0.5 * (momentum.double().square().sum(2) - first_momentum.double().square().sum(2))
-        probability = (point.energy(beta) - moved.energy(beta) - kinetic).nan_to_num(nan=-math.inf).exp().clamp(max=1)
+        kinetic = 0.5 * (
+            momentum.double().square().sum(2) - first_momentum.double().square().sum(2)
+        )
+        probability = (
+            (point.energy(beta) - moved.energy(beta) - kinetic)
+            .nan_to_num(nan=-math.inf)
+            .exp()
+            .clamp(max=1)
+        )
         lottery = draws.uniform(f"accept/{number}", chains * len(mean)).view(chains, -1)
         point = moved.where(lottery < probability, point)
         shares.append(probability.mean())

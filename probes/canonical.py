@@ -21,27 +21,37 @@ class Canonical(NamedTuple):
     correlations: Array
 
     def information(self) -> float:
-        """-1/2 sum log(1 - rho^2): the mutual information of Gaussians with these correlations, in nats."""
+        """-1/2 sum log(1 - rho^2): the mutual information of Gaussians with these correlations, in
+        nats.
+        """
         return float(-0.5 * np.log1p(-(self.correlations**2)).sum())
 
     def codes(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Codes [n, r + 2] whose inner product is log p(x, y) / p(x) p(y) of the fitted Gaussian:
 
-        sum_i  rho_i u_i v_i / (1 - rho_i^2)  -  rho_i^2 (u_i^2 + v_i^2) / (2 (1 - rho_i^2))  -  log(1 - rho_i^2) / 2
+        sum_i  rho_i u_i v_i / (1 - rho_i^2)  -  rho_i^2 (u_i^2 + v_i^2) / (2 (1 - rho_i^2))  -
+        log(1 - rho_i^2) / 2
         """
         u, v = (x - self.mean_x) @ self.to_u, (y - self.mean_y) @ self.to_v
         precision = 1 / (1 - self.correlations**2)
         quadratic = 0.5 * self.correlations**2 * precision
         one = np.ones((len(x), 1))
-        alone_u, alone_v = -(u**2 @ quadratic)[:, None] + self.information(), -(v**2 @ quadratic)[:, None]
-        return np.concatenate([u * self.correlations * precision, alone_u, one], 1), np.concatenate([v, one, alone_v], 1)
+        alone_u, alone_v = (
+            -(u**2 @ quadratic)[:, None] + self.information(),
+            -(v**2 @ quadratic)[:, None],
+        )
+        return np.concatenate([u * self.correlations * precision, alone_u, one], 1), np.concatenate(
+            [v, one, alone_v], 1
+        )
 
 
 def canonical(x: Array, y: Array, random: np.random.Generator) -> Canonical:
-    """Directions from four fifths of the pairs, correlations from the other fifth, and only those that stand out from noise.
+    """Directions from four fifths of the pairs, correlations from the other fifth, and only those
+    that stand out from noise.
 
-    In sample, the canonical correlations of independent data in many dimensions are far from zero; held out they are not. A critic that
-    keeps two out of fifty directions has few numbers to get wrong.
+    In sample, the canonical correlations of independent data in many dimensions are far from zero;
+    held out they are not. A critic that keeps two out of fifty directions has few numbers to get
+    wrong.
     """
     order = random.permutation(len(x))
     held, used = order[: len(x) // 5], order[len(x) // 5 :]
@@ -53,7 +63,9 @@ def canonical(x: Array, y: Array, random: np.random.Generator) -> Canonical:
     u, v = (x[held] - mean_x) @ to_u, (y[held] - mean_y) @ to_v
     correlations = (u * v).mean(0) / np.sqrt((u**2).mean(0) * (v**2).mean(0))
     kept = correlations > 2 / np.sqrt(len(held))
-    return Canonical(to_u[:, kept], to_v[:, kept], mean_x, mean_y, correlations[kept].clip(max=0.9999))
+    return Canonical(
+        to_u[:, kept], to_v[:, kept], mean_x, mean_y, correlations[kept].clip(max=0.9999)
+    )
 
 
 def _whitening(x: Array) -> Array:

@@ -23,7 +23,9 @@ class Coded(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """The diagonal Gaussian posteriors of n images, a code z_i ~ q(z|x_i) of each, and what each costs."""
+    """The diagonal Gaussian posteriors of n images, a code z_i ~ q(z|x_i) of each, and what each
+    costs.
+    """
 
     mean: Tensor  # [n, L]
     sigma: Tensor  # [n, L]
@@ -59,6 +61,12 @@ def joined(parts: list[Codes]) -> Codes:
 
 
 def normal_factors(distribution: Distribution) -> Normal | None:
-    """The L independent normals that a distribution over z is made of, e.g. the standard normal prior; None of any other."""
+    """The L independent normals that a distribution over z is made of, e.g. the standard normal
+    prior; None of any other.
+    """
     inner = distribution.base_dist if isinstance(distribution, Independent) else None
-    return inner if isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape else None
+    return (
+        inner
+        if isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape
+        else None
+    )

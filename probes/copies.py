@@ -1,4 +1,5 @@
-"""Copies of an image inside a split. A copy of the anchor among its negatives is no independent draw, and is never told from the anchor.
+"""Copies of an image inside a split. A copy of the anchor among its negatives is no independent
+draw, and is never told from the anchor.
 
 n = images.
 """
@@ -15,7 +16,8 @@ from torch import Tensor
 def copies(source: Source, device: torch.device | str = "cpu") -> Tensor:
     """Indices int64 of the images that equal an earlier one of the split, value by value.
 
-    `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is a copy.
+    `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is
+    a copy.
     """
     if isinstance(source, Sprites):
         return torch.empty(0, dtype=torch.int64)

@@ -1,4 +1,5 @@
-"""A small critic trained by InfoNCE on frozen features: the same reader for every checkpoint, whatever trained it.
+"""A small critic trained by InfoNCE on frozen features: the same reader for every checkpoint,
+whatever trained it.
 
 n = images, D = feature dimensions, P = code dimensions.
 """
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 
 STEPS, BATCH, RATE, WARMUP = 1600, 512, 2e-3, 20
 CHECK_EVERY, PATIENCE = 50, 6
-PLATEAU = 0.1  # nats: a critic below it may not have begun to learn, so it is not stopped before half of the steps
+# nats: a critic below it may not have begun to learn, so it is not stopped before half of the steps
+PLATEAU = 0.1
 
 
 class Critic(nn.Module):
-    """s(x, y) = scale <g(x), g(y)>, with g a linear map plus a three-layer net, normalised; features are standardised first.
+    """s(x, y) = scale <g(x), g(y)>, with g a linear map plus a three-layer net, normalised;
+    features are standardised first.
 
-    Without batch norm the net stands still for hundreds of steps where features say nothing linearly (an undertrained VAE's, 0.0 nats
-    after 800 steps for some seeds, and 2.0 with it). It reads the statistics of the training split alone.
+    Without batch norm the net stands still for hundreds of steps where features say nothing
+    linearly (an undertrained VAE's, 0.0 nats after 800 steps for some seeds, and 2.0 with it). It
+    reads the statistics of the training split alone.
     """
 
     mean: Tensor
@@ -51,8 +55,12 @@ class Critic(nn.Module):
         return self.log_scale.clamp(max=math.log(200.0)).exp().item()
 
 
-def train_critic(first: Tensor, second: Tensor, val_first: Tensor, val_second: Tensor, seed: int) -> Critic:
-    """Fit a critic to pairs of features [n, D] of the training split; the best step is chosen on the pairs of the calibration split."""
+def train_critic(
+    first: Tensor, second: Tensor, val_first: Tensor, val_second: Tensor, seed: int
+) -> Critic:
+    """Fit a critic to pairs of features [n, D] of the training split; the best step is chosen on
+    the pairs of the calibration split.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = speed_up(Critic(first))
@@ -63,7 +71,11 @@ def train_critic(first: Tensor, second: Tensor, val_first: Tensor, val_second: T
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / STEPS)
         rows = Draws(seed, step).permutation("critic batch", len(first))[:batch]
-        scores = critic(first[rows]) @ critic(second[rows]).T * critic.log_scale.clamp(max=math.log(200.0)).exp()
+        scores = (
+            critic(first[rows])
+            @ critic(second[rows]).T
+            * critic.log_scale.clamp(max=math.log(200.0)).exp()
+        )
         loss = (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
         optimizer.zero_grad()
         loss.backward()
@@ -92,7 +104,8 @@ def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> float:
 
 
 def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
-    """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section search over its logarithm.
+    """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section
+    search over its logarithm.
 
     Choosing it on the pairs that are then reported would make the value no bound.
     """

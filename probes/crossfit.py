@@ -1,6 +1,7 @@
 """Critics for paired samples, cross-fitted: every pair is scored by critics that never saw it.
 
-n = pairs, F = folds, E = F (F - 1) / 2 critics trained side by side, B = batch, P = code dimensions.
+n = pairs, F = folds, E = F (F - 1) / 2 critics trained side by side, B = batch, P = code
+dimensions.
 """
 
 from core.information import scores
@@ -30,7 +31,9 @@ LEAST_STEPS, MOST_STEPS = 600, 3000
 
 
 class Held(NamedTuple):
-    """One fold and what scores it: codes [n_f, P] whose inner product is the score, centred so that it estimates a log density ratio."""
+    """One fold and what scores it: codes [n_f, P] whose inner product is the score, centred so that
+    it estimates a log density ratio.
+    """
 
     rows: Rows
     query: Tensor
@@ -47,24 +50,35 @@ class Fit(NamedTuple):
 class Towers(nn.Module):
     """E critics at once, f(x, y) = base + <g(x), h(y)> + a(x) + b(y), each with weights of its own.
 
-    `base` is the Gaussian critic, which holds the bilinear term in closed form; the networks g and h start at zero beside it.
+    `base` is the Gaussian critic, which holds the bilinear term in closed form; the networks g and
+    h start at zero beside it.
     """
 
     def __init__(self, critics: int, dx: int, dy: int):
         super().__init__()
         self.of_x, self.of_y = (
-            nn.ModuleList([Stacked(critics, d, HIDDEN), Stacked(critics, HIDDEN, HIDDEN), Stacked(critics, HIDDEN, CODES + 1)])
+            nn.ModuleList(
+                [
+                    Stacked(critics, d, HIDDEN),
+                    Stacked(critics, HIDDEN, HIDDEN),
+                    Stacked(critics, HIDDEN, CODES + 1),
+                ]
+            )
             for d in (dx, dy)
         )
         with torch.no_grad():
             self.of_x[-1].weight[..., -1] = 0  # type: ignore[index, operator]
             self.of_y[-1].weight.zero_()  # type: ignore[operator, union-attr]
 
-    def forward(self, x: Tensor, y: Tensor, base_x: Tensor, base_y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, y: Tensor, base_x: Tensor, base_y: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Codes [E, B, P] of both sides."""
         g, h = _through(self.of_x, x), _through(self.of_y, y)
         one = torch.ones_like(g[..., :1])
-        return torch.cat([g, one, base_x], -1), torch.cat([h[..., :-1], one, h[..., -1:], base_y], -1)
+        return torch.cat([g, one, base_x], -1), torch.cat(
+            [h[..., :-1], one, h[..., -1:], base_y], -1
+        )
 
 
 class Stacked(nn.Module):
@@ -72,19 +86,25 @@ class Stacked(nn.Module):
 
     def __init__(self, critics: int, width_in: int, width_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(critics, width_in, width_out) * math.sqrt(2 / width_in))
+        self.weight = nn.Parameter(
+            torch.randn(critics, width_in, width_out) * math.sqrt(2 / width_in)
+        )
         self.bias = nn.Parameter(torch.zeros(critics, 1, width_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def cross_fit(x: Array, y: Array, seed: int = 0, objective: str = "infonce", memorise: bool = False) -> Fit:
-    """Train a critic for every pair of folds on the other folds; its best step on one of the two serves the other, and back.
+def cross_fit(
+    x: Array, y: Array, seed: int = 0, objective: str = "infonce", memorise: bool = False
+) -> Fit:
+    """Train a critic for every pair of folds on the other folds; its best step on one of the two
+    serves the other, and back.
 
-    So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in any choice: the step is chosen on another
-    fold. The mean of critics is better than each, as their errors differ. `objective` is "infonce" or "js" (the Jensen-Shannon one);
-    `memorise` keeps the last step instead of the best, to show that a held-out value forgives nothing.
+    So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in any
+    choice: the step is chosen on another fold. The mean of critics is better than each, as their
+    errors differ. `objective` is "infonce" or "js" (the Jensen-Shannon one); `memorise` keeps the
+    last step instead of the best, to show that a held-out value forgives nothing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -95,8 +115,16 @@ def cross_fit(x: Array, y: Array, seed: int = 0, objective: str = "infonce", mem
         return _train(sides, folds, members, seed, objective, memorise)
 
 
-def _read(x: Array, y: Array, folds: list[Rows], members: list[tuple[int, int]], random: np.random.Generator) -> list[Tensor]:
-    """Features and base codes of all pairs as each critic reads them, [E, n, d] each; maps and base are fitted on its training folds."""
+def _read(
+    x: Array,
+    y: Array,
+    folds: list[Rows],
+    members: list[tuple[int, int]],
+    random: np.random.Generator,
+) -> list[Tensor]:
+    """Features and base codes of all pairs as each critic reads them, [E, n, d] each; maps and base
+    are fitted on its training folds.
+    """
     parts: list[list[Array]] = [[], [], [], []]
     width_x = width_y = 0
     for pair in members:
@@ -109,20 +137,35 @@ def _read(x: Array, y: Array, folds: list[Rows], members: list[tuple[int, int]],
             part.append(array)
     widths = (width_x, width_y, *[max(array.shape[1] for array in parts[side]) for side in (2, 3)])
     return [
-        torch.stack([F.pad(torch.from_numpy(array).float(), (0, width - array.shape[1])) for array in part])
+        torch.stack(
+            [F.pad(torch.from_numpy(array).float(), (0, width - array.shape[1])) for array in part]
+        )
         for part, width in zip(parts, widths, strict=True)
     ]
 
 
-def _train(sides: list[Tensor], folds: list[Rows], members: list[tuple[int, int]], seed: int, objective: str, memorise: bool) -> Fit:
+def _train(
+    sides: list[Tensor],
+    folds: list[Rows],
+    members: list[tuple[int, int]],
+    seed: int,
+    objective: str,
+    memorise: bool,
+) -> Fit:
     n, critics = sides[0].shape[1], len(members)
     towers = Towers(critics, sides[0].shape[2], sides[1].shape[2])
     optimizer = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=DECAY)
-    used = [np.concatenate([fold for number, fold in enumerate(folds) if number not in pair]) for pair in members]
+    used = [
+        np.concatenate([fold for number, fold in enumerate(folds) if number not in pair])
+        for pair in members
+    ]
     least = min(map(len, used))
     rows = torch.from_numpy(np.stack([part[:least] for part in used]))
     checked = min(MOST_CHECKED, min(map(len, folds)))
-    judges = [torch.from_numpy(np.stack([folds[pair[side]][:checked] for pair in members])) for side in (0, 1)]
+    judges = [
+        torch.from_numpy(np.stack([folds[pair[side]][:checked] for pair in members]))
+        for side in (0, 1)
+    ]
     each, batch = torch.arange(critics)[:, None], min(BATCH, least)
     steps = int(min(MOST_STEPS, max(LEAST_STEPS, STEPS_A_PAIR * n)))
     score = _infonce if objective == "infonce" else js_objective
@@ -137,12 +180,21 @@ def _train(sides: list[Tensor], folds: list[Rows], members: list[tuple[int, int]
 
     best = [judged(0), judged(1)]
     kept = [_copy(towers), _copy(towers)]
-    generator, order, place, worse, step = torch.Generator().manual_seed(seed), torch.empty(0), least, 0, 0
+    generator, order, place, worse, step = (
+        torch.Generator().manual_seed(seed),
+        torch.empty(0),
+        least,
+        0,
+        0,
+    )
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, step / WARMUP) * (1 - (step - 1) / steps)
         if place + batch > least:
-            order, place = rows.gather(1, torch.rand(critics, least, generator=generator).argsort(1)), 0
+            order, place = (
+                rows.gather(1, torch.rand(critics, least, generator=generator).argsort(1)),
+                0,
+            )
         q, k = codes(order[:, place : place + batch])
         place += batch
         optimizer.zero_grad()
@@ -172,31 +224,50 @@ def _score(
     gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in folds]
     calibration: list[scores.Scores] = []
     each, longest = torch.arange(len(members))[:, None], max(map(len, folds))
-    for side in (0, 1):  # the snapshot that members[e][side] chose serves the other fold of the pair
+    for side in (
+        0,
+        1,
+    ):  # the snapshot that members[e][side] chose serves the other fold of the pair
         towers.load_state_dict(kept[side])
-        served = torch.from_numpy(np.stack([np.resize(folds[pair[1 - side]], longest) for pair in members]))
+        served = torch.from_numpy(
+            np.stack([np.resize(folds[pair[1 - side]], longest) for pair in members])
+        )
         chosen_q, chosen_k = towers(*(part[each, judges[side]] for part in sides))
         served_q, served_k = towers(*(part[each, served] for part in sides))
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
-            offset = chosen.others.logsumexp(0).item() - math.log(len(chosen.own) * chosen.negatives)
+            offset = chosen.others.logsumexp(0).item() - math.log(
+                len(chosen.own) * chosen.negatives
+            )
             calibration.append(chosen.shifted(-offset))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
-            constant = torch.full_like(q[:, :1], -offset)  # E_p(x)p(y)[e^f] = 1 on the fold that chose, as of a log density ratio
-            gathered[fold].append((torch.cat([q, constant], 1), torch.cat([k, torch.ones_like(constant)], 1)))
+            constant = torch.full_like(
+                q[:, :1], -offset
+            )  # E_p(x)p(y)[e^f] = 1 on the fold that chose, as of a log density ratio
+            gathered[fold].append(
+                (torch.cat([q, constant], 1), torch.cat([k, torch.ones_like(constant)], 1))
+            )
     held = [
-        Held(rows, torch.cat([q for q, _ in pairs], 1) / len(pairs), torch.cat([k for _, k in pairs], 1))
+        Held(
+            rows,
+            torch.cat([q for q, _ in pairs], 1) / len(pairs),
+            torch.cat([k for _, k in pairs], 1),
+        )
         for rows, pairs in zip(folds, gathered, strict=True)
     ]
-    value = float(np.mean([infonce_symmetric(chosen).terms.mean().item() for chosen in calibration]))
+    value = float(
+        np.mean([infonce_symmetric(chosen).terms.mean().item() for chosen in calibration])
+    )
     return Fit(held, value, best_alpha(calibration, ALPHAS), steps)
 
 
 def _infonce(matrix: Tensor) -> Tensor:
     """Symmetric InfoNCE value of matrices [E, B, B], in nats [E]."""
     own = matrix.diagonal(dim1=-2, dim2=-1)
-    return (own - (matrix.logsumexp(-1) + matrix.logsumexp(-2)) / 2).mean(-1) + math.log(matrix.shape[-1])
+    return (own - (matrix.logsumexp(-1) + matrix.logsumexp(-2)) / 2).mean(-1) + math.log(
+        matrix.shape[-1]
+    )
 
 
 def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:

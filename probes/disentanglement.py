@@ -1,7 +1,9 @@
-"""Whether single features stand for single factors: MIG, DCI and SAP of frozen features on known factors.
+"""Whether single features stand for single factors: MIG, DCI and SAP of frozen features on known
+factors.
 
-Each is 1 where every factor has one feature to itself and near 0 where they are mixed; none is an information bound. A rotation of the code
-keeps every nat and loses all of them. n = images, D = feature dimensions, F = factors, B = bins.
+Each is 1 where every factor has one feature to itself and near 0 where they are mixed; none is an
+information bound. A rotation of the code keeps every nat and loses all of them. n = images, D =
+feature dimensions, F = factors, B = bins.
 """
 
 from core.run.features import Features
@@ -14,9 +16,13 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
-BINS = 20  # of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature changes nothing
+# of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature
+# changes nothing
+BINS = 20
 TREES = 20  # extremely randomised, a factor
-MOST = 5000  # training images that bins, thresholds and trees are fitted on, so that it takes seconds
+MOST = (
+    5000  # training images that bins, thresholds and trees are fitted on, so that it takes seconds
+)
 
 
 def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str, Any]:
@@ -25,7 +31,10 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
     chosen = torch.arange(min(MOST, len(train.x))) * len(train.x) // min(MOST, len(train.x))
     train, test = several(Features(train.x[chosen], train.y[chosen], train.factors)), several(test)
     edges = _edges(train.x)
-    counts = {split: _contingency(_binned(features.x, edges), features) for split, features in (("train", train), ("test", test))}
+    counts = {
+        split: _contingency(_binned(features.x, edges), features)
+        for split, features in (("train", train), ("test", test))
+    }
     return {
         "split": "test",
         "images": len(test.x),
@@ -37,7 +46,8 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
         **dci(train, test, seed),
         "estimators": {
             "mig": f"plug-in, {BINS} bins of equal mass a feature",
-            "sap": f"a class for each of {BINS} bins of equal mass, balanced accuracy on test above chance",
+            "sap": f"a class for each of {BINS} bins of equal mass, balanced accuracy on test"
+            " above chance",
             "dci": f"{TREES} extremely randomised trees a factor",
         },
     }
@@ -46,14 +56,17 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
 def several(features: Features) -> Features:
     """Features with the factors that have more than one value."""
     kept = [column for column, (_, values) in enumerate(features.factors) if values > 1]
-    return Features(features.x, features.y[:, kept], tuple(features.factors[column] for column in kept))
+    return Features(
+        features.x, features.y[:, kept], tuple(features.factors[column] for column in kept)
+    )
 
 
 def mig(counts: list[Tensor]) -> float:
-    """Mutual information gap (Chen et al. 2018): the mean over factors of (I(c_1; v) - I(c_2; v)) / H(v), c_1 and c_2 the two features that
-    know most of factor v.
+    """Mutual information gap (Chen et al. 2018): the mean over factors of (I(c_1; v) - I(c_2; v)) /
+    H(v), c_1 and c_2 the two features that know most of factor v.
 
-    `counts` holds one [D, B, values] a factor. The plug-in estimate of I is high by about (B - 1)(values - 1) / 2n nats, of both alike.
+    `counts` holds one [D, B, values] a factor. The plug-in estimate of I is high by about (B -
+    1)(values - 1) / 2n nats, of both alike.
     """
     gaps = []
     for joint in counts:
@@ -66,28 +79,36 @@ def mig(counts: list[Tensor]) -> float:
 
 
 def sap(train: list[Tensor], test: list[Tensor]) -> float:
-    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap between the two features that predict best.
+    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap
+    between the two features that predict best.
 
-    A factor is predicted from one feature by thresholds that are best for the balanced accuracy on train: here, a class for each bin.
-    Accuracies are rescaled so that chance is 0 and 1 can be reached, (accuracy - 1/values) / (1 - 1/values).
+    A factor is predicted from one feature by thresholds that are best for the balanced accuracy on
+    train: here, a class for each bin. Accuracies are rescaled so that chance is 0 and 1 can be
+    reached, (accuracy - 1/values) / (1 - 1/values).
     """
     gaps = []
     for fitted, read in zip(train, test, strict=True):
         values = fitted.shape[2]
-        likely = (fitted / fitted.sum(1, keepdim=True).clamp(min=1)).argmax(2, keepdim=True)  # [D, B, 1], the class that a bin is most of
-        right = torch.zeros_like(read).scatter_(2, likely, read.gather(2, likely)).sum(1)  # [D, values]
+        likely = (fitted / fitted.sum(1, keepdim=True).clamp(min=1)).argmax(
+            2, keepdim=True
+        )  # [D, B, 1], the class that a bin is most of
+        right = (
+            torch.zeros_like(read).scatter_(2, likely, read.gather(2, likely)).sum(1)
+        )  # [D, values]
         accuracy = (right / read.sum(1).clamp(min=1)).mean(1)
         gaps.append(_gap((accuracy - 1 / values) / (1 - 1 / values)))
     return sum(gaps) / len(gaps)
 
 
 def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
-    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the importance [D, F] of features to trees.
+    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the
+    importance [D, F] of features to trees.
 
         disentanglement = sum_d rho_d (1 - H_F(P_d)),   P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
-    with entropies to the base of their number of values. It takes several features, and several factors.
+    with entropies to the base of their number of values. It takes several features, and several
+    factors.
     """
     x, x_test = train.x.numpy(), test.x.numpy()
     importance, accuracy = [], []
@@ -96,15 +117,21 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         trees.fit(x, train.y[:, column].numpy())
         importance.append(trees.feature_importances_)
         accuracy.append(float((trees.predict(x_test) == test.y[:, column].numpy()).mean()))
-    return scores(torch.from_numpy(np.stack(importance, 1))) | {"informativeness": sum(accuracy) / len(accuracy)}
+    return scores(torch.from_numpy(np.stack(importance, 1))) | {
+        "informativeness": sum(accuracy) / len(accuracy)
+    }
 
 
 def scores(importance: Tensor) -> dict[str, float]:
     """Disentanglement and completeness of importances [D, F]."""
     dimensions, factors = importance.shape
     of_dimension, of_factor = importance.sum(1), importance.sum(0)
-    apart = 1 - torch.special.entr(importance / of_dimension.clamp(min=1e-12)[:, None]).sum(1) / math.log(factors)
-    whole = 1 - torch.special.entr(importance / of_factor.clamp(min=1e-12)).sum(0) / math.log(max(2, dimensions))
+    apart = 1 - torch.special.entr(importance / of_dimension.clamp(min=1e-12)[:, None]).sum(
+        1
+    ) / math.log(factors)
+    whole = 1 - torch.special.entr(importance / of_factor.clamp(min=1e-12)).sum(0) / math.log(
+        max(2, dimensions)
+    )
     whole = torch.where(of_factor > 0, whole, 0.0)  # what no feature tells, none is complete for
     weight = of_dimension / importance.sum().clamp(min=1e-12)
     return {"disentanglement": (weight * apart).sum().item(), "completeness": whole.mean().item()}
@@ -128,11 +155,15 @@ def _binned(x: Tensor, edges: Tensor) -> Tensor:
 
 
 def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
-    """How often each bin of each feature meets each value of a factor: [D, B, values] for each factor."""
+    """How often each bin of each feature meets each value of a factor: [D, B, values] for each
+    factor.
+    """
     found = []
     for column, (_, values) in enumerate(features.factors):
         cell = bins * values + features.y[:, column]
         found.append(
-            torch.zeros(len(bins), BINS * values, dtype=torch.int64).scatter_add_(1, cell, torch.ones_like(cell)).view(-1, BINS, values)
+            torch.zeros(len(bins), BINS * values, dtype=torch.int64)
+            .scatter_add_(1, cell, torch.ones_like(cell))
+            .view(-1, BINS, values)
         )
     return found

@@ -1,11 +1,23 @@
-"""Mutual information of any paired samples: bounds from cross-fitted critics, with what each may claim.
+"""Mutual information of any paired samples: bounds from cross-fitted critics, with what each may
+claim.
 
 n = pairs, C = candidates, the pairs of one held-out fold.
 """
 
 from core.errors import UserError, nearest
 from core.information import scores
-from core.information.bounds import Bound, Estimate, alpha_bound, dv, infonce_symmetric, infonce_terms, interval, js, nwj, smile
+from core.information.bounds import (
+    Bound,
+    Estimate,
+    alpha_bound,
+    dv,
+    infonce_symmetric,
+    infonce_terms,
+    interval,
+    js,
+    nwj,
+    smile,
+)
 from core.information.verdict import NEAR, verdict
 
 import math
@@ -22,22 +34,39 @@ from probes.normal_scores import normal_scores
 from probes.pairs import Pairs, check_pairs
 
 LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"
-SIDES = {"infonce": LOWER, "alpha": LOWER, "nwj": LOWER, "js": LOWER, "dv": BIASED, "smile": NONE, "ksg": NONE}
+SIDES = {
+    "infonce": LOWER,
+    "alpha": LOWER,
+    "nwj": LOWER,
+    "js": LOWER,
+    "dv": BIASED,
+    "smile": NONE,
+    "ksg": NONE,
+}
 DEFAULT = ("infonce", "alpha", "nwj", "ksg")
 KSG_DIMENSIONS = 10  # in all, above which its bias makes it useless
 
 Found = dict[str, Any]
 
 
-def estimate(x: ArrayLike, y: ArrayLike, estimators: tuple[str, ...] = DEFAULT, seed: int = 0, name: str = "pairs") -> Found:
-    """I(X; Y) of paired samples x [n, dx], y [n, dy] in nats, each estimator with interval, ceiling, side and verdict.
+def estimate(
+    x: ArrayLike,
+    y: ArrayLike,
+    estimators: tuple[str, ...] = DEFAULT,
+    seed: int = 0,
+    name: str = "pairs",
+) -> Found:
+    """I(X; Y) of paired samples x [n, dx], y [n, dy] in nats, each estimator with interval,
+    ceiling, side and verdict.
 
     - "infonce", the headline: symmetric, C the pairs of a held-out fold; swept over smaller C.
     - "alpha": Poole's interpolated bound beyond log C, alpha chosen on calibration folds.
-    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see `core.information.bounds`.
+    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see
+      `core.information.bounds`.
     - "ksg": nearest neighbours, up to ten dimensions in all.
 
-    Every pair is scored by critics that never saw it (`probes.crossfit`). `UserError` where the pairs can not be used (`probes.pairs`).
+    Every pair is scored by critics that never saw it (`probes.crossfit`). `UserError` where the
+    pairs can not be used (`probes.pairs`).
     """
     for word in estimators:
         if word not in SIDES:
@@ -65,7 +94,10 @@ def estimate(x: ArrayLike, y: ArrayLike, estimators: tuple[str, ...] = DEFAULT, 
         "split": f"held out, {FOLDS} folds, {FOLDS - 1} critics each",
         "seed": seed,
         "estimators": {key: found[key] for key in found if key in estimators or key == "infonce"},
-        "sweep": [{"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)} for c, e in sweep],
+        "sweep": [
+            {"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)}
+            for c, e in sweep
+        ],
         "calibration": fit.calibration,
         "remarks": pairs.remarks,
     }
@@ -97,16 +129,25 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     bounds = [read[estimator](scores.paired(fold.query, fold.key)) for fold in fit.folds]
     value = interval(torch.cat([b.terms for b in bounds]), torch.cat([b.influence for b in bounds]))
     candidates = min(len(fold.query) for fold in fit.folds)
-    ceiling = {"infonce": math.log(candidates), "alpha": math.log((candidates - 1) / fit.alpha)}.get(estimator)
+    ceiling = {
+        "infonce": math.log(candidates),
+        "alpha": math.log((candidates - 1) / fit.alpha),
+    }.get(estimator)
     if estimator != "infonce":
-        word = _other_verdict(value, headline, min(ceiling or math.inf, math.log(sum(len(fold.query) for fold in fit.folds))))
+        word = _other_verdict(
+            value,
+            headline,
+            min(ceiling or math.inf, math.log(sum(len(fold.query) for fold in fit.folds))),
+        )
     entry = _entry(value, SIDES[estimator], candidates, ceiling, word)
     return entry | ({"alpha": fit.alpha} if estimator == "alpha" else {})
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
-    """Critics are judged against InfoNCE on the same pairs: both bound one quantity, so the lower one is loose. `ceiling` is log n at
-    most, as no distribution-free lower bound can be trusted above it (McAllester & Stratos 2020)."""
+    """Critics are judged against InfoNCE on the same pairs: both bound one quantity, so the lower
+    one is loose. `ceiling` is log n at most, as no distribution-free lower bound can be trusted
+    above it (McAllester & Stratos 2020).
+    """
     if value.mean <= 0 or value.high < headline.low - 0.1:
         return "critic-limited"
     return "saturated" if value.mean > NEAR * ceiling else "converged"
@@ -127,7 +168,9 @@ def _ksg(pairs: Pairs) -> Found:
     return _entry(interval(torch.from_numpy(np.asarray(terms))), NONE, None, None, "no bound")
 
 
-def _entry(value: Estimate, side: str, candidates: int | None, ceiling: float | None, word: str) -> Found:
+def _entry(
+    value: Estimate, side: str, candidates: int | None, ceiling: float | None, word: str
+) -> Found:
     return {
         "value": value.mean,
         "error": value.error,
@@ -141,12 +184,15 @@ def _entry(value: Estimate, side: str, candidates: int | None, ceiling: float | 
 
 
 def conclusion(found: Found) -> str:
-    """What a careful person would say: the lower end of InfoNCE's interval, and what holds it down."""
+    """What a careful person would say: the lower end of InfoNCE's interval, and what holds it
+    down.
+    """
     headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")
     least, word = math.floor(100 * headline["low"]) / 100, headline["verdict"]
     if headline["low"] <= 0:
         return (
-            f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f} nats):"
+            f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f}"
+            " nats):"
             " x and y are independent, or the critics can not see how they depend"
         )
     beyond = ""
@@ -155,8 +201,11 @@ def conclusion(found: Found) -> str:
         beyond = f"; the alpha-bound ({alpha['alpha']:g}), which log C does not hold, says at least {least_alpha:.2f}"
     reason = {
         "converged": "the ceiling does not bind",
-        "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs would show more",
-        "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these pairs, so the truth may be far above",
-        "critic-limited": "the critics do much better on the pairs that chose them, so more pairs would show more",
+        "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
+        " would show more",
+        "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
+        " pairs, so the truth may be far above",
+        "critic-limited": "the critics do much better on the pairs that chose them, so more pairs"
+        " would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"

@@ -1,4 +1,5 @@
-"""How a frozen encoder lays out held-out images: agreement of views, spread of images, dimensions in use, and whether they have collapsed.
+"""How a frozen encoder lays out held-out images: agreement of views, spread of images, dimensions
+in use, and whether they have collapsed.
 
 n = images of the test split, V = views of each, D = dimensions.
 """
@@ -23,15 +24,21 @@ MOST = 25_600  # images, as RankMe takes them
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8
 
 
-def geometry(method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The geometry of the features that probes read and, of a method with codes, of its (query) codes: numbers on the test split.
+def geometry(
+    method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The geometry of the features that probes read and, of a method with codes, of its (query)
+    codes: numbers on the test split.
 
-    Alignment and LiDAR are absent where two views would be the same image. `sentence` is there where something has collapsed.
+    Alignment and LiDAR are absent where two views would be the same image. `sentence` is there
+    where something has collapsed.
     """
     test = open_source(run.data, "test", run.seed)
     native = isinstance(method, PairCritic)
     pairs = read_pairs(method, test, seed, device, native, MOST)
-    spaces: dict[str, tuple[tuple[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {"features": (pairs.features, method.embed)}
+    spaces: dict[str, tuple[tuple[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {
+        "features": (pairs.features, method.embed)
+    }
     if isinstance(method, PairCritic):
         critic = method
         spaces["codes"] = pairs.codes, lambda view: critic.codes(view, view)[0]
@@ -43,13 +50,18 @@ def geometry(method: Method, run: RunConfig, seed: int = 0, device: torch.device
         found[name] = layout(views[0])
         if run.data.views_differ:
             first, second = (F.normalize(x, dim=1) for x in views)
-            found[name] |= {"alignment": alignment(first, second).item(), "lidar": lidar(read_views(encode, test, seed, device))}
+            found[name] |= {
+                "alignment": alignment(first, second).item(),
+                "lidar": lidar(read_views(encode, test, seed, device)),
+            }
     sentences = [f"{name} {said}" for name in spaces if (said := collapse(found[name]))]
     return found | ({"sentence": "; ".join(sentences)} if sentences else {})
 
 
 def layout(x: Tensor) -> dict[str, float]:
-    """What can be said of one view of each image, features or codes [n, D]; uniformity is that of their directions."""
+    """What can be said of one view of each image, features or codes [n, D]; uniformity is that of
+    their directions.
+    """
     spread = deviations(x)
     return {
         "dimensions": x.shape[1],
@@ -63,7 +75,11 @@ def layout(x: Tensor) -> dict[str, float]:
 
 def collapse(space: dict[str, float]) -> str:
     """What has collapsed, as words for a person; empty where nothing has."""
-    dimensions, rank, dead = int(space["dimensions"]), space["effective_rank"], space["dead_dimensions"]
+    dimensions, rank, dead = (
+        int(space["dimensions"]),
+        space["effective_rank"],
+        space["dead_dimensions"],
+    )
     if rank < min(2, (1 + dimensions) / 2) or space["deviation"] < 0.05:
         return f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation {space['deviation']:.2f} of 1"
     if dead > 0.5:
@@ -72,8 +88,14 @@ def collapse(space: dict[str, float]) -> str:
 
 
 @torch.no_grad()
-def read_views(encode: Callable[[Tensor], Tensor], source: Source, seed: int, device: torch.device | str) -> Tensor:
-    """What `encode` makes of several fresh views of some images spread over the split, [n, V, D]."""
+def read_views(
+    encode: Callable[[Tensor], Tensor], source: Source, seed: int, device: torch.device | str
+) -> Tensor:
+    """What `encode` makes of several fresh views of some images spread over the split, [n, V,
+    D].
+    """
     order = reading_order(len(source), seed, device=device, purpose="lidar", most=LIDAR_IMAGES)
     batches = source.batches(order, LIDAR_VIEWS)
-    return torch.cat([torch.stack([encode(view).float().cpu() for view in batch.views], 1) for batch in batches])
+    return torch.cat(
+        [torch.stack([encode(view).float().cpu() for view in batch.views], 1) for batch in batches]
+    )

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
-QUERIES, GROUP = 256, 16  # test images searched at a time, and training images that stand behind one maximum
+QUERIES, GROUP = (
+    256,
+    16,
+)  # test images searched at a time, and training images that stand behind one maximum
 
 
 class Neighbours(NamedTuple):
@@ -28,7 +31,9 @@ class Neighbours(NamedTuple):
 
 
 def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = None) -> Neighbours:
-    """Exact search by cosine similarity: faiss on the CPU, the reference, or in blocks by torch on `device`. k is at most n."""
+    """Exact search by cosine similarity: faiss on the CPU, the reference, or in blocks by torch on
+    `device`. k is at most n.
+    """
     k = min(k, len(bank))
     bank, query = F.normalize(bank, dim=1), F.normalize(query, dim=1)
     if device is not None:
@@ -39,10 +44,12 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
 
 
 def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
-    """The k largest inner products of each query with the bank [n, D], where the bank is; results on the CPU.
+    """The k largest inner products of each query with the bank [n, D], where the bank is; results
+    on the CPU.
 
-    Selecting costs more than multiplying, so most of a row is never sorted: the k groups of columns with the largest maxima hold the
-    k largest values, as each of those maxima is one of k values that no other group can pass.
+    Selecting costs more than multiplying, so most of a row is never sorted: the k groups of columns
+    with the largest maxima hold the k largest values, as each of those maxima is one of k values
+    that no other group can pass.
     """
     groups = len(bank) // GROUP
     rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
@@ -53,9 +60,13 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
             values, place = scores.topk(k)
             found.append((values, place))
             continue
-        grouped = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups))  # column c is in group c mod groups
+        grouped = scores[:, : groups * GROUP].unflatten(
+            1, (GROUP, groups)
+        )  # column c is in group c mod groups
         group = grouped.amax(1).topk(k, sorted=False).indices
-        column = (group[:, None] + groups * torch.arange(GROUP, device=group.device)[:, None]).flatten(1)
+        column = (
+            group[:, None] + groups * torch.arange(GROUP, device=group.device)[:, None]
+        ).flatten(1)
         column = torch.cat([column, rest.expand(len(block), -1)], 1)
         best = scores.gather(1, column).topk(k)
         found.append((best.values, column.gather(1, best.indices)))
@@ -63,13 +74,23 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Predicted classes [m]: each neighbour votes for its label [m, k] with weight exp(similarity / T)."""
-    weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)  # a common factor changes no vote
+    """Predicted classes [m]: each neighbour votes for its label [m, k] with weight exp(similarity /
+    T).
+    """
+    weight = torch.exp(
+        (similarity - similarity[:, :1]).double() / temperature
+    )  # a common factor changes no vote
     votes = torch.zeros(len(labels), classes, dtype=torch.float64)
     return votes.scatter_add_(1, labels, weight).argmax(1)
 
 
-def knn(train: Features, test: Features, k: int = 200, temperature: float = 0.1, found: Neighbours | None = None) -> dict[str, float]:
+def knn(
+    train: Features,
+    test: Features,
+    k: int = 200,
+    temperature: float = 0.1,
+    found: Neighbours | None = None,
+) -> dict[str, float]:
     """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1". k is at most n.
 
     `found` are at least k neighbours of a search that is already done.
@@ -80,4 +101,9 @@ def knn(train: Features, test: Features, k: int = 200, temperature: float = 0.1,
     for column, (factor, classes) in enumerate(train.factors):
         predicted = vote(similarity, train.y[:, column][neighbour], classes, temperature)
         scores[f"top1/{factor}"] = (predicted == test.y[:, column]).double().mean().item()
-    return {"top1": sum(scores.values()) / len(scores), **scores, "k": float(k), "temperature": temperature}
+    return {
+        "top1": sum(scores.values()) / len(scores),
+        **scores,
+        "k": float(k),
+        "temperature": temperature,
+    }

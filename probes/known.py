@@ -1,6 +1,7 @@
 """Sources of pairs whose mutual information is known: what every estimator is held against.
 
-n = pairs, d = dimensions of each side, rho = correlation. A source is a function of (n, seed); information in nats.
+n = pairs, d = dimensions of each side, rho = correlation. A source is a function of (n, seed);
+information in nats.
 """
 
 import math
@@ -16,7 +17,9 @@ Map = Callable[[Array], Array]
 
 
 class Known(NamedTuple):
-    """Pairs x [n, dx], y [n, dy], and log p(x_i, y_i) / p(x_i) p(y_i) [n], whose mean is what this very sample holds."""
+    """Pairs x [n, dx], y [n, dy], and log p(x_i, y_i) / p(x_i) p(y_i) [n], whose mean is what this
+    very sample holds.
+    """
 
     x: Array
     y: Array
@@ -33,7 +36,9 @@ def correlation(information: float, d: int) -> float:
 
 
 def gaussian(information: float, d: int, informative: int | None = None) -> Source:
-    """Standard normal pairs; `informative` dimensions (all by default) are correlated equally, the others are noise."""
+    """Standard normal pairs; `informative` dimensions (all by default) are correlated equally, the
+    others are noise.
+    """
     carriers = informative or d
     rho = np.zeros(d)
     rho[:carriers] = correlation(information, carriers)
@@ -74,7 +79,9 @@ def swiss_roll(x: Array) -> Array:
 
 
 def spiral(x: Array, speed: float = 0.5) -> Array:
-    """Turns the first two coordinates by an angle that grows with the distance from the origin, which turning leaves as it is."""
+    """Turns the first two coordinates by an angle that grows with the distance from the origin,
+    which turning leaves as it is.
+    """
     angle = speed * (x**2).sum(1)
     turned = x.copy()
     turned[:, 0] = np.cos(angle) * x[:, 0] - np.sin(angle) * x[:, 1]
@@ -83,23 +90,29 @@ def spiral(x: Array, speed: float = 0.5) -> Array:
 
 
 def additive_uniform(width: float) -> Source:
-    """y = x + u, x uniform on [0, 1], u on [-width, width]:  I = width - log(2 width), or 1 / (4 width) beyond width 1/2."""
+    """y = x + u, x uniform on [0, 1], u on [-width, width]:  I = width - log(2 width), or 1 / (4
+    width) beyond width 1/2.
+    """
     information = width - math.log(2 * width) if width <= 0.5 else 1 / (4 * width)
 
     def draw(n: int, seed: int) -> Known:
         random = np.random.default_rng(seed)
         x = random.uniform(size=(n, 1))
         y = x + random.uniform(-width, width, size=(n, 1))
-        reach = np.minimum(1, y + width) - np.maximum(0, y - width)  # p(y) = reach / (2 width), p(y|x) = 1 / (2 width)
+        reach = np.minimum(1, y + width) - np.maximum(
+            0, y - width
+        )  # p(y) = reach / (2 width), p(y|x) = 1 / (2 width)
         return Known(x, y, -np.log(reach[:, 0]), information)
 
     return draw
 
 
 def student(information: float, d: int, freedom: int) -> Source:
-    """Multivariate t: Gaussian pairs that hold `information`, both sides divided by one chi variable, which adds to it.
+    """Multivariate t: Gaussian pairs that hold `information`, both sides divided by one chi
+    variable, which adds to it.
 
-    I = h(x) + h(y) - h(x, y), h of k dimensions = log(Gamma(v/2) (pi v)^(k/2) / Gamma((v+k)/2)) + (v+k)/2 (psi((v+k)/2) - psi(v/2)).
+    I = h(x) + h(y) - h(x, y), h of k dimensions = log(Gamma(v/2) (pi v)^(k/2) / Gamma((v+k)/2)) +
+    (v+k)/2 (psi((v+k)/2) - psi(v/2)).
     """
     rho = correlation(information, d)
 
@@ -121,14 +134,18 @@ def student(information: float, d: int, freedom: int) -> Source:
         x, y = scale * x, scale * y
         square = ((x**2 + y**2 - 2 * rho * x * y) / (1 - rho**2)).sum(1)
         joint = log_density(square, 2 * d) + information  # log det of the dispersion is -2 I
-        return Known(x, y, joint - log_density((x**2).sum(1), d) - log_density((y**2).sum(1), d), truth)
+        return Known(
+            x, y, joint - log_density((x**2).sum(1), d) - log_density((y**2).sum(1), d), truth
+        )
 
     truth = information + 2 * entropy(d) - entropy(2 * d)
     return draw
 
 
 def channel(letters: int, error: float) -> Source:
-    """A letter, and what a symmetric channel makes of it:  I = log M - h(error) - error log(M - 1), h the binary entropy."""
+    """A letter, and what a symmetric channel makes of it:  I = log M - h(error) - error log(M - 1),
+    h the binary entropy.
+    """
     right, wrong = math.log(letters * (1 - error)), math.log(letters * error / (letters - 1))
 
     def draw(n: int, seed: int) -> Known:
@@ -137,14 +154,20 @@ def channel(letters: int, error: float) -> Source:
         kept = random.uniform(size=(n, 1)) >= error
         y = np.where(kept, x, (x + random.integers(1, letters, size=(n, 1))) % letters)
         pointwise = np.where(kept[:, 0], right, wrong)
-        return Known(x.astype(np.float64), y.astype(np.float64), pointwise, (1 - error) * right + error * wrong)
+        return Known(
+            x.astype(np.float64),
+            y.astype(np.float64),
+            pointwise,
+            (1 - error) * right + error * wrong,
+        )
 
     return draw
 
 
 def contents(m: int) -> Source:
-    """What sprites are, without the picture: each side shows the content by its place on a circle and hides it by what is drawn afresh,
-    so that I = log M."""
+    """What sprites are, without the picture: each side shows the content by its place on a circle
+    and hides it by what is drawn afresh, so that I = log M.
+    """
 
     def draw(n: int, seed: int) -> Known:
         random = np.random.default_rng(seed)
@@ -153,7 +176,9 @@ def contents(m: int) -> Source:
         for _ in range(2):
             angle = 2 * math.pi * (content + 0.6 * (random.uniform(size=n) - 0.5)) / m
             radius = 1 + 0.5 * random.uniform(size=n)
-            sides.append(np.stack([radius * np.cos(angle), radius * np.sin(angle), random.normal(size=n)], 1))
+            sides.append(
+                np.stack([radius * np.cos(angle), radius * np.sin(angle), random.normal(size=n)], 1)
+            )
         return Known(sides[0], sides[1], np.full(n, math.log(m)), math.log(m))
 
     return draw
@@ -162,8 +187,15 @@ def contents(m: int) -> Source:
 _BASE, _PLANE = gaussian(0.413, 1), gaussian(1.022, 3, informative=2)
 
 SUITE: dict[str, Source] = {
-    **{f"gaussian {d} x {d} of {information:g} nats": gaussian(information, d) for d in (1, 5, 20, 50) for information in (0, 1, 2, 4)},
-    **{f"gaussian 20 x 20 of {information:g} nats": gaussian(information, 20) for information in (6, 8, 10)},
+    **{
+        f"gaussian {d} x {d} of {information:g} nats": gaussian(information, d)
+        for d in (1, 5, 20, 50)
+        for information in (0, 1, 2, 4)
+    },
+    **{
+        f"gaussian 20 x 20 of {information:g} nats": gaussian(information, 20)
+        for information in (6, 8, 10)
+    },
     "gaussian 25 x 25 in 2 dimensions": gaussian(1.022, 25, informative=2),
     "normal cdf 5 x 5": mapped(gaussian(1.022, 5, informative=2), ndtr, ndtr),
     "half-cube 5 x 5": mapped(gaussian(1.022, 5, informative=2), half_cube, half_cube),

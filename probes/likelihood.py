@@ -1,7 +1,9 @@
-"""How likely test images are under a VAE: bounds on log p(x) that are tighter than the ELBO, from importance weights and from annealing.
+"""How likely test images are under a VAE: bounds on log p(x) that are tighter than the ELBO, from
+importance weights and from annealing.
 
-A bits-back file is bounded by the ELBO and by none of these, so every report gives the ELBO first. All in nats an image.
-n = images, B = images of a batch, S = samples (or chains) of each, L = latent dimensions.
+A bits-back file is bounded by the ELBO and by none of these, so every report gives the ELBO first.
+All in nats an image. n = images, B = images of a batch, S = samples (or chains) of each, L = latent
+dimensions.
 """
 
 from core.data.datasets import open_source
@@ -31,24 +33,37 @@ SIDE = "upper bound on -log p(x), in expectation"
 class Weighed(NamedTuple):
     """Bounds on log p(x) of B images from S importance weights w = p(x, z) / q(z|x) of each."""
 
-    bounds: dict[int, Tensor]  # k = 1, 10, 100 ... S -> [B], the mean of log (1/k) sum w over groups of k; k = 1 is the ELBO
+    bounds: dict[
+        int, Tensor
+        # k = 1, 10, 100 ... S -> [B], the mean of log (1/k) sum w over groups of k; k = 1 is the
+        # ELBO
+    ]
     effective: Tensor  # [B], (sum w)^2 / sum w^2, from 1 to S
 
 
 @torch.no_grad()
 def likelihood(
-    method: LatentModel, run: RunConfig, k: int, images: int, seed: int = 0, device: torch.device | str = "cpu"
+    method: LatentModel,
+    run: RunConfig,
+    k: int,
+    images: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), of images spread over the test split.
+    """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), of images
+    spread over the test split.
 
         log p(x) >= E log (1/k) sum_s p(x, z_s) / q(z_s|x),   z_s ~ q(z|x),
 
-    which is the ELBO at k = 1, never falls with k and tends to log p(x). Reported as upper bounds on -log p(x).
+    which is the ELBO at k = 1, never falls with k and tends to log p(x). Reported as upper bounds
+    on -log p(x).
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
     order = reading_order(len(source), seed, BLOCK, device, "likelihood", images)
     parts = [
-        importance_weights(joint_of(method, x), q, k, Draws(seed, number, device=device).fork("likelihood"))
+        importance_weights(
+            joint_of(method, x), q, k, Draws(seed, number, device=device).fork("likelihood")
+        )
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
     values = math.prod(source.shape) if method.discrete() else None
@@ -61,7 +76,9 @@ def likelihood(
         "dimensions": math.prod(source.shape),
         "k": k,
         "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
-        "importance_weighted": entry(interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values),
+        "importance_weighted": entry(
+            interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values
+        ),
         "gain": bounds(interval(read[k] - read[1])),
         "sweep": [{"k": count} | bounds(interval(-terms)) for count, terms in read.items()],
         "effective_samples": torch.cat([part.effective for part in parts]).mean().item(),
@@ -75,26 +92,41 @@ def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
     def log_joint(z: Tensor) -> Tensor:
         flat = z.flatten(0, 1)
         images = x.expand(len(z), *x.shape).flatten(0, 1)
-        found = method.likelihood(flat).log_prob(images).flatten(1).double().sum(1) + prior.log_prob(flat)
+        found = method.likelihood(flat).log_prob(images).flatten(1).double().sum(
+            1
+        ) + prior.log_prob(flat)
         return found.view(z.shape[:2])
 
     return log_joint
 
 
-def importance_weights(log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, draws: Draws) -> Weighed:
+def importance_weights(
+    log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, draws: Draws
+) -> Weighed:
     """k weights an image, summed as they come: no more than `ROWS` codes are held.
 
-    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event shape [L]. A group of 10^p weights is ten
-    groups of 10^(p-1), so that on one sample the bounds of ten times the k are never lower (Jensen's inequality).
+    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
+    shape [L]. A group of 10^p weights is ten groups of 10^(p-1), so that on one sample the bounds
+    of ten times the k are never lower (Jensen's inequality).
     """
     mean, sigma = q.mean, q.stddev
-    size, powers = max(1, ROWS // len(mean)), [10**power for power in range(len(str(k - 1)))] if k > 1 else []
-    log_sum, log_squares = (torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device) for _ in range(2))
-    unfinished = [log_sum.new_empty(0, len(mean)) for _ in powers]  # log sums of groups that wait until they are ten
+    size, powers = (
+        max(1, ROWS // len(mean)),
+        [10**power for power in range(len(str(k - 1)))] if k > 1 else [],
+    )
+    log_sum, log_squares = (
+        torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device)
+        for _ in range(2)
+    )
+    unfinished = [
+        log_sum.new_empty(0, len(mean)) for _ in powers
+    ]  # log sums of groups that wait until they are ten
     found = [log_sum.new_zeros(len(mean)) for _ in powers]
     for start in range(0, k, size):
         count = min(size, k - start)
-        noise = draws.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(count, *mean.shape)
+        noise = draws.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(
+            count, *mean.shape
+        )
         z = mean + sigma * noise.to(mean.dtype)
         groups = log_joint(z) - q.log_prob(z).double()  # [count, B]
         log_sum = torch.logaddexp(log_sum, groups.logsumexp(0))
@@ -110,19 +142,31 @@ def importance_weights(log_joint: Callable[[Tensor], Tensor], q: Distribution, k
 
 
 def ais(
-    method: LatentModel, run: RunConfig, steps: int, chains: int, images: int, seed: int = 0, device: torch.device | str = "cpu"
+    method: LatentModel,
+    run: RunConfig,
+    steps: int,
+    chains: int,
+    images: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images spread over the test split.
+    """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images
+    spread over the test split.
 
-    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x) is low in expectation (Jensen).
+    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x)
+    is low in expectation (Jensen).
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
     order = reading_order(len(source), seed, BLOCK, device, "likelihood", images)
     parts = [
-        anneal(joint_of(method, x), q, steps, chains, Draws(seed, number, device=device).fork("ais"))
+        anneal(
+            joint_of(method, x), q, steps, chains, Draws(seed, number, device=device).fork("ais")
+        )
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
-    elbo, found = (torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence"))
+    elbo, found = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence")
+    )
     values = math.prod(source.shape) if method.discrete() else None
     return {
         "quantity": "-log p(x)",
@@ -133,9 +177,15 @@ def ais(
         "steps": steps,
         "chains": chains,
         "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",
-        "transition": f"Hamiltonian, {LEAPS} leapfrog steps, step sizes tuned on chains of their own",
+        "transition": f"Hamiltonian, {LEAPS} leapfrog steps, step sizes tuned on chains of their"
+        " own",
         "accepted": sum(part.accepted * len(part.elbo) for part in parts) / len(elbo),
         "nelbo": entry(interval(-elbo), f"-ELBO, {chains} codes an image", SIDE, values),
-        "annealed": entry(interval(-found), f"annealed, {steps} steps, {chains} chains", f"stochastic {SIDE}", values),
+        "annealed": entry(
+            interval(-found),
+            f"annealed, {steps} steps, {chains} chains",
+            f"stochastic {SIDE}",
+            values,
+        ),
         "gain": bounds(interval(found - elbo)),
     }

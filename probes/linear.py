@@ -12,37 +12,59 @@ import torch.nn.functional as F
 from probes.logistic import Logistic
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda, chosen on a held-out tenth of train
-ROUGH = 1e-5  # relative; strengths a factor of ten apart are told from each other long before they are fitted to the last digit
+# relative; strengths a factor of ten apart are told from each other long before they are fitted to
+# the last digit
+ROUGH = 1e-5
 FINE = 1e-6  # relative; of the fit that is scored, far below what a score shows
 
 
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
-    """Top-1 and usable label information of every factor ("top1/FACTOR", "information/FACTOR") and their means.
+    """Top-1 and usable label information of every factor ("top1/FACTOR", "information/FACTOR") and
+    their means.
 
-    Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of the train split's class frequencies,
-    CE that of the probe, so it is what a linear reader gains from the features. lambda is chosen by CE on a held-out tenth of train and
-    the probe refitted on all of it; the test split is read once.
+    Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of
+    the train split's class frequencies, CE that of the probe, so it is what a linear reader gains
+    from the features. lambda is chosen by CE on a held-out tenth of train and the probe refitted on
+    all of it; the test split is read once.
     """
     mean, deviation = mean_and_deviation(train.x)
-    order, tenth = Draws(seed, 0).permutation("linear probe", len(train.x)), max(1, len(train.x) // 10)
+    order, tenth = (
+        Draws(seed, 0).permutation("linear probe", len(train.x)),
+        max(1, len(train.x) // 10),
+    )
     x, x_test = ((features - mean).div_(deviation) for features in (train.x[order], test.x))
     labels = train.y[order]
-    held, rest = slice(tenth), slice(tenth, None)  # of the shuffled images, so that neither is copied again for each factor
+    held, rest = (
+        slice(tenth),
+        slice(tenth, None),
+    )  # of the shuffled images, so that neither is copied again for each factor
     model = Logistic(x)
     top1, information, chosen = {}, {}, {}
     for column, (factor, classes) in enumerate(train.factors):
         y, y_test = labels[:, column], test.y[:, column]
         grid = model.fit(y, classes, STRENGTHS, rest, rough=ROUGH)
-        losses = [F.cross_entropy(F.linear(x[held], *parameters), y[held]) for parameters in zip(*model.parameters(grid), strict=True)]
+        losses = [
+            F.cross_entropy(F.linear(x[held], *parameters), y[held])
+            for parameters in zip(*model.parameters(grid), strict=True)
+        ]
         best = int(torch.stack(losses).argmin())
         chosen[factor] = STRENGTHS[best]
-        weight, bias = model.parameters(model.fit(y, classes, STRENGTHS[best : best + 1], start=grid[best : best + 1], rough=FINE))
+        weight, bias = model.parameters(
+            model.fit(
+                y, classes, STRENGTHS[best : best + 1], start=grid[best : best + 1], rough=FINE
+            )
+        )
         logits = F.linear(x_test, weight[0], bias[0])
-        frequency = (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)  # no class of probability zero
+        frequency = (torch.bincount(y, minlength=classes).double() + 1) / (
+            len(y) + classes
+        )  # no class of probability zero
         entropy = -frequency.log()[y_test].mean().item()
         top1[factor] = (logits.argmax(1) == y_test).double().mean().item()
         information[factor] = entropy - F.cross_entropy(logits.double(), y_test).item()
-    scores = {"top1": sum(top1.values()) / len(top1), "information": sum(information.values()) / len(information)}
+    scores = {
+        "top1": sum(top1.values()) / len(top1),
+        "information": sum(information.values()) / len(information),
+    }
     scores |= {f"top1/{factor}": value for factor, value in top1.items()} | {
         f"information/{factor}": value for factor, value in information.items()
     }

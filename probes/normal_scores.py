@@ -1,4 +1,5 @@
-"""Paired samples as a critic reads them: marginals mapped to normal scores, and a few features of each sample.
+"""Paired samples as a critic reads them: marginals mapped to normal scores, and a few features of
+each sample.
 
 n = samples, d = dimensions.
 """
@@ -12,22 +13,28 @@ SYMBOLS = 16  # a column with at most so many values is a symbol, not a quantity
 
 
 def normal_scores(reference: Array, x: Array) -> Array:
-    """Each column through the reference's empirical distribution function, then the normal quantile function; [n, d].
+    """Each column through the reference's empirical distribution function, then the normal quantile
+    function; [n, d].
 
-    Mutual information does not change under invertible maps of a coordinate, and a critic that sees no heavy tails is easier to fit.
-    `reference` is what the critic trains on, so that a held-out sample takes no part in its own map. Ties share their mean rank.
+    Mutual information does not change under invertible maps of a coordinate, and a critic that sees
+    no heavy tails is easier to fit. `reference` is what the critic trains on, so that a held-out
+    sample takes no part in its own map. Ties share their mean rank.
     """
     scores = np.empty_like(x)
     for column in range(x.shape[1]):
         known = np.sort(reference[:, column])
-        rank = (np.searchsorted(known, x[:, column], "left") + np.searchsorted(known, x[:, column], "right")) / 2
+        rank = (
+            np.searchsorted(known, x[:, column], "left")
+            + np.searchsorted(known, x[:, column], "right")
+        ) / 2
         scores[:, column] = ndtri((rank + 0.5) / (len(known) + 1))
     return scores
 
 
 def features(reference: Array, x: Array, scores: Array) -> Array:
-    """The scores, their radius (what is left of them under rotation, which elliptical tails and spirals turn on), and a one-hot code of
-    every column that holds few distinct values."""
+    """The scores, their radius (what is left of them under rotation, which elliptical tails and
+    spirals turn on), and a one-hot code of every column that holds few distinct values.
+    """
     square = (scores**2).sum(1, keepdims=True) / x.shape[1]
     parts = [scores, square - 1, np.log(square + 1e-2)]
     for column in range(x.shape[1]):

@@ -1,12 +1,14 @@
-"""The rate head: what it costs to keep of an image what frozen features of it keep, on one price list for every family.
+"""The rate head: what it costs to keep of an image what frozen features of it keep, on one price
+list for every family.
 
-Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read from z alone by p(x|z). For each price
-beta of a nat of rate, the head minimises D + beta R with
+Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
+from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R with
 
     R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)   in nats an image;
 
-"nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder with constant input (Alemi et al. 2018).
-All of it bounds from the outside: a better head may find a curve below.
+"nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder
+with constant input (Alemi et al. 2018). All of it bounds from the outside: a better head may find a
+curve below.
 
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
@@ -32,7 +34,11 @@ from torch import Tensor, nn
 BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
 MOST = {"train": 10_000, "val": 2_048, "test": 10_000}  # images read, evenly spread over the split
 BATCH, LATENT, WIDTH = 128, 32, 256
-NOTHING, FIRST, NEXT = (300, 0.3), (900, 4e-3), (150, 4e-3)  # steps and learning rate: of nothing, the first head, each later one
+NOTHING, FIRST, NEXT = (
+    (300, 0.3),
+    (900, 4e-3),
+    (150, 4e-3),
+)  # steps and learning rate: of nothing, the first head, each later one
 WARMUP, CHECKS = 20, 3  # steps; looks at val in a fit
 
 
@@ -65,12 +71,16 @@ class Nothing(nn.Module):
 
     def forward(self, features: Tensor, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """R = 0 and -log p(x), [B] each, in nats an image."""
-        distortion = -self.likelihood(self.parameters_of_x.expand_as(x)).log_prob(x).flatten(1).sum(1)
+        distortion = (
+            -self.likelihood(self.parameters_of_x.expand_as(x)).log_prob(x).flatten(1).sum(1)
+        )
         return torch.zeros_like(distortion), distortion
 
 
 class RateHead(nn.Module):
-    """q(z|h) from standardised features by a linear map plus a two-layer net, and a decoder that starts from what `nothing` knows."""
+    """q(z|h) from standardised features by a linear map plus a two-layer net, and a decoder that
+    starts from what `nothing` knows.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -81,10 +91,16 @@ class RateHead(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.skip = nn.Linear(len(mean), 2 * LATENT)
-        self.net = nn.Sequential(nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT))
-        # at this budget a convolutional decoder reached the same curve in twice the time, and it asks for sides that divide by 4
+        self.net = nn.Sequential(
+            nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT)
+        )
+        # at this budget a convolutional decoder reached the same curve in twice the time, and it
+        # asks for sides that divide by 4
         self.decoder = MLPDecoder(LATENT, tuple(nothing.parameters_of_x.shape[1:]), WIDTH)  # type: ignore[arg-type]
-        self.likelihood, self.parameters_of_x = copy.deepcopy(nothing.likelihood), copy.deepcopy(nothing.parameters_of_x)
+        self.likelihood, self.parameters_of_x = (
+            copy.deepcopy(nothing.likelihood),
+            copy.deepcopy(nothing.parameters_of_x),
+        )
 
     def forward(self, features: Tensor, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """KL(q(z|h) || p(z)) and -log p(x|z) for one z an image, [B] each, in nats an image."""
@@ -93,17 +109,30 @@ class RateHead(nn.Module):
         log_sigma = log_sigma.clamp(-7, 3)
         z = mean + log_sigma.exp() * draws.normal("posterior", *mean.shape)
         parameters = self.parameters_of_x + self.decoder(z)
-        return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(parameters).log_prob(x).flatten(1).sum(1)
+        return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(
+            parameters
+        ).log_prob(x).flatten(1).sum(1)
 
 
-def rate_head(method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The R(D) curve of a checkpoint's features of plain images, with the 8-bit discretised logistic, whatever trained it."""
+def rate_head(
+    method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """The R(D) curve of a checkpoint's features of plain images, with the 8-bit discretised
+    logistic, whatever trained it.
+    """
     train, val, test = (
-        see(method, open_source(run.data, split, run.seed, augmented=False), seed, device, MOST[split])
+        see(
+            method,
+            open_source(run.data, split, run.seed, augmented=False),
+            seed,
+            device,
+            MOST[split],
+        )
         for split in ("train", "val", "test")
     )
     return {
-        "quantity": "I(X; Z), between an image and a code of its frozen features, against -log p(x|z)",
+        "quantity": "I(X; Z), between an image and a code of its frozen features, against -log"
+        " p(x|z)",
         "likelihood": "8-bit discretised logistic, one scale a channel",
         "estimator": "closed-form KL(q(z|h) || p(z)); -log p(x|z), one z an image",
         "side": "R: upper bound on I(X; Z); D: cross-entropy; D + R: upper bound on -log p(x)",
@@ -116,14 +145,24 @@ def rate_head(method: Method, run: RunConfig, seed: int = 0, device: torch.devic
 def see(method: Method, source: Source, seed: int, device: torch.device | str, most: int) -> Seen:
     """Images and their features, both of the same rendering."""
     order = reading_order(len(source), seed, device=device, purpose="rate head", most=most)
-    parts = [(method.embed(batch.views[0]).float(), batch.views[0]) for batch in source.batches(order, 1)]
-    return Seen(torch.cat([features for features, _ in parts]), torch.cat([images for _, images in parts]))
+    parts = [
+        (method.embed(batch.views[0]).float(), batch.views[0]) for batch in source.batches(order, 1)
+    ]
+    return Seen(
+        torch.cat([features for features, _ in parts]), torch.cat([images for _, images in parts])
+    )
 
 
 def rate_distortion(
-    train: Seen, val: Seen, test: Seen, likelihood: Likelihood, seed: int = 0, betas: tuple[float, ...] = BETAS
+    train: Seen,
+    val: Seen,
+    test: Seen,
+    likelihood: Likelihood,
+    seed: int = 0,
+    betas: tuple[float, ...] = BETAS,
 ) -> dict[str, Any]:
-    """R, D and D + R on test for each beta, and for nothing kept, with 95% intervals over the test images.
+    """R, D and D + R on test for each beta, and for nothing kept, with 95% intervals over the test
+    images.
 
     The heads see train and are chosen on val; test is read once, when all of them are trained.
     """
@@ -134,7 +173,10 @@ def rate_distortion(
         "train_images": len(train.images),
         "dimensions": values,
         "latent_dimensions": LATENT,
-        "points": [{"beta": beta} | _point(head, test, seed, values) for beta, head in zip(betas, heads, strict=True)],
+        "points": [
+            {"beta": beta} | _point(head, test, seed, values)
+            for beta, head in zip(betas, heads, strict=True)
+        ],
         "nothing": _point(nothing, test, seed, values),
     }
 
@@ -144,9 +186,10 @@ def train_heads(
 ) -> tuple[Nothing, list[Nothing | RateHead]]:
     """The head of least D + beta R on val for each beta, among all that were trained and nothing.
 
-    So on val R never rises and D never falls with beta, and no point is dearer than nothing. The prices are visited upwards, for a decoder
-    learns slowly from a code that is almost empty and gives up fast what is too dear; and then downwards, for the cheap heads came first
-    and were trained least. Each visit goes on from a copy of the head that is best at its price so far.
+    So on val R never rises and D never falls with beta, and no point is dearer than nothing. The
+    prices are visited upwards, for a decoder learns slowly from a code that is almost empty and
+    gives up fast what is too dear; and then downwards, for the cheap heads came first and were
+    trained least. Each visit goes on from a copy of the head that is best at its price so far.
     """
     if list(betas) != sorted(set(betas)):
         raise ValueError(f"betas: must ascend, got {betas}")
@@ -169,20 +212,38 @@ def best(fitted: list[Fitted], beta: float) -> Nothing | RateHead:
     return min(fitted, key=lambda found: found.cost(beta)).head
 
 
-def fit(head: Nothing | RateHead, train: Seen, val: Seen, beta: float, seed: int, start: int, steps: int, lr: float) -> Fitted:
-    """Minimise D + beta R by Adam on batches number `start` to `start + steps`, and keep the step that is best on val."""
+def fit(
+    head: Nothing | RateHead,
+    train: Seen,
+    val: Seen,
+    beta: float,
+    seed: int,
+    start: int,
+    steps: int,
+    lr: float,
+) -> Fitted:
+    """Minimise D + beta R by Adam on batches number `start` to `start + steps`, and keep the step
+    that is best on val.
+    """
     optimizer = torch.optim.Adam(head.requires_grad_(True).parameters(), lr=lr)
     found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
     n, device = len(train.images), train.images.device
-    for number, (index, draws) in enumerate(training_order(n, min(BATCH, n), seed, start, start + steps, device=device), 1):
+    for number, (index, draws) in enumerate(
+        training_order(n, min(BATCH, n), seed, start, start + steps, device=device), 1
+    ):
         for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
-            group["lr"] = lr * min(1.0, number / WARMUP) * (1 + math.cos(math.pi * number / (steps + 1))) / 2
+            group["lr"] = (
+                lr * min(1.0, number / WARMUP) * (1 + math.cos(math.pi * number / (steps + 1))) / 2
+            )
         r, d = score(head, train, index, draws.fork("rate head"))
         optimizer.zero_grad()
         (d + beta * r).mean().backward()
         optimizer.step()
         if number % (steps // CHECKS) == 0:
-            now = Fitted(head, *(values.mean().item() for values in measure(head, val, seed, "rate head, val")))
+            now = Fitted(
+                head,
+                *(values.mean().item() for values in measure(head, val, seed, "rate head, val")),
+            )
             if now.cost(beta) < found.cost(beta):
                 found, kept = now, copy.deepcopy(head.state_dict())
     head.load_state_dict(kept)
@@ -190,16 +251,24 @@ def fit(head: Nothing | RateHead, train: Seen, val: Seen, beta: float, seed: int
     return found
 
 
-def score(head: Nothing | RateHead, seen: Seen, index: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def score(
+    head: Nothing | RateHead, seen: Seen, index: Tensor, draws: Draws
+) -> tuple[Tensor, Tensor]:
     """R and D of the images at `index`, [B] each, in nats an image."""
     index = index.to(seen.images.device)
     image = seen.images[index]
-    return head(seen.features[index], head.likelihood.target(image, draws.uniform("dequantise", *image.shape)), draws)
+    return head(
+        seen.features[index],
+        head.likelihood.target(image, draws.uniform("dequantise", *image.shape)),
+        draws,
+    )
 
 
 @torch.no_grad()
 def measure(head: Nothing | RateHead, seen: Seen, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """R and D of every image of a split, [n] each, in nats; the draws are the same for every head."""
+    """R and D of every image of a split, [n] each, in nats; the draws are the same for every
+    head.
+    """
     order = reading_order(len(seen.images), seed, device=seen.images.device, purpose=purpose)
     parts = [score(head, seen, index, draws) for index, draws in order]
     return torch.cat([r for r, _ in parts]), torch.cat([d for _, d in parts])
@@ -208,5 +277,8 @@ def measure(head: Nothing | RateHead, seen: Seen, seed: int, purpose: str) -> tu
 def _point(head: Nothing | RateHead, test: Seen, seed: int, values: int) -> dict[str, Any]:
     r, d = measure(head, test, seed, "rate head, test")
     named = {"rate": interval(r), "distortion": interval(d), "nelbo": interval(r + d)}
-    entries: dict[str, Any] = {name: {"value": found.mean, "low": found.low, "high": found.high} for name, found in named.items()}
+    entries: dict[str, Any] = {
+        name: {"value": found.mean, "low": found.low, "high": found.high}
+        for name, found in named.items()
+    }
     return entries | {"bits_per_dim": named["nelbo"].mean / values / math.log(2)}

@@ -57,14 +57,19 @@ def bounds(estimate: Estimate) -> dict[str, float]:
 
 
 def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
-    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in bits a dimension too."""
+    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in
+    bits a dimension too.
+    """
     bits = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
     return bounds(estimate) | bits | {"estimator": estimator, "side": side}
 
 
 def save(report: Report, path: Path) -> None:
     """Write a report atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(report, indent=1, default=str) + "\n"))
+    write_atomically(
+        path,
+        lambda temporary: temporary.write_text(json.dumps(report, indent=1, default=str) + "\n"),
+    )
 
 
 def load(path: Path) -> Report:
@@ -79,7 +84,9 @@ def load(path: Path) -> Report:
 
 
 def with_earlier(report: Report, path: Path) -> Report:
-    """A report with the probes that an earlier call ran on the same weights, data and seed and this one did not ask for."""
+    """A report with the probes that an earlier call ran on the same weights, data and seed and this
+    one did not ask for.
+    """
     try:
         earlier = load(path)
     except UserError:
@@ -95,7 +102,9 @@ def name(report: Report) -> str:
 
 
 def best_critic(report: Report) -> tuple[str, dict[str, Any]] | None:
-    """The critic that headlines a checkpoint: the common one, the same reader for every family. Test values choose nothing."""
+    """The critic that headlines a checkpoint: the common one, the same reader for every family.
+    Test values choose nothing.
+    """
     critics = report.get("information", {}).get("critics", {})
     return next(((key, critics[key]) for key in ("common", "native") if key in critics), None)
 
@@ -116,33 +125,55 @@ HEAD = (
 
 def row(report: Report) -> list[str]:
     """One checkpoint as a line of the table."""
-    linear, knn, rate, critic = report.get("linear"), report.get("knn"), report.get("rate"), best_critic(report)
+    linear, knn, rate, critic = (
+        report.get("linear"),
+        report.get("knn"),
+        report.get("rate"),
+        best_critic(report),
+    )
     cells = [name(report), report["method"].split(".")[-1]]
-    cells += [f"{100 * linear['top1']:.1f}" if linear else "–", f"{100 * knn['knn200']['top1']:.1f}" if knn else "–"]
+    cells += [
+        f"{100 * linear['top1']:.1f}" if linear else "–",
+        f"{100 * knn['knn200']['top1']:.1f}" if knn else "–",
+    ]
     cells += [f"{linear['information']:.2f}" if linear else "–"]
     if critic:
         last = critic[1]["sweep"][-1]
-        cells += [f"{last['bound']:.2f} ± {last['high'] - last['bound']:.2f} ({critic[0]}, K={last['K']:,})", critic[1]["verdict"]]
+        cells += [
+            f"{last['bound']:.2f} ± {last['high'] - last['bound']:.2f} ({critic[0]},"
+            f" K={last['K']:,})",
+            critic[1]["verdict"],
+        ]
     else:
         cells += ["–", "–"]
     if rate:
         top = min(rate["upper"]["value"], rate["rate"]["value"])
-        cells += [f"{rate['lower']['value']:.2f} … {top:.2f}", f"{rate['rate']['value']:.2f}", f"{rate['nelbo']['value']:,.1f}"]
+        cells += [
+            f"{rate['lower']['value']:.2f} … {top:.2f}",
+            f"{rate['rate']['value']:.2f}",
+            f"{rate['nelbo']['value']:,.1f}",
+        ]
     else:
         cells += ["–", "–", "–"]
     return cells
 
 
 def table(reports: list[Report]) -> Table:
-    """All checkpoints in one table. I(V1; V2) and I(X; Z) are different quantities and stand in different columns."""
-    truths = {report["information"]["truth"] for report in reports if report.get("information")} - {None}
+    """All checkpoints in one table. I(V1; V2) and I(X; Z) are different quantities and stand in
+    different columns.
+    """
+    truths = {report["information"]["truth"] for report in reports if report.get("information")} - {
+        None
+    }
     caption = "Nats, test split, 95% intervals. InfoNCE bounds I(V1;V2) from below; R bounds I(X;Z) from above: different quantities."
     if len(truths) == 1:
         truth = truths.pop()
         caption += f" The truth is I(V1;V2) = {truth:.3f} nats = {truth / math.log(2):.2f} bits."
     made = Table(caption=caption, caption_justify="left", header_style="bold")
     for heading in HEAD:
-        made.add_column(heading, overflow="fold", justify="left" if heading in HEAD[:2] else "right")
+        made.add_column(
+            heading, overflow="fold", justify="left" if heading in HEAD[:2] else "right"
+        )
     for report in reports:
         made.add_row(*row(report))
     return made
@@ -152,19 +183,36 @@ def numbers(report: Report) -> dict[str, float]:
     """The headline numbers by name, for a log."""
     found = {f"linear/{key}": value for key, value in report.get("linear", {}).items()}
     found |= {preset: values["top1"] for preset, values in report.get("knn", {}).items()}
-    found |= {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in report.get("information", {}).get("critics", {}).items()}
+    found |= {
+        f"infonce/{key}": critic["sweep"][-1]["bound"]
+        for key, critic in report.get("information", {}).get("critics", {}).items()
+    }
     for space in {"features", "codes"} & report.get("geometry", {}).keys():
-        found |= {f"geometry/{space}/{key}": value for key, value in report["geometry"][space].items()}
+        found |= {
+            f"geometry/{space}/{key}": value for key, value in report["geometry"][space].items()
+        }
     if rate := report.get("rate"):
-        found |= {key: rate[key]["value"] for key in ("rate", "distortion", "nelbo", "lower", "upper")}
+        found |= {
+            key: rate[key]["value"] for key in ("rate", "distortion", "nelbo", "lower", "upper")
+        }
         found |= {"active_units": rate["active_units"]}
         found |= {
-            f"on_these_images/{key}": part["value"] for key, part in rate.get("on_these_images", {}).items() if isinstance(part, dict)
+            f"on_these_images/{key}": part["value"]
+            for key, part in rate.get("on_these_images", {}).items()
+            if isinstance(part, dict)
         }
     scores = ("mig", "sap", "disentanglement", "completeness", "informativeness")
-    found |= {f"disentanglement/{key}": report["disentanglement"][key] for key in scores if "disentanglement" in report}
+    found |= {
+        f"disentanglement/{key}": report["disentanglement"][key]
+        for key in scores
+        if "disentanglement" in report
+    }
     for probe, key in (("likelihood", "importance_weighted"), ("ais", "annealed")):
-        found |= {f"{probe}/{side}": report[probe][side]["value"] for side in ("nelbo", key) if probe in report}
+        found |= {
+            f"{probe}/{side}": report[probe][side]["value"]
+            for side in ("nelbo", key)
+            if probe in report
+        }
     return found | {
         f"rate_head/{key}_beta{point['beta']:g}": point[key]["value"]
         for point in report.get("rate_head", {}).get("points", [])

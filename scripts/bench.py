@@ -1,12 +1,14 @@
-"""How fast, beside the peer's own code, in one process: ratios of medians, after a check that both compute the same thing.
+"""How fast, beside the peer's own code, in one process: ratios of medians, after a check that both
+compute the same thing.
 
     python scripts/bench.py                          # all sections
     python scripts/bench.py queue loss --rounds 15
     python scripts/bench.py knn --device cuda --json knn.json
 
-Both sides take turns (A B A B …) with the same threads, so that what else the machine does falls on both; still, time on an idle one.
-Ratios are peer / ours: 3.0x means that the peer takes three times as long. Memory is what one call needs at its peak beyond what was
-there before, each side in a process of its own.
+Both sides take turns (A B A B …) with the same threads, so that what else the machine does falls on
+both; still, time on an idle one. Ratios are peer / ours: 3.0x means that the peer takes three times
+as long. Memory is what one call needs at its peak beyond what was there before, each side in a
+process of its own.
 """
 
 import core  # noqa: F401
@@ -33,7 +35,9 @@ from scripts import benches
 from scripts.benches.contest import peak_elsewhere, race
 
 SECTIONS = [
-    module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in ("contest", "loop", "peak", "wandb_server")
+    module.name
+    for module in pkgutil.iter_modules(benches.__path__)
+    if module.name not in ("contest", "loop", "peak", "wandb_server")
 ]
 
 
@@ -46,7 +50,9 @@ def main() -> None:
     console = Console(width=max(Console().width, 120), highlight=False)
     device = torch.device(options.device)
     machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"
-    machine += f" of {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    machine += (
+        f" of {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    )
     console.print(machine)
     found: dict[str, Any] = {"machine": machine, "rounds": options.rounds, "sections": {}}
     for section in options.sections:
@@ -55,24 +61,58 @@ def main() -> None:
             console.print(f"{section}: {contest.name} …", style="dim")
             row = race(contest, options.rounds, device)
             if contest.memory:
-                row["memory"] = {side: peak_elsewhere(section, contest.name, side, device) for side in ("ours", "peer")}
+                row["memory"] = {
+                    side: peak_elsewhere(section, contest.name, side, device)
+                    for side in ("ours", "peer")
+                }
             rows.append(row)
         found["sections"][section] = rows
         console.print(table(section, rows))
     if options.json:
-        write_atomically(options.json, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
+        write_atomically(
+            options.json, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n")
+        )
 
 
 def table(section: str, rows: list[dict[str, Any]]) -> Table:
     """One line a contest: times, spread, ratio beside the one asked for, and memory."""
     made = Table(title=section, title_justify="left", header_style="bold")
-    for heading in ("work", "ours", "peer", "peer's time", "ratio", "asked", "memory, ours / peer", "same"):
-        made.add_column(heading, justify="left" if heading in ("work", "peer", "same") else "right", no_wrap=heading == "ratio")
+    for heading in (
+        "work",
+        "ours",
+        "peer",
+        "peer's time",
+        "ratio",
+        "asked",
+        "memory, ours / peer",
+        "same",
+    ):
+        made.add_column(
+            heading,
+            justify="left" if heading in ("work", "peer", "same") else "right",
+            no_wrap=heading == "ratio",
+        )
     for row in rows:
-        ours, peer = (f"{_milliseconds(row[side]['median'])} ({_spread(row[side])})" for side in ("ours", "peer"))
-        memory = " / ".join(f"{row['memory'][side] / 2**20:,.0f} MiB" for side in ("ours", "peer")) if "memory" in row else "–"
+        ours, peer = (
+            f"{_milliseconds(row[side]['median'])} ({_spread(row[side])})"
+            for side in ("ours", "peer")
+        )
+        memory = (
+            " / ".join(f"{row['memory'][side] / 2**20:,.0f} MiB" for side in ("ours", "peer"))
+            if "memory" in row
+            else "–"
+        )
         asked = f"{row['target']:g}x" if row["target"] else "–"
-        made.add_row(row["name"], ours, row["peer_name"], peer, f"{row['ratio']:.2f}x", asked, memory, row["same"])
+        made.add_row(
+            row["name"],
+            ours,
+            row["peer_name"],
+            peer,
+            f"{row['ratio']:.2f}x",
+            asked,
+            memory,
+            row["same"],
+        )
     return made
 
 
@@ -81,14 +121,24 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _spread(times: dict[str, float]) -> str:
-    return f"±{50 * (times['high'] - times['low']) / times['median']:.0f}%"  # half the distance of the quartiles
+    # half the distance of the quartiles
+    return f"±{50 * (times['high'] - times['low']) / times['median']:.0f}%"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed turns of each side, after one that warms up (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=7,
+        help="timed turns of each side, after one that warms up (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="where to write every number")
     options = parser.parse_args()
     for section in options.sections:

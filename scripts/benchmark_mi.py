@@ -1,7 +1,9 @@
-"""The peer: benchmark-mi's catalogue of tasks and its InfoNCE estimator, which run in an environment of their own.
+"""The peer: benchmark-mi's catalogue of tasks and its InfoNCE estimator, which run in an
+environment of their own.
 
-`Peer` is our side. The other side is this very file, run by the peer's interpreter, so nothing but numpy, scipy and benchmark-mi may be
-imported at its top level: it reads commands line by line and answers each in one line of JSON.
+`Peer` is our side. The other side is this very file, run by the peer's interpreter, so nothing but
+numpy, scipy and benchmark-mi may be imported at its top level: it reads commands line by line and
+answers each in one line of JSON.
 """
 
 import json
@@ -15,7 +17,9 @@ from typing import Any
 
 
 class Peer:
-    """Tasks of the catalogue as `Known` pairs, and the peer's estimate of each with its wall time."""
+    """Tasks of the catalogue as `Known` pairs, and the peer's estimate of each with its wall
+    time.
+    """
 
     def __init__(self, interpreter: Path, pairs: int, seed: int):
         from core.errors import UserError
@@ -23,7 +27,13 @@ class Peer:
         self.folder = tempfile.TemporaryDirectory()
         words = [str(interpreter), __file__, str(pairs), str(seed), self.folder.name]
         try:
-            self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         except OSError as error:
             raise UserError(f"--peer: {interpreter} can not be run ({error.strerror})") from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
@@ -62,7 +72,12 @@ class Peer:
     def __enter__(self) -> "Peer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.process.kill()
         self.process.wait()
         self.folder.cleanup()
@@ -83,8 +98,16 @@ def serve(pairs: int, seed: int, folder: Path) -> None:
             sampler = catalogue[name.strip()].sampler
             x, y = map(np.asarray, sampler.sample(pairs, seed))
             base = _base(sampler)
-            pointwise = _pointwise(base, *map(np.asarray, base.sample(pairs, seed)))  # maps change none
-            np.savez(path, x=x, y=y, pointwise=pointwise, information=float(catalogue[name.strip()].mutual_information))
+            pointwise = _pointwise(
+                base, *map(np.asarray, base.sample(pairs, seed))
+            )  # maps change none
+            np.savez(
+                path,
+                x=x,
+                y=y,
+                pointwise=pointwise,
+                information=float(catalogue[name.strip()].mutual_information),
+            )
             answer: dict[str, Any] = {"file": str(path)}
         else:
             with np.load(path) as file:
@@ -114,15 +137,23 @@ def _pointwise(sampler: Any, x: Any, y: Any) -> Any:
         return -np.log(np.minimum(1, y[:, 0] + width) - np.maximum(0, y[:, 0] - width))
     sampler = getattr(sampler, "_sampler", sampler)
     if kind == "SplitStudentT":
-        shape, density = np.asarray(sampler._dispersion, float), lambda s: stats.multivariate_t(shape=s, df=sampler.df)
+        shape, density = (
+            np.asarray(sampler._dispersion, float),
+            lambda s: stats.multivariate_t(shape=s, df=sampler.df),
+        )
     else:
         joint = getattr(sampler, "_joint_distribution", sampler)
-        shape, density = np.asarray(joint._covariance, float), lambda s: stats.multivariate_normal(cov=s)
+        shape, density = (
+            np.asarray(joint._covariance, float),
+            lambda s: stats.multivariate_normal(cov=s),
+        )
     both = density(shape).logpdf(np.concatenate([x, y], 1))
     return both - density(shape[:dx, :dx]).logpdf(x) - density(shape[dx:, dx:]).logpdf(y)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        raise SystemExit(f"{__doc__}\nIt is started by scripts/calibrate.py --peer PYTHON, not by hand.")
+        raise SystemExit(
+            f"{__doc__}\nIt is started by scripts/calibrate.py --peer PYTHON, not by hand."
+        )
     serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,15 +1,18 @@
-"""Hold the estimators against sources whose mutual information is known, and write a table and a picture.
+"""Hold the estimators against sources whose mutual information is known, and write a table and a
+picture.
 
     python scripts/calibrate.py                                  # our own suite, 2 to 5 minutes on 2 CPU cores
     python scripts/calibrate.py --only student,spiral --pairs 2000
     python scripts/calibrate.py --peer ~/bmi/bin/python          # the catalogue of benchmark-mi, and its InfoNCE beside ours
 
-The sources of the suite are in probes/known.py. --peer takes the interpreter of an environment that holds benchmark-mi (it needs an older
-numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then
-estimated by both, one after the other, in one run.
+The sources of the suite are in probes/known.py. --peer takes the interpreter of an environment that
+holds benchmark-mi (it needs an older numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip
+install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then estimated by both, one after
+the other, in one run.
 
-A lower bound should never stand more than 3 standard errors above what the sample itself holds, its mean pointwise information, which
-differs from the truth by chance alone; how far below it stands, the table says.
+A lower bound should never stand more than 3 standard errors above what the sample itself holds, its
+mean pointwise information, which differs from the truth by chance alone; how far below it stands,
+the table says.
 """
 
 import core  # noqa: F401
@@ -37,15 +40,25 @@ def main() -> None:
     rows = []
     for name, source, peer in tasks(options):
         began = time.monotonic()
-        row = calibration.measure(name, source, options.estimator_seed) | {"seconds": time.monotonic() - began}
+        row = calibration.measure(name, source, options.estimator_seed) | {
+            "seconds": time.monotonic() - began
+        }
         rows.append(row | (peer.estimate(name) if peer else {}))
         console.print(calibration.line(rows[-1]))
     if not rows:
         raise UserError(f"--only: no source has {options.only} in its name")
-    found = calibration.collect(rows, options.pairs, options.seed, "benchmark-mi" if options.peer else "suite")
+    found = calibration.collect(
+        rows, options.pairs, options.seed, "benchmark-mi" if options.peer else "suite"
+    )
     console.print(calibration.summary(found))
-    write_atomically(options.out.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
-    write_atomically(options.out.with_suffix(".md"), lambda temporary: temporary.write_text(calibration.markdown(found)))
+    write_atomically(
+        options.out.with_suffix(".json"),
+        lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"),
+    )
+    write_atomically(
+        options.out.with_suffix(".md"),
+        lambda temporary: temporary.write_text(calibration.markdown(found)),
+    )
     truth_figures.calibration(found, options.out.with_suffix(".png"))
     console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
 
@@ -65,20 +78,36 @@ def tasks(options: argparse.Namespace) -> Iterator[tuple[str, Known, Peer | None
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5000, help="of each source (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=5000, help="of each source (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
-    parser.add_argument("--estimator-seed", type=int, default=0, help="of folds and critics (default: %(default)s)")
-    parser.add_argument("--only", help="words, separated by commas, one of which is in a source's name")
+    parser.add_argument(
+        "--estimator-seed", type=int, default=0, help="of folds and critics (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", help="words, separated by commas, one of which is in a source's name"
+    )
     parser.add_argument("--peer", type=Path, help="a Python that holds benchmark-mi")
-    parser.add_argument("--out", type=Path, default=Path("runs/calibration"), help="the files, without ending (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/calibration"),
+        help="the files, without ending (default: %(default)s)",
+    )
     options = parser.parse_args()
     if options.pairs < 50:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
     if min(options.seed, options.estimator_seed) < 0:
         raise UserError("--seed, --estimator-seed: must be 0 or more")
     if not options.out.name or options.out.is_dir():
-        raise UserError(f"--out: {options.out} is a folder; name the files, without ending, such as {options.out / 'calibration'}")
+        raise UserError(
+            f"--out: {options.out} is a folder; name the files, without ending, such as"
+            f" {options.out / 'calibration'}"
+        )
     make_folder(options.out.parent, "--out", "name another")
     return options
 

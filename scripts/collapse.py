@@ -1,12 +1,14 @@
-"""Posterior collapse and what helps against it, on MNIST: a VAE, the same code under a PixelCNN decoder, each remedy, and a VLAE.
+"""Posterior collapse and what helps against it, on MNIST: a VAE, the same code under a PixelCNN
+decoder, each remedy, and a VLAE.
 
     python scripts/collapse.py data.root=/path/that/holds/MNIST              # all of it, about 40 minutes on 2 idle CPU cores
     python scripts/collapse.py data.root=/data --only vae,vlae               # some rows
     python scripts/collapse.py data.root=/data optim.epochs=40 --out runs/long      # another recipe, for every row
 
-A decoder that reads every earlier pixel can draw digits without a code, and then a code that says nothing (R = 0) is a minimum.
-Each remedy is one schedule of what the rate costs; the VLAE takes away what the decoder may read (Chen et al. 2017). One run a row, then
-R, D, the bounds on I(X; Z) and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
+A decoder that reads every earlier pixel can draw digits without a code, and then a code that says
+nothing (R = 0) is a minimum. Each remedy is one schedule of what the rate costs; the VLAE takes
+away what the decoder may read (Chen et al. 2017). One run a row, then R, D, the bounds on I(X; Z)
+and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
 """
 
 import core  # noqa: F401
@@ -36,9 +38,24 @@ ROWS: dict[str, tuple[str, ...]] = {  # a name: its config, and overrides
     "pixelcnn": ("vae_pixelcnn_mnist",),
     "linear": ("vae_pixelcnn_mnist", "model.rate.kind=linear", "model.rate.warmup=0.5"),
     "cyclical": ("vae_pixelcnn_mnist", "model.rate.kind=cyclical"),
-    "free_bits": ("vae_pixelcnn_mnist", "model.rate.kind=free_bits", f"model.rate.nats={NATS}", "model.rate.group=0"),
-    "soft_free_bits": ("vae_pixelcnn_mnist", "model.rate.kind=soft_free_bits", f"model.rate.nats={NATS}"),
-    "capacity": ("vae_pixelcnn_mnist", "model.rate.kind=capacity", f"model.rate.nats={NATS}", "model.rate.beta=null", "model.rate.gamma=3"),
+    "free_bits": (
+        "vae_pixelcnn_mnist",
+        "model.rate.kind=free_bits",
+        f"model.rate.nats={NATS}",
+        "model.rate.group=0",
+    ),
+    "soft_free_bits": (
+        "vae_pixelcnn_mnist",
+        "model.rate.kind=soft_free_bits",
+        f"model.rate.nats={NATS}",
+    ),
+    "capacity": (
+        "vae_pixelcnn_mnist",
+        "model.rate.kind=capacity",
+        f"model.rate.nats={NATS}",
+        "model.rate.beta=null",
+        "model.rate.gamma=3",
+    ),
     "target_rate": ("vae_pixelcnn_mnist", "model.rate.kind=target_rate", f"model.rate.nats={NATS}"),
     "vlae": ("vlae_mnist",),
 }
@@ -66,9 +83,18 @@ def main() -> None:
         run = options.out / name
         recipe += options.overrides
         step("pretrain.py", CONFIGS / f"{config}.yaml", f"folder={run}", *recipe, "--resume")
-        step("probe.py", run, "--probes", "rate", *(word for word in options.overrides if word.startswith("data.")))
+        step(
+            "probe.py",
+            run,
+            "--probes",
+            "rate",
+            *(word for word in options.overrides if word.startswith("data.")),
+        )
         read = report.load(run / "probe" / "probe.json")
-        found[name] = {"config": f"configs/{config}.yaml", "overrides": [word for word in recipe if not word.startswith("data.root=")]}
+        found[name] = {
+            "config": f"configs/{config}.yaml",
+            "overrides": [word for word in recipe if not word.startswith("data.root=")],
+        }
         found[name] |= {"step": read["step"], **read["rate"]}
         method, trained, _ = checkpoint.load_method(run / "last.ckpt")
         assert isinstance(method, LatentModel)
@@ -76,28 +102,62 @@ def main() -> None:
         shown = [*(shown or [("images", images)]), (WORDS[name], given_back)]
     Console(width=max(Console().width, 120), highlight=False).print(table(found))
     kept = options.out / "collapse.json"
-    write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"))
-    curve_figures.plane({WORDS[name]: rate for name, rate in found.items()}, shown, kept.with_suffix(".png"))
-    print(f"Done in {time.monotonic() - started:.0f} s. The table: {kept}; the picture beside it; the runs: {options.out}/*/")
+    write_atomically(
+        kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n")
+    )
+    curve_figures.plane(
+        {WORDS[name]: rate for name, rate in found.items()}, shown, kept.with_suffix(".png")
+    )
+    print(
+        f"Done in {time.monotonic() - started:.0f} s. The table: {kept}; the picture beside it;"
+        f" the runs: {options.out}/*/"
+    )
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
-    """One line a row: R, D and D + R in nats on test with 95% intervals, I(X; Z) between its bounds, active dimensions."""
-    made = Table(caption="Nats an image, MNIST test, dynamically binarised; D + R >= -log p(x); intervals 95%.", header_style="bold")
+    """One line a row: R, D and D + R in nats on test with 95% intervals, I(X; Z) between its
+    bounds, active dimensions.
+    """
+    made = Table(
+        caption="Nats an image, MNIST test, dynamically binarised; D + R >= -log p(x); intervals"
+        " 95%.",
+        header_style="bold",
+    )
     for heading in ("", "R", "D", "D + R", "≤ I(X;Z) ≤", "active dimensions"):
         made.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, rate in found.items():
-        cells = [f"{rate[key]['value']:.2f} ± {rate[key]['high'] - rate[key]['value']:.2f}" for key in ("rate", "distortion", "nelbo")]
+        cells = [
+            f"{rate[key]['value']:.2f} ± {rate[key]['high'] - rate[key]['value']:.2f}"
+            for key in ("rate", "distortion", "nelbo")
+        ]
         bounds = f"{rate['lower']['value']:.2f} … {min(rate['upper']['value'], rate['rate']['value']):.2f}"
-        made.add_row(WORDS[name], *cells, bounds, f"{rate['active_units']} of {rate['latent_dimensions']}")
+        made.add_row(
+            WORDS[name], *cells, bounds, f"{rate['active_units']} of {rate['latent_dimensions']}"
+        )
     return made
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the configs, for every row, such as data.root=/data")
-    parser.add_argument("--only", default=",".join(ROWS), help="which rows, separated by commas (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/collapse"), help="where the runs go (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="any key of the configs, for every row, such as data.root=/data",
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join(ROWS),
+        help="which rows, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/collapse"),
+        help="where the runs go (default: %(default)s)",
+    )
     options = parser.parse_intermixed_args()
     options.only = options.only.split(",")
     for name in options.only:

@@ -1,4 +1,5 @@
-"""Put probed checkpoints side by side: one table and one picture of the two views on mutual information.
+"""Put probed checkpoints side by side: one table and one picture of the two views on mutual
+information.
 
 python scripts/compare.py runs/* --out compare.png
 """
@@ -16,9 +17,18 @@ from probes import figures, report
 
 @exit_cleanly
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders that scripts/probe.py has probed, or their probe.json")
-    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="run folders that scripts/probe.py has probed, or their probe.json",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)"
+    )
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     reports = []

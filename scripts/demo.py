@@ -1,4 +1,5 @@
-"""The whole thread on the embedded sprites: pretrain SimCLR, MoCo and a beta-VAE, probe all three, compare.
+"""The whole thread on the embedded sprites: pretrain SimCLR, MoCo and a beta-VAE, probe all three,
+compare.
 
 make demo
 """
@@ -15,8 +16,15 @@ METHODS = ("simclr", "moco", "beta_vae")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where the runs and the pictures go (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        help="where the runs and the pictures go (default: %(default)s)",
+    )
     out = parser.parse_args().out
     started = time.monotonic()
     runs = [out / method for method in METHODS]
@@ -26,7 +34,10 @@ def main() -> None:
     step("compare.py", *runs, "--out", out / "compare.png")
     print(f"\nDone in {time.monotonic() - started:.0f} s. The picture: {out}/compare.png")
     for run in runs:
-        print(f"  {run}/  config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures/, probe/ (probe.json, pictures)")
+        print(
+            f"  {run}/  config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures/, probe/"
+            " (probe.json, pictures)"
+        )
 
 
 def step(script: str, *arguments: object) -> None:

@@ -3,16 +3,18 @@
     python scripts/information.py pairs.npz
     python scripts/information.py pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
 
-The file is made by numpy.savez("pairs.npz", x=x, y=y) with x [n, dx] and y [n, dy], row i of one belonging to row i of the other, rows
-independent of each other. Critics are cross-fitted: every pair is scored by critics that never saw it, so a lower bound is one.
+The file is made by numpy.savez("pairs.npz", x=x, y=y) with x [n, dx] and y [n, dy], row i of one
+belonging to row i of the other, rows independent of each other. Critics are cross-fitted: every
+pair is scored by critics that never saw it, so a lower bound is one.
 
     infonce  lower bound, at most log C; the headline        dv     lower bound, biased up on finite samples
     alpha    lower bound beyond log C (Poole et al. 2019)    smile  no bound
     nwj      lower bound, its variance grows as e^I          ksg    no bound; nearest neighbours, few dimensions
     js       the Jensen-Shannon critic, read through nwj
 
-Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated (log C is what is seen: the truth may be
-far above); critic-limited (the critic, not the ceiling, holds the number down). From Python: probes.information.estimate(x, y).
+Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated
+(log C is what is seen: the truth may be far above); critic-limited (the critic, not the ceiling,
+holds the number down). From Python: probes.information.estimate(x, y).
 """
 
 import core  # noqa: F401
@@ -34,11 +36,21 @@ from probes.pairs import load_pairs
 
 @exit_cleanly
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pairs", type=Path, help="an npz with arrays x and y")
-    parser.add_argument("--estimators", default=",".join(DEFAULT), help=f"of {', '.join(SIDES)} (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--estimators",
+        default=",".join(DEFAULT),
+        help=f"of {', '.join(SIDES)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
     options = parser.parse_args()
     if options.seed < 0:
         raise UserError(f"--seed: must be 0 or more, got {options.seed}")
@@ -58,14 +70,19 @@ def main() -> None:
 def table(found: dict[str, Any], name: str, seconds: float) -> Table:
     """One line an estimator: value, interval, C, ceiling, side and verdict."""
     made = Table(
-        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {found['dimensions'][0]} x {found['dimensions'][1]} dimensions",
+        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {found['dimensions'][0]}"
+        f" x {found['dimensions'][1]} dimensions",
         caption=f"95% intervals; {found['split']}; {seconds:.0f} s",
         title_justify="left",
         caption_justify="left",
         header_style="bold",
     )
     for heading in ("estimator", "nats", "95% interval", "bits", "C", "ceiling", "side", "verdict"):
-        made.add_column(heading, justify="left" if heading in ("estimator", "side", "verdict") else "right", no_wrap=True)
+        made.add_column(
+            heading,
+            justify="left" if heading in ("estimator", "side", "verdict") else "right",
+            no_wrap=True,
+        )
     for key, entry in found["estimators"].items():
         made.add_row(
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,

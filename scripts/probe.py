@@ -1,12 +1,14 @@
-"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE), geometry, rate and distortion, disentanglement; and,
-asked for by name, bounds on the likelihood (likelihood, ais) and the rate head.
+"""Probe saved checkpoints: labels (linear, kNN), information between views (InfoNCE), geometry,
+rate and distortion, disentanglement; and, asked for by name, bounds on the likelihood (likelihood,
+ais) and the rate head.
 
     python scripts/probe.py runs/simclr_sprites
     python scripts/probe.py runs/*/last.ckpt data.root=/data --probes linear,knn
     python scripts/probe.py runs/beta_vae_mnist --probes likelihood --k 5000 --images 500
 
-A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json (schema: probes/report.py), probe/*.png and the
-features; the numbers are logged to the W&B run that made the checkpoint.
+A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json (schema:
+probes/report.py), probe/*.png and the features; the numbers are logged to the W&B run that made the
+checkpoint.
 """
 
 import core  # noqa: F401
@@ -49,7 +51,9 @@ def main() -> None:
     Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
 
 
-def probe(path: Path, options: argparse.Namespace, device: torch.device, console: Console) -> report.Report:
+def probe(
+    path: Path, options: argparse.Namespace, device: torch.device, console: Console
+) -> report.Report:
     """Everything that is asked about one checkpoint."""
     method, run, step = checkpoint.load_method(path, device)
     run = config.override(run, options.overrides, str(path))
@@ -80,19 +84,26 @@ def probe(path: Path, options: argparse.Namespace, device: torch.device, console
 
 
 def refuse_other_images(method: Method, shape: tuple[int, int, int]) -> None:
-    """`UserError` where a method can not read images of shape (C, H, W): a VAE reads its own size alone, an encoder its own channels."""
+    """`UserError` where a method can not read images of shape (C, H, W): a VAE reads its own size
+    alone, an encoder its own channels.
+    """
     if shape[0] != method.shape[0] or (isinstance(method, LatentModel) and shape != method.shape):
         given, own = ("x".join(map(str, sides)) for sides in (shape, method.shape))
         raise UserError(
-            f"data: its images are {given} (channels, height, width), and the checkpoint reads {own}; name other data or data.size"
+            f"data: its images are {given} (channels, height, width), and the checkpoint reads"
+            f" {own}; name other data or data.size"
         )
 
 
 def log(path: Path, found: report.Report, pictures: dict[str, Path]) -> None:
-    """The table, the headline numbers and the pictures, into the W&B run that made the checkpoint."""
+    """The table, the headline numbers and the pictures, into the W&B run that made the
+    checkpoint.
+    """
     made = logger.attach(path)
     made.table("probe", [*report.HEAD], [report.row(found)])
-    made.metrics({f"probe/{name}": value for name, value in report.numbers(found).items()}, found["step"])
+    made.metrics(
+        {f"probe/{name}": value for name, value in report.numbers(found).items()}, found["step"]
+    )
     made.pictures({f"probe/{name}": file for name, file in pictures.items()}, found["step"])
     made.close()
 
@@ -113,36 +124,58 @@ def usable_device(name: str) -> torch.device:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device: '{name}' can not be used here ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"--device: '{name}' can not be used here ({str(error).splitlines()[0]})"
+        ) from None
     return torch.device(name)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "targets",
         nargs="+",
         metavar="RUN_OR_CKPT",
-        help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as data.root=/data, may stand among them",
+        help="run folders (their last.ckpt) or checkpoints; key=value overrides, such as"
+        " data.root=/data, may stand among them",
     )
     parser.add_argument("--best", action="store_true", help="of a run folder, take best.ckpt")
     parser.add_argument(
         "--probes",
         default=",".join(DEFAULT),
-        help=f"which of {', '.join(PROBES)}, separated by commas (default: %(default)s; rate, likelihood and ais are for VAEs)",
+        help=f"which of {', '.join(PROBES)}, separated by commas (default: %(default)s; rate,"
+        " likelihood and ais are for VAEs)",
     )
     for option, meaning in OPTIONS.items():
-        readers = [f"{name} {probe.options[option]}" for name, probe in PROBES.items() if option in probe.options]
-        parser.add_argument(f"--{option}", type=int, help=f"{meaning} (default: {', '.join(readers)})")
-    parser.add_argument("--seed", type=int, default=0, help="of the views, the critics and the held-out tenth (default: %(default)s)")
+        readers = [
+            f"{name} {probe.options[option]}"
+            for name, probe in PROBES.items()
+            if option in probe.options
+        ]
+        parser.add_argument(
+            f"--{option}", type=int, help=f"{meaning} (default: {', '.join(readers)})"
+        )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the views, the critics and the held-out tenth (default: %(default)s)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     options = parser.parse_intermixed_args()
-    options.overrides = [word for word in options.targets if "=" in word and not Path(word).exists()]
+    options.overrides = [
+        word for word in options.targets if "=" in word and not Path(word).exists()
+    ]
     options.targets = [word for word in options.targets if word not in options.overrides]
     options.probes = options.probes.split(",")
     for word in options.overrides:
         if not word.startswith("data."):
-            raise UserError(f"'{word}': a checkpoint's config is fixed; only data.* can be overridden, such as data.root=/data")
+            raise UserError(
+                f"'{word}': a checkpoint's config is fixed; only data.* can be overridden, such"
+                " as data.root=/data"
+            )
     if not options.targets:
         raise UserError("give at least one run folder or checkpoint")
     for word in options.probes:
@@ -152,10 +185,16 @@ def arguments() -> argparse.Namespace:
     for option, value in given.items():
         readers = [name for name, probe in PROBES.items() if option in probe.options]
         if not set(readers) & set(options.probes):
-            raise UserError(f"--{option}: none of the probes asked for reads it; add --probes {' or '.join(readers)}")
+            raise UserError(
+                f"--{option}: none of the probes asked for reads it; add --probes"
+                f" {' or '.join(readers)}"
+            )
         if value < 1:
             raise UserError(f"--{option}: must be 1 or more, got {value}")
-    options.settings = {name: {key: given.get(key, default) for key, default in PROBES[name].options.items()} for name in options.probes}
+    options.settings = {
+        name: {key: given.get(key, default) for key, default in PROBES[name].options.items()}
+        for name in options.probes
+    }
     return options
 
 

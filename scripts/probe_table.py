@@ -1,4 +1,6 @@
-"""What can be asked of a checkpoint, by name: each probe with the pictures that it leaves and what a checkpoint needs for it."""
+"""What can be asked of a checkpoint, by name: each probe with the pictures that it leaves and what
+a checkpoint needs for it.
+"""
 
 from core.data.datasets import open_source
 from core.data.source import Source, reading_order
@@ -48,7 +50,10 @@ class Subject:
     @functools.cached_property
     def features(self) -> tuple[Features, Features]:
         """Frozen features of train and of test."""
-        train, test = (cached_features(self.path, self.method, self.run, split, self.device) for split in ("trainval", "test"))
+        train, test = (
+            cached_features(self.path, self.method, self.run, split, self.device)
+            for split in ("trainval", "test")
+        )
         return train, test
 
     def picture(self, name: str) -> Path:
@@ -59,7 +64,12 @@ class Subject:
 
 def labels_by_neighbours(subject: Subject) -> dict[str, Any]:
     train, test = subject.features
-    nearest = search(train.x, test.x, max(k for k, _ in PRESETS.values()), subject.device if subject.device.type == "cuda" else None)
+    nearest = search(
+        train.x,
+        test.x,
+        max(k for k, _ in PRESETS.values()),
+        subject.device if subject.device.type == "cuda" else None,
+    )
     neighbours(subject.run, nearest, subject.picture("neighbours"))
     return {preset: knn(train, test, *values, nearest) for preset, values in PRESETS.items()}
 
@@ -76,7 +86,9 @@ def rate_and_distortion(subject: Subject) -> dict[str, Any]:
         figures.dimensions(found["dimension_rates"], subject.picture("dimensions"))
     if isinstance(subject.method, BetaVAE):
         test = open_source(subject.run.data, "test", subject.run.seed, augmented=False)
-        order = reading_order(len(test), subject.run.seed, 128, subject.device, "pictures", most=128)
+        order = reading_order(
+            len(test), subject.run.seed, 128, subject.device, "pictures", most=128
+        )
         x = next(test.batches(order, 1)).views[0]
         reconstructions(subject.method, x[:10], subject.picture("reconstructions"))
         traversals(subject.method, x, subject.picture("traversals"))
@@ -91,41 +103,76 @@ def of_frozen_features(subject: Subject) -> dict[str, Any]:
 
 
 def importance_weighted(subject: Subject) -> dict[str, Any]:
-    return likelihood(subject.method, subject.run, **subject.settings["likelihood"], seed=subject.seed, device=subject.device)  # type: ignore[arg-type]
+    return likelihood(
+        subject.method,
+        subject.run,
+        **subject.settings["likelihood"],
+        seed=subject.seed,
+        device=subject.device,
+    )  # type: ignore[arg-type]
 
 
 def annealed(subject: Subject) -> dict[str, Any]:
-    return ais(subject.method, subject.run, **subject.settings["ais"], seed=subject.seed, device=subject.device)  # type: ignore[arg-type]
+    return ais(
+        subject.method,
+        subject.run,
+        **subject.settings["ais"],
+        seed=subject.seed,
+        device=subject.device,
+    )  # type: ignore[arg-type]
 
 
 def neighbours(run: config.RunConfig, nearest: Neighbours, path: Path) -> Path:
     """A row for each of eight test images: itself, then its nearest training images."""
-    train, test = (open_source(run.data, split, run.seed, augmented=False) for split in ("trainval", "test"))
+    train, test = (
+        open_source(run.data, split, run.seed, augmented=False) for split in ("trainval", "test")
+    )
     chosen = torch.arange(8) * len(test) // 8
     found = nearest.first(9).place[chosen]
 
     def picture(source: Source, index: torch.Tensor) -> torch.Tensor:
-        order = ((i[None], draws) for i, (_, draws) in zip(index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True))
+        order = (
+            (i[None], draws)
+            for i, (_, draws) in zip(
+                index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True
+            )
+        )
         return torch.cat([batch.views[0] for batch in source.batches(order, 1)])
 
-    return save_grid(path, [torch.cat([picture(test, i[None]), picture(train, row)]) for i, row in zip(chosen, found, strict=True)])
+    return save_grid(
+        path,
+        [
+            torch.cat([picture(test, i[None]), picture(train, row)])
+            for i, row in zip(chosen, found, strict=True)
+        ],
+    )
 
 
 def two_views(subject: Subject) -> str:
-    return "" if subject.viewed.data.views_differ else "two views would be the same image; set data.probe_augment=crop"
+    return (
+        ""
+        if subject.viewed.data.views_differ
+        else "two views would be the same image; set data.probe_augment=crop"
+    )
 
 
 def posterior(subject: Subject) -> str:
-    return "" if isinstance(subject.method, LatentModel) else f"{subject.run.method} has no posterior"
+    return (
+        "" if isinstance(subject.method, LatentModel) else f"{subject.run.method} has no posterior"
+    )
 
 
 def factors(subject: Subject) -> str:
-    values = open_source(subject.run.data, "test", subject.run.seed, augmented=False).factors.values()
+    values = open_source(
+        subject.run.data, "test", subject.run.seed, augmented=False
+    ).factors.values()
     return "" if sum(count > 1 for count in values) > 1 else "it takes two known factors or more"
 
 
 class Probe(NamedTuple):
-    """What measures, what says why a checkpoint has nothing to measure (else empty), and the options that it reads, with their defaults."""
+    """What measures, what says why a checkpoint has nothing to measure (else empty), and the
+    options that it reads, with their defaults.
+    """
 
     measure: Callable[[Subject], dict[str, Any]]
     missing: Callable[[Subject], str] = lambda _: ""

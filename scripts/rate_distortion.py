@@ -1,14 +1,18 @@
-"""Rate-distortion curves: what a code costs in nats against what it loses, one trained model for each price beta of a nat of rate.
+"""Rate-distortion curves: what a code costs in nats against what it loses, one trained model for
+each price beta of a nat of rate.
 
     python scripts/rate_distortion.py configs/linear_vae.yaml                              # beside the exact curve
     python scripts/rate_distortion.py configs/beta_vae_sprites.yaml --betas 1,3,10,30 optim.epochs=4 --warm-start
     python scripts/rate_distortion.py --checkpoint runs/simclr_sprites --checkpoint runs/moco_sprites    # through the rate head
 
-A config is trained once a beta, in a run folder of its own: an interrupted run is resumed, a finished one is not trained again. A
-checkpoint of any family is frozen and read through the rate head, one price list for all. Each point is (R, D) on the test split with 95%
-intervals: R = E KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). The region above the points' lower convex hull is
-achieved; a better model may find a curve below. Where the data's own R(D) is known in closed form (linear_gaussian with the likelihood
-"normal"), it is drawn and each point's distance from it is printed. Written: a picture, and a table as JSON beside it.
+A config is trained once a beta, in a run folder of its own: an interrupted run is resumed, a
+finished one is not trained again. A checkpoint of any family is frozen and read through the rate
+head, one price list for all. Each point is (R, D) on the test split with 95% intervals: R = E
+KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). The region above the points' lower
+convex hull is achieved; a better model may find a curve below. Where the data's own R(D) is known
+in closed form (linear_gaussian with the likelihood
+"normal"), it is drawn and each point's distance from it is printed. Written: a picture, and a table
+as JSON beside it.
 """
 
 import core  # noqa: F401
@@ -37,7 +41,12 @@ from scripts.demo import step
 from scripts.probe import find
 
 BETAS = "0.1,0.3,1,3,10"
-KINDS = ("constant", "linear", "cyclical", "free_bits")  # schedules that end at the beta of the config
+KINDS = (
+    "constant",
+    "linear",
+    "cyclical",
+    "free_bits",
+)  # schedules that end at the beta of the config
 IMAGES = 6  # shown a point
 NOTE = "started_from.json"  # in the folder of a warm-started run
 
@@ -66,13 +75,20 @@ def main() -> None:
     made = curve.table(*first, curves, known)
     Console(width=max(Console().width, 150), highlight=False).print(curve.lines(made))
     kept = options.picture.with_suffix(".json")
-    write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n"))
+    write_atomically(
+        kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n")
+    )
     curve_figures.rate_distortion(made, shown, options.picture)
-    print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table: {kept}")
+    print(
+        f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table:"
+        f" {kept}"
+    )
 
 
 def sweep(options: argparse.Namespace) -> list[Path]:
-    """One finished run folder a beta, upwards: a model that has learned a rich code gives up dimensions more easily than it finds them."""
+    """One finished run folder a beta, upwards: a model that has learned a rich code gives up
+    dimensions more easily than it finds them.
+    """
     folders: list[Path] = []
     for beta in options.betas:
         folder = options.out / f"beta_{beta:.12g}"
@@ -89,7 +105,9 @@ def sweep(options: argparse.Namespace) -> list[Path]:
 
 
 def finished(run: config.RunConfig) -> bool:
-    """Whether the run's folder holds it, trained to the end; `UserError` where it holds another run."""
+    """Whether the run's folder holds it, trained to the end; `UserError` where it holds another
+    run.
+    """
     folder = RunFolder(run.folder)
     folder.check(run)
     if not folder.last.exists():
@@ -99,7 +117,9 @@ def finished(run: config.RunConfig) -> bool:
 
 
 def start_from(neighbour: Path, run: config.RunConfig) -> None:
-    """A checkpoint at step 0 with the trained weights of a run that differs in beta alone; buffers, such as the price, stay its own."""
+    """A checkpoint at step 0 with the trained weights of a run that differs in beta alone; buffers,
+    such as the price, stay its own.
+    """
     entries = checkpoint.read(neighbour / "last.ckpt")
     method = checkpoint.build_method(run, checkpoint.shape_of(neighbour / "last.ckpt", entries))
     with torch.no_grad():
@@ -108,13 +128,20 @@ def start_from(neighbour: Path, run: config.RunConfig) -> None:
     folder = RunFolder(run.folder)
     run = replace(run, resume=False)
     folder.create(run)
-    note = {"started_from": str(neighbour), "started_from_digest": checkpoint.digest(neighbour / "last.ckpt")}
-    write_atomically(folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n"))
+    note = {
+        "started_from": str(neighbour),
+        "started_from_digest": checkpoint.digest(neighbour / "last.ckpt"),
+    }
+    write_atomically(
+        folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
+    )
     checkpoint.save(folder.last, State(run, method, build_optimizer(method, run.optim)))
 
 
 def probed(path: Path, probe: str, overrides: list[str]) -> report.Report:
-    """The report of a checkpoint that holds this probe, probed now unless the same weights have been."""
+    """The report of a checkpoint that holds this probe, probed now unless the same weights have
+    been.
+    """
     kept = path.parent / "probe" / "probe.json"
     if not overrides and kept.is_file():
         found = report.load(kept)
@@ -137,59 +164,101 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tens
 
 
 def refuse_what_has_no_curve(run: config.RunConfig, options: argparse.Namespace) -> None:
-    """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have different axes."""
+    """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have
+    different axes.
+    """
     if not issubclass(locate(run.method), LatentModel):
         raise UserError(
-            f"{options.config}: {run.method} has no rate; train it, and draw the curve of its frozen features with --checkpoint RUN"
+            f"{options.config}: {run.method} has no rate; train it, and draw the curve of its"
+            " frozen features with --checkpoint RUN"
         )
     kind = getattr(getattr(run.model, "rate", None), "kind", None)
     if kind not in KINDS:
-        raise UserError(f"{options.config}: model.rate.kind is '{kind}', which takes no fixed beta; a sweep takes {', '.join(KINDS)}")
+        raise UserError(
+            f"{options.config}: model.rate.kind is '{kind}', which takes no fixed beta; a sweep"
+            f" takes {', '.join(KINDS)}"
+        )
     likelihood = getattr(run.model, "likelihood", "")
     if options.checkpoint and likelihood != "logistic":
         raise UserError(
-            f"--checkpoint: the rate head's D is that of 8-bit values (logistic), not of '{likelihood}'; draw them in two pictures"
+            "--checkpoint: the rate head's D is that of 8-bit values (logistic), not of"
+            f" '{likelihood}'; draw them in two pictures"
         )
     for target in options.checkpoint:
         path = find(target, best=False)
         data = checkpoint.run_of(path, checkpoint.read(path)).data.name
         if data != run.data.name:
             raise UserError(
-                f"--checkpoint: {path} was trained on {data}, and {options.config} is about {run.data.name}; curves compare on one"
+                f"--checkpoint: {path} was trained on {data}, and {options.config} is about"
+                f" {run.data.name}; curves compare on one"
             )
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "words", nargs="*", metavar="CONFIG key=value", help="a VAE's YAML file, and any key of it for every run, such as optim.epochs=6"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--betas", help=f"prices of a nat of rate, separated by commas (default: {BETAS})")
-    parser.add_argument("--warm-start", action="store_true", help="each run but the first starts from the weights of the next lower beta")
     parser.add_argument(
-        "--checkpoint", type=Path, action="append", default=[], metavar="RUN_OR_CKPT", help="draw frozen features too, or alone; repeatable"
+        "words",
+        nargs="*",
+        metavar="CONFIG key=value",
+        help="a VAE's YAML file, and any key of it for every run, such as optim.epochs=6",
     )
-    parser.add_argument("--out", type=Path, help="where runs go, a folder a beta (default: runs/rate_distortion/CONFIG)")
-    parser.add_argument("--picture", type=Path, help="the PNG, its table beside it as JSON (default: OUT/rate_distortion.png)")
+    parser.add_argument(
+        "--betas", help=f"prices of a nat of rate, separated by commas (default: {BETAS})"
+    )
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="each run but the first starts from the weights of the next lower beta",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN_OR_CKPT",
+        help="draw frozen features too, or alone; repeatable",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where runs go, a folder a beta (default: runs/rate_distortion/CONFIG)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="the PNG, its table beside it as JSON (default: OUT/rate_distortion.png)",
+    )
     options = parser.parse_intermixed_args()
     options.overrides = [word for word in options.words if "=" in word]
     configs = [Path(word) for word in options.words if "=" not in word]
     if len(configs) > 1:
         raise UserError(f"{configs[1]}: one config a sweep; {configs[0]} is named already")
     if not configs and not options.checkpoint:
-        raise UserError("give a config to sweep, such as configs/linear_vae.yaml, or --checkpoint RUN")
+        raise UserError(
+            "give a config to sweep, such as configs/linear_vae.yaml, or --checkpoint RUN"
+        )
     options.config = configs[0] if configs else None
     for given, key in ((options.betas, "--betas"), (options.warm_start, "--warm-start")):
         if given and not configs:
-            raise UserError(f"{key}: is for a config that is swept; the rate head of --checkpoint has prices of its own")
+            raise UserError(
+                f"{key}: is for a config that is swept; the rate head of --checkpoint has prices"
+                " of its own"
+            )
     for word in options.overrides:
         key = word.partition("=")[0]
         if key in ("folder", "model.rate.beta", "resume"):
             raise UserError(f"'{word}': the sweep sets {key} itself; see --out and --betas")
         if options.checkpoint and not key.startswith("data."):
-            raise UserError(f"'{word}': a checkpoint's config is fixed; beside --checkpoint only data.* can be overridden")
+            raise UserError(
+                f"'{word}': a checkpoint's config is fixed; beside --checkpoint only data.* can"
+                " be overridden"
+            )
     options.betas = prices(options.betas or BETAS)
-    options.out = options.out or Path("runs/rate_distortion") / (configs[0].stem if configs else "checkpoints")
+    options.out = options.out or Path("runs/rate_distortion") / (
+        configs[0].stem if configs else "checkpoints"
+    )
     options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     return options
 
@@ -201,7 +270,9 @@ def prices(text: str) -> list[float]:
         try:
             found.append(float(word))
         except ValueError:
-            raise UserError(f"--betas: '{word}' is no number; give prices such as {BETAS}") from None
+            raise UserError(
+                f"--betas: '{word}' is no number; give prices such as {BETAS}"
+            ) from None
         if not 0 < found[-1] < math.inf:
             raise UserError(f"--betas: a price must be above 0, got {word}")
     if len(set(found)) < len(found):

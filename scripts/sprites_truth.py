@@ -1,12 +1,14 @@
-"""Measured against true: SimCLR on sprites with M contents, where I(V1; V2) = log M exactly, for M from 2 to 65,536.
+"""Measured against true: SimCLR on sprites with M contents, where I(V1; V2) = log M exactly, for M
+from 2 to 65,536.
 
     python scripts/sprites_truth.py                          # all five, about 5 minutes on 2 CPU cores
     python scripts/sprites_truth.py --contents 2,288         # some of them
     python scripts/sprites_truth.py optim.epochs=6 --out runs/long    # another recipe
 
-For each M one run by the one recipe below, then the InfoNCE bound of the trained critic on 8,192 test images for K = 16 ... 8,191
-negatives, beside the value of the ideal critic, log(K + 1) - E log(1 + Binomial(K, 1/M)), which finds all candidates of the anchor's
-own content and can not tell them apart. Called again, it goes on where it stopped.
+For each M one run by the one recipe below, then the InfoNCE bound of the trained critic on 8,192
+test images for K = 16 ... 8,191 negatives, beside the value of the ideal critic, log(K + 1) - E
+log(1 + Binomial(K, 1/M)), which finds all candidates of the anchor's own content and can not tell
+them apart. Called again, it goes on where it stopped.
 """
 
 import core  # noqa: F401
@@ -24,10 +26,13 @@ from rich.console import Console
 from probes import report, truth, truth_figures
 from scripts.demo import CONFIGS, step
 
-# One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1 the common critic reaches 97 % of the
-# ideal for M = 65,536 and K = 8,191, but SimCLR's own stops at 90 %: too warm for so many.
+# One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1
+# the common critic reaches 97 % of the ideal for M = 65,536 and K = 8,191, but SimCLR's own stops
+# at 90 %: too warm for so many.
 RECIPE = ("model.temperature=0.07",)
-CRITIC = "common"  # the critic that headlines every report; what the others reach is in the table too
+CRITIC = (
+    "common"  # the critic that headlines every report; what the others reach is in the table too
+)
 SPRITES = {
     2: {"shapes": 1, "colours": 2, "sizes": 1, "grid": 1},
     16: {"shapes": 2, "colours": 2, "sizes": 1, "grid": 2},
@@ -46,29 +51,67 @@ def main() -> None:
     for m in options.contents:
         run = options.out / f"m{m}"
         sizes = [f"data.sprites.{key}={value}" for key, value in SPRITES[m].items()]
-        step("pretrain.py", CONFIGS / "simclr_sprites.yaml", f"folder={run}", *recipe, *sizes, "--resume")
+        step(
+            "pretrain.py",
+            CONFIGS / "simclr_sprites.yaml",
+            f"folder={run}",
+            *recipe,
+            *sizes,
+            "--resume",
+        )
         step("probe.py", run, "--probes", "information")
         reports.append(report.load(run / "probe" / "probe.json"))
     table = truth.collect(reports, CRITIC)
-    table["recipe"] = {"config": "configs/simclr_sprites.yaml", "overrides": recipe, "sprites": {m: SPRITES[m] for m in options.contents}}
+    table["recipe"] = {
+        "config": "configs/simclr_sprites.yaml",
+        "overrides": recipe,
+        "sprites": {m: SPRITES[m] for m in options.contents},
+    }
     Console(width=max(Console().width, 120), highlight=False).print(truth.lines(table))
     kept = options.picture.with_suffix(".json")
-    write_atomically(kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n"))
+    write_atomically(
+        kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n")
+    )
     truth_figures.truth(table, options.picture)
-    print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table: {kept}; the runs: {options.out}/m*/")
+    print(
+        f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table:"
+        f" {kept}; the runs: {options.out}/m*/"
+    )
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the config, for every run, such as optim.epochs=6")
-    parser.add_argument("--contents", default=",".join(map(str, SPRITES)), help="which M, separated by commas (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/sprites_truth"), help="where the runs go (default: %(default)s)")
-    parser.add_argument("--picture", type=Path, help="the PNG, its table beside it as JSON (default: OUT/sprites_truth.png)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="any key of the config, for every run, such as optim.epochs=6",
+    )
+    parser.add_argument(
+        "--contents",
+        default=",".join(map(str, SPRITES)),
+        help="which M, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/sprites_truth"),
+        help="where the runs go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="the PNG, its table beside it as JSON (default: OUT/sprites_truth.png)",
+    )
     options = parser.parse_intermixed_args()
     known = {str(m): m for m in SPRITES}
     for word in options.contents.split(","):
         if word not in known:
-            raise UserError(f"--contents: there is no M = '{word}'; choose among {', '.join(known)}")
+            raise UserError(
+                f"--contents: there is no M = '{word}'; choose among {', '.join(known)}"
+            )
     options.contents = sorted({known[word] for word in options.contents.split(",")})
     options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     return options

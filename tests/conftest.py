@@ -22,9 +22,13 @@ def _no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_batch():
     """A batch of random uint8 images with that many views."""
 
-    def make(size: int = 8, views: int = 2, shape: tuple[int, int, int] = (3, 32, 32), step: int = 0) -> Batch:
+    def make(
+        size: int = 8, views: int = 2, shape: tuple[int, int, int] = (3, 32, 32), step: int = 0
+    ) -> Batch:
         draws = Draws(0, step)
-        images = tuple(draws.integers(f"image{v}", 256, size, *shape).to(torch.uint8) for v in range(views))
+        images = tuple(
+            draws.integers(f"image{v}", 256, size, *shape).to(torch.uint8) for v in range(views)
+        )
         return Batch(images, torch.zeros(size, 1, dtype=torch.long), torch.arange(size), draws)
 
     return make

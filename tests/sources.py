@@ -1,4 +1,6 @@
-"""Gaussian pairs with the optimal critic, as codes whose inner product is log p(x, y) / p(x) p(y)."""
+"""Gaussian pairs with the optimal critic, as codes whose inner product is log p(x, y) / p(x)
+p(y).
+"""
 
 from typing import NamedTuple
 
@@ -9,7 +11,9 @@ from probes.known import correlation, gaussian
 
 
 class Gaussian(NamedTuple):
-    """Pairs [n, d], codes [n, d + 2], I in nats, and the pointwise information [n], which the codes give."""
+    """Pairs [n, d], codes [n, d + 2], I in nats, and the pointwise information [n], which the codes
+    give.
+    """
 
     x: Tensor
     y: Tensor
@@ -24,7 +28,9 @@ def gaussian_pairs(n: int, d: int, information: float, seed: int) -> Gaussian:
     x, y = torch.from_numpy(made.x), torch.from_numpy(made.y)
     rho = correlation(information, d)
     variance, one = 1 - rho**2, torch.ones(n, 1, dtype=torch.float64)
-    alone_x, alone_y = (-(rho**2) / (2 * variance) * side.square().sum(1, keepdim=True) for side in (x, y))
+    alone_x, alone_y = (
+        -(rho**2) / (2 * variance) * side.square().sum(1, keepdim=True) for side in (x, y)
+    )
     query = torch.cat([x * rho / variance, alone_x + information, one], 1)
     key = torch.cat([y, one, alone_y], 1)
     return Gaussian(x, y, query, key, information, torch.from_numpy(made.pointwise))

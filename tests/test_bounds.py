@@ -14,29 +14,43 @@ import torch.nn.functional as F
 def gaussian_pairs(n: int, correlation: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 1, generator=g, dtype=torch.float64)
-    return x, correlation * x + math.sqrt(1 - correlation**2) * torch.randn(n, 1, generator=g, dtype=torch.float64)
+    return x, correlation * x + math.sqrt(1 - correlation**2) * torch.randn(
+        n, 1, generator=g, dtype=torch.float64
+    )
 
 
 def test_every_number_of_candidates_equals_a_plain_softmax():
-    q, k = (F.normalize(torch.randn(700, 8, generator=torch.Generator().manual_seed(s), dtype=torch.float64), dim=1) for s in (0, 1))
+    q, k = (
+        F.normalize(
+            torch.randn(700, 8, generator=torch.Generator().manual_seed(s), dtype=torch.float64),
+            dim=1,
+        )
+        for s in (0, 1)
+    )
     counts = [2, 17, 257, 700]
     terms = infonce_terms(q, k, 7.0, counts)
     scores = 7 * q @ k.T
     for row, c in zip(terms, counts, strict=True):
         places = (torch.arange(700)[:, None] + torch.arange(c)) % 700
-        expected = math.log(c) - F.cross_entropy(scores.gather(1, places), torch.zeros(700, dtype=torch.long), reduction="none")
+        expected = math.log(c) - F.cross_entropy(
+            scores.gather(1, places), torch.zeros(700, dtype=torch.long), reduction="none"
+        )
         torch.testing.assert_close(row, expected, rtol=1e-12, atol=1e-12)
     whole = math.log(700) - F.cross_entropy(scores, torch.arange(700))
     torch.testing.assert_close(terms[-1].mean(), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_the_optimal_critic_of_a_gaussian_pair_stays_below_the_truth_and_near_it():
-    """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1): the ideal critic, fed as codes."""
+    """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1): the ideal
+    critic, fed as codes.
+    """
     rho, n = 0.8, 4096
     truth = -0.5 * math.log(1 - rho**2)
     x, y = gaussian_pairs(n, rho, 0)
     variance = 1 - rho**2
-    code_x = torch.cat([x * rho / variance, -(rho**2) * x**2 / (2 * variance), torch.ones_like(x)], 1)
+    code_x = torch.cat(
+        [x * rho / variance, -(rho**2) * x**2 / (2 * variance), torch.ones_like(x)], 1
+    )
     code_y = torch.cat([y, torch.ones_like(y), -(y**2) * rho**2 / (2 * variance)], 1)
     estimates = [interval(row) for row in infonce_terms(code_x, code_y, 1.0, [16, 256, n])]
     assert all(e.mean < truth + 3 * e.error for e in estimates)
@@ -45,7 +59,9 @@ def test_the_optimal_critic_of_a_gaussian_pair_stays_below_the_truth_and_near_it
 
 
 def test_a_discrete_channel_reaches_the_best_possible_value():
-    """Identical views of M equally likely values: the ideal critic attains log(K + 1) - E log(1 + Binomial(K, 1/M)) and no more."""
+    """Identical views of M equally likely values: the ideal critic attains log(K + 1) - E log(1 +
+    Binomial(K, 1/M)) and no more.
+    """
     content = torch.randint(16, (6000,), generator=torch.Generator().manual_seed(0))
     code = F.one_hot(content, 16).double()
     for k in (1, 15, 255):
@@ -74,19 +90,29 @@ def test_intervals_cover_the_bounds_own_mean():
 
 
 def test_resampling_pairs_would_make_an_interval_that_excludes_the_point():
-    """Why `interval` holds the candidates fixed: duplicates of a pair act as false negatives and pull the value down."""
-    code = F.normalize(torch.randn(1000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1)
+    """Why `interval` holds the candidates fixed: duplicates of a pair act as false negatives and
+    pull the value down.
+    """
+    code = F.normalize(
+        torch.randn(1000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        dim=1,
+    )
     point = interval(infonce_terms(code, code, 30.0, [1000])[0])
     rows = torch.randint(1000, (20, 1000), generator=torch.Generator().manual_seed(1))
     resampled = torch.stack([infonce_terms(code[r], code[r], 30.0, [1000]).mean() for r in rows])
     assert resampled.max() < point.low
 
 
-@pytest.mark.parametrize("d, expected", [(8, (5.61, 5.87, 6.15, 6.02)), (16, (8.28, 14.33, 21.3, 14.48))])
+@pytest.mark.parametrize(
+    "d, expected", [(8, (5.61, 5.87, 6.15, 6.02)), (16, (8.28, 14.33, 21.3, 14.48))]
+)
 def test_the_sandwich_on_a_linear_gaussian_channel(d, expected):
-    """x ~ N(0, I), q(z|x) = N(a x, s^2): I and R are closed forms, and the bounds meet the published figures at C = 4096."""
+    """x ~ N(0, I), q(z|x) = N(a x, s^2): I and R are closed forms, and the bounds meet the
+    published figures at C = 4096.
+    """
     information, rate = expected[1], expected[3]
-    # I = d/2 log(1 + a^2/s^2) and R = d/2 (a^2 + s^2 - 1 - log s^2) fix a and s; the smaller total variance is below 1
+    # I = d/2 log(1 + a^2/s^2) and R = d/2 (a^2 + s^2 - 1 - log s^2) fix a and s; the smaller total
+    # variance is below 1
     snr = math.exp(2 * information / d) - 1
     surplus = 2 * (rate - information) / d  # (v - 1 - log v) with v = a^2 + s^2
     low, high = 1e-3, 1.0
@@ -107,13 +133,20 @@ def test_the_sandwich_on_a_linear_gaussian_channel(d, expected):
 
 def test_the_sandwich_equals_torch_distributions():
     g = torch.Generator().manual_seed(0)
-    mean, sigma = torch.randn(30, 3, generator=g, dtype=torch.float64), torch.rand(30, 3, generator=g, dtype=torch.float64) + 0.1
+    mean, sigma = (
+        torch.randn(30, 3, generator=g, dtype=torch.float64),
+        torch.rand(30, 3, generator=g, dtype=torch.float64) + 0.1,
+    )
     z = mean + sigma * torch.randn(30, 3, generator=g, dtype=torch.float64)
     log_q = torch.distributions.Normal(mean, sigma).log_prob(z[:, None]).sum(2)
     lower, upper = (bound.terms for bound in sandwich(gaussian(mean, sigma, z)))
-    torch.testing.assert_close(lower, log_q.diag() - log_q.logsumexp(1) + math.log(30), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        lower, log_q.diag() - log_q.logsumexp(1) + math.log(30), rtol=1e-9, atol=1e-9
+    )
     others = log_q[~torch.eye(30, dtype=torch.bool)].view(30, 29)
-    torch.testing.assert_close(upper, log_q.diag() - others.logsumexp(1) + math.log(29), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        upper, log_q.diag() - others.logsumexp(1) + math.log(29), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("candidates", [[1], [4, 3], [5], [2, 2]])

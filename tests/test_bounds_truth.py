@@ -1,4 +1,6 @@
-"""Every bound against plain formulas, and against sources whose truth is known: it stays on its side, and its interval covers its mean."""
+"""Every bound against plain formulas, and against sources whose truth is known: it stays on its
+side, and its interval covers its mean.
+"""
 
 from core.information import bounds, scores
 from core.information.bounds import Bound, interval
@@ -30,31 +32,55 @@ def test_each_bound_is_its_formula():
     f = 2 * torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     s, own, off = scores.of_matrix(f), f.diagonal(), ~torch.eye(n, dtype=torch.bool)
     negatives = f[off].view(n, n - 1)
-    assert bounds.infonce(s).terms.mean() == pytest.approx(math.log(n) - F.cross_entropy(f, torch.arange(n)).item())
+    assert bounds.infonce(s).terms.mean() == pytest.approx(
+        math.log(n) - F.cross_entropy(f, torch.arange(n)).item()
+    )
     both = (F.cross_entropy(f, torch.arange(n)) + F.cross_entropy(f.T, torch.arange(n))).item() / 2
     assert bounds.infonce_symmetric(s).terms.mean() == pytest.approx(math.log(n) - both)
-    assert bounds.nwj(s).terms.mean() == pytest.approx((1 + own.mean() - negatives.exp().mean()).item())
-    assert bounds.dv(s).terms.mean() == pytest.approx((own.mean() - negatives.exp().mean().log()).item())
+    assert bounds.nwj(s).terms.mean() == pytest.approx(
+        (1 + own.mean() - negatives.exp().mean()).item()
+    )
+    assert bounds.dv(s).terms.mean() == pytest.approx(
+        (own.mean() - negatives.exp().mean().log()).item()
+    )
     clipped = negatives.clamp(-2, 2).exp().mean().log()
     assert bounds.smile(s, 2.0).terms.mean() == pytest.approx((own.mean() - clipped).item())
     assert bounds.club(s).terms.mean() == pytest.approx((own.mean() - negatives.mean()).item())
-    assert bounds.leave_one_out(s).terms.mean() == pytest.approx((own - negatives.logsumexp(1) + math.log(n - 1)).mean().item())
+    assert bounds.leave_one_out(s).terms.mean() == pytest.approx(
+        (own - negatives.logsumexp(1) + math.log(n - 1)).mean().item()
+    )
     spared = (torch.arange(n) + 1) % n
-    first = (f.exp().sum(1) - f[torch.arange(n), spared].exp()) / (n - 1)  # own pair and n - 2 negatives
+    first = (f.exp().sum(1) - f[torch.arange(n), spared].exp()) / (
+        n - 1
+    )  # own pair and n - 2 negatives
     second = negatives.exp().mean(1)
     alpha = 1 + own - (a * first + 1 - a).log() - second / (a * second + 1 - a)
     torch.testing.assert_close(bounds.alpha_bound(s, a).terms, alpha)
     softplus = F.softplus
-    assert bounds.js_objective(f) == pytest.approx(-softplus(-own).mean().item() - softplus(negatives).mean().item())
+    assert bounds.js_objective(f) == pytest.approx(
+        -softplus(-own).mean().item() - softplus(negatives).mean().item()
+    )
 
 
 @pytest.mark.parametrize(
-    "information, d, expected", [(2.554, 5, (2.456, 2.522, 2.545)), (4.0, 20, (3.546, 3.801, 3.921)), (10.0, 20, (5.44, 6.64, 7.67))]
+    "information, d, expected",
+    [
+        (2.554, 5, (2.456, 2.522, 2.545)),
+        (4.0, 20, (3.546, 3.801, 3.921)),
+        (10.0, 20, (5.44, 6.64, 7.67)),
+    ],
 )
 def test_the_optimal_critic_follows_known_values(information, d, expected):
-    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks, so that the standard error is that of blocks."""
+    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks, so that the
+    standard error is that of blocks.
+    """
     for c, value in zip((256, 1024, 4096), expected, strict=True):
-        blocks = torch.tensor([bounds.infonce(optimal(c, information, seed, d)).terms.mean() for seed in range(32768 // c)])
+        blocks = torch.tensor(
+            [
+                bounds.infonce(optimal(c, information, seed, d)).terms.mean()
+                for seed in range(32768 // c)
+            ]
+        )
         error = blocks.std() / math.sqrt(len(blocks))
         assert abs(blocks.mean() - value) < 3 * error + 0.005  # the known values are rounded
 
@@ -66,7 +92,9 @@ def test_no_lower_bound_passes_the_truth(name, information):
     for scale in (1.0, 0.6):
         pairs = gaussian_pairs(2048, 20, information, 11)
         found = interval(*LOWER[name](scores.paired(pairs.query, pairs.key, scale)))
-        own = pairs.pointwise.mean().item()  # the sample's own information, whose error the bound shares
+        own = (
+            pairs.pointwise.mean().item()
+        )  # the sample's own information, whose error the bound shares
         assert found.mean <= max(information, own) + 3 * found.error + 1e-9
 
 
@@ -74,18 +102,27 @@ def test_upper_bounds_stay_above_the_truth():
     for information in (0.5, 2.0, 4.0, 8.0):
         pairs = gaussian_pairs(2048, 8, information, 5)
         rho = math.sqrt(1 - math.exp(-2 * information / 8))
-        density = scores.gaussian(rho * pairs.y, torch.full_like(pairs.y, math.sqrt(1 - rho**2)), pairs.x)
+        density = scores.gaussian(
+            rho * pairs.y, torch.full_like(pairs.y, math.sqrt(1 - rho**2)), pairs.x
+        )
         for upper in (bounds.leave_one_out, bounds.club):
             found = interval(*upper(density))
             assert found.mean >= information - 3 * found.error
-        assert interval(*bounds.club(density)).mean > interval(*bounds.leave_one_out(density)).mean  # by Jensen
+        assert (
+            interval(*bounds.club(density)).mean > interval(*bounds.leave_one_out(density)).mean
+        )  # by Jensen
 
 
 def test_the_alpha_bound_passes_log_c():
     """I = 10, C = 1,024: about 6.6 for InfoNCE, 8.6 at alpha = .1, 9.4 at .01 (theory.md)."""
     means = []
     for alpha in (0.1, 0.01):
-        values = torch.tensor([bounds.alpha_bound(optimal(1024, 10.0, seed), alpha).terms.mean() for seed in range(20)])
+        values = torch.tensor(
+            [
+                bounds.alpha_bound(optimal(1024, 10.0, seed), alpha).terms.mean()
+                for seed in range(20)
+            ]
+        )
         means.append(values.mean().item())
     assert means[0] == pytest.approx(8.59, abs=0.15)
     assert math.log(1024) < means[0] < means[1] < 10
@@ -96,39 +133,67 @@ def test_alpha_lies_between_nwj_and_infonce():
     s = optimal(512, 2.0, 0)
     nwj, infonce = (bound(s).terms.mean().item() for bound in (bounds.nwj, bounds.infonce))
     assert bounds.alpha_bound(s, 1e-9).terms.mean() == pytest.approx(nwj, abs=1e-6)
-    assert bounds.alpha_bound(s, 1 - 1e-9).terms.mean() == pytest.approx(infonce, abs=0.02)  # 511 candidates, not 512
+    assert bounds.alpha_bound(s, 1 - 1e-9).terms.mean() == pytest.approx(
+        infonce, abs=0.02
+    )  # 511 candidates, not 512
     with pytest.raises(ValueError, match="alpha"):
         bounds.alpha_bound(s, 0.0)
 
 
 def test_the_js_critic_is_read_with_its_one():
-    """At I = 0 the ideal critic is V = 0, and its reading 0; without the shift it would be 0 - e^-1."""
+    """At I = 0 the ideal critic is V = 0, and its reading 0; without the shift it would be 0 -
+    e^-1.
+    """
     zero = scores.of_matrix(torch.zeros(50, 50))
     assert bounds.js(zero).terms.mean() == pytest.approx(0, abs=1e-12)
-    assert (zero.own - (zero.shifted(-1).others - math.log(49)).exp()).mean() == pytest.approx(-math.exp(-1))
+    assert (zero.own - (zero.shifted(-1).others - math.log(49)).exp()).mean() == pytest.approx(
+        -math.exp(-1)
+    )
 
 
 def test_smile_is_no_bound():
-    """Its second expectation forgets what is clipped: far above the truth at 10 nats with the optimal critic."""
+    """Its second expectation forgets what is clipped: far above the truth at 10 nats with the
+    optimal critic.
+    """
     found = interval(*bounds.smile(optimal(2048, 10.0, 0), 2.0))
     assert found.mean > 10 + 10 * found.error
 
 
 def test_dv_on_few_pairs_is_biased_upwards():
-    """Mean over many small samples above the truth, which is why it is not called a lower bound of a sample."""
-    values = torch.tensor([bounds.dv(optimal(12, 2.0, seed, d=2)).terms.mean() for seed in range(3000)])
+    """Mean over many small samples above the truth, which is why it is not called a lower bound of
+    a sample.
+    """
+    values = torch.tensor(
+        [bounds.dv(optimal(12, 2.0, seed, d=2)).terms.mean() for seed in range(3000)]
+    )
     error = values.std() / math.sqrt(len(values))
     assert values.mean() > 2.0 + 3 * error
 
 
 @pytest.mark.parametrize(
-    "name, information", [("infonce", 2.0), ("symmetric", 2.0), ("infonce", 8.0), ("alpha", 2.0), ("nwj", 1.0), ("dv", 1.0)]
+    "name, information",
+    [
+        ("infonce", 2.0),
+        ("symmetric", 2.0),
+        ("infonce", 8.0),
+        ("alpha", 2.0),
+        ("nwj", 1.0),
+        ("dv", 1.0),
+    ],
 )
 def test_intervals_cover_the_bounds_own_mean(name, information):
-    """95% intervals of 100 samples of 400 pairs, against the mean over 1,000 other samples. NWJ and DV only where e^I is not large: their
-    tails are too heavy beyond, and the interval of a sample can not know what it did not draw."""
+    """95% intervals of 100 samples of 400 pairs, against the mean over 1,000 other samples. NWJ and
+    DV only where e^I is not large: their tails are too heavy beyond, and the interval of a sample
+    can not know what it did not draw.
+    """
     bound = LOWER.get(name, bounds.dv)
-    mean = torch.tensor([bound(optimal(400, information, 10_000 + seed)).terms.mean() for seed in range(1000)]).mean().item()
+    mean = (
+        torch.tensor(
+            [bound(optimal(400, information, 10_000 + seed)).terms.mean() for seed in range(1000)]
+        )
+        .mean()
+        .item()
+    )
     found = [interval(*bound(optimal(400, information, seed))) for seed in range(100)]
     assert sum(estimate.low <= mean <= estimate.high for estimate in found) >= 90
 
@@ -139,7 +204,10 @@ def test_a_critic_on_its_own_training_split_passes_the_truth():
     x, y, fresh_x, fresh_y = (torch.randn(300, 10, generator=g) for _ in range(4))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        towers = [torch.nn.Sequential(torch.nn.Linear(10, 256), torch.nn.SiLU(), torch.nn.Linear(256, 64)) for _ in range(2)]
+        towers = [
+            torch.nn.Sequential(torch.nn.Linear(10, 256), torch.nn.SiLU(), torch.nn.Linear(256, 64))
+            for _ in range(2)
+        ]
     optimizer = torch.optim.Adam([p for tower in towers for p in tower.parameters()], 3e-3)
     for _ in range(150):
         loss = F.cross_entropy(towers[0](x) @ towers[1](y).T, torch.arange(300))
@@ -147,7 +215,10 @@ def test_a_critic_on_its_own_training_split_passes_the_truth():
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        seen, held_out = (interval(*bounds.infonce(scores.paired(towers[0](a), towers[1](b)))) for a, b in ((x, y), (fresh_x, fresh_y)))
+        seen, held_out = (
+            interval(*bounds.infonce(scores.paired(towers[0](a), towers[1](b))))
+            for a, b in ((x, y), (fresh_x, fresh_y))
+        )
     assert seen.low > 2
     assert held_out.high < 0
 

@@ -1,4 +1,6 @@
-"""scripts/calibrate.py: known sources in, a table, a picture and a verdict on the estimators out."""
+"""scripts/calibrate.py: known sources in, a table, a picture and a verdict on the estimators
+out.
+"""
 
 import json
 import subprocess
@@ -13,15 +15,33 @@ ROOT = Path(__file__).parents[1]
 
 
 def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, ROOT / "scripts/calibrate.py", *words], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/calibrate.py", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
 
 
 def test_a_table_a_picture_and_the_figures(tmp_path):
-    told = script("--pairs", "400", "--only", "5 x 5 of 0,channel of 4,10 nats", "--out", "out/here", cwd=tmp_path)
+    told = script(
+        "--pairs",
+        "400",
+        "--only",
+        "5 x 5 of 0,channel of 4,10 nats",
+        "--out",
+        "out/here",
+        cwd=tmp_path,
+    )
     assert told.returncode == 0, told.stderr
     assert "No lower bound stands more than 3 standard errors" in told.stdout
     found = json.loads((tmp_path / "out/here.json").read_text())
-    assert [row["source"] for row in found["rows"]] == ["gaussian 5 x 5 of 0 nats", "gaussian 20 x 20 of 10 nats", "channel of 4 letters"]
+    assert [row["source"] for row in found["rows"]] == [
+        "gaussian 5 x 5 of 0 nats",
+        "gaussian 20 x 20 of 10 nats",
+        "channel of 4 letters",
+    ]
     assert found["pairs"] == 400 and found["largest_excess"]["standard_errors"] <= 3
     assert found["mean_absolute_error"]["infonce"] < 0.2  # over the two under 4 nats
     table = (tmp_path / "out/here.md").read_text()
@@ -29,9 +49,19 @@ def test_a_table_a_picture_and_the_figures(tmp_path):
     assert (tmp_path / "out/here.png").stat().st_size > 10_000
 
 
-def row(value: float, truth: float = 1.0, own: float = 1.0, side: str = "lower bound", **more: float) -> dict:
+def row(
+    value: float, truth: float = 1.0, own: float = 1.0, side: str = "lower bound", **more: float
+) -> dict:
     entry = {"value": value, "error": 0.1, "side": side, "verdict": "converged"}
-    return {"source": "s", "dimensions": (1, 1), "truth": truth, "own": own, "seconds": 2.0, "estimators": {"infonce": entry}, **more}
+    return {
+        "source": "s",
+        "dimensions": (1, 1),
+        "truth": truth,
+        "own": own,
+        "seconds": 2.0,
+        "estimators": {"infonce": entry},
+        **more,
+    }
 
 
 def test_an_excess_counts_above_what_the_sample_itself_holds():
@@ -45,9 +75,15 @@ def test_an_excess_counts_above_what_the_sample_itself_holds():
 
 def test_the_peer_is_compared_in_nats_and_in_time():
     found = calibration.collect(
-        [row(0.9, peer=0.7, peer_seconds=6.0), row(5.0, 5.0, 5.0, peer=3.0, peer_seconds=2.0)], 100, 0, "benchmark-mi"
+        [row(0.9, peer=0.7, peer_seconds=6.0), row(5.0, 5.0, 5.0, peer=3.0, peer_seconds=2.0)],
+        100,
+        0,
+        "benchmark-mi",
     )
-    assert found["mean_absolute_error"] == {"infonce": pytest.approx(0.1), "benchmark-mi infonce": pytest.approx(0.3)}
+    assert found["mean_absolute_error"] == {
+        "infonce": pytest.approx(0.1),
+        "benchmark-mi infonce": pytest.approx(0.3),
+    }
     assert found["peer_time_over_ours"] == pytest.approx(2.0)
     assert "2.00 times ours" in calibration.summary(found)
 
@@ -64,4 +100,8 @@ def test_the_peer_is_compared_in_nats_and_in_time():
 )
 def test_bad_input_is_one_line(tmp_path, words, message):
     told = script(*words, cwd=tmp_path)
-    assert told.returncode == 2 and len(told.stderr.strip().splitlines()) == 1 and message in told.stderr
+    assert (
+        told.returncode == 2
+        and len(told.stderr.strip().splitlines()) == 1
+        and message in told.stderr
+    )

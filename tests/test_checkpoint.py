@@ -16,9 +16,14 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    run = config.read(ROOT / "configs/simclr_sprites.yaml", ["model.hidden=16", "model.projection=8"])
+    run = config.read(
+        ROOT / "configs/simclr_sprites.yaml", ["model.hidden=16", "model.projection=8"]
+    )
     method = checkpoint.build_method(run, (3, 32, 32))
-    checkpoint.save(tmp_path / "last.ckpt", checkpoint.State(run, method, build_optimizer(method, run.optim), step=7))
+    checkpoint.save(
+        tmp_path / "last.ckpt",
+        checkpoint.State(run, method, build_optimizer(method, run.optim), step=7),
+    )
     return tmp_path / "last.ckpt"
 
 
@@ -40,7 +45,10 @@ def test_a_method_comes_back_from_the_file_alone(saved):
     [
         (lambda e: e["method"].pop("head.layers.0.weight"), ["1 missing", "head.layers.0.weight"]),
         (lambda e: e["method"].update({"extra": torch.zeros(1)}), ["1 surplus", "extra"]),
-        (lambda e: e["method"].update({"head.layers.0.weight": torch.zeros(3)}), ["head.layers.0.weight", "[3]"]),
+        (
+            lambda e: e["method"].update({"head.layers.0.weight": torch.zeros(3)}),
+            ["head.layers.0.weight", "[3]"],
+        ),
         (lambda e: e.pop("step"), ["missing", "step"]),
         (lambda e: e.update(format="other/9"), ["twobounds/1"]),
         (lambda e: e["config"].update(method="os.system"), ["os.system", "not allowed"]),
@@ -74,7 +82,9 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
 def test_a_pickle_bomb_does_not_go_off(tmp_path, write):
     write({"format": checkpoint.FORMAT, "config": Bomb(tmp_path / "boom")}, tmp_path / "bomb.ckpt")
     with pytest.raises(UserError):
@@ -100,7 +110,9 @@ def test_a_failed_write_leaves_the_old_checkpoint(saved):
 )  # lars: the step is a thousandth of |w| times lr
 def test_every_optimiser_lowers_a_quadratic_and_spares_biases(name, lr):
     layer = torch.nn.Linear(4, 4)
-    optimizer = build_optimizer(layer, OptimConfig(name=name, lr=lr, batch_size=256, weight_decay=0.01))
+    optimizer = build_optimizer(
+        layer, OptimConfig(name=name, lr=lr, batch_size=256, weight_decay=0.01)
+    )
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.01, 0.0]
     x, losses = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), []
     for _ in range(100):

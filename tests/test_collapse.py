@@ -1,4 +1,6 @@
-"""Where the rate goes, on codes whose densities are all closed forms: x ~ N(0, 1) in two dimensions, z = A x + s e, p(z) = N(0, 1)."""
+"""Where the rate goes, on codes whose densities are all closed forms: x ~ N(0, 1) in two
+dimensions, z = A x + s e, p(z) = N(0, 1).
+"""
 
 from core.randomness import Draws
 
@@ -6,7 +8,14 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from probes import collapse
 from probes.codes import Coded, Codes, codes, joined, normal_factors
@@ -19,12 +28,16 @@ COVARIANCE = MAP @ MAP.T + SIGMA**2 * torch.eye(2, dtype=torch.float64)  # of q(
 
 
 def linear_gaussian(n: int = IMAGES) -> Codes:
-    """Images and noise with exactly the moments of independent standard normals: what is quadratic in them has no sampling error."""
+    """Images and noise with exactly the moments of independent standard normals: what is quadratic
+    in them has no sampling error.
+    """
     joint = Draws(0, 0).normal("joint", n, 4).double()
     joint -= joint.mean(0)
     joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
     mean = joint[:, :2] @ MAP.T
-    return codes(Coded(mean, Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:]), STANDARD)
+    return codes(
+        Coded(mean, Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:]), STANDARD
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +55,9 @@ RATE = 0.5 * (SPREAD - 1 - math.log(SIGMA**2)).sum().item()
 def test_the_closed_forms_are_those_of_torch():
     whole = MultivariateNormal(torch.zeros(2, dtype=torch.float64), COVARIANCE)
     apart = MultivariateNormal(torch.zeros(2, dtype=torch.float64), COVARIANCE.diagonal().diag())
-    unit = MultivariateNormal(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    unit = MultivariateNormal(
+        torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    )
     assert kl_divergence(whole, apart).item() == pytest.approx(TOTAL_CORRELATION)
     assert kl_divergence(apart, unit).item() == pytest.approx(DIMENSION_WISE)
     assert pytest.approx(RATE) == INFORMATION + TOTAL_CORRELATION + DIMENSION_WISE
@@ -50,13 +65,20 @@ def test_the_closed_forms_are_those_of_torch():
 
 def test_the_rate_is_information_and_total_correlation_and_dimension_wise_kl(found):
     parts = found["on_these_images"]
-    total = sum(parts[name]["value"] for name in ("information", "total_correlation", "dimension_wise_kl"))
+    total = sum(
+        parts[name]["value"] for name in ("information", "total_correlation", "dimension_wise_kl")
+    )
     assert total == pytest.approx(RATE, abs=1e-3)
     assert total == pytest.approx(parts["rate"]["value"], abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("name", "truth"), [("information", INFORMATION), ("total_correlation", TOTAL_CORRELATION), ("dimension_wise_kl", DIMENSION_WISE)]
+    ("name", "truth"),
+    [
+        ("information", INFORMATION),
+        ("total_correlation", TOTAL_CORRELATION),
+        ("dimension_wise_kl", DIMENSION_WISE),
+    ],
 )
 def test_each_part_is_its_closed_form(found, name, truth):
     part = found["on_these_images"][name]
@@ -65,10 +87,15 @@ def test_each_part_is_its_closed_form(found, name, truth):
 
 
 def test_brackets_hold_the_closed_forms_and_close_on_many_images(found):
-    for name, truth in (("total_correlation", TOTAL_CORRELATION), ("dimension_wise_kl", DIMENSION_WISE)):
+    for name, truth in (
+        ("total_correlation", TOTAL_CORRELATION),
+        ("dimension_wise_kl", DIMENSION_WISE),
+    ):
         few = decomposition(linear_gaussian(200), STANDARD)
         assert few[name]["low"] - 1e-3 <= truth <= few[name]["high"] + 1e-3
-        assert found[name]["high"] - found[name]["low"] < 0.1 * (few[name]["high"] - few[name]["low"])
+        assert found[name]["high"] - found[name]["low"] < 0.1 * (
+            few[name]["high"] - few[name]["low"]
+        )
         assert found[name]["low"] - 1e-3 <= truth <= found[name]["high"] + 1e-3
 
 
@@ -76,11 +103,15 @@ def test_dimension_rates_sum_to_the_rate():
     read = linear_gaussian()
     of_dimensions = dimension_rates(read, STANDARD)
     assert sum(of_dimensions) == pytest.approx(RATE, abs=1e-6)
-    assert of_dimensions == pytest.approx(kl_divergence(Normal(read.mean, read.sigma), Normal(0.0, 1.0)).mean(0).tolist())
+    assert of_dimensions == pytest.approx(
+        kl_divergence(Normal(read.mean, read.sigma), Normal(0.0, 1.0)).mean(0).tolist()
+    )
 
 
 def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
-    """The mixture of two equal standard normals is the standard normal, without torch knowing it."""
+    """The mixture of two equal standard normals is the standard normal, without torch knowing
+    it.
+    """
     twice = Independent(Normal(torch.zeros(2, 2, dtype=torch.float64), 1.0), 1)
     mixture = MixtureSameFamily(Categorical(torch.ones(2, dtype=torch.float64)), twice)
     read = linear_gaussian()
@@ -91,7 +122,10 @@ def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
     assert normal_factors(mixture) is None and dimension_rates(sampled, mixture) is None
     parts = decomposition(sampled, mixture)
     assert "dimension_wise_kl" not in parts and "dimension_wise_kl" not in parts["on_these_images"]
-    assert parts["on_these_images"]["total_correlation"] == found["on_these_images"]["total_correlation"]
+    assert (
+        parts["on_these_images"]["total_correlation"]
+        == found["on_these_images"]["total_correlation"]
+    )
 
 
 def test_marginals_equal_torch_distributions(monkeypatch):
@@ -121,12 +155,17 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     prior = Independent(Normal(torch.zeros(64), 1.0), 1)
     read = joined(
         [
-            codes(Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior)
+            codes(
+                Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior
+            )
             for part in (slice(200), slice(200, 300))
         ]
     )
     assert read.rate.mean() > 5
-    assert carried(read).sentence == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
+    assert (
+        carried(read).sentence
+        == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
+    )
     seen = linear_gaussian(500)
     assert carried(seen).sentence == "" and carried(seen).active == 2
 

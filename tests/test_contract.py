@@ -1,4 +1,6 @@
-"""Every config trains for a few steps on data of its shape, is saved, and comes back from the file alone."""
+"""Every config trains for a few steps on data of its shape, is saved, and comes back from the file
+alone.
+"""
 
 from core.data.datasets import EMBEDDED, open_source
 from core.data.images import Arrays
@@ -20,7 +22,11 @@ from lightning_fabric import Fabric
 from scripts.pretrain import build_state, start_fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "folder": (1, 28, 28)}  # a folder is OMNIGLOT
+SHAPES = {
+    "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "folder": (1, 28, 28),
+}  # a folder is OMNIGLOT
 
 
 def stand_in(run: config.RunConfig) -> Source:
@@ -29,13 +35,20 @@ def stand_in(run: config.RunConfig) -> Source:
         return open_source(run.data, "train", 0)
     draws, shape = Draws(0, 0), SHAPES[run.data.name]
     images = draws.integers("images", 256, 32, *shape).to(torch.uint8)
-    return Arrays(images, draws.integers("labels", 10, 32, 1), {"class": 10}, policy(run.data.augment, shape[1]))
+    return Arrays(
+        images,
+        draws.integers("labels", 10, 32, 1),
+        {"class": 10},
+        policy(run.data.augment, shape[1]),
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_runs(path, tmp_path):
     head = path.read_text().splitlines()
-    assert head[0].startswith("# ") and f"scripts/pretrain.py configs/{path.name}" in "".join(head[:6])
+    assert head[0].startswith("# ") and f"scripts/pretrain.py configs/{path.name}" in "".join(
+        head[:6]
+    )
     run = config.read(path, ["optim.batch_size=8"])
     source = stand_in(run)
     method = checkpoint.build_method(run, source.shape)
@@ -44,9 +57,14 @@ def test_a_config_runs(path, tmp_path):
     state = checkpoint.State(run, method, optimizer)
     batches = source.batches(training_order(len(source), 8, 0, 0, 3), method.views)
     metrics = [
-        {k: v.item() for k, v in m.items()} for m in train(fabric, *fabric.setup(method, optimizer), state, batches, 3, len(source) // 8)
+        {k: v.item() for k, v in m.items()}
+        for m in train(
+            fabric, *fabric.setup(method, optimizer), state, batches, 3, len(source) // 8
+        )
     ]
-    assert len(metrics) == 3 and all(torch.tensor(list(m.values())).isfinite().all() for m in metrics)
+    assert len(metrics) == 3 and all(
+        torch.tensor(list(m.values())).isfinite().all() for m in metrics
+    )
     assert f"val/{method.criterion}" in {"val/knn"} | {f"val/{name}" for name in metrics[0]}
     checkpoint.save(tmp_path / "last.ckpt", state)
     loaded, again, step = checkpoint.load_method(tmp_path / "last.ckpt")
@@ -60,7 +78,9 @@ def test_a_config_runs(path, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
-    run = config.read(path, ["optim.batch_size=8", "trainer.compile=reduce-overhead", "trainer.accelerator=cpu"])
+    run = config.read(
+        path, ["optim.batch_size=8", "trainer.compile=reduce-overhead", "trainer.accelerator=cpu"]
+    )
     source, fabric, served, modes = stand_in(run), start_fabric(run), set(), set()
 
     def compiled(call, mode):
@@ -73,9 +93,25 @@ def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
 
     with patch("torch.compile", compiled):
         state, model, optimizer = build_state(fabric, run, source.shape)
-    next(train(fabric, model, optimizer, state, source.batches(training_order(len(source), 8, 0, 0, 1), state.method.views), 1, 1))
-    eager = {name.split(".")[0] for name, p in state.method.named_parameters() if p.requires_grad and p not in served}
-    assert modes == {"reduce-overhead"} and eager <= {"code_prior"}  # which is a distribution, and called by other names
+    next(
+        train(
+            fabric,
+            model,
+            optimizer,
+            state,
+            source.batches(training_order(len(source), 8, 0, 0, 1), state.method.views),
+            1,
+            1,
+        )
+    )
+    eager = {
+        name.split(".")[0]
+        for name, p in state.method.named_parameters()
+        if p.requires_grad and p not in served
+    }
+    assert modes == {"reduce-overhead"} and eager <= {
+        "code_prior"
+    }  # which is a distribution, and called by other names
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The losses against lightly's, the queue against a plain list, MoCo's momentum update against its equation."""
+"""The losses against lightly's, the queue against a plain list, MoCo's momentum update against its
+equation.
+"""
 
 from core.information.infonce import in_batch_loss, nt_xent, queue_loss
 
@@ -23,7 +25,9 @@ def unit(n: int, d: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
     ours, peers = [[unit(24, 16, dtype, seed) for seed in (1, 2)] for _ in range(2)]
-    loss, _ = nt_xent(*(F.normalize(x, dim=1) for x in ours), temperature)  # lightly normalises inside
+    loss, _ = nt_xent(
+        *(F.normalize(x, dim=1) for x in ours), temperature
+    )  # lightly normalises inside
     peer = NTXentLoss(temperature=temperature)(*peers)
     torch.testing.assert_close(loss, peer, rtol=tolerance, atol=tolerance)
     loss.backward()
@@ -34,19 +38,27 @@ def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-6)])
 def test_queue_loss_equals_lightly_with_the_same_bank(dtype, tolerance):
-    query, key, queue = unit(12, 16, dtype, 1), unit(12, 16, dtype, 2), unit(64, 16, dtype, 3).detach()
+    query, key, queue = (
+        unit(12, 16, dtype, 1),
+        unit(12, 16, dtype, 2),
+        unit(64, 16, dtype, 3).detach(),
+    )
     peer = NTXentLoss(temperature=0.2, memory_bank_size=(64, 16)).to(dtype)
     peer.memory_bank.bank = queue.clone()
     peer.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
     expected = peer(query, key)
-    torch.testing.assert_close(queue_loss(query, key, queue, 0.2), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        queue_loss(query, key, queue, 0.2), expected, rtol=tolerance, atol=tolerance
+    )
 
 
 def test_mixed_precision_does_not_reach_the_scores():
     a, b, queue = (unit(32, 16, torch.float32, seed) for seed in (1, 2, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)
-    torch.testing.assert_close(mixed, (nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        mixed, (nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)), rtol=0, atol=0
+    )
 
 
 def test_one_sided_bound_is_the_cross_entropy_of_each_side():
@@ -60,7 +72,9 @@ def test_one_sided_bound_is_the_cross_entropy_of_each_side():
 def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
     a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
     sides = in_batch_loss(a, b, 0.3), in_batch_loss(b, a, 0.3)
-    torch.testing.assert_close(torch.stack(sides).mean(), nt_xent(a, b, 0.3)[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.stack(sides).mean(), nt_xent(a, b, 0.3)[1], rtol=1e-12, atol=1e-12
+    )
     assert sides[0] != sides[1] and not sides[0].requires_grad
 
 
@@ -74,13 +88,22 @@ def test_each_number_beside_the_loss_is_log_of_its_own_candidates_minus_its_own_
     for method, candidates in ((simclr, 15), (moco, 11)):
         output = method(batch)
         pairs = method.codes(*batch.views), method.codes(*batch.views[::-1])
-        losses = [F.cross_entropy(query @ key.T / method.temperature, torch.arange(8)) for query, key in pairs]
-        torch.testing.assert_close(output.metrics["train_bound"], math.log(candidates) - output.loss.detach())
-        torch.testing.assert_close(output.metrics["in_batch_bound"], math.log(8) - torch.stack(losses).mean().detach())
+        losses = [
+            F.cross_entropy(query @ key.T / method.temperature, torch.arange(8))
+            for query, key in pairs
+        ]
+        torch.testing.assert_close(
+            output.metrics["train_bound"], math.log(candidates) - output.loss.detach()
+        )
+        torch.testing.assert_close(
+            output.metrics["in_batch_bound"], math.log(8) - torch.stack(losses).mean().detach()
+        )
 
 
 def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
-    """Identical views, 2 equally likely values, N = 6, I = log 2, averaged over all 64 batches: log(2N - 1) - L = 0.6969 > 0.6931."""
+    """Identical views, 2 equally likely values, N = 6, I = log 2, averaged over all 64 batches:
+    log(2N - 1) - L = 0.6969 > 0.6931.
+    """
     losses = []
     for content in torch.cartesian_prod(*[torch.tensor([0, 1])] * 6):
         code = F.one_hot(content, 2).double()
@@ -90,21 +113,30 @@ def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
     assert math.log(11) - two_view > math.log(2) > math.log(6) - one_sided > math.log(6) - two_view
 
 
-@pytest.mark.parametrize("length, sizes", [(10, [4] * 7), (8, [3, 5, 8, 1]), (5, [12, 2, 7]), (1, [3, 1]), (7, [7, 14, 1])])
+@pytest.mark.parametrize(
+    "length, sizes",
+    [(10, [4] * 7), (8, [3, 5, 8, 1]), (5, [12, 2, 7]), (1, [3, 1]), (7, [7, 14, 1])],
+)
 def test_queue_keeps_the_last_k_keys_whatever_the_batch(length, sizes):
     queue, everything = KeyQueue(length, 3), []
     for number, size in enumerate(sizes):
         keys = torch.full((size, 3), float(number)) + torch.arange(size)[:, None] / 100
         queue.enqueue(keys)
         everything += list(keys)
-    newest_first = [queue.keys[(queue.pointer - 1 - i) % length] for i in range(min(length, len(everything)))]
-    torch.testing.assert_close(torch.stack(newest_first), torch.stack(everything[::-1][: len(newest_first)]))
+    newest_first = [
+        queue.keys[(queue.pointer - 1 - i) % length] for i in range(min(length, len(everything)))
+    ]
+    torch.testing.assert_close(
+        torch.stack(newest_first), torch.stack(everything[::-1][: len(newest_first)])
+    )
     assert queue.filled == min(length, len(everything))
     assert set(queue.state_dict()) == {"keys", "pointer", "filled"}
 
 
 def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
-    method = MoCo(MoCoConfig(queue=10, hidden=16, projection=8, momentum=0.9, momentum_end=0.9), (3, 32, 32)).train()
+    method = MoCo(
+        MoCoConfig(queue=10, hidden=16, projection=8, momentum=0.9, momentum_end=0.9), (3, 32, 32)
+    ).train()
     before = [p.clone() for p in method.key.parameters()]
     queue = method.queue.keys.clone()
     with torch.no_grad():
@@ -113,31 +145,47 @@ def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
     method(make_batch(8))
     torch.testing.assert_close(method.queue.keys, queue)  # untouched until the step is over
     method.after_step(0.5)
-    for old, new, query in zip(before, method.key.parameters(), method.query.parameters(), strict=True):
+    for old, new, query in zip(
+        before, method.key.parameters(), method.query.parameters(), strict=True
+    ):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * query)
     assert method.queue.filled == 10  # symmetric: 16 keys into 10 slots
     assert not any(p.requires_grad for p in method.key.parameters())
 
 
 def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
-    """With the leak closed the key of an image depends on the shuffled group it fell into, not on the whole batch."""
+    """With the leak closed the key of an image depends on the shuffled group it fell into, not on
+    the whole batch.
+    """
     view = make_batch(16).views[0]
-    whole, grouped = (MoCo(MoCoConfig(hidden=16, projection=8, shuffle_groups=g), (3, 32, 32)).train() for g in (1, 4))
+    whole, grouped = (
+        MoCo(MoCoConfig(hidden=16, projection=8, shuffle_groups=g), (3, 32, 32)).train()
+        for g in (1, 4)
+    )
     grouped.load_state_dict(whole.state_dict())
     draws = make_batch(16).draws
     keys = grouped._encode_keys(view, draws)
     order = torch.argsort(draws.uniform("shuffle", 16))
     first = order[:4]
-    torch.testing.assert_close(keys[first], whole._encode_keys(view[first], draws), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        keys[first], whole._encode_keys(view[first], draws), rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(keys, whole._encode_keys(view, draws), atol=1e-3)
 
 
-@pytest.mark.parametrize("build", [lambda: SimCLR(SimCLRConfig(), (3, 32, 32)), lambda: MoCo(MoCoConfig(queue=64), (1, 28, 28))])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: SimCLR(SimCLRConfig(), (3, 32, 32)), lambda: MoCo(MoCoConfig(queue=64), (1, 28, 28))],
+)
 def test_codes_are_unit_and_gradients_reach_every_trained_weight(build, make_batch):
     method = build().train()
     batch = make_batch(8, shape=method.shape)
     method(batch).loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for p in method.parameters()
+        if p.requires_grad
+    )
     method.eval()
     query, key = method.codes(*batch.views)
     torch.testing.assert_close(query.norm(dim=1), torch.ones(8))

@@ -38,7 +38,10 @@ def test_processes_share_one_draw(world):
 def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    a, b, c = (build_method(config.read(YAML, [f"seed={seed}"]), (3, 32, 32)).state_dict() for seed in (0, 0, 1))
+    a, b, c = (
+        build_method(config.read(YAML, [f"seed={seed}"]), (3, 32, 32)).state_dict()
+        for seed in (0, 0, 1)
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
@@ -85,7 +88,9 @@ def test_wrong_configs_are_one_line(overrides, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\x00", "method: 3\n", "method: vae.beta.BetaVAE\n"])
+@pytest.mark.parametrize(
+    "text", ["", "- 1\n", "a: [", "\x00", "method: 3\n", "method: vae.beta.BetaVAE\n"]
+)
 def test_files_that_are_no_config_are_one_line(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError) as error:
@@ -100,9 +105,15 @@ def test_nearest():
 
 def test_torchvision_and_its_friends_import_after_core():
     code = "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.__version__)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+    )
 
 
 def test_a_person_reads_that_a_train_bound_is_no_certificate():
     line = in_words({"loss": 1.5, "train_bound": 3.25, "val/in_batch_bound": 2.125, "val/knn": 0.5})
-    assert line == "loss 1.5 · train bound (not a certificate) 3.25 · in-batch log N - L 2.125 · val/knn 0.5"
+    assert (
+        line
+        == "loss 1.5 · train bound (not a certificate) 3.25 · in-batch log N - L 2.125 · val/knn"
+        " 0.5"
+    )

@@ -16,7 +16,13 @@ from probes import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "linear_vae.yaml")
-TINY = ["optim.epochs=16", "optim.lr=0.1", "model.latent=4", "trainer.validate_every=0", "wandb=disabled"]
+TINY = [
+    "optim.epochs=16",
+    "optim.lr=0.1",
+    "model.latent=4",
+    "trainer.validate_every=0",
+    "wandb=disabled",
+]
 SIZES = {"side": 4, "rank": 3, "decay": 0.4, "train": 32768, "validation": 256, "test": 16384}
 TINY += [f"data.linear_gaussian.{key}={value}" for key, value in SIZES.items()]
 
@@ -35,7 +41,9 @@ def door(monkeypatch):
         called.append(name)
         module.main()
 
-    monkeypatch.setattr(rate, "CANDIDATES", 512)  # neither the sandwich nor the parts of R are looked at here
+    monkeypatch.setattr(
+        rate, "CANDIDATES", 512
+    )  # neither the sandwich nor the parts of R are looked at here
     monkeypatch.setattr(collapse, "PAIRS", 2**20)
     called: list[str] = []
     monkeypatch.setattr(script, "step", step)
@@ -46,16 +54,25 @@ def door(monkeypatch):
 def test_a_short_sweep_lies_on_the_curve_and_is_not_trained_twice(door, tmp_path, capsys):
     door(CONFIG, *TINY, "--betas", "6,1", "--out", tmp_path)
     table = json.loads((tmp_path / "rate_distortion.json").read_text())
-    assert table["format"] == curve.FORMAT and (tmp_path / "rate_distortion.png").stat().st_size > 10_000
+    assert (
+        table["format"] == curve.FORMAT
+        and (tmp_path / "rate_distortion.png").stat().st_size > 10_000
+    )
     points = table["curves"][0]["points"]
     assert [point["beta"] for point in points] == [1.0, 6.0]
     source = WaterFilling([variance + 0.05**2 for variance in (16, 6.4, 2.56, *13 * [0])])
     for point in points:
-        assert point["reference"] == pytest.approx(source.at_distortion(point["squared_error"]).rate, abs=1e-6)
+        assert point["reference"] == pytest.approx(
+            source.at_distortion(point["squared_error"]).rate, abs=1e-6
+        )
         assert point["excess"]["high"] > 0 and abs(point["excess"]["share"]) < 0.01
-        ideal = source.at_level(point["beta"] * 0.25**2)  # the optimum of D + beta R has the slope -1 / (2 beta sigma^2)
+        ideal = source.at_level(
+            point["beta"] * 0.25**2
+        )  # the optimum of D + beta R has the slope -1 / (2 beta sigma^2)
         assert point["rate"]["value"] == pytest.approx(ideal.rate, rel=0.02)
-        assert point["distortion"]["value"] == pytest.approx(point["squared_error"] / (2 * 0.25**2) + 8 * math.log(2 * math.pi * 0.25**2))
+        assert point["distortion"]["value"] == pytest.approx(
+            point["squared_error"] / (2 * 0.25**2) + 8 * math.log(2 * math.pi * 0.25**2)
+        )
     assert door.called == ["pretrain.py", "pretrain.py", "probe.py", "probe.py"]
 
     written = {path: path.read_bytes() for path in tmp_path.rglob("last.ckpt")}
@@ -74,14 +91,18 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
 
     def start_from(neighbour, run):
         real(neighbour, run)
-        begun["first"], begun["then"] = (checkpoint.read(Path(folder) / "last.ckpt") for folder in (neighbour, run.folder))
+        begun["first"], begun["then"] = (
+            checkpoint.read(Path(folder) / "last.ckpt") for folder in (neighbour, run.folder)
+        )
 
     monkeypatch.setattr(script, "start_from", start_from)
     door(CONFIG, *small, "--betas", "1,2", "--warm-start", "--out", tmp_path)
     first, then = begun["first"]["method"], begun["then"]["method"]
     assert begun["then"]["step"] == 0 and first["decoder.0.weight"].equal(then["decoder.0.weight"])
     assert (first["schedule.price"], then["schedule.price"]) == (1, 2)
-    assert not checkpoint.read(tmp_path / "beta_2" / "last.ckpt")["method"]["decoder.0.weight"].equal(then["decoder.0.weight"])
+    assert not checkpoint.read(tmp_path / "beta_2" / "last.ckpt")["method"][
+        "decoder.0.weight"
+    ].equal(then["decoder.0.weight"])
     cold, warm = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
     assert "started_from" not in cold and warm["started_from"] == str(tmp_path / "beta_1")
     assert warm["started_from_digest"] == cold["digest"]
@@ -91,14 +112,27 @@ def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monk
     monkeypatch.setattr(rate_head, "MOST", dict.fromkeys(rate_head.MOST, 256))
     for key in ("NOTHING", "FIRST", "NEXT"):
         monkeypatch.setattr(rate_head, key, (3, 1e-2))
-    run = config.read(CONFIG.replace("linear_vae", "simclr_sprites"), ["wandb=disabled", "model.backbone=small"])
+    run = config.read(
+        CONFIG.replace("linear_vae", "simclr_sprites"), ["wandb=disabled", "model.backbone=small"]
+    )
     method = checkpoint.build_method(run, (3, 32, 32))
-    checkpoint.save(tmp_path / "last.ckpt", checkpoint.State(run, method, build_optimizer(method, run.optim)))
+    checkpoint.save(
+        tmp_path / "last.ckpt", checkpoint.State(run, method, build_optimizer(method, run.optim))
+    )
     door("--checkpoint", tmp_path, "--out", tmp_path)
-    table, kept = (json.loads((tmp_path / name).read_text()) for name in ("rate_distortion.json", "probe/probe.json"))
-    assert table["reference"] is None and table["data"] == "sprites" and (tmp_path / "rate_distortion.png").stat().st_size > 10_000
+    table, kept = (
+        json.loads((tmp_path / name).read_text())
+        for name in ("rate_distortion.json", "probe/probe.json")
+    )
+    assert (
+        table["reference"] is None
+        and table["data"] == "sprites"
+        and (tmp_path / "rate_distortion.png").stat().st_size > 10_000
+    )
     found, head = table["curves"][0], kept["rate_head"]
-    assert [point["rate"]["value"] for point in found["points"]] == [point["rate"]["value"] for point in head["points"]]
+    assert [point["rate"]["value"] for point in found["points"]] == [
+        point["rate"]["value"] for point in head["points"]
+    ]
     assert found["nothing"]["rate"]["value"] == 0 and found["images"] == 256
     door("--checkpoint", tmp_path, "--out", tmp_path)
     assert door.called == ["probe.py"]
@@ -108,17 +142,27 @@ def test_the_error_of_the_excess_is_that_of_its_own_terms():
     torch.manual_seed(0)
     source, sigma = WaterFilling([2.0, 1.0, 0.5]), 0.4
     known = curve.Reference(source, sigma)
-    noise = torch.randn(4000, 2, dtype=torch.float64) @ torch.tensor([[0.5, 0.3], [0.0, 0.8]], dtype=torch.float64)
+    noise = torch.randn(4000, 2, dtype=torch.float64) @ torch.tensor(
+        [[0.5, 0.3], [0.0, 0.8]], dtype=torch.float64
+    )
     at = source.at_distortion(0.6)
     r, d = at.rate + 0.02 + noise[:, 0], known.distortion(0.6) + noise[:, 1]
 
     def entry(x):
         half = 1.96 * (x.std() / len(x) ** 0.5).item()
-        return {"value": x.mean().item(), "low": x.mean().item() - half, "high": x.mean().item() + half}
+        return {
+            "value": x.mean().item(),
+            "low": x.mean().item() - half,
+            "high": x.mean().item() + half,
+        }
 
-    found = known.excess({"rate": entry(r), "distortion": entry(d), "nelbo": entry(r + d)})["excess"]
+    found = known.excess({"rate": entry(r), "distortion": entry(d), "nelbo": entry(r + d)})[
+        "excess"
+    ]
     k = -at.slope * 2 * sigma**2
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(entry(r + k * d)["high"] - entry(r + k * d)["value"], rel=0.02)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(
+        entry(r + k * d)["high"] - entry(r + k * d)["value"], rel=0.02
+    )
     assert found["low"] < 0.02 < found["high"]
 
 

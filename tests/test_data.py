@@ -26,7 +26,9 @@ from torch.utils.data import IterableDataset
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two classes of PNGs, 20 for training and 6 for testing each; a picture's red value tells which it is."""
+    """Two classes of PNGs, 20 for training and 6 for testing each; a picture's red value tells
+    which it is.
+    """
     root = tmp_path_factory.mktemp("images")
     for split, count in (("train", 20), ("test", 6)):
         for c, name in enumerate(("cat", "dog")):
@@ -38,7 +40,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 def config(root: Path, **more) -> DataConfig:
-    return DataConfig(**{"name": "folder", "root": str(root), "validation": 10, "augment": "none", "size": 8, "workers": 0, **more})
+    return DataConfig(
+        **{
+            "name": "folder",
+            "root": str(root),
+            "validation": 10,
+            "augment": "none",
+            "size": 8,
+            "workers": 0,
+            **more,
+        }
+    )
 
 
 def ids(source) -> list[int]:
@@ -47,16 +59,24 @@ def ids(source) -> list[int]:
 
 
 def test_splits_are_disjoint_and_cover(folder):
-    parts = {split: ids(open_source(config(folder), split, 0)) for split in ("train", "val", "trainval", "test")}
+    parts = {
+        split: ids(open_source(config(folder), split, 0))
+        for split in ("train", "val", "trainval", "test")
+    }
     assert len(parts["train"]) == 30 and len(parts["val"]) == 10 and len(parts["test"]) == 12
     assert sorted(parts["train"] + parts["val"]) == sorted([*range(20), *range(100, 120)])
     assert parts["trainval"] == parts["train"] + parts["val"]
-    assert parts["val"] == ids(open_source(config(folder), "val", 5)), "the split does not depend on the run's seed"
+    assert parts["val"] == ids(open_source(config(folder), "val", 5)), (
+        "the split does not depend on the run's seed"
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streaming_and_memory_give_the_same_batches(folder, workers):
-    held, streamed = (open_source(config(folder, memory=memory, augment="simclr", workers=workers), "train", 0) for memory in (1.0, 0.0))
+    held, streamed = (
+        open_source(config(folder, memory=memory, augment="simclr", workers=workers), "train", 0)
+        for memory in (1.0, 0.0)
+    )
     assert isinstance(held, Arrays) and isinstance(streamed, Stream)
     orders = [training_order(30, 8, 3, 2, 9) for _ in range(2)]
     for a, b in zip(held.batches(orders[0], 2), streamed.batches(orders[1], 2), strict=True):
@@ -70,7 +90,11 @@ def test_grey_images_have_the_one_channel_that_pillow_makes(folder):
         source = open_source(config(folder, grey=True, memory=memory), "test", 0)
         assert source.shape == (1, 8, 8)
         (batch,) = source.batches(reading_order(len(source), block=100), 1)
-        expected = [Image.new("RGB", (1, 1), (100 * c + i, 50, 200)).convert("L").getpixel((0, 0)) for c in range(2) for i in range(6)]
+        expected = [
+            Image.new("RGB", (1, 1), (100 * c + i, 50, 200)).convert("L").getpixel((0, 0))
+            for c in range(2)
+            for i in range(6)
+        ]
         assert batch.views[0][:, 0, 4, 4].tolist() == expected
     with pytest.raises(ValueError, match="^grey:"):
         DataConfig(name="sprites", grey=True)
@@ -104,7 +128,9 @@ def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/2.png")
     png(tmp_path, "train/a/1.png", side=(9, 12))
     with pytest.raises(UserError, match=r"^data\.size: image \d is .* become one shape$"):
-        source = open_source(config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0)
+        source = open_source(
+            config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0
+        )
         list(source.batches(reading_order(3), 1))
 
 
@@ -125,22 +151,35 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
         (tmp_path / f"train/a/{broken}.png").write_bytes(b"junk")
     batches = {}
     for memory in (0.0, 1.0):
-        source = open_source(config(tmp_path, validation=1, skip=0.31, workers=workers, memory=memory), "trainval", 0)
-        chosen = next(iter(source.batches(reading_order(10, block=10), 1))).views[0][:, 0, 0, 0].tolist()
+        source = open_source(
+            config(tmp_path, validation=1, skip=0.31, workers=workers, memory=memory), "trainval", 0
+        )
+        chosen = (
+            next(iter(source.batches(reading_order(10, block=10), 1))).views[0][:, 0, 0, 0].tolist()
+        )
         said = capfd.readouterr().err.splitlines()
-        assert len(said) == 3 and all(any(f"{broken}.png can not be decoded" in line for line in said) for broken in (0, 3, 4))
+        assert len(said) == 3 and all(
+            any(f"{broken}.png can not be decoded" in line for line in said) for broken in (0, 3, 4)
+        )
         assert said[-1].endswith("skipped, 3 of at most 3")
         assert set(chosen) == {1, 2, 5, 6, 7, 8, 9}
         order = training_order(10, 4, 3, 2, 9)
-        batches[memory] = [(batch.views[0], batch.label, batch.index) for batch in source.batches(order, 1)]
+        batches[memory] = [
+            (batch.views[0], batch.label, batch.index) for batch in source.batches(order, 1)
+        ]
         assert not capfd.readouterr().err, "each is named once"
     for streamed, held in zip(batches[0.0], batches[1.0], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(streamed, held, strict=True))
     for memory in (0.0, 1.0):
         with pytest.raises(
-            UserError, match=r"^data\.skip: more than 2 of 10 images .*/\d\.png can not be decoded .*larger share than 0\.2$"
+            UserError,
+            match=r"^data\.skip: more than 2 of 10 images .*/\d\.png can not be decoded .*larger share than 0\.2$",
         ):
-            source = open_source(config(tmp_path, validation=1, skip=0.2, workers=workers, memory=memory), "trainval", 0)
+            source = open_source(
+                config(tmp_path, validation=1, skip=0.2, workers=workers, memory=memory),
+                "trainval",
+                0,
+            )
             list(source.batches(reading_order(10), 1))
 
 
@@ -155,8 +194,12 @@ def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
         path.write_bytes(data)
     else:
-        Image.fromarray(np.random.default_rng(0).random((8, 8), dtype=np.float32)).save(path, "TIFF")
-    with pytest.raises(UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); mend or remove it$"):
+        Image.fromarray(np.random.default_rng(0).random((8, 8), dtype=np.float32)).save(
+            path, "TIFF"
+        )
+    with pytest.raises(
+        UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); mend or remove it$"
+    ):
         open_source(config(tmp_path, validation=1), "trainval", 0)
 
 
@@ -168,19 +211,29 @@ def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
         Image.fromarray(values * 1024 + 255 * i).save(tmp_path / f"train/a/{i}.png")
     source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
     (batch,) = source.batches(reading_order(2), 1)
-    assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), "Pillow's own conversion makes all above 255 white"
+    assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), (
+        "Pillow's own conversion makes all above 255 white"
+    )
 
 
 def test_an_image_that_can_not_be_read_is_not_skipped(tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     source = open_source(config(tmp_path, validation=1, skip=0.9, memory=0.0), "trainval", 0)
     (tmp_path / "train/a/1.png").unlink()
-    with pytest.raises(UserError, match=r"^data\.root: image 1: .*1\.png can not be read \(No such file or directory\)"):
+    with pytest.raises(
+        UserError,
+        match=r"^data\.root: image 1: .*1\.png can not be read \(No such file or directory\)",
+    ):
         list(source.batches(reading_order(3), 1))
 
 
 def test_classes_are_numbered_as_in_train(tmp_path):
-    png(tmp_path, *(f"train/{c}/{i}.png" for c in "abc" for i in range(2)), "test/b/0.png", "test/c/0.png")
+    png(
+        tmp_path,
+        *(f"train/{c}/{i}.png" for c in "abc" for i in range(2)),
+        "test/b/0.png",
+        "test/c/0.png",
+    )
     source = open_source(config(tmp_path, validation=1), "test", 0)
     (batch,) = source.batches(reading_order(2), 1)
     assert source.factors == {"class": 3} and batch.label[:, 0].tolist() == [1, 2]
@@ -193,7 +246,12 @@ def test_classes_are_numbered_as_in_train(tmp_path):
 def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png", side=(8, 12))
     for augmented in (True, False):
-        source = open_source(config(tmp_path, size=0, validation=1, memory=memory, augment="simclr"), "trainval", 0, augmented)
+        source = open_source(
+            config(tmp_path, size=0, validation=1, memory=memory, augment="simclr"),
+            "trainval",
+            0,
+            augmented,
+        )
         (batch,) = source.batches(reading_order(2), 1)
         assert batch.views[0].shape[1:] == source.shape
 
@@ -201,12 +259,18 @@ def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
 def test_reading_leaves_torchs_own_generator_alone(folder):
     before = torch.get_rng_state()
     for memory in (0.0, 1.0):
-        list(open_source(config(folder, memory=memory, validation=9), "val", 0).batches(reading_order(9), 2))
+        list(
+            open_source(config(folder, memory=memory, validation=9), "val", 0).batches(
+                reading_order(9), 2
+            )
+        )
     assert torch.equal(before, torch.get_rng_state())
 
 
 class Sequence(IterableDataset):
-    """Stands for timm's reader of a set without random access: pictures of value i, class i mod 3."""
+    """Stands for timm's reader of a set without random access: pictures of value i, class i mod
+    3.
+    """
 
     def __init__(self, given: int, promised: int):
         self.given, self.promised, self.reader = given, promised, None
@@ -215,12 +279,16 @@ class Sequence(IterableDataset):
         return self.promised
 
     def __iter__(self):
-        return ((Image.fromarray(np.full((8, 8, 3), i, np.uint8)), i % 3) for i in range(self.given))
+        return (
+            (Image.fromarray(np.full((8, 8, 3), i, np.uint8)), i % 3) for i in range(self.given)
+        )
 
 
 def test_a_set_without_random_access_is_read_once_in_its_own_order():
     images, labels = read_through(Sequence(10, 10), 0, 10 * 192)
-    assert images[:, 0, 0, 0].tolist() == list(range(10)) and labels[:, 0].tolist() == [i % 3 for i in range(10)]
+    assert images[:, 0, 0, 0].tolist() == list(range(10)) and labels[:, 0].tolist() == [
+        i % 3 for i in range(10)
+    ]
     with pytest.raises(UserError, match=r"^data\.memory: "):
         read_through(Sequence(10, 10), 0, 10 * 192 - 1)
     with pytest.raises(UserError, match="9 of 10 images could be read"):
@@ -241,13 +309,20 @@ def test_webdataset_shards(tmp_path):
                         entry.size = len(data)
                         tar.addfile(entry, io.BytesIO(data))
         files = [f"{split}-{shard}.tar" for shard in range(len(lengths))]
-        splits[split] = {"name": split, "num_samples": sum(lengths), "filenames": files, "shard_lengths": lengths}
+        splits[split] = {
+            "name": split,
+            "num_samples": sum(lengths),
+            "filenames": files,
+            "shard_lengths": lengths,
+        }
     (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
     settings = config(tmp_path, name="wds/local", validation=2, size=0)
     source = open_source(settings, "trainval", 0)
     (batch,) = source.batches(reading_order(12), 1)
     values = batch.views[0][:, 0, 0, 0].long()
-    assert values.sort().values.tolist() == list(range(12)) and torch.equal(batch.label[:, 0], values % 3)
+    assert values.sort().values.tolist() == list(range(12)) and torch.equal(
+        batch.label[:, 0], values % 3
+    )
     assert source.factors == {"class": 3} and len(open_source(settings, "test", 0)) == 4
 
 
@@ -256,7 +331,9 @@ def test_hugging_face_is_read_from_the_disk_alone(folder, tmp_path):
     settings = replace(config(tmp_path), name=f"hfds/{folder}")
     source = open_source(settings, "train", 0)
     (batch,) = source.batches(reading_order(30), 1)
-    assert torch.equal(batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long()) and source.factors == {"class": 2}
+    assert torch.equal(
+        batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long()
+    ) and source.factors == {"class": 2}
     asked = hugging_face.config.HF_HUB_OFFLINE
     with pytest.raises(UserError, match=r"data\.download=true"):
         open_source(replace(config(tmp_path), name="hfds/nobody/nothing"), "train", 0)
@@ -268,8 +345,13 @@ def write_mnist(root: Path) -> None:
     raw.mkdir(parents=True)
     for name, n in (("train", 30), ("t10k", 10)):
         images, labels = np.arange(n * 784, dtype=np.int64) % 251, np.arange(n) % 10
-        for kind, magic, dims, values in (("images-idx3", 2051, (n, 28, 28), images), ("labels-idx1", 2049, (n,), labels)):
-            data = struct.pack(f">{1 + len(dims)}i", magic, *dims) + values.astype(np.uint8).tobytes()
+        for kind, magic, dims, values in (
+            ("images-idx3", 2051, (n, 28, 28), images),
+            ("labels-idx1", 2049, (n,), labels),
+        ):
+            data = (
+                struct.pack(f">{1 + len(dims)}i", magic, *dims) + values.astype(np.uint8).tobytes()
+            )
             (raw / f"{name}-{kind}-ubyte").write_bytes(data)
             with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb") as file:
                 file.write(data)
@@ -277,7 +359,9 @@ def write_mnist(root: Path) -> None:
 
 def test_mnist_is_read_from_its_original_files(tmp_path):
     write_mnist(tmp_path)
-    source = open_source(DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none"), "test", 0)
+    source = open_source(
+        DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none"), "test", 0
+    )
     (batch,) = source.batches(reading_order(10), 1)
     assert source.shape == (1, 28, 28) and source.factors == {"class": 10}
     assert torch.equal(batch.views[0].flatten().long(), torch.arange(10 * 784) % 251)
@@ -294,37 +378,79 @@ def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
 
     monkeypatch.setattr("core.data.datasets.datasets.MNIST", Fetching)
     with ThreadPoolExecutor(3) as processes:
-        assert len(list(processes.map(lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)))) == 3
+        assert (
+            len(
+                list(
+                    processes.map(
+                        lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)
+                    )
+                )
+            )
+            == 3
+        )
 
 
 def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
     write_mnist(tmp_path)
     plain = DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none")
     fixed = replace(plain, binarise=True)
-    parts = {split: open_source(fixed, split, seed).images for seed, split in enumerate(("train", "val", "trainval", "test"))}
+    parts = {
+        split: open_source(fixed, split, seed).images
+        for seed, split in enumerate(("train", "val", "trainval", "test"))
+    }
     assert torch.equal(torch.cat([parts["train"], parts["val"]]), parts["trainval"])
     grey = open_source(plain, "trainval", 0).images
-    assert parts["trainval"].dtype == grey.dtype and set(parts["trainval"].unique().tolist()) == {0, 255}
-    for low, high in ((0, 1), (1, 90), (90, 180), (180, 251)):  # of each grey value, as large a share is white as its probability says
+    assert parts["trainval"].dtype == grey.dtype and set(parts["trainval"].unique().tolist()) == {
+        0,
+        255,
+    }
+    for low, high in (
+        (0, 1),
+        (1, 90),
+        (90, 180),
+        (180, 251),
+    ):  # of each grey value, as large a share is white as its probability says
         chosen = (grey >= low) & (grey < high)
         expected, n = (grey[chosen] / 255).mean().item(), int(chosen.sum())
-        assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5 * (low > 0))
+        assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(
+            expected, abs=4 * (0.25 / n) ** 0.5 * (low > 0)
+        )
     _plain.cache_clear()
-    assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), "whatever the run's seed"
+    assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), (
+        "whatever the run's seed"
+    )
     assert not torch.equal(parts["test"], parts["trainval"][:10])
 
 
 def test_binarisation_needs_pixels_that_are_held(tmp_path):
     write_mnist(tmp_path)
     with pytest.raises(UserError, match=r"^data\.binarise: .*data\.memory.*data\.binarise=false$"):
-        open_source(DataConfig(name="mnist", root=str(tmp_path), validation=5, memory=0.0, binarise=True), "train", 0)
+        open_source(
+            DataConfig(name="mnist", root=str(tmp_path), validation=5, memory=0.0, binarise=True),
+            "train",
+            0,
+        )
 
 
-@pytest.mark.skipif(not os.environ.get("TWOBOUNDS_DATA"), reason="TWOBOUNDS_DATA names no folder that holds MNIST/raw")
+@pytest.mark.skipif(
+    not os.environ.get("TWOBOUNDS_DATA"),
+    reason="TWOBOUNDS_DATA names no folder that holds MNIST/raw",
+)
 def test_the_real_mnist():
     source = open_source(DataConfig(name="mnist", root=os.environ["TWOBOUNDS_DATA"]), "test", 0)
     assert len(source) == 10_000
-    assert torch.bincount(source.labels[:, 0]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert torch.bincount(source.labels[:, 0]).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "stl10", "torch/imagenet"])

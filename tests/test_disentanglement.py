@@ -1,4 +1,6 @@
-"""Disentanglement of codes whose answer is known, and each score against scikit-learn and a plain loop."""
+"""Disentanglement of codes whose answer is known, and each score against scikit-learn and a plain
+loop.
+"""
 
 from core.randomness import Draws
 from core.run.features import Features
@@ -13,7 +15,16 @@ from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 from sklearn.tree import DecisionTreeClassifier
 
 from probes import disentanglement as probe
-from probes.disentanglement import _binned, _contingency, _edges, dci, disentanglement, mig, sap, scores
+from probes.disentanglement import (
+    _binned,
+    _contingency,
+    _edges,
+    dci,
+    disentanglement,
+    mig,
+    sap,
+    scores,
+)
 
 FACTORS = (("shape", 4), ("colour", 4), ("size", 2), ("row", 3), ("column", 3))
 ROTATION = torch.from_numpy(ortho_group.rvs(5, random_state=0)).float()
@@ -27,7 +38,12 @@ def features(kind: str, n: int, seed: int) -> Features:
     y = factors(n, seed)
     standard = (y - y.float().mean(0)) / y.float().std(0)
     noise = Draws(seed, 0).normal("noise", n, 5)
-    x = {"factors": y.float(), "rotated": (standard + 0.1 * noise) @ ROTATION, "noise": noise, "noisy": standard + 0.6 * noise}[kind]
+    x = {
+        "factors": y.float(),
+        "rotated": (standard + 0.1 * noise) @ ROTATION,
+        "noise": noise,
+        "noisy": standard + 0.6 * noise,
+    }[kind]
     return Features(x, y, FACTORS)
 
 
@@ -44,20 +60,35 @@ def found(kind: str) -> dict:
 
 def test_a_code_that_is_the_factors_scores_one():
     read = found("factors")
-    assert all(read[name] == pytest.approx(1, abs=0.03) for name in ("mig", "sap", "disentanglement", "completeness", "informativeness"))
-    assert read["factors"] == ["shape", "colour", "size", "row", "column"] and read["images"] == 2000
+    assert all(
+        read[name] == pytest.approx(1, abs=0.03)
+        for name in ("mig", "sap", "disentanglement", "completeness", "informativeness")
+    )
+    assert (
+        read["factors"] == ["shape", "colour", "size", "row", "column"] and read["images"] == 2000
+    )
 
 
 @pytest.mark.parametrize(("kind", "most"), [("rotated", 0.25), ("noise", 0.05)])
 def test_a_rotation_and_noise_score_near_zero(kind, most):
     read = found(kind)
-    print(kind, {key: read[key] for key in ("mig", "sap", "disentanglement", "completeness", "informativeness")})
-    assert all(-0.05 < read[name] < most for name in ("mig", "sap", "disentanglement", "completeness"))
+    print(
+        kind,
+        {
+            key: read[key]
+            for key in ("mig", "sap", "disentanglement", "completeness", "informativeness")
+        },
+    )
+    assert all(
+        -0.05 < read[name] < most for name in ("mig", "sap", "disentanglement", "completeness")
+    )
 
 
 def test_a_rotation_keeps_what_can_be_read_and_noise_does_not():
     assert found("rotated")["informativeness"] > 0.9
-    assert found("noise")["informativeness"] == pytest.approx(np.mean([1 / count for _, count in FACTORS]), abs=0.05)
+    assert found("noise")["informativeness"] == pytest.approx(
+        np.mean([1 / count for _, count in FACTORS]), abs=0.05
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +115,18 @@ def test_sap_equals_a_balanced_tree_on_one_binned_feature(binned):
     for column in range(5):
         reached = []
         for code, code_test in zip(bins.numpy(), bins_test.numpy(), strict=True):
-            tree = DecisionTreeClassifier(class_weight="balanced", random_state=0).fit(code[:, None], train.y[:, column].numpy())
-            accuracy = balanced_accuracy_score(test.y[:, column].numpy(), tree.predict(code_test[:, None]), adjusted=True)
+            tree = DecisionTreeClassifier(class_weight="balanced", random_state=0).fit(
+                code[:, None], train.y[:, column].numpy()
+            )
+            accuracy = balanced_accuracy_score(
+                test.y[:, column].numpy(), tree.predict(code_test[:, None]), adjusted=True
+            )
             reached.append(accuracy)
         gaps.append(sorted(reached)[-1] - sorted(reached)[-2])
     assert 0.1 < np.mean(gaps) < 0.95
-    assert sap(_contingency(bins, train), _contingency(bins_test, test)) == pytest.approx(np.mean(gaps), abs=1e-6)
+    assert sap(_contingency(bins, train), _contingency(bins_test, test)) == pytest.approx(
+        np.mean(gaps), abs=1e-6
+    )
 
 
 def test_dci_scores_are_the_entropies_of_scipy():
@@ -104,9 +141,14 @@ def test_dci_scores_are_the_entropies_of_scipy():
 
 
 def test_dci_finds_which_feature_serves_two_factors():
-    """One feature that is a pair of factors at once, beside three of their own: complete but not disentangled."""
+    """One feature that is a pair of factors at once, beside three of their own: complete but not
+    disentangled.
+    """
     train, test = features("factors", 4000, 0), features("factors", 2000, 1)
-    merged = [f._replace(x=torch.cat([f.x[:, :1] * 4 + f.x[:, 1:2], f.x[:, 2:]], 1)) for f in (train, test)]
+    merged = [
+        f._replace(x=torch.cat([f.x[:, :1] * 4 + f.x[:, 1:2], f.x[:, 2:]], 1))
+        for f in (train, test)
+    ]
     read = dci(*merged)
     assert read["completeness"] > 0.9 and read["informativeness"] > 0.95
     assert read["disentanglement"] < 0.85
@@ -120,22 +162,36 @@ def test_bins_have_equal_mass_and_follow_any_monotone_map():
 
 
 def test_a_feature_that_never_varies_tells_nothing():
-    dead = [f._replace(x=torch.zeros_like(f.x)) for f in (features("noise", 500, 0), features("noise", 300, 1))]
+    dead = [
+        f._replace(x=torch.zeros_like(f.x))
+        for f in (features("noise", 500, 0), features("noise", 300, 1))
+    ]
     read = disentanglement(*dead)
     assert all(abs(read[name]) < 1e-6 for name in ("mig", "sap", "disentanglement", "completeness"))
 
 
 def test_one_feature_alone_has_no_second():
-    one = [f._replace(x=f.x[:, :1]) for f in (features("factors", 500, 0), features("factors", 300, 1))]
+    one = [
+        f._replace(x=f.x[:, :1]) for f in (features("factors", 500, 0), features("factors", 300, 1))
+    ]
     read = disentanglement(*one)
-    assert all(math.isfinite(read[name]) for name in ("mig", "sap", "disentanglement", "completeness"))
+    assert all(
+        math.isfinite(read[name]) for name in ("mig", "sap", "disentanglement", "completeness")
+    )
     assert 0.15 < read["mig"] < 0.25
 
 
 def test_a_factor_of_one_value_is_left_out():
     train, test = features("factors", 500, 0), features("factors", 300, 1)
     train, test = (
-        Features(f.x, torch.cat([f.y, torch.zeros(len(f.y), 1, dtype=torch.long)], 1), (*FACTORS, ("hue", 1))) for f in (train, test)
+        Features(
+            f.x,
+            torch.cat([f.y, torch.zeros(len(f.y), 1, dtype=torch.long)], 1),
+            (*FACTORS, ("hue", 1)),
+        )
+        for f in (train, test)
     )
     read = disentanglement(train, test)
-    assert read["factors"] == [name for name, _ in FACTORS] and read["mig"] == pytest.approx(1, abs=0.05)
+    assert read["factors"] == [name for name, _ in FACTORS] and read["mig"] == pytest.approx(
+        1, abs=0.05
+    )

@@ -1,4 +1,6 @@
-"""Two processes (gloo) give the gradients of one that holds the whole batch, and the well-known wrong variant does not."""
+"""Two processes (gloo) give the gradients of one that holds the whole batch, and the well-known
+wrong variant does not.
+"""
 
 from core.distributed import alone, gather, rank, world
 from core.information.infonce import nt_xent
@@ -15,11 +17,15 @@ from vae.rate import RateConfig, RateSchedule
 
 
 def weight() -> torch.Tensor:
-    return torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return torch.randn(
+        6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
 
 
 def views(which: int) -> torch.Tensor:
-    return torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1 + which))
+    return torch.randn(
+        8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1 + which)
+    )
 
 
 def loss_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -28,7 +34,9 @@ def loss_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
 
 
 def objective_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Free bits, some groups of which are free on one half of the batch and none on the other, so that the global mean decides."""
+    """Free bits, some groups of which are free on one half of the batch and none on the other, so
+    that the global mean decides.
+    """
     schedule = RateSchedule(RateConfig("free_bits", nats=0.8), 4)
     x = views(0) * (torch.arange(8) < 4)[:, None].double().add(0.2)
     return schedule((x[rows] @ w).square(), (x[rows] @ w).sum(1))
@@ -72,7 +80,9 @@ def process(number: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> list[torch.Tensor]:
-    """What two processes make together: gradients of NT-Xent, right and wrong, and of a schedule; a multiplier."""
+    """What two processes make together: gradients of NT-Xent, right and wrong, and of a schedule; a
+    multiplier.
+    """
     folder = tmp_path_factory.mktemp("two")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     mp.spawn(process, (str(folder),), nprocs=2)
@@ -87,7 +97,9 @@ def test_a_schedule_charges_and_follows_the_rate_of_the_global_batch(by_two):
     torch.testing.assert_close(price, followed(slice(0, 8)), rtol=1e-6, atol=0)
     apart = weight()
     (objective_of(apart, slice(0, 4)) + objective_of(apart, slice(4, 8))).div(2).backward()
-    assert (apart.grad - w.grad).norm() > 0.01 * w.grad.norm(), "the mean of two objectives is another one"
+    assert (apart.grad - w.grad).norm() > 0.01 * w.grad.norm(), (
+        "the mean of two objectives is another one"
+    )
 
 
 def test_gathered_nt_xent_has_the_gradient_of_one_process(by_two):

@@ -1,4 +1,6 @@
-"""`probes.information.estimate` and scripts/information.py: pairs from outside, whose truth is known or which must be refused."""
+"""`probes.information.estimate` and scripts/information.py: pairs from outside, whose truth is
+known or which must be refused.
+"""
 
 from core.errors import UserError
 
@@ -25,10 +27,17 @@ from tests.sources import gaussian_pairs
 ROOT = Path(__file__).parents[1]
 
 
-def pairs_of(information: float, n: int = 1500, d: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, float, float]:
+def pairs_of(
+    information: float, n: int = 1500, d: int = 3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, float, float]:
     """x, y, and the mean and standard error of the sample's own pointwise information."""
     made = gaussian_pairs(n, d, information, seed)
-    return made.x.numpy(), made.y.numpy(), made.pointwise.mean().item(), made.pointwise.std().item() / math.sqrt(n)
+    return (
+        made.x.numpy(),
+        made.y.numpy(),
+        made.pointwise.mean().item(),
+        made.pointwise.std().item() / math.sqrt(n),
+    )
 
 
 @pytest.mark.parametrize("information, d", [(0.0, 2), (0.5, 1), (1.5, 5), (3.0, 10)])
@@ -39,27 +48,35 @@ def test_every_lower_bound_is_one_and_close(information, d):
         entry = found["estimators"][name]
         assert entry["side"] == "lower bound"
         assert entry["value"] <= own + 3 * entry["error"] + 1e-3
-        assert entry["value"] >= own - 0.08 - 0.12 * information  # of 300 candidates and 1,500 pairs
+        assert (
+            entry["value"] >= own - 0.08 - 0.12 * information
+        )  # of 300 candidates and 1,500 pairs
         assert entry["low"] <= entry["value"] <= entry["high"]
     assert ("ksg" in found["estimators"]) == (2 * d <= tool.KSG_DIMENSIONS)
     if information == 0:
         assert "no information found" in found["conclusion"]
     elif information < 2:
-        assert found["conclusion"].startswith("at least ") and "does not bind" in found["conclusion"]
+        assert (
+            found["conclusion"].startswith("at least ") and "does not bind" in found["conclusion"]
+        )
 
 
 def test_ten_nats_are_called_saturated_and_alpha_says_more():
     x, y, _, _ = pairs_of(10.0, n=2000, d=20)
     found = estimate(x, y, ("infonce", "alpha", "nwj"))
     infonce, alpha = found["estimators"]["infonce"], found["estimators"]["alpha"]
-    assert infonce["verdict"] == "saturated" and infonce["value"] < infonce["ceiling"] == pytest.approx(math.log(400))
+    assert infonce["verdict"] == "saturated" and infonce["value"] < infonce[
+        "ceiling"
+    ] == pytest.approx(math.log(400))
     assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
     assert alpha["verdict"] == "saturated"  # above log n no lower bound can be trusted
     assert "says at least" in found["conclusion"]
 
 
 def test_a_memorising_critic_finds_nothing_in_independent_pairs():
-    """The last step of overtrained critics, which know their training pairs by heart: held out they claim nothing."""
+    """The last step of overtrained critics, which know their training pairs by heart: held out they
+    claim nothing.
+    """
     g = np.random.default_rng(0)
     x, y = g.normal(size=(600, 10)), g.normal(size=(600, 10))
     fit = cross_fit(x, y, memorise=True)
@@ -78,7 +95,9 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     assert sorted(np.concatenate([held.rows for held in fit.folds]).tolist()) == list(range(400))
     fold = fit.folds[2].rows
     spoiled = y.copy()
-    spoiled[fold] = np.random.default_rng(1).permutation(y[fold])  # same marginals, another pairing: the codes must be the same, shuffled
+    spoiled[fold] = np.random.default_rng(1).permutation(
+        y[fold]
+    )  # same marginals, another pairing: the codes must be the same, shuffled
     again = cross_fit(x, spoiled)
     torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
 
@@ -86,7 +105,10 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
 def test_seeds_repeat_and_differ():
     x, y, _, _ = pairs_of(1.0, n=300)
     assert estimate(x, y) == estimate(x, y)
-    assert estimate(x, y)["estimators"]["infonce"]["value"] != estimate(x, y, seed=1)["estimators"]["infonce"]["value"]
+    assert (
+        estimate(x, y)["estimators"]["infonce"]["value"]
+        != estimate(x, y, seed=1)["estimators"]["infonce"]["value"]
+    )
 
 
 def test_invertible_maps_of_columns_change_nothing_much():
@@ -97,7 +119,9 @@ def test_invertible_maps_of_columns_change_nothing_much():
 
 
 def test_discrete_columns():
-    """A symmetric channel over four letters, written as numbers: I = log 4 - H(0.7, 0.1, 0.1, 0.1)."""
+    """A symmetric channel over four letters, written as numbers: I = log 4 - H(0.7, 0.1, 0.1,
+    0.1).
+    """
     g = np.random.default_rng(0)
     x = g.integers(4, size=4000)
     y = np.where(g.random(4000) < 0.6, x, g.integers(4, size=4000))
@@ -111,11 +135,15 @@ def test_discrete_columns():
 def test_ksg_equals_scikit_learn():
     x, y, _, _ = pairs_of(0.7, d=1)
     ours = ksg_terms(x / x.std(), y / y.std()).mean()
-    assert ours == pytest.approx(mutual_info_regression(x, y[:, 0], n_neighbors=3, random_state=0)[0], abs=2e-3)
+    assert ours == pytest.approx(
+        mutual_info_regression(x, y[:, 0], n_neighbors=3, random_state=0)[0], abs=2e-3
+    )
 
 
 def test_the_canonical_critic_is_the_gaussian_one():
-    """Close to log p(x, y) / p(x) p(y) with many pairs, and silent on independent ones in many dimensions."""
+    """Close to log p(x, y) / p(x) p(y) with many pairs, and silent on independent ones in many
+    dimensions.
+    """
     made = gaussian_pairs(20_000, 3, 1.2, 0)
     x, y = made.x.numpy(), made.y.numpy()
     fitted = canonical(x, y, np.random.default_rng(0))
@@ -189,7 +217,9 @@ class Bomb:
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "can not be read"),
     ],
 )
-def test_files_that_hold_no_pairs_are_refused_and_run_nothing(tmp_path, monkeypatch, write, message):
+def test_files_that_hold_no_pairs_are_refused_and_run_nothing(
+    tmp_path, monkeypatch, write, message
+):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "pairs.npz"
     write(path)
@@ -199,7 +229,13 @@ def test_files_that_hold_no_pairs_are_refused_and_run_nothing(tmp_path, monkeypa
 
 
 def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, ROOT / "scripts/information.py", *words], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/information.py", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
 
 
 def test_the_script_prints_a_table_or_json(tmp_path):
@@ -207,20 +243,34 @@ def test_the_script_prints_a_table_or_json(tmp_path):
     np.savez(tmp_path / "pairs.npz", x=x, y=y)
     told = script("pairs.npz", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    assert all(word in told.stdout for word in ("infonce", "alpha", "nwj", "ksg", "lower bound", "ceiling", "500 pairs"))
+    assert all(
+        word in told.stdout
+        for word in ("infonce", "alpha", "nwj", "ksg", "lower bound", "ceiling", "500 pairs")
+    )
     assert told.stdout.strip().splitlines()[-1].startswith("at least ")
-    found = json.loads(script("pairs.npz", "--json", "--estimators", "nwj,ksg", cwd=tmp_path).stdout)
+    found = json.loads(
+        script("pairs.npz", "--json", "--estimators", "nwj,ksg", cwd=tmp_path).stdout
+    )
     assert set(found["estimators"]) == {"infonce", "nwj", "ksg"}
     assert found["estimators"]["infonce"]["value"] == pytest.approx(own, abs=0.1)
     assert [row["candidates"] for row in found["sweep"]] == [16, 32, 64, 100]
 
 
 @pytest.mark.parametrize(
-    "words, message", [(("none.npz",), "no such file"), (("pairs.npz", "--seed", "-1"), "--seed"), (("x.npz",), "is constant")]
+    "words, message",
+    [
+        (("none.npz",), "no such file"),
+        (("pairs.npz", "--seed", "-1"), "--seed"),
+        (("x.npz",), "is constant"),
+    ],
 )
 def test_the_script_answers_bad_input_in_one_line(tmp_path, words, message):
     np.savez(tmp_path / "x.npz", x=np.zeros(60), y=np.arange(60.0))
     np.savez(tmp_path / "pairs.npz", x=np.arange(60.0), y=np.arange(60.0))
     told = script(*words, cwd=tmp_path)
-    assert told.returncode == 2 and len(told.stderr.strip().splitlines()) == 1 and message in told.stderr
+    assert (
+        told.returncode == 2
+        and len(told.stderr.strip().splitlines()) == 1
+        and message in told.stderr
+    )
     assert not told.stdout

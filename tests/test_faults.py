@@ -1,4 +1,6 @@
-"""What a run survives: damaged files, a full disk, a loss that is not finite, a logger's server that never answers."""
+"""What a run survives: damaged files, a full disk, a loss that is not finite, a logger's server
+that never answers.
+"""
 
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
@@ -33,7 +35,9 @@ SMALL = ["model.hidden=16", "model.projection=8"]
 @pytest.fixture
 def run(tmp_path) -> tuple[RunFolder, checkpoint.State]:
     """A folder and a fresh state of a small SimCLR."""
-    settings = config.read(ROOT / "configs/simclr_sprites.yaml", [f"folder={tmp_path / 'run'}", *SMALL])
+    settings = config.read(
+        ROOT / "configs/simclr_sprites.yaml", [f"folder={tmp_path / 'run'}", *SMALL]
+    )
     method = checkpoint.build_method(settings, (3, 32, 32))
     folder = RunFolder(settings.folder)
     folder.create(settings)
@@ -54,19 +58,38 @@ def test_the_policy_keeps_what_it_says(run):
     state.run.trainer.keep_last, state.run.trainer.keep_epochs = 3, 2
     for step in range(0, 50, 10):
         save(folder, state, step)
-    assert steps(folder) == {"last.ckpt": 40, "last-1.ckpt": 30, "last-2.ckpt": 20, "epoch-2.ckpt": 20, "epoch-4.ckpt": 40}
+    assert steps(folder) == {
+        "last.ckpt": 40,
+        "last-1.ckpt": 30,
+        "last-2.ckpt": 20,
+        "epoch-2.ckpt": 20,
+        "epoch-4.ckpt": 40,
+    }
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:],
+    ],
+)
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
     folder, state = run
     for step in (3, 6):
         save(folder, state, step)
     folder.last.write_bytes(damage(folder.last.read_bytes()))
     line = folder.resume(state)
-    assert state.step == 3 and "last-1.ckpt" in line and "last.ckpt: damaged" in line and "\n" not in line
+    assert (
+        state.step == 3
+        and "last-1.ckpt" in line
+        and "last.ckpt: damaged" in line
+        and "\n" not in line
+    )
     save(folder, state, 9)
-    assert steps(folder) == {"last.ckpt": 9, "last-1.ckpt": 3}, "the damaged one has not pushed out the whole one"
+    assert steps(folder) == {"last.ckpt": 9, "last-1.ckpt": 3}, (
+        "the damaged one has not pushed out the whole one"
+    )
     for path in folder.versions():
         path.write_bytes(b"")
     with pytest.raises(checkpoint.Damaged, match=r"last\.ckpt"):
@@ -107,18 +130,24 @@ def test_no_flipped_bit_goes_unseen(run):
     before, seen = checkpoint.read(folder.last), 0
     for _ in range(40):
         place = draw.randrange(len(whole))
-        folder.last.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+        folder.last.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :]
+        )
         try:
             after = checkpoint.read(folder.last)
         except UserError:
             seen += 1
             continue
-        assert all(torch.equal(value, after["method"][key]) for key, value in before["method"].items())  # a bit of the padding
+        assert all(
+            torch.equal(value, after["method"][key]) for key, value in before["method"].items()
+        )  # a bit of the padding
     assert seen > 20
 
 
 def test_a_record_that_says_it_is_a_folder_is_damage(run):
-    """One bit of the zip's directory, under no checksum: torch would read nothing there and leave the tensor as the memory was."""
+    """One bit of the zip's directory, under no checksum: torch would read nothing there and leave
+    the tensor as the memory was.
+    """
     folder, state = run
     save(folder, state, 1)
     with zipfile.ZipFile(folder.last) as file:
@@ -136,7 +165,9 @@ def test_a_record_that_says_it_is_a_folder_is_damage(run):
 def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkeypatch):
     folder, state = run
     save(folder, state, 1)
-    monkeypatch.setattr("core.run.folder.in_turns", lambda mine: [*mine, 0])  # another node, whose folder is its own and empty
+    monkeypatch.setattr(
+        "core.run.folder.in_turns", lambda mine: [*mine, 0]
+    )  # another node, whose folder is its own and empty
     with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
         folder.resume(state)
 
@@ -154,7 +185,12 @@ def test_one_process_at_a_time_holds_a_folder(run):
     folder, _ = run
     folder.hold()
     words = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
-    held = subprocess.run([sys.executable, "-c", f"import core; {words}", str(folder.path)], cwd=ROOT, capture_output=True, text=True)
+    held = subprocess.run(
+        [sys.executable, "-c", f"import core; {words}", str(folder.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "UserError: folder: another process trains in" in held.stderr
 
 
@@ -162,7 +198,9 @@ def test_a_folder_whose_process_ends_is_waited_for(run):
     folder, _ = run
     words = "from core.run.folder import RunFolder; folder = RunFolder(sys.argv[1]); folder.hold(); print('in', flush=True)"
     script = f"import core, sys, time; {words}; time.sleep(1)"
-    before = subprocess.Popen([sys.executable, "-c", script, str(folder.path)], cwd=ROOT, stdout=subprocess.PIPE)
+    before = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder.path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
     assert before.stdout and before.stdout.readline() == b"in\n"
     with pytest.raises(UserError, match="another process trains"):
         folder.hold()
@@ -205,13 +243,18 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
         if step == 1:
             for _ in range(2):  # a second look at the same step shows it again
                 assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
-    with pytest.raises(UserError, match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr"):
+    with pytest.raises(
+        UserError,
+        match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr",
+    ):
         losses.look()
 
 
 @pytest.fixture
 def wandb_online(run, monkeypatch):
-    """A run that logs online, to what `WANDB_BASE_URL` says, with less patience; W&B's own process is a new one, which takes seconds."""
+    """A run that logs online, to what `WANDB_BASE_URL` says, with less patience; W&B's own process
+    is a new one, which takes seconds.
+    """
     monkeypatch.setattr("core.run.logger.PATIENCE", 10)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     run[1].run.wandb = "online"
@@ -224,7 +267,9 @@ def wandb_online(run, monkeypatch):
 def test_a_server_that_does_not_answer_stops_nothing(server, wandb_online, monkeypatch, capfd):
     folder, state = wandb_online
     with Server("hangs") as hanging:
-        monkeypatch.setenv("WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9")
+        monkeypatch.setenv(
+            "WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9"
+        )
         first = Logger(state.run, folder.path)
         first.metrics({"loss": 1.0}, 1)
         first.close(patience=60)
@@ -262,7 +307,9 @@ def test_a_server_gets_a_resumed_run_as_one_run_whose_steps_increase(wandb_onlin
 
 
 def within_seconds(look, wanted):
-    """Whether `look()` comes to what is wanted: W&B's own process may still be writing when ours goes on."""
+    """Whether `look()` comes to what is wanted: W&B's own process may still be writing when ours
+    goes on.
+    """
     until = time.monotonic() + 20
     while (found := look()) != wanted and time.monotonic() < until:
         time.sleep(0.05)
@@ -270,9 +317,17 @@ def within_seconds(look, wanted):
 
 
 def logged_steps(folder: RunFolder, run_id: str, life: str = "offline-run") -> list[int]:
-    """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its files, in history and summary."""
+    """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its
+    files, in history and summary.
+    """
     lives = sorted(folder.path.glob(f"wandb/{life}-*-{run_id}/run-{run_id}.wandb"))
-    return [step for life in lives for step in dict.fromkeys(map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes())))]
+    return [
+        step
+        for life in lives
+        for step in dict.fromkeys(
+            map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes()))
+        )
+    ]
 
 
 def test_a_resumed_run_is_one_run_whose_steps_increase(run):
@@ -290,10 +345,15 @@ def test_a_resumed_run_is_one_run_whose_steps_increase(run):
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm", "none"])
-def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(launcher, monkeypatch, capsys):
+def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(
+    launcher, monkeypatch, capsys
+):
     @exit_cleanly
     def main() -> None:
-        raise RuntimeError("[../gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer. This is typically")
+        raise RuntimeError(
+            "[../gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by"
+            " peer. This is typically"
+        )
 
     monkeypatch.delenv("RANK", raising=False)
     if launcher == "torchrun":  # before the processes have met
@@ -307,7 +367,10 @@ def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(l
         if launcher == "slurm":
             dist.destroy_process_group()
     if launcher != "none":
-        assert re.fullmatch(r"rank 0: ends because another process did, .*\(.*reset by peer\)\n", capsys.readouterr().err)
+        assert re.fullmatch(
+            r"rank 0: ends because another process did, .*\(.*reset by peer\)\n",
+            capsys.readouterr().err,
+        )
 
 
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
@@ -317,8 +380,19 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    for code, wanted, cancelled in ((REQUEUE, 0, ""), (2, 2, ""), (0, 0, ""), (REQUEUE, REQUEUE, "by scancel")):
-        variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "CODE": str(code), "CANCEL": cancelled}
+    for code, wanted, cancelled in (
+        (REQUEUE, 0, ""),
+        (2, 2, ""),
+        (0, 0, ""),
+        (REQUEUE, REQUEUE, "by scancel"),
+    ):
+        variables = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_NTASKS_PER_NODE": "8",
+            "SLURM_JOB_NUM_NODES": "2",
+            "CODE": str(code),
+            "CANCEL": cancelled,
+        }
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
         words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
         assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
@@ -327,16 +401,38 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
     assert all(asked in line for line in (tmp_path / "asked").read_text().splitlines())
 
 
-@pytest.mark.parametrize("more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]])
+@pytest.mark.parametrize(
+    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]]
+)
 def test_a_short_soak(tmp_path, more):
     """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
-    sprites = ["data.sprites.train=2048", "data.sprites.validation=64", "data.sprites.test=64", "optim.batch_size=32", *more]
-    words = [*SMALL, *sprites, "trainer.save_every=16", "trainer.validate_every=2", "--kills", "6", "--out", str(tmp_path / "soak")]
+    sprites = [
+        "data.sprites.train=2048",
+        "data.sprites.validation=64",
+        "data.sprites.test=64",
+        "optim.batch_size=32",
+        *more,
+    ]
+    words = [
+        *SMALL,
+        *sprites,
+        "trainer.save_every=16",
+        "trainer.validate_every=2",
+        "--kills",
+        "6",
+        "--out",
+        str(tmp_path / "soak"),
+    ]
     script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, script, str(ROOT / "configs/simclr_sprites.yaml"), *words], env=environment, capture_output=True, text=True
+        [sys.executable, script, str(ROOT / "configs/simclr_sprites.yaml"), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     deaths = re.search(r"(\d) deaths \(", done.stdout)
-    assert deaths and int(deaths[1]) >= 4, done.stdout  # on a busy machine the run may be over before the last signals come
+    assert deaths and int(deaths[1]) >= 4, (
+        done.stdout
+    )  # on a busy machine the run may be over before the last signals come
     assert "the same, bit by bit" in done.stdout and "the same text" in done.stdout

@@ -1,4 +1,6 @@
-"""The queue's loss by flash attention, through the operator's twin on the CPU, against float64 matrices of all scores."""
+"""The queue's loss by flash attention, through the operator's twin on the CPU, against float64
+matrices of all scores.
+"""
 
 from core.information import flash, streaming
 from core.information.infonce import queue_loss
@@ -18,13 +20,18 @@ CPU = torch.device("cpu")
 
 
 def here(dtype: torch.dtype = flash.HALF, **constants: object):
-    """Flash attention on the CPU, in any precision; `constants` make few keys many parts and chunks."""
+    """Flash attention on the CPU, in any precision; `constants` make few keys many parts and
+    chunks.
+    """
     return mock.patch.multiple(flash, DEVICES=("cpu",), HALF=dtype, **constants)
 
 
 def in_half(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """The loss as training in half precision calls it, and proof that flash attention made it."""
-    with torch.autocast("cpu", torch.bfloat16), mock.patch.object(streaming, "_of_rows", side_effect=AssertionError):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        mock.patch.object(streaming, "_of_rows", side_effect=AssertionError),
+    ):
         return queue_loss(query, key, queue, temperature)
 
 
@@ -34,11 +41,15 @@ def exactly(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[
     return scores.softmax(-1) @ values.double(), scores.logsumexp(-1)
 
 
-@pytest.mark.parametrize("n, k, d", [(1, 1, 128), (300, 64, 37), (300, 103, 128), (7, 200, 8), (1, 130, 37), (50, 5, 3)])
+@pytest.mark.parametrize(
+    "n, k, d", [(1, 1, 128), (300, 64, 37), (300, 103, 128), (7, 200, 8), (1, 130, 37), (50, 5, 3)]
+)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("most", [2**23, 2**12])
 def test_parts_and_chunks_of_any_length_are_the_whole(n, k, d, temperature, most):
-    """In float64 nothing is rounded, so only splitting, padding, scaling and merging are left to be wrong."""
+    """In float64 nothing is rounded, so only splitting, padding, scaling and merging are left to be
+    wrong.
+    """
     query, keys = codes(n, d, 0), codes(k, d, 1).T.contiguous().T  # a view of any strides will do
     with here(torch.float64, MOST=most, ROWS=64, BLOCKS=40, LEAST=9):
         total, mean = flash.softmax_mean(query, keys, 1 / temperature)
@@ -50,17 +61,26 @@ def test_parts_and_chunks_of_any_length_are_the_whole(n, k, d, temperature, most
 def test_keys_are_split_so_that_blocks_fill_the_device_and_none_is_lost_or_copied():
     keys = torch.arange(8 * 65_537.0).view(-1, 8)
     whole, rest = flash._parts(keys, 256)
-    assert whole.shape == (128, 1, 512, 8) and rest.shape == (1, 1, 1, 8)  # two blocks of queries, 128 parts
+    assert whole.shape == (128, 1, 512, 8) and rest.shape == (
+        1,
+        1,
+        1,
+        8,
+    )  # two blocks of queries, 128 parts
     assert whole.data_ptr() == keys.data_ptr() and rest.data_ptr() == keys[65_536:].data_ptr()
     assert [part.shape for part in flash._parts(keys[:65_536], 256)] == [(128, 1, 512, 8)]
-    assert [part.shape for part in flash._parts(keys[:4096], 512)] == [(8, 1, 512, 8)]  # not shorter than pays
+    assert [part.shape for part in flash._parts(keys[:4096], 512)] == [
+        (8, 1, 512, 8)
+    ]  # not shorter than pays
     assert [part.shape for part in flash._parts(keys[:3], 9999)] == [(1, 1, 3, 8)]
 
 
 @pytest.mark.parametrize("n, k, d", [(300, 5003, 128), (300, 4096, 37)])
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 def test_loss_and_gradient_in_float32(n, k, d, temperature):
-    """Through queue_loss, duplicates and zero vectors included; at T = 0.01 as good as float32's scores of 100 nats allow."""
+    """Through queue_loss, duplicates and zero vectors included; at T = 0.01 as good as float32's
+    scores of 100 nats allow.
+    """
     first, second, queue = codes(n, d, 0), codes(n, d, 1), codes(k, d, 2)
     with here(torch.float32):
         loss, gradient = errors(
@@ -72,7 +92,9 @@ def test_loss_and_gradient_in_float32(n, k, d, temperature):
     assert loss < 1e-6 and gradient < 3e-6
 
 
-@pytest.mark.parametrize("n, d, temperature", [(300, 128, 0.03), (300, 37, 0.1), (300, 128, 0.2), (1, 128, 0.5)])
+@pytest.mark.parametrize(
+    "n, d, temperature", [(300, 128, 0.03), (300, 37, 0.1), (300, 128, 0.2), (1, 128, 0.5)]
+)
 def test_loss_and_gradient_in_half_precision(n, d, temperature):
     first, second, queue = codes(n, d, 0), codes(n, d, 1), codes(5003, d, 2)
     with here():
@@ -90,25 +112,43 @@ def test_the_ring_may_be_overwritten_before_the_backward_pass():
     query, key, queue = codes(8, 16, 0).requires_grad_(), codes(8, 16, 1), KeyQueue(50, 16)
     expected = torch.autograd.grad(exact_queue(query, key, queue.keys.clone(), 1.0), query)[0]
     with here():
-        loss = in_half(query, key, queue.keys.half(), 1.0)  # a queue in the kernel's own precision is read where it lies
+        loss = in_half(
+            query, key, queue.keys.half(), 1.0
+        )  # a queue in the kernel's own precision is read where it lies
         ring = in_half(query, key, queue.keys, 1.0)
     queue.enqueue(codes(70, 16, 2))
     for of in (loss, ring):
-        torch.testing.assert_close(torch.autograd.grad(of, query)[0], expected, rtol=0, atol=1e-3 * expected.norm().item())
+        torch.testing.assert_close(
+            torch.autograd.grad(of, query)[0], expected, rtol=0, atol=1e-3 * expected.norm().item()
+        )
 
 
 @pytest.mark.parametrize("n, k, d", [(256, 65_536, 128), (300, 5003, 37)])
 def test_the_operator_of_a_gpu_takes_and_gives_these_shapes(n, k, d):
-    """Without values, which need a GPU: torch's own account of the operator that is called there."""
+    """Without values, which need a GPU: torch's own account of the operator that is called
+    there.
+    """
     query, keys = torch.empty(n, d, device="meta"), torch.empty(k, d, device="meta")
-    with mock.patch.object(flash, "kernel", lambda device: torch.ops.aten._scaled_dot_product_flash_attention):
+    with mock.patch.object(
+        flash, "kernel", lambda device: torch.ops.aten._scaled_dot_product_flash_attention
+    ):
         total, mean = flash.softmax_mean(query, keys, 10.0)
-    assert total.shape == (n,) and total.dtype == torch.float64 and mean.shape == (n, d) and mean.dtype == torch.float32
+    assert (
+        total.shape == (n,)
+        and total.dtype == torch.float64
+        and mean.shape == (n, d)
+        and mean.dtype == torch.float32
+    )
 
 
 def simulated(temperature: float, dtype: torch.dtype, near: bool) -> Tensor:
-    """Errors [N] of log-sum-exps by flash attention, where nothing but queries and keys is rounded; each query may have a near key."""
-    query, keys = (F.normalize(torch.randn(n, 128, generator=torch.Generator().manual_seed(n)), dim=1) for n in (256, 4096))
+    """Errors [N] of log-sum-exps by flash attention, where nothing but queries and keys is rounded;
+    each query may have a near key.
+    """
+    query, keys = (
+        F.normalize(torch.randn(n, 128, generator=torch.Generator().manual_seed(n)), dim=1)
+        for n in (256, 4096)
+    )
     if near:
         keys[:256] = F.normalize(query + 0.3 * keys[:256], dim=1)
     with here(dtype), mock.patch.object(flash, "kernel", lambda device: exactly):
@@ -119,17 +159,24 @@ def simulated(temperature: float, dtype: torch.dtype, near: bool) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.01, 0.02, 0.05, 0.1, 0.2])
 def test_the_rule_for_rounding_holds(temperature, dtype):
-    """A bound in the worst case, far above the error with random keys, and no wild one: at T = 0.01 the spread is over a third of it."""
+    """A bound in the worst case, far above the error with random keys, and no wild one: at T = 0.01
+    the spread is over a third of it.
+    """
     with here(dtype):
         bound = flash.error(1 / temperature, 256, 128)
-    worst, random = simulated(temperature, dtype, near=True), simulated(temperature, dtype, near=False)
+    worst, random = (
+        simulated(temperature, dtype, near=True),
+        simulated(temperature, dtype, near=False),
+    )
     assert abs(worst.mean()) < bound and abs(random.mean()) < bound / 3
     spread = 3 * worst.square().mean().sqrt() / 16
     assert spread < bound and (temperature > 0.01 or spread > bound / 3)
 
 
 def test_rounding_of_queries_is_taken_out():
-    """Keys that float16 holds exactly leave only the query's rounding, and of it only the square."""
+    """Keys that float16 holds exactly leave only the query's rounding, and of it only the
+    square.
+    """
     query, keys = codes(64, 128, 0), codes(4096, 128, 1).half()
     with here(), mock.patch.object(flash, "kernel", lambda device: exactly):
         total, _ = flash.softmax_mean(query, keys, 20.0)
@@ -162,7 +209,10 @@ def test_training_in_float32_keeps_the_chunks():
     exact = queue_loss(query, key, queue, 0.2)
     with here(), mock.patch.object(flash, "softmax_mean", side_effect=AssertionError):
         assert torch.equal(queue_loss(query, key, queue, 0.2), exact)
-        for off in (torch.autocast("cpu", enabled=False), torch.autocast("cuda", torch.float16, enabled=False)):
+        for off in (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", torch.float16, enabled=False),
+        ):
             with off:
                 assert torch.equal(queue_loss(query, key, queue, 0.2), exact)
         with pytest.raises(AssertionError), torch.autocast("cpu", torch.bfloat16):

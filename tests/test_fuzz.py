@@ -1,4 +1,5 @@
-"""Whatever a config says, it is a checked RunConfig or one line that names what is wrong; never a traceback.
+"""Whatever a config says, it is a checked RunConfig or one line that names what is wrong; never a
+traceback.
 
 TWOBOUNDS_FUZZ=2000 looks at that many configs instead of the few that fit into a test.
 """
@@ -21,16 +22,29 @@ from omegaconf import OmegaConf
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 METHODS = sorted({str(OmegaConf.load(path)["method"]) for path in CONFIGS})
 PLAIN = settings(
-    max_examples=int(os.environ.get("TWOBOUNDS_FUZZ", "100")), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("TWOBOUNDS_FUZZ", "100")),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
 
 words = st.text("abcdefghij_.:{}$[]'\"%\n ?0é\0", max_size=8)
-numbers = st.one_of(st.sampled_from([0, -1, 1, 2, 10**20, 0.5, -0.5, float("nan"), float("inf"), 1e308]), st.integers(-9, 99), st.floats())
+numbers = st.one_of(
+    st.sampled_from([0, -1, 1, 2, 10**20, 0.5, -0.5, float("nan"), float("inf"), 1e308]),
+    st.integers(-9, 99),
+    st.floats(),
+)
 leaves = st.one_of(
-    st.none(), st.booleans(), numbers, words, st.sampled_from(["???", "${seed}", "${nothing}", "${oc.env:HOME}", "1e-3", "nan"])
+    st.none(),
+    st.booleans(),
+    numbers,
+    words,
+    st.sampled_from(["???", "${seed}", "${nothing}", "${oc.env:HOME}", "1e-3", "nan"]),
 )
 anything = st.recursive(
-    leaves, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(words, inner, max_size=2)), max_leaves=4
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(words, inner, max_size=2)),
+    max_leaves=4,
 )
 
 
@@ -40,17 +54,39 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
         return section(hint)
     if get_origin(hint) in (list, tuple):
         return st.lists(fitting(get_args(hint)[0]), max_size=3)
-    kinds: dict[Any, st.SearchStrategy[Any]] = {int: st.integers(-2, 300), float: st.floats(-1, 3), bool: st.booleans(), str: words}
+    kinds: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(-2, 300),
+        float: st.floats(-1, 3),
+        bool: st.booleans(),
+        str: words,
+    }
     return kinds.get(hint, anything)
 
 
 @functools.cache
 def section(kind: type) -> st.SearchStrategy[Any]:
-    """A mapping for a dataclass: some keys at their defaults, a few at other values or of other types, at times one that it has not."""
-    defaults = {f.name: st.just(f.default) for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
-    values = {name: st.one_of(fitting(hint), fitting(hint), fitting(hint), anything) for name, hint in get_type_hints(kind).items()}
-    one = st.sampled_from(sorted(values)).flatmap(lambda name: st.fixed_dictionaries({name: values[name]}))
-    changes = st.one_of(st.just({}), one, one, st.builds(lambda a, b: a | b, one, one), st.dictionaries(words, leaves, max_size=1))
+    """A mapping for a dataclass: some keys at their defaults, a few at other values or of other
+    types, at times one that it has not.
+    """
+    defaults = {
+        f.name: st.just(f.default)
+        for f in dataclasses.fields(kind)
+        if f.default is not dataclasses.MISSING
+    }
+    values = {
+        name: st.one_of(fitting(hint), fitting(hint), fitting(hint), anything)
+        for name, hint in get_type_hints(kind).items()
+    }
+    one = st.sampled_from(sorted(values)).flatmap(
+        lambda name: st.fixed_dictionaries({name: values[name]})
+    )
+    changes = st.one_of(
+        st.just({}),
+        one,
+        one,
+        st.builds(lambda a, b: a | b, one, one),
+        st.dictionaries(words, leaves, max_size=1),
+    )
     return st.builds(lambda a, b: a | b, st.fixed_dictionaries({}, optional=defaults), changes)
 
 
@@ -61,7 +97,10 @@ def runs(draw: st.DrawFn) -> Any:
     values = draw(section(config.RunConfig))
     if not isinstance(values, dict):
         return values
-    values |= {"folder": draw(st.one_of(st.just("runs/fuzz"), st.just("runs/fuzz"), leaves)), "method": method}
+    values |= {
+        "folder": draw(st.one_of(st.just("runs/fuzz"), st.just("runs/fuzz"), leaves)),
+        "method": method,
+    }
     if isinstance(method, str) and method in METHODS and draw(st.integers(0, 4)):
         values["model"] = draw(section(locate(method).Config))
     return values
@@ -75,7 +114,9 @@ def accepted(read: Any) -> config.RunConfig | None:
         assert str(error).strip()  # core.errors.exit_cleanly prints it as one line
         return None
     assert isinstance(run, config.RunConfig)
-    assert issubclass(locate(run.method), Method) and isinstance(run.model, locate(run.method).Config)
+    assert issubclass(locate(run.method), Method) and isinstance(
+        run.model, locate(run.method).Config
+    )
     return run
 
 
@@ -87,7 +128,9 @@ def test_a_config_is_checked_or_refused_in_one_line() -> None:
     def look(values: Any) -> None:
         run = accepted(lambda: config.from_dict(values, "fuzz.yaml"))
         if run:  # what was taken is written and read back as itself
-            assert repr(config.to_dict(config.from_dict(config.to_dict(run), "again"))) == repr(config.to_dict(run))
+            assert repr(config.to_dict(config.from_dict(config.to_dict(run), "again"))) == repr(
+                config.to_dict(run)
+            )
         taken.append(run is not None)
 
     look()
@@ -106,18 +149,29 @@ KEYS = [
     "data.sprites.train",
     "model.temperature",
 ]
-overrides = st.lists(st.one_of(words, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), leaves | words)), max_size=3)
+overrides = st.lists(
+    st.one_of(
+        words, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), leaves | words)
+    ),
+    max_size=3,
+)
 
 
 @PLAIN
 @given(st.sampled_from(CONFIGS), overrides)
-def test_an_override_is_taken_or_refused_in_one_line(path: Path, given_overrides: list[str]) -> None:
+def test_an_override_is_taken_or_refused_in_one_line(
+    path: Path, given_overrides: list[str]
+) -> None:
     accepted(lambda: config.read(path, given_overrides))
 
 
 @PLAIN
 @given(st.one_of(words, st.binary(max_size=30), st.text(max_size=60)))
-def test_a_file_of_anything_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
+def test_a_file_of_anything_is_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    path.write_bytes(
+        content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    )
     assert accepted(lambda: config.read(path, [])) is None

@@ -1,4 +1,6 @@
-"""Geometry against closed forms, numpy, scipy and scikit-learn; the probe on encoders whose geometry is known."""
+"""Geometry against closed forms, numpy, scipy and scikit-learn; the probe on encoders whose
+geometry is known.
+"""
 
 from core.data.sprites import SpritesConfig
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
@@ -40,20 +42,30 @@ def test_alignment_is_twice_one_minus_the_mean_cosine():
     torch.testing.assert_close(alignment(first, second), expected)
     assert alignment(first, first) == 0
     assert alignment(first, -first).item() == pytest.approx(4)
-    assert alignment(unit(20_000, 64, 1), unit(20_000, 64, 2)).item() == pytest.approx(2, abs=0.01)  # views that share nothing
+    assert alignment(unit(20_000, 64, 1), unit(20_000, 64, 2)).item() == pytest.approx(
+        2, abs=0.01
+    )  # views that share nothing
 
 
 @pytest.mark.parametrize("n", [2, 3, 511, 512, 513, 1400])
 def test_uniformity_equals_scipys_pairwise_distances_whatever_the_blocks(n):
     codes = unit(n, 5)
-    assert uniformity(codes) == pytest.approx(math.log(np.exp(-2 * pdist(codes.double().numpy()) ** 2).mean()), abs=1e-5)
+    assert uniformity(codes) == pytest.approx(
+        math.log(np.exp(-2 * pdist(codes.double().numpy()) ** 2).mean()), abs=1e-5
+    )
 
 
 def test_uniformity_of_evenly_spread_points_on_a_circle_is_a_bessel_function():
-    """The mean over n points with themselves is exp(-4) I_0(4); without self-pairs (n exp(-4) I_0(4) - 1) / (n - 1)."""
+    """The mean over n points with themselves is exp(-4) I_0(4); without self-pairs (n exp(-4)
+    I_0(4) - 1) / (n - 1).
+    """
     for n in (20, 3000):
-        assert uniformity(circle(n)) == pytest.approx(math.log((n * ive(0, 4) - 1) / (n - 1)), abs=1e-9)
-    assert uniformity(circle(20)) != pytest.approx(math.log(ive(0, 4)), abs=1e-2)  # what counting self-pairs would give
+        assert uniformity(circle(n)) == pytest.approx(
+            math.log((n * ive(0, 4) - 1) / (n - 1)), abs=1e-9
+        )
+    assert uniformity(circle(20)) != pytest.approx(
+        math.log(ive(0, 4)), abs=1e-2
+    )  # what counting self-pairs would give
 
 
 def test_uniformity_of_a_collapse_is_zero_and_of_many_dimensions_near_minus_four():
@@ -73,7 +85,9 @@ def test_effective_rank_is_the_exponential_entropy_of_numpys_singular_values(n, 
 
 def test_effective_rank_is_the_number_of_dimensions_in_use():
     axes = torch.linalg.qr(normal(400, 32)).Q
-    assert effective_rank(axes) == pytest.approx(32, rel=1e-4)  # covariance a multiple of the identity
+    assert effective_rank(axes) == pytest.approx(
+        32, rel=1e-4
+    )  # covariance a multiple of the identity
     assert effective_rank(normal(50_000, 32)) == pytest.approx(32, rel=1e-3)
     assert effective_rank(axes[:, :5] @ normal(5, 512)) < 5.01  # five of 512 dimensions
     assert effective_rank(axes * torch.logspace(0, -1, 32)) < 30
@@ -104,23 +118,35 @@ def test_lidar_has_the_eigenvalues_of_scipys_generalised_problem():
 
 def test_lidar_without_regularisation_has_the_ratios_of_scikit_learns_discriminant():
     views = normal(40, 1, 6) * torch.arange(1, 7) + normal(40, 8, 6, seed=1)
-    peer = LinearDiscriminantAnalysis(solver="eigen").fit(views.flatten(0, 1).numpy(), np.repeat(np.arange(40), 8))
-    assert lidar(views, delta=0) == pytest.approx(math.exp(entropy(peer.explained_variance_ratio_)), rel=1e-4)
+    peer = LinearDiscriminantAnalysis(solver="eigen").fit(
+        views.flatten(0, 1).numpy(), np.repeat(np.arange(40), 8)
+    )
+    assert lidar(views, delta=0) == pytest.approx(
+        math.exp(entropy(peer.explained_variance_ratio_)), rel=1e-4
+    )
 
 
 def test_lidar_counts_what_tells_images_apart_and_not_what_views_scramble():
     content = F.pad(10 * normal(800, 1, 3), (0, 20)).expand(-1, 8, -1)
-    scrambled = content + F.pad(10 * normal(800, 8, 20, seed=1), (3, 0)) + 0.1 * normal(800, 8, 23, seed=2)
+    scrambled = (
+        content + F.pad(10 * normal(800, 8, 20, seed=1), (3, 0)) + 0.1 * normal(800, 8, 23, seed=2)
+    )
     assert effective_rank(scrambled.flatten(0, 1)) > 20
     assert lidar(scrambled) < 4
-    assert lidar(normal(800, 8, 23)) > 20  # features that ignore the image altogether: the docstring's warning
+    assert (
+        lidar(normal(800, 8, 23)) > 20
+    )  # features that ignore the image altogether: the docstring's warning
 
 
 def test_deviations_are_one_for_evenly_spread_codes_and_zero_for_unused_dimensions():
     spread = deviations(normal(20_000, 16))
     assert spread.mean == pytest.approx(1, abs=0.01) and spread.least > 0.98 and spread.dead == 0
     half = deviations(F.pad(normal(20_000, 8), (0, 8)))
-    assert half.dead == 0.5 and half.least == 0 and half.mean == pytest.approx(math.sqrt(2) / 2, abs=0.01)
+    assert (
+        half.dead == 0.5
+        and half.least == 0
+        and half.mean == pytest.approx(math.sqrt(2) / 2, abs=0.01)
+    )
     one_sided = deviations(normal(1000, 16) + 20)
     assert one_sided.mean < 0.1 and one_sided.dead == 0
 
@@ -149,39 +175,63 @@ class Critic(Pixels):
 @pytest.fixture
 def run(tmp_path) -> config.RunConfig:
     sprites = SpritesConfig(train=64, validation=64, test=300)
-    return config.RunConfig(method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites))
+    return config.RunConfig(
+        method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites)
+    )
 
 
 def test_the_probe_measures_features_and_codes_on_the_test_split(run):
     found = geometry(Critic(), run)
-    assert (found["split"], found["images"], found["lidar_images"], found["lidar_views"]) == ("test", 300, 300, 8)
+    assert (found["split"], found["images"], found["lidar_images"], found["lidar_views"]) == (
+        "test",
+        300,
+        300,
+        8,
+    )
     assert found["features"]["dimensions"] == found["codes"]["dimensions"] == 12
     assert "sentence" not in found
     assert 2 < found["features"]["effective_rank"] < 12 and 1 < found["features"]["lidar"] < 12
-    for key in ("alignment", "uniformity", "deviation"):  # these look at directions only, and the codes are the features' directions
+    for key in (
+        "alignment",
+        "uniformity",
+        "deviation",
+    ):  # these look at directions only, and the codes are the features' directions
         assert found["codes"][key] == pytest.approx(found["features"][key], rel=1e-4)
     assert found == geometry(Critic(), run)
     lines = sentences.geometry_lines(found)
     assert len(lines) == 2 and "of 12" in lines[0] and "LiDAR" in lines[0]
     plain = geometry(Pixels(), run)
-    assert not isinstance(Pixels(), PairCritic) and "codes" not in plain and plain["features"] == found["features"]
+    assert (
+        not isinstance(Pixels(), PairCritic)
+        and "codes" not in plain
+        and plain["features"] == found["features"]
+    )
 
 
 def test_the_probe_says_in_words_what_has_collapsed(run):
     found = geometry(Critic(gain=0.0), run)
-    assert "features collapsed: effective rank 1.0 of 12" in found["sentence"] and "codes collapsed" in found["sentence"]
+    assert (
+        "features collapsed: effective rank 1.0 of 12" in found["sentence"]
+        and "codes collapsed" in found["sentence"]
+    )
     assert sentences.geometry_lines(found)[-1].strip() == found["sentence"]
 
 
 def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypatch):
     monkeypatch.setattr(config.DataConfig, "views_differ", False)
     found = geometry(Critic(), run)
-    assert not {"alignment", "lidar"} & (found["features"].keys() | found["codes"].keys()) and "lidar_views" not in found
+    assert (
+        not {"alignment", "lidar"} & (found["features"].keys() | found["codes"].keys())
+        and "lidar_views" not in found
+    )
     assert {"uniformity", "effective_rank", "deviation"} <= found["features"].keys()
     assert "LiDAR" not in "".join(sentences.geometry_lines(found))
 
 
-@pytest.mark.parametrize("name, augment, differ", [("mnist", "none", False), ("mnist", "crop", True), ("sprites", "none", True)])
+@pytest.mark.parametrize(
+    "name, augment, differ",
+    [("mnist", "none", False), ("mnist", "crop", True), ("sprites", "none", True)],
+)
 def test_views_differ_where_something_makes_them_differ(name, augment, differ):
     assert config.DataConfig(name=name, augment=augment).views_differ is differ
 

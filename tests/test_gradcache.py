@@ -1,4 +1,6 @@
-"""Micro batches give the value and the gradient of the whole batch, for every method; a plain mean over them does not."""
+"""Micro batches give the value and the gradient of the whole batch, for every method; a plain mean
+over them does not.
+"""
 
 from core.batch import Batch, Output
 from core.method import Method
@@ -19,7 +21,14 @@ METHODS = {
     "simclr": lambda: SimCLR(SimCLRConfig(**TINY), SHAPE),
     "moco": lambda: MoCo(MoCoConfig(queue=100, **TINY), SHAPE),
     "vae": lambda: BetaVAE(
-        BetaVAEConfig(backbone="small", decoder="mlp", width=16, latent=4, rate=RateConfig("free_bits", nats=0.3)), SHAPE
+        BetaVAEConfig(
+            backbone="small",
+            decoder="mlp",
+            width=16,
+            latent=4,
+            rate=RateConfig("free_bits", nats=0.3),
+        ),
+        SHAPE,
     ),
 }
 
@@ -40,12 +49,21 @@ def build(name: str, micro_batch: int = 0) -> Method:
 
 def images(n: int, method: Method) -> Batch:
     draws = Draws(0, 0)
-    views = tuple(draws.integers(f"view{v}", 256, n, *SHAPE).to(torch.uint8) for v in range(method.views))
+    views = tuple(
+        draws.integers(f"view{v}", 256, n, *SHAPE).to(torch.uint8) for v in range(method.views)
+    )
     return Batch(views, torch.zeros(n, 1, dtype=torch.long), torch.arange(n), draws)
 
 
 def gradient(method: Method, output: Output) -> Tensor:
-    return torch.cat([g.flatten() for g in torch.autograd.grad(output.loss, [p for p in method.parameters() if p.requires_grad])])
+    return torch.cat(
+        [
+            g.flatten()
+            for g in torch.autograd.grad(
+                output.loss, [p for p in method.parameters() if p.requires_grad]
+            )
+        ]
+    )
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -65,7 +83,8 @@ def test_the_mean_of_micro_batches_is_another_objective():
     whole = build("simclr").eval()
     batch = images(64, whole)
     halves = [
-        batch._replace(views=tuple(view[part] for view in batch.views), index=batch.index[part]) for part in (slice(32), slice(32, 64))
+        batch._replace(views=tuple(view[part] for view in batch.views), index=batch.index[part])
+        for part in (slice(32), slice(32, 64))
     ]
     accumulated = torch.stack([gradient(whole, whole(half)) for half in halves]).mean(0)
     assert apart(accumulated, gradient(whole, whole(batch))) > 1e-3
@@ -89,7 +108,9 @@ def test_batch_norm_sees_a_micro_batch_and_remembers_it_once(size):
 
 
 def test_what_lies_between_images_and_codes_is_kept_of_one_micro_batch_only():
-    """Bytes that the graph of a loss holds, activations and codes: a sixteenth of them and the codes stay."""
+    """Bytes that the graph of a loss holds, activations and codes: a sixteenth of them and the
+    codes stay.
+    """
 
     def held(micro_batch: int) -> int:
         method = build("simclr", micro_batch).train()

@@ -1,4 +1,6 @@
-"""The losses in chunks and tiles against float64 matrices of all scores and torch's own cross-entropy and autograd."""
+"""The losses in chunks and tiles against float64 matrices of all scores and torch's own
+cross-entropy and autograd.
+"""
 
 from core.distributed import rank, world
 from core.information import streaming, tiles
@@ -29,7 +31,9 @@ def exact_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -
 
 def exact_nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     both = torch.cat([first, second])
-    scores = (both @ both.T / temperature).masked_fill(torch.eye(len(both), dtype=torch.bool), -torch.inf)
+    scores = (both @ both.T / temperature).masked_fill(
+        torch.eye(len(both), dtype=torch.bool), -torch.inf
+    )
     return F.cross_entropy(scores, torch.arange(len(both)).roll(len(first)))
 
 
@@ -39,7 +43,9 @@ def exact_clip(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def codes(n: int, d: int, seed: int, norm: float = 1.0) -> Tensor:
-    """Rows of one length, among them, where there are enough, a zero vector and two pairs of duplicates."""
+    """Rows of one length, among them, where there are enough, a zero vector and two pairs of
+    duplicates.
+    """
     x = norm * F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
     if n > 6:
         x[1], x[3], x[5] = 0, x[2], x[4]
@@ -47,10 +53,19 @@ def codes(n: int, d: int, seed: int, norm: float = 1.0) -> Tensor:
 
 
 def errors(
-    ours: Callable[..., Tensor], exact: Callable[..., Tensor], inputs: list[Tensor], temperature: float, floor: float = 0.0
+    ours: Callable[..., Tensor],
+    exact: Callable[..., Tensor],
+    inputs: list[Tensor],
+    temperature: float,
+    floor: float = 0.0,
 ) -> tuple[float, float]:
-    """Of the loss, relative, and of the gradient, relative to the length of the whole of it, or to `floor` where it nearly cancels."""
-    narrow, wide = ([x.detach().clone().to(dtype).requires_grad_() for x in inputs] for dtype in (inputs[0].dtype, torch.float64))
+    """Of the loss, relative, and of the gradient, relative to the length of the whole of it, or to
+    `floor` where it nearly cancels.
+    """
+    narrow, wide = (
+        [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
+        for dtype in (inputs[0].dtype, torch.float64)
+    )
     loss, expected = ours(*narrow, temperature), exact(*wide, temperature)
     found = torch.cat(torch.autograd.grad(loss, narrow)).double()
     gradient = torch.cat(torch.autograd.grad(expected, wide))
@@ -63,8 +78,12 @@ def _relative(found: Tensor, exact: Tensor, floor: float) -> float:
 
 
 def small_chunks():
-    """Chunks and tiles so small that few codes make many of them, and none comes out even; one tile is kept, others are computed again."""
-    return mock.patch.multiple(streaming, ON_CPU=(3, 7, 15)), mock.patch.multiple(tiles, ON_CPU=4, KEPT=16)
+    """Chunks and tiles so small that few codes make many of them, and none comes out even; one tile
+    is kept, others are computed again.
+    """
+    return mock.patch.multiple(streaming, ON_CPU=(3, 7, 15)), mock.patch.multiple(
+        tiles, ON_CPU=4, KEPT=16
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -77,27 +96,50 @@ def small_chunks():
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 999),
 )
-def test_any_number_of_any_vectors_equals_all_scores_in_float64(n, k, d, temperature, norm, dtype, seed):
-    first, second, queue = (codes(size, d, seed + part, norm).to(dtype) for part, size in enumerate((n, n, k)))
-    scores = norm**2 / temperature  # the largest; a score is rounded by its size, and a probability by its score's rounding
+def test_any_number_of_any_vectors_equals_all_scores_in_float64(
+    n, k, d, temperature, norm, dtype, seed
+):
+    first, second, queue = (
+        codes(size, d, seed + part, norm).to(dtype) for part, size in enumerate((n, n, k))
+    )
+    scores = (
+        norm**2 / temperature
+    )  # the largest; a score is rounded by its size, and a probability by its score's rounding
     limit = 1e-9 if dtype == torch.float64 else max(1e-6, 2.5e-7 * scores)
     contests = [
-        (lambda q, key, t: queue_loss(q, key, queue, t), lambda q, key, t: exact_queue(q, key, queue.double(), t)),
+        (
+            lambda q, key, t: queue_loss(q, key, queue, t),
+            lambda q, key, t: exact_queue(q, key, queue.double(), t),
+        ),
         (lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent),
         (clip_loss, exact_clip),
     ]
     whole, tiled = small_chunks()
     with whole, tiled:
         for ours, exact in contests:
-            assert max(errors(ours, exact, [first, second], temperature, floor=0.1 * norm / temperature)) < limit
+            assert (
+                max(
+                    errors(
+                        ours, exact, [first, second], temperature, floor=0.1 * norm / temperature
+                    )
+                )
+                < limit
+            )
 
 
-@pytest.mark.parametrize("temperature, limit", [(0.01, 3e-6), (0.05, 1e-6), (0.2, 1e-6), (1.0, 1e-6)])
+@pytest.mark.parametrize(
+    "temperature, limit", [(0.01, 3e-6), (0.05, 1e-6), (0.2, 1e-6), (1.0, 1e-6)]
+)
 def test_float32_in_training_sizes(temperature, limit):
-    """Loss within 1e-6 at any temperature; at 0.01 the gradient is as good as float32's scores of 100 nats allow (torch's own: 1.2e-6)."""
+    """Loss within 1e-6 at any temperature; at 0.01 the gradient is as good as float32's scores of
+    100 nats allow (torch's own: 1.2e-6).
+    """
     first, second, queue = codes(200, 128, 0), codes(200, 128, 1), codes(5000, 128, 2)
     for ours, exact in [
-        (lambda q, key, t: queue_loss(q, key, queue, t), lambda q, key, t: exact_queue(q, key, queue.to(q.dtype), t)),
+        (
+            lambda q, key, t: queue_loss(q, key, queue, t),
+            lambda q, key, t: exact_queue(q, key, queue.to(q.dtype), t),
+        ),
         (lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent),
         (clip_loss, exact_clip),
     ]:
@@ -106,10 +148,15 @@ def test_float32_in_training_sizes(temperature, limit):
 
 
 def test_a_small_loss_keeps_its_digits():
-    """Where the own key is far ahead, the sum over all candidates differs from its exponential by less than float32 shows."""
+    """Where the own key is far ahead, the sum over all candidates differs from its exponential by
+    less than float32 shows.
+    """
     key, queue = codes(32, 64, 0)[6:], codes(500, 64, 1)
     loss, gradient = errors(
-        lambda q, t: queue_loss(q, key, queue, t), lambda q, t: exact_queue(q, key.double(), queue.double(), t), [key], 0.06
+        lambda q, t: queue_loss(q, key, queue, t),
+        lambda q, t: exact_queue(q, key.double(), queue.double(), t),
+        [key],
+        0.06,
     )
     assert exact_queue(key, key, queue, 0.06) < 1e-3 and loss < 1e-6 and gradient < 1e-6
 
@@ -121,7 +168,9 @@ def test_gradcheck():
         assert torch.autograd.gradcheck(lambda q, k: queue_loss(q, k, queue, 0.3), (first, second))
         assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3)[0], (first, second))
         assert torch.autograd.gradcheck(lambda a, b: clip_loss(a, b, 0.3), (first, second))
-        assert torch.autograd.gradcheck(lambda a, b: clip_loss(a, b, 0.3, both=False), (first, second))
+        assert torch.autograd.gradcheck(
+            lambda a, b: clip_loss(a, b, 0.3, both=False), (first, second)
+        )
 
 
 def test_one_side_of_clip_and_a_learned_temperature():
@@ -131,7 +180,8 @@ def test_one_side_of_clip_and_a_learned_temperature():
     torch.testing.assert_close(torch.stack(sides).mean(), clip_loss(first, second, 0.25))
     torch.testing.assert_close(sides[0].detach(), in_batch_loss(first, second, 0.25))
     ours, exact = (
-        torch.autograd.grad(loss, scale)[0] for loss in (clip_loss(first * scale, second, 1.0), exact_clip(first * scale, second, 1.0))
+        torch.autograd.grad(loss, scale)[0]
+        for loss in (clip_loss(first * scale, second, 1.0), exact_clip(first * scale, second, 1.0))
     )
     torch.testing.assert_close(ours, exact)
 
@@ -149,7 +199,11 @@ def test_the_queue_may_be_overwritten_before_the_backward_pass():
 
 def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
     first, second, queue = codes(4, 6, 0).requires_grad_(), codes(4, 6, 1), codes(9, 6, 2)
-    for loss in (queue_loss(first, second, queue, 0.2), nt_xent(first, second, 0.2)[0], clip_loss(first, second, 0.2)):
+    for loss in (
+        queue_loss(first, second, queue, 0.2),
+        nt_xent(first, second, 0.2)[0],
+        clip_loss(first, second, 0.2),
+    ):
         (gradient,) = torch.autograd.grad(loss * loss, first, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
@@ -160,7 +214,9 @@ def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
 
 @pytest.mark.parametrize("temperature", [0.05, 0.2])
 def test_keys_in_bfloat16_cost_little(temperature):
-    """K = 2^18; the rounding of a key is its own, so it averages out. The sums are float32 or wider: in bfloat16 they would stop at 256."""
+    """K = 2^18; the rounding of a key is its own, so it averages out. The sums are float32 or
+    wider: in bfloat16 they would stop at 256.
+    """
     query, key = codes(16, 128, 0).requires_grad_(), codes(16, 128, 1)
     queue = F.normalize(torch.randn(2**18, 128, generator=torch.Generator().manual_seed(2)), dim=1)
     exact = exact_queue(query, key, queue, temperature)
@@ -173,9 +229,14 @@ def test_keys_in_bfloat16_cost_little(temperature):
 def test_with_and_without_onednn(product):
     first, second = codes(40, 16, 0), codes(40, 16, 1)
     with mock.patch.object(tiles, "product", product):
-        assert max(errors(lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent, [first, second], 0.1)) < 1e-6
+        assert (
+            max(errors(lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent, [first, second], 0.1))
+            < 1e-6
+        )
     wide = torch.linspace(-1, 1, 17 * 9).view(17, 9)
-    torch.testing.assert_close(product(wide.T, torch.ones(5, 17)), wide.sum(0)[:, None].expand(9, 5))
+    torch.testing.assert_close(
+        product(wide.T, torch.ones(5, 17)), wide.sum(0)[:, None].expand(9, 5)
+    )
 
 
 MEMORY = """
@@ -199,7 +260,9 @@ print(queue(2**14), queue(2**18), batch)
 def test_memory_does_not_grow_with_the_queue_nor_with_the_square_of_the_batch():
     """Scores of 512 x 2^18 would be 512 MiB, of 6,000 x 6,000 137 MiB."""
     environment = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0", OMP_NUM_THREADS="1")
-    told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, check=True
+    )
     short, long, batch = (int(word) / 2**20 for word in told.stdout.split())
     assert short < 24 and long < 24 and batch < 64
 
@@ -232,7 +295,9 @@ def test_three_processes_with_many_tiles_each_give_the_loss_and_the_gradient_of_
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     mp.spawn(process, (str(tmp_path),), nprocs=3)
     found = torch.load(tmp_path / "found", weights_only=True)
-    for number, exact in enumerate((lambda a, b, t: exact_nt_xent(a, b, t) + exact_clip(a, b, t).detach(), exact_clip)):
+    for number, exact in enumerate(
+        (lambda a, b, t: exact_nt_xent(a, b, t) + exact_clip(a, b, t).detach(), exact_clip)
+    ):
         weights = torch.eye(6, dtype=torch.float64).requires_grad_()
         loss = exact(*(codes(15, 6, seed).double() @ weights for seed in (1, 2)), 0.3)
         loss.backward()

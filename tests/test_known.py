@@ -1,4 +1,6 @@
-"""The sources of known information know it: closed form against the mean of the pointwise information, against scipy, and end to end."""
+"""The sources of known information know it: closed form against the mean of the pointwise
+information, against scipy, and end to end.
+"""
 
 import math
 
@@ -28,12 +30,16 @@ def test_the_codes_of_the_optimal_critic_are_the_pointwise_information():
 def test_pointwise_information_by_the_densities_of_scipy():
     made = known.gaussian(1.3, 2)(50, 0)
     rho = known.correlation(1.3, 2)
-    joint = stats.multivariate_normal(cov=np.block([[np.eye(2), rho * np.eye(2)], [rho * np.eye(2), np.eye(2)]]))
+    joint = stats.multivariate_normal(
+        cov=np.block([[np.eye(2), rho * np.eye(2)], [rho * np.eye(2), np.eye(2)]])
+    )
     alone = stats.multivariate_normal(cov=np.eye(2))
     expected = joint.logpdf(np.c_[made.x, made.y]) - alone.logpdf(made.x) - alone.logpdf(made.y)
     np.testing.assert_allclose(made.pointwise, expected)
     made, rho = known.student(0.4, 2, 3)(50, 0), known.correlation(0.4, 2)
-    joint = stats.multivariate_t(shape=np.block([[np.eye(2), rho * np.eye(2)], [rho * np.eye(2), np.eye(2)]]), df=3)
+    joint = stats.multivariate_t(
+        shape=np.block([[np.eye(2), rho * np.eye(2)], [rho * np.eye(2), np.eye(2)]]), df=3
+    )
     alone = stats.multivariate_t(shape=np.eye(2), df=3)
     expected = joint.logpdf(np.c_[made.x, made.y]) - alone.logpdf(made.x) - alone.logpdf(made.y)
     np.testing.assert_allclose(made.pointwise, expected)

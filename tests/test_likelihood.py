@@ -1,4 +1,6 @@
-"""Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W z, t^2) [d], q(z|x) nearly right."""
+"""Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W
+z, t^2) [d], q(z|x) nearly right.
+"""
 
 from core.batch import Batch
 from core.data.source import Source
@@ -18,15 +20,22 @@ from probes.likelihood import ais, importance_weights, joint_of, likelihood
 
 LATENT, VALUES, T, IMAGES = 3, 6, 0.5, 40
 LOADINGS = Draws(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)
-MARGINAL = LowRankMultivariateNormal(torch.zeros(VALUES, dtype=torch.float64), LOADINGS, torch.full((VALUES,), T**2, dtype=torch.float64))
-X = (Draws(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T + T * Draws(0, 0).normal("noise", IMAGES, VALUES).double())[
-    :, None, None
-]
+MARGINAL = LowRankMultivariateNormal(
+    torch.zeros(VALUES, dtype=torch.float64),
+    LOADINGS,
+    torch.full((VALUES,), T**2, dtype=torch.float64),
+)
+X = (
+    Draws(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T
+    + T * Draws(0, 0).normal("noise", IMAGES, VALUES).double()
+)[:, None, None]
 TRUTH = MARGINAL.log_prob(X.flatten(1))
 
 
 class FactorAnalysis:
-    """Its diagonal posterior has the right mean and the right marginal variances, so it is off by the correlations alone."""
+    """Its diagonal posterior has the right mean and the right marginal variances, so it is off by
+    the correlations alone.
+    """
 
     def __init__(self, widened: float = 1.0):
         precision = torch.eye(LATENT, dtype=torch.float64) + LOADINGS.T @ LOADINGS / T**2
@@ -76,13 +85,17 @@ def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_me
     assert truth - 0.01 < bounds[-1] < truth + 1e-3
     assert bounds[-2] < truth
     assert found["nelbo"]["value"] > found["importance_weighted"]["value"]
-    assert found["gain"]["value"] == pytest.approx(found["nelbo"]["value"] - found["importance_weighted"]["value"])
+    assert found["gain"]["value"] == pytest.approx(
+        found["nelbo"]["value"] - found["importance_weighted"]["value"]
+    )
     assert list(found).index("nelbo") < list(found).index("importance_weighted")
     assert 1 < found["effective_samples"] < 5000
 
 
 def test_the_elbo_is_its_closed_form(run):
-    """log p(x) - KL(q(z|x) || p(z|x)), which is one number here, for the posterior covariance does not depend on x."""
+    """log p(x) - KL(q(z|x) || p(z|x)), which is one number here, for the posterior covariance does
+    not depend on x.
+    """
     model = FactorAnalysis()
     q, p = model.covariance.diagonal(), torch.linalg.inv(model.covariance)
     gap = 0.5 * ((p.diagonal() * q).sum() - LATENT + model.covariance.logdet() - q.log().sum())
@@ -106,9 +119,13 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
     assert weights.shape == (25, 5) and len(seen) == 4
     assert list(found.bounds) == [1, 10, 25]
     torch.testing.assert_close(found.bounds[1], weights.mean(0))
-    torch.testing.assert_close(found.bounds[10], weights[:20].view(2, 10, 5).logsumexp(1).mean(0) - math.log(10))
+    torch.testing.assert_close(
+        found.bounds[10], weights[:20].view(2, 10, 5).logsumexp(1).mean(0) - math.log(10)
+    )
     torch.testing.assert_close(found.bounds[25], weights.logsumexp(0) - math.log(25))
-    torch.testing.assert_close(found.effective, weights.exp().sum(0) ** 2 / (2 * weights).exp().sum(0))
+    torch.testing.assert_close(
+        found.effective, weights.exp().sum(0) ** 2 / (2 * weights).exp().sum(0)
+    )
 
 
 def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not(run):
@@ -126,7 +143,9 @@ def test_annealing_with_one_step_is_the_importance_weighted_bound():
     model = FactorAnalysis()
     found = anneal(joint_of(model, X), model.posterior(X), 1, 16, Draws(0, 0))
     expected = importance_weights(joint_of(model, X), model.posterior(X), 16, Draws(0, 1))
-    assert found.log_evidence.mean().item() == pytest.approx(expected.bounds[16].mean().item(), abs=0.1)
+    assert found.log_evidence.mean().item() == pytest.approx(
+        expected.bounds[16].mean().item(), abs=0.1
+    )
     assert (found.log_evidence >= found.elbo).all()
 
 
@@ -149,18 +168,28 @@ def test_the_annealed_report(run):
 
 
 class Chain(FactorAnalysis):
-    """Each value depends on the code and on the value before it: x_i ~ N(w_i z + r (x_{i-1} - w_{i-1} z), t^2)."""
+    """Each value depends on the code and on the value before it: x_i ~ N(w_i z + r (x_{i-1} -
+    w_{i-1} z), t^2).
+    """
 
     def __init__(self):
         super().__init__()
-        self.mixing = torch.eye(VALUES, dtype=torch.float64) - torch.diag(torch.full((VALUES - 1,), 0.7, dtype=torch.float64), -1)
+        self.mixing = torch.eye(VALUES, dtype=torch.float64) - torch.diag(
+            torch.full((VALUES - 1,), 0.7, dtype=torch.float64), -1
+        )
         noise = torch.linalg.inv(self.mixing.T @ self.mixing) * T**2
-        self.truth = MultivariateNormal(torch.zeros(VALUES, dtype=torch.float64), LOADINGS @ LOADINGS.T + noise).log_prob(X.flatten(1))
+        self.truth = MultivariateNormal(
+            torch.zeros(VALUES, dtype=torch.float64), LOADINGS @ LOADINGS.T + noise
+        ).log_prob(X.flatten(1))
         self.gain = torch.linalg.inv(noise) @ LOADINGS
-        self.covariance = torch.linalg.inv(torch.eye(LATENT, dtype=torch.float64) + LOADINGS.T @ self.gain)
+        self.covariance = torch.linalg.inv(
+            torch.eye(LATENT, dtype=torch.float64) + LOADINGS.T @ self.gain
+        )
 
     def posterior(self, x):
-        return Independent(Normal(x.flatten(1) @ self.gain @ self.covariance, self.covariance.diagonal().sqrt()), 1)
+        return Independent(
+            Normal(x.flatten(1) @ self.gain @ self.covariance, self.covariance.diagonal().sqrt()), 1
+        )
 
     def likelihood(self, z):
         def log_prob(x):

@@ -1,4 +1,6 @@
-"""Likelihoods: probabilities that sum to one, samples that follow them, constants that are kept, and values that are refused."""
+"""Likelihoods: probabilities that sum to one, samples that follow them, constants that are kept,
+and values that are refused.
+"""
 
 from core.errors import UserError
 from core.networks.levels import Categorical256, DiscretisedLogistic, Law, LogisticMixture
@@ -49,25 +51,38 @@ each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 def test_256_probabilities_sum_to_one(law: Law):
     assert law.log_prob(LEVELS).exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert law.log_prob(LEVELS).isfinite().all()
-    assert law.mean.item() == pytest.approx((LEVELS * law.log_prob(LEVELS).exp()).sum().item(), abs=1e-9)
+    assert law.mean.item() == pytest.approx(
+        (LEVELS * law.log_prob(LEVELS).exp()).sum().item(), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("loc", [-1.2, -1.0, 0.0, 0.37, 1.0])
 @pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 1.0])
 def test_the_discretised_logistic_sums_to_one_at_every_scale(loc, log_scale):
-    assert logistic(loc, log_scale).log_prob(LEVELS).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert logistic(loc, log_scale).log_prob(LEVELS).exp().sum().item() == pytest.approx(
+        1, abs=1e-9
+    )
     assert logistic(loc, log_scale).log_prob(LEVELS).isfinite().all()
 
 
 def test_the_discretised_logistic_is_a_difference_of_sigmoids():
     levels = torch.arange(1, 255, dtype=torch.float64)
-    edges = [((2 * (levels + side) / 255 - 1 - 0.1) / math.exp(-2)).sigmoid() for side in (0.5, -0.5)]
-    torch.testing.assert_close(logistic(0.1, -2.0).log_prob(levels / 255), (edges[0] - edges[1]).log(), rtol=1e-9, atol=1e-9)
+    edges = [
+        ((2 * (levels + side) / 255 - 1 - 0.1) / math.exp(-2)).sigmoid() for side in (0.5, -0.5)
+    ]
+    torch.testing.assert_close(
+        logistic(0.1, -2.0).log_prob(levels / 255),
+        (edges[0] - edges[1]).log(),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts():
     weights, parts = torch.tensor([0.2, 0.8], dtype=torch.float64), [(-0.3, -3.0), (0.5, -1.0)]
-    expected = sum(w * logistic(*part).log_prob(LEVELS).exp() for w, part in zip(weights, parts, strict=True))
+    expected = sum(
+        w * logistic(*part).log_prob(LEVELS).exp() for w, part in zip(weights, parts, strict=True)
+    )
     mixed = mixture(*((w.log().item(), *part) for w, part in zip(weights, parts, strict=True)))
     torch.testing.assert_close(mixed.log_prob(LEVELS).exp(), expected, rtol=1e-12, atol=1e-15)
 
@@ -82,23 +97,35 @@ def test_samples_fall_on_the_levels_as_often_as_log_prob_says(law: Law):
     observed = torch.bincount((sample * 255).round().long(), minlength=256).double()
     expected = n * law.log_prob(LEVELS).exp()
     common = expected >= 5  # the others are pooled into one cell
-    cells = [torch.cat([counts[common], counts[~common].sum()[None]]) for counts in (observed, expected)]
+    cells = [
+        torch.cat([counts[common], counts[~common].sum()[None]]) for counts in (observed, expected)
+    ]
     cells = [counts[cells[1] > 0] for counts in cells]
     assert chisquare(cells[0].numpy(), cells[1].numpy() * n / cells[1].sum().item()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("law", [logistic(0.2, -2.0), categorical(1.0)], ids=["logistic", "categorical"])
+@pytest.mark.parametrize(
+    "law", [logistic(0.2, -2.0), categorical(1.0)], ids=["logistic", "categorical"]
+)
 def test_quantiles_invert_the_cumulative_probabilities(law: Law):
     cumulative = law.log_prob(LEVELS).exp().cumsum(0)
     kept = slice(0, 255)  # the last is 1 but for rounding
-    torch.testing.assert_close(law.from_uniform(cumulative[kept] * (1 - 1e-9)), LEVELS[kept], rtol=0, atol=1e-12)
-    torch.testing.assert_close(law.from_uniform(cumulative[kept] * (1 + 1e-9)), LEVELS[1:], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        law.from_uniform(cumulative[kept] * (1 - 1e-9)), LEVELS[kept], rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        law.from_uniform(cumulative[kept] * (1 + 1e-9)), LEVELS[1:], rtol=0, atol=1e-12
+    )
 
 
 def test_the_dequantised_gaussian_keeps_every_constant():
     value = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    law = DequantisedGaussian(torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64))
-    expected = -0.5 * ((value - 0.4) / 0.2) ** 2 - 0.5 * math.log(2 * math.pi * 0.04) - math.log(256)
+    law = DequantisedGaussian(
+        torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)
+    )
+    expected = (
+        -0.5 * ((value - 0.4) / 0.2) ** 2 - 0.5 * math.log(2 * math.pi * 0.04) - math.log(256)
+    )
     torch.testing.assert_close(law.log_prob(value), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -107,25 +134,36 @@ def test_targets_binarise_keep_or_dequantise():
     noise = Draws(0, 0).uniform("noise", 4000, 1, 1, 3)
     binary = Likelihood("bernoulli", 1).target(x, noise)
     assert set(binary.unique().tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(binary.mean((0, 1, 2)), torch.tensor([0, 64 / 255, 1]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        binary.mean((0, 1, 2)), torch.tensor([0, 64 / 255, 1]), atol=0.03, rtol=0
+    )
     torch.testing.assert_close(Likelihood("logistic", 1).target(x, noise), x / 255)
-    torch.testing.assert_close((Likelihood("gaussian", 1).target(x, noise) * 256).floor(), x.float())
+    torch.testing.assert_close(
+        (Likelihood("gaussian", 1).target(x, noise) * 256).floor(), x.float()
+    )
     logits = torch.randn(3, 1, 2, 2)
     torch.testing.assert_close(
-        Likelihood("bernoulli", 1)(logits).log_prob(torch.ones(3, 1, 2, 2)), Bernoulli(logits=logits).log_prob(torch.ones(3, 1, 2, 2))
+        Likelihood("bernoulli", 1)(logits).log_prob(torch.ones(3, 1, 2, 2)),
+        Bernoulli(logits=logits).log_prob(torch.ones(3, 1, 2, 2)),
     )
 
 
 @pytest.mark.parametrize("name", ["categorical", "logistic_mixture"])
 def test_each_value_has_its_own_run_of_the_decoders_channels(name):
-    """Changing the channels of one colour changes the law of that colour alone; samples and means have the image's shape."""
+    """Changing the channels of one colour changes the law of that colour alone; samples and means
+    have the image's shape.
+    """
     likelihood, draws = Likelihood(name, 3, components=4), Draws(0, 0)
     assert likelihood.channels == {"categorical": 256, "logistic_mixture": 12}[name]
     parameters = draws.normal("parameters", 2, 3 * likelihood.channels, 4, 4)
-    x = likelihood.target(draws.integers("x", 256, 2, 3, 4, 4).to(torch.uint8), draws.uniform("noise", 2, 3, 4, 4))
+    x = likelihood.target(
+        draws.integers("x", 256, 2, 3, 4, 4).to(torch.uint8), draws.uniform("noise", 2, 3, 4, 4)
+    )
     before = likelihood(parameters)
     assert before.log_prob(x).shape == before.mean.shape == before.sample().shape == (2, 3, 4, 4)
-    parameters[:, likelihood.channels : 2 * likelihood.channels] += draws.normal("more", 2, likelihood.channels, 4, 4)
+    parameters[:, likelihood.channels : 2 * likelihood.channels] += draws.normal(
+        "more", 2, likelihood.channels, 4, 4
+    )
     changed = (likelihood(parameters).log_prob(x) != before.log_prob(x)).all(-1).all(-1).all(0)
     assert changed.tolist() == [False, True, False]
 
@@ -140,14 +178,22 @@ def test_the_normal_keeps_every_constant_and_its_sigma():
     assert trained.log_scale.grad.abs() > 0
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian"])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian"]
+)
 @pytest.mark.parametrize("wrong", [-0.1, 1.5, math.nan])
 def test_pixels_outside_the_support_are_one_clear_line(name, wrong):
     x = torch.tensor([0.0, wrong, 1.0]).view(1, 1, 1, 3)
-    with pytest.raises(UserError, match=rf"^model\.likelihood: {name} knows pixels in \[0, 1\].*model\.likelihood=normal"):
+    with pytest.raises(
+        UserError,
+        match=rf"^model\.likelihood: {name} knows pixels in \[0, 1\].*model\.likelihood=normal",
+    ):
         Likelihood(name, 1).target(x, torch.zeros_like(x))
 
 
 def test_grey_floats_are_read_at_their_nearest_level():
     x = torch.tensor([0.0, 0.5, 0.9999, 1.0]).view(1, 1, 1, 4)
-    torch.testing.assert_close(Likelihood("logistic", 1).target(x, x) * 255, torch.tensor([0.0, 128, 255, 255]).view(1, 1, 1, 4))
+    torch.testing.assert_close(
+        Likelihood("logistic", 1).target(x, x) * 255,
+        torch.tensor([0.0, 128, 255, 255]).view(1, 1, 1, 4),
+    )

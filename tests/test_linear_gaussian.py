@@ -1,4 +1,6 @@
-"""The rate probe on a VAE that is all closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e, p(x|z) = N(b z, t^2), p(z) = N(0, 1)."""
+"""The rate probe on a VAE that is all closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e,
+p(x|z) = N(b z, t^2), p(z) = N(0, 1).
+"""
 
 from core.batch import Batch
 from core.run import config
@@ -35,13 +37,17 @@ class LinearGaussian:
 
 
 class Moments:
-    """Images and posterior noise whose joint first and second moments are exactly those of independent standard normals, so that what is
-    quadratic in them has no sampling error, and what is left is the bias and error of the bounds."""
+    """Images and posterior noise whose joint first and second moments are exactly those of
+    independent standard normals, so that what is quadratic in them has no sampling error, and what
+    is left is the bias and error of the bounds.
+    """
 
     shape = (1, 1, DIMENSIONS)
 
     def __init__(self, n: int, seed: int):
-        joint = torch.randn(n, 2 * DIMENSIONS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        joint = torch.randn(
+            n, 2 * DIMENSIONS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         joint -= joint.mean(0)
         joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
         self.x, self.noise = joint[:, :DIMENSIONS], joint[:, DIMENSIONS:]
@@ -50,8 +56,13 @@ class Moments:
         return len(self.x)
 
     def batches(self, order, views):
-        draws = SimpleNamespace(uniform=lambda purpose, *shape: torch.zeros(shape), normal=lambda purpose, *shape: self.noise)
-        yield Batch((self.x[:, None, None],), torch.zeros(len(self)), torch.arange(len(self)), draws)
+        draws = SimpleNamespace(
+            uniform=lambda purpose, *shape: torch.zeros(shape),
+            normal=lambda purpose, *shape: self.noise,
+        )
+        yield Batch(
+            (self.x[:, None, None],), torch.zeros(len(self)), torch.arange(len(self)), draws
+        )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +93,12 @@ def test_the_whole_is_its_parts(found):
     assert found["nelbo"]["value"] == pytest.approx(TRUTH["rate"] + TRUTH["distortion"], abs=1e-3)
     assert found["marginal_kl"]["low"] == pytest.approx(MARGINAL_KL, abs=1e-3)
     assert found["marginal_kl"]["high"] == pytest.approx(MARGINAL_KL, abs=1e-3)
-    assert found["marginal_kl"]["low"] <= MARGINAL_KL + 1e-3 and found["marginal_kl"]["high"] >= MARGINAL_KL - 1e-3
+    assert (
+        found["marginal_kl"]["low"] <= MARGINAL_KL + 1e-3
+        and found["marginal_kl"]["high"] >= MARGINAL_KL - 1e-3
+    )
     entropy = D / 2 * math.log(2 * math.pi * math.e)
-    assert entropy - found["distortion"]["value"] < INFORMATION < found["rate"]["value"]  # Alemi et al. 2018
+    assert (
+        entropy - found["distortion"]["value"] < INFORMATION < found["rate"]["value"]
+    )  # Alemi et al. 2018
     assert found["nelbo"]["value"] > entropy

@@ -1,4 +1,6 @@
-"""Linear-Gaussian images: what is said of them is what a multivariate normal of their covariance says."""
+"""Linear-Gaussian images: what is said of them is what a multivariate normal of their covariance
+says.
+"""
 
 from core.data.datasets import DataConfig, open_source
 from core.data.linear_gaussian import LinearGaussianConfig, patterns
@@ -10,7 +12,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-SMALL = LinearGaussianConfig(side=4, rank=3, largest=2.0, decay=0.5, noise=0.3, train=64, validation=16, test=20_000)
+SMALL = LinearGaussianConfig(
+    side=4, rank=3, largest=2.0, decay=0.5, noise=0.3, train=64, validation=16, test=20_000
+)
 DATA = DataConfig(name="linear_gaussian", augment="none", linear_gaussian=SMALL)
 
 
@@ -35,13 +39,22 @@ def test_density_and_entropy_are_those_of_the_normal():
 
 def test_images_have_the_covariance_and_their_views_the_information():
     batches = read("test", views=2)
-    first, second = (torch.cat([batch.views[v] for batch in batches]).flatten(1).double() for v in range(2))
+    first, second = (
+        torch.cat([batch.views[v] for batch in batches]).flatten(1).double() for v in range(2)
+    )
     n = len(first)
-    spread = torch.outer(covariance().diag(), covariance().diag()).add(covariance() ** 2).div(n).sqrt()  # of a sample covariance
+    spread = (
+        torch.outer(covariance().diag(), covariance().diag()).add(covariance() ** 2).div(n).sqrt()
+    )  # of a sample covariance
     assert ((first.T @ first / n - covariance()).abs() < 5 * spread).all()
-    both = multivariate_normal(np.zeros(32), np.block([[covariance().numpy(), shared()], [shared(), covariance().numpy()]]))
+    both = multivariate_normal(
+        np.zeros(32), np.block([[covariance().numpy(), shared()], [shared(), covariance().numpy()]])
+    )
     source = open_source(DATA, "test", 0)
-    pointwise = both.logpdf(torch.cat([first, second], 1)) - (source.log_prob(first) + source.log_prob(second)).numpy()
+    pointwise = (
+        both.logpdf(torch.cat([first, second], 1))
+        - (source.log_prob(first) + source.log_prob(second)).numpy()
+    )
     assert source.information == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
     assert abs(pointwise.mean() - source.information) < 4 * pointwise.std() / n**0.5
 
@@ -58,11 +71,18 @@ def test_patterns_are_orthonormal_and_begin_with_the_mean():
 
 
 def test_an_image_is_a_function_of_seed_split_and_place():
-    content = {key: open_source(DATA, *key).content for key in (("train", 0), ("train", 1), ("val", 0), ("trainval", 0))}
-    assert not content["train", 0].equal(content["train", 1]) and not content["train", 0][:16].equal(content["val", 0])
+    content = {
+        key: open_source(DATA, *key).content
+        for key in (("train", 0), ("train", 1), ("val", 0), ("trainval", 0))
+    }
+    assert not content["train", 0].equal(content["train", 1]) and not content["train", 0][
+        :16
+    ].equal(content["val", 0])
     assert content["trainval", 0].equal(torch.cat([content["train", 0], content["val", 0]]))
     again, other = read("train")[0], read("train", seed=1)[0]
-    assert again.views[0].equal(read("train")[0].views[0]) and not again.views[0].equal(other.views[0])
+    assert again.views[0].equal(read("train")[0].views[0]) and not again.views[0].equal(
+        other.views[0]
+    )
     assert again.label.shape == (64, 1) and set(again.label.flatten().tolist()) == {0, 1}
 
 
@@ -80,5 +100,8 @@ def test_an_image_is_a_function_of_seed_split_and_place():
 )
 def test_what_can_not_be_is_one_line(overrides, said):
     with pytest.raises(config.UserError, match=said) as refused:
-        config.read("configs/beta_vae_sprites.yaml", ["data.name=linear_gaussian", "data.augment=none", *overrides])
+        config.read(
+            "configs/beta_vae_sprites.yaml",
+            ["data.name=linear_gaussian", "data.augment=none", *overrides],
+        )
     assert "\n" not in str(refused.value)

@@ -1,4 +1,6 @@
-"""The PixelCNN: its receptive field by gradients, its probabilities by enumeration, its samples by their frequencies."""
+"""The PixelCNN: its receptive field by gradients, its probabilities by enumeration, its samples by
+their frequencies.
+"""
 
 from core.errors import UserError
 from core.networks.likelihoods import Likelihood
@@ -36,7 +38,14 @@ SETTINGS = [  # window, context, scale, image shape
 ]
 
 
-def build(window: Window, shape: tuple[int, int, int], parameters: int = 1, features: int = 2, width: int = 6, blocks: int = 2) -> PixelCNN:
+def build(
+    window: Window,
+    shape: tuple[int, int, int],
+    parameters: int = 1,
+    features: int = 2,
+    width: int = 6,
+    blocks: int = 2,
+) -> PixelCNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return PixelCNN(shape, window, parameters, width, blocks, features)
@@ -47,9 +56,14 @@ def test_a_prediction_depends_on_exactly_the_values_of_its_window(text, context,
     window = Window.parse(text, context, scale)
     network = build(window, shape, parameters=2).double()
     draws = Draws(0, 0)
-    x, features = draws.uniform("x", 1, *shape).double(), draws.normal("features", 1, 2, *shape[1:]).double()
+    x, features = (
+        draws.uniform("x", 1, *shape).double(),
+        draws.normal("features", 1, 2, *shape[1:]).double(),
+    )
 
-    def total(x: Tensor) -> Tensor:  # of both parameters of a value, so that each value has one number
+    def total(
+        x: Tensor,
+    ) -> Tensor:  # of both parameters of a value, so that each value has one number
         return network(x, network.condition(features)).unflatten(1, (-1, 2)).pow(2).sum(2)
 
     jacobian = torch.autograd.functional.jacobian(total, x)[0, ..., 0, :, :, :]
@@ -57,12 +71,23 @@ def test_a_prediction_depends_on_exactly_the_values_of_its_window(text, context,
 
 
 @pytest.mark.parametrize("text, context, scale, shape", SETTINGS)
-def test_every_prediction_reads_all_conditioning_features_at_its_own_place(text, context, scale, shape):
+def test_every_prediction_reads_all_conditioning_features_at_its_own_place(
+    text, context, scale, shape
+):
     network = build(Window.parse(text, context, scale), shape).double()
     draws = Draws(0, 0)
-    x, features = draws.uniform("x", 1, *shape).double(), draws.normal("features", 1, 2, *shape[1:]).double()
-    jacobian = torch.autograd.functional.jacobian(lambda u: network(x, network.condition(u)), features)[0, :, :, :, 0]
-    corner = jacobian[:, 0, 0, :, :2, :2]  # the first pixel, which reads no image, reads its right and lower neighbours' features as well
+    x, features = (
+        draws.uniform("x", 1, *shape).double(),
+        draws.normal("features", 1, 2, *shape[1:]).double(),
+    )
+    jacobian = torch.autograd.functional.jacobian(
+        lambda u: network(x, network.condition(u)), features
+    )[0, :, :, :, 0]
+    corner = jacobian[
+        :, 0, 0, :, :2, :2
+        # the first pixel, which reads no image, reads its right and lower neighbours' features as
+        # well
+    ]
     assert (corner != 0).all()
     assert (jacobian.diagonal(dim1=1, dim2=4).diagonal(dim1=1, dim2=3) != 0).all()
 
@@ -82,7 +107,13 @@ def test_windows_are_those_of_the_paper():
 
 
 def test_full_context_is_every_earlier_pixel_and_a_coarse_one_every_finished_cell():
-    matrix = Window.parse("full").fitted((3, 5, 4)).matrix((3, 5, 4)).permute(1, 2, 0, 4, 5, 3).reshape(60, 60)
+    matrix = (
+        Window.parse("full")
+        .fitted((3, 5, 4))
+        .matrix((3, 5, 4))
+        .permute(1, 2, 0, 4, 5, 3)
+        .reshape(60, 60)
+    )
     assert torch.equal(matrix, torch.ones(60, 60, dtype=torch.bool).tril(-1))
     seen = Window.parse("3x1", "coarse", 4).fitted((1, 28, 28)).matrix((1, 28, 28))[0, 13, 14, 0]
     expected = torch.zeros(28, 28, dtype=torch.bool)
@@ -93,7 +124,10 @@ def test_full_context_is_every_earlier_pixel_and_a_coarse_one_every_finished_cel
 @pytest.mark.parametrize("text", ["full", "6", "7x4"])
 def test_the_window_at_full_size_by_the_gradient_of_one_pixel(text):
     shape = (1, 28, 28)
-    network, x = build(Window.parse(text), shape).double(), Draws(0, 0).uniform("x", 1, *shape).double().requires_grad_()
+    network, x = (
+        build(Window.parse(text), shape).double(),
+        Draws(0, 0).uniform("x", 1, *shape).double().requires_grad_(),
+    )
     matrix = network.window.matrix(shape)
     for i, j in ((27, 27), (14, 14), (20, 1), (0, 5)):
         (gradient,) = torch.autograd.grad(network(x)[0, 0, i, j], x)
@@ -114,7 +148,9 @@ def test_weight_norm_is_torchs_where_nothing_is_masked():
 @pytest.mark.parametrize("text", ["full", "1", "2", "2x1"])
 def test_the_probabilities_of_all_binary_images_sum_to_one(text):
     network = build(Window.parse(text), (1, 3, 3)).double()
-    images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64).view(512, 1, 3, 3)
+    images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64).view(
+        512, 1, 3, 3
+    )
     features = Draws(0, 0).normal("features", 1, 2, 3, 3).double().expand(512, -1, -1, -1)
     law = AutoregressiveImage(network, Likelihood("bernoulli", 1), features)
     assert law.log_prob(images).shape == (512, 1, 3, 3)
@@ -122,14 +158,22 @@ def test_the_probabilities_of_all_binary_images_sum_to_one(text):
 
 
 @pytest.mark.parametrize(
-    "likelihood, shape", [("bernoulli", (1, 5, 6)), ("logistic", (3, 4, 4)), ("categorical", (3, 4, 4)), ("logistic_mixture", (3, 4, 4))]
+    "likelihood, shape",
+    [
+        ("bernoulli", (1, 5, 6)),
+        ("logistic", (3, 4, 4)),
+        ("categorical", (3, 4, 4)),
+        ("logistic_mixture", (3, 4, 4)),
+    ],
 )
 @pytest.mark.parametrize("text", ["full", "2", "3x2"])
 def test_log_prob_is_the_product_of_conditionals_computed_one_by_one(text, likelihood, shape):
     """Each conditional from an image in which everything from the value on is replaced by noise."""
     pixels, draws = Likelihood(likelihood, shape[0], components=2), Draws(0, 0)
     network = build(Window.parse(text), shape, pixels.channels)
-    x = pixels.target(draws.integers("x", 256, 2, *shape).to(torch.uint8), draws.uniform("noise", 2, *shape))
+    x = pixels.target(
+        draws.integers("x", 256, 2, *shape).to(torch.uint8), draws.uniform("noise", 2, *shape)
+    )
     features, other = draws.normal("features", 2, 2, *shape[1:]), draws.uniform("other", 2, *shape)
     law = AutoregressiveImage(network, pixels, features)
     with torch.no_grad():
@@ -148,26 +192,47 @@ def test_samples_are_as_frequent_as_log_prob_says(text):
     law = AutoregressiveImage(network, Likelihood("bernoulli", 1), count=n)
     sample = law.from_uniform(Draws(0, 0).uniform("sample", n, 1, 2, 3))
     images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6))).view(64, 1, 2, 3)
-    expected = n * AutoregressiveImage(network, law.likelihood).log_prob(images).flatten(1).sum(1).double().exp().detach()
-    observed = torch.bincount((sample.flatten(1).long() * 2 ** torch.arange(5, -1, -1)).sum(1), minlength=64)
+    expected = (
+        n
+        * AutoregressiveImage(network, law.likelihood)
+        .log_prob(images)
+        .flatten(1)
+        .sum(1)
+        .double()
+        .exp()
+        .detach()
+    )
+    observed = torch.bincount(
+        (sample.flatten(1).long() * 2 ** torch.arange(5, -1, -1)).sum(1), minlength=64
+    )
     assert chisquare(observed.numpy(), (expected * n / expected.sum()).numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("text, context, scale, shape", SETTINGS)
-def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(text, context, scale, shape):
+def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
+    text, context, scale, shape
+):
     """Sampling evaluates crops, teacher forcing the image: both must mean the same conditionals."""
-    network, pixels, draws = build(Window.parse(text, context, scale), shape), Likelihood("logistic", shape[0]), Draws(0, 0)
+    network, pixels, draws = (
+        build(Window.parse(text, context, scale), shape),
+        Likelihood("logistic", shape[0]),
+        Draws(0, 0),
+    )
     noise = draws.uniform("noise", 2, *shape) * 0.998 + 0.001
     law = AutoregressiveImage(network, pixels, draws.normal("features", 2, 2, *shape[1:]))
     sample = law.from_uniform(noise)
     with torch.no_grad():
         expected = pixels(network(sample, law.condition)).from_uniform(noise)
-    assert (sample - expected).abs().max() <= 1.01 / 255  # a neighbouring level where the noise lies on an edge but for rounding
+    assert (
+        (sample - expected).abs().max() <= 1.01 / 255
+    )  # a neighbouring level where the noise lies on an edge but for rounding
     assert (sample == expected).float().mean() > 0.99
 
 
 def test_samples_from_the_global_generator_have_the_shape_of_the_batch():
-    law = AutoregressiveImage(build(Window.parse("1"), (1, 3, 3)), Likelihood("bernoulli", 1), count=2)
+    law = AutoregressiveImage(
+        build(Window.parse("1"), (1, 3, 3)), Likelihood("bernoulli", 1), count=2
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert law.sample().shape == (2, 1, 3, 3) and law.sample((4,)).shape == (4, 2, 1, 3, 3)

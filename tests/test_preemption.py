@@ -1,4 +1,6 @@
-"""What a run does when it is told to stop: the step under way is finished, and all processes end alike."""
+"""What a run does when it is told to stop: the step under way is finished, and all processes end
+alike.
+"""
 
 from core.run.preemption import REQUEUE, Preemption
 
@@ -32,13 +34,20 @@ def test_a_signal_ends_the_batches_after_the_step_under_way(number, in_the_foreg
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize("here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)])
-def test_processes_end_with_one_exit_code_whichever_heard_the_signal(here, there, code, monkeypatch):
+@pytest.mark.parametrize(
+    "here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)]
+)
+def test_processes_end_with_one_exit_code_whichever_heard_the_signal(
+    here, there, code, monkeypatch
+):
     monkeypatch.setattr(dist, "all_reduce", lambda number, how, group: number.clamp_(min=there))
     preemption = Preemption()
     preemption._group, preemption.heard = object(), here and signal.Signals(here)
     assert list(preemption.until(range(10))) == [] and preemption.stopping
-    assert preemption.exit_code == code and preemption.reason == signal.Signals(max(here or 0, there)).name
+    assert (
+        preemption.exit_code == code
+        and preemption.reason == signal.Signals(max(here or 0, there)).name
+    )
 
 
 def test_a_job_in_the_background_leaves_ctrl_c_to_others(in_the_foreground):

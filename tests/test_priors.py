@@ -1,4 +1,6 @@
-"""Priors: densities against numerical integration and autograd, rates against torch's own divergences, samples against their density."""
+"""Priors: densities against numerical integration and autograd, rates against torch's own
+divergences, samples against their density.
+"""
 
 from core.errors import UserError
 from core.randomness import Draws
@@ -27,7 +29,12 @@ def flow(latent: int, steps: int = 4, width: int = 32) -> FlowPrior:
 
 def vamp(latent: int = 2) -> VampPrior:
     torch.manual_seed(0)
-    return VampPrior(5, (1, 2, 2), lambda x: (x.flatten(1)[:, :latent] * 3 - 1, x.flatten(1)[:, -latent:] - 1), True)
+    return VampPrior(
+        5,
+        (1, 2, 2),
+        lambda x: (x.flatten(1)[:, :latent] * 3 - 1, x.flatten(1)[:, -latent:] - 1),
+        True,
+    )
 
 
 @pytest.mark.parametrize("make", [lambda: StandardNormal(2), vamp, lambda: flow(2)])
@@ -35,7 +42,9 @@ def test_a_prior_integrates_to_one(make):
     axis = torch.linspace(-12, 12, 481)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
     with torch.no_grad():
-        assert make()().log_prob(grid).double().exp().sum().item() * 0.05**2 == pytest.approx(1, abs=1e-3)
+        assert make()().log_prob(grid).double().exp().sum().item() * 0.05**2 == pytest.approx(
+            1, abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("latent", [2, 5])
@@ -51,7 +60,10 @@ def test_the_flow_is_a_flow():
     prior, z = flow(4).double(), Draws(0, 0).normal("z", 6, 4).double()
     for row in z:
         jacobian = torch.autograd.functional.jacobian(lambda v: v - prior.means(v), row)
-        expected = Normal(0.0, 1.0).log_prob(row - prior.means(row)).sum() + torch.linalg.slogdet(jacobian)[1]
+        expected = (
+            Normal(0.0, 1.0).log_prob(row - prior.means(row)).sum()
+            + torch.linalg.slogdet(jacobian)[1]
+        )
         torch.testing.assert_close(prior().log_prob(row), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -71,14 +83,19 @@ def test_a_new_flow_is_the_standard_normal():
 @pytest.mark.parametrize("make", [lambda: StandardNormal(3), lambda: vamp(3), lambda: flow(3)])
 def test_the_columns_of_a_rate_add_up_to_log_q_minus_log_p(make):
     prior, draws, n = make(), Draws(0, 0), 200_000
-    mean, log_sigma = torch.tensor([[0.5, -1.0, 2.0]]).expand(n, 3), torch.tensor([[-0.5, 0.0, -1.5]]).expand(n, 3)
+    mean, log_sigma = (
+        torch.tensor([[0.5, -1.0, 2.0]]).expand(n, 3),
+        torch.tensor([[-0.5, 0.0, -1.5]]).expand(n, 3),
+    )
     z = mean + log_sigma.exp() * draws.normal("z", n, 3)
     q = Independent(Normal(mean, log_sigma.exp()), 1)
     with torch.no_grad():
         sampled, columns = q.log_prob(z) - prior().log_prob(z), prior.rate(mean, log_sigma, z)
     assert columns.shape == (n, prior.columns)
     error = (sampled - columns.sum(1)).std().item() / math.sqrt(n)
-    assert columns.sum(1).mean().item() == pytest.approx(sampled.mean().item(), abs=4 * error + 1e-5)
+    assert columns.sum(1).mean().item() == pytest.approx(
+        sampled.mean().item(), abs=4 * error + 1e-5
+    )
     if prior.columns > 1:
         assert (columns >= 0).all() and columns.sum(1).var() < sampled.var()
 
@@ -98,15 +115,32 @@ def test_samples_follow_the_density(make):
         torch.manual_seed(0)
         sample = prior.sample(torch.Size([4000]))
         axis = torch.linspace(-12, 12, 481)
-        density = prior.log_prob(torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)).exp().view(481, 481)
+        density = (
+            prior.log_prob(torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2))
+            .exp()
+            .view(481, 481)
+        )
     cumulative = (density.sum(1).double().cumsum(0) * 0.05**2).numpy()
-    assert kstest(sample[:, 0].numpy(), lambda x: torch.from_numpy(cumulative).numpy()[((x + 12) / 0.05).round().astype(int)]).pvalue > 1e-3
+    assert (
+        kstest(
+            sample[:, 0].numpy(),
+            lambda x: torch.from_numpy(cumulative).numpy()[((x + 12) / 0.05).round().astype(int)],
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_the_vamp_prior_is_the_mixture_of_the_posteriors_of_its_pseudo_inputs():
-    method = BetaVAE(BetaVAEConfig(width=8, latent=3, prior=PriorConfig("vamp", pseudo_inputs=4)), (1, 8, 8)).eval()
-    z, posteriors = Draws(0, 0).normal("z", 6, 3), method.posterior(method.code_prior.pseudo_inputs.sigmoid())
-    expected = torch.stack([posteriors.log_prob(row.expand(4, 3)).logsumexp(0) - math.log(4) for row in z])
+    method = BetaVAE(
+        BetaVAEConfig(width=8, latent=3, prior=PriorConfig("vamp", pseudo_inputs=4)), (1, 8, 8)
+    ).eval()
+    z, posteriors = (
+        Draws(0, 0).normal("z", 6, 3),
+        method.posterior(method.code_prior.pseudo_inputs.sigmoid()),
+    )
+    expected = torch.stack(
+        [posteriors.log_prob(row.expand(4, 3)).logsumexp(0) - math.log(4) for row in z]
+    )
     torch.testing.assert_close(method.prior().log_prob(z), expected)
     assert isinstance(method.prior(), MixtureSameFamily)
     expected.sum().backward()

@@ -1,4 +1,6 @@
-"""scripts/probe.py from a checkpoint to its report, on a VAE of every prior; and what it refuses."""
+"""scripts/probe.py from a checkpoint to its report, on a VAE of every prior; and what it
+refuses.
+"""
 
 from core.data.sprites import Sprites, SpritesConfig
 from core.run import checkpoint, config
@@ -25,7 +27,11 @@ def saved(folder, prior: str = "standard", spread: float = 50.0) -> BetaVAE:
     """A checkpoint of an untrained VAE whose posterior means vary."""
     model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
     run = config.RunConfig(
-        method="vae.beta.BetaVAE", model=model, folder=str(folder), data=config.DataConfig(sprites=SPRITES), wandb="disabled"
+        method="vae.beta.BetaVAE",
+        model=model,
+        folder=str(folder),
+        data=config.DataConfig(sprites=SPRITES),
+        wandb="disabled",
     )
     torch.manual_seed(0)
     method = checkpoint.build_method(run, (3, 32, 32))
@@ -42,15 +48,32 @@ def call(monkeypatch, *words: str) -> None:
 @pytest.mark.parametrize("prior", ["standard", "vamp", "flow"])
 def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, monkeypatch, capsys, prior):
     saved(tmp_path, prior)
-    words = ("--probes", "rate,disentanglement,likelihood,ais", "--k", "20", "--images", "30", "--steps", "3", "--chains", "2")
+    words = (
+        "--probes",
+        "rate,disentanglement,likelihood,ais",
+        "--k",
+        "20",
+        "--images",
+        "30",
+        "--steps",
+        "3",
+        "--chains",
+        "2",
+    )
     call(monkeypatch, tmp_path, "--device", "cpu", *words)
-    found, said = json.loads((tmp_path / "probe" / "probe.json").read_text()), capsys.readouterr().out
+    found, said = (
+        json.loads((tmp_path / "probe" / "probe.json").read_text()),
+        capsys.readouterr().out,
+    )
     factorises = prior == "standard"
     for place in (found["rate"], found["rate"]["on_these_images"]):
         assert ("dimension_wise_kl" in place) == factorises
     assert ("closed-form" in found["rate"]["rate"]["estimator"]) == factorises
     assert ("dimension-wise KL" in said) == factorises and "total correlation" in said
-    assert found["disentanglement"]["factors"] == ["shape", "colour", "row", "column"] and "MIG" in said
+    assert (
+        found["disentanglement"]["factors"] == ["shape", "colour", "row", "column"]
+        and "MIG" in said
+    )
     assert (found["likelihood"]["k"], found["likelihood"]["images"]) == (20, 30)
     assert (found["ais"]["steps"], found["ais"]["chains"], found["ais"]["images"]) == (3, 2, 30)
     for name, bound in sentences.BOUNDS.items():
@@ -58,9 +81,11 @@ def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, monkeypatch, cap
         assert found[name][bound]["value"] <= found[name]["nelbo"]["value"]
     assert said.index("by the ELBO") < said.index("importance-weighted") < said.index("annealed")
     numbers = report.numbers(found)
-    assert all(math.isfinite(value) for value in numbers.values()) and {"rate", "likelihood/importance_weighted", "ais/annealed"} <= set(
-        numbers
-    )
+    assert all(math.isfinite(value) for value in numbers.values()) and {
+        "rate",
+        "likelihood/importance_weighted",
+        "ais/annealed",
+    } <= set(numbers)
     pictures = {path.stem for path in (tmp_path / "probe").glob("*.png")}
     assert pictures == {"reconstructions", "traversals"} | ({"dimensions"} if factorises else set())
 
@@ -68,12 +93,20 @@ def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, monkeypatch, cap
 def test_a_collapsed_vae_is_called_so(tmp_path, monkeypatch, capsys):
     saved(tmp_path, spread=0.0)
     call(monkeypatch, tmp_path, "--device", "cpu", "--probes", "rate")
-    assert "collapsed: 0 of 4 dimensions active, z carries at most 0.00 nats" in capsys.readouterr().out
+    assert (
+        "collapsed: 0 of 4 dimensions active, z carries at most 0.00 nats"
+        in capsys.readouterr().out
+    )
 
 
 def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     method = saved(tmp_path)
-    run = config.RunConfig(method="vae.beta.BetaVAE", model=method.config, folder=str(tmp_path), data=config.DataConfig(sprites=SPRITES))
+    run = config.RunConfig(
+        method="vae.beta.BetaVAE",
+        model=method.config,
+        folder=str(tmp_path),
+        data=config.DataConfig(sprites=SPRITES),
+    )
     run.optim.batch_size = 64
     validation = Validation(run, torch.device("cpu"), Sprites(SPRITES, "train", 0))
     kept = method.to_posterior.weight.detach().clone()
@@ -82,7 +115,9 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         method.to_posterior.weight.data = share * kept
         scores = validation(method, 0)
         said.append("collapsed: 0 of 4 dimensions active" in validation.warning)
-        assert scores["val/active_units"] == (4 if share else 0) and (scores["val/information_upper"] > 1) == (share > 0)
+        assert scores["val/active_units"] == (4 if share else 0) and (
+            scores["val/information_upper"] > 1
+        ) == (share > 0)
     assert said == [False, True, False, False, True]
 
 
@@ -91,8 +126,14 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     [
         (["--probes", "likelihood", "--k", "0"], "--k: must be 1 or more, got 0"),
         (["--k", "5"], "--k: none of the probes asked for reads it; add --probes likelihood"),
-        (["--probes", "likelihood", "--steps", "5"], "--steps: none of the probes asked for reads it; add --probes ais"),
-        (["--images", "5"], "--images: none of the probes asked for reads it; add --probes likelihood or ais"),
+        (
+            ["--probes", "likelihood", "--steps", "5"],
+            "--steps: none of the probes asked for reads it; add --probes ais",
+        ),
+        (
+            ["--images", "5"],
+            "--images: none of the probes asked for reads it; add --probes likelihood or ais",
+        ),
         (["--probes", "elbo"], "--probes: there is no 'elbo'; choose among " + ", ".join(PROBES)),
     ],
 )
@@ -115,8 +156,13 @@ def test_a_checkpoint_without_a_posterior_is_told_what_is_left_out(tmp_path, mon
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(tmp_path / "last.ckpt", State(run, method, build_optimizer(method, run.optim)))
     call(monkeypatch, tmp_path, "--device", "cpu", "--probes", "rate,likelihood,disentanglement")
-    said, found = capsys.readouterr().out, json.loads((tmp_path / "probe" / "probe.json").read_text())
-    assert "no rate: contrastive.simclr.SimCLR has no posterior" in said and "no likelihood: " in said
+    said, found = (
+        capsys.readouterr().out,
+        json.loads((tmp_path / "probe" / "probe.json").read_text()),
+    )
+    assert (
+        "no rate: contrastive.simclr.SimCLR has no posterior" in said and "no likelihood: " in said
+    )
     assert "rate" not in found and "disentanglement" in found
 
 

@@ -1,4 +1,6 @@
-"""kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes on models whose truth is known."""
+"""kNN against torch and scikit-learn, the linear probe against scikit-learn, the information probes
+on models whose truth is known.
+"""
 
 from core.batch import Batch
 from core.data.source import Source
@@ -36,7 +38,9 @@ def blobs(n: int, seed: int, classes: int = 5, dim: int = 12) -> Features:
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (n,), generator=g)
-    return Features(centres[y] + 1.5 * torch.randn(n, dim, generator=g), y[:, None], (("class", classes),))
+    return Features(
+        centres[y] + 1.5 * torch.randn(n, dim, generator=g), y[:, None], (("class", classes),)
+    )
 
 
 @pytest.mark.parametrize("k, temperature", [(200, 0.1), (20, 0.07)])
@@ -47,10 +51,17 @@ def test_knn_equals_an_exact_torch_search_and_scikit_learn(k, temperature):
     torch.testing.assert_close(similarity, exact.values, rtol=1e-5, atol=1e-6)
     predicted = vote(similarity, train.y[:, 0][neighbour], 5, temperature)
     assert torch.equal(predicted, vote(exact.values, train.y[:, 0][exact.indices], 5, temperature))
-    peer = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature))
+    peer = KNeighborsClassifier(
+        k,
+        metric="cosine",
+        algorithm="brute",
+        weights=lambda distance: np.exp((1 - distance) / temperature),
+    )
     peer.fit(train.x.numpy(), train.y[:, 0].numpy())
     assert torch.equal(predicted, torch.from_numpy(peer.predict(test.x.numpy())))
-    assert knn(train, test, k, temperature)["top1"] == pytest.approx(peer.score(test.x.numpy(), test.y[:, 0].numpy()))
+    assert knn(train, test, k, temperature)["top1"] == pytest.approx(
+        peer.score(test.x.numpy(), test.y[:, 0].numpy())
+    )
 
 
 @pytest.mark.parametrize("n, k", [(3000, 20), (3001, 200), (5003, 7), (40, 40), (17, 30)])
@@ -58,8 +69,12 @@ def test_the_search_in_blocks_equals_faiss(n, k):
     train, test = blobs(n, 0), blobs(300, 1)
     reference, ours = search(train.x, test.x, k), search(train.x, test.x, k, torch.device("cpu"))
     torch.testing.assert_close(ours.similarity, reference.similarity, rtol=1e-5, atol=1e-6)
-    assert (ours.place == reference.place).double().mean() > 0.999  # neighbours at one distance up to rounding may change places
-    predicted = [vote(found.similarity, train.y[:, 0][found.place], 5, 0.1) for found in (reference, ours)]
+    assert (
+        ours.place == reference.place
+    ).double().mean() > 0.999  # neighbours at one distance up to rounding may change places
+    predicted = [
+        vote(found.similarity, train.y[:, 0][found.place], 5, 0.1) for found in (reference, ours)
+    ]
     assert torch.equal(*predicted)
 
 
@@ -79,7 +94,9 @@ class Repeating(Source):
         return 10
 
     def batches(self, order, views):
-        images = torch.randint(256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        images = torch.randint(
+            256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        )
         for index, draws in order:
             yield Batch((images[index % 6],) * views, torch.zeros(len(index), 1), index, draws)
 
@@ -101,14 +118,24 @@ def test_knn_clips_k_to_the_images_there_are():
 def test_the_logistic_regression_equals_scikit_learn(strength):
     train, test = blobs(600, 0), blobs(300, 1)
     model = Logistic(train.x.double())
-    weight, bias = (part[1] for part in model.parameters(model.fit(train.y[:, 0], 5, (10 * strength, strength))))
-    peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(train.x.double().numpy(), train.y[:, 0].numpy())
+    weight, bias = (
+        part[1] for part in model.parameters(model.fit(train.y[:, 0], 5, (10 * strength, strength)))
+    )
+    peer = LogisticRegression(C=1 / (600 * strength), tol=1e-8, max_iter=2000).fit(
+        train.x.double().numpy(), train.y[:, 0].numpy()
+    )
     ours = F.linear(test.x.double(), weight, bias).softmax(1)
-    torch.testing.assert_close(ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        ours, torch.from_numpy(peer.predict_proba(test.x.double().numpy())), rtol=0, atol=1e-4
+    )
 
 
 def test_features_are_standardised_by_torchs_deviation_and_dead_ones_stay_dead():
-    x = torch.randn(3000, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1e-9, 2.0, 0.0]) + 100
+    x = (
+        torch.randn(3000, 5, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 1e3, 1e-9, 2.0, 0.0])
+        + 100
+    )
     x[:, 2] -= 100
     mean, deviation = mean_and_deviation(x)
     torch.testing.assert_close(mean, x.mean(0))
@@ -120,12 +147,21 @@ def test_the_linear_probe_scores_every_factor_and_its_information():
     scores = linear(blobs(2000, 0), blobs(2000, 1))
     assert 0.6 < scores["top1"] < 1
     assert 0 < scores["information"] < math.log(5)
-    noise = [Features(torch.randn(1000, 8, generator=torch.Generator().manual_seed(s)), blobs(1000, s).y, (("class", 5),)) for s in (3, 4)]
+    noise = [
+        Features(
+            torch.randn(1000, 8, generator=torch.Generator().manual_seed(s)),
+            blobs(1000, s).y,
+            (("class", 5),),
+        )
+        for s in (3, 4)
+    ]
     assert abs(linear(*noise)["information"]) < 0.03
 
 
 class Oracle(Method):
-    """An encoder that reads a sprite's content exactly: what the best contrastive method would be."""
+    """An encoder that reads a sprite's content exactly: what the best contrastive method would
+    be.
+    """
 
     temperature = 1 / 40
 
@@ -140,15 +176,21 @@ class Oracle(Method):
         from tests.test_sprites import read
 
         content = read(x, self.source.config)
-        return torch.cat([F.one_hot(content[:, i], n) for i, n in enumerate(self.source.factors.values())], 1).float()
+        return torch.cat(
+            [F.one_hot(content[:, i], n) for i, n in enumerate(self.source.factors.values())], 1
+        ).float()
 
     def codes(self, query_view, key_view):
         return F.normalize(self.embed(query_view), dim=1), F.normalize(self.embed(key_view), dim=1)
 
 
 def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_the_truth(tmp_path):
-    sprites = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=600, validation=200, test=500)
-    run = config.RunConfig(method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites))
+    sprites = SpritesConfig(
+        shapes=2, colours=3, sizes=1, grid=2, train=600, validation=200, test=500
+    )
+    run = config.RunConfig(
+        method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites)
+    )
     found = information(Oracle(Sprites(sprites, "test", 0)), run)
     assert found["truth"] == pytest.approx(math.log(24))
     assert set(found["critics"]) == {"native", "native, refitted scale", "common"}
@@ -170,7 +212,10 @@ def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_
 def small_run(tmp_path, **sprites) -> config.RunConfig:
     sizes = SpritesConfig(**{"train": 300, "validation": 100, "test": 400, **sprites})
     return config.RunConfig(
-        method="vae.beta.BetaVAE", model=BetaVAEConfig(width=8, latent=4), folder=str(tmp_path), data=config.DataConfig(sprites=sizes)
+        method="vae.beta.BetaVAE",
+        model=BetaVAEConfig(width=8, latent=4),
+        folder=str(tmp_path),
+        data=config.DataConfig(sprites=sizes),
     )
 
 
@@ -189,13 +234,21 @@ def test_a_vae_whose_code_ignores_the_image_carries_nothing(tmp_path):
 def test_a_prior_without_a_closed_form_is_sampled_and_says_so(tmp_path):
     """A flow that is still the standard normal, beside the standard normal itself."""
     run = small_run(tmp_path)
-    methods = [BetaVAE(replace(run.model, prior=PriorConfig(kind)), (3, 32, 32)).eval() for kind in ("standard", "flow")]
+    methods = [
+        BetaVAE(replace(run.model, prior=PriorConfig(kind)), (3, 32, 32)).eval()
+        for kind in ("standard", "flow")
+    ]
     torch.nn.init.normal_(methods[0].to_posterior.weight, std=5.0)
     for part in ("encoder", "to_posterior", "decoder", "pixels"):
         getattr(methods[1], part).load_state_dict(getattr(methods[0], part).state_dict())
     closed, sampled = (rate(method, run)["rate"] for method in methods)
-    assert closed["estimator"].startswith("closed-form KL") and sampled["estimator"].startswith("log q(z|x) - log p(z)")
-    assert sampled["low"] - 0.1 < closed["value"] < sampled["high"] + 0.1 and sampled["value"] != closed["value"]
+    assert closed["estimator"].startswith("closed-form KL") and sampled["estimator"].startswith(
+        "log q(z|x) - log p(z)"
+    )
+    assert (
+        sampled["low"] - 0.1 < closed["value"] < sampled["high"] + 0.1
+        and sampled["value"] != closed["value"]
+    )
 
 
 def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
@@ -207,7 +260,8 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     assert (
         0
         < found["lower"]["value"]
-        <= min(found["upper"]["value"], found["rate"]["value"]) + 3 * (found["rate"]["high"] - found["rate"]["value"])
+        <= min(found["upper"]["value"], found["rate"]["value"])
+        + 3 * (found["rate"]["high"] - found["rate"]["value"])
     )
     assert found["lower"]["value"] <= found["ceiling"]
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
@@ -252,14 +306,20 @@ def test_a_critic_that_another_surpasses_is_called_limited():
 
     critics = {"native": at(4.1), "refitted": at(7.3), "common": at(7.25)}
     surpassed(critics)
-    assert [found["verdict"] for found in critics.values()] == ["critic-limited", "converged", "converged"]
+    assert [found["verdict"] for found in critics.values()] == [
+        "critic-limited",
+        "converged",
+        "converged",
+    ]
 
 
 def test_a_second_call_keeps_what_the_first_one_measured(tmp_path):
     base = {"format": report.FORMAT, "digest": "a", "data": "sprites", "seed": 0}
     report.save({**base, "knn": {"knn20": {}}}, tmp_path / "probe.json")
     assert "knn" in report.with_earlier({**base, "linear": {}}, tmp_path / "probe.json")
-    assert "knn" not in report.with_earlier({**base, "digest": "b", "linear": {}}, tmp_path / "probe.json")
+    assert "knn" not in report.with_earlier(
+        {**base, "digest": "b", "linear": {}}, tmp_path / "probe.json"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[]"])
@@ -275,4 +335,7 @@ def test_refitted_scale_is_the_best_of_a_grid():
     q = F.normalize(k + 0.3 * torch.randn(600, 8, generator=generator, dtype=torch.float64), dim=1)
     scale = refit_scale(q, k, 3.0)
     value = infonce_terms(q, k, scale, [600]).mean()
-    assert all(infonce_terms(q, k, s, [600]).mean() <= value + 1e-4 for s in torch.logspace(0, 2, 40).tolist())
+    assert all(
+        infonce_terms(q, k, s, [600]).mean() <= value + 1e-4
+        for s in torch.logspace(0, 2, 40).tolist()
+    )

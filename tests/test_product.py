@@ -45,7 +45,10 @@ def test_a_fast_layer_computes_and_learns_as_torchs(bias, lead):
 
 def test_elsewhere_a_fast_layer_is_torchs():
     layer = speed_up(nn.Linear(5, 3).double())
-    assert torch.equal(layer(torch.ones(2, 5).double()), nn.functional.linear(torch.ones(2, 5).double(), layer.weight, layer.bias))
+    assert torch.equal(
+        layer(torch.ones(2, 5).double()),
+        nn.functional.linear(torch.ones(2, 5).double(), layer.weight, layer.bias),
+    )
     layer = speed_up(nn.Linear(5, 3))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.ones(2, 5)).dtype == torch.bfloat16

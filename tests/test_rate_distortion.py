@@ -1,4 +1,6 @@
-"""Rate-distortion functions against one another, against convex optimisation, and Blahut-Arimoto against all of them."""
+"""Rate-distortion functions against one another, against convex optimisation, and Blahut-Arimoto
+against all of them.
+"""
 
 from core.information.blahut_arimoto import blahut_arimoto
 from core.information.rate_distortion import WaterFilling, bernoulli_rate, gaussian_rate
@@ -14,14 +16,20 @@ EIGENVALUES = (4.0, 0.3, 1.5, 0.3, 0.02)
 
 
 def best_split(eigenvalues, total):
-    """R(D) of independent Gaussian components as a convex program: the distortions D_i that sum to `total` at the least rate."""
+    """R(D) of independent Gaussian components as a convex program: the distortions D_i that sum to
+    `total` at the least rate.
+    """
     values = np.array(eigenvalues)
     found = minimize(
         lambda d: 0.5 * np.log(values / d).sum(),
         values * total / values.sum(),
         jac=lambda d: -0.5 / d,
         bounds=[(1e-9, value) for value in values],
-        constraints={"type": "eq", "fun": lambda d: d.sum() - total, "jac": lambda d: np.ones_like(d)},
+        constraints={
+            "type": "eq",
+            "fun": lambda d: d.sum() - total,
+            "jac": lambda d: np.ones_like(d),
+        },
         method="SLSQP",
         options={"ftol": 1e-13, "maxiter": 500},
     )
@@ -30,14 +38,19 @@ def best_split(eigenvalues, total):
 
 
 def test_a_gaussian_channel_reaches_the_gaussian_curve():
-    # backward channel: x = y + e, e ~ N(0, D) independent of y; I(X; Y) = h(X) - h(e), with scipy's entropies
+    # backward channel: x = y + e, e ~ N(0, D) independent of y; I(X; Y) = h(X) - h(e), with scipy's
+    # entropies
     for distortion in (0.1, 0.7, 1.9):
-        assert gaussian_rate(2.0, distortion) == pytest.approx(norm(0, 2**0.5).entropy() - norm(0, distortion**0.5).entropy(), abs=1e-12)
+        assert gaussian_rate(2.0, distortion) == pytest.approx(
+            norm(0, 2**0.5).entropy() - norm(0, distortion**0.5).entropy(), abs=1e-12
+        )
     assert gaussian_rate(2.0, 2.0) == gaussian_rate(2.0, 5.0) == 0
 
 
 def test_the_bernoulli_curve_is_a_difference_of_entropies():
-    assert bernoulli_rate(0.3, 0.1) == pytest.approx(float(bernoulli(0.3).entropy() - bernoulli(0.1).entropy()), abs=1e-12)
+    assert bernoulli_rate(0.3, 0.1) == pytest.approx(
+        float(bernoulli(0.3).entropy() - bernoulli(0.1).entropy()), abs=1e-12
+    )
     assert bernoulli_rate(0.8, 0.0) == pytest.approx(entropy([0.8, 0.2]), abs=1e-12)
     assert bernoulli_rate(0.3, 0.3) == bernoulli_rate(0.3, 1.0) == bernoulli_rate(0.0, 0.0) == 0
 
@@ -63,8 +76,12 @@ def test_the_three_ways_to_a_point_agree():
 
 
 def test_one_component_is_the_gaussian_and_a_dead_one_costs_nothing():
-    assert WaterFilling([2.0]).at_distortion(0.3).rate == pytest.approx(gaussian_rate(2.0, 0.3), abs=1e-12)
-    assert WaterFilling([2.0, 0.0]).at_distortion(0.3).rate == pytest.approx(gaussian_rate(2.0, 0.3), abs=1e-12)
+    assert WaterFilling([2.0]).at_distortion(0.3).rate == pytest.approx(
+        gaussian_rate(2.0, 0.3), abs=1e-12
+    )
+    assert WaterFilling([2.0, 0.0]).at_distortion(0.3).rate == pytest.approx(
+        gaussian_rate(2.0, 0.3), abs=1e-12
+    )
     end = WaterFilling(EIGENVALUES).at_distortion(100.0)
     assert end.rate == 0 and end.distortion == pytest.approx(sum(EIGENVALUES))
     assert WaterFilling(EIGENVALUES).at_slope(-1e-3).rate == 0
@@ -85,7 +102,9 @@ def test_blahut_arimoto_meets_the_gaussian_curve(distortion):
     p = norm.pdf(grid)
     found = blahut_arimoto(p / p.sum(), (grid[:, None] - grid) ** 2, -0.5 / distortion, gap=5e-5)
     truth = gaussian_rate(1.0, found.distortion)
-    assert found.upper == pytest.approx(truth, abs=1e-4) and found.lower == pytest.approx(truth, abs=1e-4)
+    assert found.upper == pytest.approx(truth, abs=1e-4) and found.lower == pytest.approx(
+        truth, abs=1e-4
+    )
     assert found.distortion == pytest.approx(distortion, rel=1e-2)
 
 
@@ -95,8 +114,12 @@ def test_its_code_has_the_rate_and_the_distortion_that_it_says():
     found = blahut_arimoto(p, d, -4.0, gap=1e-9)
     joint = p[:, None] * found.conditional
     assert (joint * d).sum() == pytest.approx(found.distortion, abs=1e-12)
-    assert entropy(joint.ravel(), np.outer(p, joint.sum(0)).ravel()) == pytest.approx(found.upper, abs=1e-8)
-    other = blahut_arimoto(p, d, -9.0, gap=1e-9)  # the line through one point lies below every other
+    assert entropy(joint.ravel(), np.outer(p, joint.sum(0)).ravel()) == pytest.approx(
+        found.upper, abs=1e-8
+    )
+    other = blahut_arimoto(
+        p, d, -9.0, gap=1e-9
+    )  # the line through one point lies below every other
     assert other.upper >= found.lower + found.slope * (other.distortion - found.distortion) - 1e-12
 
 

@@ -1,4 +1,6 @@
-"""The rate head against closed forms: contents whose entropy and whose pixels' conditional entropy are known exactly."""
+"""The rate head against closed forms: contents whose entropy and whose pixels' conditional entropy
+are known exactly.
+"""
 
 from core.method import locate
 from core.networks.likelihoods import Likelihood
@@ -19,22 +21,32 @@ from probes import figures, rate_head, sentences
 from probes.rate_head import Seen, measure, rate_distortion, train_heads
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
-GREY = torch.where(Draws(3, 0).uniform("pattern", CONTENTS, *SHAPE) < 0.5, 0.05, 0.9)  # P(pixel = 1 | content)
+GREY = torch.where(
+    Draws(3, 0).uniform("pattern", CONTENTS, *SHAPE) < 0.5, 0.05, 0.9
+)  # P(pixel = 1 | content)
 
 
 def images(n: int, name: str, known: bool = True) -> Seen:
-    """n images of equally likely contents; the features say which, or nothing. Pixels are Bernoulli, drawn when they are read."""
+    """n images of equally likely contents; the features say which, or nothing. Pixels are
+    Bernoulli, drawn when they are read.
+    """
     content = Draws(0, 0).fork(name).integers("content", CONTENTS, n)
     return Seen(F.one_hot(content, CONTENTS).float() if known else torch.ones(n, 3), GREY[content])
 
 
 def entropies() -> tuple[float, float, float]:
-    """H(X), H(X | content) and the sum of the pixels' own entropies, in nats, by enumeration of the 2^16 images."""
+    """H(X), H(X | content) and the sum of the pixels' own entropies, in nats, by enumeration of the
+    2^16 images.
+    """
     p = GREY.double().flatten(1)
     every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=16)), dtype=torch.float64)
     joint = every @ p.log().T + (1 - every) @ (1 - p).log().T - math.log(CONTENTS)
     whole = joint.logsumexp(1)
-    return -(whole.exp() * whole).sum().item(), _binary(p).sum(1).mean().item(), _binary(p.mean(0)).sum().item()
+    return (
+        -(whole.exp() * whole).sum().item(),
+        _binary(p).sum(1).mean().item(),
+        _binary(p.mean(0)).sum().item(),
+    )
 
 
 def _binary(p: torch.Tensor) -> torch.Tensor:
@@ -51,26 +63,36 @@ def error(entry: dict) -> float:
     return (entry["high"] - entry["value"]) / 1.96
 
 
-def test_a_cheap_rate_approaches_the_entropy_of_the_content_and_the_conditional_entropy_of_the_pixels(curve):
-    """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes log M where D nears its least."""
+def test_a_cheap_rate_approaches_the_entropy_of_the_content_and_the_conditional_entropy_of_the_pixels(
+    curve,
+):
+    """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes
+    log M where D nears its least.
+    """
     _, conditional, _ = entropies()
     cheap, fair = curve["points"][:2]
-    assert cheap["distortion"]["value"] == pytest.approx(conditional, abs=0.05 + 3 * error(cheap["distortion"]))
+    assert cheap["distortion"]["value"] == pytest.approx(
+        conditional, abs=0.05 + 3 * error(cheap["distortion"])
+    )
     assert math.log(CONTENTS) < cheap["rate"]["value"] < math.log(CONTENTS) + 2
     assert fair["rate"]["value"] == pytest.approx(math.log(CONTENTS), abs=0.5)
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 def test_two_contents_cost_what_quadrature_says(beta):
-    """Two contents with opposite pixels: by symmetry the best head is q(z|h) = N(+-a, s^2) in one dimension, and the best decoder that
-    has independent pixels mixes the two patterns by p(content|z). D by Gauss-Hermite quadrature, the minimum over a and s by scipy."""
+    """Two contents with opposite pixels: by symmetry the best head is q(z|h) = N(+-a, s^2) in one
+    dimension, and the best decoder that has independent pixels mixes the two patterns by
+    p(content|z). D by Gauss-Hermite quadrature, the minimum over a and s by scipy.
+    """
     pattern = torch.cat([GREY[:1], 1 - GREY[:1]])
     p = pattern[0].double().flatten().numpy()
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
 
     def cost(log_a: float, log_s: float) -> tuple[float, float]:
         a, s = math.exp(log_a), math.exp(log_s)
-        mixed = 1 / (1 + np.exp(-2 * a * (a + s * nodes) / s**2))  # p(content|z) at the nodes of its own Gaussian
+        mixed = 1 / (
+            1 + np.exp(-2 * a * (a + s * nodes) / s**2)
+        )  # p(content|z) at the nodes of its own Gaussian
         pixels = mixed[:, None] * p + (1 - mixed[:, None]) * (1 - p)
         distortion = -(p * np.log(pixels) + (1 - p) * np.log(1 - pixels)).sum(1)
         return (a**2 + s**2 - 1) / 2 - log_s, float(weights @ distortion / weights.sum())
@@ -96,7 +118,9 @@ def test_rate_and_distortion_never_undercut_the_entropy_of_the_images(curve):
     whole, conditional, _ = entropies()
     for point in [curve["nothing"], *curve["points"]]:
         assert point["nelbo"]["value"] >= whole - 3 * error(point["nelbo"])
-        assert point["rate"]["value"] >= whole - point["distortion"]["value"] - 3 * error(point["nelbo"])
+        assert point["rate"]["value"] >= whole - point["distortion"]["value"] - 3 * error(
+            point["nelbo"]
+        )
         assert point["distortion"]["value"] >= conditional - 3 * error(point["distortion"])
         assert point["bits_per_dim"] == pytest.approx(point["nelbo"]["value"] / 16 / math.log(2))
 
@@ -105,7 +129,9 @@ def test_nothing_kept_costs_the_pixels_own_entropies(curve):
     _, _, marginal = entropies()
     nothing = curve["nothing"]
     assert nothing["rate"] == {"value": 0, "low": 0, "high": 0}
-    assert nothing["distortion"]["value"] == pytest.approx(marginal, abs=0.05 + 3 * error(nothing["distortion"]))
+    assert nothing["distortion"]["value"] == pytest.approx(
+        marginal, abs=0.05 + 3 * error(nothing["distortion"])
+    )
 
 
 def test_the_curve_falls_and_is_convex(curve):
@@ -114,18 +140,24 @@ def test_the_curve_falls_and_is_convex(curve):
     slack = 3 * max(error(point["distortion"]) for point in points)
     assert all(a <= b + 0.02 for a, b in itertools.pairwise(r))
     assert all(a >= b - slack for a, b in itertools.pairwise(d))
-    for (r0, d0), (r1, d1), (r2, d2) in zip(*(list(zip(r, d, strict=True))[i:] for i in range(3)), strict=False):
+    for (r0, d0), (r1, d1), (r2, d2) in zip(
+        *(list(zip(r, d, strict=True))[i:] for i in range(3)), strict=False
+    ):
         share = (r1 - r0) / max(r2 - r0, 1e-9)
         assert d1 <= (1 - share) * d0 + share * d2 + slack
 
 
 def test_features_that_say_nothing_buy_nothing():
-    splits = [images(n, name, known=False) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))]
+    splits = [
+        images(n, name, known=False) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))
+    ]
     found = rate_distortion(*splits, Likelihood("bernoulli", 1), seed=0, betas=(0.5, 2.0))
     _, _, marginal = entropies()
     for point in found["points"]:
         assert point["rate"]["value"] == pytest.approx(0, abs=0.02)
-        assert point["distortion"]["value"] == pytest.approx(marginal, abs=0.1 + 3 * error(point["distortion"]))
+        assert point["distortion"]["value"] == pytest.approx(
+            marginal, abs=0.1 + 3 * error(point["distortion"])
+        )
 
 
 @pytest.fixture
@@ -138,7 +170,10 @@ def short(monkeypatch):
 def test_the_same_seed_gives_the_same_numbers_and_every_likelihood_fits(name, short):
     splits = [images(200, split) for split in ("train", "val", "test")]
     with torch.random.fork_rng():
-        first, again, other = (rate_distortion(*splits, Likelihood(name, 1), seed=s, betas=(1.0, 8.0)) for s in (0, 0, 1))
+        first, again, other = (
+            rate_distortion(*splits, Likelihood(name, 1), seed=s, betas=(1.0, 8.0))
+            for s in (0, 0, 1)
+        )
     assert first == again != other
     assert [point["beta"] for point in first["points"]] == [1.0, 8.0]
     assert (first["images"], first["train_images"], first["dimensions"]) == (200, 200, 16)
@@ -157,7 +192,9 @@ def test_test_images_change_no_weight(short, monkeypatch):
     reports = []
     for seen in (test, Seen(test.features.flip(1) + 1, 1 - test.images)):
         weights.append([])
-        reports.append(rate_distortion(train, val, seen, Likelihood("logistic", 1), betas=(1.0, 8.0)))
+        reports.append(
+            rate_distortion(train, val, seen, Likelihood("logistic", 1), betas=(1.0, 8.0))
+        )
     assert reports[0] != reports[1]
     assert len(weights[0]) == len(weights[1]) == 3
     for one, two in zip(*weights, strict=True):
@@ -168,7 +205,10 @@ def test_no_point_is_beaten_by_another_or_by_nothing_where_heads_are_chosen(shor
     train, val = images(200, "train"), images(200, "val")
     betas = (0.5, 2.0, 8.0, 500.0)
     nothing, heads = train_heads(train, val, Likelihood("logistic", 1), 0, betas)
-    costs = [[part.mean().item() for part in measure(head, val, 0, "rate head, val")] for head in (nothing, *heads)]
+    costs = [
+        [part.mean().item() for part in measure(head, val, 0, "rate head, val")]
+        for head in (nothing, *heads)
+    ]
     for beta, (r, d) in zip(betas, costs[1:], strict=True):
         assert all(d + beta * r <= other + beta * rate + 1e-3 for rate, other in costs)
 
@@ -181,16 +221,39 @@ def test_heads_that_diverge_leave_nothing(short):
 
 
 def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_path):
-    small = ["data.sprites.train=300", "data.sprites.validation=100", "data.sprites.test=200", f"folder={tmp_path}"]
-    for name, more in (("simclr_sprites", []), ("beta_vae_sprites", ["model.width=4", "model.likelihood=bernoulli"])):
+    small = [
+        "data.sprites.train=300",
+        "data.sprites.validation=100",
+        "data.sprites.test=200",
+        f"folder={tmp_path}",
+    ]
+    for name, more in (
+        ("simclr_sprites", []),
+        ("beta_vae_sprites", ["model.width=4", "model.likelihood=bernoulli"]),
+    ):
         run = config.read(Path(__file__).parent.parent / f"configs/{name}.yaml", [*small, *more])
-        found = rate_head.rate_head(locate(run.method)(run.model, (3, 32, 32)).eval().requires_grad_(False), run)
+        found = rate_head.rate_head(
+            locate(run.method)(run.model, (3, 32, 32)).eval().requires_grad_(False), run
+        )
         assert (found["train_images"], found["images"], found["dimensions"]) == (300, 200, 3072)
         assert [point["beta"] for point in found["points"]] == list(rate_head.BETAS)
         for point in (found["nothing"], *found["points"]):
-            assert all(point[key]["low"] <= point[key]["value"] <= point[key]["high"] for key in ("rate", "distortion", "nelbo"))
-            assert point["nelbo"]["value"] == pytest.approx(point["rate"]["value"] + point["distortion"]["value"], rel=1e-5)
-        said = sentences.details({"checkpoint": "a/last.ckpt", "method": run.method, "step": 0, "data": "sprites", "rate_head": found})
+            assert all(
+                point[key]["low"] <= point[key]["value"] <= point[key]["high"]
+                for key in ("rate", "distortion", "nelbo")
+            )
+            assert point["nelbo"]["value"] == pytest.approx(
+                point["rate"]["value"] + point["distortion"]["value"], rel=1e-5
+            )
+        said = sentences.details(
+            {
+                "checkpoint": "a/last.ckpt",
+                "method": run.method,
+                "step": 0,
+                "data": "sprites",
+                "rate_head": found,
+            }
+        )
         assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
 
 
@@ -205,8 +268,12 @@ def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
     assert figures.lower_hull(points) == [(0.0, 10.0), (2.0, 4.0), (4.0, 3.0)]
 
 
-def test_the_picture_shows_several_checkpoints_and_leaves_out_those_without_a_curve(curve, tmp_path):
-    reports = [{"checkpoint": f"runs/{name}/last.ckpt", "data": "sprites"} for name in ("a", "b", "c")]
+def test_the_picture_shows_several_checkpoints_and_leaves_out_those_without_a_curve(
+    curve, tmp_path
+):
+    reports = [
+        {"checkpoint": f"runs/{name}/last.ckpt", "data": "sprites"} for name in ("a", "b", "c")
+    ]
     for probed in reports[:2]:
         probed["rate_head"] = curve
     figures.rate_distortion(reports, tmp_path / "rd.png")

@@ -1,4 +1,6 @@
-"""Schedules for the rate: each keeps what it promises, on a linear VAE of Gaussian data that trains in a second."""
+"""Schedules for the rate: each keeps what it promises, on a linear VAE of Gaussian data that trains
+in a second.
+"""
 
 from core.batch import Batch
 from core.errors import UserError
@@ -19,7 +21,14 @@ MIXING = Draws(1, 0).normal("mixing", 16, LATENT) * torch.linspace(1.5, 0.3, LAT
 
 def linear_vae(rate: RateConfig) -> BetaVAE:
     torch.manual_seed(0)
-    settings = BetaVAEConfig(backbone="linear", decoder="linear", latent=LATENT, likelihood="normal", sigma=SIGMA, rate=rate)
+    settings = BetaVAEConfig(
+        backbone="linear",
+        decoder="linear",
+        latent=LATENT,
+        likelihood="normal",
+        sigma=SIGMA,
+        rate=rate,
+    )
     return BetaVAE(settings, SHAPE)
 
 
@@ -29,7 +38,9 @@ def batch(step: int, size: int = 128) -> Batch:
     return Batch((x.view(size, *SHAPE),), torch.zeros(size, 1).long(), torch.arange(size), draws)
 
 
-def trained(rate: RateConfig, steps: int = 1200, lr: float = 0.02) -> tuple[dict[str, float], list[float]]:
+def trained(
+    rate: RateConfig, steps: int = 1200, lr: float = 0.02
+) -> tuple[dict[str, float], list[float]]:
     """What a trained linear VAE measures on 16,384 fresh images, and the price at every step."""
     method = linear_vae(rate)
     optimizer, prices = torch.optim.Adam(method.parameters(), lr=lr), []
@@ -65,10 +76,18 @@ def test_linear_annealing_rises_over_its_warmup_and_then_stays():
 
 
 def test_cyclical_annealing_follows_its_paper():
-    """tau = mod(t - 1, T / M) / (T / M) and beta = min(1, tau / ramp), with t - 1 of T steps done (Fu et al. 2019, equations 6 and 7)."""
+    """tau = mod(t - 1, T / M) / (T / M) and beta = min(1, tau / ramp), with t - 1 of T steps done
+    (Fu et al. 2019, equations 6 and 7).
+    """
     total, cycles, ramp = 200, 4, 0.5
-    expected = [min(1.0, (done % (total / cycles)) / (total / cycles) / ramp) * 2.0 for done in range(1, total)]
-    found = prices(RateConfig("cyclical", beta=2.0, cycles=cycles, ramp=ramp), [done / total for done in range(1, total)])
+    expected = [
+        min(1.0, (done % (total / cycles)) / (total / cycles) / ramp) * 2.0
+        for done in range(1, total)
+    ]
+    found = prices(
+        RateConfig("cyclical", beta=2.0, cycles=cycles, ramp=ramp),
+        [done / total for done in range(1, total)],
+    )
     assert found == pytest.approx(expected, abs=1e-6)
     assert min(found) == 0 and max(found) == 2
 
@@ -84,7 +103,12 @@ def test_the_price_that_is_logged_is_the_one_of_the_objective():
 
 
 @pytest.mark.parametrize(
-    "group, columns", [(1, [[3, 1], [0, 2], [5, 1], [1, 1]]), (2, [[3, 0, 5, 1], [1, 2, 1, 1]]), (0, [[3, 0, 5, 1, 1, 2, 1, 1]])]
+    "group, columns",
+    [
+        (1, [[3, 1], [0, 2], [5, 1], [1, 1]]),
+        (2, [[3, 0, 5, 1], [1, 2, 1, 1]]),
+        (0, [[3, 0, 5, 1, 1, 2, 1, 1]]),
+    ],
 )
 def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
     """Of the batch's mean, not of each image: sum_g max(lambda, E_x KL_g)."""
@@ -94,7 +118,9 @@ def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
     loss = schedule(rate, torch.tensor([10.0, 20.0]))
     assert loss.item() == pytest.approx(15 + 2 * sum(max(2.5, float(r)) for r in groups))
     loss.backward()
-    assert ((rate.grad != 0).any(0).numpy() == (groups > 2.5).repeat(group or 4)).all(), "what is free has no gradient"
+    assert ((rate.grad != 0).any(0).numpy() == (groups > 2.5).repeat(group or 4)).all(), (
+        "what is free has no gradient"
+    )
 
 
 def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():

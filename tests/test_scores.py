@@ -20,7 +20,9 @@ def made(request, monkeypatch):
     g = torch.Generator().manual_seed(0)
     q, k = (torch.randn(N, 5, generator=g, dtype=torch.float64) for _ in range(2))
     whole = 2.0 * q @ k.T
-    return (scores.paired(q, k, 2.0) if request.param == "codes" else scores.of_matrix(whole)), whole
+    return (
+        scores.paired(q, k, 2.0) if request.param == "codes" else scores.of_matrix(whole)
+    ), whole
 
 
 def others(whole: torch.Tensor) -> torch.Tensor:
@@ -33,11 +35,15 @@ def test_sums_over_negatives(made):
     torch.testing.assert_close(read.others, others(whole).logsumexp(1))
     spared = (torch.arange(N) + 1) % N
     torch.testing.assert_close(read.spare, whole[torch.arange(N), spared])
-    rest = others(whole).index_put((torch.arange(N), spared), torch.tensor(-math.inf, dtype=torch.float64))
+    rest = others(whole).index_put(
+        (torch.arange(N), spared), torch.tensor(-math.inf, dtype=torch.float64)
+    )
     torch.testing.assert_close(read.rest, rest.logsumexp(1))
     torch.testing.assert_close(read.mean(), (whole.sum(1) - whole.diagonal()) / (N - 1))
     weight = torch.linspace(-3, 2, N, dtype=torch.float64)
-    torch.testing.assert_close(read.received(weight), (others(whole) + weight[:, None]).logsumexp(0))
+    torch.testing.assert_close(
+        read.received(weight), (others(whole) + weight[:, None]).logsumexp(0)
+    )
 
 
 def test_transposed_shifted_and_clipped(made):
@@ -105,6 +111,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_ten_million_candidates_stream_in_under_two_gibibytes():
-    told = subprocess.run([sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, check=False
+    )
     assert told.returncode == 0, told.stderr
     assert int(told.stdout) < 2 * 2**20  # KiB, everything included

@@ -1,4 +1,6 @@
-"""A sharded method, here in a group of one process: which modules are blocks, and the whole copy that validation reads."""
+"""A sharded method, here in a group of one process: which modules are blocks, and the whole copy
+that validation reads.
+"""
 
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
@@ -23,7 +25,9 @@ class Branches(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int]):
         super().__init__()
-        self.stages = nn.ModuleList([nn.ModuleList([nn.Linear(3 * 8 * 8, self.DIM), nn.Linear(3 * 8 * 8, self.DIM)])])
+        self.stages = nn.ModuleList(
+            [nn.ModuleList([nn.Linear(3 * 8 * 8, self.DIM), nn.Linear(3 * 8 * 8, self.DIM)])]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(branch(x.flatten(1)) for stage in self.stages for branch in stage)
@@ -32,10 +36,18 @@ class Branches(nn.Module):
 @pytest.fixture
 def state():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    values = {"method": "contrastive.simclr.SimCLR", "model": {"backbone": "small"}, "optim": {"micro_batch": 2}, "folder": "none"}
+    values = {
+        "method": "contrastive.simclr.SimCLR",
+        "model": {"backbone": "small"},
+        "optim": {"micro_batch": 2},
+        "folder": "none",
+    }
     run = config.from_dict(values, "test")
     try:
-        with patch("core.networks.backbones.SmallNet", Branches), patch("core.run.sharding.BLOCK", 1):
+        with (
+            patch("core.networks.backbones.SmallNet", Branches),
+            patch("core.run.sharding.BLOCK", 1),
+        ):
             method = checkpoint.build_method(run, SHAPE)
             method.micro_batch = run.optim.micro_batch
             shard(method, init_device_mesh("cpu", (1, 1)))
@@ -46,7 +58,9 @@ def state():
 
 def test_blocks_are_what_is_called_and_not_the_lists_that_hold_it(state):
     (stage,) = state.method.backbone.net.stages
-    assert not isinstance(stage, FSDPModule) and all(isinstance(branch, FSDPModule) for branch in stage)
+    assert not isinstance(stage, FSDPModule) and all(
+        isinstance(branch, FSDPModule) for branch in stage
+    )
     assert state.method.embed(torch.rand(5, *SHAPE)).shape == (5, Branches.DIM)
 
 

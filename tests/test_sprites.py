@@ -1,4 +1,6 @@
-"""Sprites: the content is uniform, can be read from any view without error, and is all that two views share."""
+"""Sprites: the content is uniform, can be read from any view without error, and is all that two
+views share.
+"""
 
 from core.data.datasets import DataConfig, open_source
 from core.data.source import reading_order, training_order
@@ -18,10 +20,12 @@ LARGEST = SpritesConfig(4, 8, 1, 4, 16, 8, train=2000, validation=300, test=4000
 
 
 def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
-    """A reader that knows how sprites are drawn and nothing about an image's nuisance: contents [B, F].
+    """A reader that knows how sprites are drawn and nothing about an image's nuisance: contents [B,
+    F].
 
-    The background is a plane in each channel, fitted where there is no sprite; what is left is coverage times the difference of two
-    colours, so that shape, size and cell are those of the nearest rendered template, and unmixing by it gives the sprite's colour.
+    The background is a plane in each channel, fitted where there is no sprite; what is left is
+    coverage times the difference of two colours, so that shape, size and cell are those of the
+    nearest rendered template, and unmixing by it gives the sprite's colour.
     """
     x = images.double() / 255
     plane = background(x)  # [B, 3, 3]
@@ -32,30 +36,48 @@ def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
     places = 5 if config.grid == 1 else 3  # about a pixel apart
     angles, steps = torch.arange(24) * 2 * math.pi / 24, torch.linspace(-1, 1, places)
     ranges = [torch.arange(n) for n in (config.shapes, config.sizes, config.grid, config.grid)]
-    what = torch.cartesian_prod(*ranges, torch.arange(24), torch.arange(places), torch.arange(places))
-    content = torch.stack([what[:, 0], torch.zeros(len(what), dtype=torch.long), what[:, 1], what[:, 2], what[:, 3]], 1)
-    templates = coverage(content, angles[what[:, 4]], torch.stack([steps[what[:, 5]], steps[what[:, 6]]], 1), config).flatten(1)
+    what = torch.cartesian_prod(
+        *ranges, torch.arange(24), torch.arange(places), torch.arange(places)
+    )
+    content = torch.stack(
+        [what[:, 0], torch.zeros(len(what), dtype=torch.long), what[:, 1], what[:, 2], what[:, 3]],
+        1,
+    )
+    templates = coverage(
+        content, angles[what[:, 4]], torch.stack([steps[what[:, 5]], steps[what[:, 6]]], 1), config
+    ).flatten(1)
     # least squares with a free brightness: the best template has the largest projection
     unit = templates / templates.norm(dim=1, keepdim=True)
     best = ((contrast[:, None] @ rest)[:, 0].float() @ unit.T).argmax(1)
     found, cover = content[best].clone(), templates[best].double()[:, None]
-    colour = ((x.flatten(2) - ground.flatten(2) * (1 - cover)) * cover).sum(2) / cover.square().sum(2)
+    colour = ((x.flatten(2) - ground.flatten(2) * (1 - cover)) * cover).sum(2) / cover.square().sum(
+        2
+    )
     found[:, 1] = nearest(hue(colour), config.colours)
     mean, slope_x, slope_y = plane.unbind(2)
     extra = []
     if config.backgrounds > 1:
         extra.append(nearest(hue(mean), config.backgrounds))
     if config.gradients > 1:
-        extra.append(nearest(torch.atan2(slope_y.sum(1), slope_x.sum(1)) / (2 * math.pi), config.gradients))
+        extra.append(
+            nearest(torch.atan2(slope_y.sum(1), slope_x.sum(1)) / (2 * math.pi), config.gradients)
+        )
     return torch.stack([*found.unbind(1), *extra], 1)
 
 
-ROW, COLUMN = ((torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)) + 0.5) / SIDE - 0.5).double().unbind(1)
-GRID = torch.stack([torch.ones(SIDE**2).double(), COLUMN, ROW], 1)  # mean, slope along x, slope along y
+ROW, COLUMN = (
+    ((torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)) + 0.5) / SIDE - 0.5)
+    .double()
+    .unbind(1)
+)
+GRID = torch.stack(
+    [torch.ones(SIDE**2).double(), COLUMN, ROW], 1
+)  # mean, slope along x, slope along y
 
 
 def background(x: torch.Tensor) -> torch.Tensor:
-    """Mean and slopes of the background's plane in each channel, [B, 3, 3], by least squares on the outermost pixels.
+    """Mean and slopes of the background's plane in each channel, [B, 3, 3], by least squares on the
+    outermost pixels.
 
     A sprite reaches few of them, and those are left out of a second fit.
     """
@@ -64,7 +86,9 @@ def background(x: torch.Tensor) -> torch.Tensor:
     plane = pixels @ torch.linalg.pinv(design).T
     for _ in range(3):
         away = (pixels - plane @ design.T).abs().amax(1)  # [B, edge]
-        weight = (away <= (3 * away.median(1, keepdim=True).values).clamp(min=0.1)).double()[:, None]
+        weight = (away <= (3 * away.median(1, keepdim=True).values).clamp(min=0.1)).double()[
+            :, None
+        ]
         normal = (design.T * weight) @ design  # [B, 3, 3]
         plane = torch.linalg.solve(normal, ((pixels * weight) @ design).mT).mT
     return plane
@@ -89,7 +113,11 @@ def test_the_content_can_be_read_from_any_view(config):
 
 
 def test_the_default_images_are_those_that_earlier_results_were_measured_on():
-    batch = next(Sprites(SpritesConfig(train=4096), "train", 0).batches(training_order(4096, 256, 0, 0, 1), 2))
+    batch = next(
+        Sprites(SpritesConfig(train=4096), "train", 0).batches(
+            training_order(4096, 256, 0, 0, 1), 2
+        )
+    )
     means = batch.views[0][:4].double().mean((1, 2, 3))
     assert means.tolist() == pytest.approx([89.2331, 67.1745, 35.1019, 60.723], abs=0.01)
 
@@ -99,16 +127,30 @@ def test_content_is_uniform_and_labels_are_its_factors():
     assert source.factors == {"shape": 4, "colour": 4, "size": 2, "row": 3, "column": 3}
     assert source.information == pytest.approx(math.log(288))
     radix = torch.tensor([72, 18, 9, 3, 1])
-    assert chisquare(torch.bincount((source.content * radix).sum(1), minlength=288).numpy()).pvalue > 1e-3
+    assert (
+        chisquare(torch.bincount((source.content * radix).sum(1), minlength=288).numpy()).pvalue
+        > 1e-3
+    )
 
 
 def test_the_background_joins_the_content_where_asked():
     source = Sprites(LARGEST, "train", 0)
-    assert list(source.factors.items())[5:] == [("background", 16), ("gradient", 8)] and source.combinations == 65536
-    assert "gradient" not in SpritesConfig(backgrounds=4).factors and "background" not in SpritesConfig(gradients=4).factors
+    assert (
+        list(source.factors.items())[5:] == [("background", 16), ("gradient", 8)]
+        and source.combinations == 65536
+    )
+    assert (
+        "gradient" not in SpritesConfig(backgrounds=4).factors
+        and "background" not in SpritesConfig(gradients=4).factors
+    )
     for column, count in ((i, n) for i, n in enumerate(source.factors.values()) if n > 1):
-        assert chisquare(torch.bincount(source.content[:, column], minlength=count).numpy()).pvalue > 1e-3
-    plain = Sprites(SpritesConfig(4, 8, 1, 4, train=2000), "train", 0)  # a further factor leaves the draws of the others alone
+        assert (
+            chisquare(torch.bincount(source.content[:, column], minlength=count).numpy()).pvalue
+            > 1e-3
+        )
+    plain = Sprites(
+        SpritesConfig(4, 8, 1, 4, train=2000), "train", 0
+    )  # a further factor leaves the draws of the others alone
     assert torch.equal(source.content[:, :5], plain.content)
 
 
@@ -119,19 +161,32 @@ def test_views_share_the_content_and_nothing_else():
     assert first.dtype == torch.uint8 and first.shape == (256, 3, 32, 32)
     assert (first != second).flatten(1).double().mean() > 0.9
     assert (read(first, CONFIG) == read(second, CONFIG)).all()
-    grey = torch.stack([view.double().mean(1).flatten(1).median(1).values for view in (first, second)])  # the background's brightness
+    grey = torch.stack(
+        [view.double().mean(1).flatten(1).median(1).values for view in (first, second)]
+    )  # the background's brightness
     assert abs(torch.corrcoef(grey)[0, 1]) < 4 / math.sqrt(256)
 
 
 @pytest.mark.parametrize("config", [CONFIG, LARGEST], ids=["M=288", "M=65536"])
 def test_views_of_one_content_are_independent(config):
-    """Where every image has the same content, nothing that can be measured on one view tells anything about the other."""
+    """Where every image has the same content, nothing that can be measured on one view tells
+    anything about the other.
+    """
     source = Sprites(config, "train", 0)
     source.content = source.content[:1].repeat(2000, 1)
     pictures = next(source.batches(reading_order(2000, 0, 2000), 2)).views
-    first, second = (torch.cat([background(x.double()).flatten(1), x.double().amax((2, 3)), x.double().std((2, 3))], 1) for x in pictures)
-    rows = torch.cat([first.T, second.T])  # mean and slopes of the background, the sprite's brightest values, contrast
-    across = torch.corrcoef(rows)[: len(rows) // 2, len(rows) // 2 :].nan_to_num()  # a channel that is always clipped does not vary
+    first, second = (
+        torch.cat(
+            [background(x.double()).flatten(1), x.double().amax((2, 3)), x.double().std((2, 3))], 1
+        )
+        for x in pictures
+    )
+    rows = torch.cat(
+        [first.T, second.T]
+    )  # mean and slopes of the background, the sprite's brightest values, contrast
+    across = torch.corrcoef(rows)[
+        : len(rows) // 2, len(rows) // 2 :
+    ].nan_to_num()  # a channel that is always clipped does not vary
     assert across.abs().max() < 5 / math.sqrt(2000)
 
 
@@ -139,7 +194,9 @@ def test_splits_are_different_draws_and_visits_are_fresh():
     contents = [Sprites(CONFIG, split, 0).content[:300] for split in ("train", "val", "test")]
     assert not torch.equal(contents[0], contents[1]) and not torch.equal(contents[1], contents[2])
     source = Sprites(CONFIG, "train", 0)
-    a, b = (next(source.batches([(torch.arange(8), Draws(0, step))], 1)).views[0] for step in (1, 2))
+    a, b = (
+        next(source.batches([(torch.arange(8), Draws(0, step))], 1)).views[0] for step in (1, 2)
+    )
     assert not torch.equal(a, b)
 
 
@@ -149,8 +206,13 @@ def test_trainval_is_train_followed_by_val():
 
 
 def test_splits_that_are_read_in_the_same_order_share_no_nuisance():
-    train, test = (next(Sprites(CONFIG, split, 0).batches(reading_order(256, 0, 256), 1)).views[0] for split in ("train", "test"))
-    grey = torch.stack([view.double().mean(1).flatten(1).median(1).values for view in (train, test)])
+    train, test = (
+        next(Sprites(CONFIG, split, 0).batches(reading_order(256, 0, 256), 1)).views[0]
+        for split in ("train", "test")
+    )
+    grey = torch.stack(
+        [view.double().mean(1).flatten(1).median(1).values for view in (train, test)]
+    )
     assert abs(torch.corrcoef(grey)[0, 1]) < 4 / math.sqrt(256)
 
 

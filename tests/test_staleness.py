@@ -1,4 +1,6 @@
-"""How stale MoCo's queue is: where its oldest keys are, what the present encoder makes of their views, and what that does to the loss."""
+"""How stale MoCo's queue is: where its oldest keys are, what the present encoder makes of their
+views, and what that does to the loss.
+"""
 
 from core.data.datasets import open_source
 from core.data.source import training_order
@@ -25,11 +27,18 @@ SHAPE = (3, 8, 8)
 def tiny(**options) -> MoCo:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MoCo(MoCoConfig(**{"queue": 256, "hidden": 16, "projection": 8, "shuffle_groups": 2, **options}), SHAPE).train()
+        return MoCo(
+            MoCoConfig(
+                **{"queue": 256, "hidden": 16, "projection": 8, "shuffle_groups": 2, **options}
+            ),
+            SHAPE,
+        ).train()
 
 
 def trained(method: MoCo, make_batch, steps: int) -> list:
-    """Take large steps on random images; returns the batches. 16 images a step are 32 keys where the loss is symmetric."""
+    """Take large steps on random images; returns the batches. 16 images a step are 32 keys where
+    the loss is symmetric.
+    """
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.3)
     batches = [make_batch(16, shape=SHAPE, step=step) for step in range(steps)]
     for batch in batches:
@@ -49,7 +58,15 @@ def drift(method: MoCo, batches: list) -> float:
 
 @pytest.mark.parametrize(
     "length, steps, age, left",  # 32 keys a step
-    [(256, 0, 0, 0), (256, 3, 3, 32), (256, 20, 8, 32), (100, 20, 4, 4), (10, 2, 1, 10), (32, 5, 1, 32), (33, 5, 2, 1)],
+    [
+        (256, 0, 0, 0),
+        (256, 3, 3, 32),
+        (256, 20, 8, 32),
+        (100, 20, 4, 4),
+        (10, 2, 1, 10),
+        (32, 5, 1, 32),
+        (33, 5, 2, 1),
+    ],
 )
 def test_the_oldest_keys_are_the_tail_of_the_step_that_made_them(length, steps, age, left):
     queue, made = KeyQueue(length, 3), []
@@ -65,8 +82,12 @@ def test_the_oldest_keys_are_the_tail_of_the_step_that_made_them(length, steps, 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("length", [256, 100, 10])
 @pytest.mark.parametrize("steps", [1, 5])
-def test_keys_of_an_encoder_that_stands_still_come_out_bit_for_bit(make_batch, symmetric, length, steps):
-    """With momentum 1 the queries move and the keys do not, in a queue that is full or not, longer than a step or not."""
+def test_keys_of_an_encoder_that_stands_still_come_out_bit_for_bit(
+    make_batch, symmetric, length, steps
+):
+    """With momentum 1 the queries move and the keys do not, in a queue that is full or not, longer
+    than a step or not.
+    """
     method = tiny(momentum=1.0, momentum_end=1.0, symmetric=symmetric, queue=length)
     batches = trained(method, make_batch, steps)
     keys, age = method.queue.oldest(16 * method.keys_per_image)
@@ -100,12 +121,16 @@ def test_re_encoding_changes_neither_state_nor_mode(make_batch, training):
     before = copy.deepcopy(method.state_dict())
     method.encode_again([batches[0]])
     after = method.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[key], after[key]) for key in before
+    )
     assert all(module.training is training for module in method.modules())
 
 
 def small_run(folder, **options) -> config.RunConfig:
-    """16 images a step, 6 steps an epoch; 32 keys a step into a queue of 100, so that the oldest 4 keys are 4 steps old."""
+    """16 images a step, 6 steps an epoch; 32 keys a step into a queue of 100, so that the oldest 4
+    keys are 4 steps old.
+    """
     return config.RunConfig(
         method="contrastive.moco.MoCo",
         model=MoCoConfig(**{"queue": 100, "hidden": 16, "projection": 8, **options}),
@@ -120,7 +145,9 @@ def after_steps(run: config.RunConfig, steps: int) -> tuple[MoCo, Validation]:
     source = open_source(run.data, "train", run.seed)
     method = checkpoint.build_method(run, source.shape)
     assert isinstance(method, MoCo)
-    state = checkpoint.State(run, method, torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1))
+    state = checkpoint.State(
+        run, method, torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    )
     fabric = Fabric(accelerator="cpu", devices=1)
     model, optimizer = fabric.setup(state.method, state.optimizer)
     batches = source.batches(training_order(len(source), 16, run.seed, 0, steps), 2)
@@ -144,14 +171,27 @@ def test_validation_leaves_the_run_as_it_was_and_an_empty_queue_has_no_age(tmp_p
     method, validation = after_steps(small_run(tmp_path), 2)
     before = copy.deepcopy(method.state_dict())
     scores = validation(method, 2)
-    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items()) and method.training
-    assert {"val/alignment", "val/uniformity", "val/effective_rank", "val/deviation"} <= scores.keys()
+    assert (
+        all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+        and method.training
+    )
+    assert {
+        "val/alignment",
+        "val/uniformity",
+        "val/effective_rank",
+        "val/deviation",
+    } <= scores.keys()
     assert not any("queue" in key for key in validation(after_steps(small_run(tmp_path), 0)[0], 0))
-    assert not any("queue" in key for key in validation(SimCLR(SimCLRConfig(hidden=16, projection=8), (3, 32, 32)), 2))
+    assert not any(
+        "queue" in key
+        for key in validation(SimCLR(SimCLRConfig(hidden=16, projection=8), (3, 32, 32)), 2)
+    )
 
 
 def test_keys_of_several_processes_are_made_again_in_the_order_of_the_queue(tmp_path):
-    """Two processes of 8 images, each with statistics of its own: the queue holds each direction's keys in rank order."""
+    """Two processes of 8 images, each with statistics of its own: the queue holds each direction's
+    keys in rank order.
+    """
     run = small_run(tmp_path, momentum=1.0, momentum_end=1.0)
     run.trainer.sync_batchnorm = False
     method, alone = after_steps(run, 0)
@@ -160,21 +200,31 @@ def test_keys_of_several_processes_are_made_again_in_the_order_of_the_queue(tmp_
         method(next(iter(source.batches(training_order(100, 16, 0, 0, 1, rank, 2), 2))))
         assert method._new_keys is not None
         keys.append(method._new_keys.chunk(2))
-    method.queue.enqueue(torch.cat([keys[rank][direction] for direction in range(2) for rank in range(2)]))
+    method.queue.enqueue(
+        torch.cat([keys[rank][direction] for direction in range(2) for rank in range(2)])
+    )
     assert Validation(run, torch.device("cpu"), source, world=2)(method, 1)["val/queue_drift"] == 0
-    assert alone(method, 1)["val/queue_drift"] > 1e-4  # one process shuffles and groups all 16 together
+    assert (
+        alone(method, 1)["val/queue_drift"] > 1e-4
+    )  # one process shuffles and groups all 16 together
 
 
 def test_a_stale_queue_moves_the_training_number_away_from_the_one_with_fresh_keys(make_batch):
-    """log(K + 1) - L against the queue as it is, and against the same keys made now: apart where keys drift, equal where they do not."""
+    """log(K + 1) - L against the queue as it is, and against the same keys made now: apart where
+    keys drift, equal where they do not.
+    """
 
     def gap(momentum: float) -> float:
         method = tiny(momentum=momentum, momentum_end=momentum, queue=320)
         batches = trained(method, make_batch, 10)
-        fresh = torch.cat([method.encode_again([batch]) for batch in batches])  # 320 keys: the whole queue
+        fresh = torch.cat(
+            [method.encode_again([batch]) for batch in batches]
+        )  # 320 keys: the whole queue
         probe = make_batch(64, shape=SHAPE, step=99)
         query, key = method.eval().codes(*probe.views)
-        return abs(queue_loss(query, key, method.queue.keys, 0.1) - queue_loss(query, key, fresh, 0.1)).item()
+        return abs(
+            queue_loss(query, key, method.queue.keys, 0.1) - queue_loss(query, key, fresh, 0.1)
+        ).item()
 
     assert gap(1.0) == 0
     assert gap(0.5) > 0.1

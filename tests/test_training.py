@@ -34,7 +34,15 @@ EXTRA = {
 
 def command(method: str, folder: Path, *more: str) -> list[str]:
     script, config = ROOT / "scripts/pretrain.py", ROOT / f"configs/{method}_sprites.yaml"
-    return [sys.executable, str(script), str(config), f"folder={folder}", *SMALL, *EXTRA.get(method, []), *more]
+    return [
+        sys.executable,
+        str(script),
+        str(config),
+        f"folder={folder}",
+        *SMALL,
+        *EXTRA.get(method, []),
+        *more,
+    ]
 
 
 def pretrain(*words: str) -> subprocess.CompletedProcess[str]:
@@ -55,14 +63,22 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
 def test_a_killed_run_resumes_bitwise(method, tmp_path):
-    """kill -9 in the middle, resume: weights, queue, optimiser and every logged number equal those of a run never touched."""
+    """kill -9 in the middle, resume: weights, queue, optimiser and every logged number equal those
+    of a run never touched.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = pretrain(*command(method, whole))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(command(method, killed), stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command(method, killed),
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "metrics.jsonl").exists() and '"step": 9' in (killed / "metrics.jsonl").read_text():
+        if (killed / "metrics.jsonl").exists() and '"step": 9' in (
+            killed / "metrics.jsonl"
+        ).read_text():
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
@@ -78,7 +94,10 @@ def test_a_killed_run_resumes_bitwise(method, tmp_path):
     for entry in ("method", "optimizer", "best"):
         assert same(a[entry], b[entry]), entry
     assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()
-    assert same(checkpoint.read(whole / "best.ckpt")["method"], checkpoint.read(killed / "best.ckpt")["method"])
+    assert same(
+        checkpoint.read(whole / "best.ckpt")["method"],
+        checkpoint.read(killed / "best.ckpt")["method"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +109,20 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_a_run_folder_holds_what_the_readme_says(finished):
-    assert {"config.yaml", "last.ckpt", "best.ckpt", "metrics.jsonl", "pictures"} <= {p.name for p in finished.iterdir()}
+    assert {"config.yaml", "last.ckpt", "best.ckpt", "metrics.jsonl", "pictures"} <= {
+        p.name for p in finished.iterdir()
+    }
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert {"loss", "lr", "train_bound", "in_batch_bound"} <= lines[0].keys()
-    monitors = {"val/knn", "val/in_batch_bound", "val/alignment", "val/uniformity", "val/effective_rank", "val/deviation"}
+    monitors = {
+        "val/knn",
+        "val/in_batch_bound",
+        "val/alignment",
+        "val/uniformity",
+        "val/effective_rank",
+        "val/deviation",
+    }
     assert any(monitors <= line.keys() for line in lines)
     assert not list(finished.glob(".*tmp"))
 
@@ -103,7 +131,11 @@ def test_processes_that_torchrun_launched_are_not_run_as_many_runs(tmp_path, mon
     for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(key, "2" if key == "WORLD_SIZE" else "0")
     answer = pretrain(*command("simclr", tmp_path / "run"))
-    assert answer.returncode == 2 and "--nproc-per-node" in answer.stderr and not (tmp_path / "run").exists(), answer.stderr
+    assert (
+        answer.returncode == 2
+        and "--nproc-per-node" in answer.stderr
+        and not (tmp_path / "run").exists()
+    ), answer.stderr
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
@@ -153,7 +185,15 @@ def test_probe_and_compare_through_the_front_door(finished):
     answer = run_script("probe.py", finished, "--seed", 1, "data.workers=0")
     assert answer.returncode == 0, answer.stderr
     found = json.loads((finished / "probe/probe.json").read_text())
-    assert {"linear", "knn", "information", "geometry", "digest", "checkpoint", "step"} <= found.keys()
+    assert {
+        "linear",
+        "knn",
+        "information",
+        "geometry",
+        "digest",
+        "checkpoint",
+        "step",
+    } <= found.keys()
     assert found["information"]["critics"]["native"]["sweep"][-1]["K"] == 127
     assert {"neighbours.png", "infonce.png"} <= {p.name for p in (finished / "probe").iterdir()}
     picture = finished.parent / "compare.png"
@@ -194,6 +234,10 @@ def test_a_profile_says_where_the_time_goes(tmp_path):
     assert told.returncode == 0, told.stderr
     account = (tmp_path / "run/profile/account.txt").read_text()
     assert "20 steps after the first 5" in account and "20 steps after the first 5" in told.stdout
-    shares = [int(line.split()[-1].rstrip("%")) for line in account.splitlines() if line.split()[0:1] and line.endswith("%")]
+    shares = [
+        int(line.split()[-1].rstrip("%"))
+        for line in account.splitlines()
+        if line.split()[0:1] and line.endswith("%")
+    ]
     assert 95 <= sum(shares) <= 105
     assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]

@@ -1,4 +1,6 @@
-"""Measured against true: the contents have the sizes that their names say, and the script goes from configs to a table and a picture."""
+"""Measured against true: the contents have the sizes that their names say, and the script goes from
+configs to a table and a picture.
+"""
 
 from core.data.sprites import SpritesConfig, best_infonce
 from core.errors import UserError
@@ -16,7 +18,9 @@ from scripts import sprites_truth
 
 
 def test_every_m_is_the_number_of_contents_it_says():
-    assert {m: SpritesConfig(**sizes).combinations for m, sizes in sprites_truth.SPRITES.items()} == {m: m for m in sprites_truth.SPRITES}
+    assert {
+        m: SpritesConfig(**sizes).combinations for m, sizes in sprites_truth.SPRITES.items()
+    } == {m: m for m in sprites_truth.SPRITES}
 
 
 def report_of(m: int, **critics: list[float]) -> dict:
@@ -24,40 +28,83 @@ def report_of(m: int, **critics: list[float]) -> dict:
     sweeps = {}
     for critic, shares in critics.items():
         ideal = {2**e: best_infonce(2**e, m) for e in range(4, 4 + len(shares))}
-        rows = [{"K": k, "bound": s * x, "low": s * x - 0.1, "high": s * x + 0.1} for s, (k, x) in zip(shares, ideal.items(), strict=True)]
-        sweeps[critic] = {"sweep": [{**row, "best_possible": x} for row, x in zip(rows, ideal.values(), strict=True)]}
-    words = {"quantity": "I(V1; V2)", "estimator": "InfoNCE", "side": "lower bound", "split": "test", "unit": "nats", "images": 100}
-    return {"format": report.FORMAT, "checkpoint": "a", "information": {**words, "truth": math.log(m), "critics": sweeps}}
+        rows = [
+            {"K": k, "bound": s * x, "low": s * x - 0.1, "high": s * x + 0.1}
+            for s, (k, x) in zip(shares, ideal.items(), strict=True)
+        ]
+        sweeps[critic] = {
+            "sweep": [
+                {**row, "best_possible": x} for row, x in zip(rows, ideal.values(), strict=True)
+            ]
+        }
+    words = {
+        "quantity": "I(V1; V2)",
+        "estimator": "InfoNCE",
+        "side": "lower bound",
+        "split": "test",
+        "unit": "nats",
+        "images": 100,
+    }
+    return {
+        "format": report.FORMAT,
+        "checkpoint": "a",
+        "information": {**words, "truth": math.log(m), "critics": sweeps},
+    }
 
 
-def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture(tmp_path, monkeypatch, capsys):
+def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture(
+    tmp_path, monkeypatch, capsys
+):
     asked = []
 
     def step(script: str, *words: object) -> None:
-        """In place of minutes of training: what was asked, checked as the script itself would, and a report."""
+        """In place of minutes of training: what was asked, checked as the script itself would, and
+        a report.
+        """
         asked.append(script)
         if script == "pretrain.py":
             run = config.read(words[0], [str(word) for word in words[1:] if word != "--resume"])
-            assert (run.model.temperature, run.seed) == (0.07, 5) and f"m{run.data.sprites.combinations}" in run.folder
+            assert (run.model.temperature, run.seed) == (
+                0.07,
+                5,
+            ) and f"m{run.data.sprites.combinations}" in run.folder
         else:
             shares = [0.9, 1.0] if words[0].name == "m16" else [0.98, 0.99]
             (words[0] / "probe").mkdir(parents=True)
-            report.save(report_of(int(words[0].name[1:]), common=shares, native=shares[::-1]), words[0] / "probe" / "probe.json")
+            report.save(
+                report_of(int(words[0].name[1:]), common=shares, native=shares[::-1]),
+                words[0] / "probe" / "probe.json",
+            )
 
     picture = tmp_path / "pictures" / "truth.png"
-    words = ["--contents", "288,16", "--out", str(tmp_path / "runs"), "--picture", str(picture), "seed=5"]
+    words = [
+        "--contents",
+        "288,16",
+        "--out",
+        str(tmp_path / "runs"),
+        "--picture",
+        str(picture),
+        "seed=5",
+    ]
     monkeypatch.setattr(sys, "argv", ["sprites_truth.py", *words])
     monkeypatch.setattr(sprites_truth, "step", step)
     sprites_truth.main()
     assert asked == ["pretrain.py", "probe.py"] * 2
     table = json.loads(picture.with_suffix(".json").read_text())
-    assert table["recipe"]["overrides"] == [*sprites_truth.RECIPE, "seed=5"] and table["critic"] == "common"
+    assert (
+        table["recipe"]["overrides"] == [*sprites_truth.RECIPE, "seed=5"]
+        and table["critic"] == "common"
+    )
     assert [(c["M"], c["log_M"], set(c["others"])) for c in table["contents"]] == [
         (16, math.log(16), {"native"}),
         (288, math.log(288), {"native"}),
     ]
     first = table["contents"][0]["sweep"][0]
-    assert first["K"] == 16 and first["share"] == pytest.approx(0.9) and first["measured"] == pytest.approx(0.9 * best_infonce(16, 16))
+    assert (
+        first["K"] == 16
+        and first["share"] == pytest.approx(0.9)
+        and first["measured"] == pytest.approx(0.9 * best_infonce(16, 16))
+    )
     assert truth.least(table) == pytest.approx({"common": 0.9, "native": 0.9})
     assert "measured / ideal" in (told := capsys.readouterr().out) and "90.0 % (common)" in told
     assert imread(picture).std() > 0.05
@@ -68,7 +115,9 @@ def test_a_report_without_a_truth_is_refused():
         truth.collect([{"checkpoint": "a", "information": {"truth": None}}], "common")
 
 
-@pytest.mark.parametrize("words, key", [(["--contents", "3"], "M = '3'"), (["--picture", "a.jpg"], "a.jpg")])
+@pytest.mark.parametrize(
+    "words, key", [(["--contents", "3"], "M = '3'"), (["--picture", "a.jpg"], "a.jpg")]
+)
 def test_what_can_not_be_done_is_one_line(words, key, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sprites_truth.py", *words])
     with pytest.raises(SystemExit) as stopped:

@@ -1,4 +1,6 @@
-"""The VAE: its rate against torch.distributions, its ELBO against an exact marginal likelihood, and what it is composed of."""
+"""The VAE: its rate against torch.distributions, its ELBO against an exact marginal likelihood, and
+what it is composed of.
+"""
 
 from core.batch import Batch
 from core.errors import UserError
@@ -21,40 +23,78 @@ def test_the_rate_equals_torch_distributions(make_batch):
     batch = make_batch(16, 1, (1, 28, 28))
     x = method.target(batch.views[0], batch.draws.uniform("dequantise", 16, 1, 28, 28))
     expected = kl_divergence(method.posterior(x), method.prior()).mean()
-    torch.testing.assert_close(method(batch).metrics["rate"], expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        method(batch).metrics["rate"], expected.detach(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_closed_form_kl_is_exact_in_float64():
-    mean, log_sigma = (torch.randn(200, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    theirs = kl_divergence(Independent(Normal(mean, log_sigma.exp()), 1), Independent(Normal(torch.zeros(7).double(), 1.0), 1))
-    torch.testing.assert_close(kl_from_standard_normal(mean, log_sigma).sum(1), theirs, rtol=1e-9, atol=1e-9)
+    mean, log_sigma = (
+        torch.randn(200, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(s))
+        for s in (0, 1)
+    )
+    theirs = kl_divergence(
+        Independent(Normal(mean, log_sigma.exp()), 1),
+        Independent(Normal(torch.zeros(7).double(), 1.0), 1),
+    )
+    torch.testing.assert_close(
+        kl_from_standard_normal(mean, log_sigma).sum(1), theirs, rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("shift, log_stretch", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.3, -0.4)])
-def test_the_elbo_falls_short_of_the_exact_likelihood_by_the_kl_to_the_true_posterior(shift, log_stretch):
-    """z ~ N(0, I), x|z ~ N(W z, s^2) with orthogonal columns in W: log p(x) is Gaussian, the posterior Gaussian and diagonal."""
+def test_the_elbo_falls_short_of_the_exact_likelihood_by_the_kl_to_the_true_posterior(
+    shift, log_stretch
+):
+    """z ~ N(0, I), x|z ~ N(W z, s^2) with orthogonal columns in W: log p(x) is Gaussian, the
+    posterior Gaussian and diagonal.
+    """
     n, s, draws = 20000, 0.5, Draws(0, 0)
     w = torch.linalg.qr(draws.normal("w", 6, 2))[0] * torch.tensor([1.5, 0.7])
     x = draws.normal("z", n, 2) @ w.T + s * draws.normal("x", n, 6)
     exact = MultivariateNormal(torch.zeros(6), w @ w.T + s**2 * torch.eye(6)).log_prob(x).mean()
     sigma = (1 + (w**2).sum(0) / s**2) ** -0.5
 
-    method = BetaVAE(BetaVAEConfig("linear", "linear", latent=2, rate=RateConfig(beta=3.0), likelihood="normal", sigma=s), (1, 2, 3))
+    method = BetaVAE(
+        BetaVAEConfig(
+            "linear", "linear", latent=2, rate=RateConfig(beta=3.0), likelihood="normal", sigma=s
+        ),
+        (1, 2, 3),
+    )
     with torch.no_grad():
-        method.to_posterior.weight.copy_(torch.cat([w.T * (sigma / s)[:, None] ** 2, torch.zeros(2, 6)]))
-        method.to_posterior.bias.copy_(torch.cat([torch.full((2,), shift), sigma.log() + log_stretch]))
+        method.to_posterior.weight.copy_(
+            torch.cat([w.T * (sigma / s)[:, None] ** 2, torch.zeros(2, 6)])
+        )
+        method.to_posterior.bias.copy_(
+            torch.cat([torch.full((2,), shift), sigma.log() + log_stretch])
+        )
         method.decoder[0].weight.copy_(w)
         method.decoder[0].bias.zero_()
-        metrics = method(Batch((x.view(n, 1, 2, 3),), torch.zeros(n, 1).long(), torch.arange(n), draws)).metrics
-    gap = kl_divergence(Normal(shift * torch.ones(2), sigma * math.exp(log_stretch)), Normal(torch.zeros(2), sigma)).sum()
+        metrics = method(
+            Batch((x.view(n, 1, 2, 3),), torch.zeros(n, 1).long(), torch.arange(n), draws)
+        ).metrics
+    gap = kl_divergence(
+        Normal(shift * torch.ones(2), sigma * math.exp(log_stretch)), Normal(torch.zeros(2), sigma)
+    ).sum()
     assert metrics["elbo"].item() == pytest.approx((exact - gap).item(), abs=0.06)
 
 
 @pytest.mark.parametrize("likelihood", Likelihood.NAMES)
-@pytest.mark.parametrize("backbone, decoder", [("conv", "mlp"), ("residual", "residual"), ("linear", "linear"), ("small", "conv")])
+@pytest.mark.parametrize(
+    "backbone, decoder",
+    [("conv", "mlp"), ("residual", "residual"), ("linear", "linear"), ("small", "conv")],
+)
 def test_loss_is_distortion_plus_the_price_of_the_rate(likelihood, backbone, decoder, make_batch):
     method = BetaVAE(
-        BetaVAEConfig(backbone=backbone, decoder=decoder, width=8, latent=3, rate=RateConfig(beta=2.5), likelihood=likelihood), (3, 32, 32)
+        BetaVAEConfig(
+            backbone=backbone,
+            decoder=decoder,
+            width=8,
+            latent=3,
+            rate=RateConfig(beta=2.5),
+            likelihood=likelihood,
+        ),
+        (3, 32, 32),
     )
     batch = make_batch(8, 1)
     loss, metrics = method(batch)

@@ -1,4 +1,6 @@
-"""Every operation against torchvision's, image by image with the same parameters; what is drawn against what torchvision draws."""
+"""Every operation against torchvision's, image by image with the same parameters; what is drawn
+against what torchvision draws.
+"""
 
 from core.data import blocks, colour, views
 from core.data.views import Parameters, Policy, augment, draw, policy
@@ -21,11 +23,20 @@ from torchvision.transforms.v2 import functional as tv
 
 B = 24
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-POLICIES = [("simclr", 32, 3), ("simclr", 96, 3), ("moco", 32, 3), ("moco", 96, 1), ("crop", 28, 1), ("crop", 32, 3)]
+POLICIES = [
+    ("simclr", 32, 3),
+    ("simclr", 96, 3),
+    ("moco", 32, 3),
+    ("moco", 96, 1),
+    ("crop", 28, 1),
+    ("crop", 32, 3),
+]
 
 
 def pictures(channels: int = 3, height: int = 32, width: int = 32, images: int = B) -> Tensor:
-    """uint8 noise, smooth enough to have neighbours alike, with gray, black and white images and saturated pixels among them."""
+    """uint8 noise, smooth enough to have neighbours alike, with gray, black and white images and
+    saturated pixels among them.
+    """
     noise = Draws(0, 0).normal("picture", images, channels, height, width)
     smooth = tv.gaussian_blur(noise, [5, 5], [1.5, 1.5]) * 500 + 128
     smooth[0], smooth[1], smooth[2] = 0, 255, smooth[2, :1]
@@ -33,7 +44,12 @@ def pictures(channels: int = 3, height: int = 32, width: int = 32, images: int =
 
 
 def one_by_one(operation: Callable[..., Tensor], images: Tensor, *parameters: Tensor) -> Tensor:
-    return torch.stack([operation(image, *(p.tolist() for p in row)) for image, *row in zip(images, *parameters, strict=True)])
+    return torch.stack(
+        [
+            operation(image, *(p.tolist() for p in row))
+            for image, *row in zip(images, *parameters, strict=True)
+        ]
+    )
 
 
 def parameters(height: int, width: int, policy: Policy, images: int = B) -> Parameters:
@@ -44,7 +60,10 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(("channels", "height", "width", "size"), [(3, 32, 32, 32), (1, 28, 28, 28), (3, 40, 61, 24), (3, 30, 20, 45)])
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "size"),
+    [(3, 32, 32, 32), (1, 28, 28, 28), (3, 40, 61, 24), (3, 30, 20, 45)],
+)
 def test_resized_crop_and_flip(channels: int, height: int, width: int, size: int) -> None:
     image = pictures(channels, height, width)
     drawn = parameters(height, width, policy("simclr", size))
@@ -55,7 +74,11 @@ def test_resized_crop_and_flip(channels: int, height: int, width: int, size: int
 
     theirs = one_by_one(reference, image / 255, drawn.box, drawn.flip)
     close(views.resized_crop(image / 255, drawn.box, drawn.flip, size), theirs, 5e-6)
-    close(views.resized_crop(image.float(), drawn.box, drawn.flip, size).round(), one_by_one(reference, image, drawn.box, drawn.flip), 1)
+    close(
+        views.resized_crop(image.float(), drawn.box, drawn.flip, size).round(),
+        one_by_one(reference, image, drawn.box, drawn.flip),
+        1,
+    )
     assert 0 < drawn.flip.sum() < B
 
 
@@ -73,32 +96,49 @@ def test_crops_of_a_run_in_float64_are_the_same(of: Tensor) -> None:
 @pytest.mark.parametrize("height", [28, 37])
 def test_rotation(height: int) -> None:
     image, angle = pictures(1, height, 28) / 255, torch.linspace(-60, 90, B)
-    close(views.rotate(image, angle), one_by_one(lambda x, a: tv.rotate(x, a, InterpolationMode.BILINEAR), image, angle))
+    close(
+        views.rotate(image, angle),
+        one_by_one(lambda x, a: tv.rotate(x, a, InterpolationMode.BILINEAR), image, angle),
+    )
 
 
 @pytest.mark.parametrize(("height", "width", "kernel"), [(32, 32, 3), (40, 25, 9), (12, 12, 23)])
 def test_blur(height: int, width: int, kernel: int) -> None:
     image, sigma = pictures(3, height, width), torch.linspace(0.1, 2.0, B)
     ours = views.gaussian_blur(image.float(), sigma, kernel)
-    close(ours / 255, one_by_one(lambda x, s: tv.gaussian_blur(x, [kernel, kernel], [s, s]), image / 255, sigma))
-    close(ours.round(), one_by_one(lambda x, s: tv.gaussian_blur(x, [kernel, kernel], [s, s]), image, sigma), 1)
+    close(
+        ours / 255,
+        one_by_one(lambda x, s: tv.gaussian_blur(x, [kernel, kernel], [s, s]), image / 255, sigma),
+    )
+    close(
+        ours.round(),
+        one_by_one(lambda x, s: tv.gaussian_blur(x, [kernel, kernel], [s, s]), image, sigma),
+        1,
+    )
 
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("number", range(4))
 def test_colour_operation(number: int, channels: int) -> None:
-    image, strength = pictures(channels), torch.linspace(-0.5, 0.5, B) if number == colour.HUE else torch.linspace(0, 2, B)
+    image, strength = (
+        pictures(channels),
+        torch.linspace(-0.5, 0.5, B) if number == colour.HUE else torch.linspace(0, 2, B),
+    )
     ours = image / 255
     if number != colour.HUE:
         colour.mix(ours.unbind(1), colour.mixture(torch.full((B,), number), strength))
     elif channels == 3:
         colour.turn_hue(ours.unbind(1), strength)
     close(ours, one_by_one(TORCHVISION[number], image / 255, strength))
-    close((ours * 255).round(), one_by_one(TORCHVISION[number], image, strength), 2)  # torchvision cuts fractions off, and twice
+    close(
+        (ours * 255).round(), one_by_one(TORCHVISION[number], image, strength), 2
+    )  # torchvision cuts fractions off, and twice
 
 
 def test_hue_of_every_kind_of_colour() -> None:
-    """All 8 corners, edges and gray levels of the colour cube, and colours a hair's breadth from gray; whole turns change nothing."""
+    """All 8 corners, edges and gray levels of the colour cube, and colours a hair's breadth from
+    gray; whole turns change nothing.
+    """
     level = torch.tensor([0, 1e-6, 0.25, 0.5, 0.5 + 1e-6, 0.75, 1])
     cube = torch.cartesian_prod(level, level, level).T.reshape(1, 3, 7, 49)
     for shift in (-0.5, -0.3, -1 / 6, 0.0, 0.1, 1 / 3, 0.5):
@@ -131,7 +171,10 @@ def in_order(x: Tensor, chosen: bool, order: list[int], strength: list[float]) -
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_jitter_gives_each_image_its_own_order(channels: int) -> None:
-    image, drawn = pictures(channels, images=60) / 255, parameters(32, 32, policy("simclr", 96), images=60)
+    image, drawn = (
+        pictures(channels, images=60) / 255,
+        parameters(32, 32, policy("simclr", 96), images=60),
+    )
     turn, by = colour.hue_turn(drawn.jitter, drawn.order).sort()
     chosen, order, strength = (values[by] for values in (drawn.jitter, drawn.order, drawn.strength))
     theirs = one_by_one(in_order, image, chosen, order, strength)
@@ -158,7 +201,12 @@ def test_whole_policy(name: str, size: int, channels: int) -> None:
         return tv.gaussian_blur(x, [rule.kernel, rule.kernel], [sigma, sigma]) if blur else x
 
     ours, before = augment(image, draws, rule), image.clone()
-    assert ours.dtype == torch.uint8 and ours.shape == image.shape and ours.is_contiguous() and torch.equal(image, before)
+    assert (
+        ours.dtype == torch.uint8
+        and ours.shape == image.shape
+        and ours.is_contiguous()
+        and torch.equal(image, before)
+    )
     theirs = one_by_one(reference, image / 255, *drawn) * 255
     close(ours, theirs.round(), 1)
     assert (ours.float() - theirs).abs().max() < 0.51  # one rounding, to the nearest level
@@ -171,7 +219,10 @@ def test_crop_boxes_are_distributed_as_torchvision_draws_them() -> None:
     torch.manual_seed(0)
     transform, image = RandomResizedCrop(224, rule.scale, rule.ratio), torch.zeros(3, height, width)
     theirs = torch.tensor(
-        [[p[key] for key in ("top", "left", "height", "width")] for p in (transform.make_params([image]) for _ in range(n))]
+        [
+            [p[key] for key in ("top", "left", "height", "width")]
+            for p in (transform.make_params([image]) for _ in range(n))
+        ]
     )
     for name, statistic in (
         ("area", lambda b: b[:, 2] * b[:, 3] / (height * width)),
@@ -179,21 +230,33 @@ def test_crop_boxes_are_distributed_as_torchvision_draws_them() -> None:
         ("top", lambda b: b[:, 0] / (height - b[:, 2] + 1)),
         ("left", lambda b: b[:, 1] / (width - b[:, 3] + 1)),
     ):
-        assert stats.ks_2samp(statistic(ours).numpy(), statistic(theirs).numpy()).pvalue > 0.01, name
-    assert (ours[:, :2] >= 0).all() and (ours[:, 2:] > 0).all() and (ours[:, :2] + ours[:, 2:] <= torch.tensor([height, width])).all()
+        assert stats.ks_2samp(statistic(ours).numpy(), statistic(theirs).numpy()).pvalue > 0.01, (
+            name
+        )
+    assert (
+        (ours[:, :2] >= 0).all()
+        and (ours[:, 2:] > 0).all()
+        and (ours[:, :2] + ours[:, 2:] <= torch.tensor([height, width])).all()
+    )
 
 
 def test_a_crop_may_lie_at_every_place() -> None:
-    boxes, counts = parameters(5, 5, Policy(5, scale=(0.36, 0.36)), 2000).box.unique(dim=0, return_counts=True)
+    boxes, counts = parameters(5, 5, Policy(5, scale=(0.36, 0.36)), 2000).box.unique(
+        dim=0, return_counts=True
+    )
     assert boxes.tolist() == [[top, left, 3, 3] for top in range(3) for left in range(3)]
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (20, 20)])
 @pytest.mark.parametrize("ratio", [(0.75, 4 / 3), (1.0, 1.0)])
-def test_a_crop_that_never_fits_is_central(height: int, width: int, ratio: tuple[float, float]) -> None:
+def test_a_crop_that_never_fits_is_central(
+    height: int, width: int, ratio: tuple[float, float]
+) -> None:
     four_times_the_image = Policy(16, scale=(4.0, 4.0), ratio=ratio)
-    box = views.crop_boxes(torch.ones(3, 10, 2), torch.zeros(3, 2), height, width, four_times_the_image)
+    box = views.crop_boxes(
+        torch.ones(3, 10, 2), torch.zeros(3, 2), height, width, four_times_the_image
+    )
     expected = RandomResizedCrop(16, (4.0, 4.0), ratio).make_params([torch.zeros(3, height, width)])
     assert box.tolist() == [[expected[key] for key in ("top", "left", "height", "width")]] * 3
 
@@ -201,7 +264,12 @@ def test_a_crop_that_never_fits_is_central(height: int, width: int, ratio: tuple
 def test_rates_strengths_and_orders() -> None:
     n = 6000
     drawn, rule = parameters(96, 96, policy("simclr", 96), n), policy("simclr", 96)
-    for name, rate in (("flip", rule.flip), ("jitter", rule.jitter), ("gray", rule.gray), ("blur", rule.blur)):
+    for name, rate in (
+        ("flip", rule.flip),
+        ("jitter", rule.jitter),
+        ("gray", rule.gray),
+        ("blur", rule.blur),
+    ):
         assert stats.binomtest(int(getattr(drawn, name).sum()), n, rate).pvalue > 0.01, name
     for values, low, high in (
         *((drawn.strength[:, i], 0.2, 1.8) for i in range(3)),
@@ -224,7 +292,9 @@ def test_rates_strengths_and_orders() -> None:
     ]
     together = np.corrcoef(torch.stack([c.float() for c in columns]).numpy()) - np.eye(len(columns))
     together[0, 1] = together[1, 0] = 0  # a small box has room both ways
-    assert np.abs(together).max() < 0.055  # four standard deviations: no two purposes share a stream
+    assert (
+        np.abs(together).max() < 0.055
+    )  # four standard deviations: no two purposes share a stream
 
 
 def test_a_factor_is_never_negative() -> None:
@@ -235,7 +305,10 @@ def test_a_factor_is_never_negative() -> None:
 def test_ranks_make_their_part_of_the_whole_batch(name: str, size: int, channels: int) -> None:
     image, rule = pictures(channels, size, size), policy(name, size)
     whole = augment(image, Draws(5, 6).fork("view0"), rule)
-    halves = [augment(half, Draws(5, 6, rank, 2).fork("view0"), rule) for rank, half in enumerate(image.chunk(2))]
+    halves = [
+        augment(half, Draws(5, 6, rank, 2).fork("view0"), rule)
+        for rank, half in enumerate(image.chunk(2))
+    ]
     assert torch.equal(torch.cat(halves), whole)
 
 
@@ -250,7 +323,9 @@ def test_views_are_a_function_of_seed_step_and_name() -> None:
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_threads_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, inference: bool) -> None:
+def test_threads_and_blocks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, inference: bool
+) -> None:
     image, rule, threads = pictures(images=90), policy("simclr", 32), torch.get_num_threads()
     whole = augment(image, Draws(0, 0), rule)
     monkeypatch.setattr(blocks, "BLOCK", 8 * image[0].numel())
@@ -280,7 +355,10 @@ def near(ours: Tensor, theirs: Tensor) -> None:
 def test_what_is_compiled_makes_the_same_views(name: str, size: int, channels: int) -> None:
     image, rule = pictures(channels, size, size), policy(name, size)
     drawn = parameters(size, size, rule)
-    near(views.as_a_whole(image, views.prepare(drawn, image.device), rule), views.apply(image, drawn, rule))
+    near(
+        views.as_a_whole(image, views.prepare(drawn, image.device), rule),
+        views.apply(image, drawn, rule),
+    )
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
@@ -303,15 +381,25 @@ def test_none_changes_nothing_but_the_size() -> None:
 
 def test_published_settings() -> None:
     cifar, imagenet, moco = policy("simclr", 32), policy("simclr", 224), policy("moco", 224)
-    assert (cifar.brightness, cifar.hue, cifar.blur) == (0.4, 0.1, 0.0) and (imagenet.brightness, imagenet.hue, imagenet.blur) == (
+    assert (cifar.brightness, cifar.hue, cifar.blur) == (0.4, 0.1, 0.0) and (
+        imagenet.brightness,
+        imagenet.hue,
+        imagenet.blur,
+    ) == (
         0.8,
         0.2,
         0.5,
     )
-    assert cifar.scale == imagenet.scale == (0.08, 1.0) and moco.scale == (0.2, 1.0) and imagenet.kernel == moco.kernel == 23
+    assert (
+        cifar.scale == imagenet.scale == (0.08, 1.0)
+        and moco.scale == (0.2, 1.0)
+        and imagenet.kernel == moco.kernel == 23
+    )
     assert policy("crop", 28).flip == policy("crop", 28).jitter == policy("crop", 28).gray == 0
 
 
 def test_an_unknown_policy_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"data.augment: there is no 'simclar' \(did you mean 'simclr'\?\)"):
+    with pytest.raises(
+        UserError, match=r"data.augment: there is no 'simclar' \(did you mean 'simclr'\?\)"
+    ):
         policy("simclar", 32)

@@ -24,7 +24,14 @@ CONFIG = Path(__file__).parent.parent / "configs" / "vlae_mnist.yaml"
 def small(shape: tuple[int, int, int] = (1, 8, 8), **more) -> VLAE:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        settings = {"backbone": "mlp", "decoder": "mlp", "width": 8, "latent": 3, "pixel_width": 6, "prior": PriorConfig("flow", width=8)}
+        settings = {
+            "backbone": "mlp",
+            "decoder": "mlp",
+            "width": 8,
+            "latent": 3,
+            "pixel_width": 6,
+            "prior": PriorConfig("flow", width=8),
+        }
         return VLAE(VLAEConfig(**{**settings, **more}), shape)
 
 
@@ -37,7 +44,9 @@ def small(shape: tuple[int, int, int] = (1, 8, 8), **more) -> VLAE:
         ("full", "categorical", (3, 8, 8)),
     ],
 )
-def test_the_objective_is_the_rate_and_the_cross_entropy_of_the_decoders_conditionals(window, likelihood, shape, make_batch):
+def test_the_objective_is_the_rate_and_the_cross_entropy_of_the_decoders_conditionals(
+    window, likelihood, shape, make_batch
+):
     method, batch = small(shape, window=window, likelihood=likelihood), make_batch(4, 1, shape)
     loss, metrics = method(batch)
     x = method.target(batch.views[0], batch.draws.uniform("dequantise", 4, *shape))
@@ -55,17 +64,26 @@ def test_the_objective_is_the_rate_and_the_cross_entropy_of_the_decoders_conditi
 def test_the_nelbo_stays_above_the_exact_likelihood():
     """A one-dimensional code on 2x2 binary images: p(x) by quadrature over z, for every x."""
     method = small((1, 2, 2), latent=1, window="1", prior=PriorConfig("standard")).double()
-    images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64).view(16, 1, 2, 2)
+    images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64).view(
+        16, 1, 2, 2
+    )
     z = torch.linspace(-8, 8, 801, dtype=torch.float64)[:, None]
     prior = torch.exp(-0.5 * z[:, 0] ** 2) / math.sqrt(2 * math.pi) * 0.02
     with torch.no_grad():
-        joint = torch.stack([method.likelihood(z).log_prob(x.expand(801, 1, 2, 2)).flatten(1).sum(1).exp() for x in images])  # [16, 801]
+        joint = torch.stack(
+            [
+                method.likelihood(z).log_prob(x.expand(801, 1, 2, 2)).flatten(1).sum(1).exp()
+                for x in images
+            ]
+        )  # [16, 801]
         p = joint @ prior
         assert p.sum().item() == pytest.approx(1, abs=1e-5)
         mean, log_sigma = method.moments(images)
         q = torch.distributions.Normal(mean, log_sigma.exp())
         weight = q.log_prob(z.T).exp() * 0.02
-        nelbo = (weight * -joint.log()).sum(1) + method.code_prior.rate(mean, log_sigma, mean).sum(1)
+        nelbo = (weight * -joint.log()).sum(1) + method.code_prior.rate(mean, log_sigma, mean).sum(
+            1
+        )
         posterior = joint * prior / p[:, None]  # and above it by exactly KL(q(z|x) || p(z|x))
         gap = (weight * (weight.log() - posterior.log())).sum(1)
     assert (nelbo + p.log() > 0).all()
@@ -100,7 +118,11 @@ def test_impossible_settings_name_their_key(change, key):
 
 
 @pytest.mark.parametrize(
-    "shape, change, key", [((1, 8, 8), {"window": "9x2"}, "window"), ((3, 8, 8), {"pixel_width": 8, "window": "2"}, "pixel_width")]
+    "shape, change, key",
+    [
+        ((1, 8, 8), {"window": "9x2"}, "window"),
+        ((3, 8, 8), {"pixel_width": 8, "window": "2"}, "pixel_width"),
+    ],
 )
 def test_what_does_not_fit_the_image_is_one_line(shape, change, key):
     with pytest.raises(UserError, match=rf"^model\.{key}: .*$") as error:
@@ -119,9 +141,17 @@ def test_pictures_are_samples_that_come_out_the_same_each_time(tmp_path, make_ba
     method = small().eval()
     x = make_batch(5, 1, (1, 8, 8)).views[0]
     pictures = [(reconstructions, "r"), (traversals, "t")]
-    made = [[np.asarray(Image.open(draw(method, x, tmp_path / f"{name}{n}.png"))) for draw, name in pictures] for n in range(2)]
+    made = [
+        [
+            np.asarray(Image.open(draw(method, x, tmp_path / f"{name}{n}.png")))
+            for draw, name in pictures
+        ]
+        for n in range(2)
+    ]
     assert all(np.array_equal(*pair) for pair in zip(*made, strict=True))
     samples = decoded(method, method.embed(x), "0")
     assert samples.shape == (5, 1, 8, 8) and set(samples.unique().tolist()) <= {0.0, 1.0}
     shared = decoded(method, method.embed(x[:1]).expand(4, -1), "t", shared=True)
-    assert torch.equal(shared, shared[:1].expand(4, -1, -1, -1)), "with the same noise, pictures differ by their codes alone"
+    assert torch.equal(shared, shared[:1].expand(4, -1, -1, -1)), (
+        "with the same noise, pictures differ by their codes alone"
+    )

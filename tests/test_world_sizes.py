@@ -1,4 +1,5 @@
-"""The same run in 1, 2 and 4 processes (gloo, float64): one loss curve, one queue, one set of running statistics.
+"""The same run in 1, 2 and 4 processes (gloo, float64): one loss curve, one queue, one set of
+running statistics.
 
 The well-known wrong variants go through the same comparison and fail it.
 """
@@ -32,15 +33,30 @@ from torch import Tensor, nn
 
 STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)
 CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
-MOCO = CONTRASTIVE | {"queue": 37, "momentum": 0.9, "momentum_end": 0.9}  # neither 12 nor 24 keys a step divide 37
-MLP = {"backbone": "mlp", "decoder": "mlp", "width": 16, "latent": 4}  # without batch norm, which would see the micro batches
+MOCO = CONTRASTIVE | {
+    "queue": 37,
+    "momentum": 0.9,
+    "momentum_end": 0.9,
+}  # neither 12 nor 24 keys a step divide 37
+MLP = {
+    "backbone": "mlp",
+    "decoder": "mlp",
+    "width": 16,
+    "latent": 4,
+}  # without batch norm, which would see the micro batches
 VAE = {"backbone": "small", "decoder": "mlp", "width": 16, "latent": 4, "likelihood": "logistic"}
-METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # by sgd: AdamW would forgive a gradient of the wrong scale
+METHODS: dict[
+    str, tuple[str, dict[str, Any], dict[str, Any]]
+] = {  # by sgd: AdamW would forgive a gradient of the wrong scale
     "simclr": ("contrastive.simclr.SimCLR", CONTRASTIVE, {"lr": 1.0}),
     "moco": ("contrastive.moco.MoCo", MOCO, {"lr": 1.0}),
     "moco, one direction": ("contrastive.moco.MoCo", MOCO | {"symmetric": False}, {"lr": 1.0}),
     "vae": ("vae.beta.BetaVAE", VAE, {"lr": 0.003}),
-    "vae in micro batches": ("vae.beta.BetaVAE", MLP | {"rate": {"kind": "free_bits", "nats": 0.3}}, {"lr": 0.1, "micro_batch": 2}),
+    "vae in micro batches": (
+        "vae.beta.BetaVAE",
+        MLP | {"rate": {"kind": "free_bits", "nats": 0.3}},
+        {"lr": 0.1, "micro_batch": 2},
+    ),
 }
 
 
@@ -68,31 +84,58 @@ class Averaging(torch.autograd.Function):
         return grad / world()
 
 
-WRONG = {"no gradient": no_gradient, "own gradient": own_gradient, "1/W": lambda x: gather(Averaging.apply(x))}
+WRONG = {
+    "no gradient": no_gradient,
+    "own gradient": own_gradient,
+    "1/W": lambda x: gather(Averaging.apply(x)),
+}
 
 
 def run_of(name: str) -> config.RunConfig:
     method, model, optim = METHODS[name]
     optim = {"name": "sgd", "batch_size": BATCH, "epochs": 10} | optim
-    return config.from_dict({"method": method, "model": model, "optim": optim, "folder": "none"}, "test")
+    return config.from_dict(
+        {"method": method, "model": model, "optim": optim, "folder": "none"}, "test"
+    )
 
 
 class Tiny(nn.Sequential):
-    """A backbone with one batch norm: each costs four sums over processes a pass, which is what the time of these tests goes into."""
+    """A backbone with one batch norm: each costs four sums over processes a pass, which is what the
+    time of these tests goes into.
+    """
 
     DIM = 16
 
     def __init__(self, shape: tuple[int, int, int]):
-        super().__init__(nn.Conv2d(shape[0], 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, self.DIM))
+        super().__init__(
+            nn.Conv2d(shape[0], 8, 3, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(128, self.DIM),
+        )
 
 
 def trained(
-    fabric: Fabric, name: str, wrong: str = "", sync: bool = True, stop: int = STEPS, begun: Path | None = None, saved: Path | None = None
+    fabric: Fabric,
+    name: str,
+    wrong: str = "",
+    sync: bool = True,
+    stop: int = STEPS,
+    begun: Path | None = None,
+    saved: Path | None = None,
 ) -> dict[str, Any]:
-    """Losses of the global batch at each step, and the buffers at the end; what one run saves another may go on with."""
+    """Losses of the global batch at each step, and the buffers at the end; what one run saves
+    another may go on with.
+    """
     run, draws = run_of(name), Draws(0, 0)
     images = draws.integers("colour", 216, 60, 3, 1, 1) + draws.integers("noise", 40, 60, *SHAPE)
-    source = Arrays(images.to(torch.uint8), torch.zeros(60, 1, dtype=torch.long), {"class": 1}, policy("crop", 8))
+    source = Arrays(
+        images.to(torch.uint8),
+        torch.zeros(60, 1, dtype=torch.long),
+        {"class": 1},
+        policy("crop", 8),
+    )
     with patch("core.networks.backbones.SmallNet", Tiny):
         method = checkpoint.build_method(run, SHAPE)
     method.micro_batch = run.optim.micro_batch
@@ -106,18 +149,29 @@ def trained(
         checkpoint.restore(begun, checkpoint.read(begun), state)
     order = training_order(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
     infonce.gather = WRONG.get(wrong, gather)
-    steps = train(fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH)
-    losses = averaged({str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device)  # one sum over processes for all steps
+    steps = train(
+        fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH
+    )
+    losses = averaged(
+        {str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device
+    )  # one sum over processes for all steps
     infonce.gather = gather
     if saved:
         checkpoint.save(saved, state)
     assert sharded(method) == isinstance(fabric.strategy, ModelParallelStrategy)
-    return {"losses": torch.tensor(list(losses.values()), dtype=torch.float64), "buffers": dict(method.named_buffers())}
+    return {
+        "losses": torch.tensor(list(losses.values()), dtype=torch.float64),
+        "buffers": dict(method.named_buffers()),
+    }
 
 
 def resumed(fabric: Fabric, middle: Path) -> dict[str, Any]:
     """A run that two processes begin; one and four go on with it."""
-    return trained(fabric, "moco", stop=STEPS // 2, saved=middle) if fabric.world_size == 2 else trained(fabric, "moco", begun=middle)
+    return (
+        trained(fabric, "moco", stop=STEPS // 2, saved=middle)
+        if fabric.world_size == 2
+        else trained(fabric, "moco", begun=middle)
+    )
 
 
 def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
@@ -126,20 +180,39 @@ def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
     made["resumed"] = resumed(fabric, folder / "whole.ckpt")
     sharding = fabric
     if fabric.world_size > 1:
-        sharding = Fabric(accelerator="cpu", devices=fabric.world_size, strategy=strategy(), plugins=DoublePrecision())
+        sharding = Fabric(
+            accelerator="cpu",
+            devices=fabric.world_size,
+            strategy=strategy(),
+            plugins=DoublePrecision(),
+        )
         sharding.launch()
         made |= {f"{name}, sharded": trained(sharding, name, stop=20) for name in METHODS}
     made["resumed, sharded"] = resumed(sharding, folder / "sharded.ckpt")
     if fabric.world_size == 2:
         made |= {f"simclr, {wrong}": trained(fabric, "simclr", wrong, stop=20) for wrong in WRONG}
-        made |= {f"{name}, apart": trained(fabric, name, sync=False, stop=20) for name in ("simclr", "moco")}
+        made |= {
+            f"{name}, apart": trained(fabric, name, sync=False, stop=20)
+            for name in ("simclr", "moco")
+        }
     return made
 
 
 def process(number: int, size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_RUN_ID": "test"}
+    place = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "GROUP_RANK": 0,
+    }
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     os.environ |= {key: str(value) for key, value in (place | meeting).items()}
     fabric = Fabric(accelerator="cpu", devices=size, precision="64-true")
     fabric.launch()
@@ -158,7 +231,9 @@ def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
             port = free.getsockname()[1]
         mp.start_processes(process, (size, port, folder), size, start_method="forkserver")
     alone = everything(Fabric(accelerator="cpu", devices=1, precision="64-true"), folder)
-    return {1: [alone]} | {size: [load(folder / f"{size}-{rank}") for rank in range(size)] for size in (2, 4)}
+    return {1: [alone]} | {
+        size: [load(folder / f"{size}-{rank}") for rank in range(size)] for size in (2, 4)
+    }
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -174,14 +249,18 @@ def apart(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
     alone = made[1][0][name]["losses"]
-    assert alone.isfinite().all() and alone[-10:].std() > 0.01, "a run that has died compares nothing"
+    assert alone.isfinite().all() and alone[-10:].std() > 0.01, (
+        "a run that has died compares nothing"
+    )
     assert apart(made[size][0][name]["losses"], alone) < 1e-6
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("size", [2, 4])
 def test_every_process_holds_the_same_buffers(made, name, size):
-    """Queue, pointer, running statistics, prices: bit for bit on every rank, and those of one process up to summation."""
+    """Queue, pointer, running statistics, prices: bit for bit on every rank, and those of one
+    process up to summation.
+    """
     alone, ranks = made[1][0][name]["buffers"], [rank[name]["buffers"] for rank in made[size]]
     for key, value in alone.items():
         assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), key
@@ -195,7 +274,11 @@ def test_every_process_holds_the_same_buffers(made, name, size):
 def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
     whole, ranks = made[size][0][name], [rank[f"{name}, sharded"] for rank in made[size]]
     assert apart(ranks[0]["losses"], whole["losses"][:20]) < 1e-9
-    assert all(torch.equal(rank["buffers"][key], value) for rank in ranks for key, value in ranks[0]["buffers"].items())
+    assert all(
+        torch.equal(rank["buffers"][key], value)
+        for rank in ranks
+        for key, value in ranks[0]["buffers"].items()
+    )
 
 
 @pytest.mark.parametrize("kind", ["resumed", "resumed, sharded"])
@@ -203,10 +286,14 @@ def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
 def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size, kind):
     whole, begun, goes_on = made[1][0]["moco"], made[2][0][kind], made[size][0][kind]
     assert apart(torch.cat([begun["losses"], goes_on["losses"]]), whole["losses"]) < 1e-6
-    torch.testing.assert_close(goes_on["buffers"]["queue.keys"], whole["buffers"]["queue.keys"], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        goes_on["buffers"]["queue.keys"], whole["buffers"]["queue.keys"], rtol=1e-6, atol=1e-8
+    )
 
 
-@pytest.mark.parametrize("wrong", [*(f"simclr, {wrong}" for wrong in WRONG), "simclr, apart", "moco, apart"])
+@pytest.mark.parametrize(
+    "wrong", [*(f"simclr, {wrong}" for wrong in WRONG), "simclr, apart", "moco, apart"]
+)
 def test_wrong_variants_fail_the_same_comparison(made, wrong):
     alone = made[1][0][wrong.split(",")[0]]["losses"]
     assert apart(made[2][0][wrong]["losses"], alone[:20]) > 1e-4

@@ -1,4 +1,5 @@
-"""A VAE: a diagonal Gaussian code, its rate and its distortion as separate numbers, and a schedule of what the rate costs.
+"""A VAE: a diagonal Gaussian code, its rate and its distortion as separate numbers, and a schedule
+of what the rate costs.
 
 Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE, 2017.
 B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
@@ -32,7 +33,9 @@ class BetaVAEConfig:
     latent: int = 32
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    likelihood: str = "bernoulli"  # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    likelihood: str = (
+        "bernoulli"  # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    )
     sigma: float | None = None  # normal: its fixed deviation; null = trained
     components: int | None = None  # logistic_mixture: 10
 
@@ -40,13 +43,20 @@ class BetaVAEConfig:
         for key in ("width", "latent"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: must be 1 or more, got {getattr(self, key)}")
-        for key, names in (("likelihood", Likelihood.NAMES), ("decoder", tuple(DECODERS)), ("stem", STEMS)):
+        for key, names in (
+            ("likelihood", Likelihood.NAMES),
+            ("decoder", tuple(DECODERS)),
+            ("stem", STEMS),
+        ):
             if getattr(self, key) not in names:
                 raise ValueError(f"{key}: '{getattr(self, key)}' is none of {', '.join(names)}")
         for key, owner in (("sigma", "normal"), ("components", "logistic_mixture")):
             value = getattr(self, key)
             if value is not None and self.likelihood != owner:
-                raise ValueError(f"{key}: only the likelihood {owner} has one, not {self.likelihood}; set it to null")
+                raise ValueError(
+                    f"{key}: only the likelihood {owner} has one, not {self.likelihood}; set it"
+                    " to null"
+                )
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{key}: must be above 0, got {value}")
 
@@ -56,7 +66,8 @@ class BetaVAE(Method):
 
         R = E KL(q(z|x) || p(z)),   D = E E_q[-log p(x|z)]   in nats an image;
 
-    D + R at beta 1 bounds -log p(x) from above, whatever the schedule is. Probes read the posterior mean.
+    D + R at beta 1 bounds -log p(x) from above, whatever the schedule is. Probes read the posterior
+    mean.
     """
 
     Config = BetaVAEConfig
@@ -67,9 +78,16 @@ class BetaVAE(Method):
         super().__init__(config, shape)
         self.pixels = Likelihood(config.likelihood, shape[0], config.sigma, config.components or 10)
         self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
-        self.decoder = build_decoder(config.decoder, config.latent, (shape[0] * self.pixels.channels, *shape[1:]), config.width)
+        self.decoder = build_decoder(
+            config.decoder,
+            config.latent,
+            (shape[0] * self.pixels.channels, *shape[1:]),
+            config.width,
+        )
         self.to_posterior = nn.Linear(self.encoder.dim, 2 * config.latent)  # type: ignore[arg-type]
-        self.code_prior = build_prior(config.prior, config.latent, shape, self.moments, bounded=self.discrete())
+        self.code_prior = build_prior(
+            config.prior, config.latent, shape, self.moments, bounded=self.discrete()
+        )
         self.schedule = RateSchedule(config.rate, self.code_prior.columns)
 
     def forward(self, batch: Batch) -> Output:
@@ -85,7 +103,9 @@ class BetaVAE(Method):
         return mean, log_sigma, z, -self.likelihood(z).log_prob(x).flatten(1).sum(1)
 
     def output(self, rate: Tensor, distortion: Tensor) -> Output:
-        """The objective of rate [B, G] and distortion [B], and what is logged: R, D and D + R at beta 1 whatever the objective weighs."""
+        """The objective of rate [B, G] and distortion [B], and what is logged: R, D and D + R at
+        beta 1 whatever the objective weighs.
+        """
         price = self.schedule.price.clone()
         loss = self.schedule(rate, distortion)
         columns, d = rate.detach().mean(0), distortion.detach().mean()
@@ -109,7 +129,9 @@ class BetaVAE(Method):
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x) for images as `target` returns them."""
         mean, log_sigma = self.moments(x)
-        return Independent(Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False)
+        return Independent(
+            Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False
+        )
 
     def prior(self) -> Distribution:
         return self.code_prior()
@@ -124,7 +146,9 @@ class BetaVAE(Method):
         return self.pixels.target(x, noise)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The posterior mean of the image as it is: grey values are not binarised, so that features hold no noise."""
+        """The posterior mean of the image as it is: grey values are not binarised, so that features
+        hold no noise.
+        """
         return self.moments(x)[0]
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

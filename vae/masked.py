@@ -8,29 +8,48 @@ CENTRES = ("none", "before", "upto", "all")
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution whose filters are zero outside `taps`, each of the length `gain` (weight norm: w = g v / |v|, Salimans & Kingma 2016).
+    """A convolution whose filters are zero outside `taps`, each of the length `gain` (weight norm:
+    w = g v / |v|, Salimans & Kingma 2016).
 
-    `taps` is bool [k, l] with odd sides; of its centre `centre` decides. Channel c belongs to colour c mod `colours`, and at the centre an
-    output reads none of the inputs, those of colours "before" its own (van den Oord's mask A), "upto" its own (mask B), or all.
-    The mask is applied to the weights once a call, before the norm is taken, and never to the image.
+    `taps` is bool [k, l] with odd sides; of its centre `centre` decides. Channel c belongs to
+    colour c mod `colours`, and at the centre an output reads none of the inputs, those of colours
+    "before" its own (van den Oord's mask A), "upto" its own (mask B), or all. The mask is applied
+    to the weights once a call, before the norm is taken, and never to the image.
     """
 
     mask: Tensor
 
-    def __init__(self, inputs: int, outputs: int, taps: Tensor, centre: str = "none", colours: int = 1, dilation: int = 1):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        taps: Tensor,
+        centre: str = "none",
+        colours: int = 1,
+        dilation: int = 1,
+    ):
         sides = (taps.shape[0], taps.shape[1])
         padding = (sides[0] // 2 * dilation, sides[1] // 2 * dilation)
         super().__init__(inputs, outputs, sides, padding=padding, dilation=dilation)
         mask = taps.expand(outputs, inputs, *sides).clone()
         mine, given = torch.arange(outputs)[:, None] % colours, torch.arange(inputs)[None] % colours
-        middle = {"none": given < 0, "before": given < mine, "upto": given <= mine, "all": given >= 0}[centre]
+        middle = {
+            "none": given < 0,
+            "before": given < mine,
+            "upto": given <= mine,
+            "all": given >= 0,
+        }[centre]
         mask[:, :, sides[0] // 2, sides[1] // 2] = middle
         self.register_buffer("mask", mask, persistent=False)
         self.gain = nn.Parameter((self.weight * mask).detach().flatten(1).norm(dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        direction = F.normalize((self.weight * self.mask).flatten(1))  # of a filter that may see nothing: zero
-        return self._conv_forward(x, (direction * self.gain[:, None]).view_as(self.weight), self.bias)
+        direction = F.normalize(
+            (self.weight * self.mask).flatten(1)
+        )  # of a filter that may see nothing: zero
+        return self._conv_forward(
+            x, (direction * self.gain[:, None]).view_as(self.weight), self.bias
+        )
 
 
 def pointwise(inputs: int, outputs: int, centre: str = "upto", colours: int = 1) -> MaskedConv2d:

@@ -18,7 +18,13 @@ class MLPEncoder(nn.Sequential):
     """Images [B, C, H, W] to features [B, D], two hidden layers."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
-        super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(math.prod(shape), width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+        )
         self.dim = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,7 +32,9 @@ class MLPEncoder(nn.Sequential):
 
 
 class ConvEncoder(nn.Sequential):
-    """Strided convolutions without batch norm, so that a code depends on its own image alone. [B, C, H, W] to [B, D]."""
+    """Strided convolutions without batch norm, so that a code depends on its own image alone. [B,
+    C, H, W] to [B, D].
+    """
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         side = quartered(shape, "model.backbone")
@@ -48,7 +56,8 @@ class ConvEncoder(nn.Sequential):
 
 
 class ResidualEncoder(nn.Sequential):
-    """[B, C, H, W] to [B, D], residual blocks with weight norm and ELU (Kingma et al. 2016, Chen et al. 2017, whose maps are width 32).
+    """[B, C, H, W] to [B, D], residual blocks with weight norm and ELU (Kingma et al. 2016, Chen et
+    al. 2017, whose maps are width 32).
 
     Maps of width / 2 at full size, of width at a half and a quarter, then 14 width features.
     """
@@ -75,7 +84,9 @@ class ResidualEncoder(nn.Sequential):
 
 
 class LinearEncoder(nn.Flatten):
-    """The values of an image as they are, [B, C H W]: with the map to the posterior's moments behind it, a linear encoder."""
+    """The values of an image as they are, [B, C H W]: with the map to the posterior's moments
+    behind it, a linear encoder.
+    """
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         super().__init__()
@@ -85,9 +96,16 @@ class LinearEncoder(nn.Flatten):
         return super().forward(as_float(x))
 
 
-ENCODERS = {"conv": ConvEncoder, "mlp": MLPEncoder, "residual": ResidualEncoder, "linear": LinearEncoder}
+ENCODERS = {
+    "conv": ConvEncoder,
+    "mlp": MLPEncoder,
+    "residual": ResidualEncoder,
+    "linear": LinearEncoder,
+}
 
 
 def build_encoder(name: str, shape: tuple[int, int, int], width: int, stem: str) -> nn.Module:
-    """One of `ENCODERS`, or a backbone that contrastive methods use as well ("small" or a timm name); all have `.dim` features."""
+    """One of `ENCODERS`, or a backbone that contrastive methods use as well ("small" or a timm
+    name); all have `.dim` features.
+    """
     return ENCODERS[name](shape, width) if name in ENCODERS else Backbone(name, shape, stem)

@@ -1,7 +1,9 @@
-"""PixelCNN: the parameters of p(x_i | earlier values in a window, u) for every value i of an image, in one pass of masked convolutions.
+"""PixelCNN: the parameters of p(x_i | earlier values in a window, u) for every value i of an image,
+in one pass of masked convolutions.
 
-Van den Oord et al. 2016a, 2016b; Salimans et al. 2017; restricted windows: Chen et al., Variational Lossy Autoencoder, 2017.
-B = images, C H W = image shape, K = hidden channels, U = conditioning feature maps, P = parameters a value.
+Van den Oord et al. 2016a, 2016b; Salimans et al. 2017; restricted windows: Chen et al., Variational
+Lossy Autoencoder, 2017. B = images, C H W = image shape, K = hidden channels, U = conditioning
+feature maps, P = parameters a value.
 """
 
 from core.errors import UserError
@@ -17,24 +19,37 @@ from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 
 EVERYWHERE = torch.ones(3, 3, dtype=torch.bool)
-ABOVE = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)  # and the row itself: of what was read above already
+ABOVE = torch.tensor(
+    [[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool
+)  # and the row itself: of what was read above already
 LEFT = torch.tensor([[1, 0, 0]], dtype=torch.bool)
 BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 
 
 class PixelCNN(nn.Module):
-    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (a channel's P side by side); those of a value depend on
-    its window alone.
+    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (a channel's P
+    side by side); those of a value depend on its window alone.
 
-    Hidden channel k belongs to colour k mod C. Conditioning features are masked nowhere: every output may read all of them. What each
-    output may read of the image is `window.matrix(shape)`.
+    Hidden channel k belongs to colour k mod C. Conditioning features are masked nowhere: every
+    output may read all of them. What each output may read of the image is `window.matrix(shape)`.
     """
 
-    def __init__(self, shape: tuple[int, int, int], window: Window, parameters: int, width: int, blocks: int, features: int = 0):
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        window: Window,
+        parameters: int,
+        width: int,
+        blocks: int,
+        features: int = 0,
+    ):
         super().__init__()
         colours = shape[0]
         if width % colours:
-            raise UserError(f"model.pixel_width: must divide by the {colours} channels of the images, got {width}")
+            raise UserError(
+                f"model.pixel_width: must divide by the {colours} channels of the images, got"
+                f" {width}"
+            )
         self.shape, self.window = shape, window.fitted(shape)
         trunk: Any = {"full": TwoStacks, "stack": Stack, "rectangle": Rectangle}[window.kind]
         self.trunk = trunk(self.window, shape, width, blocks)
@@ -52,10 +67,12 @@ class PixelCNN(nn.Module):
         return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
-        """A function of j that computes the parameters [B, C P] of pixel (i, j) alone, from x as it is when it is called.
+        """A function of j that computes the parameters [B, C P] of pixel (i, j) alone, from x as it
+        is when it is called.
 
-        Rows above i must be complete when the reader is made: with full context they are read once for the whole row. With a window, the
-        smallest crop of the image is read that holds all that the prediction is computed from.
+        Rows above i must be complete when the reader is made: with full context they are read once
+        for the whole row. With a window, the smallest crop of the image is read that holds all that
+        the prediction is computed from.
         """
         if isinstance(self.trunk, TwoStacks):
             seen, _ = self._inputs(x[:, :, : i + 1], None)
@@ -63,7 +80,9 @@ class PixelCNN(nn.Module):
             row = slice(i, i + 1)
 
             def whole_row(j: int) -> Tensor:
-                seen, start = self._inputs(x[:, :, row], None if condition is None else condition[:, :, row])
+                seen, start = self._inputs(
+                    x[:, :, row], None if condition is None else condition[:, :, row]
+                )
                 return self._outputs(self.trunk.along(seen, start, above))[:, :, 0, j]
 
             return whole_row
@@ -71,17 +90,31 @@ class PixelCNN(nn.Module):
         def crop(j: int) -> Tensor:
             rows, columns = self.window.crop(i, j, self.shape)
             given = None if condition is None else condition[:, :, rows, columns]
-            part = self.forward(x[:, :, rows, columns], given)  # not self(): a compiled network would be compiled for every shape of a crop
+            part = self.forward(
+                x[:, :, rows, columns], given
+            )  # not self(): a compiled network would be compiled for every shape of a crop
             return part[:, :, i - rows.start, j - columns.start]
 
         return crop
 
     def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """What the trunk reads of other pixels, and what it starts from at a pixel: the condition and the pixel's own earlier channels."""
+        """What the trunk reads of other pixels, and what it starts from at a pixel: the condition
+        and the pixel's own earlier channels.
+        """
         x = 2 * x - 1
-        start = [term for term in (condition, self.own(x) if self.own is not None else None) if term is not None]
+        start = [
+            term
+            for term in (condition, self.own(x) if self.own is not None else None)
+            if term is not None
+        ]
         context = self.window.context
-        seen = x.mean(1, keepdim=True) if context == "grey" else F.avg_pool2d(x, self.window.scale) if context == "coarse" else x
+        seen = (
+            x.mean(1, keepdim=True)
+            if context == "grey"
+            else F.avg_pool2d(x, self.window.scale)
+            if context == "coarse"
+            else x
+        )
         return seen, sum(start) if start else 0.0
 
     def _outputs(self, hidden: Tensor) -> Tensor:
@@ -90,7 +123,9 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions, all but the first residual, with residual 1x1 blocks between them: the VLAE's decoder of binary images."""
+    """N masked 3x3 convolutions, all but the first residual, with residual 1x1 blocks between them:
+    the VLAE's decoder of binary images.
+    """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
@@ -108,7 +143,9 @@ class Stack(nn.Module):
 
 
 class Rectangle(nn.Module):
-    """One masked convolution that reads the window, then residual 1x1 blocks: a network of the window alone, the same at every pixel."""
+    """One masked convolution that reads the window, then residual 1x1 blocks: a network of the
+    window alone, the same at every pixel.
+    """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
@@ -118,20 +155,30 @@ class Rectangle(nn.Module):
 
     def forward(self, seen: Tensor, start: Tensor | float) -> Tensor:
         h = self.read(seen)
-        return self.blocks(interleaved((F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h) + start))
+        return self.blocks(
+            interleaved(
+                (F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h) + start
+            )
+        )
 
 
 class TwoStacks(nn.Module):
-    """All earlier pixels, without a blind spot: one stack of gated layers for the rows above, one for the row itself, dilated 1, 2, 4, …"""
+    """All earlier pixels, without a blind spot: one stack of gated layers for the rows above, one
+    for the row itself, dilated 1, 2, 4, …
+    """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
         channels = seen_channels(window, shape)
-        self.read_above = MaskedConv2d(channels, width, torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool))
+        self.read_above = MaskedConv2d(
+            channels, width, torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool)
+        )
         self.read_left = MaskedConv2d(channels, width, LEFT)
         self.join = pointwise(width, width, "all")
         dilations = [1]
-        while sum(dilations) < max(shape[1:]) - 2:  # the first layer reaches 1; together they must reach the far corner
+        while (
+            sum(dilations) < max(shape[1:]) - 2
+        ):  # the first layer reaches 1; together they must reach the far corner
             dilations.append(2 * dilations[-1])
         self.layers = nn.ModuleList(Gated(width, shape[0], dilation) for dilation in dilations)
         self.blocks = nn.Sequential(*(block(width, shape[0]) for _ in range(blocks)))
@@ -157,7 +204,9 @@ class TwoStacks(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017), in which the row reads what lies above it."""
+    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017), in which the row
+    reads what lies above it.
+    """
 
     def __init__(self, width: int, colours: int, dilation: int):
         super().__init__()
@@ -187,17 +236,23 @@ class Residual(nn.Sequential):
 
 def block(width: int, colours: int) -> Residual:
     """A residual 1x1 block of two layers."""
-    return Residual(pointwise(width, width, "upto", colours), pointwise(width, width, "upto", colours))
+    return Residual(
+        pointwise(width, width, "upto", colours), pointwise(width, width, "upto", colours)
+    )
 
 
 def gate(h: Tensor) -> Tensor:
-    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]; the gradient of torch's own `glu` loses the order of `interleaved`."""
+    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]; the gradient of torch's own
+    `glu` loses the order of `interleaved`.
+    """
     a, b = h.chunk(2, 1)
     return a * torch.sigmoid(b)
 
 
 def interleaved(h: Tensor) -> Tensor:
-    """The same numbers with the channels of a pixel side by side: on a CPU so few channels convolve two to five times as fast."""
+    """The same numbers with the channels of a pixel side by side: on a CPU so few channels convolve
+    two to five times as fast.
+    """
     return h.contiguous(memory_format=torch.channels_last)
 
 

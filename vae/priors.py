@@ -49,7 +49,9 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
-        """Estimates [B, G] whose sum over columns has the mean KL(q(z|x) || p(z)), in nats; z ~ q(z|x) = N(mean, sigma^2), all [B, L]."""
+        """Estimates [B, G] whose sum over columns has the mean KL(q(z|x) || p(z)), in nats; z ~
+        q(z|x) = N(mean, sigma^2), all [B, L].
+        """
 
 
 class StandardNormal(Prior):
@@ -63,29 +65,45 @@ class StandardNormal(Prior):
         self.register_buffer("zeros", torch.zeros(latent), persistent=False)
 
     def forward(self) -> Distribution:
-        return Independent(Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False), 1, validate_args=False)
+        return Independent(
+            Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False),
+            1,
+            validate_args=False,
+        )
 
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
         return kl_from_standard_normal(mean, log_sigma)
 
 
 class VampPrior(Prior):
-    """p(z) = (1/K) sum_k q(z|u_k), the posteriors of K trained pseudo-inputs (Tomczak & Welling 2018).
+    """p(z) = (1/K) sum_k q(z|u_k), the posteriors of K trained pseudo-inputs (Tomczak & Welling
+    2018).
 
-    The rate is log q(z|x) - log p(z) at the sample, in one column, for a mixture does not factorise. `moments` maps images to the mean and
-    log sigma of their posterior; pseudo-inputs stay in [0, 1] where images do (`bounded`).
+    The rate is log q(z|x) - log p(z) at the sample, in one column, for a mixture does not
+    factorise. `moments` maps images to the mean and log sigma of their posterior; pseudo-inputs
+    stay in [0, 1] where images do (`bounded`).
     """
 
     columns = 1
 
-    def __init__(self, pseudo_inputs: int, shape: tuple[int, int, int], moments: Callable[[Tensor], tuple[Tensor, Tensor]], bounded: bool):
+    def __init__(
+        self,
+        pseudo_inputs: int,
+        shape: tuple[int, int, int],
+        moments: Callable[[Tensor], tuple[Tensor, Tensor]],
+        bounded: bool,
+    ):
         super().__init__()
         self.moments, self.bounded = moments, bounded
         self.pseudo_inputs = nn.Parameter(torch.randn(pseudo_inputs, *shape))
 
     def forward(self) -> Distribution:
-        mean, log_sigma = self.moments(self.pseudo_inputs.sigmoid() if self.bounded else self.pseudo_inputs)
-        parts = Independent(Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False)
+        mean, log_sigma = self.moments(
+            self.pseudo_inputs.sigmoid() if self.bounded else self.pseudo_inputs
+        )
+        parts = Independent(
+            Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False
+        )
         weights = Categorical(logits=mean.new_zeros(len(mean)), validate_args=False)
         return MixtureSameFamily(weights, parts, validate_args=False)
 
@@ -95,7 +113,9 @@ class VampPrior(Prior):
 
 
 class AutoregressiveGaussian(Distribution):
-    """p(z) = prod_i N(z_i; m_i(z_1 .. z_(i-1)), 1), with `means` the map z [..., L] to m(z) [..., L]."""
+    """p(z) = prod_i N(z_i; m_i(z_1 .. z_(i-1)), 1), with `means` the map z [..., L] to m(z) [...,
+    L].
+    """
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
     has_rsample = False
@@ -108,7 +128,9 @@ class AutoregressiveGaussian(Distribution):
         return Normal(self.means(value), 1.0, validate_args=False).log_prob(value).sum(-1)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """Standard normal numbers [..., L] to z, one dimension after another: L passes of the network."""
+        """Standard normal numbers [..., L] to z, one dimension after another: L passes of the
+        network.
+        """
         z = torch.zeros_like(noise)
         for i in range(noise.shape[-1]):
             z[..., i] = noise[..., i] + self.means(z)[..., i]
@@ -116,25 +138,39 @@ class AutoregressiveGaussian(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """From torch's global generator; `transform` of normal draws is the same with draws of one's own."""
-        return self.transform(torch.randn(self._extended_shape(torch.Size(sample_shape)), dtype=self.like.dtype, device=self.like.device))
+        """From torch's global generator; `transform` of normal draws is the same with draws of
+        one's own.
+        """
+        return self.transform(
+            torch.randn(
+                self._extended_shape(torch.Size(sample_shape)),
+                dtype=self.like.dtype,
+                device=self.like.device,
+            )
+        )
 
 
 class FlowPrior(Prior):
-    """An autoregressive flow of mean-only steps, e = y - mu(y), mu a MADE of three masked layers (Germain et al. 2015; Chen et al. 2017).
+    """An autoregressive flow of mean-only steps, e = y - mu(y), mu a MADE of three masked layers
+    (Germain et al. 2015; Chen et al. 2017).
 
-    All steps keep the one order 1 .. L. So log |det| = 0, and the steps together are p(z_i|z_<i) = N(m_i(z_<i), 1): a codec can decode one
-    dimension after another. The rate has a column a dimension, in closed form given the sampled dimensions before,
+    All steps keep the one order 1 .. L. So log |det| = 0, and the steps together are p(z_i|z_<i) =
+    N(m_i(z_<i), 1): a codec can decode one dimension after another. The rate has a column a
+    dimension, in closed form given the sampled dimensions before,
 
         R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1)),
 
-    the expectation of log q(z_i|x) - log p(z_i|z_<i) over z_i: never negative, and of less variance. It starts as the standard normal.
+    the expectation of log q(z_i|x) - log p(z_i|z_<i) over z_i: never negative, and of less
+    variance. It starts as the standard normal.
     """
 
     def __init__(self, latent: int, steps: int, width: int):
         super().__init__()
         if latent < 2:
-            raise UserError("model.prior.kind: flow needs a model.latent of 2 or more; one dimension has none before it")
+            raise UserError(
+                "model.prior.kind: flow needs a model.latent of 2 or more; one dimension has none"
+                " before it"
+            )
         self.columns = latent
         before = torch.ones(latent, latent, dtype=torch.bool).tril(-1)
         self.steps = nn.ModuleList(MaskedMLP(before, [width, width], nn.ReLU) for _ in range(steps))
@@ -157,10 +193,18 @@ class FlowPrior(Prior):
 
 
 def build_prior(
-    config: PriorConfig, latent: int, shape: tuple[int, int, int], moments: Callable[[Tensor], tuple[Tensor, Tensor]], bounded: bool
+    config: PriorConfig,
+    latent: int,
+    shape: tuple[int, int, int],
+    moments: Callable[[Tensor], tuple[Tensor, Tensor]],
+    bounded: bool,
 ) -> Prior:
     """The prior that a config names; `moments` and `bounded` as in `VampPrior`."""
     used = config.settings()
     if config.kind == "vamp":
         return VampPrior(used["pseudo_inputs"], shape, moments, bounded)
-    return FlowPrior(latent, used["steps"], used["width"]) if config.kind == "flow" else StandardNormal(latent)
+    return (
+        FlowPrior(latent, used["steps"], used["width"])
+        if config.kind == "flow"
+        else StandardNormal(latent)
+    )

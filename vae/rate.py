@@ -1,7 +1,9 @@
-"""What a nat of rate costs while a VAE trains: one mechanism turns rate and distortion into the objective.
+"""What a nat of rate costs while a VAE trains: one mechanism turns rate and distortion into the
+objective.
 
-R = rate, D = distortion, both in nats an image; B = images on this process, G = columns of the rate, one a dimension of the code where the
-prior factorises; p = progress, the share of training done; * marks what is aimed at, `nats` in the config.
+R = rate, D = distortion, both in nats an image; B = images on this process, G = columns of the
+rate, one a dimension of the code where the prior factorises; p = progress, the share of training
+done; * marks what is aimed at, `nats` in the config.
 
     constant           D + beta R                              Kingma & Welling 2014; Higgins et al. 2017
     linear             the same, beta rising from 0 over `warmup`                           Bowman et al. 2016
@@ -36,10 +38,21 @@ KINDS: Kinds = {
     "target_rate": {"beta": 1.0, "nats": REQUIRED},
     "target_distortion": {"beta": 1.0, "nats": REQUIRED},
 }
-TARGETS = ("soft_free_bits", "target_rate", "target_distortion")  # their price follows what is measured
+TARGETS = (
+    "soft_free_bits",
+    "target_rate",
+    "target_distortion",
+)  # their price follows what is measured
 MEMORY = 0.95  # of the moving average of what is measured
-EVERY, FACTOR, BAND = 10, 1.1, 0.05  # soft free bits: steps between two looks, the factor, and what counts as off target
-INTEGRAL, PROPORTIONAL = 0.05, 3.0  # the multiplier: change of its logarithm a step and a change of the relative error
+EVERY, FACTOR, BAND = (
+    10,
+    1.1,
+    0.05,
+)  # soft free bits: steps between two looks, the factor, and what counts as off target
+INTEGRAL, PROPORTIONAL = (
+    0.05,
+    3.0,
+)  # the multiplier: change of its logarithm a step and a change of the relative error
 LIMITS = (1e-4, 1e4)  # of a price, so that one that can not reach its target comes back
 
 
@@ -47,9 +60,15 @@ LIMITS = (1e-4, 1e4)  # of a price, so that one that can not reach its target co
 class RateConfig:
     """How rate is paid for. A field that the kind does not use stays null."""
 
-    kind: str = "constant"  # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate | target_distortion
-    beta: float | None = None  # 1: the price of a nat of rate; the first one of soft_free_bits and the targets
-    warmup: float | None = None  # share of training over which beta (0.1) or the capacity (0.5) rises
+    # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate |
+    # target_distortion
+    kind: str = "constant"
+    beta: float | None = (
+        None  # 1: the price of a nat of rate; the first one of soft_free_bits and the targets
+    )
+    warmup: float | None = (
+        None  # share of training over which beta (0.1) or the capacity (0.5) rises
+    )
     cycles: int | None = None  # 4
     ramp: float | None = None  # 0.5: share of a cycle over which beta rises
     gamma: float | None = None  # 100: the price of a nat away from the capacity
@@ -58,16 +77,29 @@ class RateConfig:
 
     def __post_init__(self) -> None:
         used = self.settings()
-        for key, low, high in (("beta", 0, math.inf), ("gamma", 0, math.inf), ("warmup", 0, 1.0), ("ramp", 0, 1.0), ("group", 0, math.inf)):
+        for key, low, high in (
+            ("beta", 0, math.inf),
+            ("gamma", 0, math.inf),
+            ("warmup", 0, 1.0),
+            ("ramp", 0, 1.0),
+            ("group", 0, math.inf),
+        ):
             if key in used and not (low <= used[key] <= high and math.isfinite(used[key])):
-                raise ValueError(f"rate.{key}: must be {'0 or more' if high == math.inf else 'in [0, 1]'}, got {used[key]}")
+                raise ValueError(
+                    f"rate.{key}: must be {'0 or more' if high == math.inf else 'in [0, 1]'}, got"
+                    f" {used[key]}"
+                )
         if used.get("cycles", 1) < 1:
             raise ValueError(f"rate.cycles: must be 1 or more, got {used['cycles']}")
         if self.kind in TARGETS and used["beta"] == 0:
             raise ValueError(f"rate.beta: {self.kind} multiplies it, so it must be above 0")
-        least = -math.inf if self.kind == "target_distortion" else 0.0  # a density's distortion may be negative
+        least = (
+            -math.inf if self.kind == "target_distortion" else 0.0
+        )  # a density's distortion may be negative
         if "nats" in used and not (math.isfinite(used["nats"]) and used["nats"] >= least):
-            raise ValueError(f"rate.nats: must be {'finite' if least else '0 or more'}, got {used['nats']}")
+            raise ValueError(
+                f"rate.nats: must be {'finite' if least else '0 or more'}, got {used['nats']}"
+            )
         if self.kind in ("soft_free_bits", "target_rate") and used["nats"] == 0:
             raise ValueError(f"rate.nats: {self.kind} aims at a rate above 0")
 
@@ -77,10 +109,12 @@ class RateConfig:
 
 
 class RateSchedule(nn.Module):
-    """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` moves the price. All its state is in buffers.
+    """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` moves the
+    price. All its state is in buffers.
 
-    The multiplier follows the relative error e of a moving average, log price += INTEGRAL e + PROPORTIONAL (e - e before), with
-    e = log(R / R*) for a rate, and for a distortion e = (D* - D) / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R.
+    The multiplier follows the relative error e of a moving average, log price += INTEGRAL e +
+    PROPORTIONAL (e - e before), with e = log(R / R*) for a rate, and for a distortion e = (D* - D)
+    / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R.
     """
 
     price: Tensor
@@ -94,7 +128,10 @@ class RateSchedule(nn.Module):
         self.config, self.settings = config, config.settings()
         group = self.settings.get("group") or columns
         if columns % group:
-            raise UserError(f"model.rate.group: {columns} columns of the rate do not divide into groups of {group}")
+            raise UserError(
+                f"model.rate.group: {columns} columns of the rate do not divide into groups of"
+                f" {group}"
+            )
         self.groups = columns // group
         self.register_buffer("price", torch.tensor(0.0))
         self.register_buffer("capacity", torch.tensor(0.0))
@@ -152,9 +189,16 @@ class RateSchedule(nn.Module):
         self.price.clamp_(*LIMITS)
 
     def _error(self, measured: Tensor) -> Tensor:
-        """How much too much is kept, relative to what should be: above 0 the price has to rise. At most 1 either way."""
+        """How much too much is kept, relative to what should be: above 0 the price has to rise. At
+        most 1 either way.
+        """
         target = self.settings["nats"]
-        rate, distortion = measured[0].clamp(min=1e-6), measured[1]  # a sampled rate may fall below 0
+        rate, distortion = (
+            measured[0].clamp(min=1e-6),
+            measured[1],
+        )  # a sampled rate may fall below 0
         if self.config.kind == "target_rate":
             return torch.log(rate / target).clamp(-1, 1)
-        return ((target - distortion) / (self.price * rate).clamp(max=abs(target) or math.inf)).clamp(-1, 1)
+        return (
+            (target - distortion) / (self.price * rate).clamp(max=abs(target) or math.inf)
+        ).clamp(-1, 1)

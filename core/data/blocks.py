@@ -1,7 +1,8 @@
 """Work on a batch in blocks that fit into a processor's cache, a block a thread.
 
-An operation of torch on a whole batch reads and writes memory, and its threads meet at the end of every operation. A block stays in the
-cache from its first operation to its last, and threads that work on blocks of their own seldom wait for each other.
+An operation of torch on a whole batch reads and writes memory, and its threads meet at the end of
+every operation. A block stays in the cache from its first operation to its last, and threads that
+work on blocks of their own seldom wait for each other.
 """
 
 import ctypes
@@ -13,15 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-BLOCK = 3 * 2**18  # values in a block, 3 MiB of floats; of smaller ones there are more calls, and threads wait for the interpreter's lock
+BLOCK = (
+    3 * 2**18
+    # values in a block, 3 MiB of floats; of smaller ones there are more calls, and threads wait for
+    # the interpreter's lock
+)
 TRIM, MMAP = -1, -3  # glibc's names of two thresholds, in malloc.h
 KEPT = {TRIM: 2**28, MMAP: 2**25}  # bytes; glibc takes no more than 32 MiB for the second
 
 
 def in_blocks(work: Callable[[slice], None], n: int, values: int, device: torch.device) -> None:
-    """`work(block)` for blocks that together are n things, each of about `values` numbers: every so-manieth thing, so that all are alike.
+    """`work(block)` for blocks that together are n things, each of about `values` numbers: every
+    so-manieth thing, so that all are alike.
 
-    On a CPU as many blocks run side by side as torch has threads, so `work` must write to places of its own. Elsewhere there is one block.
+    On a CPU as many blocks run side by side as torch has threads, so `work` must write to places of
+    its own. Elsewhere there is one block.
     """
     threads = torch.get_num_threads()
     count = 1 if device.type != "cpu" else threads * math.ceil(n * values / BLOCK / threads)
@@ -50,9 +57,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _keep_memory() -> None:
-    """Let malloc keep what is freed: it gives a block's megabytes back to the system, which clears them before it lends them again.
+    """Let malloc keep what is freed: it gives a block's megabytes back to the system, which clears
+    them before it lends them again.
 
-    That cost a fifth of the time. Only glibc has these switches, and who has set them in the environment is left alone.
+    That cost a fifth of the time. Only glibc has these switches, and who has set them in the
+    environment is left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):

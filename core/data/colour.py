@@ -1,7 +1,8 @@
 """Colour distortions of a batch, each with its own strength for each image.
 
-An image is its planes: 3 or 1 tensors, float [B, H, W] in [0, 1], that are worked on in place; a strength is float [B]. Every operation is
-torchvision's of the same name on floats; with one channel, saturation, hue and grayscale change nothing.
+An image is its planes: 3 or 1 tensors, float [B, H, W] in [0, 1], that are worked on in place; a
+strength is float [B]. Every operation is torchvision's of the same name on floats; with one
+channel, saturation, hue and grayscale change nothing.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, to the digits that torchvision keeps
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the columns of `strength`, numbered as in torchvision's ColorJitter
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(
+    4
+)  # the columns of `strength`, numbered as in torchvision's ColorJitter
 SAME, GRAY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)  # mixtures
 TINY = 1e-30  # stands for the chroma of a gray pixel, whose hue does not matter
 
@@ -25,16 +28,21 @@ def luma(planes: Sequence[Tensor]) -> Tensor:
 
 
 def mixture(operation: Tensor, strength: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix`: [...] and [...] to [..., 3].
+    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix`:
+    [...] and [...] to [..., 3].
 
     Brightness is (s, 0, 0), contrast (s, 0, 1 - s), saturation (s, 1 - s, 0).
     """
     rest = 1 - strength
-    return torch.stack([strength, rest * (operation == SATURATION), rest * (operation == CONTRAST)], dim=-1)
+    return torch.stack(
+        [strength, rest * (operation == SATURATION), rest * (operation == CONTRAST)], dim=-1
+    )
 
 
 def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
-    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, where Y is the gray image and weight = (own, gray, level), [B, 3]."""
+    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, where Y is the gray image and
+    weight = (own, gray, level), [B, 3].
+    """
     own, gray, level = weight.view(-1, 3, 1, 1).unbind(1)
     y = luma(planes)
     mean = y.flatten(1).mean(1).view(-1, 1, 1)
@@ -46,10 +54,12 @@ def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
 def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
     """Turn the hue of HSV by `shift`, in turns.
 
-    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| = 1 + (G + B - R - m) / c, and the sign,
-    which says whether the way leads over green or over blue, is that of G - B. A channel is m + c clamp(e - 1, 0, 1), where e is how far
-    round the circle h lies from the hue opposite to the channel: for h in [-3, 3], 3 - |h| (red), |h + 1| (green) and |h - 1| (blue; of the
-    last two, what is more than 3 would be less round the other side, and makes the same 1).
+    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| =
+    1 + (G + B - R - m) / c, and the sign, which says whether the way leads over green or over blue,
+    is that of G - B. A channel is m + c clamp(e - 1, 0, 1), where e is how far round the circle h
+    lies from the hue opposite to the channel: for h in [-3, 3], 3 - |h| (red), |h + 1| (green) and
+    |h - 1| (blue; of the last two, what is more than 3 would be less round the other side, and
+    makes the same 1).
     """
     red, green, blue = planes
     least = torch.minimum(torch.minimum(green, blue), red)
@@ -66,7 +76,9 @@ def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
 
 
 class Steps(NamedTuple):
-    """What `jitter` does to each image: three mixtures before the hue is turned and three after it, some of which change nothing."""
+    """What `jitter` does to each image: three mixtures before the hue is turned and three after it,
+    some of which change nothing.
+    """
 
     before: Tensor  # float [B, 3, 3]
     shift: Tensor  # float [B]
@@ -74,30 +86,40 @@ class Steps(NamedTuple):
 
 
 def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
-    """The turn, 0 to 3, at which each image's hue comes, int64 [B]; 4 for an image that is not chosen."""
+    """The turn, 0 to 3, at which each image's hue comes, int64 [B]; 4 for an image that is not
+    chosen.
+    """
     return torch.where(chosen, (order == HUE).int().argmax(1), 4)
 
 
 def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
-    """All four operations for the chosen images (bool [B]), for each in its own order (int64 [B, 4], numbers of operations).
+    """All four operations for the chosen images (bool [B]), for each in its own order (int64 [B,
+    4], numbers of operations).
 
     `strength` is float [B, 4], a column an operation.
     """
     others = order[order != HUE].view(-1, 3)
     weight = mixture(others, strength.gather(1, others))
     early = torch.arange(3) < hue_turn(chosen, order)[:, None]
-    before, after = (torch.where((chosen[:, None] & part)[..., None], weight, torch.tensor(SAME)) for part in (early, ~early))
+    before, after = (
+        torch.where((chosen[:, None] & part)[..., None], weight, torch.tensor(SAME))
+        for part in (early, ~early)
+    )
     return Steps(before, torch.where(chosen, strength[:, HUE], 0), after)
 
 
 def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) -> None:
     """Take the steps.
 
-    Three of the four operations are one, `mix`, so images differ only in the turn at which their hue comes. Where they are sorted by it,
-    give that `turn` (`hue_turn`, on the CPU): those that a step changes lie side by side, and it touches no other. Without, every
-    image takes every step.
+    Three of the four operations are one, `mix`, so images differ only in the turn at which their
+    hue comes. Where they are sorted by it, give that `turn` (`hue_turn`, on the CPU): those that a
+    step changes lie side by side, and it touches no other. Without, every image takes every step.
     """
-    ends = [0, 0, 0, None] if turn is None else torch.searchsorted(turn, torch.arange(4), right=True).tolist()
+    ends = (
+        [0, 0, 0, None]
+        if turn is None
+        else torch.searchsorted(turn, torch.arange(4), right=True).tolist()
+    )
     early = [slice(end, ends[3]) for end in ends[:3]]
     late = [slice(ends[3] if turn is None else end) for end in ends[:3]]
     for j, part in enumerate(early):

@@ -1,10 +1,12 @@
-"""Data sets by name: the embedded sprites and linear-Gaussian images, torchvision's, and everything that timm opens.
+"""Data sets by name: the embedded sprites and linear-Gaussian images, torchvision's, and everything
+that timm opens.
 
-The "val" split is held out of the official train split by a permutation of a fixed seed, so that a probe finds the images that pretraining
-has not seen whatever the run's seed was. "trainval" is train followed by val; "test" is read once. Classes are those of the train split.
+The "val" split is held out of the official train split by a permutation of a fixed seed, so that a
+probe finds the images that pretraining has not seen whatever the run's seed was. "trainval" is
+train followed by val; "test" is read once. Classes are those of the train split.
 
-A set that can only be read in sequence (wds/, tfds/) is read once, in its own order, and held: batches are a function of (seed, step),
-which takes random access.
+A set that can only be read in sequence (wds/, tfds/) is read once, in its own order, and held:
+batches are a function of (seed, step), which takes random access.
 """
 
 from core.data.images import Arrays, Resized, Stream, decode, read_through
@@ -46,25 +48,37 @@ PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-dataset
 class DataConfig:
     """Which images, and what a view of them is."""
 
-    name: str = "sprites"  # sprites | linear_gaussian | mnist | cifar10 | cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME
+    # sprites | linear_gaussian | mnist | cifar10 | cifar100 | stl10 | folder |
+    # {hfds,wds,tfds,torch}/NAME
+    name: str = "sprites"
     root: str = "data"
     download: bool = False
     size: int = 0  # images are resized to this side; 0 = as they are stored
     grey: bool = False  # images are read with one channel, whatever the files hold
-    binarise: bool = False  # pixels are drawn as black or white once, with their grey value's probability, the same in every run
+    # pixels are drawn as black or white once, with their grey value's probability, the same in
+    # every run
+    binarise: bool = False
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
-    skip: float = 0.001  # share of a split that may be images that can not be decoded; another image of the split stands in for each
+    # share of a split that may be images that can not be decoded; another image of the split stands
+    # in for each
+    skip: float = 0.001
     validation: int = 2048  # images held out of the official train split
     workers: int = 2  # processes that decode
-    compile: bool = False  # make views through torch.compile: seconds at the start, then about 1.5 times as many images per second
-    memory: float = 2.0  # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one streams
+    # make views through torch.compile: seconds at the start, then about 1.5 times as many images
+    # per second
+    compile: bool = False
+    # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one
+    # streams
+    memory: float = 2.0
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
 
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES)):
-            raise ValueError(f"name: there is no '{self.name}'{nearest(self.name, [*NAMES, *PREFIXES])}")
+            raise ValueError(
+                f"name: there is no '{self.name}'{nearest(self.name, [*NAMES, *PREFIXES])}"
+            )
         for key in ("augment", "probe_augment"):
             try:
                 policy(getattr(self, key) or self.augment, 32)
@@ -75,27 +89,41 @@ class DataConfig:
                 raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
         for key, on in (("grey", self.grey), ("binarise", self.binarise)):
             if on and self.name in EMBEDDED:
-                raise ValueError(f"{key}: {self.name} makes its images afresh each time, as it makes them; set it to false")
+                raise ValueError(
+                    f"{key}: {self.name} makes its images afresh each time, as it makes them; set"
+                    " it to false"
+                )
         if not 0 <= self.skip < 1:
             raise ValueError(f"skip: must be a share in [0, 1), got {self.skip}")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
         if self.name == "linear_gaussian":
-            for key, allowed in (("augment", ("none",)), ("probe_augment", ("", "none")), ("size", (0, self.linear_gaussian.side))):
+            for key, allowed in (
+                ("augment", ("none",)),
+                ("probe_augment", ("", "none")),
+                ("size", (0, self.linear_gaussian.side)),
+            ):
                 if getattr(self, key) not in allowed:
                     mend = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
-                    raise ValueError(f"{key}: '{getattr(self, key)}' is for 8-bit images, and linear_gaussian's values are real; {mend}")
+                    raise ValueError(
+                        f"{key}: '{getattr(self, key)}' is for 8-bit images, and"
+                        f" linear_gaussian's values are real; {mend}"
+                    )
 
     @property
     def views_differ(self) -> bool:
-        """Whether two views of an image are two pictures; embedded data are made afresh whatever `augment` says."""
+        """Whether two views of an image are two pictures; embedded data are made afresh whatever
+        `augment` says.
+        """
         return self.augment != "none" or self.name in EMBEDDED
 
 
 def open_source(config: DataConfig, split: str, seed: int, augmented: bool = True) -> Source:
-    """One split as a source. `augmented=False` gives the plain image as every view (a fresh rendering, for embedded data).
+    """One split as a source. `augmented=False` gives the plain image as every view (a fresh
+    rendering, for embedded data).
 
-    `seed` matters to embedded data alone. Raises `UserError` where files are missing or damaged, naming the path and the mend.
+    `seed` matters to embedded data alone. Raises `UserError` where files are missing or damaged,
+    naming the path and the mend.
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
@@ -106,7 +134,9 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     place = (config.name, config.root, config.download)
     reading = Reading(*(getattr(config, key) for key in Reading._fields))
     source = copy.copy(_plain(place, split, reading))
-    source.policy = replace(policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile)
+    source.policy = replace(
+        policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile
+    )
     return source
 
 
@@ -128,12 +158,23 @@ class Reading(NamedTuple):
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
 def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
     """One split, its images unaltered."""
-    dataset, room, size = _open(place, "test" if split == "test" else "train"), reading.memory * 2**30, reading.size
+    dataset, room, size = (
+        _open(place, "test" if split == "test" else "train"),
+        reading.memory * 2**30,
+        reading.size,
+    )
     train = dataset if split != "test" else _open(place, "train")
     if isinstance(dataset, IterableDataset):
         images, labels = read_through(dataset, size, room, reading.grey)
         chosen = _part(len(images), split, reading.validation)
-        classes = int((labels if train is dataset else read_through(train, size, room, reading.grey)[1]).max()) + 1
+        classes = (
+            int(
+                (
+                    labels if train is dataset else read_through(train, size, room, reading.grey)[1]
+                ).max()
+            )
+            + 1
+        )
         images, labels = images[chosen], labels[chosen]
     else:
         resized, classes = Resized(dataset, size, reading.grey, reading.skip), _classes(train)
@@ -142,15 +183,24 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
         if math.prod(resized.shape) * len(part) > room:
             if reading.binarise:
                 raise UserError(
-                    f"data.binarise: pixels are fixed where a split is held in memory, and {place[0]} ({split}) takes more than the"
-                    f" {reading.memory:g} GiB of data.memory; allow more, or set data.binarise=false"
+                    "data.binarise: pixels are fixed where a split is held in memory, and"
+                    f" {place[0]} ({split}) takes more than the"
+                    f" {reading.memory:g} GiB of data.memory; allow more, or set"
+                    " data.binarise=false"
                 )
-            return Stream(part, resized.shape, {"class": classes}, policy("none", resized.shape[1]), reading.workers)
+            return Stream(
+                part,
+                resized.shape,
+                {"class": classes},
+                policy("none", resized.shape[1]),
+                reading.workers,
+            )
         images, labels = decode(resized, part, reading.workers)
     low, high = labels.min().item(), labels.max().item()
     if not 0 <= low <= high < classes:
         raise UserError(
-            f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train split has classes 0 to {classes - 1}"
+            f"data.name: labels of {place[0]} ({split}) run from {low} to {high}, and its train"
+            f" split has classes 0 to {classes - 1}"
         )
     if reading.binarise:
         images = _binarised(images, chosen, "test" if split == "test" else "train")
@@ -158,15 +208,18 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
 
 
 def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
-    """Images [n, C, H, W] with every value 0 or 255, drawn once with probability value / 255 (static binarisation).
+    """Images [n, C, H, W] with every value 0 or 255, drawn once with probability value / 255
+    (static binarisation).
 
-    The draw is a function of an image's place in the official split, so that train, val and trainval agree on it. It is not the file of
-    Larochelle & Murray 2011, whose draws were others.
+    The draw is a function of an image's place in the official split, so that train, val and
+    trainval agree on it. It is not the file of Larochelle & Murray 2011, whose draws were others.
     """
     binary, block = torch.empty_like(images), 4096
     for number in range(int(chosen.max()) // block + 1):
         mine = (chosen // block == number).nonzero()[:, 0]
-        uniform = Draws(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[chosen[mine] % block]
+        uniform = Draws(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[
+            chosen[mine] % block
+        ]
         binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
     return binary
 
@@ -190,32 +243,54 @@ def _open(place: Place, split: str) -> Dataset[Any]:
             if name == "stl10":
                 return datasets.STL10(str(root), split=split, download=download)
             if name in TORCHVISION:
-                kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+                kind = {
+                    "mnist": datasets.MNIST,
+                    "cifar10": datasets.CIFAR10,
+                    "cifar100": datasets.CIFAR100,
+                }[name]
                 return kind(str(root), train=split == "train", download=download)
-            dataset = _open_folder(root, split) if name == "folder" else _open_timm(name, root, download, split)
+            dataset = (
+                _open_folder(root, split)
+                if name == "folder"
+                else _open_timm(name, root, download, split)
+            )
     except ImportError as error:
-        raise UserError(f"data.name: '{name}' needs a package that is not installed ({error}); pip install it") from None
+        raise UserError(
+            f"data.name: '{name}' needs a package that is not installed ({error}); pip install it"
+        ) from None
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
         if "Please install" in str(error):  # timm's way of saying the same
             raise UserError(
-                f"data.name: '{name}' needs a package that is not installed; pip install {PACKAGES[name.split('/')[0]]}"
+                f"data.name: '{name}' needs a package that is not installed; pip install"
+                f" {PACKAGES[name.split('/')[0]]}"
             ) from None
         mend = "put the files there, name another data.root, or let them be fetched with data.download=true"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data.root: {name} ({split}) could not be read from {root.resolve()}; {mend} ({reason})") from None
+        raise UserError(
+            f"data.root: {name} ({split}) could not be read from {root.resolve()}; {mend}"
+            f" ({reason})"
+        ) from None
     if isinstance(dataset, ImageDataset):
-        dataset.load_bytes = True  # else timm puts the next image in the place of one that can not be decoded
+        dataset.load_bytes = (
+            True  # else timm puts the next image in the place of one that can not be decoded
+        )
     return dataset
 
 
 def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
-    """Of the processes that torchrun starts at once, the first fetches the files and the others then find them."""
+    """Of the processes that torchrun starts at once, the first fetches the files and the others
+    then find them.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    return FileLock(root / ".download.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
+    return (
+        FileLock(root / ".download.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
+    )
 
 
 def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
-    """A set under timm's own name. Its test split is called "test", or "validation" where there is no such split."""
+    """A set under timm's own name. Its test split is called "test", or "validation" where there is
+    no such split.
+    """
     open_part = functools.partial(create_dataset, name, root=str(root), download=download)
     with contextlib.nullcontext() if download or not name.startswith("hfds/") else _offline():
         if split == "train" or name.startswith("torch/"):
@@ -228,7 +303,9 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Keep Hugging Face to what lies on the disk: its loader knows no `download=False`, only this switch."""
+    """Keep Hugging Face to what lies on the disk: its loader knows no `download=False`, only this
+    switch.
+    """
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = True
     try:
@@ -260,12 +337,15 @@ def _open_folder(root: Path, split: str) -> Any:
     strange = sorted(dataset.reader.class_to_idx.keys() - known.keys())
     if strange:
         raise UserError(
-            f"data.root: {place} holds the class '{strange[0]}' and {root / 'train'} does not; classes are those of the train split"
+            f"data.root: {place} holds the class '{strange[0]}' and {root / 'train'} does not;"
+            " classes are those of the train split"
         )
     return open_part(class_map=known)
 
 
 def _classes(train: Any) -> int:
     """The number of classes of the train split, by name where it names them."""
-    named = getattr(train, "classes", None) or getattr(getattr(train, "reader", None), "class_to_idx", None)
+    named = getattr(train, "classes", None) or getattr(
+        getattr(train, "reader", None), "class_to_idx", None
+    )
     return len(named) if named else max(int(train[i][1]) for i in range(len(train))) + 1

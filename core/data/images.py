@@ -1,4 +1,5 @@
-"""Images that are stored: held as one uint8 tensor where they fit, decoded by worker processes where they do not.
+"""Images that are stored: held as one uint8 tensor where they fit, decoded by worker processes
+where they do not.
 
 n = images in the split, B = images on this process.
 """
@@ -27,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 class Resized(Dataset[tuple[Tensor, int]]):
     """A data set of (picture, label) as (uint8 [C, H, W], label), every image of one shape.
 
-    With `size` the shorter side is resized to it and the centre is cut out; without, images have to be of one shape already. With `grey`
-    they have one channel; without, as many as the first image.
+    With `size` the shorter side is resized to it and the centre is cut out; without, images have to
+    be of one shape already. With `grey` they have one channel; without, as many as the first image.
     """
 
     def __init__(self, dataset: Any, size: int, grey: bool = False, skip: float = 0.0):
@@ -56,7 +57,10 @@ class Resized(Dataset[tuple[Tensor, int]]):
         except OSError as error:
             if error.errno is None:
                 raise
-            raise UserError(f"data.root: image {index}: {error.filename or ''} can not be read ({error.strerror})") from None
+            raise UserError(
+                f"data.root: image {index}: {error.filename or ''} can not be read"
+                f" ({error.strerror})"
+            ) from None
         if isinstance(item, Image.Image):
             return item, int(label)
         if not isinstance(item, bytes):
@@ -65,13 +69,22 @@ class Resized(Dataset[tuple[Tensor, int]]):
             return eight_bits(Image.open(io.BytesIO(item))).convert("RGB"), int(label)
         except MemoryError:
             raise
-        except Exception as error:  # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
+        # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
+        except Exception as error:
             name = self.dataset.filename(index, absolute=True)
-            reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise Undecodable(f"data.root: {name} can not be decoded ({reason}); mend or remove it") from None
+            reason = (
+                "no image that Pillow knows"
+                if isinstance(error, UnidentifiedImageError)
+                else str(error)
+            )
+            raise Undecodable(
+                f"data.root: {name} can not be decoded ({reason}); mend or remove it"
+            ) from None
 
     def _item(self, index: int) -> tuple[Any, int]:
-        """What is stored. timm itself would silently put the next image of any split in the place of one that fails."""
+        """What is stored. timm itself would silently put the next image of any split in the place
+        of one that fails.
+        """
         if not isinstance(self.dataset, ImageDataset):
             return self.dataset[index]
         file, label = self.dataset.reader[index][:2]
@@ -80,30 +93,39 @@ class Resized(Dataset[tuple[Tensor, int]]):
 
 
 def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
-    """A picture as uint8 [C, H, W]; with `size`, its shorter side is resized to that and its centre cut out."""
+    """A picture as uint8 [C, H, W]; with `size`, its shorter side is resized to that and its centre
+    cut out.
+    """
     picture = eight_bits(picture).convert("L" if grey else "RGB")
     if size and picture.size != (size, size):
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
         left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop(
+            (left, top, left + size, top + size)
+        )
     pixels = torch.from_numpy(np.array(picture))
     return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """A picture whose values Pillow can convert: of 16 bits the upper 8, where Pillow would call all above 255 white."""
+    """A picture whose values Pillow can convert: of 16 bits the upper 8, where Pillow would call
+    all above 255 white.
+    """
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise Undecodable(f"pixels of Pillow's mode {picture.mode} have no known range: store 8 or 16 bits")
+        raise Undecodable(
+            f"pixels of Pillow's mode {picture.mode} have no known range: store 8 or 16 bits"
+        )
     return picture
 
 
 def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
     if tuple(image.shape) != shape:
         raise UserError(
-            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set data.size so that they become one shape"
+            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set"
+            " data.size so that they become one shape"
         )
 
 
@@ -112,22 +134,43 @@ class Arrays(Source):
 
     def __init__(self, images: Tensor, labels: Tensor, factors: dict[str, int], policy: Policy):
         self.images, self.labels, self.factors, self.policy = images, labels, factors, policy
-        self.shape = (images.shape[1], policy.size, policy.size) if policy.size else tuple(images.shape[1:])  # type: ignore[assignment]
+        self.shape = (
+            (images.shape[1], policy.size, policy.size) if policy.size else tuple(images.shape[1:])
+        )  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
         for index, draws in order:
-            self.images, self.labels = self.images.to(draws.device), self.labels.to(draws.device)  # moved once, then held there
+            self.images, self.labels = (
+                self.images.to(draws.device),
+                self.labels.to(draws.device),
+            )  # moved once, then held there
             here = index.to(draws.device)
-            yield make_batch(self.images.index_select(0, here), self.labels.index_select(0, here), here, draws, self.policy, views)
+            yield make_batch(
+                self.images.index_select(0, here),
+                self.labels.index_select(0, here),
+                here,
+                draws,
+                self.policy,
+                views,
+            )
 
 
 class Stream(Source):
-    """A split that is decoded as it is read. Workers only decode and resize; views are made by the batch, on the device."""
+    """A split that is decoded as it is read. Workers only decode and resize; views are made by the
+    batch, on the device.
+    """
 
-    def __init__(self, split: Split, shape: tuple[int, int, int], factors: dict[str, int], policy: Policy, workers: int):
+    def __init__(
+        self,
+        split: Split,
+        shape: tuple[int, int, int],
+        factors: dict[str, int],
+        policy: Policy,
+        workers: int,
+    ):
         self.split, self.factors, self.policy, self.workers = split, factors, policy, workers
         self.shape = (shape[0], policy.size, policy.size)
 
@@ -137,28 +180,59 @@ class Stream(Source):
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
         wanted = (index.tolist() for index, _ in ahead)
-        loaded = load(self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available())
+        loaded = load(
+            self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available()
+        )
         for (image, label, read), (index, draws) in zip(loaded, order, strict=True):
             self.split.account(index, read)
             image = image.to(draws.device, non_blocking=True)
-            yield make_batch(image, label[:, None].to(draws.device), index.to(draws.device), draws, self.policy, views)
+            yield make_batch(
+                image,
+                label[:, None].to(draws.device),
+                index.to(draws.device),
+                draws,
+                self.policy,
+                views,
+            )
 
 
-def make_batch(image: Tensor, label: Tensor, index: Tensor, draws: Draws, policy: Policy, views: int) -> Batch:
+def make_batch(
+    image: Tensor, label: Tensor, index: Tensor, draws: Draws, policy: Policy, views: int
+) -> Batch:
     """Views of images that are on the device, each with draws of its own."""
-    return Batch(tuple(augment(image, draws.fork(f"view{v}"), policy) for v in range(views)), label, index, draws)
+    return Batch(
+        tuple(augment(image, draws.fork(f"view{v}"), policy) for v in range(views)),
+        label,
+        index,
+        draws,
+    )
 
 
 def decode(dataset: Resized, split: Split, workers: int) -> tuple[Tensor, Tensor]:
-    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
+    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n,
+    1].
+    """
     inner, chosen = dataset.dataset, split.chosen
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
-    if dataset.as_stored and targets.ndim == 1 and isinstance(getattr(inner, "data", None), np.ndarray | Tensor):
+    if (
+        dataset.as_stored
+        and targets.ndim == 1
+        and isinstance(getattr(inner, "data", None), np.ndarray | Tensor)
+    ):
         raw = torch.as_tensor(inner.data)  # torchvision's small sets are arrays already
         images = raw[chosen]
-        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2) if images.shape[-1] in (1, 3) else images
+        images = (
+            images[:, None]
+            if images.ndim == 3
+            else images.permute(0, 3, 1, 2)
+            if images.shape[-1] in (1, 3)
+            else images
+        )
         return images.contiguous(), targets[chosen].long()[:, None]
-    images, labels = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8), torch.empty(len(chosen), 1, dtype=torch.long)
+    images, labels = (
+        torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8),
+        torch.empty(len(chosen), 1, dtype=torch.long),
+    )
     done = 0
     for image, label, read in load(split, workers, batch_size=256):
         split.account(torch.arange(done, done + len(image)), read)
@@ -168,8 +242,12 @@ def decode(dataset: Resized, split: Split, workers: int) -> tuple[Tensor, Tensor
 
 
 def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tuple[Tensor, Tensor]:
-    """Every image of a data set that can only be read in sequence, in its own order, as `decode` gives them; at most `room` bytes."""
-    if hasattr(dataset.reader, "dist_num_replicas"):  # every process holds every image, and takes its slice of an order
+    """Every image of a data set that can only be read in sequence, in its own order, as `decode`
+    gives them; at most `room` bytes.
+    """
+    if hasattr(
+        dataset.reader, "dist_num_replicas"
+    ):  # every process holds every image, and takes its slice of an order
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
     images: list[Tensor] = []
     labels: list[int] = []
@@ -180,18 +258,29 @@ def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tu
         labels.append(int(label))
         if len(images) * image.numel() > room:
             raise UserError(
-                f"data.memory: a set that can only be read in sequence has to fit, and {room / 2**30:g} GiB hold fewer than"
-                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with random access (hfds/ or a folder)"
+                "data.memory: a set that can only be read in sequence has to fit, and"
+                f" {room / 2**30:g} GiB hold fewer than"
+                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with"
+                " random access (hfds/ or a folder)"
             )
     if not images or len(images) < len(dataset):
-        raise UserError(f"data.root: {len(images)} of {len(dataset)} images could be read; the warnings above say why the others could not")
+        raise UserError(
+            f"data.root: {len(images)} of {len(dataset)} images could be read; the warnings above"
+            " say why the others could not"
+        )
     return torch.stack(images), torch.tensor(labels)[:, None]
 
 
 def load(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
-    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and torch's own generator is left alone."""
+    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and
+    torch's own generator is left alone.
+    """
     try:
         yield from DataLoader(dataset, num_workers=workers, generator=torch.Generator(), **options)
     except UserError as error:  # a worker's arrives with its traceback as text
-        traceback.clear_frames(error.__traceback__)  # lets the workers go now; a loader that is collected later waits 5 s for each
-        raise UserError(str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")) from None
+        traceback.clear_frames(
+            error.__traceback__
+        )  # lets the workers go now; a loader that is collected later waits 5 s for each
+        raise UserError(
+            str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
+        ) from None

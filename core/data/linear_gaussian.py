@@ -1,9 +1,11 @@
-"""Linear-Gaussian images, of which everything is known: density, entropy, rate-distortion function, information between two views.
+"""Linear-Gaussian images, of which everything is known: density, entropy, rate-distortion function,
+information between two views.
 
     x = W z + s e,   z ~ N(0, I) in r dimensions,   e ~ N(0, I) in d,   so that x ~ N(0, Sigma),  Sigma = W W' + s^2 I
 
-The *content* z of image i is a function of (seed, split, i); the *nuisance* e is drawn afresh for each view. The columns of W are the r
-smoothest patterns of the two-dimensional cosine transform, scaled, so that Sigma's eigenvectors and eigenvalues are known exactly.
+The *content* z of image i is a function of (seed, split, i); the *nuisance* e is drawn afresh for
+each view. The columns of W are the r smoothest patterns of the two-dimensional cosine transform,
+scaled, so that Sigma's eigenvectors and eigenvalues are known exactly.
 
 B = images, n = images in the split, S = image side, d = S * S values of an image, r = rank.
 """
@@ -36,18 +38,32 @@ class LinearGaussianConfig:
     test: int = 65536
 
     def __post_init__(self) -> None:
-        for key, most in (("side", 64), ("rank", self.side**2), ("train", 2**24), ("validation", 2**24), ("test", 2**24)):
+        for key, most in (
+            ("side", 64),
+            ("rank", self.side**2),
+            ("train", 2**24),
+            ("validation", 2**24),
+            ("test", 2**24),
+        ):
             if not 1 <= getattr(self, key) <= most:
-                raise ValueError(f"linear_gaussian.{key}: must be from 1 to {most}, got {getattr(self, key)}")
+                raise ValueError(
+                    f"linear_gaussian.{key}: must be from 1 to {most}, got {getattr(self, key)}"
+                )
         for key in ("largest", "noise"):
             if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"linear_gaussian.{key}: must be above 0, got {getattr(self, key)}")
+                raise ValueError(
+                    f"linear_gaussian.{key}: must be above 0, got {getattr(self, key)}"
+                )
         if not 0 < self.decay <= 1:
-            raise ValueError(f"linear_gaussian.decay: must be above 0 and at most 1, got {self.decay}")
+            raise ValueError(
+                f"linear_gaussian.decay: must be above 0 and at most 1, got {self.decay}"
+            )
 
     @property
     def variances(self) -> Tensor:
-        """Variances of the patterns, float64 [d], the largest first; those beyond the rank are 0."""
+        """Variances of the patterns, float64 [d], the largest first; those beyond the rank are
+        0.
+        """
         powers = torch.arange(self.side**2, dtype=torch.float64)
         return torch.where(powers < self.rank, self.largest * self.decay**powers, 0.0)
 
@@ -62,7 +78,8 @@ class LinearGaussian(Source):
 
         I(V1; V2) = 1/2 sum_i log( lambda_i^2 / (lambda_i^2 - v_i^2) )   nats,
 
-    v_i the variance of pattern i and lambda_i = v_i + s^2. The label is the sign of the first pattern.
+    v_i the variance of pattern i and lambda_i = v_i + s^2. The label is the sign of the first
+    pattern.
     """
 
     factors = {"sign": 2}
@@ -75,7 +92,9 @@ class LinearGaussian(Source):
         sizes = {"train": config.train, "val": config.validation, "test": config.test}
         parts = ("train", "val") if split == "trainval" else (split,)
         draws = {part: Draws(seed, 0).fork(f"linear_gaussian/{part}") for part in parts}
-        self.content = torch.cat([draws[part].normal("content", sizes[part], config.rank) for part in parts])  # [n, r]
+        self.content = torch.cat(
+            [draws[part].normal("content", sizes[part], config.rank) for part in parts]
+        )  # [n, r]
         self._weights = (self.patterns * variances.sqrt()).T[: config.rank].float()  # W', [r, d]
 
     def __len__(self) -> int:
@@ -85,15 +104,25 @@ class LinearGaussian(Source):
         for index, draws in order:
             content = self.content[index]
             clean = (content @ self._weights).view(-1, *self.shape).to(draws.device)
-            noise = (draws.fork(f"{self.split}/view{v}").normal("noise", *clean.shape) for v in range(views))
+            noise = (
+                draws.fork(f"{self.split}/view{v}").normal("noise", *clean.shape)
+                for v in range(views)
+            )
             label = (content[:, :1] > 0).long()
-            yield Batch(tuple(clean + self.config.noise * e for e in noise), label.to(draws.device), index.to(draws.device), draws)
+            yield Batch(
+                tuple(clean + self.config.noise * e for e in noise),
+                label.to(draws.device),
+                index.to(draws.device),
+                draws,
+            )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; 0, Sigma) of images [B, 1, S, S], exact, float64 [B], in nats an image."""
         coefficients = x.flatten(1).double() @ self.patterns.to(x.device)
         eigenvalues = self.eigenvalues.to(x.device)
-        return -0.5 * (coefficients**2 / eigenvalues + eigenvalues.log() + math.log(2 * math.pi)).sum(1)
+        return -0.5 * (
+            coefficients**2 / eigenvalues + eigenvalues.log() + math.log(2 * math.pi)
+        ).sum(1)
 
     @property
     def entropy(self) -> float:
@@ -102,7 +131,11 @@ class LinearGaussian(Source):
 
 
 def patterns(side: int) -> Tensor:
-    """The orthonormal cosine patterns of S x S values as columns, float64 [d, d], from smooth to rough."""
+    """The orthonormal cosine patterns of S x S values as columns, float64 [d, d], from smooth to
+    rough.
+    """
     waves = dct(np.eye(side), norm="ortho", axis=0)  # [frequency, place]
     frequencies = sorted(np.ndindex(side, side), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
-    return torch.from_numpy(np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in frequencies], 1))
+    return torch.from_numpy(
+        np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in frequencies], 1)
+    )

@@ -1,4 +1,5 @@
-"""Images that can not be decoded: up to a stated share of a split, each is named, counted, and another one of the split stands in for it.
+"""Images that can not be decoded: up to a stated share of a split, each is named, counted, and
+another one of the split stands in for it.
 
 n = images in the split.
 """
@@ -14,7 +15,9 @@ from torch.utils.data import Dataset
 
 
 class Undecodable(UserError):
-    """The bytes of an image were read and are no picture. What could not be read at all is not this: it may be readable the next time."""
+    """The bytes of an image were read and are no picture. What could not be read at all is not
+    this: it may be readable the next time.
+    """
 
 
 class Images(Protocol):
@@ -24,10 +27,12 @@ class Images(Protocol):
 
 
 class Split(Dataset[tuple[Tensor, int, int]]):
-    """The chosen images of a data set by their place in the split, as (image, label, place that it was read from).
+    """The chosen images of a data set by their place in the split, as (image, label, place that it
+    was read from).
 
-    For an image that can not be decoded the next one of the split that can stands in, with its own label. Which that is depends on the
-    files alone, so that batch i stays a function of (seed, i), whether a split is held or streamed, and after a resume.
+    For an image that can not be decoded the next one of the split that can stands in, with its own
+    label. Which that is depends on the files alone, so that batch i stays a function of (seed, i),
+    whether a split is held or streamed, and after a resume.
     """
 
     def __init__(self, images: Images, chosen: Tensor, share: float):
@@ -51,11 +56,15 @@ class Split(Dataset[tuple[Tensor, int, int]]):
         raise AssertionError
 
     def account(self, wanted: Tensor, read: Tensor) -> None:
-        """Name and count the images that others stood in for, given the places that were asked for and those that were read.
+        """Name and count the images that others stood in for, given the places that were asked for
+        and those that were read.
 
-        Called in the process that trains, which sees what every worker met. Raises `UserError` beyond the stated share.
+        Called in the process that trains, which sees what every worker met. Raises `UserError`
+        beyond the stated share.
         """
-        for place, instead in zip(wanted[wanted != read].tolist(), read[wanted != read].tolist(), strict=True):
+        for place, instead in zip(
+            wanted[wanted != read].tolist(), read[wanted != read].tolist(), strict=True
+        ):
             for bad in range(place, place + (instead - place) % len(self)):
                 self._count(bad % len(self))
 
@@ -70,19 +79,27 @@ class Split(Dataset[tuple[Tensor, int, int]]):
             error = str(named)
         if len(self.skipped) > self.allowed:
             raise self._beyond(error)
-        print(f"{error.split(';')[0]}; skipped, {len(self.skipped)} of at most {self.allowed}", file=sys.stderr, flush=True)
+        print(
+            f"{error.split(';')[0]}; skipped, {len(self.skipped)} of at most {self.allowed}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _beyond(self, error: str) -> UserError:
         if not self.allowed:
             return UserError(error)
         return UserError(
-            f"data.skip: more than {self.allowed} of {len(self)} images can not be decoded; the newest:"
-            f" {error.split(';')[0].removeprefix('data.root: ')}; mend or remove them, or allow a larger share than {self.share:g}"
+            f"data.skip: more than {self.allowed} of {len(self)} images can not be decoded; the"
+            " newest:"
+            f" {error.split(';')[0].removeprefix('data.root: ')}; mend or remove them, or allow a"
+            f" larger share than {self.share:g}"
         )
 
 
 def first_decodable(open_image: Callable[[int], object], n: int, share: float) -> int:
-    """The index of the first image that can be decoded; raises the first one's error where more than that share of n can not."""
+    """The index of the first image that can be decoded; raises the first one's error where more
+    than that share of n can not.
+    """
     errors: list[Undecodable] = []
     for index in range(min(n, int(share * n) + 1)):
         try:

@@ -16,7 +16,9 @@ Order = Iterable[tuple[Tensor, Draws]]  # (index int64 [B] on the CPU, the rando
 
 
 class Source(ABC):
-    """One split of a data set. Everything random about a batch comes from the draws that its order holds."""
+    """One split of a data set. Everything random about a batch comes from the draws that its order
+    holds.
+    """
 
     factors: dict[str, int]  # label column -> number of classes, e.g. {"class": 10}
     shape: tuple[int, int, int]  # (C, H, W)
@@ -27,15 +29,26 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self, order: Order, views: int) -> Iterator[Batch]:
-        """One batch an entry of the order, with that many views of each image, on the device of the entry's draws."""
+        """One batch an entry of the order, with that many views of each image, on the device of the
+        entry's draws.
+        """
 
 
 def training_order(
-    n: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+    n: int,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Order:
-    """Batches number `start` to `stop` of endless shuffled epochs; batch i is a function of (seed, i) alone.
+    """Batches number `start` to `stop` of endless shuffled epochs; batch i is a function of (seed,
+    i) alone.
 
-    `batch_size` is the global one, and each process takes its W-th part. An epoch holds n // batch_size whole batches.
+    `batch_size` is the global one, and each process takes its W-th part. An epoch holds n //
+    batch_size whole batches.
     """
     per_epoch, mine = n // batch_size, batch_size // world
     epoch, shuffled = -1, torch.empty(0)
@@ -48,9 +61,15 @@ def training_order(
 
 
 def reading_order(
-    n: int, seed: int = 0, block: int = 512, device: torch.device | str = "cpu", purpose: str = "read", most: int | None = None
+    n: int,
+    seed: int = 0,
+    block: int = 512,
+    device: torch.device | str = "cpu",
+    purpose: str = "read",
+    most: int | None = None,
 ) -> Order:
-    """Images once, in order, in blocks; the draws of a block are a function of (seed, block number, purpose).
+    """Images once, in order, in blocks; the draws of a block are a function of (seed, block number,
+    purpose).
 
     With `most`, at most that many images, evenly spread over the split.
     """

@@ -1,7 +1,9 @@
-"""Augmented views of a batch, as tensor work on the device: what a positive pair has in common is what a policy leaves alone.
+"""Augmented views of a batch, as tensor work on the device: what a positive pair has in common is
+what a policy leaves alone.
 
-B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images are uint8 at both ends and
-float in [0, 1] between. They are rounded once, to the nearest level, at the end; torchvision rounds uint8 images after every operation.
+B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images
+are uint8 at both ends and float in [0, 1] between. They are rounded once, to the nearest level, at
+the end; torchvision rounds uint8 images after every operation.
 """
 
 from core.batch import as_float
@@ -52,18 +54,33 @@ class Policy:
 def policy(name: str, size: int) -> Policy:
     """The policy of that name for views of that size; `UserError` if there is none.
 
-    - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels it is their CIFAR-10 setting (appendix
-      B.9): the same Inception crop of 8 to 100% of the area, colour strength 0.5, no blur. These are the numbers of lightly's
-      SimCLRTransform, with the cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
-    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur up to 64 pixels.
-    - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour says nothing: crop and small rotation.
+    - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels
+      it is their CIFAR-10 setting (appendix B.9): the same Inception crop of 8 to 100% of the area,
+      colour strength 0.5, no blur. These are the numbers of lightly's SimCLRTransform, with the
+      cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
+    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur
+      up to 64 pixels.
+    - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour
+      says nothing: crop and small rotation.
     - "none": the image (its central square, if it is not square).
     """
-    inception = Policy(size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.8, gray=0.2, blur=0.5 if size > 64 else 0.0)
+    inception = Policy(
+        size,
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=0.8,
+        gray=0.2,
+        blur=0.5 if size > 64 else 0.0,
+    )
     s = 1.0 if size > 64 else 0.5
     policies = {
-        "simclr": replace(inception, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s),
-        "moco": replace(inception, scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+        "simclr": replace(
+            inception, brightness=0.8 * s, contrast=0.8 * s, saturation=0.8 * s, hue=0.2 * s
+        ),
+        "moco": replace(
+            inception, scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
+        ),
         "crop": Policy(size, rotation=20.0, scale=(0.4, 1.0), ratio=(5 / 8, 8 / 5)),
         "none": Policy(size),
     }
@@ -87,7 +104,9 @@ class Parameters(NamedTuple):
 
 
 def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> Parameters:
-    """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that every device makes the same views."""
+    """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that
+    every device makes the same views.
+    """
     draws = Draws(draws.seed, draws.step, draws.rank, draws.world, "cpu", draws.path)
 
     def chance(purpose: str, probability: float) -> Tensor:
@@ -101,11 +120,19 @@ def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> 
     factor = low + (high - low) * draws.uniform("jitter factor", images, 3)
     return Parameters(
         angle=between("rotation", -policy.rotation, policy.rotation),
-        box=crop_boxes(draws.uniform("crop shape", images, ATTEMPTS, 2), draws.uniform("crop place", images, 2), height, width, policy),
+        box=crop_boxes(
+            draws.uniform("crop shape", images, ATTEMPTS, 2),
+            draws.uniform("crop place", images, 2),
+            height,
+            width,
+            policy,
+        ),
         flip=chance("flip", policy.flip),
         jitter=chance("jitter", policy.jitter),
         order=draws.uniform("jitter order", images, 4).argsort(1),
-        strength=torch.cat([factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1),
+        strength=torch.cat(
+            [factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1
+        ),
         gray=chance("gray", policy.gray),
         blur=chance("blur", policy.blur),
         sigma=between("blur sigma", *policy.sigma),
@@ -113,15 +140,19 @@ def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> 
 
 
 def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Policy) -> Tensor:
-    """Boxes (top, left, height, width), int64 [B, 4], from uniform numbers: shape [B, attempts, 2] and place [B, 2].
+    """Boxes (top, left, height, width), int64 [B, 4], from uniform numbers: shape [B, attempts, 2]
+    and place [B, 2].
 
-    As torchvision's RandomResizedCrop: area uniform in `scale`, ratio log-uniform in `ratio`, the first attempt that fits into the image;
-    if none fits, the largest central box whose ratio is allowed.
+    As torchvision's RandomResizedCrop: area uniform in `scale`, ratio log-uniform in `ratio`, the
+    first attempt that fits into the image; if none fits, the largest central box whose ratio is
+    allowed.
     """
     least, most = policy.ratio
     area = height * width * (policy.scale[0] + (policy.scale[1] - policy.scale[0]) * shape[..., 0])
     ratio = torch.exp(math.log(least) + math.log(most / least) * shape[..., 1])
-    sides = torch.stack([area / ratio, area * ratio], dim=-1).sqrt().round().long()  # [B, attempts, (height, width)]
+    sides = (
+        torch.stack([area / ratio, area * ratio], dim=-1).sqrt().round().long()
+    )  # [B, attempts, (height, width)]
     limit = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= limit)).all(-1)
     first = fits.int().argmax(1)
@@ -129,12 +160,21 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
     corner = (place * (limit - drawn + 1)).long()
     central = torch.tensor([min(height, round(width / least)), min(width, round(height * most))])
     some = fits.any(1, keepdim=True)
-    return torch.where(torch.cat([some, some], 1).repeat(1, 2), torch.cat([corner, drawn], 1), torch.cat([(limit - central) // 2, central]))
+    return torch.where(
+        torch.cat([some, some], 1).repeat(1, 2),
+        torch.cat([corner, drawn], 1),
+        torch.cat([(limit - central) // 2, central]),
+    )
 
 
 def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
-    """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image, draws, policy)."""
-    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (policy.size, policy.size):
+    """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image,
+    draws, policy).
+    """
+    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (
+        policy.size,
+        policy.size,
+    ):
         return image
     return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
 
@@ -146,16 +186,22 @@ class Work(NamedTuple):
     box: Tensor
     flip: Tensor
     colour: Steps
-    gray: Tensor  # float [B, 3], the mixture that is the gray image, or the one that changes nothing
+    gray: (
+        Tensor  # float [B, 3], the mixture that is the gray image, or the one that changes nothing
+    )
     sigma: Tensor
     blur: Tensor
 
 
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
-    """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs nothing."""
+    """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs
+    nothing.
+    """
     if policy.compile:
         return _compiled()(image, prepare(drawn, image.device), policy)
-    by = hue_turn(drawn.jitter, drawn.order).argsort(stable=True)  # images that `jitter` treats alike lie side by side
+    by = hue_turn(drawn.jitter, drawn.order).argsort(
+        stable=True
+    )  # images that `jitter` treats alike lie side by side
     drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
     work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
@@ -170,19 +216,32 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
 
 def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The same named tuple with `function` of every tensor in it."""
-    return function(values) if isinstance(values, Tensor) else type(values)(*(each(value, function) for value in values))
+    return (
+        function(values)
+        if isinstance(values, Tensor)
+        else type(values)(*(each(value, function) for value in values))
+    )
 
 
 def prepare(drawn: Parameters, device: torch.device) -> Work:
     gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
-    work = Work(drawn.angle, drawn.box, drawn.flip, steps(drawn.jitter, drawn.order, drawn.strength), gray, drawn.sigma, drawn.blur)
+    work = Work(
+        drawn.angle,
+        drawn.box,
+        drawn.flip,
+        steps(drawn.jitter, drawn.order, drawn.strength),
+        gray,
+        drawn.sigma,
+        drawn.blur,
+    )
     return each(work, lambda values: values.to(device))
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
     """Views, each step on the images alone that it changes, which are sorted by `hue_turn`.
 
-    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the device.
+    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the
+    device.
     """
     x = cut_out(image, work, policy)
     if policy.jitter:
@@ -191,15 +250,21 @@ def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Ten
         grayscale(x.unbind(1), torch.nonzero(known.gray).squeeze(1).to(x.device))
     if policy.blur:
         which = torch.nonzero(known.blur).squeeze(1).to(x.device)
-        x[which] = gaussian_blur(x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel)
+        x[which] = gaussian_blur(
+            x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel
+        )
     return to_bytes(x)
 
 
 def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
-    """Views, each step on every image: more work, but of a shape that never varies, as torch.compile needs it."""
+    """Views, each step on every image: more work, but of a shape that never varies, as
+    torch.compile needs it.
+    """
     x = cut_out(image, work, policy)
     if policy.jitter or policy.gray:
-        planes = [plane.clone() for plane in x.unbind(1)]  # the compiler fuses what it does to tensors, not what it does to parts of one
+        planes = [
+            plane.clone() for plane in x.unbind(1)
+        ]  # the compiler fuses what it does to tensors, not what it does to parts of one
         if policy.jitter:
             jitter(planes, work.colour)
         if policy.gray:
@@ -222,7 +287,9 @@ def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves of the way."""
+    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves
+    of the way.
+    """
     return x.mul_(255).add_(0.5).int().byte()
 
 
@@ -233,26 +300,42 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
     rows = (cos, -sin * (height / width), zero), (sin * (width / height), cos, zero)
     inverse = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    return grid_sample(x, affine_grid(inverse, list(x.shape), align_corners=False), align_corners=False)
+    return grid_sample(
+        x, affine_grid(inverse, list(x.shape), align_corners=False), align_corners=False
+    )
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blur by a Gaussian of deviation [B] in pixels, cut off at an odd width; the image is mirrored at its edges."""
+    """Blur by a Gaussian of deviation [B] in pixels, cut off at an odd width; the image is mirrored
+    at its edges.
+    """
     sigma = sigma.to(x.device)
-    return separable(x, blur_weights(sigma, x.shape[2], kernel), blur_weights(sigma, x.shape[3], kernel))
+    return separable(
+        x, blur_weights(sigma, x.shape[2], kernel), blur_weights(sigma, x.shape[3], kernel)
+    )
 
 
 def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
-    """One axis of a blur as a matrix [B, n, n], with the pixels beyond the edges folded onto those they mirror."""
+    """One axis of a blur as a matrix [B, n, n], with the pixels beyond the edges folded onto those
+    they mirror.
+    """
     place = torch.arange(n, device=sigma.device)
     out, pixel = place.view(n, 1), place.view(1, n)
     weight = torch.zeros(len(sigma), n, n, device=sigma.device)
-    for twin, exists in ((pixel, pixel >= 0), (-pixel, pixel > 0), (2 * (n - 1) - pixel, pixel < n - 1)):
+    for twin, exists in (
+        (pixel, pixel >= 0),
+        (-pixel, pixel > 0),
+        (2 * (n - 1) - pixel, pixel < n - 1),
+    ):
         distance = out - twin
-        weight += torch.exp(-0.5 * (distance / sigma.view(-1, 1, 1)) ** 2) * ((distance.abs() <= kernel // 2) & exists)
+        weight += torch.exp(-0.5 * (distance / sigma.view(-1, 1, 1)) ** 2) * (
+            (distance.abs() <= kernel // 2) & exists
+        )
     return weight / weight.sum(-1, keepdim=True)
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows x columns^T for every channel: [B, C, H, W] with [B, S, H] and [B, T, W] to [B, C, S, T]."""
+    """rows x columns^T for every channel: [B, C, H, W] with [B, S, H] and [B, T, W] to [B, C, S,
+    T].
+    """
     return rows[:, None] @ (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])

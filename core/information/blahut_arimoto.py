@@ -1,4 +1,5 @@
-"""The Blahut-Arimoto algorithm: R(D) of any small discrete source and distortion, between an upper and a lower bound.
+"""The Blahut-Arimoto algorithm: R(D) of any small discrete source and distortion, between an upper
+and a lower bound.
 
 n = letters of the source, m = letters of the reproduction.
 """
@@ -23,20 +24,29 @@ class Bracket(NamedTuple):
     steps: int
 
 
-def blahut_arimoto(probabilities: ArrayLike, distortions: ArrayLike, slope: float, gap: float = 1e-6, most: int = 100_000) -> Bracket:
-    """The point of R(D) with dR/dD = `slope` < 0, of a source p(x) [n] under distortions d(x, y) [n, m].
+def blahut_arimoto(
+    probabilities: ArrayLike,
+    distortions: ArrayLike,
+    slope: float,
+    gap: float = 1e-6,
+    most: int = 100_000,
+) -> Bracket:
+    """The point of R(D) with dR/dD = `slope` < 0, of a source p(x) [n] under distortions d(x, y)
+    [n, m].
 
     The reproduction's distribution q starts uniform and is multiplied, again and again, by
 
         c(y) = sum_x p(x) e^{s d(x, y)} / Z(x),   Z(x) = sum_y q(y) e^{s d(x, y)},
 
-    until upper - lower <= `gap` nats, with p(y|x) = q(y) e^{s d(x, y)} / Z(x), D = E d under it, and
+    until upper - lower <= `gap` nats, with p(y|x) = q(y) e^{s d(x, y)} / Z(x), D = E d under it,
+    and
 
         s D - E log Z - log max_y c(y)  <=  R(D)  <=  s D - E log Z - sum_y q(y) c(y) log c(y) = I(X; Y).
 
-    Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974. Cover & Thomas, section 10.8.
-    Raises `ValueError` for probabilities that are no distribution, distortions of another shape, not finite or below 0, a slope that is
-    not below 0, and where `most` steps do not close the gap.
+    Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974. Cover &
+    Thomas, section 10.8. Raises `ValueError` for probabilities that are no distribution,
+    distortions of another shape, not finite or below 0, a slope that is not below 0, and where
+    `most` steps do not close the gap.
     """
     p, d = _checked(probabilities, distortions)
     if not -math.inf < slope < 0:
@@ -45,34 +55,52 @@ def blahut_arimoto(probabilities: ArrayLike, distortions: ArrayLike, slope: floa
         raise ValueError(f"gap: must be above 0 nats, got {gap}")
     p, d = p[p > 0], d[p > 0]
     least = d.min(1)
-    kernel = np.exp(slope * (d - least[:, None]))  # a constant a letter cancels in p(y|x), and keeps the kernel from vanishing
+    kernel = np.exp(
+        slope * (d - least[:, None])
+    )  # a constant a letter cancels in p(y|x), and keeps the kernel from vanishing
     q = np.full(d.shape[1], 1 / d.shape[1])
     for _step in range(1, most + 1):
         z = kernel @ q
         c = (p / z) @ kernel
         moved = q * c
-        lowered, raised = math.log(c.max()), float((moved * np.log(np.where(moved > 0, c, 1.0))).sum())
+        lowered, raised = (
+            math.log(c.max()),
+            float((moved * np.log(np.where(moved > 0, c, 1.0))).sum()),
+        )
         if lowered - raised <= gap:
             break
         q = moved
     else:
-        raise ValueError(f"gap: {lowered - raised:.2g} nats are left after {most} steps; allow a wider one, or more steps with `most`")
+        raise ValueError(
+            f"gap: {lowered - raised:.2g} nats are left after {most} steps; allow a wider one, or"
+            " more steps with `most`"
+        )
     conditional = kernel * q / z[:, None]
     distortion = float(p @ (conditional * d).sum(1))
     above_z = slope * distortion - float(p @ (np.log(z) + slope * least))
     whole = np.zeros_like(np.asarray(distortions, dtype=np.float64))
     whole[np.asarray(probabilities) > 0] = conditional
-    return Bracket(distortion, max(0.0, above_z - lowered), max(0.0, above_z - raised), slope, whole, _step)
+    return Bracket(
+        distortion, max(0.0, above_z - lowered), max(0.0, above_z - raised), slope, whole, _step
+    )
 
 
 def _checked(probabilities: ArrayLike, distortions: ArrayLike) -> tuple[Array, Array]:
     p, d = np.asarray(probabilities, dtype=np.float64), np.asarray(distortions, dtype=np.float64)
     if p.ndim != 1 or not p.size:
-        raise ValueError(f"probabilities: a vector of them is wanted, got the shape {list(p.shape)}")
+        raise ValueError(
+            f"probabilities: a vector of them is wanted, got the shape {list(p.shape)}"
+        )
     if not (np.isfinite(p).all() and p.min() >= 0 and abs(p.sum() - 1) < 1e-9):
-        raise ValueError(f"probabilities: must be 0 or more and sum to 1, got a least of {p.min():g} and a sum of {p.sum():.10g}")
+        raise ValueError(
+            f"probabilities: must be 0 or more and sum to 1, got a least of {p.min():g} and a sum"
+            f" of {p.sum():.10g}"
+        )
     if d.ndim != 2 or d.shape[0] != len(p) or not d.shape[1]:
-        raise ValueError(f"distortions: must be [{len(p)}, m], a row a letter of the source, got the shape {list(d.shape)}")
+        raise ValueError(
+            f"distortions: must be [{len(p)}, m], a row a letter of the source, got the shape"
+            f" {list(d.shape)}"
+        )
     if not (np.isfinite(d).all() and d.min() >= 0):
         raise ValueError("distortions: must be finite and 0 or more")
     return p, d

@@ -1,9 +1,12 @@
-"""InfoNCE against a queue by flash attention: one fused pass on a GPU, whose scores never leave the chip.
+"""InfoNCE against a queue by flash attention: one fused pass on a GPU, whose scores never leave the
+chip.
 
-Attention whose values are the keys gives the softmax-weighted mean key, and with it the log-sum-exp: what `streaming` computes chunk by
-chunk. Flash attention (Dao 2023) takes half precision alone: it keeps products, scores and sums in float32, but rounds queries, keys and,
-for the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too much chunks serve.
-N = queries, K = keys, D = dimensions, S = parts of the keys, which run side by side: few queries alone fill only a part of a GPU.
+Attention whose values are the keys gives the softmax-weighted mean key, and with it the
+log-sum-exp: what `streaming` computes chunk by chunk. Flash attention (Dao 2023) takes half
+precision alone: it keeps products, scores and sums in float32, but rounds queries, keys and, for
+the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too
+much chunks serve. N = queries, K = keys, D = dimensions, S = parts of the keys, which run side by
+side: few queries alone fill only a part of a GPU.
 """
 
 import functools
@@ -14,12 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALF = torch.float16  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
+HALF = (
+    torch.float16
+)  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
 LIMIT = 3e-4  # nats that rounding may cost a loss
 DEVICES = ("cuda",)  # on a CPU chunks are faster
 
 WIDEST = 256  # dimensions that the kernel takes
-ROWS, BLOCKS, LEAST = 128, 256, 512  # queries of one block of the kernel, blocks that fill a GPU, fewest keys that are worth a block
+ROWS, BLOCKS, LEAST = (
+    128,
+    256,
+    512,
+)  # queries of one block of the kernel, blocks that fill a GPU, fewest keys that are worth a block
 MOST = 2**23  # numbers of a chunk of keys in half precision, 16 MiB
 
 Attention = Callable[..., tuple[Tensor, ...]]
@@ -27,53 +36,73 @@ Attention = Callable[..., tuple[Tensor, ...]]
 
 def serves(query: Tensor, keys: Tensor, scale: float) -> bool:
     """Whether flash attention can do it here, and exactly enough."""
-    possible = query.device.type in DEVICES and query.dtype == torch.float32 and query.shape[1] <= WIDEST and len(keys) > 0
+    possible = (
+        query.device.type in DEVICES
+        and query.dtype == torch.float32
+        and query.shape[1] <= WIDEST
+        and len(keys) > 0
+    )
     return possible and error(scale, *query.shape) <= LIMIT and kernel(query.device) is not None
 
 
 def error(scale: float, n: int, d: int) -> float:
-    """Nats that rounding the keys moves the mean loss of N queries by, codes of unit length: three standard deviations.
+    """Nats that rounding the keys moves the mean loss of N queries by, codes of unit length: three
+    standard deviations.
 
-    A coordinate's relative error is uniform, its deviation eps / sqrt(12) or less. A score, scale <q, k>, then moves by that times
-    scale sqrt(sum_i q_i^2 k_i^2), which is scale sqrt(3 / D) for q = k spread over its dimensions as a normal vector is. Rounding is
-    independent between keys, so the worst case is a key of its own for each query that holds all of its softmax; spread over many keys
-    the errors cancel. (Queries that all share that key, those of a collapsed encoder, lose the root of N.) The queries' own rounding is
-    taken out in `softmax_mean`.
+    A coordinate's relative error is uniform, its deviation eps / sqrt(12) or less. A score, scale
+    <q, k>, then moves by that times scale sqrt(sum_i q_i^2 k_i^2), which is scale sqrt(3 / D) for q
+    = k spread over its dimensions as a normal vector is. Rounding is independent between keys, so
+    the worst case is a key of its own for each query that holds all of its softmax; spread over
+    many keys the errors cancel. (Queries that all share that key, those of a collapsed encoder,
+    lose the root of N.) The queries' own rounding is taken out in `softmax_mean`.
     """
     return 1.5 * torch.finfo(HALF).eps * scale / math.sqrt(n * d)
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `core.information.streaming.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and the softmax-weighted mean key [N, D].
+    """As `core.information.streaming.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and
+    the softmax-weighted mean key [N, D].
 
     Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision, whatever K.
     """
     rounded = _padded(query)
-    total, mean = query.new_full((len(query),), -math.inf, dtype=torch.float64), query.new_zeros(rounded.shape)
+    total, mean = (
+        query.new_full((len(query),), -math.inf, dtype=torch.float64),
+        query.new_zeros(rounded.shape),
+    )
     for chunk in keys.split(MOST // query.shape[1]):
         total, mean = _with_chunk(total, mean, rounded, chunk, scale)
     mean = mean[:, : query.shape[1]]
-    # The mean is the gradient of the log-sum-exp, so a first step goes back from the rounded query to the query.
+    # The mean is the gradient of the log-sum-exp, so a first step goes back from the rounded query
+    # to the query.
     return total.add_(((query - rounded[:, : query.shape[1]]) * mean).sum(1), alpha=scale), mean
 
 
-def _with_chunk(total: Tensor, mean: Tensor, query: Tensor, chunk: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _with_chunk(
+    total: Tensor, mean: Tensor, query: Tensor, chunk: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     attend = kernel(query.device)
     assert attend is not None
     for parts in _parts(_padded(chunk), len(query)):
         found, logs = attend(query.expand(len(parts), 1, -1, -1), parts, parts, scale=scale)[:2]
-        total, mean = merge(torch.cat([total[None], logs[:, 0]]), torch.cat([mean[None], found[:, 0]]))
+        total, mean = merge(
+            torch.cat([total[None], logs[:, 0]]), torch.cat([mean[None], found[:, 0]])
+        )
     return total, mean
 
 
 def _padded(x: Tensor) -> Tensor:
-    """In half precision, with zeros up to a multiple of eight dimensions, as the kernel asks for. What has both is not copied."""
+    """In half precision, with zeros up to a multiple of eight dimensions, as the kernel asks for.
+    What has both is not copied.
+    """
     rounded, missing = x.to(HALF).contiguous(), -x.shape[1] % 8
     return F.pad(rounded, (0, missing)) if missing else rounded
 
 
 def _parts(keys: Tensor, n: int) -> Iterator[Tensor]:
-    """Keys [K, D] as [S, 1, K // S, D], which is no copy, and what is left over as one part more. S is a power of two, as K often is."""
+    """Keys [K, D] as [S, 1, K // S, D], which is no copy, and what is left over as one part more. S
+    is a power of two, as K often is.
+    """
     most = min(BLOCKS // -(-n // ROWS), len(keys) // LEAST)
     count = 2 ** max(0, most.bit_length() - 1)
     even = len(keys) // count * count
@@ -83,16 +112,20 @@ def _parts(keys: Tensor, n: int) -> Iterator[Tensor]:
 
 
 def merge(totals: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Of parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to those of the whole, [N] and [N, D]."""
+    """Of parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to those of the whole, [N]
+    and [N, D].
+    """
     total = totals.logsumexp(0)
     return total, torch.einsum("sn,snd->nd", (totals - total).exp().to(means.dtype), means)
 
 
 @functools.cache
 def kernel(device: torch.device) -> Attention | None:
-    """torch's flash attention with the log-sum-exp, where this torch and this device have it and it means what is taken for granted here.
+    """torch's flash attention with the log-sum-exp, where this torch and this device have it and it
+    means what is taken for granted here.
 
-    Queries [S, 1, N, D], keys and values [S, 1, K, D] and a scale to [S, 1, N, D] and the natural logarithms [S, 1, N].
+    Queries [S, 1, N, D], keys and values [S, 1, K, D] and a scale to [S, 1, N, D] and the natural
+    logarithms [S, 1, N].
     """
     name = "_scaled_dot_product_flash_attention" + ("_for_cpu" if device.type == "cpu" else "")
     try:
@@ -102,7 +135,9 @@ def kernel(device: torch.device) -> Attention | None:
         mean, total = attend(query, keys, keys, scale=2.0)[:2]
         scores = 2 * query.double() @ keys.double().mT
         right = torch.allclose(total.double(), scores.logsumexp(-1), atol=1e-2)
-        right = right and torch.allclose(mean.double(), scores.softmax(-1) @ keys.double(), atol=1e-2)
+        right = right and torch.allclose(
+            mean.double(), scores.softmax(-1) @ keys.double(), atol=1e-2
+        )
     except (AttributeError, RuntimeError, TypeError):
         return None
     return attend if right else None

@@ -2,9 +2,10 @@
 
     L = E[ -log( exp s(q, k+) / sum_c exp s(q, k_c) ) ],   s(q, k) = <q, k> / T,   in nats
 
-N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions. Codes have unit length.
-What each loss may claim about I(V1; V2) is said beside it; the probe, not the training loss, reports a bound. No loss holds a matrix of
-all scores, each computes its gradient together with its value, and none has a second derivative. Vectors need not have unit length.
+N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions.
+Codes have unit length. What each loss may claim about I(V1; V2) is said beside it; the probe, not
+the training loss, reports a bound. No loss holds a matrix of all scores, each computes its gradient
+together with its value, and none has a second derivative. Vectors need not have unit length.
 """
 
 from core.batch import at_least_float32
@@ -24,7 +25,9 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Score in float32 or wider, outside of autocast: bf16 logits have three digits, and a bound is a difference of logarithms."""
+    """Score in float32 or wider, outside of autocast: bf16 logits have three digits, and a bound is
+    a difference of logarithms.
+    """
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -37,12 +40,14 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
-    query, key [B, D]; queue [K, D], in any precision, which gets no gradient and may be overwritten before the backward pass; returns a
-    scalar. While training, log(K + 1) - L is a diagnostic and no bound: queued keys come from older encoders, so they are no draws
-    from the marginal of the present key.
+    query, key [B, D]; queue [K, D], in any precision, which gets no gradient and may be overwritten
+    before the backward pass; returns a scalar. While training, log(K + 1) - L is a diagnostic and
+    no bound: queued keys come from older encoders, so they are no draws from the marginal of the
+    present key.
 
-    As the others scored in float32 or wider, outside of autocast. Called inside of it, on a GPU, queries and queue of unit length may be
-    rounded to float16 on their way into flash attention, where `core.information.flash` knows that to cost less than 3e-4 nats.
+    As the others scored in float32 or wider, outside of autocast. Called inside of it, on a GPU,
+    queries and queue of unit length may be rounded to float16 on their way into flash attention,
+    where `core.information.flash` knows that to cost less than 3e-4 nats.
     """
     half = torch.is_autocast_enabled(query.device.type)
     with torch.autocast(query.device.type, enabled=False):
@@ -52,22 +57,28 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
 @in_float32
 @torch.no_grad()
 def in_batch_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """CLIP's form, one side: each query against the keys of the whole global batch, N candidates; no gradient.
+    """CLIP's form, one side: each query against the keys of the whole global batch, N candidates;
+    no gradient.
 
-    query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound: the keys of other images are independent draws
-    from one encoder. It is one only where encoder and critic have not seen the images.
+    query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound: the keys of
+    other images are independent draws from one encoder. It is one only where encoder and critic
+    have not seen the images.
     """
     return clip_loss(query, key, temperature, both=False)
 
 
 @in_float32
 def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = True) -> Tensor:
-    """CLIP's form (Radford et al. 2021): each first against the global batch's seconds and, in `both`, the mean of that and the reverse.
+    """CLIP's form (Radford et al. 2021): each first against the global batch's seconds and, in
+    `both`, the mean of that and the reverse.
 
-    first, second [B, D]; returns a scalar, with gradient to both. A temperature that is learned goes into the codes: pass first / T and 1.
+    first, second [B, D]; returns a scalar, with gradient to both. A temperature that is learned
+    goes into the codes: pass first / T and 1.
     """
     first, second = _tracked(first, second)
-    sides = [(first, second), (second, first)] if both and world() > 1 else [(first, second)]  # alone, one pass serves both sides
+    sides = (
+        [(first, second), (second, first)] if both and world() > 1 else [(first, second)]
+    )  # alone, one pass serves both sides
     layout = Layout(len(first), 1, world(), rank(), both=both and world() == 1)
     losses = [InBatch.apply(query, gather(key), 1 / temperature, layout)[0] for query, key in sides]
     return torch.stack(losses).mean()
@@ -77,9 +88,9 @@ def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = Tr
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
 
-    first, second [B, D]; returns the loss and, detached, the one-sided in-batch loss with N candidates, from which
-    log N - L is a valid lower bound for a critic that has not seen the batch (log(2N - 1) minus NT-Xent is not: the two views of
-    one image are no independent candidates).
+    first, second [B, D]; returns the loss and, detached, the one-sided in-batch loss with N
+    candidates, from which log N - L is a valid lower bound for a critic that has not seen the batch
+    (log(2N - 1) minus NT-Xent is not: the two views of one image are no independent candidates).
     """
     first, second = _tracked(first, second)
     here = torch.cat([first, second])
@@ -88,6 +99,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
 
 
 def _tracked(*codes: Tensor) -> list[Tensor]:
-    """At least float32, and without a graph where no gradient is wanted, so that none is computed."""
+    """At least float32, and without a graph where no gradient is wanted, so that none is
+    computed.
+    """
     wide = [at_least_float32(x) for x in codes]
     return wide if torch.is_grad_enabled() else [x.detach() for x in wide]

@@ -1,7 +1,8 @@
 """Scores of pairs against candidates, tile by tile, so that a million candidates fit in memory.
 
-n = anchors, m = negatives of each, D = code dimensions. Every critic here is an inner product of codes, f(x, y) = scale <q(x), k(y)>,
-which holds any bilinear form, any function of x or of y alone, and the log density of a diagonal Gaussian.
+n = anchors, m = negatives of each, D = code dimensions. Every critic here is an inner product of
+codes, f(x, y) = scale <q(x), k(y)>, which holds any bilinear form, any function of x or of y alone,
+and the log density of a diagonal Gaussian.
 """
 
 from core.information.streaming import slices
@@ -25,15 +26,20 @@ class Tile(NamedTuple):
 class Scores:
     """What a bound reads of f(x_i, y_j): the score of each own pair, and sums over its negatives.
 
-    own [n]; rest [n], log sum exp f over all negatives but one; spare [n], f against that one. A bound that needs one negative fewer in
-    one of its expectations than in the other (Poole's I_alpha) leaves the spare one out: by masking, since subtracting an exponential
-    from a sum that it dominates underflows. All float64.
+    own [n]; rest [n], log sum exp f over all negatives but one; spare [n], f against that one. A
+    bound that needs one negative fewer in one of its expectations than in the other (Poole's
+    I_alpha) leaves the spare one out: by masking, since subtracting an exponential from a sum that
+    it dominates underflows. All float64.
     """
 
-    def __init__(self, own: Tensor, negatives: int, tiles: Callable[[], Iterable[Tile]], paired: bool):
+    def __init__(
+        self, own: Tensor, negatives: int, tiles: Callable[[], Iterable[Tile]], paired: bool
+    ):
         self.own, self.negatives, self.paired, self._tiles = own.double(), negatives, paired, tiles
         n = len(own)
-        self.rest, self.spare = (torch.full((n,), -math.inf, dtype=torch.float64, device=own.device) for _ in range(2))
+        self.rest, self.spare = (
+            torch.full((n,), -math.inf, dtype=torch.float64, device=own.device) for _ in range(2)
+        )
         rows = torch.arange(n, device=own.device)
         spared = (rows + 1) % n if paired else torch.zeros_like(rows)
         for tile in tiles():
@@ -49,12 +55,16 @@ class Scores:
         return torch.logaddexp(self.rest, self.spare)
 
     def received(self, weight: Tensor) -> Tensor:
-        """What each key gets as a negative, log sum_{i != j} exp(f(x_i, y_j) + w_i) [n]; of paired scores only."""
+        """What each key gets as a negative, log sum_{i != j} exp(f(x_i, y_j) + w_i) [n]; of paired
+        scores only.
+        """
         if not self.paired:
             raise ValueError("scores: only paired keys are candidates of each other")
         total = torch.full_like(self.own, -math.inf)
         for tile in self._tiles():
-            total[tile.columns] = torch.logaddexp(total[tile.columns], (tile.scores + weight[tile.rows, None]).logsumexp(0))
+            total[tile.columns] = torch.logaddexp(
+                total[tile.columns], (tile.scores + weight[tile.rows, None]).logsumexp(0)
+            )
         return total
 
     def mean(self) -> Tensor:
@@ -68,7 +78,12 @@ class Scores:
         """The keys as anchors and the anchors as keys; of paired scores only."""
         if not self.paired:
             raise ValueError("scores: only paired scores have a transpose")
-        return Scores(self.own, self.negatives, lambda: (Tile(t.columns, t.rows, t.scores.T.contiguous()) for t in self._tiles()), True)
+        return Scores(
+            self.own,
+            self.negatives,
+            lambda: (Tile(t.columns, t.rows, t.scores.T.contiguous()) for t in self._tiles()),
+            True,
+        )
 
     def shifted(self, offset: float) -> "Scores":
         """f + offset, from the sums that are there."""
@@ -83,7 +98,11 @@ class Scores:
 
         def tiles() -> Iterator[Tile]:
             for rows, columns, scores in self._tiles():
-                yield Tile(rows, columns, torch.where(scores == -math.inf, scores, scores.clamp(-limit, limit)))
+                yield Tile(
+                    rows,
+                    columns,
+                    torch.where(scores == -math.inf, scores, scores.clamp(-limit, limit)),
+                )
 
         return Scores(self.own, self.negatives, tiles, self.paired)
 
@@ -94,7 +113,9 @@ def paired(query: Tensor, key: Tensor, scale: float = 1.0) -> Scores:
     def tiles() -> Iterator[Tile]:
         for rows in slices(len(query), ROWS):
             for columns in slices(len(key), COLUMNS):
-                yield _without_own(Tile(rows, columns, (query[rows] @ key[columns].T).double() * scale))
+                yield _without_own(
+                    Tile(rows, columns, (query[rows] @ key[columns].T).double() * scale)
+                )
 
     return Scores(_own(query, key, scale), len(key) - 1, tiles, paired=True)
 
@@ -102,11 +123,24 @@ def paired(query: Tensor, key: Tensor, scale: float = 1.0) -> Scores:
 def of_matrix(scores: Tensor) -> Scores:
     """A matrix [n, n] with f(x_i, y_j) in row i and column j."""
     whole = slice(0, len(scores))
-    return Scores(scores.diagonal(), len(scores) - 1, lambda: [_without_own(Tile(whole, whole, scores.double().clone()))], paired=True)
+    return Scores(
+        scores.diagonal(),
+        len(scores) - 1,
+        lambda: [_without_own(Tile(whole, whole, scores.double().clone()))],
+        paired=True,
+    )
 
 
-def against(query: Tensor, key: Tensor, negatives: Callable[[], Iterable[Tensor]], count: int, scale: float = 1.0) -> Scores:
-    """Codes [n, D] of pairs, and `count` negatives that all anchors share, as blocks [c, D] that need never be held together."""
+def against(
+    query: Tensor,
+    key: Tensor,
+    negatives: Callable[[], Iterable[Tensor]],
+    count: int,
+    scale: float = 1.0,
+) -> Scores:
+    """Codes [n, D] of pairs, and `count` negatives that all anchors share, as blocks [c, D] that
+    need never be held together.
+    """
 
     def tiles() -> Iterator[Tile]:
         start = 0
@@ -123,14 +157,22 @@ def against(query: Tensor, key: Tensor, negatives: Callable[[], Iterable[Tensor]
 
 
 def gaussian(mean: Tensor, sigma: Tensor, z: Tensor) -> Scores:
-    """log q(z_i | x_j) of diagonal Gaussians, as the scores of codes z_i against images x_j; mean, sigma, z [n, L].
+    """log q(z_i | x_j) of diagonal Gaussians, as the scores of codes z_i against images x_j; mean,
+    sigma, z [n, L].
 
     The quadratic is expanded into inner products in float64, so no [n, n, L] is held.
     """
     mean, sigma, z = mean.double(), sigma.double(), z.double()
     precision = sigma.pow(-2)
-    constant = -0.5 * (mean**2 * precision).sum(1) - sigma.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-    return paired(torch.cat([z, -0.5 * z**2, torch.ones_like(z[:, :1])], 1), torch.cat([mean * precision, precision, constant[:, None]], 1))
+    constant = (
+        -0.5 * (mean**2 * precision).sum(1)
+        - sigma.log().sum(1)
+        - 0.5 * z.shape[1] * math.log(2 * math.pi)
+    )
+    return paired(
+        torch.cat([z, -0.5 * z**2, torch.ones_like(z[:, :1])], 1),
+        torch.cat([mean * precision, precision, constant[:, None]], 1),
+    )
 
 
 def _own(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -142,5 +184,7 @@ def _without_own(tile: Tile) -> Tile:
     row, column = tile.rows.start, tile.columns.start
     first, last = max(row, column), min(tile.rows.stop, tile.columns.stop)
     if first < last:
-        tile.scores[first - row : last - row, first - column : last - column].fill_diagonal_(-math.inf)
+        tile.scores[first - row : last - row, first - column : last - column].fill_diagonal_(
+            -math.inf
+        )
     return tile

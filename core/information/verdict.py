@@ -4,7 +4,12 @@ from core.information.bounds import Estimate
 
 import math
 
-FLAT, STEEP = 0.05, 0.5  # nats an e-fold of candidates: below FLAT more would add little, above STEEP the ceiling is what is seen
+FLAT, STEEP = (
+    0.05,
+    0.5,
+    # nats an e-fold of candidates: below FLAT more would add little, above STEEP the ceiling is
+    # what is seen
+)
 NEAR = 0.95  # of a ceiling
 
 
@@ -13,18 +18,29 @@ def cosine_cap(scale: float, candidates: int) -> float:
     return math.log(candidates) - math.log1p((candidates - 1) * math.exp(-2 * scale))
 
 
-def verdict(sweep: list[tuple[int, Estimate]], images: int, calibration: float | None = None, cap: float = math.inf) -> str:
+def verdict(
+    sweep: list[tuple[int, Estimate]],
+    images: int,
+    calibration: float | None = None,
+    cap: float = math.inf,
+) -> str:
     """The word for the last number of a sweep: critic-limited, saturated, K-limited or converged.
 
-    - critic-limited: not above zero, or far below its value on the split that chose the critic (`calibration`, at the last C).
-    - saturated: near log C, log n or `cap`, the most that the critic can show, or rising almost as log C does.
+    - critic-limited: not above zero, or far below its value on the split that chose the critic
+      (`calibration`, at the last C).
+    - saturated: near log C, log n or `cap`, the most that the critic can show, or rising almost as
+      log C does.
     - K-limited: still rising with log C.
 
-    The ratio to log C alone does not show saturation (I = 4 reads 3.55 at C = 256, 64% of log C and still 0.45 low), so the slope counts.
+    The ratio to log C alone does not show saturation (I = 4 reads 3.55 at C = 256, 64% of log C and
+    still 0.45 low), so the slope counts.
     """
     candidates, last = sweep[-1]
     ceiling = min(math.log(candidates), math.log(images), cap)
-    if last.mean <= 0 or (calibration is not None and calibration - last.mean > max(0.1, 0.05 * abs(last.mean), 4 * last.error)):
+    if last.mean <= 0 or (
+        calibration is not None
+        and calibration - last.mean > max(0.1, 0.05 * abs(last.mean), 4 * last.error)
+    ):
         return "critic-limited"
     before = next(((c, e) for c, e in reversed(sweep[:-1]) if c <= candidates / 2), None)
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf

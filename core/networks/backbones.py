@@ -17,8 +17,9 @@ STEMS = ("cifar", "imagenet")
 class Backbone(nn.Module):
     """Raw images [B, C, H, W] to features [B, D].
 
-    `name` is "small" or a timm model; pretrained weights are never loaded. `stem="cifar"` gives a ResNet the 3x3 stride-1 first
-    convolution without max-pooling that 32x32 images need (SimCLR, Chen et al. 2020, appendix B.9).
+    `name` is "small" or a timm model; pretrained weights are never loaded. `stem="cifar"` gives a
+    ResNet the 3x3 stride-1 first convolution without max-pooling that 32x32 images need (SimCLR,
+    Chen et al. 2020, appendix B.9).
     """
 
     def __init__(self, name: str, shape: tuple[int, int, int], stem: str = "cifar"):
@@ -28,9 +29,16 @@ class Backbone(nn.Module):
             self.dim: int = SmallNet.DIM
             return
         if name not in timm.list_models():
-            raise UserError(f"model.backbone: timm has no '{name}'{nearest(name, ['small', *timm.list_models()])}"[:300])
-        size: dict[str, Any] = {"img_size": shape[1:]} if name.startswith(("vit", "deit", "swin")) else {}
-        self.net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=shape[0], **size)
+            raise UserError(
+                "model.backbone: timm has no"
+                f" '{name}'{nearest(name, ['small', *timm.list_models()])}"[:300]
+            )
+        size: dict[str, Any] = (
+            {"img_size": shape[1:]} if name.startswith(("vit", "deit", "swin")) else {}
+        )
+        self.net = timm.create_model(
+            name, pretrained=False, num_classes=0, in_chans=shape[0], **size
+        )
         self.dim = int(self.net.num_features)  # type: ignore[arg-type]
         first = getattr(self.net, "conv1", None)
         if stem == "cifar" and isinstance(first, nn.Conv2d) and hasattr(self.net, "maxpool"):
@@ -42,7 +50,8 @@ class Backbone(nn.Module):
 
 
 class SmallNet(nn.Sequential):
-    """Four strided convolutions and one linear layer: thousands of 32x32 images a second on two CPU cores.
+    """Four strided convolutions and one linear layer: thousands of 32x32 images a second on two CPU
+    cores.
 
     The last map is flattened rather than averaged, so that position survives.
     """
@@ -54,7 +63,16 @@ class SmallNet(nn.Sequential):
         layers: list[nn.Module] = []
         height, wide = shape[1:]
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
             height, wide = (height + 1) // 2, (wide + 1) // 2
-        layers += [nn.Flatten(), nn.Linear(widths[-1] * height * wide, self.DIM, bias=False), nn.BatchNorm1d(self.DIM), nn.ReLU()]
+        layers += [
+            nn.Flatten(),
+            nn.Linear(widths[-1] * height * wide, self.DIM, bias=False),
+            nn.BatchNorm1d(self.DIM),
+            nn.ReLU(),
+        ]
         super().__init__(*layers)

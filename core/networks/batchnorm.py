@@ -1,7 +1,8 @@
-"""Batch norm with the statistics of the global batch, so that the number of processes changes nothing.
+"""Batch norm with the statistics of the global batch, so that the number of processes changes
+nothing.
 
-torch.nn.SyncBatchNorm does the same on GPUs only, and without groups. B = rows on this process, C = channels, S = places in a map,
-G = groups of rows that have statistics of their own.
+torch.nn.SyncBatchNorm does the same on GPUs only, and without groups. B = rows on this process, C =
+channels, S = places in a map, G = groups of rows that have statistics of their own.
 """
 
 from core.batch import at_least_float32
@@ -21,7 +22,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Statistics in training are those of all rows of all processes or, inside `in_groups`, of all rows of the same group.
+    """Statistics in training are those of all rows of all processes or, inside `in_groups`, of all
+    rows of the same group.
 
     No subclass of torch's, which DDP refuses to wrap on a CPU.
     """
@@ -33,7 +35,9 @@ class SyncBatchNorm(_BatchNorm):
     groups = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows [B, C, ...]. The gradient is that of the sum of all processes' losses, as `core.distributed.gather`'s is."""
+        """Rows [B, C, ...]. The gradient is that of the sum of all processes' losses, as
+        `core.distributed.gather`'s is.
+        """
         if not self.training or world() == 1:
             return super().forward(x)
         if self.group is None and x.device.type == "cuda":
@@ -44,11 +48,19 @@ class SyncBatchNorm(_BatchNorm):
     def _normalised(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, for x [B, C, S]."""
         x = at_least_float32(x)
-        group = self.group if self.group is not None else torch.zeros(len(x), dtype=torch.long, device=x.device)
-        sums = torch.cat([x.sum(2), torch.full_like(x[:, :1, 0], x.shape[2])], 1)  # and, last, of how many values
+        group = (
+            self.group
+            if self.group is not None
+            else torch.zeros(len(x), dtype=torch.long, device=x.device)
+        )
+        sums = torch.cat(
+            [x.sum(2), torch.full_like(x[:, :1, 0], x.shape[2])], 1
+        )  # and, last, of how many values
         mean, values = total(self._sums(sums, group)).split([x.shape[1], 1], 1)
         mean = mean / values
-        centred = x - mean[group][:, :, None]  # a second look at the data, for E x^2 - (E x)^2 loses digits
+        centred = (
+            x - mean[group][:, :, None]
+        )  # a second look at the data, for E x^2 - (E x)^2 loses digits
         variance = total(self._sums(centred.square().sum(2), group)) / values
         if self.track_running_stats:
             self._remember(mean.detach(), (variance * values / (values - 1).clamp(min=1)).detach())
@@ -62,7 +74,11 @@ class SyncBatchNorm(_BatchNorm):
 
     def _remember(self, means: Tensor, variances: Tensor) -> None:
         """Move the running statistics once for each group, as one pass for each would."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        )
         for mean, variance in zip(means, variances, strict=True):
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -89,12 +105,15 @@ KINDS: dict[type, type[SyncBatchNorm]] = {
 
 
 def synchronise(module: M) -> M:
-    """Every batch norm of a module as `SyncBatchNorm`, in place; parameters, buffers and their names stay as they are."""
+    """Every batch norm of a module as `SyncBatchNorm`, in place; parameters, buffers and their
+    names stay as they are.
+    """
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm):
             if type(part) not in KINDS:
                 raise UserError(
-                    f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not be synchronised; set it to false"
+                    f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not"
+                    " be synchronised; set it to false"
                 )
             part.__class__ = KINDS[type(part)]
     return module
@@ -107,7 +126,9 @@ def synchronised(module: nn.Module) -> bool:
 
 @contextmanager
 def in_groups(module: nn.Module, group: Tensor, groups: int) -> Iterator[None]:
-    """Inside, each of G groups of rows has batch statistics of its own: group [B] holds the numbers of this process's rows."""
+    """Inside, each of G groups of rows has batch statistics of its own: group [B] holds the numbers
+    of this process's rows.
+    """
     parts = [part for part in module.modules() if isinstance(part, SyncBatchNorm)]
     for part in parts:
         part.group, part.groups = group, groups

@@ -1,6 +1,8 @@
-"""Decoders: codes to the parameters of p(x|z). A VAE has one of its own; the rate head gives every encoder the same one.
+"""Decoders: codes to the parameters of p(x|z). A VAE has one of its own; the rate head gives every
+encoder the same one.
 
-B = images on this process, C H W = shape of what is emitted (C = channels of the image x parameters a value), L = latent dimensions.
+B = images on this process, C H W = shape of what is emitted (C = channels of the image x parameters
+a value), L = latent dimensions.
 """
 
 from core.errors import UserError
@@ -17,7 +19,14 @@ class MLPDecoder(nn.Sequential):
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         last = nn.Linear(width, math.prod(shape))
-        super().__init__(nn.Linear(latent, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last, nn.Unflatten(1, shape))
+        super().__init__(
+            nn.Linear(latent, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            last,
+            nn.Unflatten(1, shape),
+        )
 
 
 class ConvDecoder(nn.Sequential):
@@ -40,7 +49,9 @@ class ConvDecoder(nn.Sequential):
 
 
 class ResidualDecoder(nn.Sequential):
-    """The mirror image of the VAE's `ResidualEncoder`: [B, L] to [B, C, H, W], weight norm and ELU."""
+    """The mirror image of the VAE's `ResidualEncoder`: [B, L] to [B, C, H, W], weight norm and
+    ELU.
+    """
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         side, narrow = quartered(shape, "model.decoder"), max(1, width // 2)
@@ -67,7 +78,12 @@ class LinearDecoder(nn.Sequential):
         super().__init__(nn.Linear(latent, math.prod(shape)), nn.Unflatten(1, shape))
 
 
-DECODERS = {"conv": ConvDecoder, "mlp": MLPDecoder, "residual": ResidualDecoder, "linear": LinearDecoder}
+DECODERS = {
+    "conv": ConvDecoder,
+    "mlp": MLPDecoder,
+    "residual": ResidualDecoder,
+    "linear": LinearDecoder,
+}
 
 
 def build_decoder(name: str, latent: int, shape: tuple[int, int, int], width: int) -> nn.Module:
@@ -76,9 +92,12 @@ def build_decoder(name: str, latent: int, shape: tuple[int, int, int], width: in
 
 
 def quartered(shape: tuple[int, int, int], key: str) -> tuple[int, int]:
-    """A quarter of an image's sides, for two strided convolutions; a `UserError` names the config's `key` that asks for them."""
+    """A quarter of an image's sides, for two strided convolutions; a `UserError` names the config's
+    `key` that asks for them.
+    """
     if shape[1] % 4 or shape[2] % 4:
         raise UserError(
-            f"{key}: convolutional networks need sides that divide by 4, images are {shape[1]}x{shape[2]}; set data.size or {key}=mlp"
+            f"{key}: convolutional networks need sides that divide by 4, images are"
+            f" {shape[1]}x{shape[2]}; set data.size or {key}=mlp"
         )
     return shape[1] // 4, shape[2] // 4

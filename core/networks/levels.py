@@ -1,7 +1,8 @@
-"""Laws of 8-bit values: 256 probabilities that sum to one, so that a negative log probability is exact bits.
+"""Laws of 8-bit values: 256 probabilities that sum to one, so that a negative log probability is
+exact bits.
 
-Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats a value. `from_uniform` makes values of uniform draws of one's own, `sample`
-of torch's global generator.
+Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats a value. `from_uniform` makes values
+of uniform draws of one's own, `sample` of torch's global generator.
 """
 
 import torch
@@ -27,11 +28,18 @@ class Law(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        return self.from_uniform(torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.like.dtype, device=self.like.device))
+        return self.from_uniform(
+            torch.rand(
+                self._extended_shape(torch.Size(sample_shape)),
+                dtype=self.like.dtype,
+                device=self.like.device,
+            )
+        )
 
 
 class DiscretisedLogistic(Law):
-    """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et al. 2017).
+    """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et
+    al. 2017).
 
         P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),   x_k = 2 k / 255 - 1,   h = 1 / 255
 
@@ -44,12 +52,18 @@ class DiscretisedLogistic(Law):
 
     def log_prob(self, value: Tensor) -> Tensor:
         centred, inverse = value * 2 - 1 - self.loc, torch.exp(-self.log_scale)
-        upper, lower = inverse * (centred + 1 / (LEVELS - 1)), inverse * (centred - 1 / (LEVELS - 1))
-        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the far tails, where a difference is 0
+        upper, lower = (
+            inverse * (centred + 1 / (LEVELS - 1)),
+            inverse * (centred - 1 / (LEVELS - 1)),
+        )
+        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the
+        # far tails, where a difference is 0
         width = (2 / (LEVELS - 1)) * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         return torch.where(
-            value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
+            value < 0.5 / (LEVELS - 1),
+            F.logsigmoid(upper),
+            torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside),
         )
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
@@ -59,18 +73,25 @@ class DiscretisedLogistic(Law):
 
     @property
     def mean(self) -> Tensor:
-        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the tails are counted to the last bins."""
+        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the
+        tails are counted to the last bins.
+        """
         edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
         inverse = torch.exp(-self.log_scale)
         # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is held
-        return sum((torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()), torch.zeros_like(self.loc)) / (LEVELS - 1)
+        return sum(
+            (torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()),
+            torch.zeros_like(self.loc),
+        ) / (LEVELS - 1)
 
 
 class LogisticMixture(Law):
-    """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics (Salimans et al. 2017), each colour value with a mixture of its own.
+    """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics (Salimans et al. 2017), each
+    colour value with a mixture of its own.
 
-    PixelCNN++ shares the component among the three colours of a pixel and shifts green by red and blue by both; this law does not, so that
-    values are independent given the parameters. logits, loc and log_scale are [..., J].
+    PixelCNN++ shares the component among the three colours of a pixel and shifts green by red and
+    blue by both; this law does not, so that values are independent given the parameters. logits,
+    loc and log_scale are [..., J].
     """
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):
@@ -85,7 +106,10 @@ class LogisticMixture(Law):
         edges = self.log_weight.exp().cumsum(-1).expand(*uniform.shape, -1)
         chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
         low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))
-        loc, log_scale = (part.expand_as(edges).gather(-1, chosen)[..., 0] for part in (self.parts.loc, self.parts.log_scale))
+        loc, log_scale = (
+            part.expand_as(edges).gather(-1, chosen)[..., 0]
+            for part in (self.parts.loc, self.parts.log_scale)
+        )
         tiny = torch.finfo(uniform.dtype).eps
         within = ((uniform - low) / (high - low).clamp(min=tiny)).clamp(tiny, 1 - tiny)
         return DiscretisedLogistic(loc, log_scale).from_uniform(within)

@@ -1,4 +1,5 @@
-"""A residual block with weight norm and ELU, as in the ResNet-VAE of Kingma et al. 2016 and Chen et al. 2017.
+"""A residual block with weight norm and ELU, as in the ResNet-VAE of Kingma et al. 2016 and Chen et
+al. 2017.
 
 B = images, C H W = shape of a map.
 """
@@ -11,16 +12,26 @@ from torch.nn.utils.parametrizations import weight_norm
 class ResidualBlock(nn.Module):
     """[B, C, H, W] to [B, outputs, H', W']: x + f(x), f two 3x3 convolutions after ELUs.
 
-    `scale` 1 keeps the sides, -2 halves them and 2 doubles them; where the shape changes, x goes through a 1x1 convolution at the new size.
+    `scale` 1 keeps the sides, -2 halves them and 2 doubles them; where the shape changes, x goes
+    through a 1x1 convolution at the new size.
     """
 
     def __init__(self, inputs: int, outputs: int, scale: int = 1):
         super().__init__()
         self.scale = scale
-        first = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1) if scale == 2 else nn.Conv2d(inputs, outputs, 3, 2 if scale == -2 else 1, 1)
+        first = (
+            nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+            if scale == 2
+            else nn.Conv2d(inputs, outputs, 3, 2 if scale == -2 else 1, 1)
+        )
         # weight norm counts a transposed convolution's outputs along dimension 1
-        self.first, self.second = weight_norm(first, dim=1 if scale == 2 else 0), weight_norm(nn.Conv2d(outputs, outputs, 3, 1, 1))
-        self.shortcut = nn.Identity() if inputs == outputs else weight_norm(nn.Conv2d(inputs, outputs, 1))
+        self.first, self.second = (
+            weight_norm(first, dim=1 if scale == 2 else 0),
+            weight_norm(nn.Conv2d(outputs, outputs, 3, 1, 1)),
+        )
+        self.shortcut = (
+            nn.Identity() if inputs == outputs else weight_norm(nn.Conv2d(inputs, outputs, 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         change = self.second(F.elu(self.first(F.elu(x))))

@@ -1,10 +1,13 @@
-"""A checkpoint is a `State` on disk: config, method, optimiser and step in one file, written atomically.
+"""A checkpoint is a `State` on disk: config, method, optimiser and step in one file, written
+atomically.
 
-The file is torch's zip, whose every record carries a CRC-32. torch.load does not look at it; `read` does, so that a flipped bit is damage
-and not a slightly other network. Every checkpoint that torch.save ever wrote has these checksums, older ones of ours too.
+The file is torch's zip, whose every record carries a CRC-32. torch.load does not look at it; `read`
+does, so that a flipped bit is damage and not a slightly other network. Every checkpoint that
+torch.save ever wrote has these checksums, older ones of ours too.
 
-Loading never unpickles code (`weights_only=True`), is strict about keys and shapes, and finds methods by name only in the
-project's own rooms, so that a file from a stranger can not run anything.
+Loading never unpickles code (`weights_only=True`), is strict about keys and shapes, and finds
+methods by name only in the project's own rooms, so that a file from a stranger can not run
+anything.
 """
 
 from core.distributed import rank
@@ -34,7 +37,9 @@ ENTRIES = {"format", "config", "shape", "method", "optimizer", "step", "best", "
 
 @dataclass
 class State:
-    """All that a run is. Randomness is a function of (seed, step), so there is no generator state to keep."""
+    """All that a run is. Randomness is a function of (seed, step), so there is no generator state
+    to keep.
+    """
 
     run: config.RunConfig
     method: Method
@@ -45,20 +50,28 @@ class State:
 
 
 class Damaged(UserError):
-    """A checkpoint file that is not whole: cut short, or with bits that are not those that were written."""
+    """A checkpoint file that is not whole: cut short, or with bits that are not those that were
+    written.
+    """
 
 
 def save(path: Path, state: State, keep: int = 1) -> None:
-    """Write the state to a temporary name, sync it, rename it: `path` always holds a whole checkpoint or the one before.
+    """Write the state to a temporary name, sync it, rename it: `path` always holds a whole
+    checkpoint or the one before.
 
-    To be called by all processes, for each may hold a part of the weights; the first one writes. The newest `keep` versions stay: `path`,
-    and those before it as `earlier(path, 1)` and so on. A state with a weight that is not finite raises `UserError` and touches no file: a
-    good checkpoint is never replaced by one that nobody can go on with.
+    To be called by all processes, for each may hold a part of the weights; the first one writes.
+    The newest `keep` versions stay: `path`, and those before it as `earlier(path, 1)` and so on. A
+    state with a weight that is not finite raises `UserError` and touches no file: a good checkpoint
+    is never replaced by one that nobody can go on with.
     """
-    weights, optimizer = whole((state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0)
+    weights, optimizer = whole(
+        (state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0
+    )
     if rank():
         return
-    require_finite(path, state.step, weights, {name for name, _ in state.method.named_buffers()}, optimizer)
+    require_finite(
+        path, state.step, weights, {name for name, _ in state.method.named_buffers()}, optimizer
+    )
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
@@ -71,24 +84,31 @@ def save(path: Path, state: State, keep: int = 1) -> None:
     }
 
     def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # torch, given a path, would say that a disk is full without the system's own error
+        with (
+            open(temporary, "wb") as file
+        ):  # torch, given a path, would say that a disk is full without the system's own error
             torch.save(entries, file)
 
     write_atomically(path, write, keep)
 
 
 def earlier(path: Path, versions: int) -> Path:
-    """Where the checkpoint that was `path` so many saves ago is kept: last.ckpt, last-1.ckpt, ..."""
+    """Where the checkpoint that was `path` so many saves ago is kept: last.ckpt, last-1.ckpt,
+    ...
+    """
     return path.with_stem(f"{path.stem}-{versions}") if versions else path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1) -> None:
-    """Call `write(temporary)`, sync, and rename the result to `path`, so that no reader ever sees half a file, nor after a power cut.
+    """Call `write(temporary)`, sync, and rename the result to `path`, so that no reader ever sees
+    half a file, nor after a power cut.
 
-    Of what was there before, `keep` - 1 versions stay, at every moment. Once there is a file called `path`, there always is one (on a file
-    system that knows hard links).
+    Of what was there before, `keep` - 1 versions stay, at every moment. Once there is a file called
+    `path`, there always is one (on a file system that knows hard links).
     """
-    temporary, linked = (path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "link."))
+    temporary, linked = (
+        path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "link.")
+    )
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -104,21 +124,34 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
         if keep > 1:
             earlier(path, keep).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps what the system said
+        cause = (
+            error if isinstance(error, OSError) else error.__context__
+        )  # torch.save wraps what the system said
         if not isinstance(cause, OSError):
             raise
-        raise UserError(f"{path}: could not be written ({cause.strerror or cause}); free some space or change `folder`") from None
+        raise UserError(
+            f"{path}: could not be written ({cause.strerror or cause}); free some space or change"
+            " `folder`"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
         linked.unlink(missing_ok=True)
 
 
 def _shift(path: Path, linked: Path, keep: int) -> None:
-    """Make room: what is `path` is its own earlier version, too. The oldest goes only when the new one has its name, after this."""
+    """Make room: what is `path` is its own earlier version, too. The oldest goes only when the new
+    one has its name, after this.
+    """
     first = earlier(path, 1)
-    if not path.exists() or (first.exists() and first.samefile(path)):  # the same: a kill came between this and the renaming
+    if not path.exists() or (
+        first.exists() and first.samefile(path)
+    ):  # the same: a kill came between this and the renaming
         return
-    kept = next(versions for versions in range(1, keep + 1) if versions == keep or not earlier(path, versions).exists())
+    kept = next(
+        versions
+        for versions in range(1, keep + 1)
+        if versions == keep or not earlier(path, versions).exists()
+    )
     for versions in range(kept - 1, 0, -1):
         os.replace(earlier(path, versions), earlier(path, versions + 1))
     try:
@@ -129,20 +162,37 @@ def _shift(path: Path, linked: Path, keep: int) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checked entries of a checkpoint, on the CPU. A `UserError` says what is wrong with the file, `Damaged` that it is not whole."""
+    """The checked entries of a checkpoint, on the CPU. A `UserError` says what is wrong with the
+    file, `Damaged` that it is not whole.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as file:
-            folders = (record.filename for record in file.infolist() if record.external_attr & 0x10)  # read as empty: memory as it was
+            folders = (
+                record.filename for record in file.infolist() if record.external_attr & 0x10
+            )  # read as empty: memory as it was
             if broken := file.testzip() or next(folders, None):
-                raise Damaged(f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}")
+                raise Damaged(
+                    f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}"
+                )
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused, it holds something other than tensors and plain values") from None
+        raise UserError(
+            f"{path}: refused, it holds something other than tensors and plain values"
+        ) from None
     except PermissionError as error:
         raise UserError(f"{path}: can not be read ({error.strerror})") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
         raise Damaged(f"{path}: damaged or no checkpoint; {MEND}") from None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
@@ -162,25 +212,47 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
         state.optimizer.load_state_dict(divided_moments(entries["optimizer"], state.optimizer))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its optimizer does not fit the config ({error})") from None
-    state.step, state.best, state.wandb_id = int(entries["step"]), float(entries["best"]), str(entries["wandb_id"])
+    state.step, state.best, state.wandb_id = (
+        int(entries["step"]),
+        float(entries["best"]),
+        str(entries["wandb_id"]),
+    )
 
 
 def load_weights(path: Path, weights: Any, method: Method) -> None:
-    """Strict: every tensor of the method is in the file with the same shape, and nothing else is."""
+    """Strict: every tensor of the method is in the file with the same shape, and nothing else
+    is.
+    """
     if not isinstance(weights, dict):
         raise UserError(f"{path}: holds no method weights")
     own = method.state_dict()
     _same_keys(path, "weight", set(weights), set(own))
     for key, value in own.items():
         given = weights[key]
-        if not isinstance(given, Tensor) or given.shape != value.shape or given.dtype != value.dtype:
-            found = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-            raise UserError(f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}")
-    method.load_state_dict({key: divided(weights[key], value) for key, value in own.items()}, strict=True)
+        if (
+            not isinstance(given, Tensor)
+            or given.shape != value.shape
+            or given.dtype != value.dtype
+        ):
+            found = (
+                f"{given.dtype} {list(given.shape)}"
+                if isinstance(given, Tensor)
+                else type(given).__name__
+            )
+            raise UserError(
+                f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}"
+            )
+    method.load_state_dict(
+        {key: divided(weights[key], value) for key, value in own.items()}, strict=True
+    )
 
 
-def load_method(path: str | Path, device: torch.device | str = "cpu") -> tuple[Method, config.RunConfig, int]:
-    """The frozen method of a checkpoint in eval mode, its config and its step, from the file alone."""
+def load_method(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Method, config.RunConfig, int]:
+    """The frozen method of a checkpoint in eval mode, its config and its step, from the file
+    alone.
+    """
     path = Path(path)
     entries = read(path)
     run = run_of(path, entries)
@@ -192,7 +264,11 @@ def load_method(path: str | Path, device: torch.device | str = "cpu") -> tuple[M
 def shape_of(path: Path, entries: dict[str, Any]) -> tuple[int, int, int]:
     """The image shape (C, H, W) that a checkpoint's method was built for."""
     shape = entries["shape"]
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and 0 < n <= 4096 for n in shape)):
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(isinstance(n, int) and 0 < n <= 4096 for n in shape)
+    ):
         raise UserError(f"{path}: its image shape {shape!r} is no (channels, height, width)")
     return shape[0], shape[1], shape[2]
 
@@ -205,11 +281,16 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
 
 
 def whole_method(state: State) -> Method:
-    """The state's method or, where processes share its weights, a whole copy, which any process may call without the others.
+    """The state's method or, where processes share its weights, a whole copy, which any process may
+    call without the others.
 
     To be called by all processes.
     """
-    return assemble(state.method, build_method(state.run, state.method.shape)) if sharded(state.method) else state.method
+    return (
+        assemble(state.method, build_method(state.run, state.method.shape))
+        if sharded(state.method)
+        else state.method
+    )
 
 
 def digest(path: str | Path) -> str:
@@ -221,5 +302,9 @@ def digest(path: str | Path) -> str:
 def _same_keys(path: Path, what: str, found: set[str], expected: set[str]) -> None:
     missing, surplus = sorted(expected - found), sorted(map(str, found - expected))
     if missing or surplus:
-        parts = [f"{len(keys)} {label} (first: '{keys[0]}')" for label, keys in (("missing", missing), ("surplus", surplus)) if keys]
+        parts = [
+            f"{len(keys)} {label} (first: '{keys[0]}')"
+            for label, keys in (("missing", missing), ("surplus", surplus))
+            if keys
+        ]
         raise UserError(f"{path}: {what} keys do not match the method: {', '.join(parts)}")

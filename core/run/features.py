@@ -1,4 +1,5 @@
-"""Frozen features: extracted once per checkpoint and kept beside it, so that every probe is a function of features, labels and a seed.
+"""Frozen features: extracted once per checkpoint and kept beside it, so that every probe is a
+function of features, labels and a seed.
 
 n = images, D = feature dimensions, F = label columns.
 """
@@ -31,8 +32,15 @@ class Features(NamedTuple):
 
 
 @torch.no_grad()
-def extract(method: Method, source: Source, seed: int, device: torch.device | str = "cpu", most: int | None = None) -> Features:
-    """Features of every image (or of `most` images spread over the split), from the method in eval mode.
+def extract(
+    method: Method,
+    source: Source,
+    seed: int,
+    device: torch.device | str = "cpu",
+    most: int | None = None,
+) -> Features:
+    """Features of every image (or of `most` images spread over the split), from the method in eval
+    mode.
 
     Each image is read by one of the processes, and all of them get everything.
     """
@@ -40,20 +48,35 @@ def extract(method: Method, source: Source, seed: int, device: torch.device | st
     was_training = method.training
     method.eval()
     mine = itertools.islice(order, rank(), None, world())
-    parts = in_turns([(method.embed(batch.views[0]).float().cpu(), batch.label.cpu()) for batch in source.batches(mine, 1)])
+    parts = in_turns(
+        [
+            (method.embed(batch.views[0]).float().cpu(), batch.label.cpu())
+            for batch in source.batches(mine, 1)
+        ]
+    )
     method.train(was_training)
-    return Features(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), tuple(source.factors.items()))
+    return Features(
+        torch.cat([x for x, _ in parts]),
+        torch.cat([y for _, y in parts]),
+        tuple(source.factors.items()),
+    )
 
 
-def cached_features(checkpoint: Path, method: Method, run: RunConfig, split: str, device: torch.device | str = "cpu") -> Features:
-    """Features of a split, read from beside the checkpoint where the same weights, data and split were read before."""
+def cached_features(
+    checkpoint: Path, method: Method, run: RunConfig, split: str, device: torch.device | str = "cpu"
+) -> Features:
+    """Features of a split, read from beside the checkpoint where the same weights, data and split
+    were read before.
+    """
     source = open_source(run.data, split, run.seed, augmented=False)
     data = {
         key: value
         for key, value in to_dict(run)["data"].items()
         if key not in ("root", "download", "workers", "memory", "augment", "probe_augment")
     }
-    key = hashlib.sha256(json.dumps([digest(checkpoint), data, split, run.seed], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([digest(checkpoint), data, split, run.seed], sort_keys=True).encode()
+    ).hexdigest()[:16]
     path = checkpoint.parent / "features" / f"{checkpoint.stem}-{split}-{key}.safetensors"
     if path.is_file():
         try:
@@ -65,12 +88,19 @@ def cached_features(checkpoint: Path, method: Method, run: RunConfig, split: str
     path.parent.mkdir(exist_ok=True)
     for stale in path.parent.glob(f"{checkpoint.stem}-{split}-*.safetensors"):
         stale.unlink()  # of weights that the checkpoint no longer holds
-    write_atomically(path, lambda temporary: save_file({"x": features.x.contiguous(), "y": features.y.contiguous()}, temporary))
+    write_atomically(
+        path,
+        lambda temporary: save_file(
+            {"x": features.x.contiguous(), "y": features.y.contiguous()}, temporary
+        ),
+    )
     return features
 
 
 def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [D] of features [n, D], by which a probe standardises them; a dead feature stays dead."""
+    """Mean and standard deviation [D] of features [n, D], by which a probe standardises them; a
+    dead feature stays dead.
+    """
     mean = x.mean(0)
     squares = torch.zeros_like(mean)
     for block in x.split(1024):  # x.std(0) takes 30 times as long

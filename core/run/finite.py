@@ -1,4 +1,6 @@
-"""What is not finite ends a run before it can be saved: losses as they come, weights when a checkpoint is due."""
+"""What is not finite ends a run before it can be saved: losses as they come, weights when a
+checkpoint is due.
+"""
 
 from core.errors import UserError
 
@@ -13,7 +15,9 @@ MOST = 200  # steps between two looks: each look waits for the device
 
 
 class FiniteLosses:
-    """Keeps the metrics of the steps since the last look: a look names the first bad step, and only a look waits for the device."""
+    """Keeps the metrics of the steps since the last look: a look names the first bad step, and only
+    a look waits for the device.
+    """
 
     def __init__(self, checkpoint: Path):
         self.checkpoint = checkpoint  # what a run that ends here goes back to
@@ -40,10 +44,13 @@ class FiniteLosses:
         if first:
             step, metrics = self.unseen[first - 1]
             values = {name: value.item() for name, value in metrics.items()}
-            self.good = f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}"
+            self.good = (
+                f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}"
+            )
         if bad:
             raise UserError(
-                f"the loss is {losses[first].item()} at step {self.unseen[first][0]}; the last finite metrics are those of {self.good};"
+                f"the loss is {losses[first].item()} at step {self.unseen[first][0]}; the last"
+                f" finite metrics are those of {self.good};"
                 f" {self.checkpoint} holds an earlier, good step: {TRY}"
             )
         self.unseen.clear()
@@ -51,11 +58,24 @@ class FiniteLosses:
         return values
 
 
-def require_finite(path: Path, step: int, weights: dict[str, Tensor], buffers: set[str], optimizer: dict[str, Any]) -> None:
-    """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a buffer (which may hold masks) is NaN."""
-    held = {f"weight '{name}'": ~value.isnan() if name in buffers else value.isfinite() for name, value in weights.items()}
+def require_finite(
+    path: Path, step: int, weights: dict[str, Tensor], buffers: set[str], optimizer: dict[str, Any]
+) -> None:
+    """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a
+    buffer (which may hold masks) is NaN.
+    """
+    held = {
+        f"weight '{name}'": ~value.isnan() if name in buffers else value.isfinite()
+        for name, value in weights.items()
+    }
     for number, values in optimizer["state"].items():
         numbers = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        held |= {f"the optimizer's '{name}' of parameter {number}": value.isfinite() for name, value in numbers.items()}
+        held |= {
+            f"the optimizer's '{name}' of parameter {number}": value.isfinite()
+            for name, value in numbers.items()
+        }
     if bad := [name for name, good in held.items() if not good.all()]:
-        raise UserError(f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was: {TRY}")
+        raise UserError(
+            f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was:"
+            f" {TRY}"
+        )

@@ -1,7 +1,8 @@
-"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one run.
+"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one
+run.
 
-Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in all), best.ckpt, and with
-`trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
+Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in
+all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
 from core.distributed import in_turns, rank
@@ -18,9 +19,12 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-LEASE = 120.0  # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node which held a lock is dead
+# seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
+# which held a lock is dead
+LEASE = 120.0
 
-# What may differ between a run and its resumption: where it runs and what is told about it, never what is computed.
+# What may differ between a run and its resumption: where it runs and what is told about it, never
+# what is computed.
 FREE = {
     "resume",
     "wandb",
@@ -43,7 +47,9 @@ FREE = {
 
 
 def make_folder(path: Path, key: str, mend: str) -> None:
-    """The folder and those above it; a `UserError` names the option and the mend where that can not be."""
+    """The folder and those above it; a `UserError` names the option and the mend where that can not
+    be.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,7 +57,9 @@ def make_folder(path: Path, key: str, mend: str) -> None:
 
 
 def picture_place(given: Path | None, out: Path, name: str) -> Path:
-    """Where a script's picture goes: what `--picture` gave, or OUT/name. Makes both folders; `UserError` where it is no PNG."""
+    """Where a script's picture goes: what `--picture` gave, or OUT/name. Makes both folders;
+    `UserError` where it is no PNG.
+    """
     picture = given or out / name
     if picture.suffix != ".png":
         raise UserError(f"--picture: {picture} should end in .png")
@@ -67,35 +75,57 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self._damaged: list[Path] = []
-        self.config, self.metrics, self.pictures = self.path / "config.yaml", self.path / "metrics.jsonl", self.path / "pictures"
+        self.config, self.metrics, self.pictures = (
+            self.path / "config.yaml",
+            self.path / "metrics.jsonl",
+            self.path / "pictures",
+        )
 
     def check(self, run: config.RunConfig) -> None:
-        """Refuse, before anything is written, a folder that holds another run, or this one when it is not resumed."""
+        """Refuse, before anything is written, a folder that holds another run, or this one when it
+        is not resumed.
+        """
         try:
             held = self.path.exists()
         except OSError as error:
-            raise UserError(f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another folder=…") from None
+            raise UserError(
+                f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another"
+                " folder=…"
+            ) from None
         if held and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
         for file in (self.config, self.metrics, self.last, self.best):
             if file.is_dir():
-                raise UserError(f"folder: {file} is a folder, and a run keeps a file there; remove it or name another folder=…")
+                raise UserError(
+                    f"folder: {file} is a folder, and a run keeps a file there; remove it or name"
+                    " another folder=…"
+                )
         if not self.config.is_file():
             if self.versions():
-                raise UserError(f"folder: {self.path} holds a checkpoint without its config.yaml; name another folder=…")
+                raise UserError(
+                    f"folder: {self.path} holds a checkpoint without its config.yaml; name"
+                    " another folder=…"
+                )
             return
-        differences = _differences(config.to_dict(config.read(self.config, [])), config.to_dict(run))
+        differences = _differences(
+            config.to_dict(config.read(self.config, [])), config.to_dict(run)
+        )
         for key, (there, here) in sorted(differences.items()):
             if key not in FREE:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
-                    f" ({key} is {there!r} there and {here!r} here); name another folder=… or delete it"
+                    f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
+                    " delete it"
                 )
         if self.versions() and not run.resume:
-            raise UserError(f"folder: {self.path} already holds this run; add --resume to go on with it, or name another folder=…")
+            raise UserError(
+                f"folder: {self.path} already holds this run; add --resume to go on with it, or"
+                " name another folder=…"
+            )
 
     def hold(self, patience: float = 0.0) -> None:
-        """Keep other processes out until this one ends; `UserError` where one is still in after `patience` seconds.
+        """Keep other processes out until this one ends; `UserError` where one is still in after
+        `patience` seconds.
 
         A file system without locks keeps nobody out.
         """
@@ -104,19 +134,28 @@ class RunFolder:
         try:
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
             if patience and not _locked(self._lock):
-                print(f"{self.path}: another process trains here; waiting {patience:.0f} s for it to end", flush=True)
+                print(
+                    f"{self.path}: another process trains here; waiting {patience:.0f} s for it"
+                    " to end",
+                    flush=True,
+                )
             while not _locked(self._lock) and time.monotonic() < ends:
                 time.sleep(1.0)
             if not _locked(self._lock):
                 raise BlockingIOError
         except (BlockingIOError, PermissionError):
-            raise UserError(f"folder: another process trains in {self.path} or it is not yours; end it, or name another folder=…") from None
+            raise UserError(
+                f"folder: another process trains in {self.path} or it is not yours; end it, or"
+                " name another folder=…"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
 
     def create(self, run: config.RunConfig) -> None:
-        """Make the folder and write the resolved config. What a killed write left half done is removed."""
+        """Make the folder and write the resolved config. What a killed write left half done is
+        removed.
+        """
         make_folder(self.pictures, "folder", "name another folder=…")
         for half in self.path.glob(".*.tmp"):
             half.unlink(missing_ok=True)
@@ -124,24 +163,34 @@ class RunFolder:
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
-        """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be called by all processes."""
+        """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be
+        called by all processes.
+        """
         trainer = state.run.trainer
         while rank() == 0 and self._damaged:
-            self._damaged.pop().unlink(missing_ok=True)  # else it would push out the whole one before it
+            self._damaged.pop().unlink(
+                missing_ok=True
+            )  # else it would push out the whole one before it
         checkpoint.save(self.last, state, trainer.keep_last)
-        if trainer.keep_epochs and state.step and state.step % (trainer.keep_epochs * steps_per_epoch) == 0:
+        if (
+            trainer.keep_epochs
+            and state.step
+            and state.step % (trainer.keep_epochs * steps_per_epoch) == 0
+        ):
             checkpoint.save(self.path / f"epoch-{state.step // steps_per_epoch}.ckpt", state)
 
     def resume(self, state: State) -> str:
-        """Load the newest checkpoint that is whole into the state; the line that says which it was, and what was wrong with newer ones.
+        """Load the newest checkpoint that is whole into the state; the line that says which it was,
+        and what was wrong with newer ones.
 
-        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`. To be called by all processes, for what each of them
-        finds has to be the same.
+        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`. To be called
+        by all processes, for what each of them finds has to be the same.
         """
         said = self._load_newest(state)
         if len(steps := set(in_turns([state.step]))) > 1:
             raise UserError(
-                f"folder: processes found checkpoints of the steps {', '.join(map(str, sorted(steps)))} in {self.path};"
+                "folder: processes found checkpoints of the steps"
+                f" {', '.join(map(str, sorted(steps)))} in {self.path};"
                 " it has to be one folder that every node sees"
             )
         return said
@@ -159,20 +208,35 @@ class RunFolder:
             return f"resuming {self.path} at step {state.step} from {path.name}{why}"
         if errors:
             raise checkpoint.Damaged(
-                f"{str(errors[0]).split(';')[0]}, as are those before it; copy best.ckpt or an epoch-N.ckpt"
+                f"{str(errors[0]).split(';')[0]}, as are those before it; copy best.ckpt or an"
+                " epoch-N.ckpt"
                 f" to {self.last} to go on from there"
             )
         return f"{self.path} holds no checkpoint yet: starting from the beginning"
 
     def versions(self) -> list[Path]:
-        """last.ckpt and those before it, newest first; last.ckpt alone may be missing, after a kill at a bad moment."""
-        numbered = {int(path.stem[5:]): path for path in self.path.glob("last-*.ckpt") if path.stem[5:].isdigit()}
-        return [path for path in (self.last, *(numbered[number] for number in sorted(numbered))) if path.is_file()]
+        """last.ckpt and those before it, newest first; last.ckpt alone may be missing, after a kill
+        at a bad moment.
+        """
+        numbered = {
+            int(path.stem[5:]): path
+            for path in self.path.glob("last-*.ckpt")
+            if path.stem[5:].isdigit()
+        }
+        return [
+            path
+            for path in (self.last, *(numbered[number] for number in sorted(numbered)))
+            if path.is_file()
+        ]
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the logged lines after `step`: a resumed run writes them again, so that no step stands twice."""
+        """Drop the logged lines after `step`: a resumed run writes them again, so that no step
+        stands twice.
+        """
         kept = []
-        for line in self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []:
+        for line in (
+            self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        ):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
@@ -190,7 +254,9 @@ class RunFolder:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has a lock on a file, which it tries to get; once it has, it keeps it."""
+    """Whether this process has a lock on a file, which it tries to get; once it has, it keeps
+    it.
+    """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -198,7 +264,9 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _differences(
+    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for key in a.keys() | b.keys():
         left, right = a.get(key), b.get(key)

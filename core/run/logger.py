@@ -1,4 +1,6 @@
-"""Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never stops a run, nor makes it wait."""
+"""Weights & Biases as the logger: metrics by step, the config, pictures and tables. A logger never
+stops a run, nor makes it wait.
+"""
 
 from core.run import checkpoint, config
 
@@ -14,24 +16,31 @@ import wandb
 from PIL import Image
 from wandb.errors import Error as WandbError
 
-PATIENCE = 30  # seconds that a server has to answer: once at the start, behind training's back, and once at the end
+# seconds that a server has to answer: once at the start, behind training's back, and once at the
+# end
+PATIENCE = 30
 
 
 class Logger:
     """One W&B run, or nothing at all where `wandb=disabled`.
 
-    Everything that W&B is asked runs on a thread of its own, in order, so that a server that is slow, refuses or hangs costs training
-    nothing. What a server did not take lies in the run's folder, and `wandb sync` sends it. The run's id is ours, so that a run that was
-    interrupted before any server answered resumes as the same one.
+    Everything that W&B is asked runs on a thread of its own, in order, so that a server that is
+    slow, refuses or hangs costs training nothing. What a server did not take lies in the run's
+    folder, and `wandb sync` sends it. The run's id is ours, so that a run that was interrupted
+    before any server answered resumes as the same one.
     """
 
     def __init__(self, run: config.RunConfig, folder: Path, wandb_id: str = ""):
         self.id = wandb_id or secrets.token_hex(4)
-        self._entries: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # None is the end
+        self._entries: queue.SimpleQueue[dict[str, Any] | None] = (
+            queue.SimpleQueue()
+        )  # None is the end
         self._thread: threading.Thread | None = None
         self._mode, self._options = _mode(run.wandb), self._settings(run, folder)
         if self._mode != "disabled":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports about itself would hold up the exit for 20 s
+            os.environ.setdefault(
+                "WANDB_ERROR_REPORTING", "false"
+            )  # its reports about itself would hold up the exit for 20 s
             self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
             self._thread.start()
 
@@ -42,7 +51,9 @@ class Logger:
     def pictures(self, paths: dict[str, Path], step: int) -> None:
         """PNG files by name at a step."""
         if self._thread:  # read now: the next validation writes the same files
-            self._put({"step": step, **{name: Image.open(path).copy() for name, path in paths.items()}})
+            self._put(
+                {"step": step, **{name: Image.open(path).copy() for name, path in paths.items()}}
+            )
 
     def table(self, name: str, columns: list[str | int], rows: list[list[Any]]) -> None:
         """A table, such as the probe's."""
@@ -56,7 +67,13 @@ class Logger:
             self._thread = None
 
     def _settings(self, run: config.RunConfig, folder: Path) -> dict[str, Any]:
-        known = {"project": "twobounds", "id": self.id, "name": folder.name, "dir": str(folder), "resume": "allow"}
+        known = {
+            "project": "twobounds",
+            "id": self.id,
+            "name": folder.name,
+            "dir": str(folder),
+            "resume": "allow",
+        }
         return {**known, "config": config.to_dict(run)}
 
     def _put(self, entry: dict[str, Any]) -> None:
@@ -66,7 +83,9 @@ class Logger:
     def _work(self) -> None:
         try:
             run = self._start()
-            run.define_metric("*", step_metric="step")  # our own step: a resumed run may log a step that W&B has seen
+            run.define_metric(
+                "*", step_metric="step"
+            )  # our own step: a resumed run may log a step that W&B has seen
             while (entry := self._entries.get()) is not None:
                 run.log({name: _as_media(value) for name, value in entry.items()})
             run.finish()
@@ -80,13 +99,19 @@ class Logger:
         try:
             return self._init(mode)
         except (WandbError, TimeoutError, OSError) as error:
-            _say(f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync` sends it later")
+            _say(
+                f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync`"
+                " sends it later"
+            )
             wandb.teardown()  # its service would refuse the id that the failed attempt still holds
             return self._init("offline")
 
     def _init(self, mode: str) -> Any:
-        # a server gets its time and no more; offline W&B waits for itself alone, which on a busy machine takes seconds too
-        settings: dict[str, Any] = {"silent": True, "finish_timeout": PATIENCE} | ({"init_timeout": PATIENCE} if mode == "online" else {})
+        # a server gets its time and no more; offline W&B waits for itself alone, which on a busy
+        # machine takes seconds too
+        settings: dict[str, Any] = {"silent": True, "finish_timeout": PATIENCE} | (
+            {"init_timeout": PATIENCE} if mode == "online" else {}
+        )
         return wandb.init(mode=mode, settings=wandb.Settings(**settings), **self._options)  # type: ignore[arg-type]
 
 
@@ -97,7 +122,9 @@ def attach(path: Path) -> Logger:
 
 
 def _mode(wanted: str) -> str:
-    """`auto` is online where somebody is logged in and offline elsewhere; W&B's own WANDB_MODE still overrules `auto`."""
+    """`auto` is online where somebody is logged in and offline elsewhere; W&B's own WANDB_MODE
+    still overrules `auto`.
+    """
     asked = os.environ.get("WANDB_MODE")
     return asked if wanted == "auto" and asked in ("online", "offline", "disabled") else wanted
 

@@ -1,6 +1,7 @@
 """Optimisers and the learning-rate schedule.
 
-The learning rate is stated per 256 images and scaled by the global batch: lr = optim.lr * optim.batch_size / 256 (Goyal et al. 2017).
+The learning rate is stated per 256 images and scaled by the global batch: lr = optim.lr *
+optim.batch_size / 256 (Goyal et al. 2017).
 """
 
 import math
@@ -16,12 +17,16 @@ OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
 @dataclass
 class OptimConfig:
-    """How weights move. Weight decay touches matrices and filters only, never biases, norms or temperatures."""
+    """How weights move. Weight decay touches matrices and filters only, never biases, norms or
+    temperatures.
+    """
 
     name: str = "adamw"  # adamw | adamax | sgd | lars
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
-    micro_batch: int = 0  # images that a process encodes at a time, where its part of the batch does not fit into memory; 0 = all of them
+    # images that a process encodes at a time, where its part of the batch does not fit into memory;
+    # 0 = all of them
+    micro_batch: int = 0
     epochs: int = 20
     warmup_epochs: float = 1.0  # linear from 0
     weight_decay: float = 1e-4
@@ -40,7 +45,10 @@ class OptimConfig:
         if self.batch_size < 2:
             raise ValueError(f"batch_size: a batch needs at least 2 images, got {self.batch_size}")
         if self.micro_batch < 0 or self.micro_batch == 1:
-            raise ValueError(f"micro_batch: must be 0 (the whole batch) or 2 or more images, got {self.micro_batch}")
+            raise ValueError(
+                "micro_batch: must be 0 (the whole batch) or 2 or more images, got"
+                f" {self.micro_batch}"
+            )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
 
@@ -50,7 +58,9 @@ class OptimConfig:
 
 
 def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that train, in two groups: with and without weight decay."""
+    """The optimiser over the parameters that train, in two groups: with and without weight
+    decay.
+    """
     trained = [p for p in method.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -62,13 +72,17 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     if config.name == "adamax":
         return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
-        fused = not any(isinstance(p, DTensor) for p in trained)  # torch fuses it for whole tensors only
+        fused = not any(
+            isinstance(p, DTensor) for p in trained
+        )  # torch fuses it for whole tensors only
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 
 def warmup_cosine(step: int, warmup: float, total: int) -> float:
-    """Share of the peak learning rate at a step: linear up over `warmup` steps, then half a cosine down to 0 at `total`."""
+    """Share of the peak learning rate at a step: linear up over `warmup` steps, then half a cosine
+    down to 0 at `total`.
+    """
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))

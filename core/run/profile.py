@@ -1,4 +1,6 @@
-"""Where a step's time goes: a trace for a browser and a one-page account for a person, of a few steps after the first ones."""
+"""Where a step's time goes: a trace for a browser and a one-page account for a person, of a few
+steps after the first ones.
+"""
 
 from core.run.checkpoint import write_atomically
 
@@ -9,13 +11,20 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-PHASES = ("views", "forward", "backward", "optimizer", "after_step")  # as core.run.train names them; all else is between steps
+PHASES = (
+    "views",
+    "forward",
+    "backward",
+    "optimizer",
+    "after_step",
+)  # as core.run.train names them; all else is between steps
 FIRST, STEPS = 5, 20  # steps left out because they warm up, and steps looked at
 OPERATIONS = 15
 
 
 class Profile:
-    """Counts steps; after FIRST of them it looks at STEPS, then writes trace.json and account.txt into `folder` and is silent again.
+    """Counts steps; after FIRST of them it looks at STEPS, then writes trace.json and account.txt
+    into `folder` and is silent again.
 
     With `folder` None it does nothing.
     """
@@ -28,7 +37,10 @@ class Profile:
         """Call after every step; gives the account once, when it is written."""
         self.seen += 1
         if self.folder and self.seen == FIRST:
-            activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+            activities = [
+                ProfilerActivity.CPU,
+                *([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
+            ]
             self.running, self.started = profile(activities=activities), time.perf_counter()
             self.running.__enter__()
         if self.running and self.seen == FIRST + STEPS:
@@ -38,7 +50,12 @@ class Profile:
     def __enter__(self) -> "Profile":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.running:
             self.running.__exit__(kind, error, trace)
 
@@ -51,8 +68,12 @@ class Profile:
         done.__exit__(None, None, None)
         account = describe(done, step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "trace.json", lambda temporary: done.export_chrome_trace(str(temporary)))
-        write_atomically(self.folder / "account.txt", lambda temporary: temporary.write_text(account))
+        write_atomically(
+            self.folder / "trace.json", lambda temporary: done.export_chrome_trace(str(temporary))
+        )
+        write_atomically(
+            self.folder / "account.txt", lambda temporary: temporary.write_text(account)
+        )
         return account
 
 
@@ -61,7 +82,8 @@ def describe(done: profile, step: float) -> str:
     averages = {event.key: event for event in done.key_averages()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lines = [
-        f"{STEPS} steps after the first {FIRST}, {device}: {1e3 * step:.2f} ms a step, with the profiler on",
+        f"{STEPS} steps after the first {FIRST}, {device}: {1e3 * step:.2f} ms a step, with the"
+        " profiler on",
         "",
         "phase         ms a step  share",
     ]
@@ -73,11 +95,19 @@ def describe(done: profile, step: float) -> str:
             lines.append(f"{phase:<12} {1e3 * seconds:>10.2f} {100 * seconds / step:>5.0f}%")
     lines.append(f"{'the rest':<12} {1e3 * rest:>10.2f} {100 * rest / step:>5.0f}%")
     if device == "cuda":
-        lines.append("(phases in host time: work on the GPU goes on after its phase; see the operations)")
+        lines.append(
+            "(phases in host time: work on the GPU goes on after its phase; see the operations)"
+        )
         lines.append(f"peak memory {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB")
     key = f"self_{device if device == 'cpu' else 'device'}_time_total"
-    operations = sorted((event for name, event in averages.items() if name not in PHASES), key=lambda event: -getattr(event, key))
+    operations = sorted(
+        (event for name, event in averages.items() if name not in PHASES),
+        key=lambda event: -getattr(event, key),
+    )
     lines += ["", f"{'operation':<44} ms a step  calls a step"]
     for event in operations[:OPERATIONS]:
-        lines.append(f"{event.key[:44]:<44} {getattr(event, key) / 1e3 / STEPS:>9.2f} {event.count / STEPS:>13.1f}")
+        lines.append(
+            f"{event.key[:44]:<44} {getattr(event, key) / 1e3 / STEPS:>9.2f}"
+            f" {event.count / STEPS:>13.1f}"
+        )
     return "\n".join(lines) + "\n"

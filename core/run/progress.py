@@ -4,7 +4,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LABELS = {  # where a key says too little
     "train_bound": "train bound (not a certificate)",
@@ -16,11 +23,16 @@ PLAIN_EVERY = 15.0  # seconds between lines where the output is no terminal
 
 def in_words(metrics: dict[str, float]) -> str:
     """Metrics as one line for a person."""
-    return " · ".join(f"{LABELS.get(name.removeprefix('val/'), name)} {value:.4g}" for name, value in metrics.items())
+    return " · ".join(
+        f"{LABELS.get(name.removeprefix('val/'), name)} {value:.4g}"
+        for name, value in metrics.items()
+    )
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every few seconds."""
+    """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every few
+    seconds.
+    """
 
     def __init__(self, total: int, done: int, batch_size: int, shown: bool):
         self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
@@ -34,21 +46,32 @@ class ProgressLine:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self.live = Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
-        self.task = self.live.add_task("", total=total, completed=done, text="") if self.live else None
+        self.live = (
+            Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
+        )
+        self.task = (
+            self.live.add_task("", total=total, completed=done, text="") if self.live else None
+        )
 
     def __enter__(self) -> "ProgressLine":
         if self.live:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.live:
             self.live.stop()
 
     @property
     def images_per_second(self) -> float:
-        return (self.done - self.first) * self.batch_size / max(1e-9, time.monotonic() - self.started)
+        return (
+            (self.done - self.first) * self.batch_size / max(1e-9, time.monotonic() - self.started)
+        )
 
     def advance(self, step: int) -> None:
         """Say that `step` steps are done."""

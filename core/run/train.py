@@ -1,4 +1,6 @@
-"""The training loop, as a generator: it yields the metrics of each step, and the caller decides when to log, save and validate."""
+"""The training loop, as a generator: it yields the metrics of each step, and the caller decides
+when to log, save and validate.
+"""
 
 from core.batch import Batch
 from core.run.checkpoint import State
@@ -22,10 +24,11 @@ def train(
     total_steps: int,
     steps_per_epoch: int,
 ) -> Iterator[dict[str, Tensor]]:
-    """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer` as Fabric wraps them.
+    """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer`
+    as Fabric wraps them.
 
-    Yields the metrics of the step that brought `state.step` to its present value, loss and learning rate among them. The names of the
-    phases are for `core.run.profile`.
+    Yields the metrics of the step that brought `state.step` to its present value, loss and learning
+    rate among them. The names of the phases are for `core.run.profile`.
     """
     config = state.run.optim
     model.train()
@@ -35,10 +38,13 @@ def train(
             batch = next(batches, None)
         if batch is None:
             return
-        lr = config.scaled_lr * warmup_cosine(state.step, config.warmup_epochs * steps_per_epoch, total_steps)
+        lr = config.scaled_lr * warmup_cosine(
+            state.step, config.warmup_epochs * steps_per_epoch, total_steps
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        torch.compiler.cudagraph_mark_step_begin()  # what graphs gave to the step before may be overwritten now
+        # what graphs gave to the step before may be overwritten now
+        torch.compiler.cudagraph_mark_step_begin()
         with record_function("forward"):
             output = model(batch)
         with record_function("backward"):

@@ -1,1 +1,3 @@
-"""The contests of scripts/bench.py, a file a section: our path and the peer's own code, on the same input, in one process."""
+"""The contests of scripts/bench.py, a file a section: our path and the peer's own code, on the same
+input, in one process.
+"""

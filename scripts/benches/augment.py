@@ -1,8 +1,10 @@
-"""SimCLR's views of 32x32 images, two an image: `core.data.views.augment` by the batch beside transforms of an image or a batch at a time.
+"""SimCLR's views of 32x32 images, two an image: `core.data.views.augment` by the batch beside
+transforms of an image or a batch at a time.
 
-The CIFAR-10 setting of Chen et al. 2020 (appendix B.9) on every side: Inception crop of 8 to 100 % of the area, flip, colour jitter of
-strength 0.5 with probability 0.8, gray with probability 0.2, no blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with
-cj_strength=0.5 (its advice for CIFAR), gaussian_blur=0 and no normalisation.
+The CIFAR-10 setting of Chen et al. 2020 (appendix B.9) on every side: Inception crop of 8 to 100 %
+of the area, flip, colour jitter of strength 0.5 with probability 0.8, gray with probability 0.2, no
+blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with cj_strength=0.5 (its advice
+for CIFAR), gaussian_blur=0 and no normalisation.
 """
 
 from core.batch import as_float
@@ -31,10 +33,14 @@ Views = list[Tensor]  # float [n, 3, 32, 32] in [0, 1], batches of both views
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """Against lightly with the number of workers that is fastest here, and against kornia where it is installed."""
+    """Against lightly with the number of workers that is fastest here, and against kornia where it
+    is installed.
+    """
     images = pictures()
     workers, loader = fastest_loader(images)
-    peers: list[tuple[str, Callable[[], Views], tuple[float | None, ...]]] = [(f"lightly, {workers} workers", loader, (11.0, 20.0))]
+    peers: list[tuple[str, Callable[[], Views], tuple[float | None, ...]]] = [
+        (f"lightly, {workers} workers", loader, (11.0, 20.0))
+    ]
     if importlib.util.find_spec("kornia"):
         peers.append(("kornia, whole batches", kornia(images.to(device)), (2.5, None)))
     for name, peer, targets in peers:
@@ -42,7 +48,14 @@ def contests(device: torch.device) -> Iterator[Contest]:
             rule = replace(policy("simclr", SIZE), compile=compiled)
             run = functools.partial(ours, images.to(device), rule)
             same = functools.partial(agree, images, rule)
-            yield Contest(f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}", run, name, peer, same, target)
+            yield Contest(
+                f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}",
+                run,
+                name,
+                peer,
+                same,
+                target,
+            )
 
 
 def pictures() -> Tensor:
@@ -64,7 +77,9 @@ class Pictures(Dataset[Any]):
 
     def __init__(self, images: Tensor):
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        self.transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0, normalize=None)
+        self.transform = SimCLRTransform(
+            input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0, normalize=None
+        )
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -77,8 +92,12 @@ def fastest_loader(images: Tensor) -> tuple[int, Callable[[], Views]]:
     """The best of 0, 1, 2 and 4 workers that are already running, by the fastest of four passes."""
     found: dict[int, tuple[float, Callable[[], Views]]] = {}
     for workers in (0, 1, 2, 4):
-        with warnings.catch_warnings(action="ignore"):  # more workers than cores are tried on purpose
-            loader = DataLoader(Pictures(images), BATCH // 2, num_workers=workers, persistent_workers=workers > 0)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # more workers than cores are tried on purpose
+            loader = DataLoader(
+                Pictures(images), BATCH // 2, num_workers=workers, persistent_workers=workers > 0
+            )
             run = functools.partial(read, loader)
             found[workers] = min(timed(run) for _ in range(4)), run
     best = min(found, key=lambda workers: found[workers][0])
@@ -96,12 +115,16 @@ def timed(run: Callable[[], Views]) -> float:
 
 
 def kornia(images: Tensor) -> Callable[[], Views]:
-    """The same operations of kornia's; one order of the colour operations a batch, where ours has one an image."""
+    """The same operations of kornia's; one order of the colour operations a batch, where ours has
+    one an image.
+    """
     import kornia.augmentation as K
 
     rule = policy("simclr", SIZE)
     chain = K.AugmentationSequential(
-        K.RandomResizedCrop((SIZE, SIZE), scale=rule.scale, ratio=rule.ratio, cropping_mode="resample"),  # the faster of its two
+        K.RandomResizedCrop(
+            (SIZE, SIZE), scale=rule.scale, ratio=rule.ratio, cropping_mode="resample"
+        ),  # the faster of its two
         K.RandomHorizontalFlip(p=rule.flip),
         K.ColorJitter(rule.brightness, rule.contrast, rule.saturation, rule.hue, p=rule.jitter),
         K.RandomGrayscale(p=rule.gray),
@@ -110,24 +133,52 @@ def kornia(images: Tensor) -> Callable[[], Views]:
 
 
 def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
-    """Same draws, same views as torchvision's operations one image at a time; and both sides' pixels are distributed alike."""
+    """Same draws, same views as torchvision's operations one image at a time; and both sides'
+    pixels are distributed alike.
+    """
     drawn = draw(64, SIZE, SIZE, Draws(0, 0).fork("view0"), rule)
-    reference = torch.stack([one_by_one(image / 255, *row) for image, *row in zip(images, *drawn, strict=False)])
+    reference = torch.stack(
+        [one_by_one(image / 255, *row) for image, *row in zip(images, *drawn, strict=False)]
+    )
     level = (apply(images[:64], drawn, rule) - 255 * reference).abs().max().item()
     assert level < 0.51, f"an operation is off by {level:.2f} levels"
     left, right = (torch.cat(views).cpu() for views in (mine, theirs))
-    assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), f"{list(left.shape)} and {list(right.shape)}"
-    gap = max((a - b).abs().max().item() for a, b in zip(moments(left), moments(right), strict=True))
+    assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), (
+        f"{list(left.shape)} and {list(right.shape)}"
+    )
+    gap = max(
+        (a - b).abs().max().item() for a, b in zip(moments(left), moments(right), strict=True)
+    )
     assert gap < 0.015, f"pixels differ in mean, deviation or roughness by {gap:.3f}"
-    gray = [(views.amax(1) - views.amin(1)).flatten(1).amax(1).lt(1e-3).float().mean().item() for views in (left, right)]
-    assert abs(gray[0] - gray[1]) < 0.03, f"{gray[0]:.3f} and {gray[1]:.3f} of the images are gray"  # three standard errors
+    gray = [
+        (views.amax(1) - views.amin(1)).flatten(1).amax(1).lt(1e-3).float().mean().item()
+        for views in (left, right)
+    ]
+    assert abs(gray[0] - gray[1]) < 0.03, (
+        f"{gray[0]:.3f} and {gray[1]:.3f} of the images are gray"
+    )  # three standard errors
     return f"operations within {level:.2f} levels, pixels' moments within {gap:.3f}"
 
 
-def one_by_one(x: Tensor, angle: Any, box: Any, flip: Any, jitter: Any, order: Any, strength: Any, gray: Any, *blur: Any) -> Tensor:
+def one_by_one(
+    x: Tensor,
+    angle: Any,
+    box: Any,
+    flip: Any,
+    jitter: Any,
+    order: Any,
+    strength: Any,
+    gray: Any,
+    *blur: Any,
+) -> Tensor:
     x = torchvision.resized_crop(x, *box.tolist(), size=[SIZE, SIZE], antialias=True)
     x = torchvision.horizontal_flip(x) if flip else x
-    colour = (torchvision.adjust_brightness, torchvision.adjust_contrast, torchvision.adjust_saturation, torchvision.adjust_hue)
+    colour = (
+        torchvision.adjust_brightness,
+        torchvision.adjust_contrast,
+        torchvision.adjust_saturation,
+        torchvision.adjust_hue,
+    )
     for number in order.tolist() if jitter else []:
         x = colour[number](x, strength[number].item())
     return torchvision.rgb_to_grayscale(x, 3) if gray else x
@@ -135,4 +186,8 @@ def one_by_one(x: Tensor, angle: Any, box: Any, flip: Any, jitter: Any, order: A
 
 def moments(views: Tensor) -> tuple[Tensor, ...]:
     """By channel: mean, deviation, and the mean step from a pixel to the next."""
-    return views.mean((0, 2, 3)), views.transpose(0, 1).flatten(1).std(1), views.diff(dim=3).abs().mean((0, 2, 3))
+    return (
+        views.mean((0, 2, 3)),
+        views.transpose(0, 1).flatten(1).std(1),
+        views.diff(dim=3).abs().mean((0, 2, 3)),
+    )

@@ -1,4 +1,6 @@
-"""A contest between our code and a peer's: first that both compute the same thing, then who is faster, in turns."""
+"""A contest between our code and a peer's: first that both compute the same thing, then who is
+faster, in turns.
+"""
 
 import gc
 import os
@@ -19,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 class Contest(NamedTuple):
     """`ours()` and `peer()` do the same work on the same input.
 
-    `same(ours, peer)` says in words how equal their results are, and raises AssertionError where they are not. `target` is the ratio
-    asked for, `rounds` the most turns of a contest that takes minutes.
+    `same(ours, peer)` says in words how equal their results are, and raises AssertionError where
+    they are not. `target` is the ratio asked for, `rounds` the most turns of a contest that takes
+    minutes.
     """
 
     name: str
@@ -42,7 +45,9 @@ class Times(NamedTuple):
 
 
 def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Both once, and whether they agree; then ours and the peer's in turns: medians, quartiles, and the ratio peer / ours."""
+    """Both once, and whether they agree; then ours and the peer's in turns: medians, quartiles, and
+    the ratio peer / ours.
+    """
     said = contest.same(contest.ours(), contest.peer())  # which warms up as well
     sides: tuple[list[float], list[float]] = ([], [])
     for _ in range(min(rounds, contest.rounds or rounds)):
@@ -61,7 +66,9 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
 
 
 def within(mine: Iterable[Tensor], peer: Iterable[Tensor], allowed: float = 1e-5) -> float:
-    """The largest relative difference of a loss and its gradients, in the 2-norm; AssertionError where it is more than allowed."""
+    """The largest relative difference of a loss and its gradients, in the 2-norm; AssertionError
+    where it is more than allowed.
+    """
     error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, peer, strict=True))
     assert error < allowed, f"loss or gradient differ by {error:.1e}"
     return error
@@ -81,7 +88,9 @@ def _settle(device: torch.device) -> None:
 
 
 def _times(seconds: list[float]) -> Times:
-    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    low, middle, high = (
+        statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
+    )
     return Times(middle, low, high)
 
 
@@ -103,14 +112,25 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) * 1024
 
 
 def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
-    """`peak` of one side of a contest in a process of its own: a heap that has grown once hides what the next call needs."""
+    """`peak` of one side of a contest in a process of its own: a heap that has grown once hides
+    what the next call needs.
+    """
     words = [sys.executable, "-m", "scripts.benches.peak", section, name, side, str(device)]
-    told = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, MALLOC_TRIM_THRESHOLD_="0"), check=False)
+    told = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ, MALLOC_TRIM_THRESHOLD_="0"),
+        check=False,
+    )
     if told.returncode:
         raise RuntimeError(f"{section}, {name}: {told.stderr.strip().splitlines()[-1]}")
     return int(told.stdout.split()[-1])

@@ -1,4 +1,6 @@
-"""kNN search and vote: blocks on torch beside lightly's knn_predict, and beside faiss, which is the reference."""
+"""kNN search and vote: blocks on torch beside lightly's knn_predict, and beside faiss, which is the
+reference.
+"""
 
 from core.run.features import Features
 
@@ -31,12 +33,17 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return predict(search(train.x, test.x, NEIGHBOURS))
 
     def lightly() -> Tensor:
-        parts = [knn_predict(block, bank.T, targets, CLASSES, NEIGHBOURS, TEMPERATURE)[:, 0] for block in query.split(256)]
+        parts = [
+            knn_predict(block, bank.T, targets, CLASSES, NEIGHBOURS, TEMPERATURE)[:, 0]
+            for block in query.split(256)
+        ]
         return torch.cat(parts).cpu()
 
     def same(mine: Tensor, peer: Tensor) -> str:
         different = int((mine != peer).sum())
-        assert different <= 2, f"{different} of {len(test.x):,} predictions differ"  # equal votes up to rounding
+        assert different <= 2, (
+            f"{different} of {len(test.x):,} predictions differ"
+        )  # equal votes up to rounding
         return f"{len(test.x) - different:,} of {len(test.x):,} predictions equal"
 
     name = f"kNN, {len(train.x):,} x {len(test.x):,}, D = {DIMENSIONS}, k = {NEIGHBOURS}"
@@ -50,4 +57,8 @@ def clouds(n: int, seed: int) -> Features:
     centres = torch.randn(CLASSES, DIMENSIONS, generator=torch.Generator().manual_seed(9)) * 0.15
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=generator)
-    return Features(centres[y] + torch.randn(n, DIMENSIONS, generator=generator), y[:, None], (("class", CLASSES),))
+    return Features(
+        centres[y] + torch.randn(n, DIMENSIONS, generator=generator),
+        y[:, None],
+        (("class", CLASSES),),
+    )

@@ -1,4 +1,6 @@
-"""The linear probe: grid of five strengths and refit, beside lightly's recipe on cached features, and scikit-learn's lbfgs on raw ones."""
+"""The linear probe: grid of five strengths and refit, beside lightly's recipe on cached features,
+and scikit-learn's lbfgs on raw ones.
+"""
 
 from core.run.features import Features
 
@@ -18,7 +20,9 @@ EPOCHS, BATCH = 90, 256
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """50,000 x 512 features of unequal scale, as encoders make them; the same test accuracy within 0.2 points."""
+    """50,000 x 512 features of unequal scale, as encoders make them; the same test accuracy within
+    0.2 points.
+    """
     train, test = features(50_000, 0), features(10_000, 1)
     targets = train.y[:, 0], test.y[:, 0]
 
@@ -26,8 +30,12 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return linear(train, test)["top1"]
 
     def sgd() -> float:
-        """lightly's LinearClassifier under Lightning's Trainer, its encoder the identity on features that are there already."""
-        peer = LinearClassifier(torch.nn.Identity(), BATCH, feature_dim=DIMENSIONS, num_classes=CLASSES)
+        """lightly's LinearClassifier under Lightning's Trainer, its encoder the identity on
+        features that are there already.
+        """
+        peer = LinearClassifier(
+            torch.nn.Identity(), BATCH, feature_dim=DIMENSIONS, num_classes=CLASSES
+        )
         loader = DataLoader(TensorDataset(train.x, targets[0]), BATCH, shuffle=True, drop_last=True)
         lightning(peer, loader, EPOCHS, device)
         with torch.no_grad():
@@ -38,7 +46,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return float(peer.score(test.x.numpy(), targets[1].numpy()))
 
     def same(mine: float, peer: float) -> str:
-        assert abs(mine - peer) < 0.002 or mine > peer, f"top-1 {100 * mine:.2f} % against {100 * peer:.2f} %"
+        assert abs(mine - peer) < 0.002 or mine > peer, (
+            f"top-1 {100 * mine:.2f} % against {100 * peer:.2f} %"
+        )
         return f"top-1 {100 * mine:.2f} % and {100 * peer:.2f} %"
 
     name = f"linear probe, {len(train.x):,} x {DIMENSIONS}, {CLASSES} classes"
@@ -47,7 +57,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 
 def features(n: int, seed: int) -> Features:
-    """Overlapping classes after a ReLU, in dimensions whose scales spread over a factor of 30 and which are correlated."""
+    """Overlapping classes after a ReLU, in dimensions whose scales spread over a factor of 30 and
+    which are correlated.
+    """
     g = torch.Generator().manual_seed(7)
     centres, mix = (
         torch.randn(CLASSES, DIMENSIONS, generator=g) * SPREAD,
@@ -56,5 +68,7 @@ def features(n: int, seed: int) -> Features:
     scale = torch.logspace(-1, 0.5, DIMENSIONS)
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=generator)
-    x = (centres[y] + torch.randn(n, DIMENSIONS, generator=generator)) @ (torch.eye(DIMENSIONS) + 0.5 * mix)
+    x = (centres[y] + torch.randn(n, DIMENSIONS, generator=generator)) @ (
+        torch.eye(DIMENSIONS) + 0.5 * mix
+    )
     return Features(torch.relu(x + 0.5) * scale, y[:, None], (("class", CLASSES),))

@@ -1,8 +1,11 @@
-"""What Weights & Biases costs training: steps of a run that logs every tenth of them, beside the same run with `wandb=disabled`.
+"""What Weights & Biases costs training: steps of a run that logs every tenth of them, beside the
+same run with `wandb=disabled`.
 
-Processes of either kind train in turns, so that what else the machine does falls on both. There are several of each, because two
-processes of the very same run differ for good by some percent. What W&B's own process does between the turns of its run is not counted.
-The servers are of this machine: one answers, one refuses, one accepts and never says a word, one falls silent when the run has begun.
+Processes of either kind train in turns, so that what else the machine does falls on both. There are
+several of each, because two processes of the very same run differ for good by some percent. What
+W&B's own process does between the turns of its run is not counted. The servers are of this machine:
+one answers, one refuses, one accepts and never says a word, one falls silent when the run has
+begun.
 """
 
 import core  # noqa: F401
@@ -33,16 +36,26 @@ REFUSES, OFFLINE = "refuses", "offline"
 
 
 class Run:
-    """One run in a process of its own: `train()` lets it take a turn, and gives the mean loss of that turn."""
+    """One run in a process of its own: `train()` lets it take a turn, and gives the mean loss of
+    that turn.
+    """
 
     def __init__(self, mode: str, url: str, device: torch.device, folder: Path):
         self.folder = folder
         folder.mkdir()
-        environment = dict(os.environ, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, TMPDIR=str(folder))
+        environment = dict(
+            os.environ, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, TMPDIR=str(folder)
+        )
         words = [sys.executable, "-m", "scripts.benches.logger", mode, str(device), str(folder)]
         with open(folder / "errors", "w") as errors:
             self.process = subprocess.Popen(
-                words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                words,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
             )
 
     def train(self) -> float:
@@ -63,16 +76,30 @@ class Run:
 def contests(device: torch.device) -> Iterator[Contest]:
     for way in (*WAYS, REFUSES, OFFLINE):
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            )
             server = stack.enter_context(Server(way)) if way in WAYS else None
             url = server.url if server else "http://127.0.0.1:9"
             modes = ["offline" if way == OFFLINE else "online", "disabled"] * PROCESSES
-            runs = [stack.enter_context(Run(mode, url, device, folder / str(i))) for i, mode in enumerate(modes)]
+            runs = [
+                stack.enter_context(Run(mode, url, device, folder / str(i)))
+                for i, mode in enumerate(modes)
+            ]
             for run in runs:
                 run.train()  # warms up, in each
             logged, silent = (itertools.cycle(runs[kind::2]) for kind in range(2))
-            name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B " + (way if way == OFFLINE else f"whose server {way}")
-            yield Contest(name, functools.partial(turn, logged), "wandb=disabled", functools.partial(turn, silent), same, 0.98)
+            name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B " + (
+                way if way == OFFLINE else f"whose server {way}"
+            )
+            yield Contest(
+                name,
+                functools.partial(turn, logged),
+                "wandb=disabled",
+                functools.partial(turn, silent),
+                same,
+                0.98,
+            )
             check(way, server, folder)
 
 
@@ -86,7 +113,9 @@ def same(mine: float, theirs: float) -> str:
 
 
 def check(way: str, server: Server | None, folder: Path) -> None:
-    """That the server was met as its name says and that the run's metrics are on their way; AssertionError otherwise."""
+    """That the server was met as its name says and that the run's metrics are on their way;
+    AssertionError otherwise.
+    """
     done = {
         "answers": lambda: server and server.steps,
         "hangs": lambda: server and server.asked and any(folder.rglob("offline-run-*/*.wandb")),
@@ -101,8 +130,15 @@ def check(way: str, server: Server | None, folder: Path) -> None:
 def main(mode: str, device: torch.device, folder: Path) -> None:
     """Take turns at training until nobody asks any more."""
     run = config.read(str(CONFIGS / "simclr_sprites.yaml"), [f"wandb={mode}"])
-    images = torch.randint(256, (LOG_EVERY * BATCH, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    once = epoch("simclr_sprites", [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"], images, device)
+    images = torch.randint(
+        256,
+        (LOG_EVERY * BATCH, 3, 32, 32),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.uint8,
+    )
+    once = epoch(
+        "simclr_sprites", [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"], images, device
+    )
     logger = Logger(run, folder)
     step = 0
     for _ in sys.stdin:

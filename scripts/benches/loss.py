@@ -1,4 +1,6 @@
-"""NT-Xent, value and gradient, in the batch: `core.information.infonce.nt_xent` beside lightly's NTXentLoss."""
+"""NT-Xent, value and gradient, in the batch: `core.information.infonce.nt_xent` beside lightly's
+NTXentLoss.
+"""
 
 from core.information.infonce import nt_xent
 
@@ -21,11 +23,16 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 def contest(n: int, target: float, device: torch.device) -> Contest:
     generator = torch.Generator().manual_seed(n)
-    first, second = (torch.randn(n, DIMENSIONS, generator=generator).to(device).requires_grad_() for _ in range(2))
+    first, second = (
+        torch.randn(n, DIMENSIONS, generator=generator).to(device).requires_grad_()
+        for _ in range(2)
+    )
     criterion = NTXentLoss(temperature=TEMPERATURE)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        loss = nt_xent(F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE)[0]  # theirs normalises inside
+        loss = nt_xent(F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE)[
+            0
+        ]  # theirs normalises inside
         return (loss, *torch.autograd.grad(loss, (first, second)))
 
     def peer() -> tuple[torch.Tensor, ...]:
@@ -35,4 +42,12 @@ def contest(n: int, target: float, device: torch.device) -> Contest:
     def same(mine: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> str:
         return f"loss and gradient within {within(mine, theirs):.0e}"
 
-    return Contest(f"NT-Xent, N = {n:,}, D = {DIMENSIONS}", ours, "lightly NTXentLoss", peer, same, target, memory=True)
+    return Contest(
+        f"NT-Xent, N = {n:,}, D = {DIMENSIONS}",
+        ours,
+        "lightly NTXentLoss",
+        peer,
+        same,
+        target,
+        memory=True,
+    )

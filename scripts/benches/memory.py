@@ -1,6 +1,8 @@
-"""The queue's length alone: MoCo's loss and gradient from K = 2^14 to 2^20, each beside K = 2^14 as many times as makes the same work.
+"""The queue's length alone: MoCo's loss and gradient from K = 2^14 to 2^20, each beside K = 2^14 as
+many times as makes the same work.
 
-No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that the time is linear in K; the extra memory should not grow.
+No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that the time is linear
+in K; the extra memory should not grow.
 """
 
 from core.information.infonce import queue_loss
@@ -23,7 +25,10 @@ def contests(device: torch.device) -> Iterator[Contest]:
 def contest(exponent: int, device: torch.device) -> Contest:
     generator = torch.Generator().manual_seed(exponent)
     keys = F.normalize(torch.randn(2**exponent, DIMENSIONS, generator=generator), dim=1).to(device)
-    query, key = (F.normalize(torch.randn(QUERIES, DIMENSIONS, generator=generator), dim=1).to(device) for _ in range(2))
+    query, key = (
+        F.normalize(torch.randn(QUERIES, DIMENSIONS, generator=generator), dim=1).to(device)
+        for _ in range(2)
+    )
     query.requires_grad_()
 
     def run(negatives: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -36,11 +41,26 @@ def contest(exponent: int, device: torch.device) -> Contest:
 
     def same(*_: object) -> str:
         """Against eight queries in float64."""
-        some, own, wide = query[:8].detach().double().requires_grad_(), key[:8].double(), keys.double()
+        some, own, wide = (
+            query[:8].detach().double().requires_grad_(),
+            key[:8].double(),
+            keys.double(),
+        )
         scores = torch.cat([(some * own).sum(1, keepdim=True), some @ wide.T], 1) / TEMPERATURE
         exact = (scores.logsumexp(1) - scores[:, 0]).mean()
         loss = queue_loss(query[:8], key[:8], keys, TEMPERATURE)
-        mine, wanted = (loss, torch.autograd.grad(loss, query)[0][:8]), (exact, torch.autograd.grad(exact, some)[0])
+        mine, wanted = (
+            (loss, torch.autograd.grad(loss, query)[0][:8]),
+            (exact, torch.autograd.grad(exact, some)[0]),
+        )
         return f"as float64 within {within(mine, wanted):.0e}"
 
-    return Contest(f"K = 2^{exponent}", lambda: run(keys), f"K = 2^14, {len(keys) // SHORT} times", repeated, same, 0.9, memory=True)
+    return Contest(
+        f"K = 2^{exponent}",
+        lambda: run(keys),
+        f"K = 2^14, {len(keys) // SHORT} times",
+        repeated,
+        same,
+        0.9,
+        memory=True,
+    )

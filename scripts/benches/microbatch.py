@@ -1,6 +1,8 @@
-"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings beside the whole batch at once.
+"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings beside
+the whole batch at once.
 
-Batch norms are in eval mode, so that both sides compute the same. The price is one more forward pass, the gain is memory.
+Batch norms are in eval mode, so that both sides compute the same. The price is one more forward
+pass, the gain is memory.
 """
 
 from core.batch import Batch
@@ -37,5 +39,11 @@ def contest(backbone: str, device: torch.device) -> Contest:
         return f"loss and gradients within {within(parted, whole, 1e-3):.0e}"
 
     return Contest(
-        f"{backbone}, {N // MICRO} x {MICRO} images", lambda: run(MICRO), f"one batch of {N:,}", lambda: run(0), same, memory=True, rounds=3
+        f"{backbone}, {N // MICRO} x {MICRO} images",
+        lambda: run(MICRO),
+        f"one batch of {N:,}",
+        lambda: run(0),
+        same,
+        memory=True,
+        rounds=3,
     )

@@ -1,4 +1,6 @@
-"""The extra peak memory of one side of one contest, in a process of its own: prints bytes. Called by `contest.peak_elsewhere`."""
+"""The extra peak memory of one side of one contest, in a process of its own: prints bytes. Called
+by `contest.peak_elsewhere`.
+"""
 
 import core  # noqa: F401
 

@@ -1,7 +1,9 @@
-"""MoCo's loss, its gradient and the enqueue: `queue_loss` and `KeyQueue` beside lightly's NTXentLoss with its memory bank.
+"""MoCo's loss, its gradient and the enqueue: `queue_loss` and `KeyQueue` beside lightly's
+NTXentLoss with its memory bank.
 
-On a GPU both in float32 (our chunks) and inside autocast (our flash attention), and there once more replayed as a CUDA graph, which shows
-the kernels without the time that Python takes to launch them. lightly's can not be one: it asks the device where its pointer stands.
+On a GPU both in float32 (our chunks) and inside autocast (our flash attention), and there once more
+replayed as a CUDA graph, which shows the kernels without the time that Python takes to launch them.
+lightly's can not be one: it asks the device where its pointer stands.
 """
 
 from core.information import flash
@@ -28,9 +30,13 @@ def contests(device: torch.device) -> Iterator[Contest]:
             yield contest(length, target, device, half=True, graph=True)
 
 
-def contest(length: int, target: float | None, device: torch.device, half: bool = False, graph: bool = False) -> Contest:
+def contest(
+    length: int, target: float | None, device: torch.device, half: bool = False, graph: bool = False
+) -> Contest:
     generator = torch.Generator().manual_seed(length)
-    query, key = (torch.randn(QUERIES, DIMENSIONS, generator=generator).to(device) for _ in range(2))
+    query, key = (
+        torch.randn(QUERIES, DIMENSIONS, generator=generator).to(device) for _ in range(2)
+    )
     query.requires_grad_()
     queue = KeyQueue(length, DIMENSIONS).to(device)
     theirs = NTXentLoss(TEMPERATURE, (length, DIMENSIONS)).to(device)
@@ -51,16 +57,22 @@ def contest(length: int, target: float | None, device: torch.device, half: bool 
     def same(ours: tuple[torch.Tensor, ...], peer: tuple[torch.Tensor, ...]) -> str:
         error = within(ours, peer, 1e-2 if half else 1e-5)  # lightly's logits are in bfloat16 then
         assert (theirs.memory_bank.bank - queue.keys).abs().max() < 1e-6, "the queues differ"
-        assert not half or flash.serves(query, queue.keys, 1 / TEMPERATURE), "no flash attention here"
+        assert not half or flash.serves(query, queue.keys, 1 / TEMPERATURE), (
+            "no flash attention here"
+        )
         return f"loss and gradient within {error:.0e}"
 
     name = f"MoCo, N = {QUERIES}, K = {length:,}, D = {DIMENSIONS}"
     name += ", half precision" * half + ", as a CUDA graph" * graph
     mine = replayed(ours, queue) if graph else ours
-    return Contest(name, mine, "lightly NTXentLoss with memory bank", peer, same, target, memory=not graph)
+    return Contest(
+        name, mine, "lightly NTXentLoss with memory bank", peer, same, target, memory=not graph
+    )
 
 
-def replayed(run: Callable[[], tuple[torch.Tensor, ...]], state: torch.nn.Module) -> Callable[[], tuple[torch.Tensor, ...]]:
+def replayed(
+    run: Callable[[], tuple[torch.Tensor, ...]], state: torch.nn.Module
+) -> Callable[[], tuple[torch.Tensor, ...]]:
     """The same work recorded once as a CUDA graph; `state`, which it changes, is left as it was."""
     before = {name: value.clone() for name, value in state.state_dict().items()}
     side = torch.cuda.Stream()

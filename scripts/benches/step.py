@@ -1,4 +1,6 @@
-"""A whole SimCLR epoch, augmentation included: ours beside lightly's LightningModule example with its transform and a DataLoader."""
+"""A whole SimCLR epoch, augmentation included: ours beside lightly's LightningModule example with
+its transform and a DataLoader.
+"""
 
 from core.networks.backbones import Backbone
 
@@ -22,11 +24,15 @@ WORKERS = (0, 1, 2, 4)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """32 steps of 256 images, 32x32: the small net of four strided convolutions, and ResNet-18 with the standard stem.
+    """32 steps of 256 images, 32x32: the small net of four strided convolutions, and ResNet-18 with
+    the standard stem.
 
-    The small net once more in bf16, as a user may train it; lightly's epoch stays in float32, so that row is not like for like.
+    The small net once more in bf16, as a user may train it; lightly's epoch stays in float32, so
+    that row is not like for like.
     """
-    images = torch.randint(256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     for backbone, stem, target in (("small", "cifar", 4.5), ("resnet18", "imagenet", 1.5)):
         overrides = [
             f"model.backbone={backbone}",
@@ -39,14 +45,27 @@ def contests(device: torch.device) -> Iterator[Contest]:
         workers = best_workers(backbone, stem, images, device)
 
         def same(mine: float, peer: float) -> str:
-            assert abs(mine - peer) < 0.1 * peer, f"mean loss of the first epoch {mine:.3f} and {peer:.3f}"
+            assert abs(mine - peer) < 0.1 * peer, (
+                f"mean loss of the first epoch {mine:.3f} and {peer:.3f}"
+            )
             return f"mean loss of the first epoch {mine:.2f} and {peer:.2f}"
 
         for precision in precisions:
             ours = epoch("simclr_cifar10", overrides, images, device, precision)
             name = f"SimCLR epoch, 32 steps of 256, {backbone}{ours_in(precision)}"
-            theirs, asked = peer_epoch(backbone, stem, images, device, workers), None if precision else target
-            yield Contest(name, ours, f"lightly's LightningModule, {workers} workers", theirs, same, asked, rounds=3)
+            theirs, asked = (
+                peer_epoch(backbone, stem, images, device, workers),
+                None if precision else target,
+            )
+            yield Contest(
+                name,
+                ours,
+                f"lightly's LightningModule, {workers} workers",
+                theirs,
+                same,
+                asked,
+                rounds=3,
+            )
 
 
 class Pictures(Dataset[Any]):
@@ -86,7 +105,9 @@ class Example(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
 
 
-def peer_epoch(backbone: str, stem: str, images: Tensor, device: torch.device, workers: int) -> Callable[[], float]:
+def peer_epoch(
+    backbone: str, stem: str, images: Tensor, device: torch.device, workers: int
+) -> Callable[[], float]:
     """An epoch under Lightning's Trainer; start of workers included, as every epoch pays it."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)
@@ -101,5 +122,8 @@ def peer_epoch(backbone: str, stem: str, images: Tensor, device: torch.device, w
 
 def best_workers(backbone: str, stem: str, images: Tensor, device: torch.device) -> int:
     """The number of workers with which the peer is fastest here."""
-    times = {workers: seconds(peer_epoch(backbone, stem, images, device, workers), device) for workers in WORKERS}
+    times = {
+        workers: seconds(peer_epoch(backbone, stem, images, device, workers), device)
+        for workers in WORKERS
+    }
     return min(times, key=times.__getitem__)

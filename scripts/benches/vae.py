@@ -1,4 +1,6 @@
-"""A VAE's training epoch, an MLP on 28x28 images: ours beside pythae's trainer with the same layers."""
+"""A VAE's training epoch, an MLP on 28x28 images: ours beside pythae's trainer with the same
+layers.
+"""
 
 from core.networks.decoders import MLPDecoder
 
@@ -18,33 +20,54 @@ IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae is not installed.
+    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae
+    is not installed.
 
     Like for like first, and once more with ours in bf16 beside pythae in float32.
     """
     if not importlib.util.find_spec("pythae"):
         print("vae: pythae is not installed (pip install --no-deps pythae)")
         return
-    overrides = [f"optim.batch_size={BATCH}", f"model.width={WIDTH}", f"model.latent={LATENT}", "optim.warmup_epochs=0"]
+    overrides = [
+        f"optim.batch_size={BATCH}",
+        f"model.width={WIDTH}",
+        f"model.latent={LATENT}",
+        "optim.warmup_epochs=0",
+    ]
 
     def same(mine: float, theirs: float) -> str:
-        assert abs(mine - theirs) < 0.1 * theirs, f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+        assert abs(mine - theirs) < 0.1 * theirs, (
+            f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+        )
         return f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
 
     for precision in ("", "bf16-mixed"):
         ours = epoch("beta_vae_mnist", overrides, digits(), device, precision)
         name = f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}{ours_in(precision)}"
-        yield Contest(name, ours, "pythae BaseTrainer", pythae_epoch(digits(), device), same, None if precision else 2.0)
+        yield Contest(
+            name,
+            ours,
+            "pythae BaseTrainer",
+            pythae_epoch(digits(), device),
+            same,
+            None if precision else 2.0,
+        )
 
 
 def digits() -> Tensor:
-    """Binary pictures with something to learn: uint8 0 or 255, thick strokes between random points."""
+    """Binary pictures with something to learn: uint8 0 or 255, thick strokes between random
+    points.
+    """
     generator = torch.Generator().manual_seed(0)
     ends = torch.rand(IMAGES, 2, 2, generator=generator) * 27
-    place = torch.stack(torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij"), -1).view(1, 784, 2)
+    place = torch.stack(
+        torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij"), -1
+    ).view(1, 784, 2)
     along = torch.linspace(0, 1, 16)[None, :, None]
     points = ends[:, :1] * along + ends[:, 1:] * (1 - along)
-    return (torch.cdist(place.expand(IMAGES, -1, -1), points).amin(2) < 2).to(torch.uint8).view(-1, *SHAPE) * 255
+    return (torch.cdist(place.expand(IMAGES, -1, -1), points).amin(2) < 2).to(torch.uint8).view(
+        -1, *SHAPE
+    ) * 255
 
 
 def pythae_epoch(images: Tensor, device: torch.device) -> Any:
@@ -58,7 +81,11 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.mean, self.log_covariance = MLPEncoder(SHAPE, WIDTH), nn.Linear(WIDTH, LATENT), nn.Linear(WIDTH, LATENT)
+            self.net, self.mean, self.log_covariance = (
+                MLPEncoder(SHAPE, WIDTH),
+                nn.Linear(WIDTH, LATENT),
+                nn.Linear(WIDTH, LATENT),
+            )
 
         def forward(self, x: Tensor) -> Any:
             h = self.net(x)
@@ -72,7 +99,11 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=self.net(z).sigmoid())
 
-    model = VAE(VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"), Encoder(), Decoder())
+    model = VAE(
+        VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"),
+        Encoder(),
+        Decoder(),
+    )
     data = BaseDataset(images.float() / 255, torch.zeros(len(images)))
     with tempfile.TemporaryDirectory() as folder:  # it makes a folder even where it writes nothing
         given = BaseTrainerConfig(

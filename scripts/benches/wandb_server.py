@@ -1,4 +1,6 @@
-"""A Weights & Biases server for benches and tests: it answers, hangs from the first word, or hangs once the run has begun."""
+"""A Weights & Biases server for benches and tests: it answers, hangs from the first word, or hangs
+once the run has begun.
+"""
 
 import gzip
 import json
@@ -28,7 +30,8 @@ class _Quiet(ThreadingHTTPServer):
 class Server:
     """`with Server(way) as server:` serves at `server.url`.
 
-    `asked` are the paths of all that came, answered or not, `steps` those that were taken, `runs` the ids that were announced.
+    `asked` are the paths of all that came, answered or not, `steps` those that were taken, `runs`
+    the ids that were announced.
     """
 
     def __init__(self, way: str):
@@ -46,7 +49,12 @@ class Server:
         threading.Thread(target=self._served.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._end.set()
         self._served.shutdown()
         self._served.server_close()
@@ -66,7 +74,11 @@ class Server:
         said = {name: value for name, value in ANSWERS.items() if name in asked["query"]}
         if "upsertBucket(" in asked["query"]:
             self.runs.append(asked["variables"]["name"])
-            bucket = {"id": "b", "name": self.runs[-1], "project": {"name": "twobounds", "entity": {"name": "me"}}}
+            bucket = {
+                "id": "b",
+                "name": self.runs[-1],
+                "project": {"name": "twobounds", "entity": {"name": "me"}},
+            }
             said["upsertBucket"] = {"bucket": bucket, "inserted": True}
         return {"data": said}
 
@@ -84,7 +96,9 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 packed = self.headers.get("Content-Encoding") == "gzip"
-                said = json.dumps(server.answer(self.path, gzip.decompress(body) if packed else body)).encode()
+                said = json.dumps(
+                    server.answer(self.path, gzip.decompress(body) if packed else body)
+                ).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(said)))
