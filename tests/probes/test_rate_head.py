@@ -231,7 +231,7 @@ def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_pa
         ("simclr_sprites", []),
         ("beta_vae_sprites", ["model.width=4", "model.likelihood=bernoulli"]),
     ):
-        run = config.read(Path(__file__).parent.parent / f"configs/{name}.yaml", [*small, *more])
+        run = config.read(Path(__file__).parents[2] / f"configs/{name}.yaml", [*small, *more])
         found = rate_head.rate_head(
             locate(run.method)(run.model, (3, 32, 32)).eval().requires_grad_(False), run
         )

@@ -18,7 +18,7 @@ from vae.pictures import decoded, reconstructions, traversals
 from vae.priors import PriorConfig
 from vae.vlae import VLAE, VLAEConfig
 
-CONFIG = Path(__file__).parent.parent / "configs" / "vlae_mnist.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "vlae_mnist.yaml"
 
 
 def small(shape: tuple[int, int, int] = (1, 8, 8), **more) -> VLAE:

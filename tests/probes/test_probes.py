@@ -30,6 +30,7 @@ from probes.linear import linear
 from probes.logistic import Logistic
 from probes.rate import rate
 from scripts.probe import refuse_other_images
+from tests.sprite_reader import read
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
 
@@ -173,8 +174,6 @@ class Oracle(Method):
         raise NotImplementedError
 
     def embed(self, x):
-        from tests.test_sprites import read
-
         content = read(x, self.source.config)
         return torch.cat(
             [F.one_hot(content[:, i], n) for i, n in enumerate(self.source.factors.values())], 1

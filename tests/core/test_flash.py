@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
-from tests.test_infonce import codes, errors, exact_queue
+from tests.exact import codes, errors, exact_queue
 
 CPU = torch.device("cpu")
 

@@ -24,7 +24,7 @@ from probes.normal_scores import features, normal_scores
 from probes.pairs import check_pairs, load_pairs
 from tests.sources import gaussian_pairs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def pairs_of(

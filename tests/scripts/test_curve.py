@@ -15,7 +15,7 @@ import torch
 from probes import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 
-CONFIG = str(Path(__file__).parent.parent / "configs" / "linear_vae.yaml")
+CONFIG = str(Path(__file__).parents[2] / "configs" / "linear_vae.yaml")
 TINY = [
     "optim.epochs=16",
     "optim.lr=0.1",

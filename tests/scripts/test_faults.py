@@ -28,7 +28,7 @@ import wandb
 
 from scripts.benches.wandb_server import Server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ["model.hidden=16", "model.projection=8"]
 
 

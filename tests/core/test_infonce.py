@@ -9,7 +9,6 @@ from core.information.infonce import clip_loss, in_batch_loss, nt_xent, queue_lo
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -22,59 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
-
-
-def exact_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    scores = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
-    return F.cross_entropy(scores, torch.zeros(len(query), dtype=torch.long))
-
-
-def exact_nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    both = torch.cat([first, second])
-    scores = (both @ both.T / temperature).masked_fill(
-        torch.eye(len(both), dtype=torch.bool), -torch.inf
-    )
-    return F.cross_entropy(scores, torch.arange(len(both)).roll(len(first)))
-
-
-def exact_clip(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    scores, own = first @ second.T / temperature, torch.arange(len(first))
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
-
-
-def codes(n: int, d: int, seed: int, norm: float = 1.0) -> Tensor:
-    """Rows of one length, among them, where there are enough, a zero vector and two pairs of
-    duplicates.
-    """
-    x = norm * F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
-    if n > 6:
-        x[1], x[3], x[5] = 0, x[2], x[4]
-    return x
-
-
-def errors(
-    ours: Callable[..., Tensor],
-    exact: Callable[..., Tensor],
-    inputs: list[Tensor],
-    temperature: float,
-    floor: float = 0.0,
-) -> tuple[float, float]:
-    """Of the loss, relative, and of the gradient, relative to the length of the whole of it, or to
-    `floor` where it nearly cancels.
-    """
-    narrow, wide = (
-        [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
-        for dtype in (inputs[0].dtype, torch.float64)
-    )
-    loss, expected = ours(*narrow, temperature), exact(*wide, temperature)
-    found = torch.cat(torch.autograd.grad(loss, narrow)).double()
-    gradient = torch.cat(torch.autograd.grad(expected, wide))
-    assert found.isfinite().all()
-    return _relative(loss.double(), expected, 1e-6), _relative(found, gradient, max(floor, 1e-6))
-
-
-def _relative(found: Tensor, exact: Tensor, floor: float) -> float:
-    return ((found - exact).norm() / exact.norm().clamp(min=floor)).item()
+from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
 
 
 def small_chunks():

@@ -11,7 +11,7 @@ import pytest
 
 from probes import calibration
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

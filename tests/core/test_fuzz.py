@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 METHODS = sorted({str(OmegaConf.load(path)["method"]) for path in CONFIGS})
 PLAIN = settings(
     max_examples=int(os.environ.get("TWOBOUNDS_FUZZ", "100")),
