@@ -12,7 +12,7 @@ from core.information.infonce import in_batch_loss, queue_loss
 from core.method import Method
 from core.networks.backbones import Backbone
 from core.networks.batchnorm import in_groups, synchronised
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import copy
 import math
@@ -70,9 +70,9 @@ class MoCo(Method):
 
     def forward(self, batch: Batch) -> Output:
         queries, keys, in_batch = [], [], []
-        for query_view, key_view, draws in self._directions(batch):
+        for query_view, key_view, rng in self._directions(batch):
             (query,) = self.in_micro_batches(lambda view: (_encode(self.query, view),), query_view)
-            key = self._encode_keys(key_view, draws)
+            key = self._encode_keys(key_view, rng)
             in_batch.append(in_batch_loss(query, key, self.temperature))
             queries.append(query)
             keys.append(key)
@@ -96,22 +96,22 @@ class MoCo(Method):
     def keys_per_image(self) -> int:
         return 2 if self.config.symmetric else 1
 
-    def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+    def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, KeyedRNG]]:
         """Query view, key view and randomness, once for each key of an image."""
         first, second = batch.views[:2]
         for number, (query_view, key_view) in enumerate(
             [(first, second), (second, first)][: self.keys_per_image]
         ):
-            yield query_view, key_view, batch.draws.fork(f"direction{number}")
+            yield query_view, key_view, batch.rng.fork(f"direction{number}")
 
     @torch.no_grad()
-    def _encode_keys(self, view: Tensor, draws: Draws) -> Tensor:
+    def _encode_keys(self, view: Tensor, rng: KeyedRNG) -> Tensor:
         """Unit-length keys [B, P]. A query and its own key never share batch statistics (section
         3.3 of the MoCo paper).
         """
         if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
-        places, together = draws.uniform("shuffle", len(view)), synchronised(self.key)
+        places, together = rng.uniform("shuffle", len(view)), synchronised(self.key)
         order = torch.argsort(gather(places) if together else places)
         groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
         if (
@@ -140,7 +140,7 @@ class MoCo(Method):
         self.key.train()
         try:
             made = [
-                [self._encode_keys(view, draws) for _, view, draws in self._directions(part)]
+                [self._encode_keys(view, rng) for _, view, rng in self._directions(part)]
                 for part in parts
             ]
         finally:

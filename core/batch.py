@@ -3,7 +3,7 @@
 B = images on this process, F = label columns (one for ordinary data; one a factor for sprites).
 """
 
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     ]  # each uint8 or float [B, C, H, W]; floats are in [0, 1], or real values of linear_gaussian
     label: Tensor  # int64 [B, F]
     index: Tensor  # type: ignore[assignment]  # int64 [B], place in the split; the name hides tuple.index
-    draws: Draws  # whatever a method draws (posterior noise, a shuffle), it draws from here
+    rng: KeyedRNG  # whatever a method draws (posterior noise, a shuffle), it draws from here
 
 
 class Output(NamedTuple):

@@ -21,13 +21,15 @@ warnings.filterwarnings(
 
 T = TypeVar("T")
 
-_alone = False
+_single_process = False
 
 
 def world() -> int:
     """The number of processes, 1 where nothing was launched."""
     return (
-        dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+        dist.get_world_size()
+        if not _single_process and dist.is_available() and dist.is_initialized()
+        else 1
     )
 
 
@@ -37,16 +39,16 @@ def rank() -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Inside, this process is the whole world: for work that one process does while the others
     wait, such as validation.
     """
-    global _alone
-    _alone, before = True, _alone
+    global _single_process
+    _single_process, before = True, _single_process
     try:
         yield
     finally:
-        _alone = before
+        _single_process = before
 
 
 def gather(x: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ def mean(x: Tensor) -> Tensor:
     return total(x) / world()
 
 
-def in_turns(mine: list[T]) -> list[T]:
+def gather_round_robin(mine: list[T]) -> list[T]:
     """What processes made in turns, number i by process i modulo W: all of it, in order, on every
     process.
     """
@@ -87,7 +89,7 @@ def in_turns(mine: list[T]) -> list[T]:
     return [everyone[i % world()][i // world()] for i in range(sum(map(len, everyone)))]
 
 
-def averaged(values: dict[str, float], device: torch.device) -> dict[str, float]:
+def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Named numbers as means over processes: those of a batch are then of the global one, counts of
     what a process saw are averages.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Draws:
+class KeyedRNG:
     """The random numbers of one global batch.
 
     Every number is drawn for the whole global batch from a generator seeded by (seed, step,
@@ -36,9 +36,9 @@ class Draws:
             path,
         )
 
-    def fork(self, name: str) -> "Draws":
-        """Independent draws under a name of their own, e.g. `draws.fork("view0")`."""
-        return Draws(
+    def fork(self, name: str) -> "KeyedRNG":
+        """Independent draws under a name of their own, e.g. `rng.fork("view0")`."""
+        return KeyedRNG(
             self.seed, self.step, self.rank, self.world, self.device, f"{self.path}/{name}"
         )
 

@@ -13,7 +13,7 @@ is no transition and it is the importance-weighted bound.
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
 
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def anneal(
     start: Distribution,
     steps: int,
     chains: int,
-    draws: Draws,
+    rng: KeyedRNG,
 ) -> Annealed:
     """log p(x) of B images from `chains` chains of `steps` steps each.
 
@@ -78,10 +78,8 @@ def anneal(
     learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
     """
     betas = schedule(steps)
-    sizes = (
-        _run(log_joint, start, betas, TUNING, draws.fork("tuning"), None)[1] if steps > 1 else []
-    )
-    return _run(log_joint, start, betas, chains, draws.fork("chains"), sizes)[0]
+    sizes = _run(log_joint, start, betas, TUNING, rng.fork("tuning"), None)[1] if steps > 1 else []
+    return _run(log_joint, start, betas, chains, rng.fork("chains"), sizes)[0]
 
 
 def schedule(steps: int) -> list[float]:
@@ -95,7 +93,7 @@ def _run(
     start: Distribution,
     betas: list[float],
     chains: int,
-    draws: Draws,
+    rng: KeyedRNG,
     sizes: list[Tensor] | None,
 ) -> tuple[Annealed, list[Tensor]]:
     """What the chains find, and the step sizes [B] of each step: those given, or tuned on the
@@ -105,7 +103,7 @@ def _run(
     shape = (chains, *mean.shape)
 
     def noise(purpose: str) -> Tensor:
-        return draws.normal(purpose, chains * len(mean), mean.shape[1]).view(shape).to(mean.dtype)
+        return rng.normal(purpose, chains * len(mean), mean.shape[1]).view(shape).to(mean.dtype)
 
     def evaluate(z: Tensor) -> Point:
         with torch.enable_grad():
@@ -139,7 +137,7 @@ def _run(
             .exp()
             .clamp(max=1)
         )
-        lottery = draws.uniform(f"accept/{number}", chains * len(mean)).view(chains, -1)
+        lottery = rng.uniform(f"accept/{number}", chains * len(mean)).view(chains, -1)
         point = moved.where(lottery < probability, point)
         shares.append(probability.mean())
         if sizes is None:

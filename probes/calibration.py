@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from probes.benchmark_sources import Known
 from probes.estimate import DEFAULT, estimate
-from probes.known import Known
 
 Row = dict[str, Any]
 # standard errors above the sample's own information that a lower bound may stand, by chance

@@ -3,7 +3,7 @@
 n = images, B = images of a batch, L = latent dimensions.
 """
 
-from core.data.source import Order, Source
+from core.data.source import Sampler, Source
 from core.method import LatentModel
 
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ class Codes(NamedTuple):
 
 
 @torch.no_grad()
-def coded(method: LatentModel, source: Source, order: Order) -> Iterator[Coded]:
+def coded(method: LatentModel, source: Source, order: Sampler) -> Iterator[Coded]:
     """The batches of an order, each coded with its own draws."""
     for batch in source.batches(order, 1):
         image = batch.views[0]
-        x = method.target(image, batch.draws.uniform("dequantise", *image.shape))
+        x = method.target(image, batch.rng.uniform("dequantise", *image.shape))
         q = method.posterior(x)
-        yield Coded(x, q, q.mean + q.stddev * batch.draws.normal("posterior", *q.mean.shape))
+        yield Coded(x, q, q.mean + q.stddev * batch.rng.normal("posterior", *q.mean.shape))
 
 
 def codes(batch: Coded, prior: Distribution) -> Codes:

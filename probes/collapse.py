@@ -8,8 +8,8 @@ latent dimensions.
 """
 
 from core.information.bounds import interval, sandwich
+from core.information.chunked import slices
 from core.information.scores import Scores, gaussian
-from core.information.streaming import slices
 
 import math
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ REMEDIES = (
 )
 
 
-class Carried(NamedTuple):
+class CollapseStatus(NamedTuple):
     """What a code carries at most, and in how many of its dimensions."""
 
     nats: float  # min(R, leave-one-out upper bound), an upper bound on I(X; Z)
@@ -59,14 +59,14 @@ class Carried(NamedTuple):
 
 
 class Alarm:
-    """Speaks once each time a code collapses: `alarm(carried)` is a warning with what to try, or
+    """Speaks once each time a code collapses: `alarm(collapse_status)` is a warning with what to try, or
     empty.
     """
 
     def __init__(self) -> None:
         self.on = False
 
-    def __call__(self, found: Carried) -> str:
+    def __call__(self, found: CollapseStatus) -> str:
         was, self.on = self.on, found.collapsed
         return f"{found.sentence}; {REMEDIES}" if self.on and not was else ""
 
@@ -78,11 +78,11 @@ def active_units(mean: Tensor) -> int:
     return int((mean.var(0) > ACTIVE).sum())
 
 
-def carried(codes: Codes, upper: float | None = None) -> Carried:
+def collapse_status(codes: Codes, upper: float | None = None) -> CollapseStatus:
     """Reads the leave-one-out `upper` bound from the codes where it is not given."""
     if upper is None:
         upper = interval(*sandwich(gaussian(codes.mean, codes.sigma, codes.z))[1]).mean
-    return Carried(
+    return CollapseStatus(
         max(0.0, min(upper, codes.rate.mean().item())),
         active_units(codes.mean),
         codes.mean.shape[1],

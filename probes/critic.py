@@ -5,8 +5,8 @@ n = images, D = feature dimensions, P = code dimensions.
 """
 
 from core.information.bounds import infonce_terms
-from core.product import speed_up
-from core.randomness import Draws
+from core.matmul import speed_up
+from core.randomness import KeyedRNG
 from core.run.features import mean_and_deviation
 
 import math
@@ -70,7 +70,7 @@ def train_critic(
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / STEPS)
-        rows = Draws(seed, step).permutation("critic batch", len(first))[:batch]
+        rows = KeyedRNG(seed, step).permutation("critic batch", len(first))[:batch]
         scores = (
             critic(first[rows])
             @ critic(second[rows]).T

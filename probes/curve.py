@@ -17,7 +17,7 @@ Intervals are 95%, over the test images.
 """
 
 from core.data.datasets import open_source
-from core.data.source import reading_order
+from core.data.source import eval_sampler
 from core.information.rate_distortion import WaterFilling
 from core.method import LatentModel
 from core.run.config import RunConfig
@@ -193,9 +193,9 @@ def reconstruct(method: LatentModel, run: RunConfig, images: int) -> tuple[Tenso
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
     batch = next(
-        source.batches(reading_order(min(images, len(source)), run.seed, purpose="pictures"), 1)
+        source.batches(eval_sampler(min(images, len(source)), run.seed, purpose="pictures"), 1)
     )
-    x = method.target(batch.views[0], batch.draws.uniform("dequantise", *batch.views[0].shape))
+    x = method.target(batch.views[0], batch.rng.uniform("dequantise", *batch.views[0].shape))
     found = method.likelihood(method.posterior(x).mean)
     try:
         return x, found.mean

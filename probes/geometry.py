@@ -5,7 +5,7 @@ n = images of the test split, V = views of each, D = dimensions.
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order
+from core.data.source import Source, eval_sampler
 from core.data.sprites import Sprites
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.information import read_pairs
+from probes.information import encode_pairs
 
 MOST = 25_600  # images, as RankMe takes them
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8
@@ -35,7 +35,7 @@ def geometry(
     """
     test = open_source(run.data, "test", run.seed)
     native = isinstance(method, PairCritic)
-    pairs = read_pairs(method, test, seed, device, native, MOST)
+    pairs = encode_pairs(method, test, seed, device, native, MOST)
     spaces: dict[str, tuple[tuple[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {
         "features": (pairs.features, method.embed)
     }
@@ -94,7 +94,7 @@ def read_views(
     """What `encode` makes of several fresh views of some images spread over the split, [n, V,
     D].
     """
-    order = reading_order(len(source), seed, device=device, purpose="lidar", most=LIDAR_IMAGES)
+    order = eval_sampler(len(source), seed, device=device, purpose="lidar", most=LIDAR_IMAGES)
     batches = source.batches(order, LIDAR_VIEWS)
     return torch.cat(
         [torch.stack([encode(view).float().cpu() for view in batch.views], 1) for batch in batches]

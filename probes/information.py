@@ -7,12 +7,12 @@ n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order
+from core.data.source import Source, eval_sampler
 from core.data.sprites import Sprites, best_infonce
 from core.information.bounds import infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.method import Method, PairCritic
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.config import RunConfig
 
 import math
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.copies import copies
 from probes.critic import refit_scale, train_critic
+from probes.duplicates import duplicates
 from probes.estimate import estimate
 
 __all__ = ["estimate", "information"]  # of any paired samples; of a checkpoint
@@ -46,10 +46,10 @@ def information(
     """
     val, test = (open_source(run.data, split, run.seed) for split in ("val", "test"))
     native = isinstance(method, PairCritic)
-    copied = copies(open_source(run.data, "test", run.seed, augmented=False), device)
-    read_val = read_pairs(method, val, seed, device, native)
-    read_test = read_pairs(method, test, seed, device, native, leave_out=copied)
-    train = read_pairs(
+    duplicated = duplicates(open_source(run.data, "test", run.seed, augmented=False), device)
+    read_val = encode_pairs(method, val, seed, device, native)
+    read_test = encode_pairs(method, test, seed, device, native, leave_out=duplicated)
+    train = encode_pairs(
         method,
         open_source(run.data, "train", run.seed),
         seed,
@@ -76,8 +76,8 @@ def information(
         "side": "lower bound",
         "split": "test",
         "unit": "nats",
-        "images": len(test) - len(copied),
-        "copies_left_out": len(copied),
+        "images": len(test) - len(duplicated),
+        "copies_left_out": len(duplicated),
         "augmentation": "fresh rendering" if isinstance(test, Sprites) else run.data.augment,
         "truth": test.information,
         "critics": critics,
@@ -104,7 +104,7 @@ class Pairs:
 
 
 @torch.no_grad()
-def read_pairs(
+def encode_pairs(
     method: Method,
     source: Source,
     seed: int,
@@ -118,7 +118,7 @@ def read_pairs(
     """
     parts: list[list[Tensor]] = [[], [], [], []]
     for batch in source.batches(
-        reading_order(len(source), seed, device=device, purpose="information", most=most), 2
+        eval_sampler(len(source), seed, device=device, purpose="information", most=most), 2
     ):
         made = [method.embed(view) for view in batch.views]
         if native:
@@ -131,7 +131,7 @@ def read_pairs(
         )
         for part, x in zip(parts, made, strict=False):
             part.append(x[kept].float().cpu())
-    order = Draws(seed, 0).permutation("pairs", sum(map(len, parts[0])))
+    order = KeyedRNG(seed, 0).permutation("pairs", sum(map(len, parts[0])))
     read = [torch.cat(part)[order] if part else torch.empty(0) for part in parts]
     return Pairs((read[0], read[1]), (read[2], read[3]))
 

@@ -3,7 +3,7 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
-from core.product import product
+from core.matmul import matmul
 from core.run.features import Features
 
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
     rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
     found: list[tuple[Tensor, Tensor]] = []
     for block in query.split(QUERIES):
-        scores = product(block, bank)
+        scores = matmul(block, bank)
         if k > groups // 4:  # the groups would be most of the row
             values, place = scores.topk(k)
             found.append((values, place))

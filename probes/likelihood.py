@@ -7,10 +7,10 @@ dimensions.
 """
 
 from core.data.datasets import open_source
-from core.data.source import reading_order
+from core.data.source import eval_sampler
 from core.information.bounds import interval
 from core.method import LatentModel
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.config import RunConfig
 
 import math
@@ -59,10 +59,10 @@ def likelihood(
     on -log p(x).
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    order = reading_order(len(source), seed, BLOCK, device, "likelihood", images)
+    order = eval_sampler(len(source), seed, BLOCK, device, "likelihood", images)
     parts = [
         importance_weights(
-            joint_of(method, x), q, k, Draws(seed, number, device=device).fork("likelihood")
+            joint_of(method, x), q, k, KeyedRNG(seed, number, device=device).fork("likelihood")
         )
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]
@@ -101,7 +101,7 @@ def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def importance_weights(
-    log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, draws: Draws
+    log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, rng: KeyedRNG
 ) -> Weighed:
     """k weights an image, summed as they come: no more than `ROWS` codes are held.
 
@@ -124,7 +124,7 @@ def importance_weights(
     found = [log_sum.new_zeros(len(mean)) for _ in powers]
     for start in range(0, k, size):
         count = min(size, k - start)
-        noise = draws.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(
+        noise = rng.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(
             count, *mean.shape
         )
         z = mean + sigma * noise.to(mean.dtype)
@@ -157,10 +157,10 @@ def ais(
     is low in expectation (Jensen).
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    order = reading_order(len(source), seed, BLOCK, device, "likelihood", images)
+    order = eval_sampler(len(source), seed, BLOCK, device, "likelihood", images)
     parts = [
         anneal(
-            joint_of(method, x), q, steps, chains, Draws(seed, number, device=device).fork("ais")
+            joint_of(method, x), q, steps, chains, KeyedRNG(seed, number, device=device).fork("ais")
         )
         for number, (x, q, _) in enumerate(coded(method, source, order))
     ]

@@ -3,7 +3,7 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.features import Features, mean_and_deviation
 
 import torch
@@ -29,7 +29,7 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """
     mean, deviation = mean_and_deviation(train.x)
     order, tenth = (
-        Draws(seed, 0).permutation("linear probe", len(train.x)),
+        KeyedRNG(seed, 0).permutation("linear probe", len(train.x)),
         max(1, len(train.x) // 10),
     )
     x, x_test = ((features - mean).div_(deviation) for features in (train.x[order], test.x))

@@ -4,7 +4,7 @@ the features.
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
 
-from core.product import product
+from core.matmul import matmul
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Logistic:
     def __init__(self, x: Tensor):
         self.x = x
         values, self.basis = torch.linalg.eigh(
-            product(x.T, x.T) / len(x)
+            matmul(x.T, x.T) / len(x)
         )  # the penalty does not change under rotation
         self.values = values.clamp(min=0)
 
@@ -118,7 +118,7 @@ class Logistic:
         )
         block = max(1, BLOCK // max(dimensions, s * classes))
         for images, labels in zip(x.split(block), y.split(block), strict=True):
-            logits = product(images, weight.flatten(0, 1), bias.flatten()).view(
+            logits = matmul(images, weight.flatten(0, 1), bias.flatten()).view(
                 len(images), s, classes
             )
             logits -= logits.amax(2, keepdim=True)
@@ -128,7 +128,7 @@ class Logistic:
             total = share.sum(2, keepdim=True)
             value += (total[..., 0].log() - likelihood).sum(0, dtype=torch.float64)
             share.div_(total).scatter_add_(2, own, share.new_tensor(-1.0).expand(own.shape))
-            gradient += product(share.flatten(1).T, images.T).view_as(weight)
+            gradient += matmul(share.flatten(1).T, images.T).view_as(weight)
             biases += share.sum(0)
         penalty = (shrunk * w.double().square()).sum((1, 2)) / 2
         rotated = torch.cat([gradient @ self.basis, biases[..., None]], 2)

@@ -73,9 +73,9 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
     first = np.sort(np.unique(joint, axis=0, return_index=True)[1])
     if len(first) < len(a):
         if all(_quantity(side, first) for side in sides):
-            copies = len(a) - len(first)
+            duplicates = len(a) - len(first)
             remarks.append(
-                f"{copies:,} rows are copies of others and were left out: a critic that trained"
+                f"{duplicates:,} rows are copies of others and were left out: a critic that trained"
                 " on a copy has seen the row"
             )
             a, b = a[first], b[first]

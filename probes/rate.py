@@ -5,7 +5,7 @@ n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
 from core.data.datasets import open_source
-from core.data.source import reading_order
+from core.data.source import eval_sampler
 from core.information.bounds import interval, sandwich
 from core.information.scores import gaussian
 from core.method import LatentModel
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from probes.codes import coded, codes, joined
-from probes.collapse import active_units, at_most, carried, decomposition, dimension_rates
+from probes.collapse import active_units, at_most, collapse_status, decomposition, dimension_rates
 from probes.report import entry
 
 CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
@@ -36,7 +36,7 @@ def rate(
     source = open_source(run.data, "test", run.seed, augmented=False)
     prior, batches, distortions = method.prior(), [], []
     for batch in coded(
-        method, source, reading_order(len(source), seed, device=device, purpose="rate")
+        method, source, eval_sampler(len(source), seed, device=device, purpose="rate")
     ):
         batches.append(codes(batch, prior))
         distortions.append(-method.likelihood(batch.z).log_prob(batch.x).flatten(1).sum(1))
@@ -81,7 +81,7 @@ def rate(
         "active_units": active_units(read.mean),
         "latent_dimensions": read.mean.shape[1],
     }
-    if sentence := carried(read, upper.mean).sentence:
+    if sentence := collapse_status(read, upper.mean).sentence:
         found["sentence"] = sentence
     if of_dimensions := dimension_rates(read, prior):
         found["dimension_rates"] = of_dimensions

@@ -14,13 +14,13 @@ n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, 
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order, training_order
+from core.data.source import Source, eval_sampler, train_sampler
 from core.information.bounds import interval
+from core.matmul import speed_up
 from core.method import Method
 from core.networks.decoders import MLPDecoder
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.product import speed_up
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.config import RunConfig
 from core.run.features import mean_and_deviation
 
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 class Fitted(NamedTuple):
     """A trained head, and its mean R and D on val."""
 
-    head: "Nothing | RateHead"
+    head: "ConstantDecoder | RateHead"
     rate: float
     distortion: float
 
@@ -61,7 +61,7 @@ class Fitted(NamedTuple):
         return self.distortion + beta * self.rate
 
 
-class Nothing(nn.Module):
+class ConstantDecoder(nn.Module):
     """p(x) with independent values: a decoder whose input is constant."""
 
     def __init__(self, shape: tuple[int, ...], likelihood: Likelihood):
@@ -69,7 +69,7 @@ class Nothing(nn.Module):
         self.likelihood = copy.deepcopy(likelihood)
         self.parameters_of_x = nn.Parameter(torch.zeros(1, *shape))
 
-    def forward(self, features: Tensor, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
         """R = 0 and -log p(x), [B] each, in nats an image."""
         distortion = (
             -self.likelihood(self.parameters_of_x.expand_as(x)).log_prob(x).flatten(1).sum(1)
@@ -85,7 +85,7 @@ class RateHead(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: Tensor, nothing: Nothing):
+    def __init__(self, features: Tensor, nothing: ConstantDecoder):
         super().__init__()
         mean, deviation = mean_and_deviation(features)
         self.register_buffer("mean", mean)
@@ -102,12 +102,12 @@ class RateHead(nn.Module):
             copy.deepcopy(nothing.parameters_of_x),
         )
 
-    def forward(self, features: Tensor, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
         """KL(q(z|h) || p(z)) and -log p(x|z) for one z an image, [B] each, in nats an image."""
         h = (features - self.mean) / self.deviation
         mean, log_sigma = (self.skip(h) + self.net(h)).chunk(2, 1)
         log_sigma = log_sigma.clamp(-7, 3)
-        z = mean + log_sigma.exp() * draws.normal("posterior", *mean.shape)
+        z = mean + log_sigma.exp() * rng.normal("posterior", *mean.shape)
         parameters = self.parameters_of_x + self.decoder(z)
         return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(
             parameters
@@ -144,7 +144,7 @@ def rate_head(
 @torch.no_grad()
 def see(method: Method, source: Source, seed: int, device: torch.device | str, most: int) -> Seen:
     """Images and their features, both of the same rendering."""
-    order = reading_order(len(source), seed, device=device, purpose="rate head", most=most)
+    order = eval_sampler(len(source), seed, device=device, purpose="rate head", most=most)
     parts = [
         (method.embed(batch.views[0]).float(), batch.views[0]) for batch in source.batches(order, 1)
     ]
@@ -183,7 +183,7 @@ def rate_distortion(
 
 def train_heads(
     train: Seen, val: Seen, likelihood: Likelihood, seed: int, betas: tuple[float, ...]
-) -> tuple[Nothing, list[Nothing | RateHead]]:
+) -> tuple[ConstantDecoder, list[ConstantDecoder | RateHead]]:
     """The head of least D + beta R on val for each beta, among all that were trained and nothing.
 
     So on val R never rises and D never falls with beta, and no point is dearer than nothing. The
@@ -195,7 +195,7 @@ def train_heads(
         raise ValueError(f"betas: must ascend, got {betas}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        nothing = Nothing(tuple(train.images.shape[1:]), likelihood).to(train.images.device)
+        nothing = ConstantDecoder(tuple(train.images.shape[1:]), likelihood).to(train.images.device)
         without = fit(nothing, train, val, 0.0, seed, 0, *NOTHING)
         fresh = speed_up(RateHead(train.features, nothing)).to(train.images.device)
     heads: list[Fitted] = []
@@ -207,13 +207,13 @@ def train_heads(
     return nothing, [best([without, *heads], beta) for beta in betas]
 
 
-def best(fitted: list[Fitted], beta: float) -> Nothing | RateHead:
+def best(fitted: list[Fitted], beta: float) -> ConstantDecoder | RateHead:
     """The head of least D + beta R on val; of equals the first."""
     return min(fitted, key=lambda found: found.cost(beta)).head
 
 
 def fit(
-    head: Nothing | RateHead,
+    head: ConstantDecoder | RateHead,
     train: Seen,
     val: Seen,
     beta: float,
@@ -228,14 +228,14 @@ def fit(
     optimizer = torch.optim.Adam(head.requires_grad_(True).parameters(), lr=lr)
     found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
     n, device = len(train.images), train.images.device
-    for number, (index, draws) in enumerate(
-        training_order(n, min(BATCH, n), seed, start, start + steps, device=device), 1
+    for number, (index, rng) in enumerate(
+        train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device), 1
     ):
         for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
             group["lr"] = (
                 lr * min(1.0, number / WARMUP) * (1 + math.cos(math.pi * number / (steps + 1))) / 2
             )
-        r, d = score(head, train, index, draws.fork("rate head"))
+        r, d = score(head, train, index, rng.fork("rate head"))
         optimizer.zero_grad()
         (d + beta * r).mean().backward()
         optimizer.step()
@@ -252,29 +252,31 @@ def fit(
 
 
 def score(
-    head: Nothing | RateHead, seen: Seen, index: Tensor, draws: Draws
+    head: ConstantDecoder | RateHead, seen: Seen, index: Tensor, rng: KeyedRNG
 ) -> tuple[Tensor, Tensor]:
     """R and D of the images at `index`, [B] each, in nats an image."""
     index = index.to(seen.images.device)
     image = seen.images[index]
     return head(
         seen.features[index],
-        head.likelihood.target(image, draws.uniform("dequantise", *image.shape)),
-        draws,
+        head.likelihood.target(image, rng.uniform("dequantise", *image.shape)),
+        rng,
     )
 
 
 @torch.no_grad()
-def measure(head: Nothing | RateHead, seen: Seen, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+def measure(
+    head: ConstantDecoder | RateHead, seen: Seen, seed: int, purpose: str
+) -> tuple[Tensor, Tensor]:
     """R and D of every image of a split, [n] each, in nats; the draws are the same for every
     head.
     """
-    order = reading_order(len(seen.images), seed, device=seen.images.device, purpose=purpose)
-    parts = [score(head, seen, index, draws) for index, draws in order]
+    order = eval_sampler(len(seen.images), seed, device=seen.images.device, purpose=purpose)
+    parts = [score(head, seen, index, rng) for index, rng in order]
     return torch.cat([r for r, _ in parts]), torch.cat([d for _, d in parts])
 
 
-def _point(head: Nothing | RateHead, test: Seen, seed: int, values: int) -> dict[str, Any]:
+def _point(head: ConstantDecoder | RateHead, test: Seen, seed: int, values: int) -> dict[str, Any]:
     r, d = measure(head, test, seed, "rate head, test")
     named = {"rate": interval(r), "distortion": interval(d), "nelbo": interval(r + d)}
     entries: dict[str, Any] = {

@@ -29,7 +29,7 @@ from pathlib import Path
 from rich.console import Console
 
 from probes import calibration, truth_figures
-from probes.known import SUITE, Known
+from probes.benchmark_sources import SUITE, Known
 from scripts.benchmark_mi import Peer
 
 

@@ -11,12 +11,12 @@ exactly where it stopped. SIGTERM and SIGUSR1 end it after the step under way wi
 
 import core  # noqa: F401
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order, training_order
-from core.distributed import averaged
+from core.data.source import Source, eval_sampler, train_sampler
+from core.distributed import mean_over_ranks
 from core.errors import UserError, exit_cleanly
+from core.matmul import speed_up
 from core.method import LatentModel, Method
 from core.networks.batchnorm import synchronise
-from core.product import speed_up
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.finite import FiniteLosses
@@ -81,7 +81,7 @@ def main() -> None:
     if state.step == 0:
         folder.save(state, steps_per_epoch)
 
-    order = training_order(
+    order = train_sampler(
         len(source), run.optim.batch_size, run.seed, state.step, total, rank, world, fabric.device
     )
     batches = source.batches(order, state.method.views)
@@ -109,7 +109,7 @@ def main() -> None:
             saves = step % run.trainer.save_every == 0 or last
             if not (step % run.trainer.log_every == 0 or validates or saves):
                 continue
-            values = averaged(losses.look(), fabric.device)
+            values = mean_over_ranks(losses.look(), fabric.device)
             if logger and (step % run.trainer.log_every == 0 or last):
                 progress.show(values)
                 folder.append_metrics({"step": step, "epoch": step / steps_per_epoch, **values})
@@ -233,7 +233,7 @@ def refuse_unknown_pixels(method: Method, source: Source) -> None:
     written.
     """
     if isinstance(method, LatentModel):
-        x = next(source.batches(reading_order(2), 1)).views[0]
+        x = next(source.batches(eval_sampler(2), 1)).views[0]
         method.target(x, torch.zeros(x.shape, device=x.device))
 
 

@@ -3,7 +3,7 @@ a checkpoint needs for it.
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order
+from core.data.source import Source, eval_sampler
 from core.method import LatentModel, Method
 from core.run import config
 from core.run.features import Features, cached_features
@@ -86,9 +86,7 @@ def rate_and_distortion(subject: Subject) -> dict[str, Any]:
         figures.dimensions(found["dimension_rates"], subject.picture("dimensions"))
     if isinstance(subject.method, BetaVAE):
         test = open_source(subject.run.data, "test", subject.run.seed, augmented=False)
-        order = reading_order(
-            len(test), subject.run.seed, 128, subject.device, "pictures", most=128
-        )
+        order = eval_sampler(len(test), subject.run.seed, 128, subject.device, "pictures", most=128)
         x = next(test.batches(order, 1)).views[0]
         reconstructions(subject.method, x[:10], subject.picture("reconstructions"))
         traversals(subject.method, x, subject.picture("traversals"))
@@ -104,22 +102,22 @@ def of_frozen_features(subject: Subject) -> dict[str, Any]:
 
 def importance_weighted(subject: Subject) -> dict[str, Any]:
     return likelihood(
-        subject.method,
+        subject.method,  # type: ignore[arg-type]
         subject.run,
         **subject.settings["likelihood"],
         seed=subject.seed,
         device=subject.device,
-    )  # type: ignore[arg-type]
+    )
 
 
 def annealed(subject: Subject) -> dict[str, Any]:
     return ais(
-        subject.method,
+        subject.method,  # type: ignore[arg-type]
         subject.run,
         **subject.settings["ais"],
         seed=subject.seed,
         device=subject.device,
-    )  # type: ignore[arg-type]
+    )
 
 
 def neighbours(run: config.RunConfig, nearest: Neighbours, path: Path) -> Path:
@@ -132,9 +130,9 @@ def neighbours(run: config.RunConfig, nearest: Neighbours, path: Path) -> Path:
 
     def picture(source: Source, index: torch.Tensor) -> torch.Tensor:
         order = (
-            (i[None], draws)
-            for i, (_, draws) in zip(
-                index, reading_order(len(index), run.seed, 1, purpose="features"), strict=True
+            (i[None], rng)
+            for i, (_, rng) in zip(
+                index, eval_sampler(len(index), run.seed, 1, purpose="features"), strict=True
             )
         )
         return torch.cat([batch.views[0] for batch in source.batches(order, 1)])

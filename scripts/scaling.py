@@ -13,7 +13,7 @@ codes (the variable has what is freed given back, so that it shows).
 
 import core  # noqa: F401
 from core.data.datasets import open_source
-from core.data.source import training_order
+from core.data.source import train_sampler
 from core.distributed import rank, world
 from core.errors import UserError, exit_cleanly
 from core.information.infonce import nt_xent, queue_loss
@@ -211,7 +211,7 @@ def report(name: str, run: config.RunConfig) -> None:
     fabric = start_fabric(run)
     source = open_source(run.data, "train", run.seed)
     state, model, optimizer = build_state(fabric, run, source.shape)
-    order = training_order(
+    order = train_sampler(
         len(source), run.optim.batch_size, run.seed, 0, STEPS, fabric.global_rank, fabric.world_size
     )
     steps = train(

@@ -4,8 +4,8 @@ collapsed. The test split stays unread.
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order, training_order
-from core.distributed import alone, rank
+from core.data.source import Source, eval_sampler, train_sampler
+from core.distributed import rank, single_process
 from core.information.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import LatentModel, Method, PairCritic
 from core.run.config import RunConfig, for_information
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 
 from contrastive.moco import MoCo
 from probes.codes import coded, codes, joined
-from probes.collapse import Alarm, carried
-from probes.information import read_pairs
+from probes.collapse import Alarm, collapse_status
+from probes.information import encode_pairs
 from probes.knn import knn
 from vae.beta import BetaVAE
 from vae.pictures import reconstructions, traversals
@@ -61,14 +61,14 @@ class Validation:
         was_training, scores = method.training, {}
         method.eval()
         with (
-            nullcontext() if self.run.trainer.sync_batchnorm else alone()
+            nullcontext() if self.run.trainer.sync_batchnorm else single_process()
         ):  # where running statistics differ the first's are those saved
             bank, query = (
                 extract(method, source, self.run.seed, self.device, MOST)
                 for source in (self.train, self.held_out)
             )
         if rank() == 0:
-            with alone():
+            with single_process():
                 scores = (
                     self._metrics(method)
                     | self._geometry(method, query)
@@ -86,7 +86,7 @@ class Validation:
         )  # equal batches, so that every one has the same number of candidates
         totals: dict[str, float] = {}
         for batch in self.views.batches(
-            reading_order(whole, self.run.seed, size, self.device, "validation"), method.views
+            eval_sampler(whole, self.run.seed, size, self.device, "validation"), method.views
         ):
             for name, value in method(batch).metrics.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * size / whole
@@ -97,7 +97,7 @@ class Validation:
         directions where there are no codes.
         """
         native = isinstance(method, PairCritic)
-        pairs = read_pairs(method, self.pairs, self.run.seed, self.device, native, PAIRS)
+        pairs = encode_pairs(method, self.pairs, self.run.seed, self.device, native, PAIRS)
         first, second = (F.normalize(x, dim=1) for x in (pairs.codes if native else pairs.features))
         agreement = (
             {"alignment": alignment(first, second).item()} if self.viewed.views_differ else {}
@@ -114,11 +114,11 @@ class Validation:
         """
         if not isinstance(method, LatentModel):
             return {}
-        order = reading_order(
+        order = eval_sampler(
             len(self.held_out), self.run.seed, device=self.device, purpose="collapse", most=CODED
         )
         prior = method.prior()
-        found = carried(
+        found = collapse_status(
             joined([codes(batch, prior) for batch in coded(method, self.held_out, order)])
         )
         self.warning = self.alarm(found)
@@ -141,7 +141,7 @@ class Validation:
             return {}
         made_at = step - age
         orders = [
-            training_order(n, size, self.run.seed, made_at, made_at + 1, r, self.parts, self.device)
+            train_sampler(n, size, self.run.seed, made_at, made_at + 1, r, self.parts, self.device)
             for r in range(self.parts)
         ]
         parts = [batch for order in orders for batch in self.source.batches(order, method.views)]
@@ -160,7 +160,7 @@ class Validation:
         folder.mkdir(parents=True, exist_ok=True)
         batch = next(
             self.views.batches(
-                reading_order(
+                eval_sampler(
                     min(128, len(self.views)), self.run.seed, 128, self.device, "pictures"
                 ),
                 method.views,

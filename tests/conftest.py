@@ -2,7 +2,7 @@
 
 import core  # noqa: F401
 from core.batch import Batch
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import pytest
 import torch
@@ -25,10 +25,10 @@ def make_batch():
     def make(
         size: int = 8, views: int = 2, shape: tuple[int, int, int] = (3, 32, 32), step: int = 0
     ) -> Batch:
-        draws = Draws(0, step)
+        rng = KeyedRNG(0, step)
         images = tuple(
-            draws.integers(f"image{v}", 256, size, *shape).to(torch.uint8) for v in range(views)
+            rng.integers(f"image{v}", 256, size, *shape).to(torch.uint8) for v in range(views)
         )
-        return Batch(images, torch.zeros(size, 1, dtype=torch.long), torch.arange(size), draws)
+        return Batch(images, torch.zeros(size, 1, dtype=torch.long), torch.arange(size), rng)
 
     return make

@@ -4,10 +4,10 @@ alone.
 
 from core.data.datasets import EMBEDDED, open_source
 from core.data.images import Arrays
-from core.data.source import Source, training_order
+from core.data.source import Source, train_sampler
 from core.data.views import policy
 from core.method import LatentModel, Method, PairCritic, locate
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from core.run.train import train
@@ -33,11 +33,11 @@ def stand_in(run: config.RunConfig) -> Source:
     """Random images of the data set's shape, or embedded data themselves."""
     if run.data.name in EMBEDDED:
         return open_source(run.data, "train", 0)
-    draws, shape = Draws(0, 0), SHAPES[run.data.name]
-    images = draws.integers("images", 256, 32, *shape).to(torch.uint8)
+    rng, shape = KeyedRNG(0, 0), SHAPES[run.data.name]
+    images = rng.integers("images", 256, 32, *shape).to(torch.uint8)
     return Arrays(
         images,
-        draws.integers("labels", 10, 32, 1),
+        rng.integers("labels", 10, 32, 1),
         {"class": 10},
         policy(run.data.augment, shape[1]),
     )
@@ -55,7 +55,7 @@ def test_a_config_runs(path, tmp_path):
     optimizer = build_optimizer(method, run.optim)
     fabric = Fabric(accelerator="cpu", devices=1)
     state = checkpoint.State(run, method, optimizer)
-    batches = source.batches(training_order(len(source), 8, 0, 0, 3), method.views)
+    batches = source.batches(train_sampler(len(source), 8, 0, 0, 3), method.views)
     metrics = [
         {k: v.item() for k, v in m.items()}
         for m in train(
@@ -69,7 +69,7 @@ def test_a_config_runs(path, tmp_path):
     checkpoint.save(tmp_path / "last.ckpt", state)
     loaded, again, step = checkpoint.load_method(tmp_path / "last.ckpt")
     assert step == 3 and config.to_dict(again) == config.to_dict(run)
-    x = next(iter(source.batches(training_order(len(source), 8, 0, 0, 1), 1))).views[0]
+    x = next(iter(source.batches(train_sampler(len(source), 8, 0, 0, 1), 1))).views[0]
     method.eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded.embed(x), method.embed(x), rtol=0, atol=0)
@@ -99,7 +99,7 @@ def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
             model,
             optimizer,
             state,
-            source.batches(training_order(len(source), 8, 0, 0, 1), state.method.views),
+            source.batches(train_sampler(len(source), 8, 0, 0, 1), state.method.views),
             1,
             1,
         )

@@ -4,7 +4,7 @@ u).
 B = images, C H W = image shape, U = conditioning feature maps.
 """
 
-from core.networks.levels import Law
+from core.networks.discretized import DiscreteDistribution
 from core.networks.likelihoods import Likelihood
 
 import torch
@@ -75,7 +75,7 @@ class AutoregressiveImage(Distribution):
                     numbers = uniform[:, :, i, j, None, None]
                     values = (
                         law.from_uniform(numbers)
-                        if isinstance(law, Law)
+                        if isinstance(law, DiscreteDistribution)
                         else (numbers < law.mean).float()
                     )  # else Bernoulli
                     x[:, c, i, j] = values[:, c, 0, 0]

@@ -91,8 +91,8 @@ class BetaVAE(Method):
         self.schedule = RateSchedule(config.rate, self.code_prior.columns)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.target(batch.views[0], batch.draws.uniform("dequantise", *batch.views[0].shape))
-        noise = batch.draws.normal("posterior", len(x), self.config.latent)
+        x = self.target(batch.views[0], batch.rng.uniform("dequantise", *batch.views[0].shape))
+        noise = batch.rng.normal("posterior", len(x), self.config.latent)
         mean, log_sigma, z, distortion = self.in_micro_batches(self._sampled, x, noise)
         return self.output(self.code_prior.rate(mean, log_sigma, z), distortion)
 

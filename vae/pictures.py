@@ -1,7 +1,7 @@
 """What a VAE shows a person: reconstructions and latent traversals."""
 
 from core.batch import as_float
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.pictures import save_grid
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def decoded(method: BetaVAE, z: Tensor, purpose: str, shared: bool = False) -> T
     law = method.likelihood(z)
     if not isinstance(law, AutoregressiveImage):
         return law.mean.cpu()
-    noise = Draws(0, 0, device=z.device).uniform(
+    noise = KeyedRNG(0, 0, device=z.device).uniform(
         f"picture {purpose}", 1 if shared else len(z), *method.shape
     )
     return law.from_uniform(noise.expand(len(z), -1, -1, -1)).cpu()

@@ -3,8 +3,8 @@
 B = images on this process, L = latent dimensions, K = pseudo-inputs, C H W = image shape.
 """
 
-from core.choice import Kinds, settings
 from core.errors import UserError
+from core.kind_options import Kinds, settings
 from core.networks.likelihoods import kl_from_standard_normal
 
 from abc import ABC, abstractmethod

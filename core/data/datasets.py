@@ -16,7 +16,7 @@ from core.data.source import Source
 from core.data.sprites import Sprites, SpritesConfig
 from core.data.views import policy
 from core.errors import UserError, nearest
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import contextlib
 import copy
@@ -217,7 +217,7 @@ def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
     binary, block = torch.empty_like(images), 4096
     for number in range(int(chosen.max()) // block + 1):
         mine = (chosen // block == number).nonzero()[:, 0]
-        uniform = Draws(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[
+        uniform = KeyedRNG(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[
             chosen[mine] % block
         ]
         binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
@@ -230,7 +230,7 @@ def _part(n: int, split: str, validation: int) -> Tensor:
         return torch.arange(n)
     if validation >= n:
         raise UserError(f"data.validation: {validation} images can not be held out of {n}")
-    order = Draws(0, 0).permutation("validation split", n)
+    order = KeyedRNG(0, 0).permutation("validation split", n)
     train, val = order[validation:].sort().values, order[:validation].sort().values
     return {"train": train, "val": val, "trainval": torch.cat([train, val])}[split]
 

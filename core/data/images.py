@@ -6,10 +6,10 @@ n = images in the split, B = images on this process.
 
 from core.batch import Batch
 from core.data.skipping import Split, Undecodable, first_decodable
-from core.data.source import Order, Source
+from core.data.source import Sampler, Source
 from core.data.views import Policy, augment
 from core.errors import UserError
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import io
 import itertools
@@ -134,25 +134,24 @@ class Arrays(Source):
 
     def __init__(self, images: Tensor, labels: Tensor, factors: dict[str, int], policy: Policy):
         self.images, self.labels, self.factors, self.policy = images, labels, factors, policy
-        self.shape = (
-            (images.shape[1], policy.size, policy.size) if policy.size else tuple(images.shape[1:])
-        )  # type: ignore[assignment]
+        height, width = (policy.size, policy.size) if policy.size else images.shape[2:]
+        self.shape = (images.shape[1], height, width)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, order: Order, views: int) -> Iterator[Batch]:
-        for index, draws in order:
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
+        for index, rng in order:
             self.images, self.labels = (
-                self.images.to(draws.device),
-                self.labels.to(draws.device),
+                self.images.to(rng.device),
+                self.labels.to(rng.device),
             )  # moved once, then held there
-            here = index.to(draws.device)
+            here = index.to(rng.device)
             yield make_batch(
                 self.images.index_select(0, here),
                 self.labels.index_select(0, here),
                 here,
-                draws,
+                rng,
                 self.policy,
                 views,
             )
@@ -177,34 +176,34 @@ class Stream(Source):
     def __len__(self) -> int:
         return len(self.split)
 
-    def batches(self, order: Order, views: int) -> Iterator[Batch]:
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
         wanted = (index.tolist() for index, _ in ahead)
         loaded = load(
             self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available()
         )
-        for (image, label, read), (index, draws) in zip(loaded, order, strict=True):
+        for (image, label, read), (index, rng) in zip(loaded, order, strict=True):
             self.split.account(index, read)
-            image = image.to(draws.device, non_blocking=True)
+            image = image.to(rng.device, non_blocking=True)
             yield make_batch(
                 image,
-                label[:, None].to(draws.device),
-                index.to(draws.device),
-                draws,
+                label[:, None].to(rng.device),
+                index.to(rng.device),
+                rng,
                 self.policy,
                 views,
             )
 
 
 def make_batch(
-    image: Tensor, label: Tensor, index: Tensor, draws: Draws, policy: Policy, views: int
+    image: Tensor, label: Tensor, index: Tensor, rng: KeyedRNG, policy: Policy, views: int
 ) -> Batch:
     """Views of images that are on the device, each with draws of its own."""
     return Batch(
-        tuple(augment(image, draws.fork(f"view{v}"), policy) for v in range(views)),
+        tuple(augment(image, rng.fork(f"view{v}"), policy) for v in range(views)),
         label,
         index,
-        draws,
+        rng,
     )
 
 

@@ -11,8 +11,8 @@ B = images, n = images in the split, S = image side, d = S * S values of an imag
 """
 
 from core.batch import Batch
-from core.data.source import Order, Source
-from core.randomness import Draws
+from core.data.source import Sampler, Source
+from core.randomness import KeyedRNG
 
 import math
 from collections.abc import Iterator
@@ -91,29 +91,29 @@ class LinearGaussian(Source):
         self.information = float(-0.5 * torch.log1p(-((variances / self.eigenvalues) ** 2)).sum())
         sizes = {"train": config.train, "val": config.validation, "test": config.test}
         parts = ("train", "val") if split == "trainval" else (split,)
-        draws = {part: Draws(seed, 0).fork(f"linear_gaussian/{part}") for part in parts}
+        rng = {part: KeyedRNG(seed, 0).fork(f"linear_gaussian/{part}") for part in parts}
         self.content = torch.cat(
-            [draws[part].normal("content", sizes[part], config.rank) for part in parts]
+            [rng[part].normal("content", sizes[part], config.rank) for part in parts]
         )  # [n, r]
         self._weights = (self.patterns * variances.sqrt()).T[: config.rank].float()  # W', [r, d]
 
     def __len__(self) -> int:
         return len(self.content)
 
-    def batches(self, order: Order, views: int) -> Iterator[Batch]:
-        for index, draws in order:
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
+        for index, rng in order:
             content = self.content[index]
-            clean = (content @ self._weights).view(-1, *self.shape).to(draws.device)
+            clean = (content @ self._weights).view(-1, *self.shape).to(rng.device)
             noise = (
-                draws.fork(f"{self.split}/view{v}").normal("noise", *clean.shape)
+                rng.fork(f"{self.split}/view{v}").normal("noise", *clean.shape)
                 for v in range(views)
             )
             label = (content[:, :1] > 0).long()
             yield Batch(
                 tuple(clean + self.config.noise * e for e in noise),
-                label.to(draws.device),
-                index.to(draws.device),
-                draws,
+                label.to(rng.device),
+                index.to(rng.device),
+                rng,
             )
 
     def log_prob(self, x: Tensor) -> Tensor:

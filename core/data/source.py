@@ -4,7 +4,7 @@ n = images in the split, B = images on this process, W = processes, F = label co
 """
 
 from core.batch import Batch
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-Order = Iterable[tuple[Tensor, Draws]]  # (index int64 [B] on the CPU, the randomness of that batch)
+Sampler = Iterable[
+    tuple[Tensor, KeyedRNG]
+]  # (index int64 [B] on the CPU, the randomness of that batch)
 
 
 class Source(ABC):
@@ -28,13 +30,13 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batches(self, order: Order, views: int) -> Iterator[Batch]:
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         """One batch an entry of the order, with that many views of each image, on the device of the
         entry's draws.
         """
 
 
-def training_order(
+def train_sampler(
     n: int,
     batch_size: int,
     seed: int,
@@ -43,7 +45,7 @@ def training_order(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
-) -> Order:
+) -> Sampler:
     """Batches number `start` to `stop` of endless shuffled epochs; batch i is a function of (seed,
     i) alone.
 
@@ -55,19 +57,19 @@ def training_order(
     for step in range(start, stop):
         if epoch != step // per_epoch:
             epoch = step // per_epoch
-            shuffled = Draws(seed, epoch).permutation("epoch order", n)
+            shuffled = KeyedRNG(seed, epoch).permutation("epoch order", n)
         first = (step % per_epoch) * batch_size + rank * mine
-        yield shuffled[first : first + mine], Draws(seed, step, rank, world, device)
+        yield shuffled[first : first + mine], KeyedRNG(seed, step, rank, world, device)
 
 
-def reading_order(
+def eval_sampler(
     n: int,
     seed: int = 0,
     block: int = 512,
     device: torch.device | str = "cpu",
     purpose: str = "read",
     most: int | None = None,
-) -> Order:
+) -> Sampler:
     """Images once, in order, in blocks; the draws of a block are a function of (seed, block number,
     purpose).
 
@@ -75,4 +77,4 @@ def reading_order(
     """
     chosen = torch.arange(n) if most is None or most >= n else torch.arange(most) * n // most
     for number, index in enumerate(chosen.split(block)):
-        yield index, Draws(seed, number, device=device).fork(purpose)
+        yield index, KeyedRNG(seed, number, device=device).fork(purpose)

@@ -13,8 +13,8 @@ B = images on this process, n = images in the split, S = image side, F = factors
 """
 
 from core.batch import Batch
-from core.data.source import Order, Source
-from core.randomness import Draws
+from core.data.source import Sampler, Source
+from core.randomness import KeyedRNG
 
 import math
 from collections.abc import Iterator
@@ -114,11 +114,11 @@ class Sprites(Source):
         sizes = {"train": config.train, "val": config.validation, "test": config.test}
         parts = []
         for part in ("train", "val") if split == "trainval" else (split,):
-            draws = Draws(seed, 0).fork(f"sprites/{part}")
+            rng = KeyedRNG(seed, 0).fork(f"sprites/{part}")
             parts.append(
                 torch.stack(
                     [
-                        draws.integers(name, count, sizes[part])
+                        rng.integers(name, count, sizes[part])
                         for name, count in self.factors.items()
                     ],
                     1,
@@ -129,19 +129,19 @@ class Sprites(Source):
     def __len__(self) -> int:
         return len(self.content)
 
-    def batches(self, order: Order, views: int) -> Iterator[Batch]:
-        for index, draws in order:
-            content = self.content[index].to(draws.device)
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
+        for index, rng in order:
+            content = self.content[index].to(rng.device)
             pictures = tuple(
-                render(content, draws.fork(f"{self.split}/view{v}"), self.config)
+                render(content, rng.fork(f"{self.split}/view{v}"), self.config)
                 for v in range(views)
             )
-            yield Batch(pictures, content, index.to(draws.device), draws)
+            yield Batch(pictures, content, index.to(rng.device), rng)
 
 
-def render(content: Tensor, draws: Draws, config: SpritesConfig) -> Tensor:
-    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `draws`."""
-    u = draws.uniform("nuisance", len(content), 10)
+def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
+    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`."""
+    u = rng.uniform("nuisance", len(content), 10)
     factor = dict(zip(config.factors, content.unbind(1), strict=True))
     colour = _hue_to_rgb(_in_band(factor["colour"], config.colours, u[:, 0])) * (
         0.75 + 0.25 * u[:, 1:2]
@@ -171,7 +171,7 @@ def render(content: Tensor, draws: Draws, config: SpritesConfig) -> Tensor:
         brightness[:, None] * tint[:, :, None, None] * (1 - cover)
         + colour[:, :, None, None] * cover
     )
-    image.add_(draws.normal("pixels", len(content), 3, SIDE, SIDE), alpha=0.02)
+    image.add_(rng.normal("pixels", len(content), 3, SIDE, SIDE), alpha=0.02)
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

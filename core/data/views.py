@@ -11,7 +11,7 @@ from core.data.blocks import in_blocks
 from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
 from core.data.resize import resized_crop
 from core.errors import UserError, nearest
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import functools
 import math
@@ -103,33 +103,33 @@ class Parameters(NamedTuple):
     sigma: Tensor  # float [B]
 
 
-def draw(images: int, height: int, width: int, draws: Draws, policy: Policy) -> Parameters:
+def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:
     """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that
     every device makes the same views.
     """
-    draws = Draws(draws.seed, draws.step, draws.rank, draws.world, "cpu", draws.path)
+    rng = KeyedRNG(rng.seed, rng.step, rng.rank, rng.world, "cpu", rng.path)
 
     def chance(purpose: str, probability: float) -> Tensor:
-        return draws.uniform(purpose, images) < probability
+        return rng.uniform(purpose, images) < probability
 
     def between(purpose: str, low: float, high: float) -> Tensor:
-        return low + (high - low) * draws.uniform(purpose, images)
+        return low + (high - low) * rng.uniform(purpose, images)
 
     spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
     low, high = (1 - spread).clamp(min=0), 1 + spread
-    factor = low + (high - low) * draws.uniform("jitter factor", images, 3)
+    factor = low + (high - low) * rng.uniform("jitter factor", images, 3)
     return Parameters(
         angle=between("rotation", -policy.rotation, policy.rotation),
         box=crop_boxes(
-            draws.uniform("crop shape", images, ATTEMPTS, 2),
-            draws.uniform("crop place", images, 2),
+            rng.uniform("crop shape", images, ATTEMPTS, 2),
+            rng.uniform("crop place", images, 2),
             height,
             width,
             policy,
         ),
         flip=chance("flip", policy.flip),
         jitter=chance("jitter", policy.jitter),
-        order=draws.uniform("jitter order", images, 4).argsort(1),
+        order=rng.uniform("jitter order", images, 4).argsort(1),
         strength=torch.cat(
             [factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1
         ),
@@ -167,7 +167,7 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
     )
 
 
-def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
+def augment(image: Tensor, rng: KeyedRNG, policy: Policy) -> Tensor:
     """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image,
     draws, policy).
     """
@@ -176,7 +176,7 @@ def augment(image: Tensor, draws: Draws, policy: Policy) -> Tensor:
         policy.size,
     ):
         return image
-    return apply(image, draw(len(image), image.shape[2], image.shape[3], draws, policy), policy)
+    return apply(image, draw(len(image), image.shape[2], image.shape[3], rng, policy), policy)
 
 
 class Work(NamedTuple):

@@ -2,7 +2,7 @@
 chip.
 
 Attention whose values are the keys gives the softmax-weighted mean key, and with it the
-log-sum-exp: what `streaming` computes chunk by chunk. Flash attention (Dao 2023) takes half
+log-sum-exp: what `chunked` computes chunk by chunk. Flash attention (Dao 2023) takes half
 precision alone: it keeps products, scores and sums in float32, but rounds queries, keys and, for
 the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too
 much chunks serve. N = queries, K = keys, D = dimensions, S = parts of the keys, which run side by
@@ -60,7 +60,7 @@ def error(scale: float, n: int, d: int) -> float:
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `core.information.streaming.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and
+    """As `core.information.chunked.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and
     the softmax-weighted mean key [N, D].
 
     Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision, whatever K.

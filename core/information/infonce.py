@@ -10,8 +10,8 @@ together with its value, and none has a second derivative. Vectors need not have
 
 from core.batch import at_least_float32
 from core.distributed import gather, rank, world
-from core.information.streaming import QueueInfoNCE
-from core.information.tiles import InBatch, Layout
+from core.information.chunked import QueueInfoNCE
+from core.information.in_batch import InBatch, Layout
 
 import functools
 from collections.abc import Callable

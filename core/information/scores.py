@@ -5,7 +5,7 @@ codes, f(x, y) = scale <q(x), k(y)>, which holds any bilinear form, any function
 and the log density of a diagonal Gaussian.
 """
 
-from core.information.streaming import slices
+from core.information.chunked import slices
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,12 @@ class Scores:
     def __init__(
         self, own: Tensor, negatives: int, tiles: Callable[[], Iterable[Tile]], paired: bool
     ):
-        self.own, self.negatives, self.paired, self._tiles = own.double(), negatives, paired, tiles
+        self.own, self.negatives, self.paired, self._tiles = (
+            own.double(),
+            negatives,
+            paired,
+            tiles,
+        )
         n = len(own)
         self.rest, self.spare = (
             torch.full((n,), -math.inf, dtype=torch.float64, device=own.device) for _ in range(2)

@@ -8,7 +8,7 @@ decoder emits for each value of an image.
 
 from core.batch import as_float
 from core.errors import UserError
-from core.networks.levels import LEVELS, Categorical256, DiscretisedLogistic, LogisticMixture
+from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogistic, LogisticMixture
 
 import math
 
@@ -77,7 +77,7 @@ class Likelihood(nn.Module):
             return Normal(parameters, self.log_scale.exp(), validate_args=False)
         log_scale = self.log_scale.clamp(min=self.LEAST)
         if self.name == "logistic":
-            return DiscretisedLogistic(torch.tanh(parameters), log_scale)
+            return DiscretizedLogistic(torch.tanh(parameters), log_scale)
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.method import Method, locate
 from core.run import config
 from core.run.finite import require_finite
-from core.run.sharding import assemble, divided, divided_moments, sharded, whole
+from core.run.sharding import assemble, gather_full, shard_like, shard_moments, sharded
 
 import hashlib
 import os
@@ -64,7 +64,7 @@ def save(path: Path, state: State, keep: int = 1) -> None:
     state with a weight that is not finite raises `UserError` and touches no file: a good checkpoint
     is never replaced by one that nobody can go on with.
     """
-    weights, optimizer = whole(
+    weights, optimizer = gather_full(
         (state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0
     )
     if rank():
@@ -209,7 +209,7 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     """Put a checkpoint's method, optimiser and step into a freshly built state."""
     load_weights(path, entries["method"], state.method)
     try:
-        state.optimizer.load_state_dict(divided_moments(entries["optimizer"], state.optimizer))
+        state.optimizer.load_state_dict(shard_moments(entries["optimizer"], state.optimizer))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its optimizer does not fit the config ({error})") from None
     state.step, state.best, state.wandb_id = (
@@ -243,7 +243,7 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
                 f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}"
             )
     method.load_state_dict(
-        {key: divided(weights[key], value) for key, value in own.items()}, strict=True
+        {key: shard_like(weights[key], value) for key, value in own.items()}, strict=True
     )
 
 

@@ -5,8 +5,8 @@ n = images, D = feature dimensions, F = label columns.
 """
 
 from core.data.datasets import open_source
-from core.data.source import Source, reading_order
-from core.distributed import in_turns, rank, world
+from core.data.source import Source, eval_sampler
+from core.distributed import gather_round_robin, rank, world
 from core.method import Method
 from core.run.checkpoint import digest, write_atomically
 from core.run.config import RunConfig, to_dict
@@ -44,11 +44,11 @@ def extract(
 
     Each image is read by one of the processes, and all of them get everything.
     """
-    order = reading_order(len(source), seed, device=device, purpose="features", most=most)
+    order = eval_sampler(len(source), seed, device=device, purpose="features", most=most)
     was_training = method.training
     method.eval()
     mine = itertools.islice(order, rank(), None, world())
-    parts = in_turns(
+    parts = gather_round_robin(
         [
             (method.embed(batch.views[0]).float().cpu(), batch.label.cpu())
             for batch in source.batches(mine, 1)

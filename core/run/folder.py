@@ -5,7 +5,7 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core.distributed import in_turns, rank
+from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
@@ -25,7 +25,7 @@ LEASE = 120.0
 
 # What may differ between a run and its resumption: where it runs and what is told about it, never
 # what is computed.
-FREE = {
+RESUMABLE_KEYS = {
     "resume",
     "wandb",
     "data.root",
@@ -111,7 +111,7 @@ class RunFolder:
             config.to_dict(config.read(self.config, [])), config.to_dict(run)
         )
         for key, (there, here) in sorted(differences.items()):
-            if key not in FREE:
+            if key not in RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
@@ -187,7 +187,7 @@ class RunFolder:
         by all processes, for what each of them finds has to be the same.
         """
         said = self._load_newest(state)
-        if len(steps := set(in_turns([state.step]))) > 1:
+        if len(steps := set(gather_round_robin([state.step]))) > 1:
             raise UserError(
                 "folder: processes found checkpoints of the steps"
                 f" {', '.join(map(str, sorted(steps)))} in {self.path};"

@@ -57,7 +57,7 @@ def shard(method: Method, mesh: DeviceMesh) -> Method:
     return method
 
 
-def whole(held: Any, keep: bool) -> Any:
+def gather_full(held: Any, keep: bool) -> Any:
     """Nested dicts and lists with every sharded tensor put together on the CPU and, where not
     `keep`, forgotten again.
 
@@ -71,7 +71,7 @@ def whole(held: Any, keep: bool) -> Any:
     return tree_map_only(DTensor, gathered, held)
 
 
-def divided(value: Tensor, own: Tensor) -> Tensor:
+def shard_like(value: Tensor, own: Tensor) -> Tensor:
     """This process's part of a whole tensor, sharded as `own` is, or the tensor itself where that
     is not.
     """
@@ -82,7 +82,7 @@ def divided(value: Tensor, own: Tensor) -> Tensor:
     )  # None: nothing is sent
 
 
-def divided_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def shard_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state of an optimiser, whole as a checkpoint holds it, with every tensor of a parameter's
     shape divided as the parameter is.
     """
@@ -90,7 +90,9 @@ def divided_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
 
     def part(value: Any, own: Tensor) -> Any:
         return (
-            divided(value, own) if isinstance(value, Tensor) and value.shape == own.shape else value
+            shard_like(value, own)
+            if isinstance(value, Tensor) and value.shape == own.shape
+            else value
         )
 
     state = {

@@ -9,7 +9,7 @@ for CIFAR), gaussian_blur=0 and no normalisation.
 
 from core.batch import as_float
 from core.data.views import Policy, apply, augment, draw, policy
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import functools
 import importlib.util
@@ -60,15 +60,15 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 def pictures() -> Tensor:
     """Smooth colour noise, uint8 [n, 3, 32, 32]: neighbours are alike, as in photographs."""
-    noise = Draws(0, 0).normal("bench images", IMAGES, 3, SIZE, SIZE)
+    noise = KeyedRNG(0, 0).normal("bench images", IMAGES, 3, SIZE, SIZE)
     return (torchvision.gaussian_blur(noise, [7, 7], [2.0, 2.0]) * 320 + 128).clamp(0, 255).byte()
 
 
 def ours(images: Tensor, rule: Policy) -> Views:
     views = []
     for step, batch in enumerate(images.split(BATCH)):
-        draws = Draws(0, step, device=images.device)
-        views += [as_float(augment(batch, draws.fork(f"view{v}"), rule)) for v in range(2)]
+        rng = KeyedRNG(0, step, device=images.device)
+        views += [as_float(augment(batch, rng.fork(f"view{v}"), rule)) for v in range(2)]
     return views
 
 
@@ -136,7 +136,7 @@ def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
     """Same draws, same views as torchvision's operations one image at a time; and both sides'
     pixels are distributed alike.
     """
-    drawn = draw(64, SIZE, SIZE, Draws(0, 0).fork("view0"), rule)
+    drawn = draw(64, SIZE, SIZE, KeyedRNG(0, 0).fork("view0"), rule)
     reference = torch.stack(
         [one_by_one(image / 255, *row) for image, *row in zip(images, *drawn, strict=False)]
     )

@@ -3,7 +3,7 @@ and Lightning's.
 """
 
 from core.data.images import Arrays
-from core.data.source import training_order
+from core.data.source import train_sampler
 from core.data.views import policy
 from core.run import config
 from core.run.train import train
@@ -42,7 +42,7 @@ def epoch(
     steps = len(images) // run.optim.batch_size
 
     def once() -> float:
-        order = training_order(
+        order = train_sampler(
             len(source),
             run.optim.batch_size,
             run.seed,

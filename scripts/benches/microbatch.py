@@ -6,7 +6,7 @@ pass, the gain is memory.
 """
 
 from core.batch import Batch
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 from collections.abc import Iterator
 
@@ -26,9 +26,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
 def contest(backbone: str, device: torch.device) -> Contest:
     torch.manual_seed(0)
     method = SimCLR(SimCLRConfig(backbone=backbone, stem="imagenet"), SHAPE).to(device).eval()
-    draws = Draws(0, 0, device=device)
-    views = tuple(draws.integers(f"view{v}", 256, N, *SHAPE).to(torch.uint8) for v in range(2))
-    batch = Batch(views, torch.zeros(N, 1, dtype=torch.long), torch.arange(N), draws)
+    rng = KeyedRNG(0, 0, device=device)
+    views = tuple(rng.integers(f"view{v}", 256, N, *SHAPE).to(torch.uint8) for v in range(2))
+    batch = Batch(views, torch.zeros(N, 1, dtype=torch.long), torch.arange(N), rng)
 
     def run(size: int) -> tuple[torch.Tensor, ...]:
         method.micro_batch = size

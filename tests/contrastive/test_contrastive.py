@@ -163,14 +163,14 @@ def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
         for g in (1, 4)
     )
     grouped.load_state_dict(whole.state_dict())
-    draws = make_batch(16).draws
-    keys = grouped._encode_keys(view, draws)
-    order = torch.argsort(draws.uniform("shuffle", 16))
+    rng = make_batch(16).rng
+    keys = grouped._encode_keys(view, rng)
+    order = torch.argsort(rng.uniform("shuffle", 16))
     first = order[:4]
     torch.testing.assert_close(
-        keys[first], whole._encode_keys(view[first], draws), rtol=1e-4, atol=1e-5
+        keys[first], whole._encode_keys(view[first], rng), rtol=1e-4, atol=1e-5
     )
-    assert not torch.allclose(keys, whole._encode_keys(view, draws), atol=1e-3)
+    assert not torch.allclose(keys, whole._encode_keys(view, rng), atol=1e-3)
 
 
 @pytest.mark.parametrize(

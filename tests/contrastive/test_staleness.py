@@ -3,7 +3,7 @@ views, and what that does to the loss.
 """
 
 from core.data.datasets import open_source
-from core.data.source import training_order
+from core.data.source import train_sampler
 from core.data.sprites import SpritesConfig
 from core.information.infonce import queue_loss
 from core.run import checkpoint, config
@@ -98,7 +98,7 @@ def test_re_encoding_takes_the_same_views_and_the_same_groups(make_batch):
     method = tiny(momentum=1.0, momentum_end=1.0)
     (batch,) = trained(method, make_batch, 1)
     keys, _ = method.queue.oldest(32)
-    other_groups = batch._replace(draws=make_batch(16, shape=SHAPE, step=7).draws)
+    other_groups = batch._replace(rng=make_batch(16, shape=SHAPE, step=7).rng)
     other_views = batch._replace(views=batch.views[::-1])
     for wrong in (other_groups, other_views):
         assert not torch.allclose(method.encode_again([wrong]), keys, atol=1e-3)
@@ -150,7 +150,7 @@ def after_steps(run: config.RunConfig, steps: int) -> tuple[MoCo, Validation]:
     )
     fabric = Fabric(accelerator="cpu", devices=1)
     model, optimizer = fabric.setup(state.method, state.optimizer)
-    batches = source.batches(training_order(len(source), 16, run.seed, 0, steps), 2)
+    batches = source.batches(train_sampler(len(source), 16, run.seed, 0, steps), 2)
     for _ in train(fabric, model, optimizer, state, batches, 20, 6):
         pass
     return method, Validation(run, torch.device("cpu"), source)
@@ -197,7 +197,7 @@ def test_keys_of_several_processes_are_made_again_in_the_order_of_the_queue(tmp_
     method, alone = after_steps(run, 0)
     source, keys = alone.source, []
     for rank in range(2):
-        method(next(iter(source.batches(training_order(100, 16, 0, 0, 1, rank, 2), 2))))
+        method(next(iter(source.batches(train_sampler(100, 16, 0, 0, 1, rank, 2), 2))))
         assert method._new_keys is not None
         keys.append(method._new_keys.chunk(2))
     method.queue.enqueue(

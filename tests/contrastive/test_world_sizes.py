@@ -5,12 +5,12 @@ The well-known wrong variants go through the same comparison and fail it.
 """
 
 from core.data.images import Arrays
-from core.data.source import training_order
+from core.data.source import train_sampler
 from core.data.views import policy
-from core.distributed import averaged, gather, world
+from core.distributed import gather, mean_over_ranks, world
 from core.information import infonce
 from core.networks.batchnorm import synchronise
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from core.run.sharding import sharded, strategy
@@ -128,8 +128,8 @@ def trained(
     """Losses of the global batch at each step, and the buffers at the end; what one run saves
     another may go on with.
     """
-    run, draws = run_of(name), Draws(0, 0)
-    images = draws.integers("colour", 216, 60, 3, 1, 1) + draws.integers("noise", 40, 60, *SHAPE)
+    run, rng = run_of(name), KeyedRNG(0, 0)
+    images = rng.integers("colour", 216, 60, 3, 1, 1) + rng.integers("noise", 40, 60, *SHAPE)
     source = Arrays(
         images.to(torch.uint8),
         torch.zeros(60, 1, dtype=torch.long),
@@ -147,12 +147,12 @@ def trained(
     optimizer = fabric.setup_optimizers(state.optimizer)
     if begun:
         checkpoint.restore(begun, checkpoint.read(begun), state)
-    order = training_order(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
+    order = train_sampler(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
     infonce.gather = WRONG.get(wrong, gather)
     steps = train(
         fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH
     )
-    losses = averaged(
+    losses = mean_over_ranks(
         {str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device
     )  # one sum over processes for all steps
     infonce.gather = gather
@@ -261,7 +261,10 @@ def test_every_process_holds_the_same_buffers(made, name, size):
     """Queue, pointer, running statistics, prices: bit for bit on every rank, and those of one
     process up to summation.
     """
-    alone, ranks = made[1][0][name]["buffers"], [rank[name]["buffers"] for rank in made[size]]
+    alone, ranks = (
+        made[1][0][name]["buffers"],
+        [rank[name]["buffers"] for rank in made[size]],
+    )
     for key, value in alone.items():
         assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), key
         torch.testing.assert_close(ranks[0][key], value, rtol=1e-6, atol=1e-8)

@@ -74,8 +74,8 @@ def test_best_infonce_in_the_limits_and_by_simulation():
     assert best_infonce(10, 1) == pytest.approx(0, abs=1e-12)
     assert best_infonce(10**6, 288) == pytest.approx(math.log(288), abs=1e-3)
     assert best_infonce(3, 10**9) == pytest.approx(math.log(4), abs=1e-6)
-    draws = torch.distributions.Binomial(500, torch.tensor(1 / 32)).sample((200_000,))
-    expected = math.log(501) - torch.log1p(draws).double().mean().item()
+    rng = torch.distributions.Binomial(500, torch.tensor(1 / 32)).sample((200_000,))
+    expected = math.log(501) - torch.log1p(rng).double().mean().item()
     assert best_infonce(500, 32) == pytest.approx(expected, abs=5e-3)
 
 

@@ -1,7 +1,7 @@
 """Randomness, the config reader, the floors of small things."""
 
 from core.errors import UserError, nearest
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import config
 from core.run.checkpoint import build_method
 from core.run.progress import in_words
@@ -16,23 +16,23 @@ YAML = "configs/simclr_sprites.yaml"
 
 
 def test_draws_are_a_function_of_seed_step_and_purpose():
-    a = Draws(1, 2).normal("noise", 6, 3)
-    assert torch.equal(a, Draws(1, 2).normal("noise", 6, 3))
+    a = KeyedRNG(1, 2).normal("noise", 6, 3)
+    assert torch.equal(a, KeyedRNG(1, 2).normal("noise", 6, 3))
     others = [
-        Draws(1, 3).normal("noise", 6, 3),
-        Draws(2, 2).normal("noise", 6, 3),
-        Draws(1, 2).normal("other", 6, 3),
-        Draws(1, 2).fork("view0").normal("noise", 6, 3),
+        KeyedRNG(1, 3).normal("noise", 6, 3),
+        KeyedRNG(2, 2).normal("noise", 6, 3),
+        KeyedRNG(1, 2).normal("other", 6, 3),
+        KeyedRNG(1, 2).fork("view0").normal("noise", 6, 3),
     ]
     assert not any(torch.equal(a, b) for b in others)
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_one_draw(world):
-    whole = Draws(0, 5).uniform("x", 6, 2)
-    parts = [Draws(0, 5, rank, world).uniform("x", 6 // world, 2) for rank in range(world)]
+    whole = KeyedRNG(0, 5).uniform("x", 6, 2)
+    parts = [KeyedRNG(0, 5, rank, world).uniform("x", 6 // world, 2) for rank in range(world)]
     assert torch.equal(whole, torch.cat(parts))
-    assert torch.equal(Draws(0, 5).permutation("p", 9), Draws(0, 5, 1, 2).permutation("p", 9))
+    assert torch.equal(KeyedRNG(0, 5).permutation("p", 9), KeyedRNG(0, 5, 1, 2).permutation("p", 9))
 
 
 def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():

@@ -2,7 +2,7 @@
 
 from core.data.datasets import DataConfig, _open, _plain, open_source
 from core.data.images import Arrays, Stream, read_through
-from core.data.source import reading_order, training_order
+from core.data.source import eval_sampler, train_sampler
 from core.errors import UserError
 
 import gzip
@@ -54,7 +54,7 @@ def config(root: Path, **more) -> DataConfig:
 
 
 def ids(source) -> list[int]:
-    (batch,) = source.batches(reading_order(len(source), block=1000), 1)
+    (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
     return batch.views[0][:, 0, 4, 4].tolist()
 
 
@@ -78,7 +78,7 @@ def test_streaming_and_memory_give_the_same_batches(folder, workers):
         for memory in (1.0, 0.0)
     )
     assert isinstance(held, Arrays) and isinstance(streamed, Stream)
-    orders = [training_order(30, 8, 3, 2, 9) for _ in range(2)]
+    orders = [train_sampler(30, 8, 3, 2, 9) for _ in range(2)]
     for a, b in zip(held.batches(orders[0], 2), streamed.batches(orders[1], 2), strict=True):
         assert torch.equal(a.label, b.label) and torch.equal(a.index, b.index)
         assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
@@ -89,7 +89,7 @@ def test_grey_images_have_the_one_channel_that_pillow_makes(folder):
     for memory in (1.0, 0.0):
         source = open_source(config(folder, grey=True, memory=memory), "test", 0)
         assert source.shape == (1, 8, 8)
-        (batch,) = source.batches(reading_order(len(source), block=100), 1)
+        (batch,) = source.batches(eval_sampler(len(source), block=100), 1)
         expected = [
             Image.new("RGB", (1, 1), (100 * c + i, 50, 200)).convert("L").getpixel((0, 0))
             for c in range(2)
@@ -102,7 +102,7 @@ def test_grey_images_have_the_one_channel_that_pillow_makes(folder):
 
 def test_labels_follow_their_images(folder):
     source = open_source(config(folder), "train", 0)
-    (batch,) = source.batches(reading_order(len(source), block=100), 1)
+    (batch,) = source.batches(eval_sampler(len(source), block=100), 1)
     assert torch.equal(batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long())
 
 
@@ -131,7 +131,7 @@ def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
         source = open_source(
             config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0
         )
-        list(source.batches(reading_order(3), 1))
+        list(source.batches(eval_sampler(3), 1))
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"junk", lambda data: data[: len(data) // 2]])
@@ -155,7 +155,7 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
             config(tmp_path, validation=1, skip=0.31, workers=workers, memory=memory), "trainval", 0
         )
         chosen = (
-            next(iter(source.batches(reading_order(10, block=10), 1))).views[0][:, 0, 0, 0].tolist()
+            next(iter(source.batches(eval_sampler(10, block=10), 1))).views[0][:, 0, 0, 0].tolist()
         )
         said = capfd.readouterr().err.splitlines()
         assert len(said) == 3 and all(
@@ -163,7 +163,7 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
         )
         assert said[-1].endswith("skipped, 3 of at most 3")
         assert set(chosen) == {1, 2, 5, 6, 7, 8, 9}
-        order = training_order(10, 4, 3, 2, 9)
+        order = train_sampler(10, 4, 3, 2, 9)
         batches[memory] = [
             (batch.views[0], batch.label, batch.index) for batch in source.batches(order, 1)
         ]
@@ -180,7 +180,7 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
                 "trainval",
                 0,
             )
-            list(source.batches(reading_order(10), 1))
+            list(source.batches(eval_sampler(10), 1))
 
 
 @pytest.mark.parametrize("kind", ["bomb.png", "float.png"])
@@ -210,7 +210,7 @@ def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
     for i in range(2):
         Image.fromarray(values * 1024 + 255 * i).save(tmp_path / f"train/a/{i}.png")
     source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
-    (batch,) = source.batches(reading_order(2), 1)
+    (batch,) = source.batches(eval_sampler(2), 1)
     assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), (
         "Pillow's own conversion makes all above 255 white"
     )
@@ -224,7 +224,7 @@ def test_an_image_that_can_not_be_read_is_not_skipped(tmp_path):
         UserError,
         match=r"^data\.root: image 1: .*1\.png can not be read \(No such file or directory\)",
     ):
-        list(source.batches(reading_order(3), 1))
+        list(source.batches(eval_sampler(3), 1))
 
 
 def test_classes_are_numbered_as_in_train(tmp_path):
@@ -235,7 +235,7 @@ def test_classes_are_numbered_as_in_train(tmp_path):
         "test/c/0.png",
     )
     source = open_source(config(tmp_path, validation=1), "test", 0)
-    (batch,) = source.batches(reading_order(2), 1)
+    (batch,) = source.batches(eval_sampler(2), 1)
     assert source.factors == {"class": 3} and batch.label[:, 0].tolist() == [1, 2]
     png(tmp_path, "test/d/0.png")
     with pytest.raises(UserError, match="holds the class 'd'"):
@@ -252,7 +252,7 @@ def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
             0,
             augmented,
         )
-        (batch,) = source.batches(reading_order(2), 1)
+        (batch,) = source.batches(eval_sampler(2), 1)
         assert batch.views[0].shape[1:] == source.shape
 
 
@@ -261,7 +261,7 @@ def test_reading_leaves_torchs_own_generator_alone(folder):
     for memory in (0.0, 1.0):
         list(
             open_source(config(folder, memory=memory, validation=9), "val", 0).batches(
-                reading_order(9), 2
+                eval_sampler(9), 2
             )
         )
     assert torch.equal(before, torch.get_rng_state())
@@ -318,7 +318,7 @@ def test_webdataset_shards(tmp_path):
     (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
     settings = config(tmp_path, name="wds/local", validation=2, size=0)
     source = open_source(settings, "trainval", 0)
-    (batch,) = source.batches(reading_order(12), 1)
+    (batch,) = source.batches(eval_sampler(12), 1)
     values = batch.views[0][:, 0, 0, 0].long()
     assert values.sort().values.tolist() == list(range(12)) and torch.equal(
         batch.label[:, 0], values % 3
@@ -330,7 +330,7 @@ def test_hugging_face_is_read_from_the_disk_alone(folder, tmp_path):
     hugging_face = pytest.importorskip("datasets")
     settings = replace(config(tmp_path), name=f"hfds/{folder}")
     source = open_source(settings, "train", 0)
-    (batch,) = source.batches(reading_order(30), 1)
+    (batch,) = source.batches(eval_sampler(30), 1)
     assert torch.equal(
         batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long()
     ) and source.factors == {"class": 2}
@@ -362,7 +362,7 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     source = open_source(
         DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none"), "test", 0
     )
-    (batch,) = source.batches(reading_order(10), 1)
+    (batch,) = source.batches(eval_sampler(10), 1)
     assert source.shape == (1, 28, 28) and source.factors == {"class": 10}
     assert torch.equal(batch.views[0].flatten().long(), torch.arange(10 * 784) % 251)
     assert batch.label[:, 0].tolist() == list(range(10))

@@ -2,7 +2,7 @@
 wrong variant does not.
 """
 
-from core.distributed import alone, gather, rank, world
+from core.distributed import gather, rank, single_process, world
 from core.information.infonce import nt_xent
 
 import os
@@ -71,7 +71,7 @@ def process(number: int, folder: str) -> None:
     logits = logits.index_put((torch.arange(8), own), logits.new_tensor(-torch.inf))
     F.cross_entropy(logits, other).backward()
     dist.all_reduce(wrong.grad)
-    with alone():
+    with single_process():
         assert world() == 1 and rank() == 0 and torch.equal(gather(first), first)
     if number == 0:
         torch.save([w.grad / 2, wrong.grad / 2, charged.grad / 2, price], f"{folder}/gradients")

@@ -2,7 +2,7 @@
 matrices of all scores.
 """
 
-from core.information import flash, streaming
+from core.information import chunked, flash
 from core.information.infonce import queue_loss
 
 from unittest import mock
@@ -30,7 +30,7 @@ def in_half(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Te
     """The loss as training in half precision calls it, and proof that flash attention made it."""
     with (
         torch.autocast("cpu", torch.bfloat16),
-        mock.patch.object(streaming, "_of_rows", side_effect=AssertionError),
+        mock.patch.object(chunked, "_of_rows", side_effect=AssertionError),
     ):
         return queue_loss(query, key, queue, temperature)
 

@@ -4,7 +4,7 @@ over them does not.
 
 from core.batch import Batch, Output
 from core.method import Method
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import pytest
 import torch
@@ -48,11 +48,11 @@ def build(name: str, micro_batch: int = 0) -> Method:
 
 
 def images(n: int, method: Method) -> Batch:
-    draws = Draws(0, 0)
+    rng = KeyedRNG(0, 0)
     views = tuple(
-        draws.integers(f"view{v}", 256, n, *SHAPE).to(torch.uint8) for v in range(method.views)
+        rng.integers(f"view{v}", 256, n, *SHAPE).to(torch.uint8) for v in range(method.views)
     )
-    return Batch(views, torch.zeros(n, 1, dtype=torch.long), torch.arange(n), draws)
+    return Batch(views, torch.zeros(n, 1, dtype=torch.long), torch.arange(n), rng)
 
 
 def gradient(method: Method, output: Output) -> Tensor:

@@ -3,7 +3,7 @@ cross-entropy and autograd.
 """
 
 from core.distributed import rank, world
-from core.information import streaming, tiles
+from core.information import chunked, in_batch
 from core.information.infonce import clip_loss, in_batch_loss, nt_xent, queue_loss
 
 import os
@@ -28,8 +28,8 @@ def small_chunks():
     """Chunks and tiles so small that few codes make many of them, and none comes out even; one tile
     is kept, others are computed again.
     """
-    return mock.patch.multiple(streaming, ON_CPU=(3, 7, 15)), mock.patch.multiple(
-        tiles, ON_CPU=4, KEPT=16
+    return mock.patch.multiple(chunked, ON_CPU=(3, 7, 15)), mock.patch.multiple(
+        in_batch, ON_CPU=4, KEPT=16
     )
 
 
@@ -154,7 +154,10 @@ def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
         (gradient,) = torch.autograd.grad(loss * loss, first, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
-    with torch.no_grad(), mock.patch.object(tiles._Scored, "gradients", side_effect=AssertionError):
+    with (
+        torch.no_grad(),
+        mock.patch.object(in_batch._Scored, "gradients", side_effect=AssertionError),
+    ):
         assert not queue_loss(first, second, queue, 0.2).requires_grad
         assert not any(x.requires_grad for x in nt_xent(first, second, 0.2))
 
@@ -172,18 +175,16 @@ def test_keys_in_bfloat16_cost_little(temperature):
     assert queue_loss(query.bfloat16(), key, queue.bfloat16(), temperature).dtype == torch.float32
 
 
-@pytest.mark.parametrize("product", [streaming.product, lambda a, b: a @ b.T])
-def test_with_and_without_onednn(product):
+@pytest.mark.parametrize("matmul", [chunked.matmul, lambda a, b: a @ b.T])
+def test_with_and_without_onednn(matmul):
     first, second = codes(40, 16, 0), codes(40, 16, 1)
-    with mock.patch.object(tiles, "product", product):
+    with mock.patch.object(in_batch, "matmul", matmul):
         assert (
             max(errors(lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent, [first, second], 0.1))
             < 1e-6
         )
     wide = torch.linspace(-1, 1, 17 * 9).view(17, 9)
-    torch.testing.assert_close(
-        product(wide.T, torch.ones(5, 17)), wide.sum(0)[:, None].expand(9, 5)
-    )
+    torch.testing.assert_close(matmul(wide.T, torch.ones(5, 17)), wide.sum(0)[:, None].expand(9, 5))
 
 
 MEMORY = """
@@ -219,7 +220,7 @@ def process(number: int, folder: str) -> None:
     assert (rank(), world()) == (number, 3)
     rows = slice(5 * number, 5 * number + 5)
     found = []
-    with mock.patch.object(tiles, "ON_CPU", 2):
+    with mock.patch.object(in_batch, "ON_CPU", 2):
         for loss_of in (nt_xent_with_bound, clip_loss):
             weights = torch.eye(6, dtype=torch.float64).requires_grad_()
             loss = loss_of(*(codes(15, 6, seed).double()[rows] @ weights for seed in (1, 2)), 0.3)

@@ -3,9 +3,14 @@ and values that are refused.
 """
 
 from core.errors import UserError
-from core.networks.levels import Categorical256, DiscretisedLogistic, Law, LogisticMixture
+from core.networks.discretized import (
+    Categorical256,
+    DiscreteDistribution,
+    DiscretizedLogistic,
+    LogisticMixture,
+)
 from core.networks.likelihoods import DequantisedGaussian, Likelihood
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 
@@ -21,8 +26,8 @@ def number(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def logistic(loc: float, log_scale: float) -> DiscretisedLogistic:
-    return DiscretisedLogistic(number(loc), number(log_scale))
+def logistic(loc: float, log_scale: float) -> DiscretizedLogistic:
+    return DiscretizedLogistic(number(loc), number(log_scale))
 
 
 def mixture(*parts: tuple[float, float, float]) -> LogisticMixture:
@@ -31,7 +36,7 @@ def mixture(*parts: tuple[float, float, float]) -> LogisticMixture:
 
 
 def categorical(spread: float) -> Categorical256:
-    return Categorical256(spread * Draws(0, 0).normal("logits", 256).double())
+    return Categorical256(spread * KeyedRNG(0, 0).normal("logits", 256).double())
 
 
 LAWS = {
@@ -48,7 +53,7 @@ each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 
 @each_law
-def test_256_probabilities_sum_to_one(law: Law):
+def test_256_probabilities_sum_to_one(law: DiscreteDistribution):
     assert law.log_prob(LEVELS).exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert law.log_prob(LEVELS).isfinite().all()
     assert law.mean.item() == pytest.approx(
@@ -88,7 +93,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_parts():
 
 
 @each_law
-def test_samples_fall_on_the_levels_as_often_as_log_prob_says(law: Law):
+def test_samples_fall_on_the_levels_as_often_as_log_prob_says(law: DiscreteDistribution):
     n = 200_000
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -107,7 +112,7 @@ def test_samples_fall_on_the_levels_as_often_as_log_prob_says(law: Law):
 @pytest.mark.parametrize(
     "law", [logistic(0.2, -2.0), categorical(1.0)], ids=["logistic", "categorical"]
 )
-def test_quantiles_invert_the_cumulative_probabilities(law: Law):
+def test_quantiles_invert_the_cumulative_probabilities(law: DiscreteDistribution):
     cumulative = law.log_prob(LEVELS).exp().cumsum(0)
     kept = slice(0, 255)  # the last is 1 but for rounding
     torch.testing.assert_close(
@@ -131,7 +136,7 @@ def test_the_dequantised_gaussian_keeps_every_constant():
 
 def test_targets_binarise_keep_or_dequantise():
     x = torch.tensor([0, 64, 255], dtype=torch.uint8).view(1, 1, 1, 3).expand(4000, 1, 1, 3)
-    noise = Draws(0, 0).uniform("noise", 4000, 1, 1, 3)
+    noise = KeyedRNG(0, 0).uniform("noise", 4000, 1, 1, 3)
     binary = Likelihood("bernoulli", 1).target(x, noise)
     assert set(binary.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(
@@ -153,15 +158,15 @@ def test_each_value_has_its_own_run_of_the_decoders_channels(name):
     """Changing the channels of one colour changes the law of that colour alone; samples and means
     have the image's shape.
     """
-    likelihood, draws = Likelihood(name, 3, components=4), Draws(0, 0)
+    likelihood, rng = Likelihood(name, 3, components=4), KeyedRNG(0, 0)
     assert likelihood.channels == {"categorical": 256, "logistic_mixture": 12}[name]
-    parameters = draws.normal("parameters", 2, 3 * likelihood.channels, 4, 4)
+    parameters = rng.normal("parameters", 2, 3 * likelihood.channels, 4, 4)
     x = likelihood.target(
-        draws.integers("x", 256, 2, 3, 4, 4).to(torch.uint8), draws.uniform("noise", 2, 3, 4, 4)
+        rng.integers("x", 256, 2, 3, 4, 4).to(torch.uint8), rng.uniform("noise", 2, 3, 4, 4)
     )
     before = likelihood(parameters)
     assert before.log_prob(x).shape == before.mean.shape == before.sample().shape == (2, 3, 4, 4)
-    parameters[:, likelihood.channels : 2 * likelihood.channels] += draws.normal(
+    parameters[:, likelihood.channels : 2 * likelihood.channels] += rng.normal(
         "more", 2, likelihood.channels, 4, 4
     )
     changed = (likelihood(parameters).log_prob(x) != before.log_prob(x)).all(-1).all(-1).all(0)

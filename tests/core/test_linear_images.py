@@ -4,7 +4,7 @@ says.
 
 from core.data.datasets import DataConfig, open_source
 from core.data.linear_gaussian import LinearGaussianConfig, patterns
-from core.data.source import reading_order
+from core.data.source import eval_sampler
 from core.run import config
 
 import numpy as np
@@ -25,7 +25,7 @@ def covariance():
 
 def read(split, seed=0, views=1, block=512):
     source = open_source(DATA, split, seed)
-    return list(source.batches(reading_order(len(source), 0, block), views))
+    return list(source.batches(eval_sampler(len(source), 0, block), views))
 
 
 def test_density_and_entropy_are_those_of_the_normal():

@@ -3,9 +3,9 @@ views share.
 """
 
 from core.data.datasets import DataConfig, open_source
-from core.data.source import reading_order, training_order
+from core.data.source import eval_sampler, train_sampler
 from core.data.sprites import SHAPES, Sprites, SpritesConfig, render
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 
@@ -24,15 +24,13 @@ LARGEST = SpritesConfig(4, 8, 1, 4, 16, 8, train=2000, validation=300, test=4000
 @pytest.mark.parametrize("config", [CONFIG, LARGEST], ids=["M=288", "M=65536"])
 def test_the_content_can_be_read_from_any_view(config):
     source = Sprites(config, "test", 3)
-    for batch in source.batches(reading_order(4000, 3, 2000), 1):
+    for batch in source.batches(eval_sampler(4000, 3, 2000), 1):
         assert torch.equal(read(batch.views[0], config), batch.label)
 
 
 def test_the_default_images_are_those_that_earlier_results_were_measured_on():
     batch = next(
-        Sprites(SpritesConfig(train=4096), "train", 0).batches(
-            training_order(4096, 256, 0, 0, 1), 2
-        )
+        Sprites(SpritesConfig(train=4096), "train", 0).batches(train_sampler(4096, 256, 0, 0, 1), 2)
     )
     means = batch.views[0][:4].double().mean((1, 2, 3))
     assert means.tolist() == pytest.approx([89.2331, 67.1745, 35.1019, 60.723], abs=0.01)
@@ -72,7 +70,7 @@ def test_the_background_joins_the_content_where_asked():
 
 def test_views_share_the_content_and_nothing_else():
     source = Sprites(CONFIG, "train", 0)
-    batch = next(source.batches(training_order(2000, 256, 0, 0, 1), 2))
+    batch = next(source.batches(train_sampler(2000, 256, 0, 0, 1), 2))
     first, second = batch.views
     assert first.dtype == torch.uint8 and first.shape == (256, 3, 32, 32)
     assert (first != second).flatten(1).double().mean() > 0.9
@@ -90,7 +88,7 @@ def test_views_of_one_content_are_independent(config):
     """
     source = Sprites(config, "train", 0)
     source.content = source.content[:1].repeat(2000, 1)
-    pictures = next(source.batches(reading_order(2000, 0, 2000), 2)).views
+    pictures = next(source.batches(eval_sampler(2000, 0, 2000), 2)).views
     first, second = (
         torch.cat(
             [background(x.double()).flatten(1), x.double().amax((2, 3)), x.double().std((2, 3))], 1
@@ -111,7 +109,7 @@ def test_splits_are_different_draws_and_visits_are_fresh():
     assert not torch.equal(contents[0], contents[1]) and not torch.equal(contents[1], contents[2])
     source = Sprites(CONFIG, "train", 0)
     a, b = (
-        next(source.batches([(torch.arange(8), Draws(0, step))], 1)).views[0] for step in (1, 2)
+        next(source.batches([(torch.arange(8), KeyedRNG(0, step))], 1)).views[0] for step in (1, 2)
     )
     assert not torch.equal(a, b)
 
@@ -123,7 +121,7 @@ def test_trainval_is_train_followed_by_val():
 
 def test_splits_that_are_read_in_the_same_order_share_no_nuisance():
     train, test = (
-        next(Sprites(CONFIG, split, 0).batches(reading_order(256, 0, 256), 1)).views[0]
+        next(Sprites(CONFIG, split, 0).batches(eval_sampler(256, 0, 256), 1)).views[0]
         for split in ("train", "test")
     )
     grey = torch.stack(
@@ -134,9 +132,9 @@ def test_splits_that_are_read_in_the_same_order_share_no_nuisance():
 
 def test_a_batch_is_a_function_of_seed_and_step_whatever_the_number_of_processes():
     source = Sprites(CONFIG, "train", 0)
-    whole = list(source.batches(training_order(2000, 64, 7, 29, 33), 2))
+    whole = list(source.batches(train_sampler(2000, 64, 7, 29, 33), 2))
     for rank in (0, 1):
-        part = list(source.batches(training_order(2000, 64, 7, 29, 33, rank, 2), 2))
+        part = list(source.batches(train_sampler(2000, 64, 7, 29, 33, rank, 2), 2))
         for a, b in zip(whole, part, strict=True):
             rows = slice(rank * 32, rank * 32 + 32)
             assert torch.equal(a.index[rows], b.index) and torch.equal(a.label[rows], b.label)
@@ -144,7 +142,7 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_the_number_of_processes
 
 
 def test_an_epoch_visits_every_image_once():
-    seen = torch.cat([index for index, _ in training_order(2000, 100, 0, 20, 40)])
+    seen = torch.cat([index for index, _ in train_sampler(2000, 100, 0, 20, 40)])
     assert torch.equal(seen.sort().values, torch.arange(2000))
 
 
@@ -160,7 +158,7 @@ def test_an_epoch_visits_every_image_once():
 )
 def test_the_sets_have_adjustable_sizes(config):
     content = torch.stack([torch.arange(256) % n for n in config.factors.values()], 1)
-    pictures = render(content, Draws(0, 0), config)
+    pictures = render(content, KeyedRNG(0, 0), config)
     assert (read(pictures, config) == content).all()
 
 

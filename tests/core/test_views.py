@@ -5,7 +5,7 @@ against what torchvision draws.
 from core.data import blocks, colour, views
 from core.data.views import Parameters, Policy, augment, draw, policy
 from core.errors import UserError
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import shutil
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def pictures(channels: int = 3, height: int = 32, width: int = 32, images: int =
     """uint8 noise, smooth enough to have neighbours alike, with gray, black and white images and
     saturated pixels among them.
     """
-    noise = Draws(0, 0).normal("picture", images, channels, height, width)
+    noise = KeyedRNG(0, 0).normal("picture", images, channels, height, width)
     smooth = tv.gaussian_blur(noise, [5, 5], [1.5, 1.5]) * 500 + 128
     smooth[0], smooth[1], smooth[2] = 0, 255, smooth[2, :1]
     return smooth.clamp(0, 255).to(torch.uint8)
@@ -53,7 +53,7 @@ def one_by_one(operation: Callable[..., Tensor], images: Tensor, *parameters: Te
 
 
 def parameters(height: int, width: int, policy: Policy, images: int = B) -> Parameters:
-    return draw(images, height, width, Draws(1, 2), policy)
+    return draw(images, height, width, KeyedRNG(1, 2), policy)
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
@@ -188,8 +188,8 @@ def test_jitter_gives_each_image_its_own_order(channels: int) -> None:
 
 @pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
 def test_whole_policy(name: str, size: int, channels: int) -> None:
-    rule, image, draws = policy(name, size), pictures(channels, size, size), Draws(3, 4)
-    drawn = draw(B, size, size, draws, rule)
+    rule, image, rng = policy(name, size), pictures(channels, size, size), KeyedRNG(3, 4)
+    drawn = draw(B, size, size, rng, rule)
 
     def reference(x: Tensor, *parameters: Any) -> Tensor:
         angle, box, flip, chosen, order, strength, gray, blur, sigma = parameters
@@ -200,7 +200,7 @@ def test_whole_policy(name: str, size: int, channels: int) -> None:
         x = tv.rgb_to_grayscale(x, channels) if gray else x
         return tv.gaussian_blur(x, [rule.kernel, rule.kernel], [sigma, sigma]) if blur else x
 
-    ours, before = augment(image, draws, rule), image.clone()
+    ours, before = augment(image, rng, rule), image.clone()
     assert (
         ours.dtype == torch.uint8
         and ours.shape == image.shape
@@ -304,9 +304,9 @@ def test_a_factor_is_never_negative() -> None:
 @pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
 def test_ranks_make_their_part_of_the_whole_batch(name: str, size: int, channels: int) -> None:
     image, rule = pictures(channels, size, size), policy(name, size)
-    whole = augment(image, Draws(5, 6).fork("view0"), rule)
+    whole = augment(image, KeyedRNG(5, 6).fork("view0"), rule)
     halves = [
-        augment(half, Draws(5, 6, rank, 2).fork("view0"), rule)
+        augment(half, KeyedRNG(5, 6, rank, 2).fork("view0"), rule)
         for rank, half in enumerate(image.chunk(2))
     ]
     assert torch.equal(torch.cat(halves), whole)
@@ -315,10 +315,10 @@ def test_ranks_make_their_part_of_the_whole_batch(name: str, size: int, channels
 def test_views_are_a_function_of_seed_step_and_name() -> None:
     image, rule = pictures(), policy("simclr", 32)
     torch.manual_seed(0)
-    first = augment(image, Draws(0, 0), rule)
+    first = augment(image, KeyedRNG(0, 0), rule)
     torch.rand(7)
-    assert torch.equal(first, augment(image, Draws(0, 0), rule))
-    for other in (Draws(1, 0), Draws(0, 1), Draws(0, 0).fork("view1")):
+    assert torch.equal(first, augment(image, KeyedRNG(0, 0), rule))
+    for other in (KeyedRNG(1, 0), KeyedRNG(0, 1), KeyedRNG(0, 0).fork("view1")):
         assert not torch.equal(first, augment(image, other, rule))
 
 
@@ -327,13 +327,13 @@ def test_threads_and_blocks_change_nothing(
     monkeypatch: pytest.MonkeyPatch, inference: bool
 ) -> None:
     image, rule, threads = pictures(images=90), policy("simclr", 32), torch.get_num_threads()
-    whole = augment(image, Draws(0, 0), rule)
+    whole = augment(image, KeyedRNG(0, 0), rule)
     monkeypatch.setattr(blocks, "BLOCK", 8 * image[0].numel())
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
             with torch.inference_mode(inference):
-                assert torch.equal(augment(image, Draws(0, 0), rule), whole)
+                assert torch.equal(augment(image, KeyedRNG(0, 0), rule), whole)
             assert torch.get_num_threads() == n
     finally:
         torch.set_num_threads(threads)
@@ -364,19 +364,21 @@ def test_what_is_compiled_makes_the_same_views(name: str, size: int, channels: i
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
 def test_compiled_views() -> None:
     image, rule = pictures(), replace(policy("simclr", 32), compile=True)
-    ours = augment(image, Draws(0, 0), rule)
-    near(ours, augment(image, Draws(0, 0), policy("simclr", 32)))
-    assert torch.equal(ours, augment(image, Draws(0, 0), rule)) and ours.is_contiguous()
-    halves = [augment(half, Draws(0, 0, rank, 2), rule) for rank, half in enumerate(image.chunk(2))]
+    ours = augment(image, KeyedRNG(0, 0), rule)
+    near(ours, augment(image, KeyedRNG(0, 0), policy("simclr", 32)))
+    assert torch.equal(ours, augment(image, KeyedRNG(0, 0), rule)) and ours.is_contiguous()
+    halves = [
+        augment(half, KeyedRNG(0, 0, rank, 2), rule) for rank, half in enumerate(image.chunk(2))
+    ]
     assert torch.equal(torch.cat(halves), ours)
 
 
 def test_none_changes_nothing_but_the_size() -> None:
     image = pictures()
-    assert torch.equal(augment(image, Draws(0, 0), policy("none", 32)), image)
+    assert torch.equal(augment(image, KeyedRNG(0, 0), policy("none", 32)), image)
     wide = pictures(3, 40, 61)
     expected = tv.resize(tv.center_crop(wide / 255, [40, 40]), [24, 24], antialias=True) * 255
-    close(augment(wide, Draws(0, 0), policy("none", 24)), expected, 0.51)
+    close(augment(wide, KeyedRNG(0, 0), policy("none", 24)), expected, 0.51)
 
 
 def test_published_settings() -> None:

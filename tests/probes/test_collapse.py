@@ -2,7 +2,7 @@
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 
@@ -19,7 +19,14 @@ from torch.distributions import (
 
 from probes import collapse
 from probes.codes import Coded, Codes, codes, joined, normal_factors
-from probes.collapse import Alarm, Carried, carried, decomposition, dimension_rates, log_marginals
+from probes.collapse import (
+    Alarm,
+    CollapseStatus,
+    collapse_status,
+    decomposition,
+    dimension_rates,
+    log_marginals,
+)
 
 MAP = torch.tensor([[0.8, 0.3], [0.5, 0.7]], dtype=torch.float64)
 SIGMA, IMAGES = 0.7, 8192
@@ -31,7 +38,7 @@ def linear_gaussian(n: int = IMAGES) -> Codes:
     """Images and noise with exactly the moments of independent standard normals: what is quadratic
     in them has no sampling error.
     """
-    joint = Draws(0, 0).normal("joint", n, 4).double()
+    joint = KeyedRNG(0, 0).normal("joint", n, 4).double()
     joint -= joint.mean(0)
     joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
     mean = joint[:, :2] @ MAP.T
@@ -131,9 +138,9 @@ def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
 def test_marginals_equal_torch_distributions(monkeypatch):
     monkeypatch.setattr(collapse, "ROWS", 7)
     monkeypatch.setattr(collapse, "COLUMNS", 11)
-    draws = Draws(0, 0)
-    mean, z = (draws.normal(name, 40, 3).double() for name in ("mean", "z"))
-    sigma = 0.1 + draws.uniform("sigma", 40, 3).double()
+    rng = KeyedRNG(0, 0)
+    mean, z = (rng.normal(name, 40, 3).double() for name in ("mean", "z"))
+    sigma = 0.1 + rng.uniform("sigma", 40, 3).double()
     mean[5, 0], z[5, 0], sigma[:, 0] = 60.0, 60.01, 0.5  # all others are 100 sigma away
     dense = Normal(mean, sigma).log_prob(z[:, None])  # [i, k, j] = log q(z_ij | x_k)
     others = dense.masked_fill(torch.eye(40, dtype=torch.bool)[:, :, None], -math.inf)
@@ -151,7 +158,7 @@ def test_too_many_images_are_thinned_evenly(monkeypatch):
 def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     ignored = torch.full((300, 64), 0.5)
     sigma = torch.full((300, 64), 0.8)
-    z = ignored + sigma * Draws(0, 0).normal("z", 300, 64)
+    z = ignored + sigma * KeyedRNG(0, 0).normal("z", 300, 64)
     prior = Independent(Normal(torch.zeros(64), 1.0), 1)
     read = joined(
         [
@@ -163,15 +170,15 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     )
     assert read.rate.mean() > 5
     assert (
-        carried(read).sentence
+        collapse_status(read).sentence
         == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
     )
     seen = linear_gaussian(500)
-    assert carried(seen).sentence == "" and carried(seen).active == 2
+    assert collapse_status(seen).sentence == "" and collapse_status(seen).active == 2
 
 
 def test_the_alarm_speaks_once_each_time_it_becomes_true():
-    alarm, nothing, something = Alarm(), Carried(0.02, 0, 64), Carried(3.0, 9, 64)
+    alarm, nothing, something = Alarm(), CollapseStatus(0.02, 0, 64), CollapseStatus(3.0, 9, 64)
     said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
     assert said == [False, True, False, False, True]
     warning = Alarm()(nothing)

@@ -2,7 +2,7 @@
 loop.
 """
 
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.features import Features
 
 import math
@@ -31,13 +31,13 @@ ROTATION = torch.from_numpy(ortho_group.rvs(5, random_state=0)).float()
 
 
 def factors(n: int, seed: int) -> torch.Tensor:
-    return torch.stack([Draws(seed, 0).integers(name, count, n) for name, count in FACTORS], 1)
+    return torch.stack([KeyedRNG(seed, 0).integers(name, count, n) for name, count in FACTORS], 1)
 
 
 def features(kind: str, n: int, seed: int) -> Features:
     y = factors(n, seed)
     standard = (y - y.float().mean(0)) / y.float().std(0)
-    noise = Draws(seed, 0).normal("noise", n, 5)
+    noise = KeyedRNG(seed, 0).normal("noise", n, 5)
     x = {
         "factors": y.float(),
         "rotated": (standard + 0.1 * noise) @ ROTATION,
@@ -155,7 +155,7 @@ def test_dci_finds_which_feature_serves_two_factors():
 
 
 def test_bins_have_equal_mass_and_follow_any_monotone_map():
-    x = Draws(0, 0).normal("x", 2000, 3)
+    x = KeyedRNG(0, 0).normal("x", 2000, 3)
     bins = _binned(x, _edges(x))
     assert all((torch.bincount(code, minlength=probe.BINS) - 100).abs().max() <= 1 for code in bins)
     assert torch.equal(bins, _binned(x.exp(), _edges(x.exp())))

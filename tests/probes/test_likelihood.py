@@ -4,7 +4,7 @@ z, t^2) [d], q(z|x) nearly right.
 
 from core.batch import Batch
 from core.data.source import Source
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import config
 
 import math
@@ -19,15 +19,15 @@ from probes.annealing import anneal, schedule
 from probes.likelihood import ais, importance_weights, joint_of, likelihood
 
 LATENT, VALUES, T, IMAGES = 3, 6, 0.5, 40
-LOADINGS = Draws(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)
+LOADINGS = KeyedRNG(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)
 MARGINAL = LowRankMultivariateNormal(
     torch.zeros(VALUES, dtype=torch.float64),
     LOADINGS,
     torch.full((VALUES,), T**2, dtype=torch.float64),
 )
 X = (
-    Draws(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T
-    + T * Draws(0, 0).normal("noise", IMAGES, VALUES).double()
+    KeyedRNG(0, 0).normal("z", IMAGES, LATENT).double() @ LOADINGS.T
+    + T * KeyedRNG(0, 0).normal("noise", IMAGES, VALUES).double()
 )[:, None, None]
 TRUTH = MARGINAL.log_prob(X.flatten(1))
 
@@ -65,8 +65,8 @@ class Images(Source):
         return IMAGES
 
     def batches(self, order, views):
-        for index, draws in order:
-            yield Batch((X[index],), torch.zeros(len(index), 1), index, draws)
+        for index, rng in order:
+            yield Batch((X[index],), torch.zeros(len(index), 1), index, rng)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
 
     log_q = []
     monkeypatch.setattr(probe, "ROWS", 5 * 7)
-    found = importance_weights(counted, model.posterior(x), 25, Draws(0, 0))
+    found = importance_weights(counted, model.posterior(x), 25, KeyedRNG(0, 0))
     weights = torch.cat(seen) - torch.cat(log_q)
     assert weights.shape == (25, 5) and len(seen) == 4
     assert list(found.bounds) == [1, 10, 25]
@@ -131,8 +131,8 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
 def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not(run):
     model = FactorAnalysis()
     prior = Independent(Normal(torch.zeros(IMAGES, LATENT, dtype=torch.float64), 1.0), 1)
-    weighted = importance_weights(joint_of(model, X), prior, 16, Draws(0, 0)).bounds[16]
-    annealed = anneal(joint_of(model, X), prior, 60, 16, Draws(0, 0))
+    weighted = importance_weights(joint_of(model, X), prior, 16, KeyedRNG(0, 0)).bounds[16]
+    annealed = anneal(joint_of(model, X), prior, 60, 16, KeyedRNG(0, 0))
     print((weighted - TRUTH).mean(), (annealed.log_evidence - TRUTH).mean(), annealed.accepted)
     assert (weighted - TRUTH).mean() < -0.3
     assert -0.05 < (annealed.log_evidence - TRUTH).mean() < 0.02
@@ -141,8 +141,8 @@ def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_no
 
 def test_annealing_with_one_step_is_the_importance_weighted_bound():
     model = FactorAnalysis()
-    found = anneal(joint_of(model, X), model.posterior(X), 1, 16, Draws(0, 0))
-    expected = importance_weights(joint_of(model, X), model.posterior(X), 16, Draws(0, 1))
+    found = anneal(joint_of(model, X), model.posterior(X), 1, 16, KeyedRNG(0, 0))
+    expected = importance_weights(joint_of(model, X), model.posterior(X), 16, KeyedRNG(0, 1))
     assert found.log_evidence.mean().item() == pytest.approx(
         expected.bounds[16].mean().item(), abs=0.1
     )
@@ -152,7 +152,7 @@ def test_annealing_with_one_step_is_the_importance_weighted_bound():
 def test_the_mean_weight_of_annealing_has_no_bias():
     """One image, many chains: E w / p(x) = 1, for step sizes that were tuned on other chains."""
     model, x = FactorAnalysis(widened=0.7), X[:1]
-    found = anneal(joint_of(model, x), model.posterior(x), 8, 20_000, Draws(0, 0))
+    found = anneal(joint_of(model, x), model.posterior(x), 8, 20_000, KeyedRNG(0, 0))
     print(found, TRUTH[0])
     assert found.log_evidence.item() == pytest.approx(TRUTH[0].item(), abs=0.02)
     assert found.elbo.item() < TRUTH[0].item() - 0.05

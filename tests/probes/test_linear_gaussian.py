@@ -56,13 +56,11 @@ class Moments:
         return len(self.x)
 
     def batches(self, order, views):
-        draws = SimpleNamespace(
+        rng = SimpleNamespace(
             uniform=lambda purpose, *shape: torch.zeros(shape),
             normal=lambda purpose, *shape: self.noise,
         )
-        yield Batch(
-            (self.x[:, None, None],), torch.zeros(len(self)), torch.arange(len(self)), draws
-        )
+        yield Batch((self.x[:, None, None],), torch.zeros(len(self)), torch.arange(len(self)), rng)
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from probes import report
-from probes.copies import copies
 from probes.critic import refit_scale
-from probes.information import information, read_pairs, surpassed
+from probes.duplicates import duplicates
+from probes.information import encode_pairs, information, surpassed
 from probes.knn import PRESETS, knn, search, vote
 from probes.linear import linear
 from probes.logistic import Logistic
@@ -98,16 +98,18 @@ class Repeating(Source):
         images = torch.randint(
             256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
         )
-        for index, draws in order:
-            yield Batch((images[index % 6],) * views, torch.zeros(len(index), 1), index, draws)
+        for index, rng in order:
+            yield Batch((images[index % 6],) * views, torch.zeros(len(index), 1), index, rng)
 
 
 def test_copies_of_an_image_are_found_and_left_out(tmp_path):
-    assert copies(Repeating()).tolist() == [6, 7, 8, 9]
+    assert duplicates(Repeating()).tolist() == [6, 7, 8, 9]
     run = small_run(tmp_path)
-    assert copies(Sprites(run.data.sprites, "test", 0)).tolist() == []
+    assert duplicates(Sprites(run.data.sprites, "test", 0)).tolist() == []
     encoder = SimpleNamespace(embed=lambda view: view.flatten(1).float())
-    pairs = read_pairs(encoder, Repeating(), 0, "cpu", native=False, leave_out=copies(Repeating()))
+    pairs = encode_pairs(
+        encoder, Repeating(), 0, "cpu", native=False, leave_out=duplicates(Repeating())
+    )
     assert len(pairs.features[0]) == len(torch.unique(pairs.features[0], dim=0)) == 6
 
 

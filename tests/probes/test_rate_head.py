@@ -4,7 +4,7 @@ are known exactly.
 
 from core.method import locate
 from core.networks.likelihoods import Likelihood
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import config
 
 import itertools
@@ -22,7 +22,7 @@ from probes.rate_head import Seen, measure, rate_distortion, train_heads
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
 GREY = torch.where(
-    Draws(3, 0).uniform("pattern", CONTENTS, *SHAPE) < 0.5, 0.05, 0.9
+    KeyedRNG(3, 0).uniform("pattern", CONTENTS, *SHAPE) < 0.5, 0.05, 0.9
 )  # P(pixel = 1 | content)
 
 
@@ -30,7 +30,7 @@ def images(n: int, name: str, known: bool = True) -> Seen:
     """n images of equally likely contents; the features say which, or nothing. Pixels are
     Bernoulli, drawn when they are read.
     """
-    content = Draws(0, 0).fork(name).integers("content", CONTENTS, n)
+    content = KeyedRNG(0, 0).fork(name).integers("content", CONTENTS, n)
     return Seen(F.one_hot(content, CONTENTS).float() if known else torch.ones(n, 3), GREY[content])
 
 
@@ -104,7 +104,7 @@ def test_two_contents_cost_what_quadrature_says(beta):
     best = minimize(objective, np.array([0.0, -1.0]), method="Nelder-Mead")
     splits = []
     for n, name in ((2000, "train"), (500, "val"), (8000, "test")):
-        content = Draws(0, 0).fork(name).integers("content", 2, n)
+        content = KeyedRNG(0, 0).fork(name).integers("content", 2, n)
         splits.append(Seen(F.one_hot(content, 2).float(), pattern[content]))
     point = rate_distortion(*splits, Likelihood("bernoulli", 1), betas=(beta,))["points"][0]
     found = point["distortion"]["value"] + beta * point["rate"]["value"]

@@ -4,7 +4,7 @@ their frequencies.
 
 from core.errors import UserError
 from core.networks.likelihoods import Likelihood
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import itertools
 
@@ -55,10 +55,10 @@ def build(
 def test_a_prediction_depends_on_exactly_the_values_of_its_window(text, context, scale, shape):
     window = Window.parse(text, context, scale)
     network = build(window, shape, parameters=2).double()
-    draws = Draws(0, 0)
+    rng = KeyedRNG(0, 0)
     x, features = (
-        draws.uniform("x", 1, *shape).double(),
-        draws.normal("features", 1, 2, *shape[1:]).double(),
+        rng.uniform("x", 1, *shape).double(),
+        rng.normal("features", 1, 2, *shape[1:]).double(),
     )
 
     def total(
@@ -75,10 +75,10 @@ def test_every_prediction_reads_all_conditioning_features_at_its_own_place(
     text, context, scale, shape
 ):
     network = build(Window.parse(text, context, scale), shape).double()
-    draws = Draws(0, 0)
+    rng = KeyedRNG(0, 0)
     x, features = (
-        draws.uniform("x", 1, *shape).double(),
-        draws.normal("features", 1, 2, *shape[1:]).double(),
+        rng.uniform("x", 1, *shape).double(),
+        rng.normal("features", 1, 2, *shape[1:]).double(),
     )
     jacobian = torch.autograd.functional.jacobian(
         lambda u: network(x, network.condition(u)), features
@@ -126,7 +126,7 @@ def test_the_window_at_full_size_by_the_gradient_of_one_pixel(text):
     shape = (1, 28, 28)
     network, x = (
         build(Window.parse(text), shape).double(),
-        Draws(0, 0).uniform("x", 1, *shape).double().requires_grad_(),
+        KeyedRNG(0, 0).uniform("x", 1, *shape).double().requires_grad_(),
     )
     matrix = network.window.matrix(shape)
     for i, j in ((27, 27), (14, 14), (20, 1), (0, 5)):
@@ -141,7 +141,7 @@ def test_weight_norm_is_torchs_where_nothing_is_masked():
     theirs.parametrizations.weight.original1.data.copy_(ours.weight.data)
     theirs.parametrizations.weight.original0.data.copy_(ours.gain.data[:, None, None, None])
     theirs.bias.data.copy_(ours.bias.data)
-    x = Draws(0, 0).normal("x", 2, 4, 6, 6)
+    x = KeyedRNG(0, 0).normal("x", 2, 4, 6, 6)
     torch.testing.assert_close(ours(x), theirs(x))
 
 
@@ -151,7 +151,7 @@ def test_the_probabilities_of_all_binary_images_sum_to_one(text):
     images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64).view(
         512, 1, 3, 3
     )
-    features = Draws(0, 0).normal("features", 1, 2, 3, 3).double().expand(512, -1, -1, -1)
+    features = KeyedRNG(0, 0).normal("features", 1, 2, 3, 3).double().expand(512, -1, -1, -1)
     law = AutoregressiveImage(network, Likelihood("bernoulli", 1), features)
     assert law.log_prob(images).shape == (512, 1, 3, 3)
     assert law.log_prob(images).flatten(1).sum(1).exp().sum().item() == pytest.approx(1, abs=1e-5)
@@ -169,12 +169,12 @@ def test_the_probabilities_of_all_binary_images_sum_to_one(text):
 @pytest.mark.parametrize("text", ["full", "2", "3x2"])
 def test_log_prob_is_the_product_of_conditionals_computed_one_by_one(text, likelihood, shape):
     """Each conditional from an image in which everything from the value on is replaced by noise."""
-    pixels, draws = Likelihood(likelihood, shape[0], components=2), Draws(0, 0)
+    pixels, rng = Likelihood(likelihood, shape[0], components=2), KeyedRNG(0, 0)
     network = build(Window.parse(text), shape, pixels.channels)
     x = pixels.target(
-        draws.integers("x", 256, 2, *shape).to(torch.uint8), draws.uniform("noise", 2, *shape)
+        rng.integers("x", 256, 2, *shape).to(torch.uint8), rng.uniform("noise", 2, *shape)
     )
-    features, other = draws.normal("features", 2, 2, *shape[1:]), draws.uniform("other", 2, *shape)
+    features, other = rng.normal("features", 2, 2, *shape[1:]), rng.uniform("other", 2, *shape)
     law = AutoregressiveImage(network, pixels, features)
     with torch.no_grad():
         whole = law.log_prob(x)
@@ -190,7 +190,7 @@ def test_log_prob_is_the_product_of_conditionals_computed_one_by_one(text, likel
 def test_samples_are_as_frequent_as_log_prob_says(text):
     n, network = 20_000, build(Window.parse(text), (1, 2, 3))
     law = AutoregressiveImage(network, Likelihood("bernoulli", 1), count=n)
-    sample = law.from_uniform(Draws(0, 0).uniform("sample", n, 1, 2, 3))
+    sample = law.from_uniform(KeyedRNG(0, 0).uniform("sample", n, 1, 2, 3))
     images = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6))).view(64, 1, 2, 3)
     expected = (
         n
@@ -213,13 +213,13 @@ def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
     text, context, scale, shape
 ):
     """Sampling evaluates crops, teacher forcing the image: both must mean the same conditionals."""
-    network, pixels, draws = (
+    network, pixels, rng = (
         build(Window.parse(text, context, scale), shape),
         Likelihood("logistic", shape[0]),
-        Draws(0, 0),
+        KeyedRNG(0, 0),
     )
-    noise = draws.uniform("noise", 2, *shape) * 0.998 + 0.001
-    law = AutoregressiveImage(network, pixels, draws.normal("features", 2, 2, *shape[1:]))
+    noise = rng.uniform("noise", 2, *shape) * 0.998 + 0.001
+    law = AutoregressiveImage(network, pixels, rng.normal("features", 2, 2, *shape[1:]))
     sample = law.from_uniform(noise)
     with torch.no_grad():
         expected = pixels(network(sample, law.condition)).from_uniform(noise)

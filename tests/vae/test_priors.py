@@ -3,7 +3,7 @@ divergences, samples against their density.
 """
 
 from core.errors import UserError
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 
@@ -49,7 +49,7 @@ def test_a_prior_integrates_to_one(make):
 
 @pytest.mark.parametrize("latent", [2, 5])
 def test_every_step_of_the_flow_keeps_one_order(latent):
-    prior, z = flow(latent), Draws(0, 0).normal("z", latent)
+    prior, z = flow(latent), KeyedRNG(0, 0).normal("z", latent)
     reach = torch.autograd.functional.jacobian(prior.means, z)
     assert (reach.triu() == 0).all()
     assert (reach.tril(-1)[torch.ones(latent, latent).tril(-1).bool()] != 0).all()
@@ -57,7 +57,7 @@ def test_every_step_of_the_flow_keeps_one_order(latent):
 
 def test_the_flow_is_a_flow():
     """log p(z) = log N(e(z)) + log |det de/dz|, with the determinant from autograd."""
-    prior, z = flow(4).double(), Draws(0, 0).normal("z", 6, 4).double()
+    prior, z = flow(4).double(), KeyedRNG(0, 0).normal("z", 6, 4).double()
     for row in z:
         jacobian = torch.autograd.functional.jacobian(lambda v: v - prior.means(v), row)
         expected = (
@@ -68,7 +68,7 @@ def test_the_flow_is_a_flow():
 
 
 def test_the_flow_decodes_one_dimension_after_another():
-    prior, noise = flow(6), Draws(0, 0).normal("noise", 10, 6)
+    prior, noise = flow(6), KeyedRNG(0, 0).normal("noise", 10, 6)
     with torch.no_grad():
         z = prior().transform(noise)
         torch.testing.assert_close(z - prior.means(z), noise, rtol=1e-5, atol=1e-5)
@@ -76,18 +76,18 @@ def test_the_flow_decodes_one_dimension_after_another():
 
 
 def test_a_new_flow_is_the_standard_normal():
-    z = Draws(0, 0).normal("z", 20, 3)
+    z = KeyedRNG(0, 0).normal("z", 20, 3)
     torch.testing.assert_close(FlowPrior(3, 4, 16)().log_prob(z), StandardNormal(3)().log_prob(z))
 
 
 @pytest.mark.parametrize("make", [lambda: StandardNormal(3), lambda: vamp(3), lambda: flow(3)])
 def test_the_columns_of_a_rate_add_up_to_log_q_minus_log_p(make):
-    prior, draws, n = make(), Draws(0, 0), 200_000
+    prior, rng, n = make(), KeyedRNG(0, 0), 200_000
     mean, log_sigma = (
         torch.tensor([[0.5, -1.0, 2.0]]).expand(n, 3),
         torch.tensor([[-0.5, 0.0, -1.5]]).expand(n, 3),
     )
-    z = mean + log_sigma.exp() * draws.normal("z", n, 3)
+    z = mean + log_sigma.exp() * rng.normal("z", n, 3)
     q = Independent(Normal(mean, log_sigma.exp()), 1)
     with torch.no_grad():
         sampled, columns = q.log_prob(z) - prior().log_prob(z), prior.rate(mean, log_sigma, z)
@@ -101,8 +101,8 @@ def test_the_columns_of_a_rate_add_up_to_log_q_minus_log_p(make):
 
 
 def test_the_rate_of_the_standard_normal_is_torchs():
-    draws = Draws(0, 0)
-    mean, log_sigma = draws.normal("mean", 50, 4), draws.normal("log sigma", 50, 4)
+    rng = KeyedRNG(0, 0)
+    mean, log_sigma = rng.normal("mean", 50, 4), rng.normal("log sigma", 50, 4)
     theirs = kl_divergence(Normal(mean, log_sigma.exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(StandardNormal(4).rate(mean, log_sigma, mean), theirs)
 
@@ -135,7 +135,7 @@ def test_the_vamp_prior_is_the_mixture_of_the_posteriors_of_its_pseudo_inputs():
         BetaVAEConfig(width=8, latent=3, prior=PriorConfig("vamp", pseudo_inputs=4)), (1, 8, 8)
     ).eval()
     z, posteriors = (
-        Draws(0, 0).normal("z", 6, 3),
+        KeyedRNG(0, 0).normal("z", 6, 3),
         method.posterior(method.code_prior.pseudo_inputs.sigmoid()),
     )
     expected = torch.stack(

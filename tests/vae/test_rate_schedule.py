@@ -4,7 +4,7 @@ in a second.
 
 from core.batch import Batch
 from core.errors import UserError
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run.optim import warmup_cosine
 
 import math
@@ -16,7 +16,7 @@ from vae.beta import BetaVAE, BetaVAEConfig
 from vae.rate import RateConfig, RateSchedule
 
 SHAPE, LATENT, SIGMA = (1, 4, 4), 8, 0.3
-MIXING = Draws(1, 0).normal("mixing", 16, LATENT) * torch.linspace(1.5, 0.3, LATENT)
+MIXING = KeyedRNG(1, 0).normal("mixing", 16, LATENT) * torch.linspace(1.5, 0.3, LATENT)
 
 
 def linear_vae(rate: RateConfig) -> BetaVAE:
@@ -33,9 +33,9 @@ def linear_vae(rate: RateConfig) -> BetaVAE:
 
 
 def batch(step: int, size: int = 128) -> Batch:
-    draws = Draws(0, step)
-    x = draws.normal("z", size, LATENT) @ MIXING.T + SIGMA * draws.normal("noise", size, 16)
-    return Batch((x.view(size, *SHAPE),), torch.zeros(size, 1).long(), torch.arange(size), draws)
+    rng = KeyedRNG(0, step)
+    x = rng.normal("z", size, LATENT) @ MIXING.T + SIGMA * rng.normal("noise", size, 16)
+    return Batch((x.view(size, *SHAPE),), torch.zeros(size, 1).long(), torch.arange(size), rng)
 
 
 def trained(
@@ -181,8 +181,8 @@ def test_a_multiplier_goes_on_exactly_from_its_state(kind):
 
     def follow(schedule: RateSchedule, steps: range) -> torch.Tensor:
         for step in steps:
-            draws = Draws(0, step)
-            schedule(draws.uniform("rate", 16, 3) * 4, draws.uniform("distortion", 16) * 9)
+            rng = KeyedRNG(0, step)
+            schedule(rng.uniform("rate", 16, 3) * 4, rng.uniform("distortion", 16) * 9)
             schedule.after_step(step / 40)
         return schedule.price
 

@@ -5,7 +5,7 @@ what it is composed of.
 from core.batch import Batch
 from core.errors import UserError
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 
 import math
 
@@ -21,7 +21,7 @@ from vae.rate import RateConfig
 def test_the_rate_equals_torch_distributions(make_batch):
     method = BetaVAE(BetaVAEConfig(width=8, latent=5), (1, 28, 28))
     batch = make_batch(16, 1, (1, 28, 28))
-    x = method.target(batch.views[0], batch.draws.uniform("dequantise", 16, 1, 28, 28))
+    x = method.target(batch.views[0], batch.rng.uniform("dequantise", 16, 1, 28, 28))
     expected = kl_divergence(method.posterior(x), method.prior()).mean()
     torch.testing.assert_close(
         method(batch).metrics["rate"], expected.detach(), rtol=1e-5, atol=1e-6
@@ -49,9 +49,9 @@ def test_the_elbo_falls_short_of_the_exact_likelihood_by_the_kl_to_the_true_post
     """z ~ N(0, I), x|z ~ N(W z, s^2) with orthogonal columns in W: log p(x) is Gaussian, the
     posterior Gaussian and diagonal.
     """
-    n, s, draws = 20000, 0.5, Draws(0, 0)
-    w = torch.linalg.qr(draws.normal("w", 6, 2))[0] * torch.tensor([1.5, 0.7])
-    x = draws.normal("z", n, 2) @ w.T + s * draws.normal("x", n, 6)
+    n, s, rng = 20000, 0.5, KeyedRNG(0, 0)
+    w = torch.linalg.qr(rng.normal("w", 6, 2))[0] * torch.tensor([1.5, 0.7])
+    x = rng.normal("z", n, 2) @ w.T + s * rng.normal("x", n, 6)
     exact = MultivariateNormal(torch.zeros(6), w @ w.T + s**2 * torch.eye(6)).log_prob(x).mean()
     sigma = (1 + (w**2).sum(0) / s**2) ** -0.5
 
@@ -71,7 +71,7 @@ def test_the_elbo_falls_short_of_the_exact_likelihood_by_the_kl_to_the_true_post
         method.decoder[0].weight.copy_(w)
         method.decoder[0].bias.zero_()
         metrics = method(
-            Batch((x.view(n, 1, 2, 3),), torch.zeros(n, 1).long(), torch.arange(n), draws)
+            Batch((x.view(n, 1, 2, 3),), torch.zeros(n, 1).long(), torch.arange(n), rng)
         ).metrics
     gap = kl_divergence(
         Normal(shift * torch.ones(2), sigma * math.exp(log_stretch)), Normal(torch.zeros(2), sigma)

@@ -2,7 +2,7 @@
 
 from core.errors import UserError
 from core.method import LatentModel
-from core.randomness import Draws
+from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 
 import itertools
@@ -49,9 +49,9 @@ def test_the_objective_is_the_rate_and_the_cross_entropy_of_the_decoders_conditi
 ):
     method, batch = small(shape, window=window, likelihood=likelihood), make_batch(4, 1, shape)
     loss, metrics = method(batch)
-    x = method.target(batch.views[0], batch.draws.uniform("dequantise", 4, *shape))
+    x = method.target(batch.views[0], batch.rng.uniform("dequantise", 4, *shape))
     mean, log_sigma = method.moments(x)
-    z = mean + log_sigma.exp() * batch.draws.normal("posterior", 4, 3)
+    z = mean + log_sigma.exp() * batch.rng.normal("posterior", 4, 3)
     law = method.pixels(method.pixelcnn(x, method.pixelcnn.condition(method.decoder(z))))
     torch.testing.assert_close(metrics["distortion"], -law.log_prob(x).sum() / 4)
     torch.testing.assert_close(loss, metrics["distortion"] + metrics["rate"])
@@ -92,7 +92,7 @@ def test_the_nelbo_stays_above_the_exact_likelihood():
 
 def test_the_code_reaches_every_pixel_and_the_window_limits_the_image_alone():
     method = small((1, 8, 8), window="1")
-    z = Draws(0, 0).normal("z", 1, 3).requires_grad_()
+    z = KeyedRNG(0, 0).normal("z", 1, 3).requires_grad_()
     x = torch.zeros(1, 1, 8, 8, requires_grad=True)
     logits = method.pixelcnn(x, method.pixelcnn.condition(method.decoder(z)))
     for i, j in ((0, 0), (7, 7)):

@@ -11,7 +11,7 @@ Gimelshein 2018). N = queries, K = keys, D = dimensions.
 """
 
 from core.information import flash
-from core.product import product
+from core.matmul import matmul
 
 import math
 from collections.abc import Iterator
@@ -99,13 +99,13 @@ def _of_rows(
     )  # no maximum is taken out while none is needed; asking a GPU for that would make it wait
     for chunk in keys.split(size):
         chunk = chunk.to(query.dtype)
-        scores = product(scaled, chunk)
+        scores = matmul(scaled, chunk)
         if plain:
             found = scores.exp2_().sum(1)
             if plain := in_range(found):
                 top.zero_()
             else:
-                scores = product(scaled, chunk)
+                scores = matmul(scaled, chunk)
         if not plain:
             higher = torch.maximum(top, scores.amax(1))
             fade, top = torch.exp2(top - higher), higher
@@ -114,7 +114,7 @@ def _of_rows(
             weighted.mul_(fade[:, None])
         total.add_(found)
         if mean:
-            weighted.add_(product(scores, chunk.T))
+            weighted.add_(matmul(scores, chunk.T))
         # before the next chunk asks for its own, which then gets the same memory, still in the
         # cache
         del scores

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU
     by oneDNN.
     """
@@ -67,14 +67,14 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return matmul(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        by_x = product(grad, weight.T) if ctx.needs_input_grad[0] else None
-        by_weight = product(grad.T, x.T) if ctx.needs_input_grad[1] else None
+        by_x = matmul(grad, weight.T) if ctx.needs_input_grad[0] else None
+        by_weight = matmul(grad.T, x.T) if ctx.needs_input_grad[1] else None
         return by_x, by_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 

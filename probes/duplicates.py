@@ -4,7 +4,7 @@ draw, and is never told from the anchor.
 n = images.
 """
 
-from core.data.source import Source, reading_order
+from core.data.source import Source, eval_sampler
 from core.data.sprites import Sprites
 
 import hashlib
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def copies(source: Source, device: torch.device | str = "cpu") -> Tensor:
+def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
     """Indices int64 of the images that equal an earlier one of the split, value by value.
 
     `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is
@@ -23,7 +23,7 @@ def copies(source: Source, device: torch.device | str = "cpu") -> Tensor:
         return torch.empty(0, dtype=torch.int64)
     seen: set[bytes] = set()
     found: list[int] = []
-    for batch in source.batches(reading_order(len(source), device=device, purpose="copies"), 1):
+    for batch in source.batches(eval_sampler(len(source), device=device, purpose="copies"), 1):
         for index, image in zip(batch.index.tolist(), batch.views[0].cpu().numpy(), strict=True):
             code = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
             if code in seen:

@@ -1,6 +1,6 @@
 """Products by oneDNN, and linear layers made of them, against torch's own in float64."""
 
-from core.product import Linear, product, speed_up
+from core.matmul import Linear, matmul, speed_up
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ def test_a_product_is_torchs(shape, transposed):
     if transposed:
         a, b = a.T.contiguous().T, b.T.contiguous().T
     expected = a.double() @ b.double().T
-    torch.testing.assert_close(product(a, b).double(), expected, rtol=1e-5, atol=1e-4)
-    assert product(a.double(), b.double()).dtype == torch.float64
+    torch.testing.assert_close(matmul(a, b).double(), expected, rtol=1e-5, atol=1e-4)
+    assert matmul(a.double(), b.double()).dtype == torch.float64
     bias = torch.randn(m, 2, generator=g)[:, 0]  # does not lie in one piece
-    torch.testing.assert_close(product(a, b, bias).double(), expected + bias, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(matmul(a, b, bias).double(), expected + bias, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

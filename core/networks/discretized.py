@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 LEVELS = 256
 
 
-class Law(Distribution):
+class DiscreteDistribution(Distribution):
     """What the laws share: no support to validate, and samples drawn from uniform numbers."""
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
@@ -37,7 +37,7 @@ class Law(Distribution):
         )
 
 
-class DiscretisedLogistic(Law):
+class DiscretizedLogistic(DiscreteDistribution):
     """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et
     al. 2017).
 
@@ -85,7 +85,7 @@ class DiscretisedLogistic(Law):
         ) / (LEVELS - 1)
 
 
-class LogisticMixture(Law):
+class LogisticMixture(DiscreteDistribution):
     """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics (Salimans et al. 2017), each
     colour value with a mixture of its own.
 
@@ -95,7 +95,7 @@ class LogisticMixture(Law):
     """
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):
-        self.log_weight, self.parts = F.log_softmax(logits, -1), DiscretisedLogistic(loc, log_scale)
+        self.log_weight, self.parts = F.log_softmax(logits, -1), DiscretizedLogistic(loc, log_scale)
         super().__init__(logits[..., 0])
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -112,14 +112,14 @@ class LogisticMixture(Law):
         )
         tiny = torch.finfo(uniform.dtype).eps
         within = ((uniform - low) / (high - low).clamp(min=tiny)).clamp(tiny, 1 - tiny)
-        return DiscretisedLogistic(loc, log_scale).from_uniform(within)
+        return DiscretizedLogistic(loc, log_scale).from_uniform(within)
 
     @property
     def mean(self) -> Tensor:
         return (self.log_weight.exp() * self.parts.mean).sum(-1)
 
 
-class Categorical256(Law):
+class Categorical256(DiscreteDistribution):
     """P(k) = softmax(logits)_k, a number for each of the 256 levels: logits [..., 256]."""
 
     def __init__(self, logits: Tensor):

@@ -11,8 +11,8 @@ is a block of r pairs by a block of c, scores [V r, V c], or by view [V, r, V, c
 with itself lies on the diagonals of that.
 """
 
-from core.information.streaming import LOG2E, slices
-from core.product import product
+from core.information.chunked import LOG2E, slices
+from core.matmul import matmul
 
 import math
 from collections.abc import Callable
@@ -212,12 +212,10 @@ class _Scored:
                 of_rows[tile.row],
                 of_columns[tile.column] if symmetric or tile.mirrored else None,
             )
-            _accumulate(
-                by_row, tile.row, product(weights, self.columns[tile.column].T), Tensor.add_
-            )
+            _accumulate(by_row, tile.row, matmul(weights, self.columns[tile.column].T), Tensor.add_)
             if not symmetric:
                 _accumulate(
-                    by_column, tile.column, product(self.rows[tile.row].T, weights.T), Tensor.add_
+                    by_column, tile.column, matmul(self.rows[tile.row].T, weights.T), Tensor.add_
                 )
             # before the next tile asks for its own, which then gets the same memory, still in the
             # cache
@@ -251,7 +249,7 @@ class _Scored:
 
     def _scores(self, tile: Tile) -> Tensor:
         """[V, r, V, c]; what is no negative, a pair with itself, is -inf."""
-        scores = product(self.scaled[tile.row], self.columns[tile.column])
+        scores = matmul(self.scaled[tile.row], self.columns[tile.column])
         by_view = scores.view(
             self.layout.views, len(scores) // self.layout.views, self.layout.views, -1
         )
