@@ -5,7 +5,7 @@ He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, strong
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
-from core.batch import Batch, Output, at_least_float32
+from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
 from core.information.infonce import in_batch_loss, queue_loss
@@ -165,6 +165,12 @@ class MoCo(Method):
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return _encode(self.query, query_view), _encode(self.key, key_view)
+
+    def encode(self, x: Tensor, key: bool = False) -> Encoded:
+        features = self.query["backbone"](x)
+        if key:
+            return Encoded(features, _encode(self.key, x))
+        return Encoded(features, F.normalize(at_least_float32(self.query["head"](features)), dim=1))
 
     def embed(self, x: Tensor) -> Tensor:
         return self.query["backbone"](x)

@@ -4,7 +4,7 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 Representations, 2020. B = images on this process, D = features, P = projection dimensions.
 """
 
-from core.batch import Batch, Output, at_least_float32
+from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import world
 from core.information.geometry import alignment
 from core.information.infonce import nt_xent
@@ -54,7 +54,9 @@ class SimCLR(Method):
 
     def project(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to unit-length codes [B, P]."""
-        return F.normalize(at_least_float32(self.head(self.backbone(x))), dim=1)
+        codes = self.encode(x).codes
+        assert codes is not None
+        return codes
 
     def _project_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
         return self.project(torch.cat([first, second])).chunk(
@@ -63,6 +65,10 @@ class SimCLR(Method):
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return self.project(query_view), self.project(key_view)
+
+    def encode(self, x: Tensor, key: bool = False) -> Encoded:
+        features = self.backbone(x)
+        return Encoded(features, F.normalize(at_least_float32(self.head(features)), dim=1))
 
     def embed(self, x: Tensor) -> Tensor:
         return self.backbone(x)

@@ -29,6 +29,13 @@ class Output(NamedTuple):
     metrics: dict[str, Tensor]  # named scalars for the log, detached; information in nats
 
 
+class Encoded(NamedTuple):
+    """What one pass of a frozen encoder makes of B images."""
+
+    features: Tensor  # [B, D], what the probes read
+    codes: Tensor | None = None  # unit length [B, P], of a method that scores pairs of views
+
+
 def as_float(x: Tensor) -> Tensor:
     """Images as floats: uint8 is divided by 255 into [0, 1], floats pass. Where float64 is torch's
     default they are float64.

@@ -3,7 +3,7 @@
 B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
-from core.batch import Batch, Output
+from core.batch import Batch, Encoded, Output
 from core.errors import UserError, nearest
 from core.gradcache import in_micro_batches
 
@@ -49,6 +49,14 @@ class Method(nn.Module, ABC):
         """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes
         consume.
         """
+
+    def encode(self, x: Tensor, key: bool = False) -> Encoded:
+        """Features and, of a method that scores pairs of views, unit-length codes, in one pass.
+
+        `key`: x is the second view of its pair, which a method such as MoCo encodes by another
+        network; features come from the same backbone either way.
+        """
+        return Encoded(self.embed(x))
 
     def in_micro_batches(
         self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
