@@ -28,8 +28,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import calibration, truth_figures
-from probes.benchmark_sources import SUITE, Known
+from probes.report import truth_figures
+from probes.samples import calibration
+from probes.samples.benchmark_sources import SUITE, Known
 from scripts.benchmark_mi import Peer
 
 

@@ -28,7 +28,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from probes import curve, curve_figures, report
+from probes.latents import curve
+from probes.report import curve_figures
+from probes.report import schema as report
 from scripts.demo import CONFIGS, step
 
 IMAGES = 8  # shown a row

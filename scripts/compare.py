@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import figures, report
+from probes.report import figures
+from probes.report import schema as report
 
 
 @exit_cleanly

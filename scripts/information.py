@@ -14,7 +14,7 @@ pair is scored by critics that never saw it, so a lower bound is one.
 
 Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated
 (log C is what is seen: the truth may be far above); critic-limited (the critic, not the ceiling,
-holds the number down). From Python: probes.information.estimate(x, y).
+holds the number down). From Python: probes.views.information.estimate(x, y).
 """
 
 import core  # noqa: F401
@@ -30,8 +30,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from probes.estimate import DEFAULT, SIDES, estimate
-from probes.pairs import load_pairs
+from probes.samples.estimate import DEFAULT, SIDES, estimate
+from probes.samples.pairs import load_pairs
 
 
 @exit_cleanly

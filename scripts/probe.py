@@ -7,7 +7,7 @@ ais) and the rate head.
     python scripts/probe.py runs/beta_vae_mnist --probes likelihood --k 5000 --images 500
 
 A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json (schema:
-probes/report.py), probe/*.png and the features; the numbers are logged to the W&B run that made the
+probes/report/schema.py), probe/*.png and the features; the numbers are logged to the W&B run that made the
 checkpoint.
 """
 
@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from probes import report, sentences
+from probes.report import schema as report
+from probes.report import sentences
 from scripts.probe_table import DEFAULT, PROBES, Subject
 
 OPTIONS = {

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from probes import figures
-from probes.disentanglement import disentanglement
-from probes.geometry import geometry
-from probes.information import information
-from probes.knn import PRESETS, Neighbours, knn, search
-from probes.likelihood import ais, likelihood
-from probes.linear import linear
-from probes.rate import rate
-from probes.rate_head import rate_head
+from probes.labels.knn import PRESETS, Neighbours, knn, search
+from probes.labels.linear import linear
+from probes.latents.disentanglement import disentanglement
+from probes.latents.likelihood import ais, likelihood
+from probes.latents.rate import rate
+from probes.latents.rate_head import rate_head
+from probes.report import figures
+from probes.views.geometry import geometry
+from probes.views.information import information
 from vae.beta import BetaVAE
 from vae.pictures import reconstructions, traversals
 

@@ -36,7 +36,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from probes import curve, curve_figures, report
+from probes.latents import curve
+from probes.report import curve_figures
+from probes.report import schema as report
 from scripts.demo import step
 from scripts.probe import find
 

@@ -23,7 +23,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes import report, truth, truth_figures
+from probes.report import schema as report
+from probes.report import truth_figures
+from probes.samples import truth
 from scripts.demo import CONFIGS, step
 
 # One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1

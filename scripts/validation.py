@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 
 from contrastive.moco import MoCo
-from probes.codes import coded, codes, joined
-from probes.collapse import Alarm, collapse_status
-from probes.information import encode_pairs
-from probes.knn import knn
+from probes.labels.knn import knn
+from probes.latents.codes import coded, codes, joined
+from probes.latents.collapse import Alarm, collapse_status
+from probes.views.information import encode_pairs
 from vae.beta import BetaVAE
 from vae.pictures import reconstructions, traversals
 

@@ -17,9 +17,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from probes import collapse
-from probes.codes import Coded, Codes, codes, joined, normal_factors
-from probes.collapse import (
+from probes.latents import collapse
+from probes.latents.codes import Coded, Codes, codes, joined, normal_factors
+from probes.latents.collapse import (
     Alarm,
     CollapseStatus,
     collapse_status,

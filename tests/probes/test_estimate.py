@@ -1,4 +1,4 @@
-"""`probes.information.estimate` and scripts/information.py: pairs from outside, whose truth is
+"""`probes.views.information.estimate` and scripts/information.py: pairs from outside, whose truth is
 known or which must be refused.
 """
 
@@ -15,13 +15,13 @@ import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
 
-from probes import estimate as tool
-from probes.canonical import canonical
-from probes.crossfit import cross_fit
-from probes.information import estimate
-from probes.ksg import ksg_terms
-from probes.normal_scores import features, normal_scores
-from probes.pairs import check_pairs, load_pairs
+from probes.samples import estimate as tool
+from probes.samples.canonical import canonical
+from probes.samples.crossfit import cross_fit
+from probes.samples.ksg import ksg_terms
+from probes.samples.normal_scores import features, normal_scores
+from probes.samples.pairs import check_pairs, load_pairs
+from probes.views.information import estimate
 from tests.sources import gaussian_pairs
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from scipy.special import ive
 from scipy.stats import entropy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from probes import sentences
-from probes.geometry import collapse, geometry, layout
+from probes.report import sentences
+from probes.views.geometry import collapse, geometry, layout
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

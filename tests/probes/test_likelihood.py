@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from probes import likelihood as probe
-from probes.annealing import anneal, schedule
-from probes.likelihood import ais, importance_weights, joint_of, likelihood
+from probes.latents import likelihood as probe
+from probes.latents.annealing import anneal, schedule
+from probes.latents.likelihood import ais, importance_weights, joint_of, likelihood
 
 LATENT, VALUES, T, IMAGES = 3, 6, 0.5, 40
 LOADINGS = KeyedRNG(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)

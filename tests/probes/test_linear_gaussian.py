@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from probes import rate as probe
+from probes.latents import rate as probe
 
 A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384
 

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from probes import report
-from probes.critic import refit_scale
-from probes.duplicates import duplicates
-from probes.information import encode_pairs, information, surpassed
-from probes.knn import PRESETS, knn, search, vote
-from probes.linear import linear
-from probes.logistic import Logistic
-from probes.rate import rate
+from probes.labels.knn import PRESETS, knn, search, vote
+from probes.labels.linear import linear
+from probes.labels.logistic import Logistic
+from probes.latents.rate import rate
+from probes.report import schema as report
+from probes.views.critic import refit_scale
+from probes.views.duplicates import duplicates
+from probes.views.information import encode_pairs, information, surpassed
 from scripts.probe import refuse_other_images
 from tests.sprite_reader import read
 from vae.beta import BetaVAE, BetaVAEConfig

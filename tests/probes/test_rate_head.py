@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from probes import figures, rate_head, sentences
-from probes.rate_head import Seen, measure, rate_distortion, train_heads
+from probes.latents import rate_head
+from probes.latents.rate_head import Seen, measure, rate_distortion, train_heads
+from probes.report import figures, sentences
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
 GREY = torch.where(

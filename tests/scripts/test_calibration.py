@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import calibration
+from probes.samples import calibration
 
 ROOT = Path(__file__).parents[2]
 

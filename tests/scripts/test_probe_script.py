@@ -13,7 +13,8 @@ import math
 import pytest
 import torch
 
-from probes import report, sentences
+from probes.report import schema as report
+from probes.report import sentences
 from scripts import probe as script
 from scripts.probe_table import DEFAULT, PROBES
 from scripts.validation import Validation

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.critic import refit_scale, train_critic
-from probes.duplicates import duplicates
-from probes.estimate import estimate
+from probes.samples.estimate import estimate
+from probes.views.critic import refit_scale, train_critic
+from probes.views.duplicates import duplicates
 
 __all__ = ["estimate", "information"]  # of any paired samples; of a checkpoint
 

@@ -16,9 +16,15 @@ from typing import Any
 
 import torch
 
-from probes.codes import coded, codes, joined
-from probes.collapse import active_units, at_most, collapse_status, decomposition, dimension_rates
-from probes.report import entry
+from probes.latents.codes import coded, codes, joined
+from probes.latents.collapse import (
+    active_units,
+    at_most,
+    collapse_status,
+    decomposition,
+    dimension_rates,
+)
+from probes.report.schema import entry
 
 CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
 

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from probes.crossfit import FOLDS, Fit, cross_fit
-from probes.ksg import ksg_terms
-from probes.normal_scores import normal_scores
-from probes.pairs import Pairs, check_pairs
+from probes.samples.crossfit import FOLDS, Fit, cross_fit
+from probes.samples.ksg import ksg_terms
+from probes.samples.normal_scores import normal_scores
+from probes.samples.pairs import Pairs, check_pairs
 
 LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"
 SIDES = {
@@ -65,8 +65,8 @@ def estimate(
       `core.information.bounds`.
     - "ksg": nearest neighbours, up to ten dimensions in all.
 
-    Every pair is scored by critics that never saw it (`probes.crossfit`). `UserError` where the
-    pairs can not be used (`probes.pairs`).
+    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where the
+    pairs can not be used (`probes.samples.pairs`).
     """
     for word in estimators:
         if word not in SIDES:

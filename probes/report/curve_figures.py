@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from probes.figures import COLOURS, STYLE, curve, save
+from probes.report.figures import COLOURS, STYLE, curve, save
 
 GAP = 0.12  # between images, in widths of one
 ONE_PERCENT = "#3f9b6c"

@@ -9,7 +9,7 @@ from core.run.features import Features, mean_and_deviation
 import torch
 import torch.nn.functional as F
 
-from probes.logistic import Logistic
+from probes.labels.logistic import Logistic
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda, chosen on a held-out tenth of train
 # relative; strengths a factor of ten apart are told from each other long before they are fitted to

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probes.canonical import canonical
-from probes.normal_scores import features, normal_scores
+from probes.samples.canonical import canonical
+from probes.samples.normal_scores import features, normal_scores
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

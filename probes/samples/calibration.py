@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from probes.benchmark_sources import Known
-from probes.estimate import DEFAULT, estimate
+from probes.samples.benchmark_sources import Known
+from probes.samples.estimate import DEFAULT, estimate
 
 Row = dict[str, Any]
 # standard errors above the sample's own information that a lower bound may stand, by chance

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from probes.figures import COLOURS, STYLE, save
+from probes.report.figures import COLOURS, STYLE, save
 
 MARKS = {
     "infonce": ("o", COLOURS[0]),

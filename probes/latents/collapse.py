@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from probes.codes import Codes, normal_factors
-from probes.report import bounds
+from probes.latents.codes import Codes, normal_factors
+from probes.report.schema import bounds
 
 # variance of a posterior mean over images above which a unit is active (Burda et al. 2016)
 ACTIVE = 0.01

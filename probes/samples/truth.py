@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from probes.report import Report
+from probes.report.schema import Report
 
 HEAD = ("M", "log M", "K", "measured (nats)", "95% interval", "ideal", "measured / ideal")
 

@@ -13,7 +13,7 @@ from core.run.checkpoint import write_atomically
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from probes.report import Report, best_critic, name
+from probes.report.schema import Report, best_critic, name
 
 COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8e5ba6", "#c2a02e", "#5b5b5b")
 STYLE: Any = {

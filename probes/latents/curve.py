@@ -30,7 +30,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from probes.report import Report, name
+from probes.report.schema import Report, name
 
 FORMAT = "twobounds-rate-distortion/1"
 BOUNDS = ("value", "low", "high")

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probes.annealing import LEAPS, SHARPNESS, anneal
-from probes.codes import coded
-from probes.report import bounds, entry
+from probes.latents.annealing import LEAPS, SHARPNESS, anneal
+from probes.latents.codes import coded
+from probes.report.schema import bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
 BLOCK = 64  # images at a time, so that both bounds read the same draws of an image

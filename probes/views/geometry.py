@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.information import encode_pairs
+from probes.views.information import encode_pairs
 
 MOST = 25_600  # images, as RankMe takes them
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8

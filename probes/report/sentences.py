@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from probes.report import Report, name
+from probes.report.schema import Report, name
 
 BOUNDS = {
     "likelihood": "importance_weighted",
