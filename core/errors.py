@@ -29,6 +29,10 @@ class UserError(Exception):
     """One line that names the file or the key, what is wrong with it, and the mend."""
 
 
+class Unmeasurable(UserError):
+    """A probe can not be measured here; the message says why. Other probes are not touched by it."""
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest candidate, or every valid name if none is close."""
     names = sorted(candidates)

@@ -132,7 +132,7 @@ def start_from(neighbour: Path, run: config.RunConfig) -> None:
     folder.create(run)
     note = {
         "started_from": str(neighbour),
-        "started_from_digest": checkpoint.digest(neighbour / "last.ckpt"),
+        "started_from_digest": entries.digest,
     }
     write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
@@ -157,7 +157,7 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tens
     """A row of test images, then a row a point of what it gives back, the largest rate first."""
     rows: list[tuple[str, Tensor]] = []
     for point, folder in zip(drawn["points"], folders, strict=True):
-        method, run, _ = checkpoint.load_method(folder / "last.ckpt")
+        method, run, *_ = checkpoint.load_method(folder / "last.ckpt")
         assert isinstance(method, LatentModel)
         images, given_back = curve.reconstruct(method, run, IMAGES)
         rows = rows or [("images", images)]
