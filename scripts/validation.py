@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from contrastive.moco import MoCo
 from probes.labels.knn import knn
-from probes.latents.codes import coded, codes, joined
+from core.information.codes import coded, codes, joined
 from probes.latents.collapse import Alarm, collapse_status
 from probes.views.information import encode_pairs
 from vae.beta import BetaVAE

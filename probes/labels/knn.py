@@ -3,15 +3,22 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
+from core.frozen import Frozen
 from core.matmul import matmul
 from core.run.features import Features
+from core.run.pictures import save_grid
 
+from pathlib import Path
 from typing import NamedTuple
 
 import faiss
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from torch import Tensor
+
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
 QUERIES, GROUP = (
@@ -107,3 +114,47 @@ def knn(
         "k": float(k),
         "temperature": temperature,
     }
+
+
+class KNNProbe(Probe):
+    """Votes of the nearest training images, with the settings that papers use."""
+
+    name = "knn"
+    summary = "exact faiss search, weights exp(s/T): k = 200, T = 0.1 and k = 20, T = 0.07"
+    columns = ("kNN %",)
+    panel = "Labels: linear (solid), kNN (pale)"
+    schema = """
+        "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        most = max(k for k, _ in PRESETS.values())
+        device = frozen.device if frozen.device.type == "cuda" else None
+        nearest = search(train.x, test.x, most, device)
+        numbers = {name: knn(train, test, *values, nearest) for name, values in PRESETS.items()}
+        return Found(numbers, {"nearest": nearest})
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        return [f"{100 * numbers['knn200']['top1']:.1f}"]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {preset: values["top1"] for preset, values in numbers.items()}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        found = (f"{100 * v['top1']:.1f} % with k = {v['k']:.0f}" for v in numbers.values())
+        return [f"kNN: {', '.join(found)}, top-1 on test, mean over label columns"]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        """A row for each of eight test images: itself, then its nearest training images."""
+        n = len(found.arrays["nearest"].place)
+        rows = torch.arange(min(8, n)) * n // min(8, n)
+        nearest = found.arrays["nearest"].first(8).place[rows]
+        test, train = frozen.images("test", rows), frozen.images("trainval", nearest.flatten())
+        pictures = [
+            torch.cat([own[None], others])
+            for own, others in zip(test, train.split(nearest.shape[1]), strict=True)
+        ]
+        return {"neighbours": save_grid(folder / "neighbours.png", pictures)}
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        figures.draw_accuracies(axes, entries, lambda n: n["knn200"]["top1"], solid=False)

@@ -3,13 +3,17 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
+from core.frozen import Frozen
 from core.randomness import KeyedRNG
 from core.run.features import Features, mean_and_deviation
 
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 
 from probes.labels.logistic import Logistic
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda, chosen on a held-out tenth of train
 # relative; strengths a factor of ten apart are told from each other long before they are fitted to
@@ -69,3 +73,34 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         f"information/{factor}": value for factor, value in information.items()
     }
     return scores | {f"lambda/{factor}": value for factor, value in chosen.items()}
+
+
+class LinearProbe(Probe):
+    """Logistic regression on frozen features: accuracy and usable label information."""
+
+    name = "linear"
+    summary = "logistic regression on standardised features: top-1, and H(Y) - CE in nats"
+    columns = ("linear %", "label nats")
+    panel = "Labels: linear (solid), kNN (pale)"
+    schema = """
+        "top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR",
+        "lambda/FACTOR" """
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        return Found(dict(linear(train, test, frozen.seed)))
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        return [f"{100 * numbers['top1']:.1f}", f"{numbers['information']:.2f}"]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {f"linear/{key}": value for key, value in numbers.items()}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        return [
+            f"linear probe: {100 * numbers['top1']:.1f} % top-1 on test, mean over label columns;"
+            f" {numbers['information']:.2f} nats of label information"
+        ]
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        figures.draw_accuracies(axes, entries, lambda numbers: numbers["top1"], solid=True)

@@ -10,6 +10,7 @@ latent dimensions.
 from core.information.bounds import interval, sandwich
 from core.information.chunked import slices
 from core.information.scores import Scores, gaussian
+from core.information.codes import Codes, normal_factors
 
 import math
 from typing import Any, NamedTuple
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from probes.latents.codes import Codes, normal_factors
 from probes.report.schema import bounds
 
 # variance of a posterior mean over images above which a unit is active (Burda et al. 2016)

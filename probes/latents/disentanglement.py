@@ -6,6 +6,7 @@ information bound. A rotation of the code keeps every nat and loses all of them.
 feature dimensions, F = factors, B = bins.
 """
 
+from core.frozen import Frozen
 from core.run.features import Features
 
 import math
@@ -16,9 +17,12 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
+from probes.probe import Found, Numbers, Probe
+
 # of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature
 # changes nothing
 BINS = 20
+SCORES = ("mig", "sap", "disentanglement", "completeness", "informativeness")
 TREES = 20  # extremely randomised, a factor
 MOST = (
     5000  # training images that bins, thresholds and trees are fitted on, so that it takes seconds
@@ -167,3 +171,32 @@ def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
             .view(-1, BINS, values)
         )
     return found
+
+
+class DisentanglementProbe(Probe):
+    """MIG, SAP and DCI of the features, where the data have two known factors or more."""
+
+    name = "disentanglement"
+    summary = "MIG, SAP and DCI of the features, where the data have two known factors or more"
+    schema = """
+        "split", "images", "train_images", "dimensions", "factors", "mig", "sap",
+        "disentanglement", "completeness", "informativeness" (these three: DCI), "estimators" """
+
+    def requires(self, frozen: Frozen) -> str:
+        values = frozen.source("test").factors.values()
+        return "" if sum(count > 1 for count in values) > 1 else "it takes two known factors"
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        return Found(disentanglement(train, test, frozen.seed))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {f"disentanglement/{key}": numbers[key] for key in SCORES}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        return [
+            f"MIG {numbers['mig']:.3f}, SAP {numbers['sap']:.3f}; DCI: disentanglement"
+            f" {numbers['disentanglement']:.3f}, completeness {numbers['completeness']:.3f},"
+            f" informativeness {numbers['informativeness']:.3f};"
+            f" of {', '.join(numbers['factors'])}"
+        ]

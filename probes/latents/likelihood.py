@@ -6,15 +6,15 @@ All in nats an image. n = images, B = images of a batch, S = samples (or chains)
 dimensions.
 """
 
-from core.data.datasets import open_source
 from core.data.source import eval_sampler
+from core.frozen import Frozen
 from core.information.bounds import interval
 from core.method import LatentModel
 from core.randomness import KeyedRNG
-from core.run.config import RunConfig
+from core.information.codes import Coded, coded
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from probes.latents.annealing import LEAPS, SHARPNESS, anneal
-from probes.latents.codes import coded
-from probes.report.schema import bounds, entry
+from probes.latents.rate import posterior
+from probes.probe import Found, Numbers, Probe
+from probes.report.schema import bits, bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
 BLOCK = 64  # images at a time, so that both bounds read the same draws of an image
@@ -42,14 +43,7 @@ class Weighed(NamedTuple):
 
 
 @torch.no_grad()
-def likelihood(
-    method: LatentModel,
-    run: RunConfig,
-    k: int,
-    images: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
+def likelihood(frozen: Frozen, k: int, images: int) -> dict[str, Any]:
     """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), of images
     spread over the test split.
 
@@ -58,22 +52,19 @@ def likelihood(
     which is the ELBO at k = 1, never falls with k and tends to log p(x). Reported as upper bounds
     on -log p(x).
     """
-    source = open_source(run.data, "test", run.seed, augmented=False)
-    order = eval_sampler(len(source), seed, BLOCK, device, "likelihood", images)
+    method, shape = _model(frozen), frozen.source("test").shape
     parts = [
-        importance_weights(
-            joint_of(method, x), q, k, KeyedRNG(seed, number, device=device).fork("likelihood")
-        )
-        for number, (x, q, _) in enumerate(coded(method, source, order))
+        importance_weights(joint_of(method, x), q, k, _rng(frozen, number).fork("likelihood"))
+        for number, (x, q, _) in enumerate(_coded_images(frozen, images))
     ]
-    values = math.prod(source.shape) if method.discrete() else None
+    values = math.prod(shape) if method.discrete() else None
     read = {count: torch.cat([part.bounds[count] for part in parts]) for count in parts[0].bounds}
     return {
         "quantity": "-log p(x)",
         "split": "test",
         "unit": "nats an image",
         "images": len(read[k]),
-        "dimensions": math.prod(source.shape),
+        "dimensions": math.prod(shape),
         "k": k,
         "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
         "importance_weighted": entry(
@@ -141,39 +132,28 @@ def importance_weights(
     return Weighed(bounds, (2 * log_sum - log_squares).exp())
 
 
-def ais(
-    method: LatentModel,
-    run: RunConfig,
-    steps: int,
-    chains: int,
-    images: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
+def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
     """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images
     spread over the test split.
 
     Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x)
     is low in expectation (Jensen).
     """
-    source = open_source(run.data, "test", run.seed, augmented=False)
-    order = eval_sampler(len(source), seed, BLOCK, device, "likelihood", images)
+    method, shape = _model(frozen), frozen.source("test").shape
     parts = [
-        anneal(
-            joint_of(method, x), q, steps, chains, KeyedRNG(seed, number, device=device).fork("ais")
-        )
-        for number, (x, q, _) in enumerate(coded(method, source, order))
+        anneal(joint_of(method, x), q, steps, chains, _rng(frozen, number).fork("ais"))
+        for number, (x, q, _) in enumerate(_coded_images(frozen, images))
     ]
     elbo, found = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence")
     )
-    values = math.prod(source.shape) if method.discrete() else None
+    values = math.prod(shape) if method.discrete() else None
     return {
         "quantity": "-log p(x)",
         "split": "test",
         "unit": "nats an image",
         "images": len(elbo),
-        "dimensions": math.prod(source.shape),
+        "dimensions": math.prod(shape),
         "steps": steps,
         "chains": chains,
         "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",
@@ -189,3 +169,92 @@ def ais(
         ),
         "gain": bounds(interval(found - elbo)),
     }
+
+
+def _model(frozen: Frozen) -> LatentModel:
+    assert isinstance(frozen.method, LatentModel)
+    return frozen.method
+
+
+def _coded_images(frozen: Frozen, images: int) -> Iterator[Coded]:
+    """Plain images of test, evenly spread, with a posterior each."""
+    source = frozen.source("test")
+    sampler = eval_sampler(len(source), frozen.seed, BLOCK, frozen.device, "likelihood", images)
+    return (coded(_model(frozen), batch) for batch in frozen.watched("likelihood", source, sampler))
+
+
+def _rng(frozen: Frozen, number: int) -> KeyedRNG:
+    return KeyedRNG(frozen.seed, number, device=frozen.device)
+
+
+SCHEMA = """
+        "quantity", "split", "unit", "images", "dimensions", "nelbo": as in "rate",
+        "gain": {"value", "low", "high"} (nats below the ELBO), """
+
+
+class LikelihoodProbe(Probe):
+    """The importance-weighted bound on -log p(x)."""
+
+    name = "likelihood"
+    summary = "-log p(x) by k importance weights an image, with its interval (VAEs)"
+    on_request = True
+    options = {"k": 5000, "images": 1000}
+    schema = (
+        SCHEMA
+        + """"k", "effective_samples",
+        "importance_weighted": as in "rate", "sweep": [{"k", "value", "low", "high"}]"""
+    )
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(likelihood(frozen, options["k"], options["images"]))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return _headline(self.name, numbers, "importance_weighted")
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        how = f"{numbers['effective_samples']:.1f} effective"
+        return [_sentence(numbers, numbers["importance_weighted"], how)]
+
+
+class AISProbe(Probe):
+    """The bound on -log p(x) by annealed importance sampling."""
+
+    name = "ais"
+    summary = "-log p(x) by annealed importance sampling, with its interval (VAEs)"
+    on_request = True
+    options = {"steps": 200, "chains": 8, "images": 100}
+    schema = (
+        SCHEMA
+        + """"steps", "chains", "schedule",
+        "transition", "accepted" (share), "annealed": as in "rate\""""
+    )
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(ais(frozen, options["steps"], options["chains"], options["images"]))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return _headline(self.name, numbers, "annealed")
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        how = f"{100 * numbers['accepted']:.0f} % accepted"
+        return [_sentence(numbers, numbers["annealed"], how)]
+
+
+def _headline(probe: str, numbers: Numbers, bound: str) -> dict[str, float]:
+    return {f"{probe}/{key}": numbers[key]["value"] for key in ("nelbo", bound)}
+
+
+def _sentence(numbers: Numbers, bound: Numbers, how: str) -> str:
+    """The ELBO first: it is what a code pays; then the tighter bound and how it was made."""
+    return (
+        f"−log p(x) ≤ {numbers['nelbo']['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f}"
+        f" [{bound['low']:,.2f}, {bound['high']:,.2f}] nats{bits(bound, 4)},"
+        f" {bound['estimator']}, {numbers['images']:,} images;"
+        f" {numbers['gain']['value']:.2f} below the ELBO, {how}"
+    )

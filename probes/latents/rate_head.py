@@ -13,26 +13,32 @@ curve below.
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
 
-from core.data.datasets import open_source
-from core.data.source import Source, eval_sampler, train_sampler
+from core.data.source import eval_sampler, train_sampler
+from core.frozen import Frozen
 from core.information.bounds import interval
 from core.matmul import speed_up
-from core.method import Method
 from core.networks.decoders import MLPDecoder
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.randomness import KeyedRNG
-from core.run.config import RunConfig
 from core.run.features import mean_and_deviation
 
 import copy
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from probes.probe import Found, Numbers, Probe
+from probes.report import figures
+
 BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
-MOST = {"train": 10_000, "val": 2_048, "test": 10_000}  # images read, evenly spread over the split
+MAX_IMAGES = {
+    "train": 10_000,
+    "val": 2_048,
+    "test": 10_000,
+}  # images read, evenly spread over the split
 BATCH, LATENT, WIDTH = 128, 32, 256
 NOTHING, FIRST, NEXT = (
     (300, 0.3),
@@ -114,22 +120,11 @@ class RateHead(nn.Module):
         ).log_prob(x).flatten(1).sum(1)
 
 
-def rate_head(
-    method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
+def rate_head(frozen: Frozen) -> dict[str, Any]:
     """The R(D) curve of a checkpoint's features of plain images, with the 8-bit discretised
     logistic, whatever trained it.
     """
-    train, val, test = (
-        see(
-            method,
-            open_source(run.data, split, run.seed, augmented=False),
-            seed,
-            device,
-            MOST[split],
-        )
-        for split in ("train", "val", "test")
-    )
+    train, val, test = (see(frozen, split, MAX_IMAGES[split]) for split in ("train", "val", "test"))
     return {
         "quantity": "I(X; Z), between an image and a code of its frozen features, against -log"
         " p(x|z)",
@@ -138,15 +133,21 @@ def rate_head(
         "side": "R: upper bound on I(X; Z); D: cross-entropy; D + R: upper bound on -log p(x)",
         "split": "test",
         "unit": "nats an image",
-    } | rate_distortion(train, val, test, Likelihood("logistic", train.images.shape[1]), seed)
+    } | rate_distortion(
+        train, val, test, Likelihood("logistic", train.images.shape[1]), frozen.seed
+    )
 
 
 @torch.no_grad()
-def see(method: Method, source: Source, seed: int, device: torch.device | str, most: int) -> Seen:
+def see(frozen: Frozen, split: str, most: int) -> Seen:
     """Images and their features, both of the same rendering."""
-    order = eval_sampler(len(source), seed, device=device, purpose="rate head", most=most)
+    source = frozen.source(split)
+    sampler = eval_sampler(
+        len(source), frozen.seed, device=frozen.device, purpose="rate head", most=most
+    )
     parts = [
-        (method.embed(batch.views[0]).float(), batch.views[0]) for batch in source.batches(order, 1)
+        (frozen.method.embed(batch.views[0]).float(), batch.views[0])
+        for batch in frozen.watched(f"images of {split}", source, sampler)
     ]
     return Seen(
         torch.cat([features for features, _ in parts]), torch.cat([images for _, images in parts])
@@ -284,3 +285,42 @@ def _point(head: ConstantDecoder | RateHead, test: Seen, seed: int, values: int)
         for name, found in named.items()
     }
     return entries | {"bits_per_dim": named["nelbo"].mean / values / math.log(2)}
+
+
+class RateHeadProbe(Probe):
+    """The rate-distortion curve of frozen features: one head trained per beta."""
+
+    name = "rate_head"
+    summary = "R(D) of what frozen features keep of an image, one head per beta, for every family"
+    on_request = True
+    schema = """
+        "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
+        "dimensions", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
+        POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"},
+               "bits_per_dim" (of nelbo)"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(rate_head(frozen))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {
+            f"rate_head/{key}_beta{point['beta']:g}": point[key]["value"]
+            for point in numbers["points"]
+            for key in ("rate", "distortion")
+        }
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        points = reversed(numbers["points"])
+        curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
+        return [
+            f"rate head on {numbers['train_images']:,} images, {numbers['likelihood']}, R / D in"
+            " nats: "
+            + " · ".join(
+                f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
+                for label, p in curve
+            )
+        ]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        picture = folder / "rate_distortion.png"
+        return {"rate_distortion": figures.rate_distortion([("", found.numbers)], picture)}

@@ -1,21 +1,24 @@
-"""The pictures of a report. I(V1; V2) and I(X; Z) are different quantities, so they have panels of
-their own.
+"""The pictures of a report, and the panels of a comparison. I(V1; V2) and I(X; Z) are different
+quantities, so they have panels of their own.
 """
 
+from core.run.checkpoint import write_atomically
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
-from core.run.checkpoint import write_atomically
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from probes.report.schema import Report, best_critic, name
+from probes.probe import Entry, Numbers
 
-COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8e5ba6", "#c2a02e", "#5b5b5b")
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker with each
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b5b5b")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -26,65 +29,44 @@ STYLE: Any = {
 }
 
 
-def compare(reports: list[Report], path: Path) -> None:
-    """Three panels: accuracy, the InfoNCE bound against K, and the bounds on I(X; Z)."""
-    with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(
-            1, 3, figsize=(15, 4.8), gridspec_kw={"width_ratios": [1, 1.6, 1]}, layout="constrained"
-        )
-        _accuracy(left, reports)
-        chosen = {
-            name(report): (critic[1], f"{name(report)} ({critic[0]} critic)")
-            for report in reports
-            if (critic := best_critic(report))
-        }
-        _sweeps(
-            middle,
-            chosen,
-            reports[0].get("information", {}),
-            [COLOURS[i % len(COLOURS)] for i, r in enumerate(reports) if best_critic(r)],
-        )
-        _rates(right, reports)
-        save(figure, path)
-
-
-def sweep(report: Report, path: Path) -> None:
+def sweep(numbers: Numbers, path: Path) -> Path:
     """The InfoNCE bound of one checkpoint against K, for each critic."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
-        critics = report["information"]["critics"]
-        _sweeps(
+        draw_sweeps(
             axes,
-            {key: (found, f"{key} critic: {found['verdict']}") for key, found in critics.items()},
-            report["information"],
-            list(COLOURS),
+            [
+                (
+                    Entry(f"{key} critic: {found['verdict']}", colour, marker, numbers),
+                    found["sweep"],
+                )
+                for (key, found), colour, marker in zip(
+                    numbers["critics"].items(), COLOURS, MARKERS, strict=False
+                )
+            ],
         )
-        save(figure, path)
+        axes.set_title("Between views: lower bound on I(V1; V2)")
+        return save(figure, path)
 
 
-def rate_distortion(reports: list[Report], path: Path) -> None:
-    """D against R of the rate heads of one or several checkpoints, with the lower convex hull of
-    each curve.
-
-    Curves on one data set compare; where there are several, each says its own.
+def rate_distortion(curves: list[tuple[str, Numbers]], path: Path) -> Path:
+    """D against R of the rate heads of one or several checkpoints, each with its name and the lower
+    convex hull of its points.
     """
-    probed = [(i, report) for i, report in enumerate(reports) if report.get("rate_head")]
-    mixed = len({report["data"] for _, report in probed}) > 1
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
-        for i, report in probed:
-            head, colour = report["rate_head"], COLOURS[i % len(COLOURS)]
-            label = f"{name(report)}, {report['data']}" if mixed else name(report)
+        for number, (label, head) in enumerate(curves):
+            colour = COLOURS[number % len(COLOURS)]
             curve(axes, [head["nothing"], *head["points"]], colour, label)
         axes.set(
-            title="What the features keep of an image, and its price",
+            title="Rate-distortion curve of frozen features",
             xlabel="rate R, nats an image",
             ylabel="distortion D, nats an image",
         )
         axes.legend(
             fontsize=9, title="points and hull: on and above it is achieved", title_fontsize=8
         )
-        save(figure, path)
+        return save(figure, path)
 
 
 def curve(axes: Axes, points: list[dict[str, Any]], colour: str, label: str) -> None:
@@ -129,19 +111,19 @@ def curve(axes: Axes, points: list[dict[str, Any]], colour: str, label: str) -> 
         )
 
 
-def dimensions(rates: list[float], path: Path) -> None:
-    """What each dimension of a code costs, dearest first."""
+def dimensions(rates: list[float], path: Path) -> Path:
+    """The rate of each dimension of a code, the largest first."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
         axes.bar(
             range(1, len(rates) + 1), sorted(rates, reverse=True), color=COLOURS[0], width=0.85
         )
         axes.set(
-            title=f"Where {sum(rates):.2f} nats of rate go",
+            title=f"Rate of each dimension, {sum(rates):.2f} nats in all",
             xlabel="dimensions of z, sorted",
             ylabel="E KL(q(z_j|x) ‖ p(z_j)), nats",
         )
-        save(figure, path)
+        return save(figure, path)
 
 
 def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -159,132 +141,88 @@ def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return hull
 
 
-def _accuracy(axes: Axes, reports: list[Report]) -> None:
-    probed = [(i, r) for i, r in enumerate(reports) if r.get("linear") and r.get("knn")]
-    for place, (i, report) in enumerate(probed):
-        colour = COLOURS[i % len(COLOURS)]
-        for shift, value, alpha in (
-            (-0.2, report["linear"]["top1"], 1.0),
-            (0.2, report["knn"]["knn200"]["top1"], 0.45),
-        ):
-            axes.bar(place + shift, 100 * value, 0.38, color=colour, alpha=alpha)
-            axes.text(place + shift, 100 * value + 1, f"{100 * value:.1f}", ha="center", fontsize=9)
-    axes.set_xticks(range(len(probed)), [name(r) for _, r in probed])
-    axes.set(
-        title="Labels: linear (solid), kNN (pale)",
-        ylabel="top-1 on test, %, mean over factors",
-        ylim=(0, 109),
-    )
-
-
-def _sweeps(
-    axes: Axes,
-    curves: dict[str, tuple[dict[str, Any], str]],
-    information: dict[str, Any],
-    colours: list[str],
+def draw_accuracies(
+    axes: Axes, entries: list[Entry], value: Callable[[Numbers], float], solid: bool
 ) -> None:
-    for (found, label), colour in zip(curves.values(), colours, strict=False):
-        rows = found["sweep"]
+    """A bar for each checkpoint, on the left of its place if `solid`, else pale on the right."""
+    shift, alpha = (-0.2, 1.0) if solid else (0.2, 0.45)
+    for place, entry in enumerate(entries):
+        percent = 100 * value(entry.numbers)
+        axes.bar(place + shift, percent, 0.38, color=entry.colour, alpha=alpha)
+        axes.text(place + shift, percent + 1, f"{percent:.1f}", ha="center", fontsize=9)
+    axes.set_xticks(range(len(entries)), [entry.label for entry in entries])
+    axes.set(ylabel="top-1 on test, %, mean over factors", ylim=(0, 109))
+
+
+def draw_sweeps(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
+    """Bounds against K with intervals, their ceiling, and the truth of each where it is known."""
+    for entry, rows in sweeps:
         k = [row["K"] for row in rows]
-        axes.plot(k, [row["bound"] for row in rows], "o-", color=colour, label=label, markersize=4)
-        axes.fill_between(
-            k,
-            [row["low"] for row in rows],
-            [row["high"] for row in rows],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-    if curves:
-        rows = next(iter(curves.values()))[0]["sweep"]
-        k = [row["K"] for row in rows]
-        axes.plot(
-            k, [row["ceiling"] for row in rows], ":", color="#888888", label="ceiling log(K + 1)"
-        )
+        look: Any = {"color": entry.colour, "marker": entry.marker, "markersize": 4}
+        axes.plot(k, [row["bound"] for row in rows], label=entry.label, **look)
+        low, high = ([row[side] for row in rows] for side in ("low", "high"))
+        axes.fill_between(k, low, high, color=entry.colour, alpha=0.2, linewidth=0)
+    longest = max((rows for _, rows in sweeps), key=len)
+    k = [row["K"] for row in longest]
+    ceiling = [row["ceiling"] for row in longest]
+    axes.plot(k, ceiling, ":", color="#888888", label="ceiling log(K + 1)")
+    _truths(axes, sweeps)
+    lowest = min(row["bound"] for _, rows in sweeps for row in rows)
+    axes.set(xlabel="negatives K", ylabel="nats", xscale="log")
+    axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
+    axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.42))
+
+
+def _truths(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
+    """The truth, and the best bound that is possible at K: black where it is that of all, else each
+    in the colour of the checkpoint whose data it belongs to.
+    """
+    known = {entry.numbers["truth"] for entry, _ in sweeps}
+    drawn: set[float] = set()
+    for entry, rows in sweeps:
+        truth = entry.numbers["truth"]
+        if truth is None or truth in drawn:
+            continue
+        drawn.add(truth)
+        colour, of = ("#222222", "") if len(known) == 1 else (entry.colour, f" of {entry.label}")
         if "best_possible" in rows[0]:
-            axes.plot(
-                k,
-                [row["best_possible"] for row in rows],
-                "--",
-                color="#222222",
-                linewidth=1,
-                label="best possible at K",
-            )
-    if information.get("truth") is not None:
-        axes.axhline(information["truth"], color="#222222", linewidth=1)
+            k, best = [row["K"] for row in rows], [row["best_possible"] for row in rows]
+            axes.plot(k, best, "--", color=colour, linewidth=1, label=f"best possible at K{of}")
+        axes.axhline(truth, color=colour, linewidth=1)
         axes.annotate(
-            f"truth {information['truth']:.2f}",
-            (1, information["truth"]),
+            f"truth {truth:.2f}",
+            (1, truth),
             (-4, 4),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             ha="right",
+            color=colour,
         )
-    lowest = min(
-        [row["bound"] for found, _ in curves.values() for row in found["sweep"]], default=0.0
-    )
-    axes.set(
-        title="Between views: lower bound on I(V1; V2)",
-        xlabel="negatives K",
-        ylabel="nats",
-        xscale="log",
-    )
-    axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
-    if curves:
-        axes.legend(fontsize=9, loc="center right", bbox_to_anchor=(1, 0.42))
 
 
-def _rates(axes: Axes, reports: list[Report]) -> None:
-    probed = [(i, r) for i, r in enumerate(reports) if r.get("rate")]
-    axes.set(title="Input and code: bounds on I(X; Z)", ylabel="nats")
-    if not probed:
-        axes.text(
-            0.5,
-            0.5,
-            "no checkpoint with a rate",
-            ha="center",
-            transform=axes.transAxes,
-            color="#888888",
-        )
-        axes.set_axis_off()
-    for place, (i, report) in enumerate(probed):
-        rate, colour = report["rate"], COLOURS[i % len(COLOURS)]
+def draw_rates(axes: Axes, entries: list[Entry]) -> None:
+    """Where I(X; Z) lies, the rate above it, and the ceiling of its lower bound."""
+    for place, entry in enumerate(entries):
+        rate, colour, first = entry.numbers, entry.colour, place == 0
         low, high = rate["lower"]["value"], min(rate["upper"]["value"], rate["rate"]["value"])
-        axes.bar(
-            place,
-            high - low,
-            0.5,
-            bottom=low,
-            color=colour,
-            alpha=0.45,
-            label="I(X; Z) lies here" if place == 0 else None,
-        )
-        axes.plot(
-            [place - 0.3, place + 0.3],
-            [rate["rate"]["value"]] * 2,
-            color=colour,
-            linewidth=2.5,
-            label="rate R, upper bound" if place == 0 else None,
-        )
-        axes.plot(
-            [place - 0.3, place + 0.3],
-            [rate["ceiling"]] * 2,
-            ":",
-            color="#888888",
-            label="ceiling of the lower bound, log n" if place == 0 else None,
-        )
-        for value, text, align in (
-            (low, f"lower {low:.2f}", "top"),
-            (rate["rate"]["value"], f"R {rate['rate']['value']:.2f}", "bottom"),
-        ):
-            axes.text(place, value, text, ha="center", va=align, fontsize=9)
-    if probed:
-        top = max(r["rate"]["rate"]["value"] for _, r in probed)
-        axes.set_xticks(range(len(probed)), [name(r) for _, r in probed])
-        axes.set(xlim=(-0.8, len(probed) - 0.2), ylim=(0, 1.4 * max(top, 1e-3)))
-        axes.legend(fontsize=9, loc="upper center")
+        word = "I(X; Z) lies here" if first else None
+        axes.bar(place, high - low, 0.5, bottom=low, color=colour, alpha=0.45, label=word)
+        across, r = [place - 0.3, place + 0.3], rate["rate"]["value"]
+        word = "rate R, upper bound" if first else None
+        axes.plot(across, [r] * 2, color=colour, linewidth=2.5, label=word)
+        word = "ceiling of the lower bound, log n" if first else None
+        axes.plot(across, [rate["ceiling"]] * 2, ":", color="#888888", label=word)
+        axes.text(place, low, f"lower {low:.2f}", ha="center", va="top", fontsize=9)
+        axes.text(place, r, f"R {r:.2f}", ha="center", va="bottom", fontsize=9)
+    top = max(entry.numbers["rate"]["value"] for entry in entries)
+    axes.set_xticks(range(len(entries)), [entry.label for entry in entries])
+    axes.set(ylabel="nats", xlim=(-0.8, len(entries) - 0.2), ylim=(0, 1.4 * max(top, 1e-3)))
+    axes.legend(fontsize=9, loc="upper center")
 
 
-def save(figure: Any, path: Path) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure in the format of its suffix: png, pdf or svg."""
+    kind = path.suffix[1:]
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind))
     plt.close(figure)
+    return path

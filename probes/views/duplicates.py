@@ -5,7 +5,6 @@ n = images.
 """
 
 from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites
 
 import hashlib
 
@@ -16,10 +15,10 @@ from torch import Tensor
 def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
     """Indices int64 of the images that equal an earlier one of the split, value by value.
 
-    `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is
-    a copy.
+    `source` gives plain images. Images that are rendered afresh whenever they are looked at have no
+    copies.
     """
-    if isinstance(source, Sprites):
+    if source.rendered:
         return torch.empty(0, dtype=torch.int64)
     seen: set[bytes] = set()
     found: list[int] = []

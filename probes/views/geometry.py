@@ -4,56 +4,82 @@ in use, and whether they have collapsed.
 n = images of the test split, V = views of each, D = dimensions.
 """
 
-from core.data.datasets import open_source
-from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites
+from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
-from core.method import Method, PairCritic
-from core.run.config import RunConfig
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probes.views.information import encode_pairs
+from probes.probe import Found, Numbers, Probe
+from probes.views.information import shuffled, two_views_differ
 
-MOST = 25_600  # images, as RankMe takes them
+MAX_IMAGES = 25_600  # images, as RankMe takes them
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8
+SPACES = ("features", "codes")
 
 
-def geometry(
-    method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
+class GeometryProbe(Probe):
+    """Alignment, uniformity, effective rank (RankMe), LiDAR, deviations, and what has collapsed."""
+
+    name = "geometry"
+    summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, collapse"
+    schema = """
+        "split", "images", "augmentation", "lidar_images"?, "lidar_views"?,
+        "sentence"? (where something has collapsed),
+        "features" | "codes" (of a method that has them):
+            {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
+             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? where two views differ)"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(geometry(frozen))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {
+            f"geometry/{space}/{key}": value
+            for space in SPACES
+            for key, value in numbers.get(space, {}).items()
+        }
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        """One line for the features, one for the codes, and one where something has collapsed."""
+        lines = []
+        for space in SPACES:
+            if values := numbers.get(space):
+                pair = ""
+                if "lidar" in values:
+                    pair = f", LiDAR {values['lidar']:.1f}; alignment {values['alignment']:.3f}"
+                lines.append(
+                    f"geometry of {space}: effective rank {values['effective_rank']:.1f} of"
+                    f" {values['dimensions']}{pair}, uniformity {values['uniformity']:.2f},"
+                    f" deviation {values['deviation']:.2f} of 1"
+                )
+        return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
+
+
+def geometry(frozen: Frozen) -> Numbers:
     """The geometry of the features that probes read and, of a method with codes, of its (query)
     codes: numbers on the test split.
 
     Alignment and LiDAR are absent where two views would be the same image. `sentence` is there
     where something has collapsed.
     """
-    test = open_source(run.data, "test", run.seed)
-    native = isinstance(method, PairCritic)
-    pairs = encode_pairs(method, test, seed, device, native, MOST)
-    spaces: dict[str, tuple[tuple[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {
-        "features": (pairs.features, method.embed)
-    }
-    if isinstance(method, PairCritic):
-        critic = method
-        spaces["codes"] = pairs.codes, lambda view: critic.codes(view, view)[0]
-    found: dict[str, Any] = {"split": "test", "images": len(pairs.features[0])}
-    found["augmentation"] = "fresh rendering" if isinstance(test, Sprites) else run.data.augment
-    if run.data.views_differ:
-        found |= {"lidar_images": min(LIDAR_IMAGES, len(test)), "lidar_views": LIDAR_VIEWS}
-    for name, (views, encode) in spaces.items():
-        found[name] = layout(views[0])
-        if run.data.views_differ:
-            first, second = (F.normalize(x, dim=1) for x in views)
-            found[name] |= {
-                "alignment": alignment(first, second).item(),
-                "lidar": lidar(read_views(encode, test, seed, device)),
-            }
+    most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
+    pairs = shuffled(frozen.pairs("test", most), frozen.seed)
+    spaces: dict[str, tuple[Tensor, Tensor]] = {"features": (pairs.first, pairs.second)}
+    if pairs.query is not None and pairs.key is not None:
+        spaces["codes"] = pairs.query, pairs.key
+    found: Numbers = {"split": "test", "images": len(pairs.first)}
+    found["augmentation"] = frozen.augmentation or "none"
+    differ = not two_views_differ(frozen)
+    if differ:
+        views = frozen.views("test", LIDAR_VIEWS, LIDAR_IMAGES)
+        found |= {"lidar_images": len(views.features), "lidar_views": LIDAR_VIEWS}
+    for name, (first, second) in spaces.items():
+        found[name] = layout(first)
+        if differ:
+            both = (F.normalize(x, dim=1) for x in (first, second))
+            found[name]["alignment"] = alignment(*both).item()
+            found[name]["lidar"] = lidar(getattr(views, name))
     sentences = [f"{name} {said}" for name in spaces if (said := collapse(found[name]))]
     return found | ({"sentence": "; ".join(sentences)} if sentences else {})
 
@@ -81,21 +107,13 @@ def collapse(space: dict[str, float]) -> str:
         space["dead_dimensions"],
     )
     if rank < min(2, (1 + dimensions) / 2) or space["deviation"] < 0.05:
-        return f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation {space['deviation']:.2f} of 1"
+        return (
+            f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation"
+            f" {space['deviation']:.2f} of 1"
+        )
     if dead > 0.5:
-        return f"partly collapsed: {round(dead * dimensions)} of {dimensions} dimensions do not vary, effective rank {rank:.1f}"
+        return (
+            f"partly collapsed: {round(dead * dimensions)} of {dimensions} dimensions do not"
+            f" vary, effective rank {rank:.1f}"
+        )
     return ""
-
-
-@torch.no_grad()
-def read_views(
-    encode: Callable[[Tensor], Tensor], source: Source, seed: int, device: torch.device | str
-) -> Tensor:
-    """What `encode` makes of several fresh views of some images spread over the split, [n, V,
-    D].
-    """
-    order = eval_sampler(len(source), seed, device=device, purpose="lidar", most=LIDAR_IMAGES)
-    batches = source.batches(order, LIDAR_VIEWS)
-    return torch.cat(
-        [torch.stack([encode(view).float().cpu() for view in batch.views], 1) for batch in batches]
-    )

@@ -6,33 +6,81 @@ at least.
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-from core.data.datasets import open_source
-from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites, best_infonce
+from core.data.source import Truth
+from core.frozen import Frozen, Pairs
 from core.information.bounds import infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
-from core.method import Method, PairCritic
+from core.method import PairCritic
 from core.randomness import KeyedRNG
-from core.run.config import RunConfig
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from probes.samples.estimate import estimate
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
 
-__all__ = ["estimate", "information"]  # of any paired samples; of a checkpoint
-
 TRAIN_PAIRS = 16384  # for the common critic
+HEADLINE = (
+    "common",
+    "native",
+)  # the first of these that a checkpoint has; test values choose nothing
 
 
-def information(
-    method: Method, run: RunConfig, seed: int = 0, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
+class InformationProbe(Probe):
+    """InfoNCE bounds by several critics, swept over the number of negatives K."""
+
+    name = "information"
+    summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
+    columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    panel = "Between views: lower bound on I(V1; V2)"
+    schema = """
+        "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
+        "augmentation", "truth" (nats or null),
+        "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
+            "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
+                       "best_possible"?}]}}   (nats; best_possible where the truth is known)"""
+
+    def requires(self, frozen: Frozen) -> str:
+        return two_views_differ(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(information(frozen))
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        name, critic = best_critic(numbers)
+        last = critic["sweep"][-1]
+        half = last["high"] - last["bound"]
+        return [f"{last['bound']:.2f} ± {half:.2f} ({name}, K={last['K']:,})", critic["verdict"]]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        critics = numbers["critics"].items()
+        return {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in critics}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        return [_sentence(name, found) for name, found in numbers["critics"].items()]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        return {"infonce": figures.sweep(found.numbers, folder / "infonce.png")}
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        best = [(entry, *best_critic(entry.numbers)) for entry in entries]
+        figures.draw_sweeps(
+            axes,
+            [
+                (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
+                for entry, name, found in best
+            ],
+        )
+
+
+def information(frozen: Frozen) -> Numbers:
     """Sweeps over C for each critic, on fresh views of the test split.
 
     - "native": the method's own projection and temperature, where it has one; nothing is fitted.
@@ -44,44 +92,63 @@ def information(
     The test split is read once and chooses nothing; copies of an image in it are left out. The
     encoder has seen neither val nor test.
     """
-    val, test = (open_source(run.data, split, run.seed) for split in ("val", "test"))
-    native = isinstance(method, PairCritic)
-    duplicated = duplicates(open_source(run.data, "test", run.seed, augmented=False), device)
-    read_val = encode_pairs(method, val, seed, device, native)
-    read_test = encode_pairs(method, test, seed, device, native, leave_out=duplicated)
-    train = encode_pairs(
-        method,
-        open_source(run.data, "train", run.seed),
-        seed,
-        device,
-        native=False,
-        most=TRAIN_PAIRS,
+    native = frozen.method if isinstance(frozen.method, PairCritic) else None
+    copies = duplicates(frozen.source("test"), frozen.device)
+    train, val = (
+        shuffled(frozen.pairs(split, most), frozen.seed)
+        for split, most in (("train", TRAIN_PAIRS), ("val", None))
     )
-    critics = {}
-    if native:
-        assert isinstance(method, PairCritic)
-        scale = 1 / method.temperature
-        critics["native"] = sweep(*read_test.codes, scale, test)
-        refitted = refit_scale(*read_val.codes, scale)
-        critics["native, refitted scale"] = sweep(*read_test.codes, refitted, test, read_val.codes)
-    common = train_critic(*train.features, *read_val.features, seed)
-    codes = [[common(x) for x in pairs] for pairs in (read_test.features, read_val.features)]
-    critics["common"] = sweep(
-        codes[0][0], codes[0][1], common.scale, test, (codes[1][0], codes[1][1])
-    )
-    surpassed(critics)
+    test = shuffled(frozen.pairs("test"), frozen.seed, leave_out=copies)
+    temperature = native.temperature if native else None
     return {
         "quantity": "I(V1; V2), between two views of an image",
         "estimator": "InfoNCE, log C - L, one-sided, fresh views, frozen encoder",
         "side": "lower bound",
         "split": "test",
         "unit": "nats",
-        "images": len(test) - len(duplicated),
-        "copies_left_out": len(duplicated),
-        "augmentation": "fresh rendering" if isinstance(test, Sprites) else run.data.augment,
-        "truth": test.information,
-        "critics": critics,
+        "images": len(test.first),
+        "copies_left_out": len(copies),
+        "augmentation": frozen.augmentation,
+        "truth": frozen.truth.nats if frozen.truth else None,
+        "critics": critics(train, val, test, temperature, frozen.truth, frozen.seed),
     }
+
+
+def critics(
+    train: Pairs,
+    val: Pairs,
+    test: Pairs,
+    temperature: float | None = None,
+    truth: Truth | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A sweep of the bound on the pairs of test for each critic, nats.
+
+    `temperature` is the method's own, where its pairs have codes; `truth` is what is known of the
+    information, if anything.
+    """
+    found = {}
+    if temperature is not None and test.query is not None and val.query is not None:
+        codes, on_val = (test.query, test.key), (val.query, val.key)
+        found["native"] = sweep(*codes, 1 / temperature, truth)
+        refitted = refit_scale(*on_val, 1 / temperature)
+        found["native, refitted scale"] = sweep(*codes, refitted, truth, on_val)
+    common = train_critic(train.first, train.second, val.first, val.second, seed)
+    codes, on_val = ((common(pairs.first), common(pairs.second)) for pairs in (test, val))
+    found["common"] = sweep(*codes, common.scale, truth, on_val)
+    surpassed(found)
+    return found
+
+
+def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
+    """The pairs in random order, so that any run of them holds independent images, but for the
+    images at the places `leave_out`.
+    """
+    kept = torch.arange(len(pairs.index))
+    if leave_out is not None and len(leave_out):
+        kept = kept[~torch.isin(pairs.index, leave_out)]
+    order = kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))]
+    return Pairs(*(x if x is None else x[order] for x in pairs))
 
 
 def surpassed(critics: dict[str, Any]) -> None:
@@ -94,57 +161,15 @@ def surpassed(critics: dict[str, Any]) -> None:
             found["verdict"] = "critic-limited"
 
 
-class Pairs:
-    """What a checkpoint makes of two views of each image: features [n, D], and its own codes [n, P]
-    where it has them.
-    """
-
-    def __init__(self, features: tuple[Tensor, Tensor], codes: tuple[Tensor, Tensor]):
-        self.features, self.codes = features, codes
-
-
-@torch.no_grad()
-def encode_pairs(
-    method: Method,
-    source: Source,
-    seed: int,
-    device: torch.device | str,
-    native: bool,
-    most: int | None = None,
-    leave_out: Tensor | None = None,
-) -> Pairs:
-    """Two fresh views of every image (but those to `leave_out`), in random order, so that any run
-    of pairs holds independent images.
-    """
-    parts: list[list[Tensor]] = [[], [], [], []]
-    for batch in source.batches(
-        eval_sampler(len(source), seed, device=device, purpose="information", most=most), 2
-    ):
-        made = [method.embed(view) for view in batch.views]
-        if native:
-            assert isinstance(method, PairCritic)
-            made += list(method.codes(*batch.views))
-        kept = (
-            slice(None)
-            if leave_out is None
-            else ~torch.isin(batch.index, leave_out.to(batch.index.device))
-        )
-        for part, x in zip(parts, made, strict=False):
-            part.append(x[kept].float().cpu())
-    order = KeyedRNG(seed, 0).permutation("pairs", sum(map(len, parts[0])))
-    read = [torch.cat(part)[order] if part else torch.empty(0) for part in parts]
-    return Pairs((read[0], read[1]), (read[2], read[3]))
-
-
 def sweep(
     query: Tensor,
     key: Tensor,
     scale: float,
-    source: Source,
+    truth: Truth | None = None,
     calibration: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """The bound for C = 2^4 + 1 … n on test codes, with intervals, ceilings and the verdict at the
-    largest C.
+    """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
+    verdict at the largest C.
     """
     n = len(query)
     negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
@@ -153,18 +178,10 @@ def sweep(
     ]
     rows = []
     for k, found in zip(negatives, estimates, strict=True):
-        row = {
-            "K": k,
-            "candidates": k + 1,
-            "loss": math.log(k + 1) - found.mean,
-            "bound": found.mean,
-            "low": found.low,
-            "high": found.high,
-        }
-        row["ceiling"] = math.log(k + 1)
-        if isinstance(source, Sprites):
-            row["best_possible"] = best_infonce(k, source.combinations)
-        rows.append(row)
+        ceiling = math.log(k + 1)
+        row = {"K": k, "candidates": k + 1, "loss": ceiling - found.mean, "bound": found.mean}
+        row |= {"low": found.low, "high": found.high, "ceiling": ceiling}
+        rows.append(row | ({"best_possible": truth.best_infonce(k)} if truth else {}))
     calibrated = None
     if calibration is not None:
         size = max((k + 1 for k in negatives if k + 1 <= len(calibration[0])), default=None)
@@ -173,9 +190,8 @@ def sweep(
             on_test = next(
                 e.mean for k, e in zip(negatives, estimates, strict=True) if k + 1 == size
             )
-            calibrated = (
-                estimates[-1].mean + on_val - on_test
-            )  # the gap between the splits, at one C
+            # the gap between the splits, at one C
+            calibrated = estimates[-1].mean + on_val - on_test
     pairs = [(k + 1, e) for k, e in zip(negatives, estimates, strict=True)]
     cap = cosine_cap(scale, n)
     return {
@@ -185,3 +201,27 @@ def sweep(
         "verdict": verdict(pairs, n, calibrated, cap),
         "sweep": rows,
     }
+
+
+def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
+    """The critic that headlines a checkpoint: the common one, the same reader for every family."""
+    found = numbers["critics"]
+    return next((key, found[key]) for key in (*HEADLINE, *found) if key in found)
+
+
+def two_views_differ(frozen: Frozen) -> str:
+    """Why two views of an image are the same picture; empty where they are not."""
+    if frozen.augmentation:
+        return ""
+    return "two views would be the same image; set data.probe_augment=crop"
+
+
+def _sentence(name: str, found: dict[str, Any]) -> str:
+    last = found["sweep"][-1]
+    best = f", best possible {last['best_possible']:.3f}" if "best_possible" in last else ""
+    return (
+        f"InfoNCE, {name} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥ {last['bound']:.3f}"
+        f" [{last['low']:.3f}, {last['high']:.3f}] nats at K = {last['K']:,};"
+        f" ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}:"
+        f" {found['verdict']}"
+    )

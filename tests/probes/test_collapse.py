@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 from probes.latents import collapse
-from probes.latents.codes import Coded, Codes, codes, joined, normal_factors
+from core.information.codes import Coded, Codes, codes, joined, normal_factors
 from probes.latents.collapse import (
     Alarm,
     CollapseStatus,
