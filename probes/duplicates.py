@@ -5,7 +5,6 @@ n = images.
 """
 
 from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites
 
 import hashlib
 
@@ -19,7 +18,7 @@ def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
     `source` gives plain images. Sprites are rendered afresh whenever they are looked at, so none is
     a copy.
     """
-    if isinstance(source, Sprites):
+    if source.rendered:
         return torch.empty(0, dtype=torch.int64)
     seen: set[bytes] = set()
     found: list[int] = []

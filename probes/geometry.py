@@ -6,7 +6,6 @@ n = images of the test split, V = views of each, D = dimensions.
 
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
 from core.run.config import RunConfig
@@ -43,7 +42,7 @@ def geometry(
         critic = method
         spaces["codes"] = pairs.codes, lambda view: critic.codes(view, view)[0]
     found: dict[str, Any] = {"split": "test", "images": len(pairs.features[0])}
-    found["augmentation"] = "fresh rendering" if isinstance(test, Sprites) else run.data.augment
+    found["augmentation"] = test.augmentation
     if run.data.views_differ:
         found |= {"lidar_images": min(LIDAR_IMAGES, len(test)), "lidar_views": LIDAR_VIEWS}
     for name, (views, encode) in spaces.items():

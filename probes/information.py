@@ -8,7 +8,6 @@ n = images of the test split, D = feature dimensions, P = code dimensions.
 
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler
-from core.data.sprites import Sprites, best_infonce
 from core.information.bounds import infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.method import Method, PairCritic
@@ -78,8 +77,8 @@ def information(
         "unit": "nats",
         "images": len(test) - len(duplicated),
         "copies_left_out": len(duplicated),
-        "augmentation": "fresh rendering" if isinstance(test, Sprites) else run.data.augment,
-        "truth": test.information,
+        "augmentation": test.augmentation,
+        "truth": test.truth.nats if test.truth else None,
         "critics": critics,
     }
 
@@ -162,8 +161,8 @@ def sweep(
             "high": found.high,
         }
         row["ceiling"] = math.log(k + 1)
-        if isinstance(source, Sprites):
-            row["best_possible"] = best_infonce(k, source.combinations)
+        if source.truth:
+            row["best_possible"] = source.truth.best_infonce(k)
         rows.append(row)
     calibrated = None
     if calibration is not None:
