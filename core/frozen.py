@@ -82,6 +82,7 @@ class Frozen:
         self.folder = folder if weights else None
         self._sources = sources or self._open
         self.viewed = config.for_information(run)  # with the two views that probes compare
+        self.step = 0  # of training, that the weights were saved at
         self.encoded = 0  # images that went through the encoder, of every view
 
     @classmethod
@@ -102,6 +103,7 @@ class Frozen:
         frozen = cls(
             found.method, run, weights=found.digest, folder=path.parent / "features", **options
         )
+        frozen.step = found.step
         frozen._refuse_other_images()
         return frozen
 
@@ -128,10 +130,8 @@ class Frozen:
 
     @property
     def augmentation(self) -> str:
-        """What makes two views of an image differ; empty where they do not."""
-        return self._plain("test").augmentation or (
-            self.viewed.data.augment if self.viewed.data.augment != "none" else ""
-        )
+        """What makes two views of an image differ, in a word; "none" where nothing does."""
+        return self.source("test", augmented=True).augmentation
 
     def features(self, split: str) -> Features:
         """Features [n, D] and labels [n, F] of the plain images of a split."""

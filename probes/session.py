@@ -9,8 +9,6 @@ import argparse
 import importlib
 import time
 from pathlib import Path
-from typing import Any
-
 import torch
 from rich.console import Console
 
@@ -46,7 +44,7 @@ def probe_all(options: argparse.Namespace) -> None:
     """Probe every checkpoint that was named, then print one table."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     probes = load_probes(options.probes)
-    settings = _checked(options.settings, probes)
+    settings = _checked(options.settings)
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports = []
@@ -144,16 +142,21 @@ class Session:
         self.console.print(f"{self.path}: {line}", style="dim")
 
 
-def _checked(settings: dict[str, dict[str, int]], probes: Probes) -> dict[str, dict[str, int]]:
-    """The options of probes by their names in a report; `UserError` for one that there is not."""
-    for name, given in settings.items():
-        known = probes[name].options if name in probes else {}
+def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The options by the names that probes have in a report, from those that the user typed;
+    `UserError` for an option that there is not.
+    """
+    checked = {}
+    for typed, given in settings.items():
+        ((name, probe),) = load_probes([typed]).items()
         for key, value in given.items():
-            if key not in known:
-                raise UserError(f"{name}.{key}: {name} has no such option{nearest(key, known)}")
+            if key not in probe.options:
+                reason = nearest(key, probe.options) if probe.options else ""
+                raise UserError(f"{typed}.{key}: the probe has no such option{reason}")
             if value < 1:
-                raise UserError(f"{name}.{key}: must be 1 or more, got {value}")
-    return settings
+                raise UserError(f"{typed}.{key}: must be 1 or more, got {value}")
+        checked[name] = given
+    return checked
 
 
 def find(target: Path, best: bool = False) -> Path:

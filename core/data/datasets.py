@@ -9,7 +9,7 @@ A set that can only be read in sequence (wds/, tfds/) is read once, in its own o
 batches are a function of (seed, step), which takes random access.
 """
 
-from core.data.images import Arrays, Resized, Stream, decode, read_through
+from core.data.images import Arrays, Facts, Resized, Stream, decode, read_through
 from core.data.linear_gaussian import LinearGaussian, LinearGaussianConfig
 from core.data.skipping import Split
 from core.data.source import Source
@@ -137,6 +137,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     source.policy = replace(
         policy(config.augment if augmented else "none", source.shape[1]), compile=config.compile
     )
+    source.augmentation = config.augment if augmented else "none"
     return source
 
 
@@ -164,6 +165,9 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
         reading.size,
     )
     train = dataset if split != "test" else _open(place, "train")
+    changing = ("size", "grey", "binarise", "validation")
+    settings = {key: getattr(reading, key) for key in changing}
+    facts = Facts(place[0], split, str(Path(place[1]).absolute()), _names(train), settings)
     if isinstance(dataset, IterableDataset):
         images, labels = read_through(dataset, size, room, reading.grey)
         chosen = _part(len(images), split, reading.validation)
@@ -194,6 +198,7 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
                 {"class": classes},
                 policy("none", resized.shape[1]),
                 reading.workers,
+                facts,
             )
         images, labels = decode(resized, part, reading.workers)
     low, high = labels.min().item(), labels.max().item()
@@ -204,7 +209,7 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
         )
     if reading.binarise:
         images = _binarised(images, chosen, "test" if split == "test" else "train")
-    return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]))
+    return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]), facts)
 
 
 def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
@@ -343,9 +348,14 @@ def _open_folder(root: Path, split: str) -> Any:
     return open_part(class_map=known)
 
 
+def _names(train: Any) -> tuple[str, ...]:
+    """The names of the classes in the order of their labels, empty where the set has none."""
+    numbers = getattr(getattr(train, "reader", None), "class_to_idx", None) or {}
+    named = getattr(train, "classes", None) or sorted(numbers, key=numbers.__getitem__)
+    return tuple(str(name) for name in named)
+
+
 def _classes(train: Any) -> int:
     """The number of classes of the train split, by name where it names them."""
-    named = getattr(train, "classes", None) or getattr(
-        getattr(train, "reader", None), "class_to_idx", None
-    )
+    named = _names(train)
     return len(named) if named else max(int(train[i][1]) for i in range(len(train))) + 1

@@ -5,16 +5,20 @@ n = images in the split, B = images on this process.
 """
 
 from core.batch import Batch
+from core.data.identity import Identity, digest, digest_of_files, digest_of_sample
 from core.data.skipping import Split, Undecodable, first_decodable
-from core.data.source import Sampler, Source
+from core.data.source import Sampler, Source, eval_sampler
 from core.data.views import Policy, augment
 from core.errors import UserError
 from core.randomness import KeyedRNG
 
 import io
 import itertools
+import os
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,16 +133,61 @@ def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
         )
 
 
+@dataclass
+class Facts:
+    """What is known of a stored split besides its images; shared by all sources that show it."""
+
+    name: str = "arrays"
+    split: str = ""
+    root: str = ""
+    classes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)  # that change pixels or labels
+    identity: Identity | None = None  # once it has been asked for
+
+    def identified(
+        self, images: int, shape: tuple[int, ...], factors: dict[str, int], digests: dict[str, str]
+    ) -> Identity:
+        self.identity = Identity(
+            name=self.name,
+            split=self.split,
+            root=self.root,
+            images=images,
+            shape=shape,
+            factors=dict(factors),
+            classes=self.classes,
+            settings=self.settings,
+            digests=digests,
+        )
+        return self.identity
+
+
 class Arrays(Source):
     """A split in memory: uint8 images [n, C, H, W], batched by index."""
 
-    def __init__(self, images: Tensor, labels: Tensor, factors: dict[str, int], policy: Policy):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        factors: dict[str, int],
+        policy: Policy,
+        facts: Facts | None = None,
+    ):
         self.images, self.labels, self.factors, self.policy = images, labels, factors, policy
+        self.facts = facts or Facts()
         height, width = (policy.size, policy.size) if policy.size else images.shape[2:]
         self.shape = (images.shape[1], height, width)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def identify(self) -> Identity:
+        """An identity from the pixels and labels of all images."""
+        return self.facts.identity or self.facts.identified(
+            len(self.images),
+            tuple(self.images.shape[1:]),
+            self.factors,
+            {"pixels": digest(self.images), "labels": digest(self.labels)},
+        )
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
@@ -169,21 +218,29 @@ class Stream(Source):
         factors: dict[str, int],
         policy: Policy,
         workers: int,
+        facts: Facts | None = None,
     ):
-        self.split, self.factors, self.policy, self.workers = split, factors, policy, workers
-        self.shape = (shape[0], policy.size, policy.size)
+        self.chosen, self.factors, self.policy, self.workers = split, factors, policy, workers
+        self.stored, self.shape = shape, (shape[0], policy.size, policy.size)
+        self.facts = facts or Facts()
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.chosen)
+
+    def identify(self) -> Identity:
+        """An identity from the files, or from what else the set is known by."""
+        return self.facts.identity or self.facts.identified(
+            len(self.chosen), self.stored, self.factors, digests_of(self.chosen)
+        )
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
         wanted = (index.tolist() for index, _ in ahead)
         loaded = load(
-            self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available()
+            self.chosen, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available()
         )
         for (image, label, read), (index, rng) in zip(loaded, order, strict=True):
-            self.split.account(index, read)
+            self.chosen.account(index, read)
             image = image.to(rng.device, non_blocking=True)
             yield make_batch(
                 image,
@@ -268,6 +325,46 @@ def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tu
             " say why the others could not"
         )
     return torch.stack(images), torch.tensor(labels)[:, None]
+
+
+def digests_of(split: Split) -> dict[str, str]:
+    """What a split that is not held in memory is recognised by.
+
+    The list of its files with their labels, where it has files. Else its stored array and labels
+    (torchvision's sets), or the digest that Hugging Face keeps of a set with a sample of decoded
+    images, or that sample alone.
+    """
+    inner, chosen = split.images.dataset, split.chosen.tolist()  # type: ignore[attr-defined]
+    samples = getattr(getattr(inner, "reader", inner), "samples", None)
+    if samples and isinstance(samples[0][0], str | os.PathLike):
+        top = getattr(getattr(inner, "reader", inner), "root", "")
+        files = ((Path(samples[i][0]), int(samples[i][1])) for i in chosen)
+        stats = ((path, path.stat(), label) for path, label in files)
+        listed = digest_of_files(
+            (os.path.relpath(path, top), stat.st_size, stat.st_mtime_ns, label)
+            for path, stat, label in stats
+        )
+        return {
+            "files": listed,
+            "labels": digest(torch.tensor([int(samples[i][1]) for i in chosen])),
+        }
+    targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
+    data = getattr(inner, "data", None)
+    if targets.ndim == 1 and len(targets) and isinstance(data, np.ndarray | Tensor):
+        return {
+            "content": digest(torch.as_tensor(data)[split.chosen]),
+            "labels": digest(targets[split.chosen].long()),
+        }
+    known = getattr(getattr(getattr(inner, "reader", None), "dataset", None), "_fingerprint", "")
+    images, labels = zip(
+        *(split[int(i)][:2] for index, _ in eval_sampler(len(split), most=64) for i in index),
+        strict=True,
+    )
+    found = {
+        "sample": digest_of_sample(torch.stack(images)),
+        "labels": digest(torch.tensor(labels)),
+    }
+    return found | ({"content": str(known)} if known else {})
 
 
 def load(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:

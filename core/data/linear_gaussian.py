@@ -11,9 +11,10 @@ B = images, n = images in the split, S = image side, d = S * S values of an imag
 """
 
 from core.batch import Batch
-from core.data.source import Sampler, Source
+from core.data.source import Sampler, Source, Truth
 from core.randomness import KeyedRNG
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,13 +83,20 @@ class LinearGaussian(Source):
     pattern.
     """
 
+    name = "linear_gaussian"
     factors = {"sign": 2}
+    rendered, augmentation = True, "fresh rendering"
 
     def __init__(self, config: LinearGaussianConfig, split: str, seed: int):
-        self.config, self.split, self.shape = config, split, (1, config.side, config.side)
+        self.config, self.split, self.seed = config, split, seed
+        self.shape = (1, config.side, config.side)
         self.eigenvalues, variances = config.eigenvalues, config.variances
         self.patterns = patterns(config.side)
-        self.information = float(-0.5 * torch.log1p(-((variances / self.eigenvalues) ** 2)).sum())
+        correlations = (variances / self.eigenvalues)[: config.rank]
+        self.truth = Truth(
+            float(-0.5 * torch.log1p(-(correlations**2)).sum()),
+            functools.partial(best_infonce, correlations=correlations),
+        )
         sizes = {"train": config.train, "val": config.validation, "test": config.test}
         parts = ("train", "val") if split == "trainval" else (split,)
         rng = {part: KeyedRNG(seed, 0).fork(f"linear_gaussian/{part}") for part in parts}
@@ -139,3 +147,35 @@ def patterns(side: int) -> Tensor:
     return torch.from_numpy(
         np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in frequencies], 1)
     )
+
+
+def best_infonce(negatives: int, correlations: Tensor) -> float:
+    """The best value of log(K + 1) - L that any critic reaches with K independent negatives, in
+    nats, for pairs of normal coefficients with these correlations, float64 [r].
+
+        E log( (K + 1) p(y|x) / (p(y|x) + sum_j p(y_j|x)) )
+
+    The expectation is the mean over 4,096 drawn pairs and K drawn negatives, the same in each call,
+    less its regression on log p(y|x) / p(y), whose mean I(X; Y) is known. Its standard error is
+    about 0.01 nats.
+    """
+    draws, rng = 4096, KeyedRNG(0, negatives).fork("linear_gaussian/best_infonce")
+    x, noise, others = (
+        rng.normal(name, count, len(correlations)).double()
+        for name, count in (("x", draws), ("noise", draws), ("negatives", negatives))
+    )
+    y = correlations * x + (1 - correlations**2).sqrt() * noise
+    determinant = torch.log1p(-(correlations**2)).sum()
+
+    def quadratic(values: Tensor) -> Tensor:  # the part of log p(y|x) / p(y) without x
+        return -0.5 * (values**2 * correlations**2 / (1 - correlations**2)).sum(-1)
+
+    slope = x * correlations / (1 - correlations**2)
+    own = -0.5 * determinant + quadratic(x) + quadratic(y) + (slope * y).sum(1)
+    scores = []
+    for part, start in zip(slope.split(256), quadratic(x).split(256), strict=True):
+        score = part @ others.T + quadratic(others) + start[:, None] - 0.5 * determinant
+        scores.append(score.logsumexp(1))
+    terms = math.log(negatives + 1) - torch.nn.functional.softplus(torch.cat(scores) - own)
+    known = own + 0.5 * determinant  # its mean is 0: I(X; Y) = -1/2 determinant
+    return float((terms - (terms @ known) / (known @ known) * known).mean())

@@ -30,7 +30,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from probes.report.schema import Report, name
+from probes.report.schema import Report
+from probes.report.table import names
 
 FORMAT = "twobounds-rate-distortion/1"
 BOUNDS = ("value", "low", "high")
@@ -122,7 +123,7 @@ def of_head(report: Report) -> dict[str, Any]:
     points = [{"beta": point["beta"]} | _three(point) | origin for point in head["points"]]
     estimator = f"rate head, {head['likelihood']}; R: {head['estimator'].replace('; ', '; D: ')}"
     described = {
-        "name": name(report),
+        "name": names([report])[0],
         "method": report["method"],
         "images": head["images"],
         "estimator": estimator,

@@ -69,7 +69,7 @@ def geometry(frozen: Frozen) -> Numbers:
     if pairs.query is not None and pairs.key is not None:
         spaces["codes"] = pairs.query, pairs.key
     found: Numbers = {"split": "test", "images": len(pairs.first)}
-    found["augmentation"] = frozen.augmentation or "none"
+    found["augmentation"] = frozen.augmentation
     differ = not two_views_differ(frozen)
     if differ:
         views = frozen.views("test", LIDAR_VIEWS, LIDAR_IMAGES)

@@ -211,7 +211,7 @@ def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
 
 def two_views_differ(frozen: Frozen) -> str:
     """Why two views of an image are the same picture; empty where they are not."""
-    if frozen.augmentation:
+    if frozen.augmentation != "none":
         return ""
     return "two views would be the same image; set data.probe_augment=crop"
 

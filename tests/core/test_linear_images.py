@@ -55,8 +55,8 @@ def test_images_have_the_covariance_and_their_views_the_information():
         both.logpdf(torch.cat([first, second], 1))
         - (source.log_prob(first) + source.log_prob(second)).numpy()
     )
-    assert source.information == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
-    assert abs(pointwise.mean() - source.information) < 4 * pointwise.std() / n**0.5
+    assert source.truth.nats == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
+    assert abs(pointwise.mean() - source.truth.nats) < 4 * pointwise.std() / n**0.5
 
 
 def shared():

@@ -39,7 +39,7 @@ def test_the_default_images_are_those_that_earlier_results_were_measured_on():
 def test_content_is_uniform_and_labels_are_its_factors():
     source = Sprites(SpritesConfig(train=60_000), "train", 0)
     assert source.factors == {"shape": 4, "colour": 4, "size": 2, "row": 3, "column": 3}
-    assert source.information == pytest.approx(math.log(288))
+    assert source.truth.nats == pytest.approx(math.log(288))
     radix = torch.tensor([72, 18, 9, 3, 1])
     assert (
         chisquare(torch.bincount((source.content * radix).sum(1), minlength=288).numpy()).pvalue
