@@ -40,7 +40,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(names)})"
 
 
-def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
+def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a script's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
     stderr and exit code 2.
 
@@ -49,9 +49,9 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
     """
 
     @functools.wraps(main)
-    def wrapped() -> None:
+    def wrapped(argv: list[str] | None = None) -> None:
         try:
-            main()
+            main(argv) if argv is not None else main()
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None

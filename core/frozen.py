@@ -8,11 +8,11 @@ from core.batch import Batch, at_least_float32
 from core.data.datasets import open_source
 from core.data.source import Sampler, Source, Truth, eval_sampler
 from core.errors import UserError
+from core.information.codes import coded
 from core.method import LatentModel, Method
 from core.run import checkpoint, config
 from core.run.features import Features
 from core.run.pictures import save_grid
-from core.run.posteriors import coded
 from core.run.rows import Key, Rows, kept, name_of
 from core.run.versions import versions
 
@@ -32,11 +32,11 @@ Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B,
 class Pairs(NamedTuple):
     """Two fresh views of n images, as the encoder sees them."""
 
-    first: Tensor  # features, float32 [n, D]
-    second: Tensor
-    query: Tensor | None  # codes, float32 [n, P], of a method that has them: of the first view
-    key: Tensor | None  # of the second view, by the network that encodes keys
-    index: Tensor  # int64 [n], places in the split
+    features: tuple[Tensor, Tensor]  # float32 [n, D] each
+    # float32 [n, P] each, of a method that has codes: of the first view by the network that encodes
+    # queries, of the second by the one that encodes keys
+    codes: tuple[Tensor, Tensor] | None
+    place: Tensor  # int64 [n], in the split
 
 
 class Views(NamedTuple):
@@ -98,7 +98,7 @@ class Frozen:
 
         Raises `UserError` where the file is refused or the data do not fit the encoder.
         """
-        found = checkpoint.load_method(path, trusted=trusted)
+        found = checkpoint.load_method(path)
         run = config.override(found.run, overrides or [], str(path))
         frozen = cls(
             found.method, run, weights=found.digest, folder=path.parent / "features", **options
@@ -157,11 +157,12 @@ class Frozen:
             made = {"first": first.features.float(), "second": second.features.float()}
             if first.codes is not None and second.codes is not None:
                 made |= {"query": first.codes.float(), "key": second.codes.float()}
-            return made | {"index": batch.index}
+            return made | {"place": batch.index}
 
         ranks = dict.fromkeys(("first", "second", *self._code_names("query", "key")), 2)
-        found = self._read("pairs", split, source, sampler, encode, ranks | {"index": 1}, 2, most)
-        return Pairs(**{name: found.get(name) for name in Pairs._fields})  # type: ignore[arg-type]
+        found = self._read("pairs", split, source, sampler, encode, ranks | {"place": 1}, 2, most)
+        codes = (found["query"], found["key"]) if "query" in found else None
+        return Pairs((found["first"], found["second"]), codes, found["place"])
 
     def views(self, split: str, count: int, most: int | None = None) -> Views:
         """`count` fresh views of each image (or of `most` images, evenly spread)."""
@@ -205,7 +206,8 @@ class Frozen:
         blocks = list(
             eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
         )
-        size, found = len(blocks[0][0]), {}
+        size = len(blocks[0][0])
+        found: dict[int, Tensor] = {}
         for number in sorted({int(place) // size for place in places}):  # drawn a block at a time
             views = next(source.batches([blocks[number]], 1)).views[0].cpu()
             found |= {

@@ -2,17 +2,18 @@
 
 from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
-from core.run import checkpoint, logger
+from core.run import logger
 from core.run.folder import RunFolder, make_folder
 
 import argparse
 import importlib
 import time
 from pathlib import Path
+
 import torch
 from rich.console import Console
 
-from probes.probe import Found, Probe
+from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report import store, table
 from probes.report.schema import FORMAT, Report, not_finite
@@ -31,7 +32,9 @@ def load_probes(names: list[str]) -> Probes:
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
                 raise
-            raise UserError(f"--probes: there is no module {module}{nearest(name, PROBES)}") from None
+            raise UserError(
+                f"--probes: there is no module {module}{nearest(name, PROBES)}"
+            ) from None
         except AttributeError:
             raise UserError(f"--probes: {module} holds no {kind}") from None
         if not (isinstance(made, type) and issubclass(made, Probe)):

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from probes.latents import curve
 from probes.report import curve_figures
-from probes.report import schema as report
+from probes.report import store as report
 from scripts.demo import CONFIGS, step
 
 IMAGES = 8  # shown a row

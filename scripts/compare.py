@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes.report import figures
-from probes.report import schema as report
+from probes.registry import PROBES
+from probes.report import comparison, figures, store, table
+from probes.session import load_probes
 
 
 @exit_cleanly
@@ -32,23 +33,24 @@ def main() -> None:
     )
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
-    reports = []
+    reports, probes = [], load_probes(list(PROBES))
     for run in options.runs:
         path = run / "probe" / "probe.json" if run.is_dir() else run
         if path.is_file():
-            reports.append(report.load(path))
+            reports.append(store.load(path, probes))
         else:
             console.print(f"{run}: not probed, left out (python scripts/probe.py {run})")
     if not reports:
         raise UserError("none of these is probed; run scripts/probe.py on them first")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {options.out.parent}")
-    Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
-    figures.compare(reports, options.out)
+    Console(width=max(console.width, 150), highlight=False).print(table.table(reports, probes))
+    comparison.compare(reports, probes, options.out)
     console.print(f"picture: {options.out}")
     if any(found.get("rate_head") for found in reports):
         curves = options.out.with_name(f"{options.out.stem}_rd.png")
-        figures.rate_distortion(reports, curves)
+        heads = comparison.entries(reports, "rate_head")
+        figures.rate_distortion([(entry.label, entry.numbers) for entry in heads], curves)
         console.print(f"picture: {curves}")
 
 

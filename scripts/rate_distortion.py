@@ -38,9 +38,10 @@ from torch import Tensor
 
 from probes.latents import curve
 from probes.report import curve_figures
-from probes.report import schema as report
+from probes.report import store as report
+from probes.report.schema import Report
+from probes.session import find
 from scripts.demo import step
-from scripts.probe import find
 
 BETAS = "0.1,0.3,1,3,10"
 KINDS = (
@@ -140,7 +141,7 @@ def start_from(neighbour: Path, run: config.RunConfig) -> None:
     checkpoint.save(folder.last, State(run, method, build_optimizer(method, run.optim)))
 
 
-def probed(path: Path, probe: str, overrides: list[str]) -> report.Report:
+def probed(path: Path, probe: str, overrides: list[str]) -> Report:
     """The report of a checkpoint that holds this probe, probed now unless the same weights have
     been.
     """

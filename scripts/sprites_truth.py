@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from probes.report import schema as report
+from probes.report import store as report
 from probes.report import truth_figures
 from probes.samples import truth
 from scripts.demo import CONFIGS, step

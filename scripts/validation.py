@@ -6,6 +6,7 @@ collapsed. The test split stays unread.
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler, train_sampler
 from core.distributed import rank, single_process
+from core.information.codes import coded, codes, joined
 from core.information.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import LatentModel, Method, PairCritic
 from core.run.config import RunConfig, for_information
@@ -20,7 +21,6 @@ import torch.nn.functional as F
 
 from contrastive.moco import MoCo
 from probes.labels.knn import knn
-from core.information.codes import coded, codes, joined
 from probes.latents.collapse import Alarm, collapse_status
 from probes.views.information import encode_pairs
 from vae.beta import BetaVAE

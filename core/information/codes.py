@@ -52,7 +52,8 @@ def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
 
 def codes(mean: Tensor, sigma: Tensor, z: Tensor, prior: Distribution) -> Codes:
     """What the codes z [n, L] of posteriors N(mean, sigma^2) cost under p(z)."""
-    parts = [_priced(*rows, prior) for rows in zip(*(x.split(BLOCK) for x in (mean, sigma, z)), strict=True)]
+    blocks = zip(mean.split(BLOCK), sigma.split(BLOCK), z.split(BLOCK), strict=True)
+    parts = [_priced(m, s, drawn, prior) for m, s, drawn in blocks]
     rate, closed = torch.cat([part for part, _ in parts]), all(known for _, known in parts)
     return Codes(mean, sigma, z, rate, closed)
 

@@ -50,7 +50,7 @@ class Rows:
             if self._file is None:
                 self._held[name][self.done : self.done + len(x)] = x
             else:
-                content = memoryview(x.numpy()).cast("B")
+                content = x.numpy().data.cast("B")
                 place = self._places[name] + self.done * (content.nbytes // len(x))
                 while content:
                     written = os.pwrite(self._file, content, place)
@@ -90,7 +90,8 @@ class Rows:
     def _create(self, arrays: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
         """The header, and room on the disk for all rows: a full disk is met here and not later."""
         assert self.path is not None
-        header, end = {}, 0
+        header: dict[str, Any] = {}
+        end = 0
         arrays = arrays | {"code": (torch.uint8, (LENGTH,))}
         for name, (dtype, shape) in arrays.items():
             start, end = end, end + dtype.itemsize * torch.Size(shape).numel()

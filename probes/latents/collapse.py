@@ -9,8 +9,8 @@ latent dimensions.
 
 from core.information.bounds import interval, sandwich
 from core.information.chunked import slices
-from core.information.scores import Scores, gaussian
 from core.information.codes import Codes, normal_factors
+from core.information.scores import Scores, gaussian
 
 import math
 from typing import Any, NamedTuple

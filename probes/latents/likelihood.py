@@ -9,9 +9,9 @@ dimensions.
 from core.data.source import eval_sampler
 from core.frozen import Frozen
 from core.information.bounds import interval
+from core.information.codes import Coded, coded
 from core.method import LatentModel
 from core.randomness import KeyedRNG
-from core.information.codes import Coded, coded
 
 import math
 from collections.abc import Callable, Iterator

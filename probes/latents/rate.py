@@ -6,9 +6,9 @@ n = images of the test split, L = latent dimensions, d = values of an image.
 
 from core.frozen import Frozen, Latents
 from core.information.bounds import interval, sandwich
+from core.information.codes import codes
 from core.information.scores import gaussian
 from core.method import LatentModel
-from core.information.codes import codes
 
 import math
 from pathlib import Path

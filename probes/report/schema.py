@@ -43,7 +43,8 @@ def not_finite(held: Any, place: str = "") -> str:
     """The place of the first number in nested dicts and lists that is not finite; empty if none."""
     if isinstance(held, float) and not math.isfinite(held):
         return place
-    parts = held.items() if isinstance(held, dict) else ()
-    parts = enumerate(held) if isinstance(held, list | tuple) else parts
-    inner = (not_finite(part, f"{place}.{key}".lstrip(".")) for key, part in parts)
+    parts: dict[Any, Any] = held if isinstance(held, dict) else {}
+    if isinstance(held, list | tuple):
+        parts = dict(enumerate(held))
+    inner = (not_finite(part, f"{place}.{key}".lstrip(".")) for key, part in parts.items())
     return next((found for found in inner if found), "")

@@ -65,10 +65,8 @@ def geometry(frozen: Frozen) -> Numbers:
     """
     most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
     pairs = shuffled(frozen.pairs("test", most), frozen.seed)
-    spaces: dict[str, tuple[Tensor, Tensor]] = {"features": (pairs.first, pairs.second)}
-    if pairs.query is not None and pairs.key is not None:
-        spaces["codes"] = pairs.query, pairs.key
-    found: Numbers = {"split": "test", "images": len(pairs.first)}
+    spaces = {"features": pairs.features} | ({"codes": pairs.codes} if pairs.codes else {})
+    found: Numbers = {"split": "test", "images": len(pairs.place)}
     found["augmentation"] = frozen.augmentation
     differ = not two_views_differ(frozen)
     if differ:

@@ -106,7 +106,7 @@ def information(frozen: Frozen) -> Numbers:
         "side": "lower bound",
         "split": "test",
         "unit": "nats",
-        "images": len(test.first),
+        "images": len(test.place),
         "copies_left_out": len(copies),
         "augmentation": frozen.augmentation,
         "truth": frozen.truth.nats if frozen.truth else None,
@@ -128,14 +128,15 @@ def critics(
     information, if anything.
     """
     found = {}
-    if temperature is not None and test.query is not None and val.query is not None:
-        codes, on_val = (test.query, test.key), (val.query, val.key)
-        found["native"] = sweep(*codes, 1 / temperature, truth)
-        refitted = refit_scale(*on_val, 1 / temperature)
-        found["native, refitted scale"] = sweep(*codes, refitted, truth, on_val)
-    common = train_critic(train.first, train.second, val.first, val.second, seed)
-    codes, on_val = ((common(pairs.first), common(pairs.second)) for pairs in (test, val))
-    found["common"] = sweep(*codes, common.scale, truth, on_val)
+    if temperature is not None and test.codes and val.codes:
+        found["native"] = sweep(test.codes, 1 / temperature, truth)
+        refitted = refit_scale(*val.codes, 1 / temperature)
+        found["native, refitted scale"] = sweep(test.codes, refitted, truth, val.codes)
+    common = train_critic(*train.features, *val.features, seed)
+    on_test, on_val = (
+        (common(pairs.features[0]), common(pairs.features[1])) for pairs in (test, val)
+    )
+    found["common"] = sweep(on_test, common.scale, truth, on_val)
     surpassed(found)
     return found
 
@@ -144,11 +145,16 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
     """The pairs in random order, so that any run of them holds independent images, but for the
     images at the places `leave_out`.
     """
-    kept = torch.arange(len(pairs.index))
+    kept = torch.arange(len(pairs.place))
     if leave_out is not None and len(leave_out):
-        kept = kept[~torch.isin(pairs.index, leave_out)]
+        kept = kept[~torch.isin(pairs.place, leave_out)]
     order = kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))]
-    return Pairs(*(x if x is None else x[order] for x in pairs))
+    features, codes, place = pairs
+    return Pairs(
+        (features[0][order], features[1][order]),
+        (codes[0][order], codes[1][order]) if codes else None,
+        place[order],
+    )
 
 
 def surpassed(critics: dict[str, Any]) -> None:
@@ -162,8 +168,7 @@ def surpassed(critics: dict[str, Any]) -> None:
 
 
 def sweep(
-    query: Tensor,
-    key: Tensor,
+    codes: tuple[Tensor, Tensor],
     scale: float,
     truth: Truth | None = None,
     calibration: tuple[Tensor, Tensor] | None = None,
@@ -171,6 +176,7 @@ def sweep(
     """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
     verdict at the largest C.
     """
+    query, key = codes
     n = len(query)
     negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
     estimates = [

@@ -2,6 +2,7 @@
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
+from core.information.codes import Coded, Codes, codes, joined, normal_factors
 from core.randomness import KeyedRNG
 
 import math
@@ -18,7 +19,6 @@ from torch.distributions import (
 )
 
 from probes.latents import collapse
-from core.information.codes import Coded, Codes, codes, joined, normal_factors
 from probes.latents.collapse import (
     Alarm,
     CollapseStatus,

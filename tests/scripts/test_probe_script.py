@@ -12,11 +12,11 @@ import math
 
 import pytest
 import torch
+from scripts.probe_table import DEFAULT, PROBES
 
 from probes.report import schema as report
 from probes.report import sentences
 from scripts import probe as script
-from scripts.probe_table import DEFAULT, PROBES
 from scripts.validation import Validation
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
