@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
@@ -77,7 +77,9 @@ class Frozen:
         """`weights` is a digest of the method's weights; without it nothing is kept in `folder`.
         `sources(split, augmented)` gives other data than those of the config.
         """
-        self.method, self.run, self.seed = method.eval().to(device), run, seed
+        if isinstance(method, nn.Module):
+            method.eval().to(device)
+        self.method, self.run, self.seed = method, run, seed
         self.weights, self.device, self.quiet = weights, torch.device(device), quiet
         self.folder = folder if weights else None
         self._sources = sources or self._open

@@ -56,7 +56,8 @@ class Method(nn.Module, ABC):
         `key`: x is the second view of its pair, which a method such as MoCo encodes by another
         network; features come from the same backbone either way.
         """
-        return Encoded(self.embed(x))
+        codes = self.codes(x, x)[int(key)] if isinstance(self, PairCritic) else None
+        return Encoded(self.embed(x), codes)
 
     def in_micro_batches(
         self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor

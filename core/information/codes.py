@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-BLOCK = 512  # images whose rate is computed at a time
-
 
 class Coded(NamedTuple):
     """A batch: images as the likelihood reads them, their posteriors, and one code of each."""
@@ -50,21 +48,19 @@ def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
     return (coded(method, batch) for batch in batches)
 
 
-def codes(mean: Tensor, sigma: Tensor, z: Tensor, prior: Distribution) -> Codes:
-    """What the codes z [n, L] of posteriors N(mean, sigma^2) cost under p(z)."""
-    blocks = zip(mean.split(BLOCK), sigma.split(BLOCK), z.split(BLOCK), strict=True)
-    parts = [_priced(m, s, drawn, prior) for m, s, drawn in blocks]
-    rate, closed = torch.cat([part for part, _ in parts]), all(known for _, known in parts)
-    return Codes(mean, sigma, z, rate, closed)
-
-
-def _priced(mean: Tensor, sigma: Tensor, z: Tensor, prior: Distribution) -> tuple[Tensor, bool]:
-    """Terms [n] of the rate in nats, and whether they are closed forms."""
-    q = Independent(Normal(mean, sigma, validate_args=False), 1, validate_args=False)
+def codes(q: Distribution, z: Tensor, prior: Distribution) -> Codes:
+    """What codes z [n, L] of posteriors q, normals of batch shape [n], cost under p(z)."""
     try:
-        return kl_divergence(q, prior), True
+        rate, closed = kl_divergence(q, prior), True
     except NotImplementedError:  # a mixture or a flow
-        return q.log_prob(z) - prior.log_prob(z), False
+        rate, closed = q.log_prob(z) - prior.log_prob(z), False
+    return Codes(q.mean, q.stddev, z, rate, closed)
+
+
+def joined(parts: list[Codes]) -> Codes:
+    """All batches as one."""
+    mean, sigma, z, rate, closed = zip(*parts, strict=True)
+    return Codes(torch.cat(mean), torch.cat(sigma), torch.cat(z), torch.cat(rate), all(closed))
 
 
 def normal_factors(distribution: Distribution) -> Normal | None:

@@ -6,7 +6,7 @@ n = images of the test split, L = latent dimensions, d = values of an image.
 
 from core.frozen import Frozen, Latents
 from core.information.bounds import interval, sandwich
-from core.information.codes import codes
+from core.information.codes import codes, joined
 from core.information.scores import gaussian
 from core.method import LatentModel
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from torch.distributions import Distribution
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from probes.latents.collapse import (
     active_units,
@@ -29,6 +30,7 @@ from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures
 from probes.report.schema import bits, entry
 
+BLOCK = 512  # images whose rate is computed at a time
 CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
 PARTS = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
 
@@ -127,7 +129,9 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
 
     Hoffman & Johnson 2016; Poole et al. 2019.
     """
-    read, d = codes(latents.mean, latents.sigma, latents.z, prior), latents.distortion
+    blocks = zip(*(x.split(BLOCK) for x in latents[:3]), strict=True)
+    read = joined([codes(_normal(mean, sigma), z, prior) for mean, sigma, z in blocks])
+    d = latents.distortion
     r, among = read.rate, at_most(read, CANDIDATES)
     pairs = gaussian(among.mean, among.sigma, among.z)
     lower, upper = (interval(*bound) for bound in sandwich(pairs))
@@ -170,6 +174,10 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
     if of_dimensions := dimension_rates(read, prior):
         found["dimension_rates"] = of_dimensions
     return found | parts
+
+
+def _normal(mean: Tensor, sigma: Tensor) -> Distribution:
+    return Independent(Normal(mean, sigma, validate_args=False), 1, validate_args=False)
 
 
 def _parts(numbers: Numbers) -> str:

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from probes.samples import benchmark_sources as known
-from probes.views.information import estimate
+from probes.samples.estimate import estimate
 from tests.sources import gaussian_pairs
 
 

@@ -2,7 +2,7 @@
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
-from core.information.codes import Coded, Codes, codes, joined, normal_factors
+from core.information.codes import Codes, codes, joined, normal_factors
 from core.randomness import KeyedRNG
 
 import math
@@ -42,9 +42,7 @@ def linear_gaussian(n: int = IMAGES) -> Codes:
     joint -= joint.mean(0)
     joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
     mean = joint[:, :2] @ MAP.T
-    return codes(
-        Coded(mean, Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:]), STANDARD
-    )
+    return codes(Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:], STANDARD)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +121,7 @@ def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
     mixture = MixtureSameFamily(Categorical(torch.ones(2, dtype=torch.float64)), twice)
     read = linear_gaussian()
     q = Independent(Normal(read.mean, read.sigma), 1)
-    sampled = codes(Coded(read.mean, q, read.z), mixture)
+    sampled = codes(q, read.z, mixture)
     assert read.closed and not sampled.closed
     assert sampled.rate.mean().item() == pytest.approx(RATE, abs=1e-6)  # by the exact moments
     assert normal_factors(mixture) is None and dimension_rates(sampled, mixture) is None
@@ -162,9 +160,7 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     prior = Independent(Normal(torch.zeros(64), 1.0), 1)
     read = joined(
         [
-            codes(
-                Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior
-            )
+            codes(Independent(Normal(ignored[part], sigma[part]), 1), z[part], prior)
             for part in (slice(200), slice(200, 300))
         ]
     )

@@ -18,10 +18,10 @@ from sklearn.feature_selection import mutual_info_regression
 from probes.samples import estimate as tool
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import cross_fit
+from probes.samples.estimate import estimate
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import features, normal_scores
 from probes.samples.pairs import check_pairs, load_pairs
-from probes.views.information import estimate
 from tests.sources import gaussian_pairs
 
 ROOT = Path(__file__).parents[2]
