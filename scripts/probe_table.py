@@ -26,8 +26,6 @@ from probes.likelihood import ais, likelihood
 from probes.linear import linear
 from probes.rate import rate
 from probes.rate_head import rate_head
-from vae.beta import BetaVAE
-from vae.pictures import reconstructions, traversals
 
 
 @dataclass
@@ -84,12 +82,12 @@ def rate_and_distortion(subject: Subject) -> dict[str, Any]:
     found = rate(subject.method, subject.run, subject.seed, subject.device)  # type: ignore[arg-type]
     if "dimension_rates" in found:
         figures.dimensions(found["dimension_rates"], subject.picture("dimensions"))
-    if isinstance(subject.method, BetaVAE):
-        test = open_source(subject.run.data, "test", subject.run.seed, augmented=False)
-        order = eval_sampler(len(test), subject.run.seed, 128, subject.device, "pictures", most=128)
-        x = next(test.batches(order, 1)).views[0]
-        reconstructions(subject.method, x[:10], subject.picture("reconstructions"))
-        traversals(subject.method, x, subject.picture("traversals"))
+    test = open_source(subject.run.data, "test", subject.run.seed, augmented=False)
+    order = eval_sampler(len(test), subject.run.seed, 128, subject.device, "pictures", most=128)
+    with torch.no_grad():
+        rows = subject.method.figures(next(test.batches(order, 1)))
+    for name, images in rows.items():
+        save_grid(subject.picture(name), images)
     return found
 
 

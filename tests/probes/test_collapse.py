@@ -20,8 +20,6 @@ from torch.distributions import (
 from probes import collapse
 from probes.codes import Coded, Codes, codes, joined, normal_factors
 from probes.collapse import (
-    Alarm,
-    CollapseStatus,
     collapse_status,
     decomposition,
     dimension_rates,
@@ -175,12 +173,3 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     )
     seen = linear_gaussian(500)
     assert collapse_status(seen).sentence == "" and collapse_status(seen).active == 2
-
-
-def test_the_alarm_speaks_once_each_time_it_becomes_true():
-    alarm, nothing, something = Alarm(), CollapseStatus(0.02, 0, 64), CollapseStatus(3.0, 9, 64)
-    said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
-    assert said == [False, True, False, False, True]
-    warning = Alarm()(nothing)
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
-    assert all(word in warning for word in ("free_bits", "annealing", "window"))

@@ -6,6 +6,7 @@ from core.data.sprites import Sprites, SpritesConfig
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.optim import build_optimizer
+from core.run.validation import Validation
 
 import json
 import math
@@ -16,7 +17,6 @@ import torch
 from probes import report, sentences
 from scripts import probe as script
 from scripts.probe_table import DEFAULT, PROBES
-from scripts.validation import Validation
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
 
