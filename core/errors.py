@@ -1,5 +1,7 @@
 """Mistakes that a person can mend: one clear line and exit code 2, never a traceback."""
 
+from core.output import lasting_output
+
 import difflib
 import errno
 import functools
@@ -48,6 +50,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     other's error is the one that is read.
     """
 
+    @lasting_output()
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
         try:

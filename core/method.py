@@ -10,7 +10,8 @@ from core.gradcache import in_micro_batches
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -20,6 +21,21 @@ ROOMS = (
     "contrastive",
     "vae",
 )  # a method named in a config or a checkpoint is looked for here and nowhere else
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may read when it is asked for its monitors, after `step` steps of training."""
+
+    step: int
+    batch_size: int  # of the whole batch, over all processes
+    steps_per_epoch: int
+    # the batch of a step, made again: a list with the part of each process in rank order, or with
+    # one whole batch where batch norm is synchronised
+    trained_on: Callable[[int], list[Batch]]
+    # (purpose, n): batches of at most n validation images as they are, with one view; the purpose
+    # names their randomness
+    held_out: Callable[[str, int], Iterable[Batch]]
 
 
 class Method(nn.Module, ABC):
@@ -73,6 +89,24 @@ class Method(nn.Module, ABC):
         """Called after each optimiser step with the share of training done: momentum update,
         enqueue, schedules.
         """
+
+    def monitors(self, context: Context) -> dict[str, float]:
+        """Numbers of this method's own, by name, for each validation, such as the age of a queue.
+        Called in eval mode without gradients, by one process.
+        """
+        return {}
+
+    def warning(self, scores: dict[str, float]) -> str:
+        """What the numbers of a validation call for, as one line for a person, or nothing.
+        `scores` holds `monitors` and the metrics of `forward` under their own names.
+        """
+        return ""
+
+    def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """Pictures of this method's own, by name: each is a list of rows of images [N, C, H, W],
+        uint8 or in [0, 1]. Called in eval mode without gradients.
+        """
+        return {}
 
 
 @runtime_checkable

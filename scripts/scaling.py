@@ -21,6 +21,7 @@ from core.method import Method
 from core.networks.batchnorm import SyncBatchNorm
 from core.run import config
 from core.run.checkpoint import State
+from core.run.setup import build_state, start_fabric
 from core.run.sharding import sharded
 from core.run.train import train
 
@@ -37,12 +38,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contrastive.moco import MoCo
-from contrastive.simclr import SimCLR
 from scripts.benches.contest import peak
 from scripts.demo import CONFIGS
-from scripts.pretrain import build_state, start_fabric
-from vae.beta import BetaVAE
 
 STEPS = 3  # the last of which is counted: DDP settles its buckets in the first two
 KINDS = {
@@ -77,7 +74,33 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def expected(method: Method, batch: int) -> Counter[str]:
+def of_simclr(method: Any, batch: int) -> Counter[str]:
+    d = method.config.projection
+    return Counter(
+        all_gather=2 * batch // world() * d,
+        all_to_all=2 * batch * d,
+        all_reduce=2 * statistics(method),
+    )
+
+
+def of_moco(method: Any, batch: int) -> Counter[str]:
+    """Keys are gathered for the monitor and for the queue, and places for the shuffle."""
+    views, d, config = method.keys_per_image, method.config.projection, method.config
+    return Counter(
+        all_gather=views * batch // world() * (2 * d + 1),
+        all_reduce=views
+        * (2 * statistics(method.query) + config.shuffle_groups * statistics(method.key)),
+    )
+
+
+def of_beta_vae(method: Any, batch: int) -> Counter[str]:
+    return Counter(all_reduce=2 * method.code_prior.columns + 2 * statistics(method))
+
+
+OWN = {"simclr": of_simclr, "moco": of_moco, "beta_vae": of_beta_vae}
+
+
+def expected(name: str, method: Method, batch: int) -> Counter[str]:
     """The formulas: bytes of float32 by kind, for a global batch."""
     if world() == 1:
         return Counter()
@@ -90,20 +113,7 @@ def expected(method: Method, batch: int) -> Counter[str]:
         shards = {p: -(-len(p) // world()) * p[:1].numel() for p in method.parameters()}
         trained = sum(shard for p, shard in shards.items() if p.requires_grad)
         found = Counter(all_gather=sum(shards.values()), reduce_scatter=world() * trained)
-    if isinstance(method, SimCLR):
-        d = method.config.projection
-        found += Counter(all_gather=2 * batch // world() * d, all_to_all=2 * batch * d)
-        found["all_reduce"] += 2 * statistics(method)
-    elif isinstance(method, MoCo):
-        views, d = method.keys_per_image, method.config.projection
-        found += Counter(
-            all_gather=views * batch // world() * (2 * d + 1)
-        )  # keys for the monitor and for the queue, places in the shuffle
-        found["all_reduce"] += views * (
-            2 * statistics(method.query) + method.config.shuffle_groups * statistics(method.key)
-        )
-    elif isinstance(method, BetaVAE):
-        found["all_reduce"] += 2 * method.code_prior.columns + 2 * statistics(method)
+    found += OWN[name](method, batch)
     return Counter({kind: 4 * values for kind, values in found.items()})
 
 
@@ -221,7 +231,7 @@ def report(name: str, run: config.RunConfig) -> None:
         next(steps)
     with Counted() as counted:
         next(steps)
-    formula = expected(state.method, run.optim.batch_size)
+    formula = expected(name, state.method, run.optim.batch_size)
     for kind in sorted(counted.bytes.keys() | formula.keys()):
         fabric.print(
             f"{name}, {fabric.world_size} processes, {kind}: {counted.bytes[kind]:,} bytes"

@@ -15,7 +15,7 @@ queue and optimiser have to be those of the untouched run bit by bit (of several
 
 import core  # noqa: F401
 from core.errors import UserError, exit_cleanly
-from core.run import checkpoint, config
+from core.run import checkpoint, config, dry_run, loop  # noqa: F401  imported before a life forks
 from core.run.folder import RunFolder, make_folder
 from core.run.preemption import REQUEUE
 
@@ -30,7 +30,6 @@ import random
 import resource
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probes.labels import knn  # noqa: F401
 from scripts import pretrain
 
 WAYS = (
@@ -108,8 +108,7 @@ def life(words: list[str], output: Path, rank: int, world: int, port: int, limit
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.argv = ["pretrain.py", *words]
-    pretrain.main()
+    pretrain.main(words)
 
 
 class Run:

@@ -10,6 +10,7 @@ from core.method import LatentModel, Method, PairCritic, locate
 from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
+from core.run.setup import build_state, start_fabric
 from core.run.train import train
 
 from pathlib import Path
@@ -18,8 +19,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from lightning_fabric import Fabric
-
-from scripts.pretrain import build_state, start_fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHAPES = {

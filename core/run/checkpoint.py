@@ -18,8 +18,10 @@ from core.run.finite import require_finite
 from core.run.sharding import assemble, gather_full, shard_like, shard_moments, sharded
 
 import hashlib
+import math
 import os
 import pickle
+import secrets
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -33,7 +35,7 @@ from torch import Tensor
 
 FORMAT = "twobounds/1"
 MEND = "use another one of the same run, such as last-1.ckpt or best.ckpt"
-ENTRIES = {"format", "config", "shape", "method", "optimizer", "step", "best", "wandb_id"}
+ENTRIES = {"format", "config", "shape", "method", "optimizer", "step", "best", "wandb_id", "scaler"}
 
 
 @dataclass
@@ -48,6 +50,7 @@ class State:
     step: int = 0
     best: float = float("-inf")  # the best validation criterion so far
     wandb_id: str = ""
+    scaler: torch.amp.GradScaler | None = None  # of the precision 16-mixed
 
 
 class Entries(dict[str, Any]):
@@ -103,6 +106,7 @@ def save(path: Path, state: State, keep: int = 1) -> None:
         "step": state.step,
         "best": state.best,
         "wandb_id": state.wandb_id,
+        "scaler": state.scaler.state_dict() if state.scaler else {},
     }
 
     def write(temporary: Path) -> None:
@@ -129,7 +133,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
     `path`, there always is one (on a file system that knows hard links).
     """
     temporary, linked = (
-        path.with_name(f".{path.name}.{os.getpid()}.{kind}tmp") for kind in ("", "link.")
+        path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp") for _ in range(2)
     )
     try:
         write(temporary)
@@ -222,6 +226,7 @@ def read(path: Path) -> Entries:
         raise Damaged(f"{path}: damaged or no checkpoint; {MEND}") from None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
+    entries.setdefault("scaler", {})  # older files have none
     _same_keys(path, "entry", set(entries), ENTRIES)
     return Entries(entries, hashlib.sha256(content).hexdigest())
 
@@ -238,11 +243,27 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
         state.optimizer.load_state_dict(shard_moments(entries["optimizer"], state.optimizer))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its optimizer does not fit the config ({error})") from None
+    _restore_scaler(path, entries["scaler"], state.scaler)
     state.step, state.best, state.wandb_id = (
         int(entries["step"]),
         float(entries["best"]),
         str(entries["wandb_id"]),
     )
+
+
+def _restore_scaler(path: Path, held: Any, scaler: torch.amp.GradScaler | None) -> None:
+    """The scale of a 16-mixed run as the file holds it; a file without one leaves a fresh scale."""
+    if scaler is None or held == {}:
+        return
+    own = scaler.state_dict()
+    if not (
+        isinstance(held, dict)
+        and held.keys() == own.keys()
+        and all(type(held[key]) is type(value) for key, value in own.items())
+        and all(math.isfinite(value) and value >= 0 for value in held.values())
+    ):
+        raise UserError(f"{path}: its gradient scaler is none")
+    scaler.load_state_dict(held)
 
 
 def load_weights(path: Path, weights: Any, method: Method) -> None:
@@ -281,7 +302,10 @@ def load_method(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     entries = read(path)
     run = run_of(path, entries)
     method = build_method(run, shape_of(path, entries))
-    load_weights(path, entries["method"], method)
+    double = run.trainer.precision.startswith("64")
+    load_weights(path, entries["method"], method.double() if double else method)
+    if double:
+        method.float()  # probes read features in float32
     method = method.eval().requires_grad_(False).to(device)
     return Loaded(method, run, int(entries["step"]), entries.digest)
 

@@ -36,8 +36,8 @@ class Logger:
             queue.SimpleQueue()
         )  # None is the end
         self._thread: threading.Thread | None = None
-        self._mode, self._options = _mode(run.wandb), self._settings(run, folder)
-        if self._mode != "disabled":
+        self.mode, self._options = _mode(run.wandb), self._settings(run, folder)
+        if self.mode != "disabled":
             os.environ.setdefault(
                 "WANDB_ERROR_REPORTING", "false"
             )  # its reports about itself would hold up the exit for 20 s
@@ -93,7 +93,7 @@ class Logger:
             _say(f"logging ended ({_reason(error)}); metrics.jsonl holds the numbers")
 
     def _start(self) -> Any:
-        mode = self._mode
+        mode = self.mode
         if mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         try:

@@ -7,13 +7,13 @@ for a prior that factorises (Hoffman & Johnson 2016; Chen et al. 2018). All in n
 latent dimensions.
 """
 
-from core.information.bounds import interval, sandwich
+from core.information.bounds import interval
 from core.information.chunked import slices
 from core.information.codes import Codes, normal_factors
 from core.information.scores import Scores, gaussian
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,72 +21,12 @@ from torch.distributions import Distribution, Normal, kl_divergence
 
 from probes.report.schema import bounds
 
-# variance of a posterior mean over images above which a unit is active (Burda et al. 2016)
-ACTIVE = 0.01
-NOTHING = 0.1  # nats: a code that carries less, a seventh of a bit, has collapsed
 PAIRS = (
     2**32
     # most values of log q(z_ij | x_k) that the marginals are made of, seconds; beyond it fewer
     # images are read
 )
 ROWS, COLUMNS = 256, 1024  # of a tile of one dimension, which stays in the cache
-
-REMEDIES = (
-    "the decoder does without z; try a lower price (model.rate.beta), free bits"
-    " (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
-    " (model.rate.kind=linear or cyclical), or a decoder that sees less of the image around a"
-    " pixel (a restricted window, model.window)"
-)
-
-
-class CollapseStatus(NamedTuple):
-    """What a code carries at most, and in how many of its dimensions."""
-
-    nats: float  # min(R, leave-one-out upper bound), an upper bound on I(X; Z)
-    active: int
-    dimensions: int
-
-    @property
-    def collapsed(self) -> bool:
-        return self.nats < NOTHING
-
-    @property
-    def sentence(self) -> str:
-        """For a person; empty where the code carries something."""
-        if not self.collapsed:
-            return ""
-        return f"collapsed: {self.active} of {self.dimensions} dimensions active, z carries at most {self.nats:.2f} nats"
-
-
-class Alarm:
-    """Speaks once each time a code collapses: `alarm(collapse_status)` is a warning with what to try, or
-    empty.
-    """
-
-    def __init__(self) -> None:
-        self.on = False
-
-    def __call__(self, found: CollapseStatus) -> str:
-        was, self.on = self.on, found.collapsed
-        return f"{found.sentence}; {REMEDIES}" if self.on and not was else ""
-
-
-def active_units(mean: Tensor) -> int:
-    """Dimensions whose posterior mean [n, L] varies over images by more than 0.01 (Burda et al.
-    2016), on the scale of a unit prior.
-    """
-    return int((mean.var(0) > ACTIVE).sum())
-
-
-def collapse_status(codes: Codes, upper: float | None = None) -> CollapseStatus:
-    """Reads the leave-one-out `upper` bound from the codes where it is not given."""
-    if upper is None:
-        upper = interval(*sandwich(gaussian(codes.mean, codes.sigma, codes.z))[1]).mean
-    return CollapseStatus(
-        max(0.0, min(upper, codes.rate.mean().item())),
-        active_units(codes.mean),
-        codes.mean.shape[1],
-    )
 
 
 def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:

@@ -3,6 +3,7 @@ dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
 from core.information.codes import Codes, codes, joined, normal_factors
+from core.information.collapse import collapse_status
 from core.randomness import KeyedRNG
 
 import math
@@ -19,14 +20,7 @@ from torch.distributions import (
 )
 
 from probes.latents import collapse
-from probes.latents.collapse import (
-    Alarm,
-    CollapseStatus,
-    collapse_status,
-    decomposition,
-    dimension_rates,
-    log_marginals,
-)
+from probes.latents.collapse import decomposition, dimension_rates, log_marginals
 
 MAP = torch.tensor([[0.8, 0.3], [0.5, 0.7]], dtype=torch.float64)
 SIGMA, IMAGES = 0.7, 8192
@@ -171,12 +165,3 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     )
     seen = linear_gaussian(500)
     assert collapse_status(seen).sentence == "" and collapse_status(seen).active == 2
-
-
-def test_the_alarm_speaks_once_each_time_it_becomes_true():
-    alarm, nothing, something = Alarm(), CollapseStatus(0.02, 0, 64), CollapseStatus(3.0, 9, 64)
-    said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
-    assert said == [False, True, False, False, True]
-    warning = Alarm()(nothing)
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
-    assert all(word in warning for word in ("free_bits", "annealing", "window"))
