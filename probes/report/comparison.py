@@ -1,5 +1,7 @@
 """Several checkpoints in one figure, a panel a question."""
 
+from core.errors import UserError
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -7,6 +9,7 @@ import matplotlib.pyplot as plt
 from probes.probe import Entry
 from probes.report.figures import COLOURS, MARKERS, STYLE, save
 from probes.report.schema import Report
+from probes.report.store import AGAIN, MALFORMED
 from probes.report.table import Probes, names
 
 WIDTHS = {"Between views: lower bound on I(V1; V2)": 1.6}
@@ -31,7 +34,13 @@ def compare(reports: list[Report], probes: Probes, path: Path) -> Path:
         for place, (title, members) in zip(axes[0], panels.items(), strict=True):
             place.set_title(title)
             for name in members:
-                probes[name].draw(place, entries(reports, name))
+                try:
+                    probes[name].draw(place, entries(reports, name))
+                except MALFORMED:
+                    raise UserError(
+                        f"a report holds other numbers under '{name}' than that probe measures;"
+                        f" {AGAIN}"
+                    ) from None
         return save(figure, path)
 
 

@@ -22,6 +22,11 @@ def names(reports: list[Report]) -> list[str]:
     return short
 
 
+def measured(reports: list[Report], probes: Probes) -> Probes:
+    """The probes of which any of the checkpoints has numbers."""
+    return {name: probe for name, probe in probes.items() if any(name in r for r in reports)}
+
+
 def head(probes: Probes) -> list[str]:
     """The headings: what a checkpoint is, then the columns of every probe."""
     return ["checkpoint", "method", "data", *(c for p in probes.values() for c in p.columns)]
@@ -39,6 +44,7 @@ def table(reports: list[Report], probes: Probes) -> Table:
     """All checkpoints in one table. I(V1; V2) and I(X; Z) are different quantities and stand in
     different columns.
     """
+    probes = measured(reports, probes)
     truths = {report["information"]["truth"] for report in reports if "information" in report}
     caption = (
         "Nats, test split, 95% intervals. InfoNCE bounds I(V1;V2) from below; R bounds I(X;Z) from"
