@@ -67,6 +67,7 @@ def main() -> None:
     refuse_unknown_pixels(state.method, source)
     if fabric.is_global_zero:
         folder.hold(LEASE if run.resume else 0.0)
+        folder.check_data(run, source)
     if run.resume:
         fabric.print(folder.resume(state))
     validation = Validation(run, fabric.device, source, world)

@@ -1,14 +1,16 @@
-"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one
-run.
+"""A run folder: the resolved config, data.json, checkpoints, metrics.jsonl and pictures. One folder
+holds one run.
 
 Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
+from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
+from core.run.provenance import changes, provenance
 
 import errno
 import fcntl
@@ -32,6 +34,8 @@ RESUMABLE_KEYS = {
     "data.workers",
     "data.download",
     "data.memory",
+    "data.timeout",
+    "data.changed",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -75,6 +79,8 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self._damaged: list[Path] = []
+        self._provenance: dict[str, Any] = {}
+        self.data = self.path / "data.json"
         self.config, self.metrics, self.pictures = (
             self.path / "config.yaml",
             self.path / "metrics.jsonl",
@@ -94,7 +100,7 @@ class RunFolder:
             ) from None
         if held and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
-        for file in (self.config, self.metrics, self.last, self.best):
+        for file in (self.config, self.data, self.metrics, self.last, self.best):
             if file.is_dir():
                 raise UserError(
                     f"folder: {file} is a folder, and a run keeps a file there; remove it or name"
@@ -122,6 +128,15 @@ class RunFolder:
                 f"folder: {self.path} already holds this run; add --resume to go on with it, or"
                 " name another folder=…"
             )
+
+    def check_data(self, run: config.RunConfig, source: Source) -> None:
+        """Refuse to go on with a run whose train split was another, unless data.changed=accept, and
+        say what has changed. `create` then writes data.json. To be called by the first process.
+        """
+        if self.versions():
+            for line in changes(self.data, source.identity, run.data.changed == "accept"):
+                print(line, flush=True)
+        self._provenance = provenance(source.identity)
 
     def hold(self, patience: float = 0.0) -> None:
         """Keep other processes out until this one ends; `UserError` where one is still in after
@@ -161,6 +176,9 @@ class RunFolder:
             half.unlink(missing_ok=True)
         text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
+        if self._provenance:
+            facts = json.dumps(self._provenance, indent=1)
+            write_atomically(self.data, lambda temporary: temporary.write_text(facts))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
         """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be
