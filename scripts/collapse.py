@@ -96,7 +96,7 @@ def main() -> None:
             "overrides": [word for word in recipe if not word.startswith("data.root=")],
         }
         found[name] |= {"step": read["step"], **read["rate"]}
-        method, trained, _ = checkpoint.load_method(run / "last.ckpt")
+        method, trained, *_ = checkpoint.load_method(run / "last.ckpt")
         assert isinstance(method, LatentModel)
         images, given_back = curve.reconstruct(method, trained, IMAGES)
         shown = [*(shown or [("images", images)]), (WORDS[name], given_back)]

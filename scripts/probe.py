@@ -55,7 +55,7 @@ def probe(
     path: Path, options: argparse.Namespace, device: torch.device, console: Console
 ) -> report.Report:
     """Everything that is asked about one checkpoint."""
-    method, run, step = checkpoint.load_method(path, device)
+    method, run, step, digest = checkpoint.load_method(path, device)
     run = config.override(run, options.overrides, str(path))
     if options.overrides:
         refuse_other_images(method, open_source(run.data, "test", run.seed, augmented=False).shape)
@@ -64,7 +64,7 @@ def probe(
     found: report.Report = {
         "format": report.FORMAT,
         "checkpoint": str(path),
-        "digest": checkpoint.digest(path),
+        "digest": digest,
         "method": run.method,
         "step": step,
         "data": run.data.name,

@@ -18,7 +18,7 @@ as JSON beside it.
 import core  # noqa: F401
 from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
-from core.method import LatentModel, locate
+from core.method import LatentModel
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
 from core.run.folder import RunFolder, picture_place
@@ -130,7 +130,7 @@ def start_from(neighbour: Path, run: config.RunConfig) -> None:
     folder.create(run)
     note = {
         "started_from": str(neighbour),
-        "started_from_digest": checkpoint.digest(neighbour / "last.ckpt"),
+        "started_from_digest": entries.digest,
     }
     write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
@@ -155,7 +155,7 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tens
     """A row of test images, then a row a point of what it gives back, the largest rate first."""
     rows: list[tuple[str, Tensor]] = []
     for point, folder in zip(drawn["points"], folders, strict=True):
-        method, run, _ = checkpoint.load_method(folder / "last.ckpt")
+        method, run, *_ = checkpoint.load_method(folder / "last.ckpt")
         assert isinstance(method, LatentModel)
         images, given_back = curve.reconstruct(method, run, IMAGES)
         rows = rows or [("images", images)]
@@ -167,7 +167,7 @@ def refuse_what_has_no_curve(run: config.RunConfig, options: argparse.Namespace)
     """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have
     different axes.
     """
-    if not issubclass(locate(run.method), LatentModel):
+    if not issubclass(config.method_class(run), LatentModel):
         raise UserError(
             f"{options.config}: {run.method} has no rate; train it, and draw the curve of its"
             " frozen features with --checkpoint RUN"

@@ -67,7 +67,7 @@ def test_a_config_runs(path, tmp_path):
     )
     assert f"val/{method.criterion}" in {"val/knn"} | {f"val/{name}" for name in metrics[0]}
     checkpoint.save(tmp_path / "last.ckpt", state)
-    loaded, again, step = checkpoint.load_method(tmp_path / "last.ckpt")
+    loaded, again, step, _ = checkpoint.load_method(tmp_path / "last.ckpt")
     assert step == 3 and config.to_dict(again) == config.to_dict(run)
     x = next(iter(source.batches(train_sampler(len(source), 8, 0, 0, 1), 1))).views[0]
     method.eval()

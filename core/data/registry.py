@@ -8,6 +8,7 @@ from core.data.linear_gaussian import LinearGaussian
 from core.data.source import Source
 from core.data.sprites import Sprites
 from core.errors import UserError, nearest
+from core.method import TRUST
 
 import importlib
 import os
@@ -25,15 +26,14 @@ from omegaconf.errors import OmegaConfBaseException
 # section.
 EMBEDDED: dict[str, type[Source]] = {"sprites": Sprites, "linear_gaussian": LinearGaussian}
 OWN = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
-TRUST = "TWOBOUNDS_TRUST"  # the environment's list of packages, separated by commas
 _trusted: set[str] = set()
 
 
 def trust(*names: str) -> None:
-    """Let this process import the packages of these names, which the user has written: packages,
-    or data.name as a config of the user's own has it.
+    """Let this process open data sets of the packages of these names, which the user has written: a
+    package, or data.name as it stands in a config or on a command line of the user's own.
     """
-    _trusted.update(name.partition(".")[0] for name in names if name and "/" not in name)
+    _trusted.update(name.partition(".")[0] for name in names)
 
 
 def is_own(name: str) -> bool:

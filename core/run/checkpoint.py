@@ -12,7 +12,7 @@ anything.
 
 from core.distributed import rank
 from core.errors import UserError
-from core.method import Method, locate
+from core.method import Method
 from core.run import config
 from core.run.finite import require_finite
 from core.run.sharding import assemble, gather_full, shard_like, shard_moments, sharded
@@ -24,8 +24,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,27 @@ class State:
     step: int = 0
     best: float = float("-inf")  # the best validation criterion so far
     wandb_id: str = ""
+
+
+class Entries(dict[str, Any]):
+    """What a checkpoint file holds, by name; `digest` is the sha256 of exactly the bytes that were
+    read.
+    """
+
+    digest: str
+
+    def __init__(self, entries: dict[str, Any], digest: str):
+        super().__init__(entries)
+        self.digest = digest
+
+
+class Loaded(NamedTuple):
+    """A frozen method, and what its checkpoint says of it."""
+
+    method: Method
+    run: config.RunConfig
+    step: int
+    digest: str  # sha256 of the bytes that the weights were read from, hexadecimal
 
 
 class Damaged(UserError):
@@ -161,14 +183,18 @@ def _shift(path: Path, linked: Path, keep: int) -> None:
         os.replace(path, first)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The checked entries of a checkpoint, on the CPU. A `UserError` says what is wrong with the
-    file, `Damaged` that it is not whole.
+def read(path: Path) -> Entries:
+    """The checked entries of a checkpoint, on the CPU, with the digest of the file they were read
+    from. A `UserError` says what is wrong with the file, `Damaged` that it is not whole.
+
+    The file is read once: another process may replace it at any moment, and a digest of other bytes
+    would name other weights.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as file:
+        content = path.read_bytes()
+        with zipfile.ZipFile(BytesIO(content)) as file:
             folders = (
                 record.filename for record in file.infolist() if record.external_attr & 0x10
             )  # read as empty: memory as it was
@@ -176,7 +202,7 @@ def read(path: Path) -> dict[str, Any]:
                 raise Damaged(
                     f"{path}: damaged, the checksum of its record {broken} is wrong; {MEND}"
                 )
-        entries = torch.load(path, map_location="cpu", weights_only=True)
+        entries = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: refused, it holds something other than tensors and plain values"
@@ -197,7 +223,7 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
     _same_keys(path, "entry", set(entries), ENTRIES)
-    return entries
+    return Entries(entries, hashlib.sha256(content).hexdigest())
 
 
 def run_of(path: Path, entries: dict[str, Any]) -> config.RunConfig:
@@ -247,18 +273,17 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
     )
 
 
-def load_method(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[Method, config.RunConfig, int]:
-    """The frozen method of a checkpoint in eval mode, its config and its step, from the file
-    alone.
+def load_method(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
+    """The frozen method of a checkpoint in eval mode, with its config, step and digest, from the
+    file alone.
     """
     path = Path(path)
     entries = read(path)
     run = run_of(path, entries)
     method = build_method(run, shape_of(path, entries))
     load_weights(path, entries["method"], method)
-    return method.eval().requires_grad_(False).to(device), run, int(entries["step"])
+    method = method.eval().requires_grad_(False).to(device)
+    return Loaded(method, run, int(entries["step"]), entries.digest)
 
 
 def shape_of(path: Path, entries: dict[str, Any]) -> tuple[int, int, int]:
@@ -277,7 +302,7 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
     """A new method with weights that are a function of `run.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return locate(run.method)(run.model, shape)
+        return config.method_class(run)(run.model, shape)
 
 
 def whole_method(state: State) -> Method:

@@ -19,35 +19,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from omegaconf import OmegaConf
-
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead
 LEASE = 120.0
-
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "data.timeout",
-    "data.changed",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
-}
 
 
 def make_folder(path: Path, key: str, mend: str) -> None:
@@ -113,11 +87,11 @@ class RunFolder:
                     " another folder=…"
                 )
             return
-        differences = _differences(
+        differences = config.differences(
             config.to_dict(config.read(self.config, [])), config.to_dict(run)
         )
         for key, (there, here) in sorted(differences.items()):
-            if key not in RESUMABLE_KEYS:
+            if key not in config.RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
@@ -174,7 +148,7 @@ class RunFolder:
         make_folder(self.pictures, "folder", "name another folder=…")
         for half in self.path.glob(".*.tmp"):
             half.unlink(missing_ok=True)
-        text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
+        text = config.to_yaml(run)
         write_atomically(self.config, lambda temporary: temporary.write_text(text))
         if self._provenance:
             facts = json.dumps(self._provenance, indent=1)
@@ -280,16 +254,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _differences(
-    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right and prefix + key != "folder":
-            found[prefix + key] = (left, right)
-    return found
