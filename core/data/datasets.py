@@ -127,9 +127,9 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.made is not None:
         source = _make(config.made, config, split, seed)
     else:
-        place = (config.name, config.root, config.download)
+        origin = (config.name, config.root, config.download)
         reading = Reading(*(getattr(config, key) for key in Reading._fields))
-        source = _plain(place, split, reading)
+        source = _plain(origin, split, reading)
     if isinstance(source, Stored):
         return source.viewed(config.augment if augmented else "none", config.compile)
     return source
@@ -151,7 +151,7 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
     return source
 
 
-Place = tuple[str, str, bool]  # name, root, download
+Origin = tuple[str, str, bool]  # name, root, download
 
 
 class Reading(NamedTuple):
@@ -175,17 +175,18 @@ class Reading(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
-def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
+def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
     """One split, its images unaltered."""
-    name, root, download = place
-    where = f"{name} ({split})"
+    name, root, download = origin
+    where, place = f"{name} ({split})", str(local_folder(root))
+    seen = f"{name} in {printable(place)} ({split})"
     official = "test" if split == "test" else "train"
     dataset: Any = open_official(name, root, download, official)
     train = dataset if official == "train" else open_official(name, root, download, "train")
     room, size, grey = reading.memory * 2**30, reading.size, reading.grey
-    facts = Facts(name, split, str(local_folder(root)), class_names(train), reading.settings)
+    facts = Facts(name, split, place, class_names(train), reading.settings)
     if isinstance(dataset, IterableDataset):
-        images, labels = read_through(dataset, size, room, grey, reading.bits, where)
+        images, labels = read_through(dataset, size, room, grey, reading.bits, seen)
         of_train = labels
         if train is not dataset:
             of_train = read_through(train, size, room, grey, reading.bits, f"{name} (train)")[1]
@@ -195,7 +196,7 @@ def _plain(place: Place, split: str, reading: Reading) -> Arrays | Stream:
     else:
         resized, classes = Resized(dataset, size, grey, reading.skip, reading.bits), _count(train)
         chosen = _part(len(resized), split, reading.validation)
-        notes = Notes(where, reading.bits)
+        notes = Notes(seen, reading.bits)
         part = Split(resized, chosen, reading.skip, notes)
         samples = getattr(dataset, "samples", None)
         if samples:
