@@ -6,6 +6,7 @@ import difflib
 import errno
 import functools
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 
@@ -25,10 +26,38 @@ GONE = (
     "remote process exited",
     "aborted",
 )
+LINE = 2000  # characters that a line of error shows
+SHOWN = 100  # characters that are shown of a value
+_REPR = reprlib.Repr()  # cuts a value before it makes a text of it
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = SHOWN
 
 
 class UserError(Exception):
-    """One line that names the file or the key, what is wrong with it, and the mend."""
+    """One line that names the file or the key, what is wrong with it, and the mend.
+
+    Its text may quote files of others, so what a terminal would obey is shown as an escape.
+    """
+
+    def __str__(self) -> str:
+        return legible(super().__str__(), LINE)
+
+
+def legible(text: str, most: int) -> str:
+    """Text that a terminal prints as it stands: control characters as escapes, and what is longer
+    than `most` characters cut in the middle.
+    """
+    if len(text) > most:
+        half = (most - 3) // 2
+        text = f"{text[:half]} … {text[-half:]}"
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """The repr of a value from a file, cut to a length that fits into a line."""
+    try:
+        return legible(_REPR.repr(value), SHOWN)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to show"
 
 
 class Unmeasurable(UserError):
@@ -38,8 +67,10 @@ class Unmeasurable(UserError):
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest candidate, or every valid name if none is close."""
     names = sorted(candidates)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(names)})"
+    close = difflib.get_close_matches(word[:SHOWN], names, n=1, cutoff=0.5)
+    return (
+        f" (did you mean '{close[0]}'?)" if close else legible(f" (valid: {', '.join(names)})", 300)
+    )
 
 
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:

@@ -13,8 +13,8 @@ from core.method import LatentModel, Method
 from core.run import checkpoint, config
 from core.run.features import Features
 from core.run.pictures import save_grid
+from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
-from core.run.versions import versions
 
 import functools
 import sys

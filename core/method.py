@@ -4,14 +4,17 @@ B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
 from core.batch import Batch, Encoded, Output
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shown
 from core.gradcache import in_micro_batches
 
 import importlib
+import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -20,7 +23,9 @@ from torch.distributions import Distribution
 ROOMS = (
     "contrastive",
     "vae",
-)  # a method named in a config or a checkpoint is looked for here and nowhere else
+)  # a method named in a checkpoint is looked for here and nowhere else, unless a user trusts more
+TRUST = "TWOBOUNDS_TRUST"  # the environment's list of further packages
+NAME = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -153,34 +158,57 @@ class LatentModel(Protocol):
         ...
 
 
-def locate(name: str) -> type[Method]:
-    """The method class called `room.file.Class`. Nothing outside `ROOMS` is imported, and only
-    subclasses of `Method` return.
+def package_of(name: str) -> str:
+    """The package of a method's name: that a user writes it in a config of their own is trust."""
+    return name.partition(".")[0]
+
+
+def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
+    """The method class called `package.module.Class`.
+
+    Nothing is imported but modules in `ROOMS`, in packages that `trusted` names, and in those of
+    the environment's TWOBOUNDS_TRUST (separated by commas), which may lie in the current directory.
+    A class is returned only where that very module defines it as a subclass of `Method`.
     """
-    match = re.fullmatch(
-        rf"((?:{'|'.join(ROOMS)})(?:\.[a-z_][a-z0-9_]*)+)\.([A-Za-z_][A-Za-z0-9_]*)", name
-    )
-    if not match:
+    module_name, _, class_name = name.rpartition(".")
+    packages = {*ROOMS, *trusted, *os.environ.get(TRUST, "").split(",")} - {""}
+    if not (
+        NAME.fullmatch(name) and any(f"{module_name}.".startswith(f"{own}.") for own in packages)
+    ):
         raise UserError(
-            f"method: '{name}' is not allowed; name a class in {' or '.join(ROOMS)}, such as"
-            " contrastive.simclr.SimCLR"
+            f"method: {shown(name)} is not allowed; name a class in {' or '.join(ROOMS)}, such as"
+            " contrastive.simclr.SimCLR, or trust the package that holds it: --trust PACKAGE or"
+            f" {TRUST}=PACKAGE"
         )
+    module = _import(module_name, name)
+    found = vars(module).get(class_name)
+    if not _is_method(found, module_name):
+        methods = [key for key, value in vars(module).items() if _is_method(value, module_name)]
+        raise UserError(
+            f"method: '{class_name}' is no method of {module_name}{nearest(class_name, methods)}"
+        )
+    return found  # type: ignore[return-value]
+
+
+def _is_method(value: object, module_name: str) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
+
+
+def _import(module_name: str, name: str) -> ModuleType:
+    """A module of a trusted package; a user's own may lie in the current directory."""
+    own = package_of(module_name) not in ROOMS
+    if own and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file there replaces no installed module
     try:
-        module = importlib.import_module(match[1])
-    except ModuleNotFoundError as error:
-        if error.name is None or not match[1].startswith(error.name):
+        return importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):
+            file = module_name.replace(".", "/")
+            raise UserError(f"method: there is no file {file}.py for '{name}'") from None
+        if not own:
             raise
         raise UserError(
-            f"method: there is no file {match[1].replace('.', '/')}.py for '{name}'"
-        ) from None
-    found = getattr(module, match[2], None)
-    if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == match[1]):
-        methods = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, Method) and value is not Method
-        ]
-        raise UserError(
-            f"method: '{match[2]}' is no method of {match[1]}{nearest(match[2], methods)}"
-        )
-    return found
+            f"method: {module_name} can not be imported ({type(error).__name__}: {error})"
+        ) from error

@@ -45,7 +45,7 @@ def pretrain(path: str, overrides: list[str]) -> None:
         validation = Validation(run, fabric.device, source, fabric.world_size, online_knn)
         dry_run(training, validation)
         logger = None
-        folder.open(training.state, first=fabric.is_global_zero)
+        folder.open(training.state, source, first=fabric.is_global_zero)
         if fabric.is_global_zero:
             logger = Logger(run, folder.path, training.state.wandb_id)
             training.state.wandb_id = logger.id

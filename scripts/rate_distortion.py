@@ -18,7 +18,7 @@ as JSON beside it.
 import core  # noqa: F401
 from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
-from core.method import LatentModel, locate
+from core.method import LatentModel
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
 from core.run.folder import RunFolder, picture_place
@@ -170,7 +170,7 @@ def refuse_what_has_no_curve(run: config.RunConfig, options: argparse.Namespace)
     """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have
     different axes.
     """
-    if not issubclass(locate(run.method), LatentModel):
+    if not issubclass(config.method_class(run), LatentModel):
         raise UserError(
             f"{options.config}: {run.method} has no rate; train it, and draw the curve of its"
             " frozen features with --checkpoint RUN"

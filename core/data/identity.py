@@ -120,7 +120,7 @@ def digest(data: Tensor | bytes) -> str:
     """SHA-256 in hex of a tensor's values (a digest of its blocks' digests) or of some bytes."""
     if isinstance(data, Tensor):
         flat = data.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        whole = memoryview(flat.numpy())
+        whole = flat.numpy().data
     else:
         whole = memoryview(data)
     blocks = [whole[first : first + BLOCK] for first in range(0, len(whole), BLOCK)]

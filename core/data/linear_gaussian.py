@@ -1,7 +1,8 @@
 """Linear-Gaussian images, of which everything is known: density, entropy, rate-distortion function,
 information between two views.
 
-    x = W z + s e,   z ~ N(0, I) in r dimensions,   e ~ N(0, I) in d,   so that x ~ N(0, Sigma),  Sigma = W W' + s^2 I
+    x = W z + s e,   z ~ N(0, I) in r dimensions,   e ~ N(0, I) in d,
+    so that x ~ N(0, Sigma),   Sigma = W W' + s^2 I
 
 The *content* z of image i is a function of (seed, split, i); the *nuisance* e is drawn afresh for
 each view. The columns of W are the r smoothest patterns of the two-dimensional cosine transform,
@@ -18,6 +19,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +85,7 @@ class LinearGaussian(Source):
     pattern.
     """
 
-    name = "linear_gaussian"
+    Config, name = LinearGaussianConfig, "linear_gaussian"
     factors = {"sign": 2}
     rendered, augmentation = True, "fresh rendering"
 
@@ -104,6 +106,22 @@ class LinearGaussian(Source):
             [rng[part].normal("content", sizes[part], config.rank) for part in parts]
         )  # [n, r]
         self._weights = (self.patterns * variances.sqrt()).T[: config.rank].float()  # W', [r, d]
+
+    @classmethod
+    def check(cls, data: Any) -> None:
+        allowed = {
+            "augment": ("none",),
+            "probe_augment": ("", "none"),
+            "size": (0, data.linear_gaussian.side),
+        }
+        for key, values in allowed.items():
+            if getattr(data, key) not in values:
+                mend = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
+                raise ValueError(
+                    f"{key}: '{getattr(data, key)}' is for 8-bit images, and linear_gaussian's"
+                    f" values are real; {mend}"
+                )
+        super().check(data)
 
     def __len__(self) -> int:
         return len(self.content)

@@ -35,8 +35,12 @@ class Truth:
 class Source(ABC):
     """One split of a data set. Everything random about a batch comes from the draws that its order
     holds.
+
+    A set that is made rather than read has a dataclass `Config` and is built as `Set(config, split,
+    seed)`, with split "train", "val", "trainval" (train followed by val) or "test".
     """
 
+    Config: ClassVar[type]
     name: str = ""  # as data.name has it
     split: str = ""
     config: Any = None  # a dataclass, of a set that has keys of its own
@@ -46,6 +50,23 @@ class Source(ABC):
     truth: Truth | None = None  # what is known of the information between two views
     rendered: ClassVar[bool] = False  # whether every view is a fresh rendering of the content
     augmentation: str = "none"  # what makes two views of an image differ, in a word
+
+    @classmethod
+    def check(cls, data: Any) -> None:
+        """Raise ValueError("key: what is wrong") where keys of `core.data.datasets.DataConfig` do
+        not go with this set.
+        """
+        if not cls.rendered:
+            return
+        for key in ("grey", "binarise"):
+            if getattr(data, key):
+                raise ValueError(
+                    f"{key}: {data.name} makes its images afresh each time, as it makes them; set"
+                    " it to false"
+                )
+        side = getattr(cls, "shape", (0, data.size))[1]  # some sets know it only once they are made
+        if data.size not in (0, side):
+            raise ValueError(f"size: {data.name} makes images of side {side}; leave it out")
 
     @cached_property
     def identity(self) -> Identity:

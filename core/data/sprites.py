@@ -105,7 +105,7 @@ class Sprites(Source):
     though their orders may share draws.
     """
 
-    name = "sprites"
+    Config, name = SpritesConfig, "sprites"
     shape = (3, SIDE, SIDE)
     rendered, augmentation = True, "fresh rendering"
 

@@ -12,7 +12,7 @@ anything.
 
 from core.distributed import rank
 from core.errors import UserError
-from core.method import Method, locate
+from core.method import Method
 from core.run import config
 from core.run.finite import require_finite
 from core.run.sharding import assemble, gather_full, shard_like, shard_moments, sharded
@@ -326,7 +326,7 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
     """A new method with weights that are a function of `run.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return locate(run.method)(run.model, shape)
+        return config.method_class(run)(run.model, shape)
 
 
 def whole_method(state: State) -> Method:

@@ -1,14 +1,16 @@
-"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one
-run.
+"""A run folder: the resolved config, data.json, checkpoints, metrics.jsonl and pictures. One folder
+holds one run.
 
 Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
+from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
+from core.run.provenance import changes, provenance
 
 import errno
 import fcntl
@@ -19,33 +21,9 @@ import unicodedata
 from pathlib import Path
 from typing import IO, Any
 
-from omegaconf import OmegaConf
-
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead
 LEASE = 120.0
-
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
-}
 
 
 def make_folder(path: Path, key: str, mend: str) -> None:
@@ -95,6 +73,8 @@ class RunFolder:
         self.path = home_expanded(path, "folder")
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self._damaged: list[Path] = []
+        self._provenance: dict[str, Any] = {}
+        self.data = self.path / "data.json"
         self.config, self.metrics, self.pictures = (
             self.path / "config.yaml",
             self.path / "metrics.jsonl",
@@ -122,11 +102,11 @@ class RunFolder:
                     " another folder=…"
                 )
             return
-        differences = _differences(
+        differences = config.differences(
             config.to_dict(config.read(self.config, [])), config.to_dict(run)
         )
         for key, (there, here) in sorted(differences.items()):
-            if key not in RESUMABLE_KEYS:
+            if key not in config.RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
@@ -142,7 +122,7 @@ class RunFolder:
         """Raise `UserError` where a folder has the name of one of the run's files, or a file that
         of one of its folders.
         """
-        kept = (self.config, self.metrics, self.last, self.best, self.path / ".lock")
+        kept = (self.config, self.data, self.metrics, self.last, self.best, self.path / ".lock")
         numbered = [*self.path.glob("last-*.ckpt"), *self.path.glob("epoch-*.ckpt")]
         for file in (*kept, *numbered):
             if file.is_dir():
@@ -157,13 +137,14 @@ class RunFolder:
                     " another folder=…"
                 )
 
-    def open(self, state: State, first: bool) -> None:
+    def open(self, state: State, source: Source, first: bool) -> None:
         """Hold the folder, load what it has where the run is resumed, and write the config. To be
         called by all processes; the `first` writes and speaks.
         """
         run = state.run
         if first:
             self.hold(LEASE if run.resume else 0.0)
+            self.check_data(run, source)
         if run.resume:
             said = self.resume(state)
             if first:
@@ -171,6 +152,15 @@ class RunFolder:
         if first:
             self.create(run)
             self.rewind_metrics(state.step)
+
+    def check_data(self, run: config.RunConfig, source: Source) -> None:
+        """Refuse to go on with a run whose train split was another, unless data.changed=accept, and
+        say what has changed. `create` then writes data.json. To be called by the first process.
+        """
+        if self.versions():
+            for line in changes(self.data, source.identity, run.data.changed == "accept"):
+                print(line, flush=True)
+        self._provenance = provenance(source.identity)
 
     def hold(self, patience: float = 0.0) -> None:
         """Keep other processes out until this one ends; `UserError` where one is still in after
@@ -209,8 +199,11 @@ class RunFolder:
         for half in self.path.glob(".*.tmp"):
             if not half.is_dir():  # a folder is not ours
                 half.unlink(missing_ok=True)
-        text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
+        text = config.to_yaml(run)
         write_atomically(self.config, lambda temporary: temporary.write_text(text, "utf-8"))
+        if self._provenance:
+            facts = json.dumps(self._provenance, indent=1)
+            write_atomically(self.data, lambda temporary: temporary.write_text(facts, "utf-8"))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
         """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be
@@ -318,16 +311,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _differences(
-    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right and prefix + key != "folder":
-            found[prefix + key] = (left, right)
-    return found

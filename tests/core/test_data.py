@@ -1,7 +1,9 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data.datasets import DataConfig, _open, _plain, open_source
-from core.data.images import Arrays, Stream, read_through
+from core.data.datasets import DataConfig, _plain, open_source
+from core.data.images import Arrays, Stream
+from core.data.loading import read_through
+from core.data.readers import open_official
 from core.data.source import eval_sampler, train_sampler
 from core.errors import UserError
 
@@ -376,13 +378,14 @@ def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
             time.sleep(0.05)
             (Path(root) / "half").unlink()
 
-    monkeypatch.setattr("core.data.datasets.datasets.MNIST", Fetching)
+    monkeypatch.setattr("torchvision.datasets.MNIST", Fetching)
     with ThreadPoolExecutor(3) as processes:
         assert (
             len(
                 list(
                     processes.map(
-                        lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)
+                        lambda _: open_official("mnist", str(tmp_path / "new"), True, "train"),
+                        range(3),
                     )
                 )
             )
