@@ -22,10 +22,16 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     on_cpu = a.dtype == torch.float32 and a.device.type == "cpu"
     linear = _onednn() if on_cpu and a.numel() and b.numel() else None
     if linear is not None:
-        return linear(
-            a, b, None if bias is None else bias.contiguous()
-        )  # it reads a bias as if it lay in one piece
+        # it reads a bias as if it lay in one piece
+        return linear(_in_rows(a), _in_rows(b), None if bias is None else bias.contiguous())
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """The matrix itself where its rows, or its columns, lie one behind the other; else a copy."""
+    (n, d), (row, column) = x.shape, x.stride()
+    plain = (column == 1 and row >= d) or (row == 1 and column >= n)
+    return x if plain else x.contiguous()
 
 
 def _check(a: Tensor, b: Tensor, bias: Tensor | None) -> None:
