@@ -114,7 +114,9 @@ def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbo
         above, at = scores > least, scores == least
         kept = above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
         columns = kept.nonzero()[:, 1].view(-1, k)  # ascending
-        similarity[rows], order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+        similarity[rows], order = scores.gather(1, columns).sort(
+            dim=1, descending=True, stable=True
+        )
         place[rows] = columns.gather(1, order)
     return Neighbours(similarity.cpu(), place.cpu())
 

@@ -34,7 +34,11 @@ def require_finite_features(x: Tensor, what: str) -> None:
 def require_finite_numbers(found: Mapping[str, Any], what: str) -> None:
     """Raise `Unmeasurable` where a number in a probe's result, however deep, is NaN or infinite."""
     for key, value in found.items():
-        parts = {str(i): part for i, part in enumerate(value)} if isinstance(value, list | tuple) else value
+        parts = (
+            {str(i): part for i, part in enumerate(value)}
+            if isinstance(value, list | tuple)
+            else value
+        )
         if isinstance(parts, Mapping):
             require_finite_numbers(parts, f"{what}, {key}")
         elif isinstance(value, float) and not math.isfinite(value):
@@ -63,11 +67,13 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(deviation > rounding * mean.abs(), deviation, 1.0)
 
 
-def standardised(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """(x - mean) / deviation of features [n, D] as float32, taken in float64 so that a large mean
-    or a tiny deviation costs no digits.
+def standardised(
+    x: Tensor, mean: Tensor, deviation: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(x - mean) / deviation of features [n, D], taken in float64 so that a large mean or a tiny
+    deviation costs no digits.
     """
-    return torch.cat([((block - mean) / deviation).float() for block in x.split(BLOCK)])
+    return torch.cat([((block - mean) / deviation).to(dtype) for block in x.split(BLOCK)])
 
 
 def unit_rows(x: Tensor) -> Tensor:

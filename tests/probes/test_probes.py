@@ -8,7 +8,8 @@ from core.data.sprites import Sprites, SpritesConfig
 from core.information.bounds import infonce_terms
 from core.method import Method
 from core.run import config
-from core.run.features import Features, cached_features, extract, mean_and_deviation
+from core.information.standardise import mean_and_deviation
+from core.run.features import Features, cached_features, extract
 
 import math
 from dataclasses import replace
