@@ -14,13 +14,41 @@ from torch.autograd.function import once_differentiable
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU
     by oneDNN.
+
+    Raises `ValueError` for other shapes, and for dtypes, devices or layouts that differ: oneDNN
+    checks none of them and reads memory that is not the tensor's.
     """
-    linear = _onednn() if a.dtype == torch.float32 and a.device.type == "cpu" else None
+    _check(a, b, bias)
+    on_cpu = a.dtype == torch.float32 and a.device.type == "cpu"
+    linear = _onednn() if on_cpu and a.numel() and b.numel() else None
     if linear is not None:
-        return linear(
-            a, b, None if bias is None else bias.contiguous()
-        )  # it reads a bias as if it lay in one piece
+        # it reads a bias as if it lay in one piece
+        return linear(_in_rows(a), _in_rows(b), None if bias is None else bias.contiguous())
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """The matrix itself where its rows, or its columns, lie one behind the other; else a copy."""
+    (n, d), (row, column) = x.shape, x.stride()
+    plain = (column == 1 and row >= d) or (row == 1 and column >= n)
+    return x if plain else x.contiguous()
+
+
+def _check(a: Tensor, b: Tensor, bias: Tensor | None) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"matmul: [n, d] and [m, d] are wanted, got {list(a.shape)} and {list(b.shape)}"
+        )
+    if bias is not None and bias.shape != b.shape[:1]:
+        raise ValueError(f"matmul: a bias [{len(b)}] is wanted, got {list(bias.shape)}")
+    for other in (b,) if bias is None else (b, bias):
+        if other.dtype != a.dtype or other.device != a.device:
+            raise ValueError(
+                f"matmul: {a.dtype} on {a.device} and {other.dtype} on {other.device} do not go"
+                " together"
+            )
+        if a.layout != torch.strided or other.layout != torch.strided:
+            raise ValueError("matmul: dense tensors are wanted")
 
 
 @functools.cache
@@ -47,7 +75,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         usual = (
-            x.device.type != "cpu" or x.dtype != torch.float32 or self.weight.dtype != torch.float32
+            x.device.type != "cpu"
+            or x.ndim < 2
+            or x.dtype != torch.float32
+            or self.weight.dtype != torch.float32
+            or self.weight.device != x.device
         )
         if (
             usual

@@ -52,15 +52,3 @@ def extract(
         torch.cat([y for _, y in parts]),
         tuple(source.factors.items()),
     )
-
-
-def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [D] of features [n, D], by which a probe standardises them; a
-    dead feature stays dead.
-    """
-    mean = x.mean(0)
-    squares = torch.zeros_like(mean)
-    for block in x.split(1024):  # x.std(0) takes 30 times as long
-        squares += (block - mean).square().sum(0)
-    deviation = (squares / (len(x) - 1)).sqrt()
-    return mean, torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), deviation, 1.0)

@@ -16,11 +16,11 @@ n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, 
 from core.data.source import eval_sampler, train_sampler
 from core.frozen import Frozen
 from core.information.bounds import interval
+from core.information.standardise import mean_and_deviation, standardised
 from core.matmul import speed_up
 from core.networks.decoders import MLPDecoder
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.randomness import KeyedRNG
-from core.run.features import mean_and_deviation
 
 import copy
 import math
@@ -110,7 +110,7 @@ class RateHead(nn.Module):
 
     def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
         """KL(q(z|h) || p(z)) and -log p(x|z) for one z an image, [B] each, in nats an image."""
-        h = (features - self.mean) / self.deviation
+        h = standardised(features, self.mean, self.deviation)
         mean, log_sigma = (self.skip(h) + self.net(h)).chunk(2, 1)
         log_sigma = log_sigma.clamp(-7, 3)
         z = mean + log_sigma.exp() * rng.normal("posterior", *mean.shape)

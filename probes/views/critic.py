@@ -5,9 +5,9 @@ n = images, D = feature dimensions, P = code dimensions.
 """
 
 from core.information.bounds import infonce_terms
+from core.information.standardise import mean_and_deviation, standardised
 from core.matmul import speed_up
 from core.randomness import KeyedRNG
-from core.run.features import mean_and_deviation
 
 import math
 
@@ -47,7 +47,7 @@ class Critic(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [n, D] to unit-length codes [n, P]."""
-        x = (features - self.mean) / self.deviation
+        x = standardised(features, self.mean, self.deviation)
         return F.normalize(self.skip(x) + self.net(x), dim=1)
 
     @property

@@ -22,6 +22,61 @@ def test_a_product_is_torchs(shape, transposed):
     torch.testing.assert_close(matmul(a, b, bias).double(), expected + bias, rtol=1e-5, atol=1e-4)
 
 
+def ones(*shape: int, **kind: object) -> torch.Tensor:
+    return torch.ones(*shape, **kind)
+
+
+@pytest.mark.parametrize(
+    "a, b, bias",
+    [
+        (ones(4, 5, 6), ones(7, 6), None),
+        (ones(4, 6), ones(3, 7, 6), None),
+        (ones(6), ones(7, 6), None),
+        (ones(4, 6), ones(()), None),
+        (ones(4, 5), ones(7, 6), None),
+        (ones(4, 6), ones(7, 6, dtype=torch.float64), None),
+        (ones(4, 6, dtype=torch.float64), ones(7, 6), None),
+        (ones(4, 6), ones(7, 6, device="meta"), None),
+        (ones(4, 6).to_sparse(), ones(7, 6), None),
+        (ones(4, 6), ones(7, 6), ones(3)),
+        (ones(4, 6), ones(7, 6), ones(7, 1)),
+        (ones(4, 6), ones(7, 6), ones(())),
+        (ones(4, 6), ones(7, 6), ones(7, dtype=torch.float64)),
+        (ones(4, 6), ones(7, 6), ones(7, device="meta")),
+    ],
+)
+def test_what_is_no_product_of_matrices_is_refused(a, b, bias):
+    """oneDNN by itself reads beyond some of these, and answers."""
+    with pytest.raises(ValueError, match="^matmul: "):
+        matmul(a, b, bias)
+
+
+@pytest.mark.parametrize("n, d, m", [(0, 6, 7), (4, 6, 0), (4, 0, 7), (0, 0, 0)])
+def test_an_empty_product_is_torchs(n, d, m):
+    bias = torch.arange(float(m))
+    assert torch.equal(matmul(ones(n, d), ones(m, d)), torch.zeros(n, m) + d)
+    assert torch.equal(matmul(ones(n, d), ones(m, d), bias), torch.zeros(n, m) + d + bias)
+
+
+def test_however_the_numbers_lie_the_product_is_the_same():
+    """Expanded, overlapping, strided, shifted, and with a sign that is not yet in memory."""
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    views = [
+        x[:6].expand(4, 6),
+        x[:4, None].expand(4, 6),
+        x[:1, None].expand(4, 6),
+        x.as_strided((4, 6), (3, 2)),
+        x.as_strided((4, 6), (1, 1)),
+        x[:24].view(6, 4).T,
+        x[1:25].view(4, 6),
+        torch.view_as_complex(x[:24].repeat(2).view(4, 6, 2)).conj().imag,
+    ]
+    for a in views:
+        for b in views:
+            expected = a.double() @ b.double().T
+            torch.testing.assert_close(matmul(a, b).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("lead", [(4,), (2, 3), (1,)])
 def test_a_fast_layer_computes_and_learns_as_torchs(bias, lead):

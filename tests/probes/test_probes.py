@@ -7,9 +7,10 @@ from core.data.source import Source
 from core.data.sprites import Sprites, SpritesConfig
 from core.frozen import Frozen
 from core.information.bounds import infonce_terms
+from core.information.standardise import mean_and_deviation
 from core.method import Method
 from core.run import config
-from core.run.features import Features, extract, mean_and_deviation
+from core.run.features import Features, extract
 
 import math
 from dataclasses import replace

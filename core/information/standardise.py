@@ -1,0 +1,87 @@
+"""What every reader of features does first: refuse what is not finite, and put the rest on one
+scale.
+
+n = images, D = feature dimensions.
+"""
+
+from core.errors import Unmeasurable
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 1024  # images that are held in float64 at a time
+
+
+def require_finite_features(x: Tensor, what: str) -> None:
+    """Raise `Unmeasurable` where features [n, D] are no matrix of finite numbers, or there are
+    none.
+    """
+    if x.ndim != 2 or not x.numel():
+        raise Unmeasurable(f"{what}: features [n, D] are wanted, got {list(x.shape)}")
+    if x.sum().isfinite():
+        return  # nothing else can have been added; and this is ten times as fast
+    if bad := int((~x.isfinite()).any(1).sum()):
+        raise Unmeasurable(
+            f"{what}: the features of {bad:,} of {len(x):,} images hold NaN or infinite numbers, so"
+            " nothing can be said of them; look at the weights and at the precision"
+        )
+
+
+def require_finite_numbers(found: Mapping[str, Any], what: str) -> None:
+    """Raise `Unmeasurable` where a number in a probe's result, however deep, is NaN or infinite."""
+    for key, value in found.items():
+        parts = (
+            {str(i): part for i, part in enumerate(value)}
+            if isinstance(value, list | tuple)
+            else value
+        )
+        if isinstance(parts, Mapping):
+            require_finite_numbers(parts, f"{what}, {key}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise Unmeasurable(f"{what}: {key} is {value}, so nothing can be said")
+
+
+def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (by n - 1) of each feature of x [n, D], float64 [D]; 1 in place
+    of the deviation of a dead feature.
+
+    A feature is dead where its deviation is no more than the rounding of its own values,
+    eps |mean|, eps that of the features' own precision: other features do not count. Sums are
+    those of differences to the first image, in float64, so a constant feature has a deviation of
+    exactly 0, whatever its size. scikit-learn's `StandardScaler` has the same rule with float64's
+    eps times n.
+    """
+    first = x[:1].double()
+    total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
+    for block in x.split(BLOCK):
+        total += (block - first).sum(0)
+    shift = total / len(x)
+    for block in x.split(BLOCK):
+        squares += (block - first - shift).square().sum(0)
+    mean, deviation = first[0] + shift, (squares / max(1, len(x) - 1)).sqrt()
+    rounding = max(torch.finfo(x.dtype).eps, len(x) * torch.finfo(torch.float64).eps)
+    return mean, torch.where(deviation > rounding * mean.abs(), deviation, 1.0)
+
+
+def standardised(
+    x: Tensor, mean: Tensor, deviation: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(x - mean) / deviation of features [n, D], taken in float64 so that a large mean or a tiny
+    deviation costs no digits.
+    """
+    return torch.cat([((block - mean) / deviation).to(dtype) for block in x.split(BLOCK)])
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """x / |x|, row by row, whatever the size of the numbers; a row of zeros stays one.
+
+    The square of a float32 above 2e19 is infinite and that of one below 1e-23 is zero, so each row
+    is divided by its largest number first.
+    """
+    largest = x.abs().amax(1, keepdim=True)
+    scaled = x / torch.where(largest > 0, largest, 1)
+    return scaled / scaled.norm(dim=1, keepdim=True).clamp(min=1)
