@@ -4,18 +4,22 @@ One server process (multiprocessing's forkserver) imports everything once, and e
 of it: a process of its own, with its own arguments, folder, environment, output and exit code.
 """
 
+import core  # noqa: F401
+
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
@@ -53,6 +57,11 @@ def run_script(
         said = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
     assert process.exitcode is not None
     return Done(process.exitcode, *said)
+
+
+def run_in_processes(function: Callable[..., None], size: int, *given: Any) -> None:
+    """`function(rank, *given)` in `size` processes, which have imported everything already."""
+    mp.start_processes(function, given, size, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 def start_script(
