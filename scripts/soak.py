@@ -40,6 +40,7 @@ from torch import Tensor
 
 from probes.labels import knn  # noqa: F401
 from scripts import pretrain
+from scripts.patience import Patience, stamp
 
 WAYS = (
     "kill",
@@ -54,9 +55,6 @@ ENDS = {
     "usr1": {REQUEUE},
     "full": {2, 1},
 }  # exit codes of a life; 1 is that of a process whose peer has gone
-# seconds for a life to reach its appointed step, or for the others to end when one process was
-# killed
-PATIENCE = 120.0
 FORK = multiprocessing.get_context(
     "fork"
 )  # a life begins where all is imported: half a second instead of ten
@@ -147,13 +145,18 @@ class Run:
                 continue  # torn by a kill
         return 0
 
+    def patience(self) -> Patience:
+        """As long as steps are logged, checkpoints are written or something is said."""
+        places = (self.files.last, self.files.metrics, self.output)
+        return Patience(self.processes, lambda: [stamp(place) for place in places])
+
     def wait_for(self, step: int) -> bool:
         """Wait until that step is logged; False where the run ended before."""
-        deadline = time.monotonic() + PATIENCE
+        patience = self.patience()
         while self.step() < step:
             if not any(process.is_alive() for process in self.processes):
                 return False
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 raise UserError(
                     f"the run stands still at step {self.step()}; {self.output} says why"
                 )
@@ -162,13 +165,14 @@ class Run:
 
     def join(self) -> list[int | None]:
         """The exit codes, once every process has ended."""
-        for process in self.processes:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
+        patience = self.patience()
+        while alive := [process for process in self.processes if process.is_alive()]:
+            alive[0].join(0.2)
+            if patience.is_over():
+                for process in alive:
+                    process.kill()
                 raise UserError(
-                    f"a process of the run did not end within {PATIENCE:.0f} s; {self.output}"
-                    " says what it did"
+                    f"a process of the run neither gets on nor ends; {self.output} says what it did"
                 )
         return [process.exitcode for process in self.processes]
 

@@ -10,9 +10,9 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from tests.front_door import run_in_processes
 from vae.rate import RateConfig, RateSchedule
 
 
@@ -85,7 +85,7 @@ def by_two(tmp_path_factory) -> list[torch.Tensor]:
     """
     folder = tmp_path_factory.mktemp("two")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(process, (str(folder),), nprocs=2)
+    run_in_processes(process, 2, str(folder))
     return torch.load(folder / "gradients", weights_only=True)
 
 

@@ -14,7 +14,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from contrastive.queue import KeyQueue
 from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
+from tests.front_door import run_in_processes
 
 
 def small_chunks():
@@ -241,7 +241,7 @@ def nt_xent_with_bound(first: Tensor, second: Tensor, temperature: float) -> Ten
 
 def test_three_processes_with_many_tiles_each_give_the_loss_and_the_gradient_of_one(tmp_path):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(process, (str(tmp_path),), nprocs=3)
+    run_in_processes(process, 3, str(tmp_path))
     found = torch.load(tmp_path / "found", weights_only=True)
     for number, exact in enumerate(
         (lambda a, b, t: exact_nt_xent(a, b, t) + exact_clip(a, b, t).detach(), exact_clip)

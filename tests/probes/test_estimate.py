@@ -6,8 +6,6 @@ from core.errors import UserError
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,8 @@ from probes.samples.estimate import estimate
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import features, normal_scores
 from probes.samples.pairs import check_pairs, load_pairs
+from tests.front_door import Done, run_script
 from tests.sources import gaussian_pairs
-
-ROOT = Path(__file__).parents[2]
 
 
 def pairs_of(
@@ -228,14 +225,8 @@ def test_files_that_hold_no_pairs_are_refused_and_run_nothing(
     assert not (tmp_path / "bomb").exists()
 
 
-def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts/information.py", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+def script(*words: str, cwd: Path) -> Done:
+    return run_script("information.py", *words, cwd=cwd)
 
 
 def test_the_script_prints_a_table_or_json(tmp_path):
