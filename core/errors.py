@@ -6,8 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable
-
-import torch.distributed as dist
+from typing import Any, ParamSpec
 
 # What the system says when a person has to make room or allow something; no file of a run is in
 # danger, all are written atomically.
@@ -25,6 +24,9 @@ GONE = (
 )
 
 
+P = ParamSpec("P")
+
+
 class UserError(Exception):
     """One line that names the file or the key, what is wrong with it, and the mend."""
 
@@ -40,8 +42,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(names)})"
 
 
-def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a script's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
+def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
     stderr and exit code 2.
 
     A process that ends because another one did says so in one line, with exit code 1, so that the
@@ -49,9 +51,9 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
     """
 
     @functools.wraps(main)
-    def wrapped() -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            main()
+            main(*args, **kwargs)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -65,9 +67,7 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
             )
             raise SystemExit(2) from None
         except RuntimeError as error:
-            rank = (
-                dist.get_rank() if dist.is_initialized() else os.environ.get("RANK")
-            )  # which torchrun sets, and SLURM does not
+            rank = _rank()
             if rank is None or not any(words in str(error) for words in GONE):
                 raise
             reason = " ".join(str(error).split("] ", 1)[-1].split(". ")[0].split())
@@ -81,3 +81,13 @@ def exit_cleanly(main: Callable[[], None]) -> Callable[[], None]:
             raise SystemExit(130) from None
 
     return wrapped
+
+
+def _rank() -> int | str | None:
+    """This process's rank, if it is one of several. A process that has not imported torch is
+    asked nothing but the environment: torchrun sets RANK, SLURM does not.
+    """
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return int(dist.get_rank())
+    return os.environ.get("RANK")

@@ -16,7 +16,7 @@ from core.data.datasets import open_source
 from core.data.source import train_sampler
 from core.distributed import rank, world
 from core.errors import UserError, exit_cleanly
-from core.information.infonce import nt_xent, queue_loss
+from core.information.losses import nt_xent_and_in_batch, queue_loss
 from core.method import Method
 from core.networks.batchnorm import SyncBatchNorm
 from core.run import config
@@ -191,7 +191,7 @@ def memory(n: int, k: int, d: int) -> None:
 
     def gradient(name: str) -> None:
         loss = (
-            nt_xent(first, second, 0.1)[0]
+            nt_xent_and_in_batch(first, second, 0.1)[0]
             if name.startswith("NT")
             else queue_loss(first, second, keys, 0.1)
         )
