@@ -74,7 +74,8 @@ def list_configs(words: list[str]) -> None:
         raise UserError(f"configs: takes no words, got '{words[0]}'")
     for name in configs.names():
         print(f"{name:<20} {configs.head(name)}")
-    print(f"\nThe files are in {configs.CONFIGS}. Any key can be set: {through() or 'twobounds'} {EXAMPLE}")
+    print(f"\nThe files are in {configs.CONFIGS}.")
+    print(f"Any key can be set on the command line: {through() or 'twobounds'} {EXAMPLE}")
 
 
 def version() -> str:

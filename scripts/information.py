@@ -1,16 +1,19 @@
 """Mutual information of any paired samples, in nats: how much does y tell about x, at least?
 
-    python scripts/information.py pairs.npz
-    python scripts/information.py pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
+    twobounds information pairs.npz
+    twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
 
 The file is made by numpy.savez("pairs.npz", x=x, y=y) with x [n, dx] and y [n, dy], row i of one
 belonging to row i of the other, rows independent of each other. Critics are cross-fitted: every
 pair is scored by critics that never saw it, so a lower bound is one.
 
-    infonce  lower bound, at most log C; the headline        dv     lower bound, biased up on finite samples
-    alpha    lower bound beyond log C (Poole et al. 2019)    smile  no bound
-    nwj      lower bound, its variance grows as e^I          ksg    no bound; nearest neighbours, few dimensions
-    js       the Jensen-Shannon critic, read through nwj
+    infonce  lower bound, at most log C; the headline
+    alpha    lower bound beyond log C (Poole et al. 2019)
+    nwj      lower bound, its variance grows as e^I
+    js       lower bound: the Jensen-Shannon critic, read through nwj
+    dv       lower bound, biased up on finite samples
+    smile    no bound
+    ksg      no bound; nearest neighbours, few dimensions
 
 Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated
 (log C is what is seen: the truth may be far above); critic-limited (the critic, not the ceiling,
@@ -68,9 +71,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given.add_argument(
         "--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)"
     )
-    given.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
+    given.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = given.parse_args(argv)
     if options.seed < 0:
         raise UserError(f"--seed: must be 0 or more, got {options.seed}")
