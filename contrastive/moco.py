@@ -8,7 +8,7 @@ schedule). B = images on this process, K = queue length, D = features, P = proje
 from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
-from core.information.infonce import in_batch_loss, queue_loss
+from core.information.losses import in_batch_loss, queue_loss
 from core.method import Context, Method
 from core.networks.backbones import Backbone
 from core.networks.batchnorm import in_groups, synchronised

@@ -9,8 +9,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
-
-import torch.distributed as dist
+from typing import Any, ParamSpec
 
 # What the system says when a person has to make room or allow something; no file of a run is in
 # danger, all are written atomically.
@@ -30,6 +29,9 @@ LINE = 2000  # characters that a line of error shows
 SHOWN = 100  # characters that are shown of a value
 _REPR = reprlib.Repr()  # cuts a value before it makes a text of it
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = SHOWN
+
+
+P = ParamSpec("P")
 
 
 class UserError(Exception):
@@ -73,8 +75,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     )
 
 
-def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a script's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
+def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
     stderr and exit code 2.
 
     A process that ends because another one did says so in one line, with exit code 1, so that the
@@ -83,9 +85,9 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
 
     @lasting_output()
     @functools.wraps(main)
-    def wrapped(argv: list[str] | None = None) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            main(argv) if argv is not None else main()
+            main(*args, **kwargs)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -99,9 +101,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             )
             raise SystemExit(2) from None
         except RuntimeError as error:
-            rank = (
-                dist.get_rank() if dist.is_initialized() else os.environ.get("RANK")
-            )  # which torchrun sets, and SLURM does not
+            rank = _rank()
             if rank is None or not any(words in str(error) for words in GONE):
                 raise
             reason = " ".join(str(error).split("] ", 1)[-1].split(". ")[0].split())
@@ -115,3 +115,13 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             raise SystemExit(130) from None
 
     return wrapped
+
+
+def _rank() -> int | str | None:
+    """This process's rank, if it is one of several. A process that has not imported torch is
+    asked nothing but the environment: torchrun sets RANK, SLURM does not.
+    """
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return int(dist.get_rank())
+    return os.environ.get("RANK")

@@ -9,15 +9,20 @@ exactly where it stopped. SIGTERM and SIGUSR1 end it after the step under way wi
 "requeue me", Ctrl-C with 130; docs/faults.md says what happens otherwise.
 """
 
-import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import commands
+from core.errors import exit_cleanly
 
 
+@exit_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    path, overrides = arguments(argv)
-    from core.errors import exit_cleanly
-
-    exit_cleanly(lambda: pretrain(path, overrides))()
+    pretrain(*arguments(argv))
 
 
 def pretrain(path: str, overrides: list[str]) -> None:
@@ -56,9 +61,7 @@ def pretrain(path: str, overrides: list[str]) -> None:
 
 def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
     """The config's path and its overrides, `--resume` among them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser("pretrain", __doc__)
     parser.add_argument(
         "config", help="a YAML file; those in configs/ say their command, cost and expected numbers"
     )

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file is in
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core import commands
 from core.errors import UserError, exit_cleanly, nearest
-
 from probes.registry import DEFAULT, ON_REQUEST, PROBES
 
 SHORT = {"k": "likelihood", "steps": "ais", "chains": "ais", "images": "likelihood and ais"}
@@ -34,11 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's words, checked as far as that goes without reading a file."""
-    parser = argparse.ArgumentParser(
-        prog="twobounds probe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = commands.parser("probe", __doc__)
     parser.add_argument(
         "words",
         nargs="+",

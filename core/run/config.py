@@ -1,5 +1,6 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
+import configs
 from core.data.datasets import DataConfig
 from core.data.registry import is_own, trust
 from core.errors import SHOWN, UserError, nearest, shown
@@ -96,9 +97,12 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
     The file is the user's own: the package of its method is trusted, and `${oc.env:NAME}` is read
     from the environment.
     """
+    path = configs.find(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
     origin = str(path)
     pairs = [_pair(text) for text in overrides]
-    tree = yaml_values.parse(yaml_values.file_text(Path(path)), origin)
+    tree = yaml_values.parse(yaml_values.file_text(path), origin)
     named = dict(pairs).get("method") or yaml_values.scalar_at(tree, "method")
     if named is None:
         raise UserError(f"{origin}: 'method' is missing or no text; every config names its method")

@@ -5,7 +5,7 @@ views, and what that does to the loss.
 from core.data.datasets import open_source
 from core.data.source import train_sampler
 from core.data.sprites import SpritesConfig
-from core.information.infonce import queue_loss
+from core.information.losses import queue_loss
 from core.run import checkpoint, config
 from core.run.optim import OptimConfig
 from core.run.train import train

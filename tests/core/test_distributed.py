@@ -3,7 +3,7 @@ wrong variant does not.
 """
 
 from core.distributed import gather, rank, single_process, world
-from core.information.infonce import nt_xent
+from core.information.losses import nt_xent_and_in_batch
 
 import os
 
@@ -30,7 +30,7 @@ def views(which: int) -> torch.Tensor:
 
 def loss_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
     first, second = (F.normalize(views(v)[rows] @ w, dim=1) for v in (0, 1))
-    return nt_xent(first, second, 0.2)[0]
+    return nt_xent_and_in_batch(first, second, 0.2)[0]
 
 
 def objective_of(w: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -35,6 +36,66 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
             return loss(*args, **kwargs)
 
     return wrapped
+
+
+@in_float32
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """NT-Xent (Chen et al. 2020) of two views of N images, to minimise in a training loop:
+
+        L = mean over all 2N views of  -log( exp s(i, own) / sum_{k != i} exp s(i, k) ),
+        s(i, k) = cos(z_i, z_k) / T,   in nats
+
+    first, second [B, D]: projections of the two views, row i of both from image i, of any length
+    (they are normalised here). Returns a scalar with a gradient to both. With several processes
+    the candidates are those of the global batch. Scores are float32 or wider, also inside of
+    autocast. log(2N - 1) - L is no bound on mutual information (see `infonce`). `ValueError` where
+    shapes or temperature can not be used.
+
+    >>> import torch
+    >>> views = torch.eye(4), torch.eye(4)
+    >>> nt_xent(*views, temperature=0.5)  # log(1 + 6 exp(-2))
+    tensor(0.5944)
+    """
+    return nt_xent_and_in_batch(*_directions(first, second, temperature), temperature)[0]
+
+
+@in_float32
+def infonce(
+    query: Tensor, key: Tensor, temperature: float = 0.1, queue: Tensor | None = None
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018), to minimise in a training loop:
+
+        L = -E log( exp s(q, k+) / sum_c exp s(q, k_c) ),   s(q, k) = cos(q, k) / T,   in nats
+
+    query, key [B, D], row i of both a pair; the candidates of a query are the keys of the batch
+    (C = N, of the global batch with several processes) or, with `queue` [K, D], its own key and the
+    queue (C = K + 1), as in MoCo. Vectors of any length: they are normalised here. Returns a scalar
+    with a gradient to both, none to the queue. On images that neither encoder nor critic has seen
+    log C - L is a lower bound on I(X; Y), without a queue; `probes.infonce_bound` gives it with an
+    interval. `ValueError` where shapes or temperature can not be used.
+
+    >>> import math, torch
+    >>> loss = infonce(torch.eye(4), torch.eye(4), temperature=0.1)
+    >>> round(math.log(4) - loss.item(), 3)  # never above log 4 = 1.386
+    1.386
+    """
+    first, second = _directions(query, key, temperature)
+    if queue is None:
+        return clip_loss(first, second, temperature, both=False)
+    if queue.ndim != 2 or queue.shape[1] != first.shape[1]:
+        raise ValueError(f"queue {tuple(queue.shape)}: give [K, {first.shape[1]}]")
+    return queue_loss(first, second, F.normalize(at_least_float32(queue), dim=1), temperature)
+
+
+def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Both in unit length; `ValueError` where they are no pairs or the temperature is none."""
+    if first.ndim != 2 or first.shape != second.shape or not len(first):
+        shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
+        raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature: must be above 0, got {temperature}")
+    a, b = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
+    return a, b
 
 
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -85,7 +146,9 @@ def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = Tr
 
 
 @in_float32
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def nt_xent_and_in_batch(
+    first: Tensor, second: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
 
     first, second [B, D]; returns the loss and, detached, the one-sided in-batch loss with N
