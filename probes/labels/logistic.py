@@ -57,6 +57,8 @@ class Logistic:
         x, y = self.x[rows], y[rows]
         dimensions, penalty = x.shape[1], x.new_tensor(strengths)
         w = x.new_zeros(len(strengths), classes, dimensions + 1) if start is None else start.clone()
+        if classes == 1:
+            return w  # nothing to tell apart: any weights give the one class all probability
         if x.dtype == torch.float64:
             return self._exact(x, y, w, strengths)
         shrunk = torch.cat(
