@@ -134,7 +134,8 @@ def test_a_streamed_array_is_known_by_its_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "there", [None, 7, {}, {"digests": 3, "settings": [], "classes": "x"}, {"shape": "\x1b[31m" * 99}]
+    "there",
+    [None, 7, {}, {"digests": 3, "settings": [], "classes": "x"}, {"shape": "\x1b[31m" * 99}],
 )
 def test_a_stranger_s_description_is_one_short_line(there, root):
     said = identity(root).difference(there)

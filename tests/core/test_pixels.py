@@ -102,7 +102,9 @@ def test_pictures_stand_upright(orientation, kind):
 
 
 def test_a_damaged_exif_block_beside_a_whole_picture_harms_nothing():
-    data = encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    data = encoded(
+        Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
+    )
     assert read(data)[0].shape == (3, 8, 8)
 
 
