@@ -236,9 +236,9 @@ def _check_labels(labels: Tensor, classes: int, facts: Facts) -> None:
     if absent and facts.split == "train":
         names = facts.classes or tuple(map(str, range(classes)))
         say_once(
-            f"data.validation: {len(absent)} of {classes} classes of {printable(facts.root)} have no"
-            f" image left to train on, such as '{printable(names[absent[0]])}'; hold out fewer, or"
-            " add images"
+            f"data.validation: {len(absent)} of {classes} classes of {printable(facts.root)} have"
+            f" no image left to train on, such as '{printable(names[absent[0]])}'; hold out fewer,"
+            " or add images"
         )
 
 

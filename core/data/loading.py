@@ -200,11 +200,9 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
     """
     workers, silent = _sensible(workers), 0.0
     tick = min(TICK, timeout) if workers else 0
-    loader = DataLoader(
-        dataset, num_workers=workers, timeout=tick, generator=torch.Generator(), **options
-    )
+    batches: Iterator[Any] | None = None
     try:
-        batches = _started(loader, workers)
+        batches = _started(dataset, workers, timeout=tick, generator=torch.Generator(), **options)
         while True:
             try:
                 batch = next(batches, None)
@@ -224,16 +222,19 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
             silent = 0.0
             yield batch
     except UserError as error:  # a worker's arrives with its traceback as text
-        # lets the workers go now; a loader that is collected later waits 5 s for each
+        # torch's frames hold the workers; a loader that is collected later waits 5 s for each
         traceback.clear_frames(error.__traceback__)
         said = str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
         raise type(error)(said) from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         lost = _lost(error)
         if lost is None:
             raise
+        _hear_no_more_deaths()
         traceback.clear_frames(error.__traceback__)
         raise lost from None
+    finally:
+        del batches  # its workers end now: an error that is kept would keep them
 
 
 def _sensible(workers: int) -> int:
@@ -247,11 +248,11 @@ def _sensible(workers: int) -> int:
     return min(workers, most)
 
 
-def _started(loader: Any, workers: int) -> Iterator[Any]:
-    """The loader's iterator, whose workers run."""
+def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
+    """The iterator of a DataLoader, whose workers run."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # `_sensible` has judged
-        batches = iter(loader)
+        batches = iter(DataLoader(dataset, num_workers=workers, **options))
     if workers and threading.current_thread() is threading.main_thread():
         _translate_deaths()
     return batches
@@ -269,17 +270,26 @@ def _translate_deaths() -> None:
         try:
             before(number, frame)
         except RuntimeError as error:
+            _hear_no_more_deaths()
             raise _lost(error) or error from None
 
     handler.translates = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGCHLD, handler)
 
 
+def _hear_no_more_deaths() -> None:
+    """One death is enough: no other may interrupt what becomes of the first."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _lost(error: Exception) -> WorkersLost | None:
     """What to say where workers died or could not be had; None for another error."""
     text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        reason = text.split(". ")[0].rstrip(".")
+    # a worker that dies while it hands over a batch breaks the connection
+    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    if broken or isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        reason = "a decoding worker died" if broken else text.split(". ")[0].rstrip(".")
         return WorkersLost(
             f"data.workers: {reason}; where the system kills for memory (host's or /dev/shm's),"
             " set fewer workers or data.workers=0"

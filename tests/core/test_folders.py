@@ -196,4 +196,4 @@ def test_a_class_that_is_held_out_whole_is_said(memory, tmp_path, capfd):
     source = open_split(tmp_path, "train", validation=3, memory=memory)
     assert len(source) == 1 and source.factors == {"class": 4}
     said = capfd.readouterr().err
-    assert "3 of 4 classes" in said and "have no image left to train on" in said
+    assert "3 of 4 classes" in said and "no image left to train on" in said
