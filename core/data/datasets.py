@@ -9,6 +9,7 @@ A set that can only be read in sequence (wds/, tfds/) is read once, in its own o
 batches are a function of (seed, step), which takes random access.
 """
 
+from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Resized, Stream, decode, read_through
 from core.data.linear_gaussian import LinearGaussian, LinearGaussianConfig
 from core.data.skipping import Split
@@ -73,6 +74,8 @@ class DataConfig:
     memory: float = 2.0
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
+    # no key of a config: those keys whose values come from a file of unknown origin
+    doubtful: Any = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES)):
@@ -127,6 +130,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
+    refuse_doubtful(config, config.name in EMBEDDED)
     if config.name == "sprites":
         return Sprites(config.sprites, split, seed)
     if config.name == "linear_gaussian":

@@ -166,7 +166,7 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
     folder, state = run
     save(folder, state, 1)
     monkeypatch.setattr(
-        "core.run.folder.in_turns", lambda mine: [*mine, 0]
+        "core.run.folder.gather_round_robin", lambda mine: [*mine, 0]
     )  # another node, whose folder is its own and empty
     with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
         folder.resume(state)
