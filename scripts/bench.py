@@ -12,6 +12,7 @@ process of its own.
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly, nearest
 from core.run.checkpoint import write_atomically
 from core.run.folder import make_folder
@@ -28,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from scripts import benches
@@ -47,7 +47,7 @@ def main() -> None:
     for chatty in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    console = Console(width=max(Console().width, 120), highlight=False)
+    console = plain_console(120)
     device = torch.device(options.device)
     machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"
     machine += (

@@ -16,6 +16,7 @@ the table says.
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly
 from core.run.checkpoint import write_atomically
 from core.run.folder import make_folder
@@ -26,8 +27,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from probes import calibration, truth_figures
 from probes.benchmark_sources import SUITE, Known
 from scripts.benchmark_mi import Peer
@@ -36,7 +35,7 @@ from scripts.benchmark_mi import Peer
 @exit_cleanly
 def main() -> None:
     options = arguments()
-    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
+    console, started = plain_console(), time.monotonic()
     rows = []
     for name, source, peer in tasks(options):
         began = time.monotonic()

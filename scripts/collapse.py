@@ -12,6 +12,7 @@ and the active dimensions on the 10,000 test images; called again, it goes on wh
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly, nearest
 from core.method import LatentModel
 from core.run import checkpoint
@@ -24,7 +25,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -100,7 +100,7 @@ def main() -> None:
         assert isinstance(method, LatentModel)
         images, given_back = curve.reconstruct(method, trained, IMAGES)
         shown = [*(shown or [("images", images)]), (WORDS[name], given_back)]
-    Console(width=max(Console().width, 120), highlight=False).print(table(found))
+    plain_console(120).print(table(found))
     kept = options.out / "collapse.json"
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n")

@@ -5,12 +5,11 @@ python scripts/compare.py runs/* --out compare.png
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly
 
 import argparse
 from pathlib import Path
-
-from rich.console import Console
 
 from probes import figures, report
 
@@ -30,7 +29,7 @@ def main() -> None:
         "--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)"
     )
     options = parser.parse_args()
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     reports = []
     for run in options.runs:
         path = run / "probe" / "probe.json" if run.is_dir() else run
@@ -42,7 +41,7 @@ def main() -> None:
         raise UserError("none of these is probed; run scripts/probe.py on them first")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {options.out.parent}")
-    Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
+    plain_console(150).print(report.table(reports))
     figures.compare(reports, options.out)
     console.print(f"picture: {options.out}")
     if any(found.get("rate_head") for found in reports):

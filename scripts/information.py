@@ -18,6 +18,7 @@ holds the number down). From Python: probes.information.estimate(x, y).
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly
 
 import argparse
@@ -27,7 +28,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from probes.estimate import DEFAULT, SIDES, estimate
@@ -60,7 +60,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(found))
         return
-    console = Console(width=max(Console().width, 100), highlight=False)
+    console = plain_console(100)
     for remark in found["remarks"]:
         console.print(f"note: {remark}")
     console.print(table(found, str(options.pairs), time.monotonic() - started))

@@ -12,6 +12,7 @@ checkpoint.
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
 from core.method import LatentModel, Method
@@ -39,7 +40,7 @@ OPTIONS = {
 @exit_cleanly
 def main() -> None:
     options = arguments()
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     reports = []
     for path in [find(Path(target), options.best) for target in options.targets]:
@@ -48,7 +49,7 @@ def main() -> None:
         console.print("\n".join(sentences.details(found)))
         console.print(f"  {path.parent / 'probe'} · {time.monotonic() - started:.0f} s\n")
         reports.append(found)
-    Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
+    plain_console(150).print(report.table(reports))
 
 
 def probe(

@@ -16,6 +16,7 @@ as JSON beside it.
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
 from core.method import LatentModel
@@ -33,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from probes import curve, curve_figures, report
@@ -73,7 +73,7 @@ def main() -> None:
         first = first or (found["rate_head"], found["data"])
     assert first is not None
     made = curve.table(*first, curves, known)
-    Console(width=max(Console().width, 150), highlight=False).print(curve.lines(made))
+    plain_console(150).print(curve.lines(made))
     kept = options.picture.with_suffix(".json")
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n")

@@ -12,6 +12,7 @@ them apart. Called again, it goes on where it stopped.
 """
 
 import core  # noqa: F401
+from core.console import plain_console
 from core.errors import UserError, exit_cleanly
 from core.run.checkpoint import write_atomically
 from core.run.folder import picture_place
@@ -20,8 +21,6 @@ import argparse
 import json
 import time
 from pathlib import Path
-
-from rich.console import Console
 
 from probes import report, truth, truth_figures
 from scripts.demo import CONFIGS, step
@@ -67,7 +66,7 @@ def main() -> None:
         "overrides": recipe,
         "sprites": {m: SPRITES[m] for m in options.contents},
     }
-    Console(width=max(Console().width, 120), highlight=False).print(truth.lines(table))
+    plain_console(120).print(truth.lines(table))
     kept = options.picture.with_suffix(".json")
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n")

@@ -99,6 +99,8 @@ class Logger:
         try:
             return self._init(mode)
         except (WandbError, TimeoutError, OSError) as error:
+            if mode == "offline":
+                raise
             _say(
                 f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync`"
                 " sends it later"
