@@ -45,6 +45,11 @@ class MoCoConfig(ContrastiveConfig):
         for key in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
+        if self.momentum > self.momentum_end:
+            raise ValueError(
+                f"momentum_end: the key encoder slows down towards the end of training, and"
+                f" {self.momentum_end:g} is below momentum, {self.momentum:g}"
+            )
         if self.shuffle_groups < 1:
             raise ValueError(f"shuffle_groups: must be 1 or more, got {self.shuffle_groups}")
 

@@ -100,7 +100,7 @@ class Frozen:
 
         Raises `UserError` where the file is refused or the data do not fit the encoder.
         """
-        found = checkpoint.load_method(path)
+        found = checkpoint.load_method(path, trusted=trusted)
         run = config.override(found.run, overrides or [], str(path))
         frozen = cls(
             found.method, run, weights=found.digest, folder=path.parent / "features", **options

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from core.console import plain_console
 
 from probes.probe import Probe
 from probes.registry import PROBES
@@ -45,7 +46,7 @@ def load_probes(names: list[str]) -> Probes:
 
 def probe_all(options: argparse.Namespace) -> None:
     """Probe every checkpoint that was named, then print one table."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain_console()
     probes = load_probes(options.probes)
     settings = _checked(options.settings)
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -61,21 +62,22 @@ def probe_all(options: argparse.Namespace) -> None:
             device=device,
             quiet=False,
         )
-        session = Session(path, frozen, console)
+        session = Session(path, frozen, console, tuple(options.trust))
         report = session.run(probes, settings, options.again)
         session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
         reports.append(report)
-    wide = Console(width=max(console.width, 150), highlight=False, markup=False)
+    wide = plain_console(150)
     wide.print(table.table(reports, shown))
 
 
 class Session:
     """The probing of one checkpoint: every probe is saved as soon as it is done."""
 
-    def __init__(self, path: Path, frozen: Frozen, console: Console):
+    def __init__(self, path: Path, frozen: Frozen, console: Console, trusted: tuple[str, ...] = ()):
         self.path, self.frozen, self.console = path, frozen, console
+        self.trusted = trusted
         self.pictures: dict[str, Path] = {}
         run = frozen.run
         self.report: Report = {
@@ -112,7 +114,7 @@ class Session:
         """The table, the headline numbers and the pictures, into the W&B run that made the
         checkpoint.
         """
-        made, step = logger.attach(self.path), self.report["step"]
+        made, step = logger.attach(self.path, self.trusted), self.report["step"]
         (name,) = table.names([self.report])
         made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)

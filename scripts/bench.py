@@ -45,7 +45,7 @@ SECTIONS = [
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     import torch
-    from rich.console import Console
+    from core.console import plain_console
 
     from core.run.checkpoint import write_atomically
     from core.run.folder import make_folder
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     for chatty in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    console = Console(width=max(Console().width, 120), highlight=False)
+    console = plain_console(120)
     device = usable_device(options.device)
     if options.json:
         make_folder(options.json.parent, "--json", "name another")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from core.run.checkpoint import write_atomically
     from core.run.folder import make_folder
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     from probes.samples import calibration
 
     make_folder(options.out.parent, "--out", "name another")
-    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
+    console, started = plain_console(), time.monotonic()
     rows = []
     for name, source, peer in tasks(options):
         began = time.monotonic()

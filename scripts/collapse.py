@@ -74,7 +74,7 @@ WORDS = {
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from core.method import LatentModel
     from core.run import checkpoint
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         assert isinstance(method, LatentModel)
         images, given_back = curve.reconstruct(method, trained, IMAGES)
         shown = [*(shown or [("images", images)]), (WORDS[name], given_back)]
-    Console(width=max(Console().width, 120), highlight=False).print(table(found))
+    plain_console(120).print(table(found))
     kept = options.out / "collapse.json"
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n")

@@ -18,13 +18,13 @@ from core.errors import UserError, exit_cleanly
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from probes.registry import PROBES
     from probes.report import comparison, figures, store, table
     from probes.session import load_probes
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     reports, probes = [], load_probes(list(PROBES))
     for run in options.runs:
         path = run / "probe" / "probe.json" if run.is_dir() else run
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"none of these is probed; run {command('probe')} on them first")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {options.out.parent}")
-    Console(width=max(console.width, 150), highlight=False).print(table.table(reports, probes))
+    plain_console(150).print(table.table(reports, probes))
     comparison.compare(reports, probes, options.out)
     console.print(f"picture: {options.out}")
     if any(found.get("rate_head") for found in reports):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from probes.samples.estimate import estimate
     from probes.samples.pairs import load_pairs
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.json:
         print(json.dumps(found))
         return
-    console = Console(width=max(Console().width, 100), highlight=False)
+    console = plain_console(100)
     for remark in found["remarks"]:
         console.print(f"note: {remark}")
     console.print(table(found, str(options.pairs), time.monotonic() - started))

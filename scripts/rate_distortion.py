@@ -51,7 +51,7 @@ NOTE = "started_from.json"  # in the folder of a warm-started run
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from core.run import config
     from core.run.checkpoint import write_atomically
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         first = first or (found["rate_head"], found["data"])
     assert first is not None
     made = curve.table(*first, curves, known)
-    Console(width=max(Console().width, 150), highlight=False).print(curve.lines(made))
+    plain_console(150).print(curve.lines(made))
     kept = options.picture.with_suffix(".json")
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n")
@@ -177,7 +177,6 @@ def probed(path: Path, probe: str, overrides: list[str]) -> "Report":
 def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Tensor"]]:
     """A row of test images, then a row a point of what it gives back, the largest rate first."""
     from core.method import LatentModel
-    from core.run.config import method_class
     from core.run import checkpoint
     from probes.latents import curve
 

@@ -44,7 +44,7 @@ SPRITES = {
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from rich.console import Console
+    from core.console import plain_console
 
     from core.run.checkpoint import write_atomically
     from core.run.folder import picture_place
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         "overrides": recipe,
         "sprites": {m: SPRITES[m] for m in options.contents},
     }
-    Console(width=max(Console().width, 120), highlight=False).print(truth.lines(table))
+    plain_console(120).print(truth.lines(table))
     kept = options.picture.with_suffix(".json")
     write_atomically(
         kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n")

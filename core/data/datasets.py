@@ -9,6 +9,7 @@ A set that can only be read in sequence (wds/, tfds/) is read once, in its own o
 batches are a function of (seed, step), which takes random access.
 """
 
+from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.loading import Resized, decode, read_through
@@ -69,6 +70,8 @@ class DataConfig:
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
     options: dict[str, Any] = field(default_factory=dict)  # keys of a data set of one's own
+    # no key of a config: those keys whose values come from a file of unknown origin
+    doubtful: Any = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES) or is_own(self.name)):
@@ -123,6 +126,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
+    refuse_doubtful(config, config.name in EMBEDDED)
     source: Source
     if config.made is not None:
         source = _make(config.made, config, split, seed)

@@ -1,6 +1,7 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
 import configs
+from core.data import doubtful
 from core.data.datasets import DataConfig
 from core.data.registry import is_own, trust
 from core.errors import SHOWN, UserError, nearest, shown
@@ -10,6 +11,7 @@ from core.run.optim import OptimConfig
 from core.run.trainer_config import GRAPHS, TrainerConfig
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -79,7 +81,8 @@ class RunConfig:
 
 
 SECTIONS = ("model", "data", "optim", "trainer")
-KEYS = tuple(f.name for f in fields(RunConfig) if f.name != "written")
+NO_KEYS = ("written", "doubtful")  # fields that no config sets
+KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
 
 class Wrong(Exception):
@@ -139,7 +142,34 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
     model = _located(named, [package_of(run.method)], origin).Config
     made = _read(yaml_values.literals(values), pairs, origin, model, _text_keys(model))
     trust(*filter(is_own, [dict(pairs).get("data.name", "")]))
-    return replace(made, written=run.written)
+    left = [
+        key
+        for key in run.data.doubtful
+        if not any(_concerns(f"data.{key}", name) for name, _ in pairs)
+    ]
+    return replace(made, written=run.written, data=replace(made.data, doubtful=tuple(left)))
+
+
+def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
+    """A checked `RunConfig` from a file of unknown origin, such as a checkpoint: the only way by
+    which its config comes in.
+
+    Text is literal, the method is the project's own or of a `trusted` package, nothing is fetched,
+    and which data it may open is decided when they are opened (`core.data.doubtful`), unless an
+    override has named them.
+    """
+    run = from_dict(values, origin, trusted)
+    data = run.data
+    return replace(
+        run,
+        data=replace(
+            data,
+            download=False,
+            workers=min(data.workers, max(8, os.cpu_count() or 1)),
+            memory=min(data.memory, DataConfig().memory),
+            doubtful=doubtful.ALL,
+        ),
+    )
 
 
 def method_class(run: RunConfig) -> type[Method]:
@@ -295,9 +325,13 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
 
 def _values(run: RunConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(
-        OmegaConf.structured({name: getattr(run, name) for name in SECTIONS})
+        OmegaConf.structured(
+            {name: getattr(run, name) for name in SECTIONS}
+            | {"data": replace(run.data, doubtful=())}
+        )
     )
     assert isinstance(plain, dict)
+    del plain["data"]["doubtful"]
     return {name: plain[name] if name in SECTIONS else getattr(run, name) for name in KEYS}
 
 
@@ -324,9 +358,11 @@ def _wrong(prefix: str, error: Exception) -> Wrong:
 def _hints(kind: type, model: type) -> dict[str, Any]:
     """The keys of a section with their types."""
     hints = get_type_hints(kind)
-    if kind is RunConfig:
-        return {key: model if key == "model" else hints[key] for key in KEYS}
-    return hints
+    return {
+        key: model if kind is RunConfig and key == "model" else hint
+        for key, hint in hints.items()
+        if not (kind in (RunConfig, DataConfig) and key in NO_KEYS)
+    }
 
 
 def _dotted(model: type, kind: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -75,23 +75,31 @@ class FiniteLosses:
         return f"{self.checkpoint} holds an earlier, good step: {TRY}"
 
 
+def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:
+    """The parameters that hold NaN or infinite numbers, and the buffers (which may hold masks) that
+    hold NaN.
+    """
+    return [
+        f"weight '{name}'"
+        for name, value in weights.items()
+        if not (~value.isnan() if name in buffers else value.isfinite()).all()
+    ]
+
+
 def require_finite(
     path: Path, step: int, weights: dict[str, Tensor], buffers: set[str], optimizer: dict[str, Any]
 ) -> None:
     """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a
     buffer (which may hold masks) is NaN.
     """
-    held = {
-        f"weight '{name}'": ~value.isnan() if name in buffers else value.isfinite()
-        for name, value in weights.items()
-    }
+    bad = not_finite(weights, buffers)
     for number, values in optimizer["state"].items():
-        numbers = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        held |= {
-            f"the optimizer's '{name}' of parameter {number}": value.isfinite()
-            for name, value in numbers.items()
-        }
-    if bad := [name for name, good in held.items() if not good.all()]:
+        bad += [
+            f"the optimizer's '{name}' of parameter {number}"
+            for name, value in values.items()
+            if isinstance(value, Tensor) and not value.isfinite().all()
+        ]
+    if bad:
         raise UserError(
             f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was:"
             f" {TRY}"

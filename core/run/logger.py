@@ -9,6 +9,7 @@ import queue
 import secrets
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ class Logger:
         try:
             return self._init(mode)
         except (WandbError, TimeoutError, OSError) as error:
+            if mode == "offline":
+                raise
             _say(
                 f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync`"
                 " sends it later"
@@ -115,10 +118,10 @@ class Logger:
         return wandb.init(mode=mode, settings=wandb.Settings(**settings), **self._options)  # type: ignore[arg-type]
 
 
-def attach(path: Path) -> Logger:
+def attach(path: Path, trusted: Iterable[str] = ()) -> Logger:
     """The logger of the run that made a checkpoint, for what is measured on it later."""
     entries = checkpoint.read(path)
-    return Logger(checkpoint.run_of(path, entries), path.parent, str(entries["wandb_id"]))
+    return Logger(checkpoint.run_of(path, entries, trusted), path.parent, str(entries["wandb_id"]))
 
 
 def _mode(wanted: str) -> str:

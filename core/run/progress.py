@@ -1,9 +1,10 @@
 """The line that a person watches: step, metrics, images a second, time left."""
 
+from core.console import plain_console
+
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -47,10 +48,7 @@ class ProgressLine:
     def __init__(self, total: int, done: int, batch_size: int, shown: bool):
         self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
         self.started = self.printed = time.monotonic()
-        # what is said may hold names of folders: no markup, no emoji codes
-        self.console = Console(
-            quiet=not shown, soft_wrap=True, highlight=False, markup=False, emoji=False
-        )
+        self.console = plain_console(quiet=not shown)
         columns = (
             BarColumn(24),
             MofNCompleteColumn(),

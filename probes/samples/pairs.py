@@ -2,17 +2,21 @@
 estimate could be trusted.
 """
 
-from core.errors import UserError
+from core.errors import UserError, shown
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib import format
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 LEAST = 50
+MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
+MAGIC = b"\x93NUMPY"  # of an npy, which holds one array
 
 
 class Pairs(NamedTuple):
@@ -24,38 +28,72 @@ class Pairs(NamedTuple):
 
 
 def load_pairs(path: Path) -> tuple[Array, Array]:
-    """The arrays `x` and `y` of an npz. Nothing is ever unpickled; `UserError` where the file is
-    none or holds other things.
+    """The arrays `x` and `y` of an npz. Nothing is ever unpickled, and nothing is allocated that
+    the file is too small for; `UserError` where the file is none or holds other things.
     """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file")
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise UserError(
-                f"{path}: is no npz of named arrays; save the pairs by numpy.savez(path, x=x, y=y)"
-            )
-        with opened as file:
-            for name in ("x", "y"):
-                if name not in file.files:
-                    held = ", ".join(file.files) or "nothing"
-                    raise UserError(
-                        f"{path}: holds {held} and no {name}; save the pairs by numpy.savez(path,"
-                        " x=x, y=y)"
-                    )
-            return file["x"], file["y"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        with open(path, "rb") as file:
+            if file.read(6) == MAGIC:
+                raise UserError(
+                    f"{path}: is no npz of named arrays; save the pairs by numpy.savez(path, x=x,"
+                    " y=y)"
+                )
+            with zipfile.ZipFile(file) as records:
+                x, y = (_array(records, name, path) for name in ("x", "y"))
+                return x, y
+    except UserError:
+        raise
+    # whatever damaged bytes lead the readers of zip, of zlib and of numpy's header to
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
-            f"{path}: can not be read as npz"
-            f" ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            f"{path}: can not be read as npz ({reason.splitlines()[0][:200]})"
         ) from None
-    except ValueError as error:
-        if "pickle" in str(error).lower() or "object" in str(error).lower():
+
+
+def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
+    """One array of the npz, once its header, the size of its record and the size of the file go
+    together.
+    """
+    found = [info for info in records.infolist() if info.filename == f"{name}.npy"]
+    if len(found) != 1:
+        held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
+        raise UserError(
+            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name}; save the"
+            " pairs by numpy.savez(path, x=x, y=y)"
+        )
+    info = found[0]
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name} is compressed in another way than numpy does it")
+    with records.open(info) as record:
+        header = (format.read_array_header_1_0, format.read_array_header_2_0)
+        version = format.read_magic(record)
+        if version[0] not in (1, 2):
+            raise UserError(f"{path}: {name} is of numpy's format {version[0]}, not 1 or 2")
+        shape, by_columns, dtype = header[version[0] - 1](record)
+        if dtype.hasobject:
             raise UserError(
                 f"{path}: holds objects, which are refused because reading them could run code;"
                 " save plain numbers"
-            ) from None
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+            )
+        count = math.prod(shape)
+        if dtype.kind not in "fiub" or count > MOST or len(shape) > 2 or min(shape, default=1) < 0:
+            raise UserError(
+                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give [n, d] real"
+                f" numbers, at most {MOST:,}"
+            )
+        size = count * dtype.itemsize
+        if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
+            raise UserError(
+                f"{path}: {name} is said to be of shape {shown(shape)}, and the file holds"
+                f" {info.compress_size:,} bytes of it"
+            )
+        values = np.frombuffer(record.read(size), dtype=dtype, count=count)
+        if record.read(1):  # reads to the end, where the checksum is compared
+            raise UserError(f"{path}: {name} is longer than it says")
+    return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
