@@ -2,6 +2,7 @@
 that never answers.
 """
 
+from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
 from core.run.finite import FiniteLosses
@@ -9,7 +10,10 @@ from core.run.folder import RunFolder
 from core.run.logger import Logger
 from core.run.optim import build_optimizer
 from core.run.preemption import REQUEUE
+from core.run.setup import prepare, start_fabric
+from core.run.train import train
 
+import itertools
 import os
 import random
 import re
@@ -26,7 +30,9 @@ import torch
 import torch.distributed as dist
 import wandb
 
+from contrastive.simclr import SimCLR
 from scripts.benches.wandb_server import Server
+from tests import front_door
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["model.hidden=16", "model.projection=8"]
@@ -166,7 +172,7 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
     folder, state = run
     save(folder, state, 1)
     monkeypatch.setattr(
-        "core.run.folder.in_turns", lambda mine: [*mine, 0]
+        "core.run.folder.gather_round_robin", lambda mine: [*mine, 0]
     )  # another node, whose folder is its own and empty
     with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
         folder.resume(state)
@@ -248,6 +254,61 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
         match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr",
     ):
         losses.look()
+
+
+class Spoiled(torch.autograd.Function):
+    """The identity, whose gradient is what is told."""
+
+    @staticmethod
+    def forward(ctx, x, gradient):
+        ctx.gradient = gradient
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.full_like(grad, ctx.gradient), None
+
+
+@pytest.mark.parametrize("gradient", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_named_where_it_is_clipped(
+    gradient, tmp_path, monkeypatch
+):
+    """The loss of step 4 is finite and its gradient is not."""
+    original, calls = SimCLR.project, itertools.count()
+
+    def project(self, x):
+        codes = original(self, x)
+        # the first call that trains is that of the dry run
+        spoiled = self.training and next(calls) == 4
+        return Spoiled.apply(codes, gradient) if spoiled else codes
+
+    monkeypatch.setattr(SimCLR, "project", project)
+    answer = front_door.train("simclr", tmp_path / "run", "optim.clip=1", *SMALL)
+    assert answer.code == 2 and len(answer.err.strip().splitlines()) == 1, answer
+    said = f"the norm of the gradient is {gradient} at step 4; the last finite metrics are those"
+    assert f"{said} of step 3: loss" in answer.err and "last.ckpt holds an earlier" in answer.err
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert "gradient_norm" not in lines[0] and len(lines) == 1
+    assert steps(RunFolder(tmp_path / "run"))["last.ckpt"] == 0
+
+
+def test_a_clipped_step_does_not_wait_for_the_device(tmp_path, monkeypatch):
+    """Nothing asks for a number of the device (`Tensor.item`) between two looks."""
+    asked: list[int] = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: asked.append(1) or item(self))
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: asked.append(1) or item(self) != 0)
+    run = config.read(
+        ROOT / "configs/simclr_sprites.yaml",
+        [f"folder={tmp_path}", "optim.clip=1", *front_door.SMALL, *SMALL],
+    )
+    training = prepare(start_fabric(run), run, open_source(run.data, "train", 0))
+    ours = (training.fabric, training.model, training.optimizer, training.state)
+    steps_ = train(*ours, list(training.batches(0, 3)), training.total, training.steps_per_epoch)
+    next(steps_)
+    asked.clear()
+    metrics = next(steps_)
+    assert not asked and metrics["gradient_norm"].isfinite()
 
 
 @pytest.fixture
