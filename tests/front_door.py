@@ -23,8 +23,17 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["scripts.pretrain", "scripts.probe", "scripts.compare", "scripts.information", "pytest"]
+FORKS.set_forkserver_preload(  # what the scripts import once their words are parsed
+    [
+        "contrastive.moco",
+        "contrastive.simclr",
+        "core.run.dry_run",
+        "core.run.loop",
+        "probes.samples.estimate",
+        "probes.session",
+        "vae.vlae",
+        "pytest",
+    ]
 )
 
 

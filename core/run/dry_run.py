@@ -2,25 +2,21 @@
 an epoch, fails now, in one line.
 """
 
-from core.errors import GONE, UserError
+from core.errors import UserError
 from core.run.checkpoint import whole_method
+from core.run.explain import in_one_line
 from core.run.finite import FiniteLosses
 from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-import traceback
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-
-# what torch and the system say when memory does not suffice
-NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "CUDNN_STATUS_ALLOC_FAILED")
-ONE_IMAGE = "Expected more than 1 value per channel"  # torch's batch norm, of a batch of one image
 
 
 def dry_run(training: Training, validation: Validation) -> None:
@@ -30,8 +26,9 @@ def dry_run(training: Training, validation: Validation) -> None:
     To be called by all processes, before the run has taken a step: the optimiser is a fresh one.
     """
     fabric, state = training.fabric, training.state
+    explained = functools.partial(in_one_line, state.run, training.source.shape, fabric.world_size)
     with _put_back(training):
-        with _in_one_line(training, "a training step"):
+        with explained("a training step"):
             batches = training.batches(0, 1)
             losses = FiniteLosses(None)
             for metrics in train(
@@ -46,7 +43,7 @@ def dry_run(training: Training, validation: Validation) -> None:
                 losses.add(state.step, metrics)
             losses.look()
         with (
-            _in_one_line(training, "a validation"),
+            explained("a validation"),
             torch.compiler.set_stance("force_eager"),
             torch.no_grad(),
         ):
@@ -100,45 +97,3 @@ def _tensors(method: torch.nn.Module) -> list[Tensor]:
 
 def _local(x: Tensor) -> Tensor:
     return x.to_local() if isinstance(x, DTensor) else x
-
-
-@contextmanager
-def _in_one_line(training: Training, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, as a `UserError` that says which key to change, or where it went
-    wrong.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if any(words in str(error) for words in GONE):
-            raise  # another process has the error that is worth reading
-        raise UserError(_explanation(error, training, what)) from error
-
-
-def _explanation(error: Exception, training: Training, what: str) -> str:
-    run, world = training.state.run, training.fabric.world_size
-    size, micro = run.optim.batch_size, run.optim.micro_batch
-    said = next(iter(str(error).splitlines()), "")
-    said = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        return (
-            f"optim.batch_size: {what} with {size // world} images a process takes more memory than"
-            f" there is; lower it, or encode fewer images at a time with optim.micro_batch (now"
-            f" {micro}) ({said})"
-        )
-    if ONE_IMAGE in str(error):
-        of = f"micro batches of {micro}" if micro else f"{world} processes"
-        key = "micro_batch" if micro else "batch_size"
-        return (
-            f"optim.{key}: batch norm needs 2 or more images at a time, and {size // world} images"
-            f" a process in {of} leave one alone; take a number that leaves none"
-        )
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = "/".join(Path(frame.filename).parts[-2:])
-    shape = "x".join(map(str, training.source.shape))
-    return (
-        f"model: {what} of {run.method} fails for images of {shape}; change data.size or the keys"
-        f" of model ({said}, in {place}, line {frame.lineno})"
-    )

@@ -11,6 +11,7 @@ from core.method import Method
 from core.networks.batchnorm import synchronise
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
+from core.run.explain import in_one_line
 from core.run.optim import build_optimizer
 
 import inspect
@@ -75,7 +76,8 @@ def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
             " images"
         )
     steps_per_epoch = len(source) // run.optim.batch_size
-    built = build_state(fabric, run, source.shape)
+    with in_one_line(run, source.shape, fabric.world_size, "the making"):
+        built = build_state(fabric, run, source.shape)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
 
 
