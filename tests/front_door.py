@@ -68,6 +68,13 @@ def run_script(
     return Done(process.exitcode, *said)
 
 
+def run_code(code: str, *words: object, cwd: str | Path = ROOT) -> Done:
+    """`python -c CODE WORDS`, to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "code.py").write_text(code)
+        return run_script(path, *words, cwd=cwd)
+
+
 def run_in_processes(function: Callable[..., None], size: int, *given: Any) -> None:
     """`function(rank, *given)` in `size` processes, which have imported everything already."""
     mp.start_processes(function, given, size, start_method="forkserver")  # type: ignore[no-untyped-call]
@@ -129,10 +136,13 @@ def _run(
 
 
 def _call(words: list[str], **options: Any) -> int:
-    """`subprocess.call` of a script that a script starts: a fork, too."""
+    """`subprocess.call` of a script that a script starts: a fork of it, which has one thread."""
     assert words[0] == sys.executable and not options, words
     sys.stdout.flush()
-    process = start_script(*words[1:], cwd=os.getcwd())
+    process = multiprocessing.get_context("fork").Process(
+        target=_run, args=(words[1], words[2:], os.getcwd(), dict(os.environ), 1, 2)
+    )
+    process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
