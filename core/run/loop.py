@@ -2,6 +2,14 @@
 when.
 """
 
+import shlex
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.commands import command
 from core.distributed import mean_over_ranks
 from core.method import Method
 from core.run import checkpoint
@@ -14,13 +22,6 @@ from core.run.progress import ProgressLine, in_words
 from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
-
-import shlex
-from datetime import timedelta
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 
 class Due(NamedTuple):
@@ -108,7 +109,7 @@ class Loop:
         if self.logger:
             self.logger.close()
             self.progress.say(
-                f"done: {self.folder.last} at step {state.step}; next: python scripts/probe.py"
+                f"done: {self.folder.last} at step {state.step}; next: {command('probe')}"
                 f" {shlex.quote(str(self.folder.path))}"
             )
 
