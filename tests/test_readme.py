@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from probes.rate import rate
-from tests.front_door import ROOT, Done, run_code, run_script
+from tests.front_door import ROOT, Done, run_code
 from vae.beta import BetaVAE, BetaVAEConfig
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

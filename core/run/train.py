@@ -4,6 +4,7 @@ when to log, save and validate.
 
 from core.batch import Batch
 from core.run.checkpoint import State
+from core.run.config import GRAPHS
 from core.run.finite import GRADIENT
 from core.run.optim import warmup_cosine
 
@@ -45,8 +46,9 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        # what graphs gave to the step before may be overwritten now
-        torch.compiler.cudagraph_mark_step_begin()
+        if state.run.trainer.compile in GRAPHS:  # the call imports the whole compiler
+            # what graphs gave to the step before may be overwritten now
+            torch.compiler.cudagraph_mark_step_begin()
         with record_function("forward"):
             output = model(batch)
         with record_function("backward"):
