@@ -124,8 +124,8 @@ def test_the_best_infonce_is_that_of_a_simulation_with_the_true_densities():
     every = torch.cat([own[:, None], log_ratio(x[:, None], others)], 1)
     terms = own - every.logsumexp(1) + np.log(k + 1)
     found = best_infonce(k, correlations)
-    assert abs(found - terms.mean()) < 4 * terms.std() / n**0.5 + 0.02
-    assert found < truth and best_infonce(8191, correlations) == pytest.approx(truth, abs=0.02)
+    assert abs(found - terms.mean()) < 4 * terms.std() / n**0.5 + 0.01
+    assert found <= truth and best_infonce(8191, correlations) == pytest.approx(truth, abs=0.02)
     assert best_infonce(1, correlations) < np.log(2)
 
 
