@@ -24,6 +24,7 @@ WORDS = {
     "files": "files (names, sizes or times of change)",
     "content": "stored images",
     "sample": "images, in a sample",
+    "sampled_labels": "labels, in a sample",
 }
 
 
@@ -33,8 +34,9 @@ class Identity:
 
     `digests` say what the split was recognised by: "pixels" and "labels" of a split in memory,
     "files" (relative path, size, time of change) and "labels" of one that streams from files,
-    "content" of one that streams from an array or a set with a digest of its own, "sample" of some
-    images where nothing else can be had, as of embedded data, which have no end.
+    "content" of one that streams from an array or a set with a digest of its own, "sample" and
+    "sampled_labels" of some images where nothing else can be had, as of embedded data, which have
+    no end.
     """
 
     name: str  # data.name; this and `root` say where the data were found, not what they are

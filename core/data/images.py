@@ -196,7 +196,9 @@ def digests_of(images: Split) -> dict[str, str]:
     sample, some_labels, _, _ = zip(*(images[place] for place in places.tolist()), strict=True)
     found |= {"sample": digest_of_sample(torch.stack(sample))}
     found |= {} if known is None else {"content": digest(f"{known} {chosen.tolist()}".encode())}
-    return {"labels": digest(torch.tensor(some_labels))} | found
+    return found | (
+        {} if "labels" in found else {"sampled_labels": digest(torch.tensor(some_labels))}
+    )
 
 
 def labels_of(dataset: Any) -> Tensor | None:

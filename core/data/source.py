@@ -88,7 +88,7 @@ class Source(ABC):
             classes=(),
             settings=settings | {"seed": self.seed},
             digests={
-                "labels": digest(torch.cat([batch.label for batch in batches])),
+                "sampled_labels": digest(torch.cat([batch.label for batch in batches])),
                 "sample": digest_of_sample(torch.cat([batch.views[0] for batch in batches])),
             },
         )
