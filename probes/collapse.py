@@ -10,6 +10,7 @@ latent dimensions.
 from core.information.bounds import interval, sandwich
 from core.information.chunked import slices
 from core.information.scores import Scores, gaussian
+from core.information.standardise import require_finite_features, require_finite_numbers
 
 import math
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class CollapseStatus(NamedTuple):
     """What a code carries at most, and in how many of its dimensions."""
 
     nats: float  # min(R, leave-one-out upper bound), an upper bound on I(X; Z)
-    active: int
+    active_units: int  # whose posterior mean varies; not those of so many nats
     dimensions: int
 
     @property
@@ -55,7 +56,7 @@ class CollapseStatus(NamedTuple):
         """For a person; empty where the code carries something."""
         if not self.collapsed:
             return ""
-        return f"collapsed: {self.active} of {self.dimensions} dimensions active, z carries at most {self.nats:.2f} nats"
+        return f"collapsed: {self.active_units} of {self.dimensions} units active, z carries at most {self.nats:.2f} nats"
 
 
 class Alarm:
@@ -80,8 +81,10 @@ def active_units(mean: Tensor) -> int:
 
 def collapse_status(codes: Codes, upper: float | None = None) -> CollapseStatus:
     """Reads the leave-one-out `upper` bound from the codes where it is not given."""
+    require_finite_features(codes.mean, "collapse")
     if upper is None:
         upper = interval(*sandwich(gaussian(codes.mean, codes.sigma, codes.z))[1]).mean
+    require_finite_numbers({"rate": codes.rate.mean().item(), "upper": upper}, "collapse")
     return CollapseStatus(
         max(0.0, min(upper, codes.rate.mean().item())),
         active_units(codes.mean),

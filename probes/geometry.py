@@ -8,6 +8,7 @@ from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler
 from core.data.sprites import Sprites
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.information.standardise import require_finite_features, require_finite_numbers
 from core.method import Method, PairCritic
 from core.run.config import RunConfig
 
@@ -60,8 +61,9 @@ def geometry(
 
 def layout(x: Tensor) -> dict[str, float]:
     """What can be said of one view of each image, features or codes [n, D]; uniformity is that of
-    their directions.
+    their directions. Raises `Unmeasurable` where they are not finite.
     """
+    require_finite_features(x, "geometry")
     spread = deviations(x)
     return {
         "dimensions": x.shape[1],
@@ -74,7 +76,10 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def collapse(space: dict[str, float]) -> str:
-    """What has collapsed, as words for a person; empty where nothing has."""
+    """What has collapsed, as words for a person; empty where nothing has. Raises `Unmeasurable` for
+    a NaN, which is neither.
+    """
+    require_finite_numbers(space, "geometry")
     dimensions, rank, dead = (
         int(space["dimensions"]),
         space["effective_rank"],

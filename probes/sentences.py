@@ -40,7 +40,7 @@ def details(report: Report) -> list[str]:
             f" {r['value']:.3f};"
             f" ceiling of the lower bound {rate['ceiling']:.2f})",
             f"  {kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f};"
-            f" {rate['active_units']} of {rate['latent_dimensions']} latent dimensions active",
+            f" {rate['active_units']} of {rate['latent_dimensions']} units active",
             *([parts_line(rate)] if "total_correlation" in rate else []),
             *([f"  {rate['sentence']}"] if "sentence" in rate else []),
         ]

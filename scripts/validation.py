@@ -122,7 +122,7 @@ class Validation:
             joined([codes(batch, prior) for batch in coded(method, self.held_out, order)])
         )
         self.warning = self.alarm(found)
-        return {"active_units": float(found.active), "information_upper": found.nats}
+        return {"active_units": float(found.active_units), "information_upper": found.nats}
 
     def _queue(self, method: Method, step: int) -> dict[str, float]:
         """Of a queue after `step` steps: the age of its oldest keys, and how far the present key

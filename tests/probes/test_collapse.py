@@ -171,10 +171,10 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     assert read.rate.mean() > 5
     assert (
         collapse_status(read).sentence
-        == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
+        == "collapsed: 0 of 64 units active, z carries at most 0.00 nats"
     )
     seen = linear_gaussian(500)
-    assert collapse_status(seen).sentence == "" and collapse_status(seen).active == 2
+    assert collapse_status(seen).sentence == "" and collapse_status(seen).active_units == 2
 
 
 def test_the_alarm_speaks_once_each_time_it_becomes_true():
@@ -182,5 +182,5 @@ def test_the_alarm_speaks_once_each_time_it_becomes_true():
     said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
     assert said == [False, True, False, False, True]
     warning = Alarm()(nothing)
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
+    assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")
     assert all(word in warning for word in ("free_bits", "annealing", "window"))
