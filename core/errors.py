@@ -63,7 +63,7 @@ def shown(value: object) -> str:
 
 
 class Unmeasurable(UserError):
-    """A probe can not be measured here; the message says why. Other probes are not touched by it."""
+    """A probe can not be measured here; the message says why. Other probes go on without it."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

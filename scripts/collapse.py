@@ -8,7 +8,7 @@ decoder, each remedy, and a VLAE.
 A decoder that reads every earlier pixel can draw digits without a code, and then a code that says
 nothing (R = 0) is a minimum. Each remedy is one schedule of what the rate costs; the VLAE takes
 away what the decoder may read (Chen et al. 2017). One run a row, then R, D, the bounds on I(X; Z)
-and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
+and the active units on the 10,000 test images; called again, it goes on where it stopped.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def table(found: dict[str, dict[str, Any]]) -> "Table":
     """One line a row: R, D and D + R in nats on test with 95% intervals, I(X; Z) between its
-    bounds, active dimensions.
+    bounds, active units.
     """
     from rich.table import Table
 
@@ -135,7 +135,7 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
         " 95%.",
         header_style="bold",
     )
-    for heading in ("", "R", "D", "D + R", "≤ I(X;Z) ≤", "active dimensions"):
+    for heading in ("", "R", "D", "D + R", "≤ I(X;Z) ≤", "active units"):
         made.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, rate in found.items():
         cells = [

@@ -220,7 +220,9 @@ def test_a_command_of_the_documentation_runs(place, words):
 def method_of_one_file() -> tuple[str, str, str]:
     """The README's section about it, the file and its YAML."""
     text = (ROOT / "README.md").read_text()
-    (section,) = (part for part in text.split("\n## ") if re.search(r"^class \w+\(Method", part, re.M))
+    (section,) = (
+        part for part in text.split("\n## ") if re.search(r"^class \w+\(Method", part, re.M)
+    )
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
     (settings,) = re.findall(r"^```yaml\n(.*?)^```", section, re.M | re.S)
     return section, code, settings

@@ -23,7 +23,7 @@ from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
 from vae.rate import RateConfig, RateSchedule
 
-ACTIVE = 0.01  # nats that a dimension carries, at least, to count as active
+INFORMATIVE = 0.01  # nats of rate, at least, of a dimension that counts as informative
 
 
 @dataclass
@@ -122,7 +122,7 @@ class BetaVAE(Method):
         if self.discrete():
             metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
         if len(columns) > 1:
-            metrics["active_dimensions"] = (columns > ACTIVE).sum().float()
+            metrics["informative_dimensions"] = (columns >= INFORMATIVE).sum().float()
         return Output(loss, metrics)
 
     def after_step(self, progress: float) -> None:

@@ -24,7 +24,7 @@ def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
     if len(read.z) < 2:
         return {}
     found = collapse_status(read)
-    return {"active_units": float(found.active), "information_upper": found.nats}
+    return {"active_units": float(found.active_units), "information_upper": found.nats}
 
 
 def collapse_warning(scores: dict[str, float], dimensions: int) -> str:

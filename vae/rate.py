@@ -114,7 +114,8 @@ class RateSchedule(nn.Module):
 
     The multiplier follows the relative error e of a moving average, log price += INTEGRAL e +
     PROPORTIONAL (e - e before), with e = log(R / R*) for a rate, and for a distortion e = (D* - D)
-    / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R.
+    / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R. A step whose rate or
+    distortion is not finite, which a gradient scaler skips as well, moves nothing.
     """
 
     price: Tensor
@@ -176,16 +177,20 @@ class RateSchedule(nn.Module):
 
     def _follow(self) -> None:
         """Move the price by what the last steps measured."""
+        seen = self.latest.isfinite().all()  # a NaN would stay in the average for ever
         before = torch.where(self.looks == 0, self.latest, self.average)
-        self.looks.add_(1)
-        self.average.copy_(MEMORY * before + (1 - MEMORY) * self.latest)
+        self.looks.add_(seen)
+        self.average.copy_(
+            torch.where(seen, MEMORY * before + (1 - MEMORY) * self.latest, self.average)
+        )
         if self.config.kind == "soft_free_bits":
             off = self.average[0] / self.settings["nats"] - 1
             factor = torch.where(off > BAND, FACTOR, torch.where(off < -BAND, 1 / FACTOR, 1.0))
-            self.price.mul_(torch.where(self.looks % EVERY == 0, factor, 1.0))
+            self.price.mul_(torch.where(seen & (self.looks % EVERY == 0), factor, 1.0))
         else:
             error, then = self._error(self.average), self._error(before)
-            self.price.mul_(torch.exp(INTEGRAL * error + PROPORTIONAL * (error - then)))
+            factor = torch.exp(INTEGRAL * error + PROPORTIONAL * (error - then))
+            self.price.mul_(torch.where(seen, factor, 1.0))
         self.price.clamp_(*LIMITS)
 
     def _error(self, measured: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def blahut_arimoto(
     until upper - lower <= `gap` nats, with p(y|x) = q(y) e^{s d(x, y)} / Z(x), D = E d under it,
     and
 
-        s D - E log Z - log max_y c(y)  <=  R(D)  <=  s D - E log Z - sum_y q(y) c(y) log c(y) = I(X; Y).
+        s D - E log Z - log max_y c(y)  <=  R(D)
+        R(D)  <=  s D - E log Z - sum_y q(y) c(y) log c(y) = I(X; Y).
 
     Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974. Cover &
     Thomas, section 10.8. Raises `ValueError` for probabilities that are no distribution,

@@ -5,6 +5,7 @@ negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's
 are no bounds and have no function here.
 """
 
+from core.errors import Unmeasurable
 from core.information.scores import Scores
 
 import math
@@ -80,7 +81,7 @@ def alpha_bound(scores: Scores, alpha: float) -> Bound:
 
     with M the mean of e^f over the own pair and m - 1 negatives, M' over m negatives: the same
     number in both, so that each is an expectation over m draws. alpha = 1 is InfoNCE, alpha = 0 is
-    NWJ; never above about log(m / alpha); the smaller alpha, the less bias and the more variance. f
+    NWJ; never above 1 + log(m / alpha); the smaller alpha, the less bias and the more variance. f
     should be near log p(y|x) / p(y): an additive constant matters here.
     """
     mixed, mixed_second, terms = _interpolated(scores, alpha)
@@ -94,14 +95,15 @@ def alpha_bound(scores: Scores, alpha: float) -> Bound:
 
 def best_alpha(calibration: list[Scores], alphas: tuple[float, ...]) -> float:
     """The alpha with the largest bound on calibration pairs; chosen on the pairs that are then
-    reported it would make no bound.
+    reported it would make no bound. Raises `Unmeasurable` where one of the bounds is NaN.
     """
-    return max(
-        alphas,
-        key=lambda alpha: sum(
-            _interpolated(scores, alpha)[2].mean().item() for scores in calibration
-        ),
-    )
+    found = [
+        sum(_interpolated(scores, alpha)[2].mean().item() for scores in calibration)
+        for alpha in alphas
+    ]
+    if any(map(math.isnan, found)):
+        raise Unmeasurable("alpha: its bound is NaN on calibration pairs, so none can be chosen")
+    return alphas[found.index(max(found))]
 
 
 def _interpolated(scores: Scores, alpha: float) -> tuple[Tensor, Tensor, Tensor]:

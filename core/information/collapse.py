@@ -6,6 +6,7 @@ n = images, L = latent dimensions.
 from core.information.bounds import interval, sandwich
 from core.information.codes import Codes
 from core.information.scores import gaussian
+from core.information.standardise import require_finite_features, require_finite_numbers
 
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class CollapseStatus(NamedTuple):
     """What a code carries at most, and in how many of its dimensions."""
 
     nats: float  # min(R, leave-one-out upper bound), an upper bound on I(X; Z)
-    active: int
+    active_units: int  # whose posterior mean varies; not those of so many nats
     dimensions: int
 
     @property
@@ -33,7 +34,7 @@ class CollapseStatus(NamedTuple):
         if not self.collapsed:
             return ""
         return (
-            f"collapsed: {self.active} of {self.dimensions} dimensions active, z carries at most"
+            f"collapsed: {self.active_units} of {self.dimensions} units active, z carries at most"
             f" {self.nats:.2f} nats"
         )
 
@@ -49,8 +50,10 @@ def collapse_status(codes: Codes, upper: float | None = None) -> CollapseStatus:
     """The status of n >= 2 codes; reads the leave-one-out `upper` bound from them where it is not
     given.
     """
+    require_finite_features(codes.mean, "collapse")
     if upper is None:
         upper = interval(*sandwich(gaussian(codes.mean, codes.sigma, codes.z))[1]).mean
+    require_finite_numbers({"rate": codes.rate.mean().item(), "upper": upper}, "collapse")
     return CollapseStatus(
         max(0.0, min(upper, codes.rate.mean().item())),
         active_units(codes.mean),

@@ -70,7 +70,8 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     what their views scramble.
 
         S_b = cov of the images' means,   S_w = mean cov of an image's views + delta I,
-        exp(-sum_k p_k log p_k),   p_k = lambda_k / |lambda|_1 + epsilon,   lambda the eigenvalues of S_w^{-1/2} S_b S_w^{-1/2}
+        exp(-sum_k p_k log p_k),   p_k = lambda_k / |lambda|_1 + epsilon,
+        lambda the eigenvalues of S_w^{-1/2} S_b S_w^{-1/2}
 
     Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse reads
     1. Directions in which views differ as much as images weigh little, which `effective_rank` can

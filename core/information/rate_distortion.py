@@ -1,7 +1,7 @@
 """Rate-distortion functions in closed form: the fewest nats at which a source can be kept to a
 given mean distortion.
 
-    R(D) = min I(X; Y) over p(y|x) with E d(x, y) <= D                                        (Shannon 1959; Berger 1971)
+    R(D) = min I(X; Y) over p(y|x) with E d(x, y) <= D            (Shannon 1959; Berger 1971)
 
 Every code lies on or above the curve: the region above R(D) is achievable, below it nothing is. n =
 components of a source.
@@ -61,7 +61,8 @@ class WaterFilling:
     """R(D) of a Gaussian vector under squared error, summed over its n components, by reverse
     water-filling.
 
-        R(theta) = sum_i max(0, 1/2 log(lambda_i / theta)),   D(theta) = sum_i min(theta, lambda_i),   dR/dD = -1 / (2 theta)
+        R(theta) = sum_i max(0, 1/2 log(lambda_i / theta)),   D(theta) = sum_i min(theta, lambda_i),
+        dR/dD = -1 / (2 theta)
 
     lambda_i are the eigenvalues of its covariance and theta is the water level: components below it
     are not coded at all, each of the others keeps an error of theta (Berger 1971, section 4.5;

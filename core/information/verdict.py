@@ -1,5 +1,6 @@
 """What a sweep of InfoNCE over the number of candidates says about itself."""
 
+from core.errors import Unmeasurable
 from core.information.bounds import Estimate
 
 import math
@@ -32,9 +33,17 @@ def verdict(
       log C does.
     - K-limited: still rising with log C.
 
+    Raises `Unmeasurable` for a number that is NaN or infinite, of which every comparison is false.
+
     The ratio to log C alone does not show saturation (I = 4 reads 3.55 at C = 256, 64% of log C and
     still 0.45 low), so the slope counts.
     """
+    numbers = [value for _, found in sweep for value in found] + [calibration or 0.0]
+    if math.isnan(cap) or not all(map(math.isfinite, numbers)):
+        raise Unmeasurable(
+            "the bound is not a finite number at some number of candidates, so it has no verdict;"
+            " look at the features and at the critic's scale"
+        )
     candidates, last = sweep[-1]
     ceiling = min(math.log(candidates), math.log(images), cap)
     if last.mean <= 0 or (

@@ -209,7 +209,7 @@ def _newton_direction(x: Tensor, share: Tensor, shrunk: Tensor, gradient: Tensor
     scaled = _apart(inverse * residual)
     along, size = scaled, (residual * scaled).sum()
     enough = size * min(1e-4, gradient.norm().item()) ** 2  # superlinear at the end
-    for _ in range(MOST_INNER):
+    for _ in range(MOST_INNER if size > 0 else 0):
         moved = share * (x @ along.T)
         curved = (moved - share * moved.sum(1, keepdim=True)).T @ x / len(x) + shrunk * along
         length = size / (along * curved).sum()

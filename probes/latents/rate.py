@@ -92,7 +92,7 @@ class RateProbe(Probe):
             f"{lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f},"
             f" R {r['value']:.3f}; ceiling of the lower bound {numbers['ceiling']:.2f})",
             f"{kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f}; {numbers['active_units']} of"
-            f" {numbers['latent_dimensions']} latent dimensions active",
+            f" {numbers['latent_dimensions']} units active",
         ]
         lines += [_parts(numbers)] if "total_correlation" in numbers else []
         return lines + ([numbers["sentence"]] if "sentence" in numbers else [])

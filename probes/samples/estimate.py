@@ -4,7 +4,7 @@ claim.
 n = pairs, C = candidates, the pairs of one held-out fold.
 """
 
-from core.errors import UserError, nearest
+from core.errors import Unmeasurable, UserError, nearest
 from core.information import scores
 from core.information.bounds import (
     Bound,
@@ -18,6 +18,7 @@ from core.information.bounds import (
     nwj,
     smile,
 )
+from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
 
 import math
@@ -127,7 +128,7 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     candidates = min(len(fold.query) for fold in fit.folds)
     ceiling = {
         "infonce": math.log(candidates),
-        "alpha": math.log((candidates - 1) / fit.alpha),
+        "alpha": 1 + math.log((candidates - 1) / fit.alpha),
     }.get(estimator)
     if estimator != "infonce":
         word = _other_verdict(
@@ -142,8 +143,10 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
     """Critics are judged against InfoNCE on the same pairs: both bound one quantity, so the lower
     one is loose. `ceiling` is log n at most, as no distribution-free lower bound can be trusted
-    above it (McAllester & Stratos 2020).
+    above it (McAllester & Stratos 2020). Raises `Unmeasurable` for a value that is not finite.
     """
+    if not all(map(math.isfinite, (*value, *headline))):
+        raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
     if value.mean <= 0 or value.high < headline.low - 0.1:
         return "critic-limited"
     return "saturated" if value.mean > NEAR * ceiling else "converged"
@@ -181,8 +184,9 @@ def _entry(
 
 def conclusion(found: Found) -> str:
     """What a careful person would say: the lower end of InfoNCE's interval, and what holds it
-    down.
+    down. Raises `Unmeasurable` where one of its numbers is not finite.
     """
+    require_finite_numbers(found["estimators"], "estimate")
     headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")
     least, word = math.floor(100 * headline["low"]) / 100, headline["verdict"]
     if headline["low"] <= 0:
@@ -194,7 +198,10 @@ def conclusion(found: Found) -> str:
     beyond = ""
     if alpha and word in ("saturated", "K-limited") and alpha["low"] > 0:
         least_alpha = math.floor(100 * alpha["low"]) / 100
-        beyond = f"; the alpha-bound ({alpha['alpha']:g}), which log C does not hold, says at least {least_alpha:.2f}"
+        beyond = (
+            f"; the alpha-bound ({alpha['alpha']:g}), which log C does not hold, says at least"
+            f" {least_alpha:.2f}"
+        )
     reason = {
         "converged": "the ceiling does not bind",
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"

@@ -4,8 +4,13 @@ whatever trained it.
 n = images, D = feature dimensions, P = code dimensions.
 """
 
+from core.errors import Unmeasurable
 from core.information.bounds import infonce_terms
-from core.information.standardise import mean_and_deviation, standardised
+from core.information.standardise import (
+    mean_and_deviation,
+    require_finite_features,
+    standardised,
+)
 from core.matmul import speed_up
 from core.randomness import KeyedRNG
 
@@ -60,7 +65,19 @@ def train_critic(
 ) -> Critic:
     """Fit a critic to pairs of features [n, D] of the training split; the best step is chosen on
     the pairs of the calibration split.
+
+    Raises `Unmeasurable` for features that are not finite, fewer than two pairs in either split,
+    and where no step gives a finite value.
     """
+    for name, features in (
+        ("training", first),
+        ("training", second),
+        ("calibration", val_first),
+        ("calibration", val_second),
+    ):
+        require_finite_features(features, f"critic, {name} images")
+        if len(features) < 2:
+            raise Unmeasurable(f"critic: it takes two {name} images or more, got {len(features)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = speed_up(Critic(first))
@@ -89,6 +106,8 @@ def train_critic(
                 worse += 1
             if worse >= PATIENCE and (best > PLATEAU or step > STEPS / 2):
                 break
+    if best == -math.inf:
+        raise Unmeasurable("critic: its value on the calibration split was never a finite number")
     critic.load_state_dict(kept)
     return critic.eval().requires_grad_(False)
 
@@ -107,8 +126,13 @@ def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
     """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section
     search over its logarithm.
 
-    Choosing it on the pairs that are then reported would make the value no bound.
+    Choosing it on the pairs that are then reported would make the value no bound. Raises
+    `Unmeasurable` for codes or a start that are not finite, of which no scale is the best.
     """
+    for codes in (query, key):
+        require_finite_features(codes, "scale, calibration codes")
+    if not 0 < start < math.inf:
+        raise Unmeasurable(f"scale: it is sought from a number above 0, got {start}")
     golden = (math.sqrt(5) - 1) / 2
     n = min(len(query), 2048)
     low, high = math.log(start) - 3, math.log(start) + 3

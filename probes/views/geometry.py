@@ -7,6 +7,8 @@ n = images of the test split, V = views of each, D = dimensions.
 from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 
+from core.information.standardise import require_finite_features, require_finite_numbers
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -84,8 +86,9 @@ def geometry(frozen: Frozen) -> Numbers:
 
 def layout(x: Tensor) -> dict[str, float]:
     """What can be said of one view of each image, features or codes [n, D]; uniformity is that of
-    their directions.
+    their directions. Raises `Unmeasurable` where they are not finite.
     """
+    require_finite_features(x, "geometry")
     spread = deviations(x)
     return {
         "dimensions": x.shape[1],
@@ -98,7 +101,10 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def collapse(space: dict[str, float]) -> str:
-    """What has collapsed, as words for a person; empty where nothing has."""
+    """What has collapsed, as words for a person; empty where nothing has. Raises `Unmeasurable` for
+    a NaN, which is neither.
+    """
+    require_finite_numbers(space, "geometry")
     dimensions, rank, dead = (
         int(space["dimensions"]),
         space["effective_rank"],

@@ -7,6 +7,7 @@ n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
 from core.data.source import Truth
+from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
 from core.information.bounds import infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
@@ -161,6 +162,9 @@ def surpassed(critics: dict[str, Any]) -> None:
     """Every critic bounds the same I(V1; V2) from below, so one that another surpasses on the same
     pairs is loose, flat in K or not.
     """
+    ends = [found["sweep"][-1][end] for found in critics.values() for end in ("low", "high")]
+    if not all(map(math.isfinite, ends)):
+        raise Unmeasurable("a bound is not a finite number, so critics can not be compared")
     best = max(found["sweep"][-1]["low"] for found in critics.values())
     for found in critics.values():
         if found["sweep"][-1]["high"] < best - 0.1:

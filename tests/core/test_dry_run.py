@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from contrastive.simclr import SimCLR
-from probes.knn import online_knn
+from probes.labels.knn import online_knn
 from tests import in_process
 from tests.in_process import CONFIGS, train
 from vae.beta import BetaVAE

@@ -1,6 +1,8 @@
 """The words beside a number."""
 
-from core.information.bounds import Estimate, infonce_terms
+from core.errors import Unmeasurable
+from core.information.bounds import Estimate, best_alpha, infonce_terms
+from core.information.scores import of_matrix
 from core.information.verdict import cosine_cap, verdict
 
 import math
@@ -36,3 +38,51 @@ def test_cosine_cap_is_what_a_perfect_code_can_reach_at_most():
     code = torch.eye(2, dtype=torch.float64)[torch.tensor([0, 1])] * 2 - 1
     code = F.normalize(torch.stack([code[0], -code[0]]), dim=1)
     assert infonce_terms(code, code, 3.0, [2]).mean().item() == pytest.approx(cosine_cap(3.0, 2))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_a_number_that_is_not_finite_has_no_verdict(bad, place):
+    """Every comparison with NaN is false, and what is neither limited nor saturated would be called
+    converged.
+    """
+    sweep = [(c, flat(v)) for c, v in zip((64, 512, 1024, 4096), (2.4, 2.5, 2.5, 2.5), strict=True)]
+    assert verdict(sweep, 4096, 2.5) == "converged"
+    with pytest.raises(Unmeasurable, match="no verdict"):
+        verdict(sweep, 4096, bad)
+    with pytest.raises(Unmeasurable):
+        verdict(sweep, 4096, None, math.nan)
+    for field in Estimate._fields:
+        number, found = sweep[place]
+        spoiled = [*sweep]
+        spoiled[place] = number, found._replace(**{field: bad})
+        with pytest.raises(Unmeasurable):
+            verdict(spoiled, 4096)
+
+
+def test_no_alpha_is_chosen_by_a_nan():
+    scores = [of_matrix(torch.randn(9, 9, generator=torch.Generator().manual_seed(0)))]
+    assert best_alpha(scores, (0.01, 0.5, 0.9)) == 0.9
+    scores[0].own[3] = math.nan
+    with pytest.raises(Unmeasurable, match="alpha"):
+        best_alpha(scores, (0.01, 0.5, 0.9))
+
+
+@pytest.mark.parametrize(
+    "slope, word",
+    [(0.04, "converged"), (0.06, "K-limited"), (0.45, "K-limited"), (0.6, "saturated")],
+)
+def test_the_slope_is_nats_an_e_fold_of_candidates(slope, word):
+    """Between the last number of candidates and the nearest that is at most half of it."""
+    sweep = [(c, flat(1 + slope * math.log(c))) for c in (16, 64, 200, 256)]
+    assert verdict(sweep, 10**6, cap=math.inf) == word
+    sweep[2] = 200, flat(0.1)  # not looked at
+    assert verdict(sweep, 10**6) == word
+
+
+def test_few_images_and_a_cap_are_ceilings_too():
+    sweep = [(c, flat(2.5)) for c in (1024, 4096)]
+    assert verdict(sweep, 4096) == "converged"
+    assert verdict(sweep, 13) == "saturated"  # log 13 = 2.56
+    assert verdict(sweep, 15) == "converged"  # log 15 = 2.71
+    assert verdict(sweep, 4096, cap=2.6) == "saturated"

@@ -161,7 +161,7 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     assert read.rate.mean() > 5
     assert (
         collapse_status(read).sentence
-        == "collapsed: 0 of 64 dimensions active, z carries at most 0.00 nats"
+        == "collapsed: 0 of 64 units active, z carries at most 0.00 nats"
     )
     seen = linear_gaussian(500)
-    assert collapse_status(seen).sentence == "" and collapse_status(seen).active == 2
+    assert collapse_status(seen).sentence == "" and collapse_status(seen).active_units == 2

@@ -142,8 +142,8 @@ def test_features_are_standardised_by_torchs_deviation_and_dead_ones_stay_dead()
     )
     x[:, 2] -= 100
     mean, deviation = mean_and_deviation(x)
-    torch.testing.assert_close(mean, x.mean(0))
-    torch.testing.assert_close(deviation[[0, 1, 3]], x.std(0)[[0, 1, 3]])
+    torch.testing.assert_close(mean, x.double().mean(0))
+    torch.testing.assert_close(deviation[[0, 1, 3]], x.double().std(0)[[0, 1, 3]])
     assert deviation[[2, 4]].tolist() == [1, 1]
 
 

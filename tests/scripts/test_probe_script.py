@@ -82,7 +82,7 @@ def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, capsys, prior):
 def test_a_collapsed_vae_is_called_so(tmp_path, capsys):
     saved(tmp_path, spread=0.0)
     call(tmp_path, "--probes", "rate")
-    said = "collapsed: 0 of 4 dimensions active, z carries at most 0.00 nats"
+    said = "collapsed: 0 of 4 units active, z carries at most 0.00 nats"
     assert said in capsys.readouterr().out
 
 
@@ -101,7 +101,7 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     for share in (1.0, 0.0, 0.0, 1.0, 0.0):
         method.to_posterior.weight.data = share * kept
         scores = validation(method, 0)
-        said.append("collapsed: 0 of 4 dimensions active" in validation.warning)
+        said.append("collapsed: 0 of 4 units active" in validation.warning)
         assert scores["val/active_units"] == (4 if share else 0)
         assert (scores["val/information_upper"] > 1) == (share > 0)
     assert said == [False, True, False, False, True]

@@ -155,7 +155,7 @@ def test_a_vae_with_a_trained_prior_trains_it(kind, make_batch):
     loss, metrics = method(make_batch(8, 1, (1, 28, 28)))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-    assert ("active_dimensions" in metrics) == (kind == "flow")
+    assert ("informative_dimensions" in metrics) == (kind == "flow")
 
 
 @pytest.mark.parametrize(
