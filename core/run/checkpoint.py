@@ -276,6 +276,11 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
                 f"{path}: is of a run with another config ({key} is {shown(theirs)} there and"
                 f" {shown(ours)} here)"
             )
+    if shape_of(path, entries) != tuple(state.method.shape):
+        raise UserError(
+            f"{path}: its images are {entries['shape']} (channels, height, width), and the run's"
+            f" are {list(state.method.shape)}"
+        )
     load_weights(path, entries["method"], state.method)
     step = entries["step"]
     load_moments(path, entries["optimizer"], state.optimizer, state.run.optim.name, step)
@@ -311,9 +316,11 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
         mask = "mask" in key and value.dtype == torch.bool
         if mask and not torch.equal(weights[key], value.cpu()):
             raise UserError(f"{path}: '{key}' is a mask, and not the one of the method")
-    method.load_state_dict(
-        {key: shard_like(weights[key], value) for key, value in own.items()}, strict=True
-    )
+    parts = {key: shard_like(weights[key], value) for key, value in own.items()}
+    try:
+        method.load_state_dict(parts, strict=True)
+    except RuntimeError as error:  # what a module of its own accord refuses
+        raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from None
 
 
 def _check_weights(path: Path, weights: Any, own: dict[str, Tensor]) -> None:
@@ -360,7 +367,7 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
     weights = [value for value in entries["method"].values() if isinstance(value, Tensor)]
     size = sum(value.nbytes for value in weights)
     try:
-        with budget(4 * size + SPARE, 50 * len(weights) + 5000):
+        with budget(4 * size + SPARE, 10 * len(weights) + 500):
             return build_method(run, shape_of(path, entries))
     except OverBudget as error:
         raise UserError(
