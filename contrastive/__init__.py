@@ -1,1 +1,26 @@
-"""Contrastive encoders: two views of one image attract, all else repels."""
+"""Contrastive encoders: two views of one image attract, all else repels.
+
+>>> import torch
+>>> from contrastive import MoCo, SimCLR
+>>> images = torch.rand(4, 3, 32, 32)  # [B, C, H, W] in [0, 1], or uint8
+>>> simclr = SimCLR(SimCLR.Config(projection=64), shape=(3, 32, 32)).eval()
+>>> features, codes = simclr.encode(images)  # [B, D] and, of unit length, [B, P]
+>>> codes.shape
+torch.Size([4, 64])
+>>> moco = MoCo(MoCo.Config(queue=256), shape=(3, 32, 32)).eval()
+>>> query, key = moco.codes(images, images)  # from the query and from the momentum encoder
+>>> key.shape
+torch.Size([4, 128])
+"""
+
+from typing import TYPE_CHECKING
+
+from core.lazy import exports
+
+if TYPE_CHECKING:
+    from contrastive.moco import MoCo as MoCo
+    from contrastive.simclr import SimCLR as SimCLR
+
+__getattr__, __dir__ = exports(
+    __name__, {"MoCo": "contrastive.moco", "SimCLR": "contrastive.simclr"}
+)

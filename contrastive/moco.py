@@ -8,8 +8,8 @@ schedule). B = images on this process, K = queue length, D = features, P = proje
 from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
-from core.information.infonce import in_batch_loss, queue_loss
-from core.method import Method
+from core.information.losses import in_batch_loss, queue_loss
+from core.method import Context, Method
 from core.networks.backbones import Backbone
 from core.networks.batchnorm import in_groups, synchronised
 from core.randomness import KeyedRNG
@@ -45,6 +45,11 @@ class MoCoConfig(ContrastiveConfig):
         for key in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
+        if self.momentum > self.momentum_end:
+            raise ValueError(
+                f"momentum_end: the key encoder slows down towards the end of training, and"
+                f" {self.momentum_end:g} is below momentum, {self.momentum:g}"
+            )
         if self.shuffle_groups < 1:
             raise ValueError(f"shuffle_groups: must be 1 or more, got {self.shuffle_groups}")
 
@@ -162,6 +167,24 @@ class MoCo(Method):
         if self._new_keys is not None:
             self.queue.enqueue(self._new_keys)
             self._new_keys = None
+
+    def monitors(self, context: Context) -> dict[str, float]:
+        """The age of the queue's oldest keys, and how far the present key encoder has drifted away
+        from them; nothing while the queue holds no key.
+
+            queue_drift = 1 - E cos(queued key, key of the same view now)
+
+        The views behind the oldest keys are not kept: their batch is made again.
+        """
+        keys, age = self.queue.oldest(context.batch_size * self.keys_per_image)
+        if age == 0:
+            return {}
+        now = self.encode_again(context.trained_on(context.step - age))[-len(keys) :]
+        return {
+            "queue_age_epochs": age / context.steps_per_epoch,
+            "queue_age_steps": float(age),
+            "queue_drift": alignment(keys, now).item() / 2,
+        }
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return _encode(self.query, query_view), _encode(self.key, key_view)

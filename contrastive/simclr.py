@@ -7,7 +7,7 @@ Representations, 2020. B = images on this process, D = features, P = projection 
 from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import world
 from core.information.geometry import alignment
-from core.information.infonce import nt_xent
+from core.information.losses import nt_xent_and_in_batch
 from core.method import Method
 from core.networks.backbones import Backbone
 
@@ -40,7 +40,7 @@ class SimCLR(Method):
 
     def forward(self, batch: Batch) -> Output:
         first, second = self.in_micro_batches(self._project_both, *batch.views[:2])
-        loss, one_sided = nt_xent(first, second, self.temperature)
+        loss, one_sided = nt_xent_and_in_batch(first, second, self.temperature)
         n = len(first) * world()
         metrics = {
             "nt_xent": loss.detach(),

@@ -4,13 +4,17 @@ B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
 from core.batch import Batch, Encoded, Output
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shown
 from core.gradcache import in_micro_batches
 
 import importlib
+import os
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -19,7 +23,24 @@ from torch.distributions import Distribution
 ROOMS = (
     "contrastive",
     "vae",
-)  # a method named in a config or a checkpoint is looked for here and nowhere else
+)  # a method named in a checkpoint is looked for here and nowhere else, unless a user trusts more
+TRUST = "TWOBOUNDS_TRUST"  # the environment's list of further packages
+NAME = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may read when it is asked for its monitors, after `step` steps of training."""
+
+    step: int
+    batch_size: int  # of the whole batch, over all processes
+    steps_per_epoch: int
+    # the batch of a step, made again: a list with the part of each process in rank order, or with
+    # one whole batch where batch norm is synchronised
+    trained_on: Callable[[int], list[Batch]]
+    # (purpose, n): batches of at most n validation images as they are, with one view; the purpose
+    # names their randomness
+    held_out: Callable[[str, int], Iterable[Batch]]
 
 
 class Method(nn.Module, ABC):
@@ -56,7 +77,8 @@ class Method(nn.Module, ABC):
         `key`: x is the second view of its pair, which a method such as MoCo encodes by another
         network; features come from the same backbone either way.
         """
-        return Encoded(self.embed(x))
+        codes = self.codes(x, x)[int(key)] if isinstance(self, PairCritic) else None
+        return Encoded(self.embed(x), codes)
 
     def in_micro_batches(
         self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
@@ -72,6 +94,24 @@ class Method(nn.Module, ABC):
         """Called after each optimiser step with the share of training done: momentum update,
         enqueue, schedules.
         """
+
+    def monitors(self, context: Context) -> dict[str, float]:
+        """Numbers of this method's own, by name, for each validation, such as the age of a queue.
+        Called in eval mode without gradients, by one process.
+        """
+        return {}
+
+    def warning(self, scores: dict[str, float]) -> str:
+        """What the numbers of a validation call for, as one line for a person, or nothing.
+        `scores` holds `monitors` and the metrics of `forward` under their own names.
+        """
+        return ""
+
+    def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """Pictures of this method's own, by name: each is a list of rows of images [N, C, H, W],
+        uint8 or in [0, 1]. Called in eval mode without gradients.
+        """
+        return {}
 
 
 @runtime_checkable
@@ -118,34 +158,57 @@ class LatentModel(Protocol):
         ...
 
 
-def locate(name: str) -> type[Method]:
-    """The method class called `room.file.Class`. Nothing outside `ROOMS` is imported, and only
-    subclasses of `Method` return.
+def package_of(name: str) -> str:
+    """The package of a method's name: that a user writes it in a config of their own is trust."""
+    return name.partition(".")[0]
+
+
+def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
+    """The method class called `package.module.Class`.
+
+    Nothing is imported but modules in `ROOMS`, in packages that `trusted` names, and in those of
+    the environment's TWOBOUNDS_TRUST (separated by commas), which may lie in the current directory.
+    A class is returned only where that very module defines it as a subclass of `Method`.
     """
-    match = re.fullmatch(
-        rf"((?:{'|'.join(ROOMS)})(?:\.[a-z_][a-z0-9_]*)+)\.([A-Za-z_][A-Za-z0-9_]*)", name
-    )
-    if not match:
+    module_name, _, class_name = name.rpartition(".")
+    packages = {*ROOMS, *trusted, *os.environ.get(TRUST, "").split(",")} - {""}
+    if not (
+        NAME.fullmatch(name) and any(f"{module_name}.".startswith(f"{own}.") for own in packages)
+    ):
         raise UserError(
-            f"method: '{name}' is not allowed; name a class in {' or '.join(ROOMS)}, such as"
-            " contrastive.simclr.SimCLR"
+            f"method: {shown(name)} is not allowed; name a class in {' or '.join(ROOMS)}, such as"
+            " contrastive.simclr.SimCLR, or trust the package that holds it: --trust PACKAGE or"
+            f" {TRUST}=PACKAGE"
         )
+    module = _import(module_name, name)
+    found = vars(module).get(class_name)
+    if not _is_method(found, module_name):
+        methods = [key for key, value in vars(module).items() if _is_method(value, module_name)]
+        raise UserError(
+            f"method: '{class_name}' is no method of {module_name}{nearest(class_name, methods)}"
+        )
+    return found  # type: ignore[return-value]
+
+
+def _is_method(value: object, module_name: str) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
+
+
+def _import(module_name: str, name: str) -> ModuleType:
+    """A module of a trusted package; a user's own may lie in the current directory."""
+    own = package_of(module_name) not in ROOMS
+    if own and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file there replaces no installed module
     try:
-        module = importlib.import_module(match[1])
-    except ModuleNotFoundError as error:
-        if error.name is None or not match[1].startswith(error.name):
+        return importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):
+            file = module_name.replace(".", "/")
+            raise UserError(f"method: there is no file {file}.py for '{name}'") from None
+        if not own:
             raise
         raise UserError(
-            f"method: there is no file {match[1].replace('.', '/')}.py for '{name}'"
-        ) from None
-    found = getattr(module, match[2], None)
-    if not (isinstance(found, type) and issubclass(found, Method) and found.__module__ == match[1]):
-        methods = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, Method) and value is not Method
-        ]
-        raise UserError(
-            f"method: '{match[2]}' is no method of {match[1]}{nearest(match[2], methods)}"
-        )
-    return found
+            f"method: {module_name} can not be imported ({type(error).__name__}: {error})"
+        ) from error

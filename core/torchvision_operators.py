@@ -1,42 +1,87 @@
-"""Let torchvision import beside a CPU build of torch.
+"""Let torchvision import beside a CPU build of torch, whoever imports it and in whichever order.
 
 torchvision's wheels hold operators that are compiled against CUDA builds of torch. Beside a CPU
 build the shared library does not load, and `import torchvision` dies when it registers fake kernels
 for operators that were never defined; timm, lightly, torchmetrics and pytorch-lightning die with
-it. Declaring the two schemas is enough: nothing here calls the operators. `core/__init__.py` runs
-this before anything else, so every room that imports `core` first is safe.
+it. Declaring the two schemas is enough: nothing here calls the operators.
+
+`core/__init__.py` puts a finder in front of Python's own. It acts at the first import of
+torchvision alone, just before its code runs. Where torchvision is imported already it works, and
+nothing is done.
 """
 
 import ctypes
-import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-
-import torch
+from types import ModuleType
+from typing import Any
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-_library: torch.library.Library | None = None  # the definitions live as long as this object does
+_library: Any = None  # a torch.library.Library; the definitions live as long as this object does
 
 
-def declare_if_missing() -> None:
-    """Define `torchvision::nms` and `torchvision::qnms` where torchvision's own library can not;
-    otherwise do nothing.
+class Finder:
+    """Finds torchvision as the finders behind it do, and has its operators declared before it
+    runs.
+
+    Asking whether torchvision is there (`importlib.util.find_spec`) imports nothing.
     """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            if isinstance(finder, Finder) or find is None:
+                continue
+            if (spec := find(name, path, target)) is not None:
+                _declare_before(spec)
+                return spec
+        return None
+
+
+def declare_when_imported() -> None:
+    """Install the finder, once, unless torchvision is imported already."""
+    if "torchvision" not in sys.modules and not any(isinstance(f, Finder) for f in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
+
+
+def _declare_before(spec: ModuleSpec) -> None:
+    """Have the spec's loader declare the operators before it runs the module."""
+    loader: Any = spec.loader
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:  # a namespace, such as an empty folder of that name: no code to run
+        return
+
+    def exec_module(module: ModuleType) -> None:
+        _declare_if_missing(spec.submodule_search_locations or [])
+        execute(module)
+
+    loader.exec_module = exec_module
+
+
+def _declare_if_missing(folders: Sequence[str]) -> None:
+    """Define `torchvision::nms` and `torchvision::qnms` where torchvision's own library can not."""
     global _library
-    if _library is None and not _compiled_library_loads():
+    import torch
+
+    if _library is None and not _compiled_library_loads(folders):
         _library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in SCHEMAS:
             if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
                 _library.define(schema)
 
 
-def _compiled_library_loads() -> bool:
-    spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
-    folders = spec.submodule_search_locations if spec else None
-    for library in sorted(Path(folders[0]).glob("_C*.so")) if folders else []:
+def _compiled_library_loads(folders: Sequence[str]) -> bool:
+    for library in sorted(path for folder in folders for path in Path(folder).glob("_C*.so")):
         try:
             ctypes.CDLL(str(library))
             return True

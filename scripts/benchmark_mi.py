@@ -47,7 +47,7 @@ class Peer:
         """The task's pairs as `Known`."""
         import numpy as np
 
-        from probes.benchmark_sources import Known
+        from probes.samples.benchmark_sources import Known
 
         answer = self._ask("draw", name)
         with np.load(answer["file"], allow_pickle=False) as file:

@@ -13,13 +13,18 @@ queue and optimiser have to be those of the untouched run bit by bit (of several
 1e-6), and metrics.jsonl the same text. The exit code is 0 only then.
 """
 
-import core  # noqa: F401
+import sys
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import commands
 from core.errors import UserError, exit_cleanly
-from core.run import checkpoint, config
+from core.run import checkpoint, config, dry_run, loop  # noqa: F401  imported before a life forks
 from core.run.folder import RunFolder, make_folder
 from core.run.preemption import REQUEUE
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -30,16 +35,16 @@ import random
 import resource
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from probes.labels import knn  # noqa: F401
 from scripts import pretrain
+from scripts.patience import Patience, stamp
 
 WAYS = (
     "kill",
@@ -54,9 +59,6 @@ ENDS = {
     "usr1": {REQUEUE},
     "full": {2, 1},
 }  # exit codes of a life; 1 is that of a process whose peer has gone
-# seconds for a life to reach its appointed step, or for the others to end when one process was
-# killed
-PATIENCE = 120.0
 FORK = multiprocessing.get_context(
     "fork"
 )  # a life begins where all is imported: half a second instead of ten
@@ -108,8 +110,7 @@ def life(words: list[str], output: Path, rank: int, world: int, port: int, limit
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.argv = ["pretrain.py", *words]
-    pretrain.main()
+    pretrain.main(words)
 
 
 class Run:
@@ -148,13 +149,18 @@ class Run:
                 continue  # torn by a kill
         return 0
 
+    def patience(self) -> Patience:
+        """As long as steps are logged, checkpoints are written or something is said."""
+        places = (self.files.last, self.files.metrics, self.output)
+        return Patience(self.processes, lambda: [stamp(place) for place in places])
+
     def wait_for(self, step: int) -> bool:
         """Wait until that step is logged; False where the run ended before."""
-        deadline = time.monotonic() + PATIENCE
+        patience = self.patience()
         while self.step() < step:
             if not any(process.is_alive() for process in self.processes):
                 return False
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 raise UserError(
                     f"the run stands still at step {self.step()}; {self.output} says why"
                 )
@@ -163,13 +169,14 @@ class Run:
 
     def join(self) -> list[int | None]:
         """The exit codes, once every process has ended."""
-        for process in self.processes:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
+        patience = self.patience()
+        while alive := [process for process in self.processes if process.is_alive()]:
+            alive[0].join(0.2)
+            if patience.is_over():
+                for process in alive:
+                    process.kill()
                 raise UserError(
-                    f"a process of the run did not end within {PATIENCE:.0f} s; {self.output}"
-                    " says what it did"
+                    f"a process of the run neither gets on nor ends; {self.output} says what it did"
                 )
         return [process.exitcode for process in self.processes]
 
@@ -292,10 +299,8 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 @exit_cleanly
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = commands.parser("soak", __doc__)
     parser.add_argument("config", help="a YAML file, such as those in configs/")
     parser.add_argument(
         "overrides",
@@ -321,7 +326,7 @@ def main() -> None:
         default=Path("runs/soak"),
         help="a folder that is not there yet (default: %(default)s)",
     )
-    given = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(argv)
     if given.out.exists():
         raise UserError(f"--out: {given.out} is there already; name another one")
     if min(given.kills, given.processes) < 1:

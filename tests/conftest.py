@@ -1,11 +1,39 @@
-"""What tests share: one thread per process, and small batches."""
+"""What tests share: one thread a process, a process a core, the CPU, and small batches."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in what tests start
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import core  # noqa: F401
 from core.batch import Batch
 from core.randomness import KeyedRNG
 
+from pathlib import Path
+
 import pytest
 import torch
+
+# Files that take longest, longest first: a process is given whole files, and a long one at the end
+# would leave the other cores idle.
+LONGEST = ("test_world_sizes.py", "test_faults.py", "test_training.py", "test_readme.py")
+MOST_PROCESSES = 8  # of about 1 GiB each
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: a process a core; files that are named run in one, as importing takes longer."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    if config.args and all(".py" in word for word in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(Path(item.path).name, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.benchmark_sources import correlation, gaussian
+from probes.samples.benchmark_sources import correlation, gaussian
 
 
 class Gaussian(NamedTuple):

@@ -10,6 +10,7 @@ from core.method import LatentModel, Method, PairCritic, locate
 from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
+from core.run.setup import build_state, start_fabric
 from core.run.train import train
 
 from pathlib import Path
@@ -18,8 +19,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from lightning_fabric import Fabric
-
-from scripts.pretrain import build_state, start_fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHAPES = {
@@ -67,7 +66,7 @@ def test_a_config_runs(path, tmp_path):
     )
     assert f"val/{method.criterion}" in {"val/knn"} | {f"val/{name}" for name in metrics[0]}
     checkpoint.save(tmp_path / "last.ckpt", state)
-    loaded, again, step = checkpoint.load_method(tmp_path / "last.ckpt")
+    loaded, again, step, _ = checkpoint.load_method(tmp_path / "last.ckpt")
     assert step == 3 and config.to_dict(again) == config.to_dict(run)
     x = next(iter(source.batches(train_sampler(len(source), 8, 0, 0, 1), 1))).views[0]
     method.eval()

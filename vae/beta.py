@@ -6,7 +6,7 @@ B = images on this process, C H W = image shape, L = latent dimensions, G = colu
 """
 
 from core.batch import Batch, Output, at_least_float32
-from core.method import Method
+from core.method import Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
 from core.networks.likelihoods import Likelihood
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae.figures import reconstructions, traversals
+from vae.monitors import code_monitors, collapse_warning
 from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
 from vae.rate import RateConfig, RateSchedule
@@ -125,6 +127,16 @@ class BetaVAE(Method):
 
     def after_step(self, progress: float) -> None:
         self.schedule.after_step(progress)
+
+    def monitors(self, context: Context) -> dict[str, float]:
+        return code_monitors(self, context)
+
+    def warning(self, scores: dict[str, float]) -> str:
+        return collapse_warning(scores, self.config.latent)
+
+    def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
+        x = batch.views[0]
+        return {"reconstructions": reconstructions(self, x[:10]), "traversals": traversals(self, x)}
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x) for images as `target` returns them."""

@@ -5,194 +5,154 @@ n = images in the split, B = images on this process.
 """
 
 from core.batch import Batch
-from core.data.skipping import Split, Undecodable, first_decodable
-from core.data.source import Sampler, Source
-from core.data.views import Policy, augment
+from core.data.identity import Identity, digest, digest_of_files, digest_of_sample
+from core.data.loading import load
+from core.data.notes import printable
+from core.data.skipping import Split
+from core.data.source import Sampler, Source, eval_sampler
+from core.data.views import Policy, augment, policy
 from core.errors import UserError
 from core.randomness import KeyedRNG
 
-import io
+import copy
 import itertools
-import traceback
+import math
+import os
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from timm.data import ImageDataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 
-class Resized(Dataset[tuple[Tensor, int]]):
-    """A data set of (picture, label) as (uint8 [C, H, W], label), every image of one shape.
+@dataclass
+class Facts:
+    """What is known of a stored split besides its images; shared by all sources that show it."""
 
-    With `size` the shorter side is resized to it and the centre is cut out; without, images have to
-    be of one shape already. With `grey` they have one channel; without, as many as the first image.
-    """
+    name: str = "arrays"
+    split: str = ""
+    root: str = ""
+    classes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)  # that change pixels or labels
+    files: tuple[str | Path, list[tuple[str, int]]] | None = None  # top, and (path, label) of each
+    identity: Identity | None = None  # once it has been asked for
 
-    def __init__(self, dataset: Any, size: int, grey: bool = False, skip: float = 0.0):
-        self.dataset, self.size = dataset, size
-        self.as_stored = not (size or grey)
-        first = first_decodable(self._open, len(dataset), skip)
-        self.grey = grey or np.asarray(self._open(first)[0]).ndim == 2
-        self.shape: tuple[int, int, int] = tuple(self._read(first)[0].shape)  # type: ignore[assignment]
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+class Stored(Source):
+    """Images that exist before they are looked at, and are augmented by a policy."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._read(index)
-        require_shape(image, self.shape, index)
-        return image, label
+    policy: Policy
+    facts: Facts
 
-    def _read(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self._open(index)
-        return to_tensor(picture, self.size, self.grey), label
-
-    def _open(self, index: int) -> tuple[Image.Image, int]:
-        try:
-            item, label = self._item(index)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            raise UserError(
-                f"data.root: image {index}: {error.filename or ''} can not be read"
-                f" ({error.strerror})"
-            ) from None
-        if isinstance(item, Image.Image):
-            return item, int(label)
-        if not isinstance(item, bytes):
-            return Image.fromarray(np.asarray(item)), int(label)
-        try:
-            return eight_bits(Image.open(io.BytesIO(item))).convert("RGB"), int(label)
-        except MemoryError:
-            raise
-        # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
-        except Exception as error:
-            name = self.dataset.filename(index, absolute=True)
-            reason = (
-                "no image that Pillow knows"
-                if isinstance(error, UnidentifiedImageError)
-                else str(error)
-            )
-            raise Undecodable(
-                f"data.root: {name} can not be decoded ({reason}); mend or remove it"
-            ) from None
-
-    def _item(self, index: int) -> tuple[Any, int]:
-        """What is stored. timm itself would silently put the next image of any split in the place
-        of one that fails.
+    def viewed(self, augment: str, compile: bool = False) -> "Stored":
+        """The same images under the policy of that name (`core.data.views`), "none" for the plain
+        images; images and identity are shared.
         """
-        if not isinstance(self.dataset, ImageDataset):
-            return self.dataset[index]
-        file, label = self.dataset.reader[index][:2]
-        with file:
-            return file.read(), -1 if label is None else label
+        source = copy.copy(self)
+        source.policy = replace(policy(augment, self.shape[1]), compile=compile)
+        source.shape = (self.shape[0], source.policy.size, source.policy.size)
+        source.augmentation = augment
+        return source
+
+    def identify(self) -> Identity:
+        """An identity from all pixels and labels, or from the files that they are read from."""
+        facts = self.facts
+        if facts.identity is None:
+            shape, digests = self._content()
+            facts.identity = Identity(
+                name=facts.name,
+                split=facts.split,
+                root=facts.root,
+                images=len(self),
+                shape=shape,
+                factors=dict(self.factors),
+                classes=facts.classes,
+                settings=facts.settings,
+                digests=digests | _digest_of_files(facts),
+            )
+        return facts.identity
+
+    @abstractmethod
+    def _content(self) -> tuple[tuple[int, ...], dict[str, str]]:
+        """The shape of the images before they are augmented, and what they are recognised by."""
 
 
-def to_tensor(picture: Image.Image, size: int, grey: bool) -> Tensor:
-    """A picture as uint8 [C, H, W]; with `size`, its shorter side is resized to that and its centre
-    cut out.
-    """
-    picture = eight_bits(picture).convert("L" if grey else "RGB")
-    if size and picture.size != (size, size):
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop(
-            (left, top, left + size, top + size)
-        )
-    pixels = torch.from_numpy(np.array(picture))
-    return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
-
-
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """A picture whose values Pillow can convert: of 16 bits the upper 8, where Pillow would call
-    all above 255 white.
-    """
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise Undecodable(
-            f"pixels of Pillow's mode {picture.mode} have no known range: store 8 or 16 bits"
-        )
-    return picture
-
-
-def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
-    if tuple(image.shape) != shape:
-        raise UserError(
-            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set"
-            " data.size so that they become one shape"
-        )
-
-
-class Arrays(Source):
+class Arrays(Stored):
     """A split in memory: uint8 images [n, C, H, W], batched by index."""
 
-    def __init__(self, images: Tensor, labels: Tensor, factors: dict[str, int], policy: Policy):
-        self.images, self.labels, self.factors, self.policy = images, labels, factors, policy
-        height, width = (policy.size, policy.size) if policy.size else images.shape[2:]
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        factors: dict[str, int],
+        policy: Policy | None = None,
+        facts: Facts | None = None,
+    ):
+        """`labels`: int64 [n, F], a column for each of `factors`. Without a policy, images are
+        printable as they are.
+        """
+        self.images, self.labels, self.factors = images, labels, factors
+        self.policy, self.facts = policy or Policy(images.shape[2]), facts or Facts()
+        height, width = [self.policy.size] * 2 if self.policy.size else images.shape[2:]
         self.shape = (images.shape[1], height, width)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def _content(self) -> tuple[tuple[int, ...], dict[str, str]]:
+        digests = {"pixels": digest(self.images), "labels": digest(self.labels)}
+        return tuple(self.images.shape[1:]), digests
+
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
-            self.images, self.labels = (
-                self.images.to(rng.device),
-                self.labels.to(rng.device),
-            )  # moved once, then held there
+            # moved once, then held there
+            self.images, self.labels = self.images.to(rng.device), self.labels.to(rng.device)
             here = index.to(rng.device)
-            yield make_batch(
-                self.images.index_select(0, here),
-                self.labels.index_select(0, here),
-                here,
-                rng,
-                self.policy,
-                views,
-            )
+            image, label = (x.index_select(0, here) for x in (self.images, self.labels))
+            yield make_batch(image, label, here, rng, self.policy, views)
 
 
-class Stream(Source):
+class Stream(Stored):
     """A split that is decoded as it is read. Workers only decode and resize; views are made by the
     batch, on the device.
     """
 
     def __init__(
         self,
-        split: Split,
+        images: Split,
         shape: tuple[int, int, int],
         factors: dict[str, int],
         policy: Policy,
         workers: int,
+        facts: Facts | None = None,
+        timeout: float = math.inf,
     ):
-        self.split, self.factors, self.policy, self.workers = split, factors, policy, workers
-        self.shape = (shape[0], policy.size, policy.size)
+        self.images, self.factors, self.policy, self.workers = images, factors, policy, workers
+        self.stored, self.shape = shape, (shape[0], policy.size, policy.size)
+        self.facts, self.timeout = facts or Facts(), timeout
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.images)
+
+    def _content(self) -> tuple[tuple[int, ...], dict[str, str]]:
+        return self.stored, digests_of(self.images)
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # workers run ahead of the batches
-        wanted = (index.tolist() for index, _ in ahead)
-        loaded = load(
-            self.split, self.workers, batch_sampler=wanted, pin_memory=torch.cuda.is_available()
-        )
-        for (image, label, read), (index, rng) in zip(loaded, order, strict=True):
-            self.split.account(index, read)
-            image = image.to(rng.device, non_blocking=True)
-            yield make_batch(
-                image,
-                label[:, None].to(rng.device),
-                index.to(rng.device),
-                rng,
-                self.policy,
-                views,
-            )
+        wanted, pin = (index.tolist() for index, _ in ahead), torch.cuda.is_available()
+        (classes,) = self.factors.values()
+        loaded = load(self.images, self.workers, self.timeout, batch_sampler=wanted, pin_memory=pin)
+        for (image, label, read, notes), (index, rng) in zip(loaded, order, strict=True):
+            self.images.account(index, read, notes)
+            require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
+            image, label = image.to(rng.device, non_blocking=True), label[:, None].to(rng.device)
+            yield make_batch(image, label, index.to(rng.device), rng, self.policy, views)
+        if self.images.notes:
+            self.images.notes.judge()
 
 
 def make_batch(
@@ -207,79 +167,66 @@ def make_batch(
     )
 
 
-def decode(dataset: Resized, split: Split, workers: int) -> tuple[Tensor, Tensor]:
-    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n,
-    1].
-    """
-    inner, chosen = dataset.dataset, split.chosen
-    targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
-    if (
-        dataset.as_stored
-        and targets.ndim == 1
-        and isinstance(getattr(inner, "data", None), np.ndarray | Tensor)
-    ):
-        raw = torch.as_tensor(inner.data)  # torchvision's small sets are arrays already
-        images = raw[chosen]
-        images = (
-            images[:, None]
-            if images.ndim == 3
-            else images.permute(0, 3, 1, 2)
-            if images.shape[-1] in (1, 3)
-            else images
+def require_labels(labels: Tensor, classes: int, where: str) -> None:
+    """`UserError` where a label is none of the train split's classes."""
+    low, high = labels.min().item(), labels.max().item()
+    if not 0 <= low <= high < classes:
+        raise UserError(
+            f"data.name: labels of {where} run from {low} to {high}, and its train split has"
+            f" classes 0 to {classes - 1}"
         )
-        return images.contiguous(), targets[chosen].long()[:, None]
-    images, labels = (
-        torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8),
-        torch.empty(len(chosen), 1, dtype=torch.long),
+
+
+def digests_of(images: Split) -> dict[str, str]:
+    """What a split that is not held in memory is recognised by, besides the list of its files:
+    torchvision's stored array, the digest that Hugging Face keeps of a set, or, of a set that has
+    neither, a sample of 64 decoded images.
+    """
+    inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
+    labels = labels_of(inner)
+    found = {} if labels is None else {"labels": digest(labels[chosen])}
+    data = getattr(inner, "data", None)
+    if isinstance(data, np.ndarray | Tensor):
+        return found | {"content": digest(torch.as_tensor(data)[chosen])}
+    if getattr(inner, "samples", None):
+        return found
+    reader = getattr(inner, "reader", None)
+    known = getattr(getattr(reader, "dataset", None), "_fingerprint", None)
+    places = torch.cat([index for index, _ in eval_sampler(len(images), most=64)])
+    sample, some_labels, _, _ = zip(*(images[place] for place in places.tolist()), strict=True)
+    found |= {"sample": digest_of_sample(torch.stack(sample))}
+    found |= {} if known is None else {"content": digest(f"{known} {chosen.tolist()}".encode())}
+    return found | (
+        {} if "labels" in found else {"sampled_labels": digest(torch.tensor(some_labels))}
     )
-    done = 0
-    for image, label, read in load(split, workers, batch_size=256):
-        split.account(torch.arange(done, done + len(image)), read)
-        images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
-        done += len(image)
-    return images, labels
 
 
-def read_through(dataset: Any, size: int, room: float, grey: bool = False) -> tuple[Tensor, Tensor]:
-    """Every image of a data set that can only be read in sequence, in its own order, as `decode`
-    gives them; at most `room` bytes.
+def labels_of(dataset: Any) -> Tensor | None:
+    """The labels of a data set with random access, int64 [n], where they are known without
+    decoding its images.
     """
-    if hasattr(
-        dataset.reader, "dist_num_replicas"
-    ):  # every process holds every image, and takes its slice of an order
-        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for picture, label in dataset:
-        image = to_tensor(picture, size, grey)
-        require_shape(image, tuple(images[0].shape) if images else tuple(image.shape), len(images))
-        images.append(image)
-        labels.append(int(label))
-        if len(images) * image.numel() > room:
+    samples = getattr(dataset, "samples", None)
+    targets = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    if samples:
+        targets = [label for _, label in samples]
+    found = torch.as_tensor(np.asarray([] if targets is None else targets))
+    return found.long() if found.ndim == 1 and len(found) == len(dataset) else None
+
+
+def _digest_of_files(facts: Facts) -> dict[str, str]:
+    """{"files": digest of path, size and time of change of each}, or {} of a set without files."""
+    if facts.files is None:
+        return {}
+    top, files = facts.files
+    return {"files": digest_of_files(_with_status(str(top), files))}
+
+
+def _with_status(top: str, files: list[tuple[str, int]]) -> Iterator[tuple[str, int, int, int]]:
+    for path, label in files:
+        try:
+            status = os.stat(path)
+        except OSError as error:
             raise UserError(
-                "data.memory: a set that can only be read in sequence has to fit, and"
-                f" {room / 2**30:g} GiB hold fewer than"
-                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with"
-                " random access (hfds/ or a folder)"
-            )
-    if not images or len(images) < len(dataset):
-        raise UserError(
-            f"data.root: {len(images)} of {len(dataset)} images could be read; the warnings above"
-            " say why the others could not"
-        )
-    return torch.stack(images), torch.tensor(labels)[:, None]
-
-
-def load(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
-    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and
-    torch's own generator is left alone.
-    """
-    try:
-        yield from DataLoader(dataset, num_workers=workers, generator=torch.Generator(), **options)
-    except UserError as error:  # a worker's arrives with its traceback as text
-        traceback.clear_frames(
-            error.__traceback__
-        )  # lets the workers go now; a loader that is collected later waits 5 s for each
-        raise UserError(
-            str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
-        ) from None
+                f"data.root: {printable(path)} can not be read ({error.strerror})"
+            ) from None
+        yield os.path.relpath(path, top), status.st_size, status.st_mtime_ns, label

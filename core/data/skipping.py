@@ -7,7 +7,7 @@ n = images in the split.
 from core.errors import UserError
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from torch import Tensor
@@ -21,47 +21,57 @@ class Undecodable(UserError):
 
 
 class Images(Protocol):
-    """A data set of (uint8 [C, H, W], label) that raises `Undecodable`."""
+    """A data set of (uint8 [C, H, W], label, note) that raises `Undecodable`."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]: ...
 
 
-class Split(Dataset[tuple[Tensor, int, int]]):
+class Noted(Protocol):
+    """What takes the notes of images, such as `core.data.notes.Notes`."""
+
+    def add(self, notes: Iterable[int]) -> None: ...
+
+    def judge(self) -> None: ...
+
+
+class Split(Dataset[tuple[Tensor, int, int, int]]):
     """The chosen images of a data set by their place in the split, as (image, label, place that it
-    was read from).
+    was read from, note of what was done to it).
 
     For an image that can not be decoded the next one of the split that can stands in, with its own
     label. Which that is depends on the files alone, so that batch i stays a function of (seed, i),
     whether a split is held or streamed, and after a resume.
     """
 
-    def __init__(self, images: Images, chosen: Tensor, share: float):
-        self.images, self.chosen, self.share = images, chosen, share
+    def __init__(self, images: Images, chosen: Tensor, share: float, notes: Noted | None = None):
+        self.images, self.chosen, self.share, self.notes = images, chosen, share, notes
         self.allowed = int(share * len(chosen))
         self.skipped: set[int] = set()  # places, as far as this process has met them
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, place: int) -> tuple[Tensor, int, int, int]:
         for further in range(self.allowed + 1):
             read = (place + further) % len(self)
             try:
-                image, label = self.images[int(self.chosen[read])]
+                image, label, note = self.images[int(self.chosen[read])]
             except Undecodable as error:
                 if further == self.allowed:
                     raise self._beyond(str(error)) from None
                 continue
-            return image, label, read
+            return image, label, read, note
         raise AssertionError
 
-    def account(self, wanted: Tensor, read: Tensor) -> None:
+    def account(self, wanted: Tensor, read: Tensor, notes: Tensor) -> None:
         """Name and count the images that others stood in for, given the places that were asked for
-        and those that were read.
+        and those that were read, and pass on what is to be said of those that were read.
 
         Called in the process that trains, which sees what every worker met. Raises `UserError`
         beyond the stated share.
         """
+        if self.notes:
+            self.notes.add(notes.tolist())
         for place, instead in zip(
             wanted[wanted != read].tolist(), read[wanted != read].tolist(), strict=True
         ):
@@ -100,6 +110,8 @@ def first_decodable(open_image: Callable[[int], object], n: int, share: float) -
     """The index of the first image that can be decoded; raises the first one's error where more
     than that share of n can not.
     """
+    if not n:
+        raise UserError("data.root: the data set holds no images; name another")
     errors: list[Undecodable] = []
     for index in range(min(n, int(share * n) + 1)):
         try:

@@ -13,9 +13,10 @@ B = images on this process, n = images in the split, S = image side, F = factors
 """
 
 from core.batch import Batch
-from core.data.source import Sampler, Source
+from core.data.source import Sampler, Source, Truth
 from core.randomness import KeyedRNG
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,13 +105,15 @@ class Sprites(Source):
     though their orders may share draws.
     """
 
+    Config, name = SpritesConfig, "sprites"
     shape = (3, SIDE, SIDE)
+    rendered, augmentation = True, "fresh rendering"
 
     def __init__(self, config: SpritesConfig, split: str, seed: int):
-        self.config, self.factors = config, config.factors
+        self.config, self.split, self.seed, self.factors = config, split, seed, config.factors
         self.combinations = config.combinations
-        self.information = math.log(config.combinations)
-        self.split = split
+        best = functools.partial(best_infonce, combinations=config.combinations)
+        self.truth = Truth(math.log(config.combinations), best)
         sizes = {"train": config.train, "val": config.validation, "test": config.test}
         parts = []
         for part in ("train", "val") if split == "trainval" else (split,):

@@ -39,7 +39,8 @@ class Backbone(nn.Module):
         self.net = timm.create_model(
             name, pretrained=False, num_classes=0, in_chans=shape[0], **size
         )
-        self.dim = int(self.net.num_features)  # type: ignore[arg-type]
+        # some heads hold a layer more before the classifier, which is taken away
+        self.dim = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
         first = getattr(self.net, "conv1", None)
         if stem == "cifar" and isinstance(first, nn.Conv2d) and hasattr(self.net, "maxpool"):
             self.net.conv1 = nn.Conv2d(shape[0], first.out_channels, 3, 1, 1, bias=False)

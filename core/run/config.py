@@ -1,97 +1,57 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
+import configs
+from core.data import doubtful
 from core.data.datasets import DataConfig
-from core.errors import UserError, nearest
-from core.method import locate
+from core.data.registry import is_own, trust
+from core.errors import SHOWN, UserError, nearest, shown
+from core.method import Method, locate, package_of
+from core.run import yaml_values
 from core.run.optim import OptimConfig
+from core.run.trainer_config import GRAPHS, TrainerConfig
 
+import difflib
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
-GRAPHS = ("reduce-overhead", "max-autotune")  # torch.compile's modes with CUDA graphs
-STRATEGIES = ("auto", "ddp", "fsdp")
-SHARDED = ("32-true", "bf16-mixed")  # precisions that go with fsdp
 LOGGING = ("auto", "disabled", "offline", "online")
-
-
-@dataclass
-class TrainerConfig:
-    """How a run is executed. The first five go straight to Lightning Fabric."""
-
-    accelerator: str = "auto"
-    devices: str = "1"  # a number or "auto"
-    num_nodes: int = 1
-    precision: str = "32-true"  # "bf16-mixed" on a recent GPU
-    # auto | ddp | fsdp: weights, gradients and the optimiser's moments are divided among the
-    # devices
-    strategy: str = "auto"
-    sync_batchnorm: bool = (
-        True  # batch-norm statistics are those of the global batch; false = each process's own
-    )
-    compile: bool | str = (
-        # torch.compile of the networks; reduce-overhead and max-autotune replay CUDA graphs, too
-        False
-    )
-    channels_last: bool = False
-    log_every: int = 20  # steps between lines of metrics.jsonl
-    save_every: int = 200  # steps between writes of last.ckpt
-    keep_last: int = 2  # how many of them stay: last.ckpt and those before it, last-1.ckpt, ...
-    keep_epochs: int = 0  # epochs between checkpoints that stay for good, epoch-N.ckpt; 0 = none
-    # seconds that processes wait for one another before they call one dead; validation has to fit
-    timeout: float = 1800.0
-    validate_every: int = 5  # epochs between validations (online kNN); 0 = never
-    profile: bool = (
-        False  # write profile/trace.json and profile/account.txt: where the time of a step goes
-    )
-
-    def __post_init__(self) -> None:
-        least_of = {
-            "num_nodes": 1,
-            "log_every": 1,
-            "save_every": 1,
-            "keep_last": 1,
-            "keep_epochs": 0,
-            "validate_every": 0,
-        }
-        for key, least in least_of.items():
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
-        if not 0 < self.timeout <= 86400 * 365:
-            raise ValueError(
-                f"timeout: must be above 0 seconds and within a year, got {self.timeout}"
-            )
-        if self.compile not in (False, True, *GRAPHS):
-            raise ValueError(
-                f"compile: '{self.compile}' is none of false, true, {', '.join(GRAPHS)}"
-            )
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy: '{self.strategy}' is none of {', '.join(STRATEGIES)}")
-        if self.strategy == "fsdp" and self.precision not in SHARDED:
-            raise ValueError(
-                f"strategy: fsdp goes with the precisions {', '.join(SHARDED)}, not"
-                f" {self.precision}"
-            )
-        if self.strategy == "fsdp" and self.channels_last:
-            raise ValueError(
-                "channels_last: torch shards no weights that lie in another order; leave it out"
-                " under fsdp"
-            )
-        if not (
-            self.devices in ("auto", "-1") or (self.devices.isdecimal() and int(self.devices) > 0)
-        ):
-            raise ValueError(f"devices: must be a number above 0 or 'auto', got '{self.devices}'")
+PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know
+# What may differ between a run and its resumption: where it runs and what is told about it, never
+# what is computed.
+RESUMABLE_KEYS = {
+    "resume",
+    "wandb",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "data.memory",
+    "data.timeout",
+    "data.changed",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.profile",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.keep_last",
+    "trainer.keep_epochs",
+    "trainer.timeout",
+    "data.skip",
+}
 
 
 @dataclass
 class RunConfig:
     """Everything that a run depends on. `model` is the method's own `Config`."""
 
-    method: str = "???"  # room.file.Class
+    method: str = "???"  # package.module.Class
     model: Any = None
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -100,6 +60,8 @@ class RunConfig:
     folder: str = "???"  # where the run is kept
     wandb: str = "auto"  # auto (online if logged in, else offline) | disabled | offline | online
     resume: bool = False
+    # no key of a config: a place -> (as it is, as the YAML wrote it with ${oc.env:NAME})
+    written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.wandb not in LOGGING:
@@ -111,70 +73,108 @@ class RunConfig:
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: must be 0 or more and below 2^63, got {self.seed}")
+        if self.trainer.keep_epochs > self.optim.epochs:
+            raise ValueError(
+                f"trainer.keep_epochs: the run ends after {self.optim.epochs} epochs"
+                f" (optim.epochs), so none of {self.trainer.keep_epochs} would be kept"
+            )
+
+
+SECTIONS = ("model", "data", "optim", "trainer")
+NO_KEYS = ("written", "doubtful")  # fields that no config sets
+KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
+
+
+class Wrong(Exception):
+    """What is wrong with a key, before it is known who wrote it."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"{key}: {reason}" if key else reason)
+        self.key = key
 
 
 def read(path: str | Path, overrides: list[str]) -> RunConfig:
     """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the
-    key and the mend.
+    key, who gave it and the mend.
+
+    The file is the user's own: the package of its method is trusted, and `${oc.env:NAME}` is read
+    from the environment.
     """
-    path = Path(path)
-    if not path.is_file():
-        reason = "is a folder, and a config is a YAML file" if path.is_dir() else "no such config"
-        raise UserError(f"{path}: {reason}; the ones at hand are in configs/")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: is no text; a config is a YAML file, such as those in configs/"
-        ) from None
-    except (
-        OmegaConfBaseException,
-        YAMLError,
-        OSError,
-        ValueError,
-    ) as error:  # a bare number is an OSError to OmegaConf
-        raise UserError(f"{path}: {_reason(error)}") from None
-    except RecursionError:
-        raise UserError(
-            f"{path}: its lists or mappings are nested too deep, or hold themselves"
-        ) from None
-    return from_dict(_merged(values, overrides, str(path)), str(path))
+    path = configs.find(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
+    origin = str(path)
+    pairs = [_pair(text) for text in overrides]
+    tree = yaml_values.parse(yaml_values.file_text(path), origin)
+    named = dict(pairs).get("method") or yaml_values.scalar_at(tree, "method")
+    if named is None:
+        raise UserError(f"{origin}: 'method' is missing or no text; every config names its method")
+    source = shown(f"method={named}") if "method" in dict(pairs) else origin
+    model = _located(named, [package_of(named)], source).Config
+    text = _text_keys(model)
+    values = yaml_values.construct(tree, origin, text)
+    run = _read(values, pairs, origin, model, text)
+    trust(*filter(is_own, [run.data.name]))
+    return run
 
 
-def from_dict(values: Any, origin: str) -> RunConfig:
-    """A checked `RunConfig` from plain containers, as read from YAML or from a checkpoint."""
-    if not isinstance(values, dict):
-        raise UserError(f"{origin}: a config is a mapping of keys to values")
-    for key in ("method", "folder"):
-        if not isinstance(values.get(key), str):
-            raise UserError(
-                f"{origin}: '{key}' is missing or no text; every config names its {key}"
-            )
-    model_type = locate(values["method"]).Config
-    values = {
-        key: {} if value is None and key in ("model", "data", "optim", "trainer") else value
-        for key, value in values.items()
-    }
-    _refuse_unknown(values, RunConfig, model_type, origin)
-    sections = {
-        name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)
-    } | {"model": model_type}
-    built = {
-        name: _checked(kind, values.get(name, {}), f"{name}.", origin)
-        for name, kind in sections.items()
-    }
-    top = {key: value for key, value in values.items() if key not in sections}
+def from_dict(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
+    """A checked `RunConfig` from plain containers, as read from a checkpoint. Text is taken as it
+    stands, and the method is one of the project's own rooms or of a `trusted` package.
+    """
+    values = yaml_values.plain(values, origin)
+    trust(*trusted)
     try:
-        return replace(
-            _checked(RunConfig, top, "", origin), **built
-        )  # checked once more, now for what sections ask of one another
-    except ValueError as error:
-        raise UserError(f"{origin}: {error}") from None
+        if not isinstance(values, dict):
+            raise Wrong("", "a config is a mapping of keys to values")
+        if not isinstance(values.get("method"), str):
+            raise Wrong("", "'method' is missing or no text; every config names its method")
+        return _built(values, _located(values["method"], trusted, origin).Config)
+    except Wrong as wrong:
+        raise UserError(f"{origin}: {wrong}") from None
 
 
 def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
     """A checked config with `key=value` overrides, such as another data.root."""
-    return from_dict(_merged(to_dict(run), overrides, origin), origin)
+    pairs = [_pair(text) for text in overrides]
+    values = _values(run)
+    named = dict(pairs).get("method", run.method)
+    model = _located(named, [package_of(run.method)], origin).Config
+    made = _read(yaml_values.literals(values), pairs, origin, model, _text_keys(model))
+    trust(*filter(is_own, [dict(pairs).get("data.name", "")]))
+    left = [
+        key
+        for key in run.data.doubtful
+        if not any(_concerns(f"data.{key}", name) for name, _ in pairs)
+    ]
+    return replace(made, written=run.written, data=replace(made.data, doubtful=tuple(left)))
+
+
+def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
+    """A checked `RunConfig` from a file of unknown origin, such as a checkpoint: the only way by
+    which its config comes in.
+
+    Text is literal, the method is the project's own or of a `trusted` package, nothing is fetched,
+    and which data it may open is decided when they are opened (`core.data.doubtful`), unless an
+    override has named them.
+    """
+    run = from_dict(values, origin, trusted)
+    data = run.data
+    return replace(
+        run,
+        data=replace(
+            data,
+            download=False,
+            workers=min(data.workers, max(8, os.cpu_count() or 1)),
+            memory=min(data.memory, DataConfig().memory),
+            doubtful=doubtful.ALL,
+        ),
+    )
+
+
+def method_class(run: RunConfig) -> type[Method]:
+    """The class that a checked config names."""
+    return locate(run.method, [package_of(run.method)])
 
 
 def for_information(run: RunConfig) -> RunConfig:
@@ -185,65 +185,227 @@ def for_information(run: RunConfig) -> RunConfig:
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
-    """The resolved config as plain containers, for the run folder, the checkpoint and the
-    logger.
+    """The config as plain containers, for the run folder, the checkpoint and the logger. A place
+    that came from the environment stays as the YAML wrote it.
     """
-    sections = ("model", "data", "optim", "trainer")
-    plain = OmegaConf.to_container(
-        OmegaConf.structured({name: getattr(run, name) for name in sections})
-    )
-    assert isinstance(plain, dict)
-    return {
-        f.name: plain[f.name] if f.name in sections else getattr(run, f.name)
-        for f in fields(RunConfig)
-    }  # type: ignore[misc]
+    values = _values(run)
+    for key, (value, written) in run.written.items():
+        *above, last = key.split(".")
+        there = values
+        for name in above:
+            there = there[name]
+        if there[last] == value:
+            there[last] = written
+    return values
 
 
-def _merged(values: Any, overrides: list[str], origin: str) -> Any:
-    """Plain containers with `key=value` overrides put in and interpolations resolved."""
+def to_yaml(run: RunConfig) -> str:
+    """The config as a YAML file that `read` takes back: text that looks like an interpolation and
+    is none stays text.
+    """
+    values = yaml_values.escaped(to_dict(run))
+    for key, (_, written) in run.written.items():
+        yaml_values.put(values, key, written)
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def differences(
+    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """The keys at which two configs as `to_dict` gives them differ, with both values; `folder`
+    does not count.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in a.keys() | b.keys():
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= differences(left, right, f"{prefix}{key}.")
+        elif left != right and prefix + key != "folder":
+            found[prefix + key] = (left, right)
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip()):
+        raise UserError(f"{shown(text)}: an override is key=value, such as optim.lr=0.3")
+    return key.strip(), value
+
+
+def _read(
+    values: Any, pairs: list[tuple[str, str]], origin: str, model: type, text: set[str]
+) -> RunConfig:
+    """The run that a file's values and overrides make; a `UserError` names the override where it is
+    one that is wrong.
+    """
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a config is a mapping of keys to values")
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not (equals and key.strip()):
-            raise UserError(f"'{text}': an override is key=value, such as optim.lr=0.3")
     try:
-        return OmegaConf.to_container(
-            OmegaConf.merge(values, OmegaConf.from_dotlist(overrides)), resolve=True
+        return _resolved(_with(values, pairs, text), model)
+    except Wrong as wrong:
+        guilty = [pair for pair in pairs if _concerns(pair[0], wrong.key)]
+        if not guilty and pairs and _is_fine(values, model):
+            guilty = pairs
+        blamed = " ".join(shown(f"{key}={value}") for key, value in guilty) or origin
+        raise UserError(f"{blamed}: {wrong}") from None
+
+
+def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) -> dict[str, Any]:
+    """A copy of the values with overrides put in: of a text key the text as it stands, of others
+    what YAML reads.
+    """
+    values = yaml_values.plain(values, "the config")
+    for key, written in pairs:
+        value: Any = yaml_values.Literal(written)
+        if key not in text:
+            quoted = shown(f"{key}={written}")
+            inner = {name.removeprefix(f"{key}.") for name in text if name.startswith(f"{key}.")}
+            value = yaml_values.construct(yaml_values.parse(written, quoted), quoted, inner)
+        yaml_values.put(values, key, value)
+    return values
+
+
+def _is_fine(values: dict[str, Any], model: type) -> bool:
+    try:
+        _resolved(values, model)
+    except Wrong:
+        return False
+    return True
+
+
+def _concerns(key: str, wrong: str) -> bool:
+    return f"{wrong}.".startswith(f"{key}.") or f"{key}.".startswith(f"{wrong}.")
+
+
+def _resolved(values: dict[str, Any], model: type) -> RunConfig:
+    try:
+        values, written = yaml_values.resolve(values)
+    except ValueError as error:
+        raise _wrong("", error) from None
+    run = _built(values, model)
+    plain = _values(run)
+    kept = {
+        key: (plain["data"]["root"] if key == "data.root" else plain[key], text)
+        for key, text in written.items()
+        if key in PLACES
+    }
+    return replace(run, written=kept)
+
+
+def _located(name: str, trusted: Iterable[str], origin: str) -> type[Method]:
+    try:
+        return locate(name, trusted)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def _built(values: dict[str, Any], model: type) -> RunConfig:
+    """Plain values, taken literally, as the dataclasses that check them. Raises `Wrong`."""
+    for key in ("method", "folder"):
+        if not isinstance(values.get(key), str):
+            raise Wrong("", f"'{key}' is missing or no text; every config names its {key}")
+    values = {
+        key: {} if value is None and key in SECTIONS else value for key, value in values.items()
+    }
+    _refuse_unknown(values, RunConfig, model)
+    sections = {
+        name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)
+    } | {"model": model}
+    built = {
+        name: _checked(kind, values.get(name, {}), f"{name}.") for name, kind in sections.items()
+    }
+    top = {key: value for key, value in values.items() if key not in sections}
+    try:
+        return replace(
+            _checked(RunConfig, top, ""), **built
+        )  # checked once more, now for what sections ask of one another
+    except ValueError as error:
+        raise _wrong("", error) from None
+
+
+def _values(run: RunConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(
+        OmegaConf.structured(
+            {name: getattr(run, name) for name in SECTIONS}
+            | {"data": replace(run.data, doubtful=())}
         )
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise UserError(f"{origin}: {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+    )
+    assert isinstance(plain, dict)
+    del plain["data"]["doubtful"]
+    return {name: plain[name] if name in SECTIONS else getattr(run, name) for name in KEYS}
 
 
-def _reason(error: Exception) -> str:
-    """What a parser says, in one line: what is wrong and where, rather than what it was doing."""
-    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
-    return str(error).splitlines()[0]
-
-
-def _checked(kind: Any, values: Any, prefix: str, origin: str) -> Any:
+def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.escaped(values))
+        )
     except OmegaConfBaseException as error:
-        key = f" {prefix}{error.full_key}:" if error.full_key else f" {prefix.rstrip('.')}:"
-        raise UserError(f"{origin}:{key} {str(error.msg or error).splitlines()[0]}") from None
-    except ValueError as error:
-        raise UserError(f"{origin}: {prefix}{error}") from None
+        reason = str(error.msg or error).splitlines()[0]
+        raise Wrong(f"{prefix}{error.full_key or ''}".rstrip("."), reason) from None
+    except (ValueError, OverflowError) as error:
+        raise _wrong(prefix, error) from None
 
 
-def _refuse_unknown(
-    values: dict[Any, Any], kind: type, model_type: type, origin: str, prefix: str = ""
-) -> None:
+def _wrong(prefix: str, error: Exception) -> Wrong:
+    """What a dataclass says, "key: what is wrong"."""
+    key, colon, reason = str(error).partition(": ")
+    named = colon and all(part.isidentifier() for part in key.split("."))
+    return Wrong(f"{prefix}{key}", reason) if named else Wrong(prefix.rstrip("."), str(error))
+
+
+def _hints(kind: type, model: type) -> dict[str, Any]:
+    """The keys of a section with their types."""
     hints = get_type_hints(kind)
+    return {
+        key: model if kind is RunConfig and key == "model" else hint
+        for key, hint in hints.items()
+        if not (kind in (RunConfig, DataConfig) and key in NO_KEYS)
+    }
+
+
+def _dotted(model: type, kind: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config, with its type."""
+    for key, hint in _hints(kind, model).items():
+        yield f"{prefix}{key}", hint
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _dotted(model, hint, f"{prefix}{key}.")
+
+
+def _text_keys(model: type) -> set[str]:
+    return {key for key, hint in _dotted(model) if hint is str}
+
+
+def _refuse_unknown(values: dict[Any, Any], kind: type, model: type, prefix: str = "") -> None:
+    hints = _hints(kind, model)
     for key, value in values.items():
         if key not in hints:
-            raise UserError(f"{origin}: unknown key '{prefix}{key}'{nearest(str(key), hints)}")
-        inner = model_type if kind is RunConfig and key == "model" else hints[key]
+            raise Wrong(
+                f"{prefix}{key}"[:SHOWN],
+                f"unknown key {shown(prefix + key)}{_suggested(key, prefix, model)}",
+            )
+        inner = hints[key]
         if isinstance(inner, type) and is_dataclass(inner):
             if not isinstance(value, dict):
-                raise UserError(
-                    f"{origin}: '{prefix}{key}' holds keys of its own, not the value {value!r}"
-                )
-            _refuse_unknown(value, inner, model_type, origin, f"{prefix}{key}.")
+                raise Wrong(f"{prefix}{key}", f"holds keys of its own, not {shown(value)}")
+            _refuse_unknown(value, inner, model, f"{prefix}{key}.")
+
+
+def _suggested(key: str, prefix: str, model: type) -> str:
+    """The nearest key of all sections, those of the same section first."""
+    known = [name for name, _ in _dotted(model)]
+    matcher = difflib.SequenceMatcher(b=key[:SHOWN].rpartition(".")[2])
+
+    def likeness(name: str) -> float:
+        section, _, last = name.rpartition(".")
+        matcher.set_seq1(last)
+        return matcher.ratio() + (0.1 if f"{section}." == prefix or section + prefix == "" else 0)
+
+    best = max(known, key=likeness)
+    here = [
+        name.removeprefix(prefix)
+        for name in known
+        if name.rpartition(".")[0] + "." == prefix or not prefix and "." not in name
+    ]
+    return f" (did you mean '{best}'?)" if likeness(best) > 0.6 else nearest("", here)

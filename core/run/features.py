@@ -4,22 +4,14 @@ function of features, labels and a seed.
 n = images, D = feature dimensions, F = label columns.
 """
 
-from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler
 from core.distributed import gather_round_robin, rank, world
 from core.method import Method
-from core.run.checkpoint import digest, write_atomically
-from core.run.config import RunConfig, to_dict
 
-import hashlib
 import itertools
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -60,38 +52,3 @@ def extract(
         torch.cat([y for _, y in parts]),
         tuple(source.factors.items()),
     )
-
-
-def cached_features(
-    checkpoint: Path, method: Method, run: RunConfig, split: str, device: torch.device | str = "cpu"
-) -> Features:
-    """Features of a split, read from beside the checkpoint where the same weights, data and split
-    were read before.
-    """
-    source = open_source(run.data, split, run.seed, augmented=False)
-    data = {
-        key: value
-        for key, value in to_dict(run)["data"].items()
-        if key not in ("root", "download", "workers", "memory", "augment", "probe_augment")
-    }
-    key = hashlib.sha256(
-        json.dumps([digest(checkpoint), data, split, run.seed], sort_keys=True).encode()
-    ).hexdigest()[:16]
-    path = checkpoint.parent / "features" / f"{checkpoint.stem}-{split}-{key}.safetensors"
-    if path.is_file():
-        try:
-            kept = load_file(path)
-            return Features(kept["x"], kept["y"], tuple(source.factors.items()))
-        except (SafetensorError, OSError, KeyError):
-            print(f"{path}: damaged, extracting again")
-    features = extract(method, source, run.seed, device)
-    path.parent.mkdir(exist_ok=True)
-    for stale in path.parent.glob(f"{checkpoint.stem}-{split}-*.safetensors"):
-        stale.unlink()  # of weights that the checkpoint no longer holds
-    write_atomically(
-        path,
-        lambda temporary: save_file(
-            {"x": features.x.contiguous(), "y": features.y.contiguous()}, temporary
-        ),
-    )
-    return features

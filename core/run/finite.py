@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
+GRADIENT = "gradient_norm"  # in a step's metrics where gradients are clipped: watched, not logged
+WATCHED = {"loss": "the loss", GRADIENT: "the norm of the gradient"}
 MOST = 200  # steps between two looks: each look waits for the device
 
 
@@ -19,8 +21,9 @@ class FiniteLosses:
     a look waits for the device.
     """
 
-    def __init__(self, checkpoint: Path):
-        self.checkpoint = checkpoint  # what a run that ends here goes back to
+    def __init__(self, checkpoint: Path | None):
+        # what a run that ends here goes back to; None before there is one
+        self.checkpoint = checkpoint
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
         self.newest: dict[str, float] = {}
         self.good = "none was seen"
@@ -32,30 +35,55 @@ class FiniteLosses:
             self.look()
 
     def look(self) -> dict[str, float]:
-        """The newest step's metrics as numbers.
+        """The newest step's metrics as numbers, without what is only watched.
 
-        Raises `UserError` at the first step whose loss is not finite, with the last finite metrics.
+        Raises `UserError` at the first step whose loss or gradient is not finite, with the last
+        finite metrics.
         """
         if not self.unseen:
             return self.newest
-        losses = torch.stack([metrics["loss"] for _, metrics in self.unseen])
-        bad = (~losses.isfinite()).nonzero()[:, 0].tolist()
-        first = bad[0] if bad else len(losses)
+        names = [name for name in WATCHED if name in self.unseen[0][1]]
+        watched = torch.stack(
+            [
+                torch.stack([metrics[name].detach() for _, metrics in self.unseen]).double()
+                for name in names
+            ],
+            1,
+        ).cpu()  # [steps, names]
+        bad = (~watched.isfinite()).nonzero().tolist()
+        first = bad[0][0] if bad else len(watched)
         if first:
             step, metrics = self.unseen[first - 1]
-            values = {name: value.item() for name, value in metrics.items()}
+            values = {name: x.item() for name, x in metrics.items() if name != GRADIENT}
             self.good = (
                 f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}"
             )
         if bad:
+            column = bad[0][1]
             raise UserError(
-                f"the loss is {losses[first].item()} at step {self.unseen[first][0]}; the last"
-                f" finite metrics are those of {self.good};"
-                f" {self.checkpoint} holds an earlier, good step: {TRY}"
+                f"{WATCHED[names[column]]} is {watched[first, column].item()} at step"
+                f" {self.unseen[first][0]}; the last finite metrics are those of {self.good};"
+                f" {self._way_back()}"
             )
         self.unseen.clear()
         self.newest = values
         return values
+
+    def _way_back(self) -> str:
+        if self.checkpoint is None:
+            return TRY.replace("another folder=… with ", "")
+        return f"{self.checkpoint} holds an earlier, good step: {TRY}"
+
+
+def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:
+    """The parameters that hold NaN or infinite numbers, and the buffers (which may hold masks) that
+    hold NaN.
+    """
+    return [
+        f"weight '{name}'"
+        for name, value in weights.items()
+        if not (~value.isnan() if name in buffers else value.isfinite()).all()
+    ]
 
 
 def require_finite(
@@ -64,17 +92,14 @@ def require_finite(
     """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a
     buffer (which may hold masks) is NaN.
     """
-    held = {
-        f"weight '{name}'": ~value.isnan() if name in buffers else value.isfinite()
-        for name, value in weights.items()
-    }
+    bad = not_finite(weights, buffers)
     for number, values in optimizer["state"].items():
-        numbers = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        held |= {
-            f"the optimizer's '{name}' of parameter {number}": value.isfinite()
-            for name, value in numbers.items()
-        }
-    if bad := [name for name, good in held.items() if not good.all()]:
+        bad += [
+            f"the optimizer's '{name}' of parameter {number}"
+            for name, value in values.items()
+            if isinstance(value, Tensor) and not value.isfinite().all()
+        ]
+    if bad:
         raise UserError(
             f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was:"
             f" {TRY}"

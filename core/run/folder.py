@@ -1,49 +1,29 @@
-"""A run folder: the resolved config, checkpoints, metrics.jsonl and pictures. One folder holds one
-run.
+"""A run folder: the resolved config, data.json, checkpoints, metrics.jsonl and pictures. One folder
+holds one run.
 
 Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
+from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
+from core.run.provenance import changes, provenance
 
 import errno
 import fcntl
 import json
+import math
 import time
+import unicodedata
 from pathlib import Path
 from typing import IO, Any
-
-from omegaconf import OmegaConf
 
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead
 LEASE = 120.0
-
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
-}
 
 
 def make_folder(path: Path, key: str, mend: str) -> None:
@@ -54,6 +34,24 @@ def make_folder(path: Path, key: str, mend: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key}: {path} can not be made ({error.strerror}); {mend}") from None
+
+
+def home_expanded(path: str | Path, key: str) -> Path:
+    """A path that a person gave, with ~ replaced by the home folder; a `UserError` names the option
+    where it can be no path.
+    """
+    odd = next((c for c in str(path) if unicodedata.category(c) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise UserError(
+            f"{key}: {str(path)[:100]!r} holds the character {odd!r}, which is none for a name"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{key}: {path}: there is no home folder of that name; write ./~… for a folder that is"
+            " called so"
+        ) from None
 
 
 def picture_place(given: Path | None, out: Path, name: str) -> Path:
@@ -72,9 +70,11 @@ class RunFolder:
     """The files of one run, and the rules that keep a run from being overwritten."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = home_expanded(path, "folder")
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self._damaged: list[Path] = []
+        self._provenance: dict[str, Any] = {}
+        self.data = self.path / "data.json"
         self.config, self.metrics, self.pictures = (
             self.path / "config.yaml",
             self.path / "metrics.jsonl",
@@ -87,6 +87,7 @@ class RunFolder:
         """
         try:
             held = self.path.exists()
+            self._refuse_what_is_in_the_way()
         except OSError as error:
             raise UserError(
                 f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another"
@@ -94,12 +95,6 @@ class RunFolder:
             ) from None
         if held and not self.path.is_dir():
             raise UserError(f"folder: {self.path} is a file; name another folder=…")
-        for file in (self.config, self.metrics, self.last, self.best):
-            if file.is_dir():
-                raise UserError(
-                    f"folder: {file} is a folder, and a run keeps a file there; remove it or name"
-                    " another folder=…"
-                )
         if not self.config.is_file():
             if self.versions():
                 raise UserError(
@@ -107,11 +102,11 @@ class RunFolder:
                     " another folder=…"
                 )
             return
-        differences = _differences(
+        differences = config.differences(
             config.to_dict(config.read(self.config, [])), config.to_dict(run)
         )
         for key, (there, here) in sorted(differences.items()):
-            if key not in RESUMABLE_KEYS:
+            if key not in config.RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
@@ -122,6 +117,50 @@ class RunFolder:
                 f"folder: {self.path} already holds this run; add --resume to go on with it, or"
                 " name another folder=…"
             )
+
+    def _refuse_what_is_in_the_way(self) -> None:
+        """Raise `UserError` where a folder has the name of one of the run's files, or a file that
+        of one of its folders.
+        """
+        kept = (self.config, self.data, self.metrics, self.last, self.best, self.path / ".lock")
+        numbered = [*self.path.glob("last-*.ckpt"), *self.path.glob("epoch-*.ckpt")]
+        for file in (*kept, *numbered):
+            if file.is_dir():
+                raise UserError(
+                    f"folder: {file} is a folder, and a run keeps a file there; remove it or name"
+                    " another folder=…"
+                )
+        for place in (self.pictures, self.path / "profile"):
+            if place.exists() and not place.is_dir():
+                raise UserError(
+                    f"folder: {place} is a file, and a run keeps a folder there; remove it or name"
+                    " another folder=…"
+                )
+
+    def open(self, state: State, source: Source, first: bool) -> None:
+        """Hold the folder, load what it has where the run is resumed, and write the config. To be
+        called by all processes; the `first` writes and speaks.
+        """
+        run = state.run
+        if first:
+            self.hold(LEASE if run.resume else 0.0)
+            self.check_data(run, source)
+        if run.resume:
+            said = self.resume(state)
+            if first:
+                print(said, flush=True)
+        if first:
+            self.create(run)
+            self.rewind_metrics(state.step)
+
+    def check_data(self, run: config.RunConfig, source: Source) -> None:
+        """Refuse to go on with a run whose train split was another, unless data.changed=accept, and
+        say what has changed. `create` then writes data.json. To be called by the first process.
+        """
+        if self.versions():
+            for line in changes(self.data, source.identity, run.data.changed == "accept"):
+                print(line, flush=True)
+        self._provenance = provenance(source.identity)
 
     def hold(self, patience: float = 0.0) -> None:
         """Keep other processes out until this one ends; `UserError` where one is still in after
@@ -158,9 +197,13 @@ class RunFolder:
         """
         make_folder(self.pictures, "folder", "name another folder=…")
         for half in self.path.glob(".*.tmp"):
-            half.unlink(missing_ok=True)
-        text = OmegaConf.to_yaml(OmegaConf.create(config.to_dict(run)))
-        write_atomically(self.config, lambda temporary: temporary.write_text(text))
+            if not half.is_dir():  # a folder is not ours
+                half.unlink(missing_ok=True)
+        text = config.to_yaml(run)
+        write_atomically(self.config, lambda temporary: temporary.write_text(text, "utf-8"))
+        if self._provenance:
+            facts = json.dumps(self._provenance, indent=1)
+            write_atomically(self.data, lambda temporary: temporary.write_text(facts, "utf-8"))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
         """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be
@@ -231,26 +274,32 @@ class RunFolder:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the logged lines after `step`: a resumed run writes them again, so that no step
-        stands twice.
+        stands twice. What is no line of a run goes, too, such as one that a kill has cut short.
         """
-        kept = []
-        for line in (
-            self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
-        ):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # the line that was being written when the run was killed
-        write_atomically(self.metrics, lambda temporary: temporary.write_text("".join(kept)))
+        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
+        kept = b"".join(line + b"\n" for line in lines if _step_of(line) <= step)
+        write_atomically(self.metrics, lambda temporary: temporary.write_bytes(kept))
 
-    def append_metrics(self, values: dict[str, Any]) -> None:
-        """One JSON line; its "step" comes first."""
+    def append_metrics(self, values: dict[str, float]) -> None:
+        """One JSON line; its "step" comes first. A number that is not finite is no JSON and is left
+        out.
+        """
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
         try:
-            with open(self.metrics, "a") as file:
-                file.write(json.dumps(values) + "\n")
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(finite) + "\n")
         except OSError as error:
             raise UserError(f"{self.metrics}: could not be written ({error.strerror})") from None
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinity for what is no such line."""
+    try:
+        step = json.loads(line)["step"]
+    # RecursionError: nested a thousand times; ValueError: no JSON, no text, 5,000 digits
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return math.inf
+    return step if type(step) is int and step >= 0 else math.inf
 
 
 def _locked(file: IO[str]) -> bool:
@@ -262,16 +311,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _differences(
-    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right and prefix + key != "folder":
-            found[prefix + key] = (left, right)
-    return found

@@ -9,6 +9,7 @@ import queue
 import secrets
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class Logger:
             queue.SimpleQueue()
         )  # None is the end
         self._thread: threading.Thread | None = None
-        self._mode, self._options = _mode(run.wandb), self._settings(run, folder)
-        if self._mode != "disabled":
+        self.mode, self._options = _mode(run.wandb), self._settings(run, folder)
+        if self.mode != "disabled":
             os.environ.setdefault(
                 "WANDB_ERROR_REPORTING", "false"
             )  # its reports about itself would hold up the exit for 20 s
@@ -93,12 +94,14 @@ class Logger:
             _say(f"logging ended ({_reason(error)}); metrics.jsonl holds the numbers")
 
     def _start(self) -> Any:
-        mode = self._mode
+        mode = self.mode
         if mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         try:
             return self._init(mode)
         except (WandbError, TimeoutError, OSError) as error:
+            if mode == "offline":
+                raise
             _say(
                 f"{mode} logging failed ({_reason(error)}); logging offline instead, `wandb sync`"
                 " sends it later"
@@ -115,10 +118,10 @@ class Logger:
         return wandb.init(mode=mode, settings=wandb.Settings(**settings), **self._options)  # type: ignore[arg-type]
 
 
-def attach(path: Path) -> Logger:
+def attach(path: Path, trusted: Iterable[str] = ()) -> Logger:
     """The logger of the run that made a checkpoint, for what is measured on it later."""
     entries = checkpoint.read(path)
-    return Logger(checkpoint.run_of(path, entries), path.parent, str(entries["wandb_id"]))
+    return Logger(checkpoint.run_of(path, entries, trusted), path.parent, str(entries["wandb_id"]))
 
 
 def _mode(wanted: str) -> str:

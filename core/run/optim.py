@@ -51,6 +51,18 @@ class OptimConfig:
             )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs: {self.warmup_epochs:g} go beyond the end of training, where the"
+                f" learning rate would still rise; set at most epochs, {self.epochs}"
+            )
+        if self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} images are more than batch_size,"
+                f" {self.batch_size}; set 0 for the whole batch"
+            )
+        if not self.scaled_lr < math.inf:
+            raise ValueError(f"lr: {self.lr:g} times batch_size / 256 is no finite number")
 
     @property
     def scaled_lr(self) -> float:

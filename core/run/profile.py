@@ -3,6 +3,7 @@ steps after the first ones.
 """
 
 from core.run.checkpoint import write_atomically
+from core.run.folder import make_folder
 
 import time
 from pathlib import Path
@@ -67,12 +68,12 @@ class Profile:
         done, self.running = self.running, None
         done.__exit__(None, None, None)
         account = describe(done, step)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, "trainer.profile", "remove what lies there")
         write_atomically(
             self.folder / "trace.json", lambda temporary: done.export_chrome_trace(str(temporary))
         )
         write_atomically(
-            self.folder / "account.txt", lambda temporary: temporary.write_text(account)
+            self.folder / "account.txt", lambda temporary: temporary.write_text(account, "utf-8")
         )
         return account
 

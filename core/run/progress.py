@@ -1,9 +1,10 @@
 """The line that a person watches: step, metrics, images a second, time left."""
 
+from core.console import plain_console
+
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +30,16 @@ def in_words(metrics: dict[str, float]) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """A time for a person: "42 s", "3 min 5 s", "2 h 7 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 class ProgressLine:
     """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every few
     seconds.
@@ -37,14 +48,14 @@ class ProgressLine:
     def __init__(self, total: int, done: int, batch_size: int, shown: bool):
         self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
         self.started = self.printed = time.monotonic()
-        self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
+        self.console = plain_console(quiet=not shown)
         columns = (
             BarColumn(24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         self.live = (
             Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
@@ -88,7 +99,7 @@ class ProgressLine:
             self.printed = time.monotonic()
             elapsed = self.printed - self.started
             left = elapsed / max(1, self.done - self.first) * (self.total - self.done)
-            self.console.print(f"step {self.done}/{self.total} · {text} · {left:.0f} s left")
+            self.console.print(f"step {self.done}/{self.total} · {text} · {duration(left)} left")
 
     def say(self, line: str) -> None:
         """A line that stays."""

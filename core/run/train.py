@@ -4,6 +4,8 @@ when to log, save and validate.
 
 from core.batch import Batch
 from core.run.checkpoint import State
+from core.run.config import GRAPHS
+from core.run.finite import GRADIENT
 from core.run.optim import warmup_cosine
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
 
@@ -43,18 +46,35 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        # what graphs gave to the step before may be overwritten now
-        torch.compiler.cudagraph_mark_step_begin()
+        if state.run.trainer.compile in GRAPHS:  # the call imports the whole compiler
+            # what graphs gave to the step before may be overwritten now
+            torch.compiler.cudagraph_mark_step_begin()
         with record_function("forward"):
             output = model(batch)
         with record_function("backward"):
             fabric.backward(output.loss)
         with record_function("optimizer"):
-            if config.clip:
-                fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+            watched = _clip(fabric, model, optimizer, state) if config.clip else {}
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
-        yield {"loss": output.loss.detach(), **output.metrics, "lr": torch.tensor(lr)}
+        yield {"loss": output.loss.detach(), **output.metrics, "lr": torch.tensor(lr)} | watched
+
+
+def _clip(
+    fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
+) -> dict[str, Tensor]:
+    """Scale gradients so that their norm is at most `optim.clip`; gives the norm before, for
+    `FiniteLosses` to watch. Nothing waits for the device here.
+
+    A gradient scaler (16-mixed) expects that gradients overflow now and then, and leaves such a
+    step out by itself: there is nothing to watch.
+    """
+    norm = fabric.clip_gradients(
+        model, optimizer, max_norm=state.run.optim.clip, error_if_nonfinite=False
+    )
+    if norm is None or state.scaler is not None:
+        return {}
+    return {GRADIENT: (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 
-from probes.knn import Neighbours, search, vote
+from probes.labels.knn import Neighbours, search, vote
 from scripts.benches.contest import Contest
 
 CLASSES, DIMENSIONS, NEIGHBOURS, TEMPERATURE = 10, 512, 200, 0.1

@@ -11,7 +11,7 @@ from lightly.utils.benchmarking import LinearClassifier
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, TensorDataset
 
-from probes.linear import linear
+from probes.labels.linear import linear
 from scripts.benches.contest import Contest
 from scripts.benches.loop import lightning
 

@@ -6,6 +6,7 @@ from core.data.images import Arrays
 from core.data.source import train_sampler
 from core.data.views import policy
 from core.run import config
+from core.run.setup import build_state, start_fabric
 from core.run.train import train
 
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scripts.demo import CONFIGS
-from scripts.pretrain import build_state, start_fabric
 
 
 def epoch(

@@ -1,8 +1,8 @@
-"""NT-Xent, value and gradient, in the batch: `core.information.infonce.nt_xent` beside lightly's
+"""NT-Xent, value and gradient, in the batch: `core.information.losses.nt_xent` beside lightly's
 NTXentLoss.
 """
 
-from core.information.infonce import nt_xent
+from core.information.losses import nt_xent_and_in_batch
 
 from collections.abc import Iterator
 
@@ -30,9 +30,9 @@ def contest(n: int, target: float, device: torch.device) -> Contest:
     criterion = NTXentLoss(temperature=TEMPERATURE)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        loss = nt_xent(F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE)[
-            0
-        ]  # theirs normalises inside
+        loss = nt_xent_and_in_batch(
+            F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE
+        )[0]  # theirs normalises inside
         return (loss, *torch.autograd.grad(loss, (first, second)))
 
     def peer() -> tuple[torch.Tensor, ...]:

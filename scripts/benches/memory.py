@@ -5,7 +5,7 @@ No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that 
 in K; the extra memory should not grow.
 """
 
-from core.information.infonce import queue_loss
+from core.information.losses import queue_loss
 
 from collections.abc import Iterator
 

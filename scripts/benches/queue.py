@@ -7,7 +7,7 @@ lightly's can not be one: it asks the device where its pointer stands.
 """
 
 from core.information import flash
-from core.information.infonce import queue_loss
+from core.information.losses import queue_loss
 
 from collections.abc import Callable, Iterator
 

@@ -2,7 +2,8 @@
 equation.
 """
 
-from core.information.infonce import in_batch_loss, nt_xent, queue_loss
+from core.information import infonce, nt_xent
+from core.information.losses import in_batch_loss, nt_xent_and_in_batch, queue_loss
 
 import math
 
@@ -25,7 +26,7 @@ def unit(n: int, d: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
     ours, peers = [[unit(24, 16, dtype, seed) for seed in (1, 2)] for _ in range(2)]
-    loss, _ = nt_xent(
+    loss, _ = nt_xent_and_in_batch(
         *(F.normalize(x, dim=1) for x in ours), temperature
     )  # lightly normalises inside
     peer = NTXentLoss(temperature=temperature)(*peers)
@@ -34,6 +35,38 @@ def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
     peer.backward()
     for a, b in zip(ours, peers, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_the_public_losses_normalise_and_equal_lightly_and_a_cross_entropy():
+    first, second = (3 * torch.randn(2, 12, 8)).requires_grad_()
+    views = [x.detach().clone().requires_grad_() for x in (first, second)]
+    torch.testing.assert_close(nt_xent(*views, 0.2), NTXentLoss(temperature=0.2)(*views))
+    query, key = (F.normalize(x, dim=1) for x in views)
+    queue = torch.randn(20, 8)
+    scores, places = query @ key.T / 0.2, torch.arange(12)
+    torch.testing.assert_close(infonce(*views, 0.2), F.cross_entropy(scores, places))
+    rest = query @ F.normalize(queue, dim=1).T / 0.2
+    expected = F.cross_entropy(torch.cat([scores.diag()[:, None], rest], 1), 0 * places)
+    torch.testing.assert_close(infonce(*views, 0.2, queue=queue), expected)
+    for loss in (nt_xent, infonce):
+        gradients = torch.autograd.grad(loss(*views, 0.2), views)
+        assert all(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda a, b: nt_xent(a, b[:-1], 0.1), "give two of one shape"),
+        (lambda a, b: nt_xent(a[0], b[0], 0.1), "give two of one shape"),
+        (lambda a, b: infonce(a[:0], b[:0], 0.1), "give two of one shape"),
+        (lambda a, b: nt_xent(a, b, 0.0), "temperature: must be above 0"),
+        (lambda a, b: infonce(a, b, float("nan")), "temperature: must be above 0"),
+        (lambda a, b: infonce(a, b, 0.1, queue=b[:, :-1]), r"queue \(4, 7\): give \[K, 8\]"),
+    ],
+)
+def test_what_is_no_loss_is_named(call, line):
+    with pytest.raises(ValueError, match=line):
+        call(*torch.randn(2, 4, 8))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-6)])
@@ -55,15 +88,15 @@ def test_queue_loss_equals_lightly_with_the_same_bank(dtype, tolerance):
 def test_mixed_precision_does_not_reach_the_scores():
     a, b, queue = (unit(32, 16, torch.float32, seed) for seed in (1, 2, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)
+        mixed = nt_xent_and_in_batch(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)
     torch.testing.assert_close(
-        mixed, (nt_xent(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)), rtol=0, atol=0
+        mixed, (nt_xent_and_in_batch(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)), rtol=0, atol=0
     )
 
 
 def test_one_sided_bound_is_the_cross_entropy_of_each_side():
     a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
-    _, one_sided = nt_xent(a, b, 0.3)
+    _, one_sided = nt_xent_and_in_batch(a, b, 0.3)
     target = torch.arange(10)
     expected = (F.cross_entropy(a @ b.T / 0.3, target) + F.cross_entropy(b @ a.T / 0.3, target)) / 2
     torch.testing.assert_close(one_sided, expected, rtol=1e-12, atol=1e-12)
@@ -73,7 +106,7 @@ def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
     a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
     sides = in_batch_loss(a, b, 0.3), in_batch_loss(b, a, 0.3)
     torch.testing.assert_close(
-        torch.stack(sides).mean(), nt_xent(a, b, 0.3)[1], rtol=1e-12, atol=1e-12
+        torch.stack(sides).mean(), nt_xent_and_in_batch(a, b, 0.3)[1], rtol=1e-12, atol=1e-12
     )
     assert sides[0] != sides[1] and not sides[0].requires_grad
 
@@ -107,7 +140,7 @@ def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
     losses = []
     for content in torch.cartesian_prod(*[torch.tensor([0, 1])] * 6):
         code = F.one_hot(content, 2).double()
-        losses.append(torch.stack(nt_xent(code, code, 1 / 40)))
+        losses.append(torch.stack(nt_xent_and_in_batch(code, code, 1 / 40)))
     two_view, one_sided = torch.stack(losses).mean(0)
     assert math.log(11) - two_view == pytest.approx(0.6969, abs=1e-4)
     assert math.log(11) - two_view > math.log(2) > math.log(6) - one_sided > math.log(6) - two_view

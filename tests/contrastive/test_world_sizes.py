@@ -16,7 +16,6 @@ from core.run.optim import build_optimizer
 from core.run.sharding import sharded, strategy
 from core.run.train import train
 
-import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -25,11 +24,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import DoublePrecision
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+
+from tests.front_door import run_in_processes
 
 STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)
 CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
@@ -224,12 +224,11 @@ def process(number: int, size: int, port: int, folder: Path) -> None:
 def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
     """What 1, 2 and 4 processes make, by number of processes and rank."""
     folder = tmp_path_factory.mktemp("worlds")
-    multiprocessing.set_forkserver_preload([__name__])
     for size in (2, 4):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        mp.start_processes(process, (size, port, folder), size, start_method="forkserver")
+        run_in_processes(process, size, size, port, folder)
     alone = everything(Fabric(accelerator="cpu", devices=1, precision="64-true"), folder)
     return {1: [alone]} | {
         size: [load(folder / f"{size}-{rank}") for rank in range(size)] for size in (2, 4)

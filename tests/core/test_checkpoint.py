@@ -34,7 +34,8 @@ def change(path: Path, edit) -> None:
 
 
 def test_a_method_comes_back_from_the_file_alone(saved):
-    method, run, step = checkpoint.load_method(saved)
+    method, run, step, digest = checkpoint.load_method(saved)
+    assert digest == checkpoint.digest(saved)
     assert (step, run.model.hidden, method.training) == (7, 16, False)
     for key, value in checkpoint.build_method(run, (3, 32, 32)).state_dict().items():
         torch.testing.assert_close(method.state_dict()[key], value, rtol=0, atol=0)
@@ -64,6 +65,22 @@ def test_a_changed_checkpoint_is_refused(saved, edit, words):
     with pytest.raises(UserError) as error:
         checkpoint.load_method(saved)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_digest_is_of_the_bytes_that_were_loaded(saved, monkeypatch):
+    """A training run replaces the file as soon as it has been read."""
+    first, weights = checkpoint.digest(saved), checkpoint.read(saved)["method"]
+    build = checkpoint.build_method
+
+    def replaced(*given):
+        change(saved, lambda entries: entries["method"]["head.layers.0.weight"].fill_(0.5))
+        return build(*given)
+
+    monkeypatch.setattr(checkpoint, "build_method", replaced)
+    found = checkpoint.load_method(saved)
+    assert found.digest == first != checkpoint.digest(saved)
+    for key, value in found.method.state_dict().items():
+        torch.testing.assert_close(value, weights[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])

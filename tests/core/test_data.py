@@ -1,20 +1,13 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data.datasets import DataConfig, _open, _plain, open_source
-from core.data.images import Arrays, Stream, read_through
+from core.data.datasets import DataConfig, open_source
+from core.data.images import Arrays, Stream
+from core.data.loading import read_through
 from core.data.source import eval_sampler, train_sampler
 from core.errors import UserError
 
-import gzip
-import io
-import json
-import os
 import struct
-import tarfile
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
+
+from tests.pictures import config, png
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +34,6 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def config(root: Path, **more) -> DataConfig:
-    return DataConfig(
-        **{
-            "name": "folder",
-            "root": str(root),
-            "validation": 10,
-            "augment": "none",
-            "size": 8,
-            "workers": 0,
-            **more,
-        }
-    )
-
-
 def ids(source) -> list[int]:
     (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
     return batch.views[0][:, 0, 4, 4].tolist()
@@ -60,13 +41,13 @@ def ids(source) -> list[int]:
 
 def test_splits_are_disjoint_and_cover(folder):
     parts = {
-        split: ids(open_source(config(folder), split, 0))
+        split: ids(open_source(config(folder, validation=10), split, 0))
         for split in ("train", "val", "trainval", "test")
     }
     assert len(parts["train"]) == 30 and len(parts["val"]) == 10 and len(parts["test"]) == 12
     assert sorted(parts["train"] + parts["val"]) == sorted([*range(20), *range(100, 120)])
     assert parts["trainval"] == parts["train"] + parts["val"]
-    assert parts["val"] == ids(open_source(config(folder), "val", 5)), (
+    assert parts["val"] == ids(open_source(config(folder, validation=10), "val", 5)), (
         "the split does not depend on the run's seed"
     )
 
@@ -114,13 +95,6 @@ def test_images_of_several_shapes_need_a_size(folder, tmp_path):
     with pytest.raises(UserError, match=r"data\.size"):
         open_source(config(tmp_path, size=0, validation=1), "test", 0)
     assert open_source(config(tmp_path, size=6, validation=1), "test", 0).shape == (3, 6, 6)
-
-
-def png(root: Path, *names: str, side: tuple[int, int] = (8, 8)) -> None:
-    """Small pictures, one a name, and the folders they need."""
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((*side, 3), i, np.uint8)).save(root / name)
 
 
 @pytest.mark.parametrize("memory", [0.0, 1.0])
@@ -173,7 +147,8 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
     for memory in (0.0, 1.0):
         with pytest.raises(
             UserError,
-            match=r"^data\.skip: more than 2 of 10 images .*/\d\.png can not be decoded .*larger share than 0\.2$",
+            match=r"^data\.skip: more than 2 of 10 images .*/\d\.png can not be decoded .*"
+            r"larger share than 0\.2$",
         ):
             source = open_source(
                 config(tmp_path, validation=1, skip=0.2, workers=workers, memory=memory),
@@ -293,172 +268,6 @@ def test_a_set_without_random_access_is_read_once_in_its_own_order():
         read_through(Sequence(10, 10), 0, 10 * 192 - 1)
     with pytest.raises(UserError, match="9 of 10 images could be read"):
         read_through(Sequence(9, 10), 0, 2**20)
-
-
-def test_webdataset_shards(tmp_path):
-    pytest.importorskip("webdataset")
-    splits = {}
-    for split, lengths in (("train", [6, 6]), ("test", [4])):
-        for shard, length in enumerate(lengths):
-            with tarfile.open(tmp_path / f"{split}-{shard}.tar", "w") as tar:
-                for i in range(length):
-                    value, file = 6 * shard + i, io.BytesIO()
-                    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
-                    for kind, data in (("png", file.getvalue()), ("cls", str(value % 3).encode())):
-                        entry = tarfile.TarInfo(f"{value:05}.{kind}")
-                        entry.size = len(data)
-                        tar.addfile(entry, io.BytesIO(data))
-        files = [f"{split}-{shard}.tar" for shard in range(len(lengths))]
-        splits[split] = {
-            "name": split,
-            "num_samples": sum(lengths),
-            "filenames": files,
-            "shard_lengths": lengths,
-        }
-    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
-    settings = config(tmp_path, name="wds/local", validation=2, size=0)
-    source = open_source(settings, "trainval", 0)
-    (batch,) = source.batches(eval_sampler(12), 1)
-    values = batch.views[0][:, 0, 0, 0].long()
-    assert values.sort().values.tolist() == list(range(12)) and torch.equal(
-        batch.label[:, 0], values % 3
-    )
-    assert source.factors == {"class": 3} and len(open_source(settings, "test", 0)) == 4
-
-
-def test_hugging_face_is_read_from_the_disk_alone(folder, tmp_path):
-    hugging_face = pytest.importorskip("datasets")
-    settings = replace(config(tmp_path), name=f"hfds/{folder}")
-    source = open_source(settings, "train", 0)
-    (batch,) = source.batches(eval_sampler(30), 1)
-    assert torch.equal(
-        batch.label[:, 0], (batch.views[0][:, 0, 4, 4] >= 100).long()
-    ) and source.factors == {"class": 2}
-    asked = hugging_face.config.HF_HUB_OFFLINE
-    with pytest.raises(UserError, match=r"data\.download=true"):
-        open_source(replace(config(tmp_path), name="hfds/nobody/nothing"), "train", 0)
-    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is put back"
-
-
-def write_mnist(root: Path) -> None:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, n in (("train", 30), ("t10k", 10)):
-        images, labels = np.arange(n * 784, dtype=np.int64) % 251, np.arange(n) % 10
-        for kind, magic, dims, values in (
-            ("images-idx3", 2051, (n, 28, 28), images),
-            ("labels-idx1", 2049, (n,), labels),
-        ):
-            data = (
-                struct.pack(f">{1 + len(dims)}i", magic, *dims) + values.astype(np.uint8).tobytes()
-            )
-            (raw / f"{name}-{kind}-ubyte").write_bytes(data)
-            with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb") as file:
-                file.write(data)
-
-
-def test_mnist_is_read_from_its_original_files(tmp_path):
-    write_mnist(tmp_path)
-    source = open_source(
-        DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none"), "test", 0
-    )
-    (batch,) = source.batches(eval_sampler(10), 1)
-    assert source.shape == (1, 28, 28) and source.factors == {"class": 10}
-    assert torch.equal(batch.views[0].flatten().long(), torch.arange(10 * 784) % 251)
-    assert batch.label[:, 0].tolist() == list(range(10))
-
-
-def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
-    class Fetching:
-        def __init__(self, root: str, train: bool, download: bool):
-            assert download and not (Path(root) / "half").exists(), "another one is at it"
-            (Path(root) / "half").touch()
-            time.sleep(0.05)
-            (Path(root) / "half").unlink()
-
-    monkeypatch.setattr("core.data.datasets.datasets.MNIST", Fetching)
-    with ThreadPoolExecutor(3) as processes:
-        assert (
-            len(
-                list(
-                    processes.map(
-                        lambda _: _open(("mnist", str(tmp_path / "new"), True), "train"), range(3)
-                    )
-                )
-            )
-            == 3
-        )
-
-
-def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
-    write_mnist(tmp_path)
-    plain = DataConfig(name="mnist", root=str(tmp_path), validation=5, augment="none")
-    fixed = replace(plain, binarise=True)
-    parts = {
-        split: open_source(fixed, split, seed).images
-        for seed, split in enumerate(("train", "val", "trainval", "test"))
-    }
-    assert torch.equal(torch.cat([parts["train"], parts["val"]]), parts["trainval"])
-    grey = open_source(plain, "trainval", 0).images
-    assert parts["trainval"].dtype == grey.dtype and set(parts["trainval"].unique().tolist()) == {
-        0,
-        255,
-    }
-    for low, high in (
-        (0, 1),
-        (1, 90),
-        (90, 180),
-        (180, 251),
-    ):  # of each grey value, as large a share is white as its probability says
-        chosen = (grey >= low) & (grey < high)
-        expected, n = (grey[chosen] / 255).mean().item(), int(chosen.sum())
-        assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(
-            expected, abs=4 * (0.25 / n) ** 0.5 * (low > 0)
-        )
-    _plain.cache_clear()
-    assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), (
-        "whatever the run's seed"
-    )
-    assert not torch.equal(parts["test"], parts["trainval"][:10])
-
-
-def test_binarisation_needs_pixels_that_are_held(tmp_path):
-    write_mnist(tmp_path)
-    with pytest.raises(UserError, match=r"^data\.binarise: .*data\.memory.*data\.binarise=false$"):
-        open_source(
-            DataConfig(name="mnist", root=str(tmp_path), validation=5, memory=0.0, binarise=True),
-            "train",
-            0,
-        )
-
-
-@pytest.mark.skipif(
-    not os.environ.get("TWOBOUNDS_DATA"),
-    reason="TWOBOUNDS_DATA names no folder that holds MNIST/raw",
-)
-def test_the_real_mnist():
-    source = open_source(DataConfig(name="mnist", root=os.environ["TWOBOUNDS_DATA"]), "test", 0)
-    assert len(source) == 10_000
-    assert torch.bincount(source.labels[:, 0]).tolist() == [
-        980,
-        1135,
-        1032,
-        1010,
-        982,
-        892,
-        958,
-        1028,
-        974,
-        1009,
-    ]
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "stl10", "torch/imagenet"])
-def test_missing_files_name_the_path_and_the_mend(name, tmp_path):
-    with pytest.raises(UserError, match=r"data\.download=true") as error:
-        open_source(DataConfig(name=name, root=str(tmp_path / "nothing")), "train", 0)
-    assert str(tmp_path / "nothing") in str(error.value)
-    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_missing_folder_says_the_layout(tmp_path):

@@ -3,16 +3,16 @@ wrong variant does not.
 """
 
 from core.distributed import gather, rank, single_process, world
-from core.information.infonce import nt_xent
+from core.information.losses import nt_xent_and_in_batch
 
 import os
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from tests.front_door import run_in_processes
 from vae.rate import RateConfig, RateSchedule
 
 
@@ -30,7 +30,7 @@ def views(which: int) -> torch.Tensor:
 
 def loss_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
     first, second = (F.normalize(views(v)[rows] @ w, dim=1) for v in (0, 1))
-    return nt_xent(first, second, 0.2)[0]
+    return nt_xent_and_in_batch(first, second, 0.2)[0]
 
 
 def objective_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -85,7 +85,7 @@ def by_two(tmp_path_factory) -> list[torch.Tensor]:
     """
     folder = tmp_path_factory.mktemp("two")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(process, (str(folder),), nprocs=2)
+    run_in_processes(process, 2, str(folder))
     return torch.load(folder / "gradients", weights_only=True)
 
 

@@ -3,7 +3,7 @@ matrices of all scores.
 """
 
 from core.information import chunked, flash
-from core.information.infonce import queue_loss
+from core.information.losses import queue_loss
 
 from unittest import mock
 

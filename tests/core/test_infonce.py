@@ -4,7 +4,7 @@ cross-entropy and autograd.
 
 from core.distributed import rank, world
 from core.information import chunked, in_batch
-from core.information.infonce import clip_loss, in_batch_loss, nt_xent, queue_loss
+from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
 
 import os
 import subprocess
@@ -14,7 +14,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from contrastive.queue import KeyQueue
 from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
+from tests.front_door import run_in_processes
 
 
 def small_chunks():
@@ -58,7 +58,7 @@ def test_any_number_of_any_vectors_equals_all_scores_in_float64(
             lambda q, key, t: queue_loss(q, key, queue, t),
             lambda q, key, t: exact_queue(q, key, queue.double(), t),
         ),
-        (lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent),
+        (lambda a, b, t: nt_xent_and_in_batch(a, b, t)[0], exact_nt_xent),
         (clip_loss, exact_clip),
     ]
     whole, tiled = small_chunks()
@@ -87,7 +87,7 @@ def test_float32_in_training_sizes(temperature, limit):
             lambda q, key, t: queue_loss(q, key, queue, t),
             lambda q, key, t: exact_queue(q, key, queue.to(q.dtype), t),
         ),
-        (lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent),
+        (lambda a, b, t: nt_xent_and_in_batch(a, b, t)[0], exact_nt_xent),
         (clip_loss, exact_clip),
     ]:
         loss, gradient = errors(ours, exact, [first, second], temperature)
@@ -113,7 +113,9 @@ def test_gradcheck():
     whole, tiled = small_chunks()
     with whole, tiled:
         assert torch.autograd.gradcheck(lambda q, k: queue_loss(q, k, queue, 0.3), (first, second))
-        assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.3)[0], (first, second))
+        assert torch.autograd.gradcheck(
+            lambda a, b: nt_xent_and_in_batch(a, b, 0.3)[0], (first, second)
+        )
         assert torch.autograd.gradcheck(lambda a, b: clip_loss(a, b, 0.3), (first, second))
         assert torch.autograd.gradcheck(
             lambda a, b: clip_loss(a, b, 0.3, both=False), (first, second)
@@ -148,7 +150,7 @@ def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
     first, second, queue = codes(4, 6, 0).requires_grad_(), codes(4, 6, 1), codes(9, 6, 2)
     for loss in (
         queue_loss(first, second, queue, 0.2),
-        nt_xent(first, second, 0.2)[0],
+        nt_xent_and_in_batch(first, second, 0.2)[0],
         clip_loss(first, second, 0.2),
     ):
         (gradient,) = torch.autograd.grad(loss * loss, first, create_graph=True)
@@ -159,7 +161,7 @@ def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
         mock.patch.object(in_batch._Scored, "gradients", side_effect=AssertionError),
     ):
         assert not queue_loss(first, second, queue, 0.2).requires_grad
-        assert not any(x.requires_grad for x in nt_xent(first, second, 0.2))
+        assert not any(x.requires_grad for x in nt_xent_and_in_batch(first, second, 0.2))
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.2])
@@ -180,7 +182,14 @@ def test_with_and_without_onednn(matmul):
     first, second = codes(40, 16, 0), codes(40, 16, 1)
     with mock.patch.object(in_batch, "matmul", matmul):
         assert (
-            max(errors(lambda a, b, t: nt_xent(a, b, t)[0], exact_nt_xent, [first, second], 0.1))
+            max(
+                errors(
+                    lambda a, b, t: nt_xent_and_in_batch(a, b, t)[0],
+                    exact_nt_xent,
+                    [first, second],
+                    0.1,
+                )
+            )
             < 1e-6
         )
     wide = torch.linspace(-1, 1, 17 * 9).view(17, 9)
@@ -189,7 +198,7 @@ def test_with_and_without_onednn(matmul):
 
 MEMORY = """
 import core
-from core.information.infonce import nt_xent, queue_loss
+from core.information.losses import nt_xent_and_in_batch, queue_loss
 import torch, torch.nn.functional as F
 from pathlib import Path
 from scripts.benches.contest import peak
@@ -199,7 +208,7 @@ def queue(k):
     return peak(lambda: torch.autograd.grad(queue_loss(query, query.detach(), keys, 0.1), query), torch.device("cpu"))
 
 views = [F.normalize(torch.randn(3000, 128), dim=1).requires_grad_() for _ in range(2)]
-batch = peak(lambda: torch.autograd.grad(nt_xent(*views, 0.5)[0], views), torch.device("cpu"))
+batch = peak(lambda: torch.autograd.grad(nt_xent_and_in_batch(*views, 0.5)[0], views), torch.device("cpu"))
 print(queue(2**14), queue(2**18), batch)
 """
 
@@ -235,13 +244,13 @@ def process(number: int, folder: str) -> None:
 
 
 def nt_xent_with_bound(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    loss, one_sided = nt_xent(first, second, temperature)
+    loss, one_sided = nt_xent_and_in_batch(first, second, temperature)
     return loss + one_sided  # which has no gradient
 
 
 def test_three_processes_with_many_tiles_each_give_the_loss_and_the_gradient_of_one(tmp_path):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(process, (str(tmp_path),), nprocs=3)
+    run_in_processes(process, 3, str(tmp_path))
     found = torch.load(tmp_path / "found", weights_only=True)
     for number, exact in enumerate(
         (lambda a, b, t: exact_nt_xent(a, b, t) + exact_clip(a, b, t).detach(), exact_clip)

@@ -3,7 +3,7 @@ says.
 """
 
 from core.data.datasets import DataConfig, open_source
-from core.data.linear_gaussian import LinearGaussianConfig, patterns
+from core.data.linear_gaussian import LinearGaussianConfig, best_infonce, patterns
 from core.data.source import eval_sampler
 from core.run import config
 
@@ -55,8 +55,8 @@ def test_images_have_the_covariance_and_their_views_the_information():
         both.logpdf(torch.cat([first, second], 1))
         - (source.log_prob(first) + source.log_prob(second)).numpy()
     )
-    assert source.information == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
-    assert abs(pointwise.mean() - source.information) < 4 * pointwise.std() / n**0.5
+    assert source.truth.nats == pytest.approx(2 * source.entropy - both.entropy(), abs=1e-9)
+    assert abs(pointwise.mean() - source.truth.nats) < 4 * pointwise.std() / n**0.5
 
 
 def shared():
@@ -105,3 +105,33 @@ def test_what_can_not_be_is_one_line(overrides, said):
             ["data.name=linear_gaussian", "data.augment=none", *overrides],
         )
     assert "\n" not in str(refused.value)
+
+
+def test_the_best_infonce_is_that_of_a_simulation_with_the_true_densities():
+    correlations, k, n = torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64), 31, 20_000
+    truth = -0.5 * torch.log1p(-(correlations**2)).sum().item()
+    g = torch.Generator().manual_seed(1)
+    x, noise = (torch.randn(n, 3, generator=g).double() for _ in range(2))
+    y = correlations * x + (1 - correlations**2).sqrt() * noise
+    others = torch.randn(n, k, 3, generator=g).double()  # each anchor has negatives of its own
+
+    def log_ratio(x, y):  # log p(y|x) / p(y), of each coefficient a normal
+        deviation = (1 - correlations**2).sqrt()
+        given = torch.distributions.Normal(correlations * x, deviation).log_prob(y)
+        return (given - torch.distributions.Normal(0.0, 1.0).log_prob(y)).sum(-1)
+
+    own = log_ratio(x, y)
+    every = torch.cat([own[:, None], log_ratio(x[:, None], others)], 1)
+    terms = own - every.logsumexp(1) + np.log(k + 1)
+    found = best_infonce(k, correlations)
+    assert abs(found - terms.mean()) < 4 * terms.std() / n**0.5 + 0.01
+    assert found <= truth and best_infonce(8191, correlations) == pytest.approx(truth, abs=0.02)
+    assert best_infonce(1, correlations) < np.log(2)
+
+
+def test_the_truth_of_a_source_is_that_of_its_spectrum():
+    source = open_source(DATA, "test", 0)
+    correlations = SMALL.variances[:3] / SMALL.eigenvalues[:3]
+    assert source.truth.best_infonce(63) == best_infonce(63, correlations)
+    assert source.truth.best_infonce(63) < min(source.truth.nats, np.log(64))
+    assert source.rendered and source.augmentation == "fresh rendering"

@@ -4,7 +4,7 @@ views share.
 
 from core.data.datasets import DataConfig, open_source
 from core.data.source import eval_sampler, train_sampler
-from core.data.sprites import SHAPES, Sprites, SpritesConfig, render
+from core.data.sprites import SHAPES, Sprites, SpritesConfig, best_infonce, render
 from core.randomness import KeyedRNG
 
 import math
@@ -39,7 +39,9 @@ def test_the_default_images_are_those_that_earlier_results_were_measured_on():
 def test_content_is_uniform_and_labels_are_its_factors():
     source = Sprites(SpritesConfig(train=60_000), "train", 0)
     assert source.factors == {"shape": 4, "colour": 4, "size": 2, "row": 3, "column": 3}
-    assert source.information == pytest.approx(math.log(288))
+    assert source.truth.nats == pytest.approx(math.log(288))
+    assert source.truth.best_infonce(511) == best_infonce(511, 288) < source.truth.nats
+    assert source.rendered and source.augmentation == "fresh rendering"
     radix = torch.tensor([72, 18, 9, 3, 1])
     assert (
         chisquare(torch.bincount((source.content * radix).sum(1), minlength=288).numpy()).pvalue

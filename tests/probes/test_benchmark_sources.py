@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from scipy.special import ndtr
 
-from probes import known
-from probes.information import estimate
+from probes.samples import benchmark_sources as known
+from probes.samples.estimate import estimate
 from tests.sources import gaussian_pairs
 
 

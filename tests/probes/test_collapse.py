@@ -2,6 +2,8 @@
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
+from core.information.codes import Codes, codes, joined, normal_factors
+from core.information.collapse import collapse_status
 from core.randomness import KeyedRNG
 
 import math
@@ -17,16 +19,8 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from probes import collapse
-from probes.codes import Coded, Codes, codes, joined, normal_factors
-from probes.collapse import (
-    Alarm,
-    CollapseStatus,
-    collapse_status,
-    decomposition,
-    dimension_rates,
-    log_marginals,
-)
+from probes.latents import collapse
+from probes.latents.collapse import decomposition, dimension_rates, log_marginals
 
 MAP = torch.tensor([[0.8, 0.3], [0.5, 0.7]], dtype=torch.float64)
 SIGMA, IMAGES = 0.7, 8192
@@ -42,9 +36,7 @@ def linear_gaussian(n: int = IMAGES) -> Codes:
     joint -= joint.mean(0)
     joint = joint @ torch.linalg.inv(torch.linalg.cholesky(joint.T @ joint / n)).T
     mean = joint[:, :2] @ MAP.T
-    return codes(
-        Coded(mean, Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:]), STANDARD
-    )
+    return codes(Independent(Normal(mean, SIGMA), 1), mean + SIGMA * joint[:, 2:], STANDARD)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +115,7 @@ def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
     mixture = MixtureSameFamily(Categorical(torch.ones(2, dtype=torch.float64)), twice)
     read = linear_gaussian()
     q = Independent(Normal(read.mean, read.sigma), 1)
-    sampled = codes(Coded(read.mean, q, read.z), mixture)
+    sampled = codes(q, read.z, mixture)
     assert read.closed and not sampled.closed
     assert sampled.rate.mean().item() == pytest.approx(RATE, abs=1e-6)  # by the exact moments
     assert normal_factors(mixture) is None and dimension_rates(sampled, mixture) is None
@@ -162,9 +154,7 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     prior = Independent(Normal(torch.zeros(64), 1.0), 1)
     read = joined(
         [
-            codes(
-                Coded(z[part], Independent(Normal(ignored[part], sigma[part]), 1), z[part]), prior
-            )
+            codes(Independent(Normal(ignored[part], sigma[part]), 1), z[part], prior)
             for part in (slice(200), slice(200, 300))
         ]
     )
@@ -175,12 +165,3 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     )
     seen = linear_gaussian(500)
     assert collapse_status(seen).sentence == "" and collapse_status(seen).active_units == 2
-
-
-def test_the_alarm_speaks_once_each_time_it_becomes_true():
-    alarm, nothing, something = Alarm(), CollapseStatus(0.02, 0, 64), CollapseStatus(3.0, 9, 64)
-    said = [bool(alarm(found)) for found in (something, nothing, nothing, something, nothing)]
-    assert said == [False, True, False, False, True]
-    warning = Alarm()(nothing)
-    assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")
-    assert all(word in warning for word in ("free_bits", "annealing", "window"))

@@ -14,8 +14,8 @@ from scipy.stats import entropy, ortho_group
 from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 from sklearn.tree import DecisionTreeClassifier
 
-from probes import disentanglement as probe
-from probes.disentanglement import (
+from probes.latents import disentanglement as probe
+from probes.latents.disentanglement import (
     _binned,
     _contingency,
     _edges,

@@ -1,4 +1,4 @@
-"""`probes.information.estimate` and scripts/information.py: pairs from outside, whose truth is
+"""`probes.views.information.estimate` and scripts/information.py: pairs from outside, whose truth is
 known or which must be refused.
 """
 
@@ -6,8 +6,6 @@ from core.errors import UserError
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,15 @@ import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
 
-from probes import estimate as tool
-from probes.canonical import canonical
-from probes.crossfit import cross_fit
-from probes.information import estimate
-from probes.ksg import ksg_terms
-from probes.normal_scores import features, normal_scores
-from probes.pairs import check_pairs, load_pairs
+from probes.samples import estimate as tool
+from probes.samples.canonical import canonical
+from probes.samples.crossfit import cross_fit
+from probes.samples.estimate import estimate
+from probes.samples.ksg import ksg_terms
+from probes.samples.normal_scores import features, normal_scores
+from probes.samples.pairs import check_pairs, load_pairs
+from tests.front_door import Done, run_script
 from tests.sources import gaussian_pairs
-
-ROOT = Path(__file__).parents[2]
 
 
 def pairs_of(
@@ -228,14 +225,8 @@ def test_files_that_hold_no_pairs_are_refused_and_run_nothing(
     assert not (tmp_path / "bomb").exists()
 
 
-def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts/information.py", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+def script(*words: str, cwd: Path) -> Done:
+    return run_script("information.py", *words, cwd=cwd)
 
 
 def test_the_script_prints_a_table_or_json(tmp_path):

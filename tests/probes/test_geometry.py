@@ -2,7 +2,8 @@
 geometry is known.
 """
 
-from core.data.sprites import SpritesConfig
+from core.data.sprites import Sprites, SpritesConfig
+from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
 from core.run import config
@@ -19,8 +20,7 @@ from scipy.special import ive
 from scipy.stats import entropy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from probes import sentences
-from probes.geometry import collapse, geometry, layout
+from probes.views.geometry import GeometryProbe, collapse, geometry, layout
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -181,7 +181,7 @@ def run(tmp_path) -> config.RunConfig:
 
 
 def test_the_probe_measures_features_and_codes_on_the_test_split(run):
-    found = geometry(Critic(), run)
+    found = geometry(Frozen(Critic(), run))
     assert (found["split"], found["images"], found["lidar_images"], found["lidar_views"]) == (
         "test",
         300,
@@ -197,10 +197,10 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
         "deviation",
     ):  # these look at directions only, and the codes are the features' directions
         assert found["codes"][key] == pytest.approx(found["features"][key], rel=1e-4)
-    assert found == geometry(Critic(), run)
-    lines = sentences.geometry_lines(found)
+    assert found == geometry(Frozen(Critic(), run))
+    lines = GeometryProbe().sentences(found)
     assert len(lines) == 2 and "of 12" in lines[0] and "LiDAR" in lines[0]
-    plain = geometry(Pixels(), run)
+    plain = geometry(Frozen(Pixels(), run))
     assert (
         not isinstance(Pixels(), PairCritic)
         and "codes" not in plain
@@ -209,23 +209,23 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
 
 
 def test_the_probe_says_in_words_what_has_collapsed(run):
-    found = geometry(Critic(gain=0.0), run)
+    found = geometry(Frozen(Critic(gain=0.0), run))
     assert (
         "features collapsed: effective rank 1.0 of 12" in found["sentence"]
         and "codes collapsed" in found["sentence"]
     )
-    assert sentences.geometry_lines(found)[-1].strip() == found["sentence"]
+    assert GeometryProbe().sentences(found)[-1].strip() == found["sentence"]
 
 
 def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypatch):
-    monkeypatch.setattr(config.DataConfig, "views_differ", False)
-    found = geometry(Critic(), run)
+    monkeypatch.setattr(Sprites, "augmentation", "none")
+    found = geometry(Frozen(Critic(), run))
     assert (
         not {"alignment", "lidar"} & (found["features"].keys() | found["codes"].keys())
         and "lidar_views" not in found
     )
     assert {"uniformity", "effective_rank", "deviation"} <= found["features"].keys()
-    assert "LiDAR" not in "".join(sentences.geometry_lines(found))
+    assert "LiDAR" not in "".join(GeometryProbe().sentences(found))
 
 
 @pytest.mark.parametrize(

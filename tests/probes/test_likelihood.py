@@ -4,6 +4,7 @@ z, t^2) [d], q(z|x) nearly right.
 
 from core.batch import Batch
 from core.data.source import Source
+from core.frozen import Frozen
 from core.randomness import KeyedRNG
 from core.run import config
 
@@ -14,9 +15,9 @@ import pytest
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from probes import likelihood as probe
-from probes.annealing import anneal, schedule
-from probes.likelihood import ais, importance_weights, joint_of, likelihood
+from probes.latents import likelihood as probe
+from probes.latents.annealing import anneal, schedule
+from probes.latents.likelihood import ais, importance_weights, joint_of, likelihood
 
 LATENT, VALUES, T, IMAGES = 3, 6, 0.5, 40
 LOADINGS = KeyedRNG(0, 0).normal("loadings", VALUES, LATENT).double() / math.sqrt(LATENT)
@@ -69,14 +70,13 @@ class Images(Source):
             yield Batch((X[index],), torch.zeros(len(index), 1), index, rng)
 
 
-@pytest.fixture
-def run(monkeypatch):
-    monkeypatch.setattr(probe, "open_source", lambda *_, **__: Images())
-    return config.RunConfig(method="vae.beta.BetaVAE")
+def frozen(model: FactorAnalysis) -> Frozen:
+    run = config.RunConfig(method="vae.beta.BetaVAE")
+    return Frozen(model, run, sources=lambda split, augmented: Images())
 
 
-def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_meets_it(run):
-    found = likelihood(FactorAnalysis(), run, k=5000, images=IMAGES)
+def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_meets_it():
+    found = likelihood(frozen(FactorAnalysis()), k=5000, images=IMAGES)
     assert [point["k"] for point in found["sweep"]] == [1, 10, 100, 1000, 5000]
     bounds = [-point["value"] for point in found["sweep"]]
     truth = TRUTH.mean().item()
@@ -92,14 +92,14 @@ def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_me
     assert 1 < found["effective_samples"] < 5000
 
 
-def test_the_elbo_is_its_closed_form(run):
+def test_the_elbo_is_its_closed_form():
     """log p(x) - KL(q(z|x) || p(z|x)), which is one number here, for the posterior covariance does
     not depend on x.
     """
     model = FactorAnalysis()
     q, p = model.covariance.diagonal(), torch.linalg.inv(model.covariance)
     gap = 0.5 * ((p.diagonal() * q).sum() - LATENT + model.covariance.logdet() - q.log().sum())
-    found = likelihood(model, run, k=5000, images=IMAGES)
+    found = likelihood(frozen(model), k=5000, images=IMAGES)
     assert -found["nelbo"]["value"] == pytest.approx((TRUTH.mean() - gap).item(), abs=0.02)
 
 
@@ -128,7 +128,7 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
     )
 
 
-def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not(run):
+def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not():
     model = FactorAnalysis()
     prior = Independent(Normal(torch.zeros(IMAGES, LATENT, dtype=torch.float64), 1.0), 1)
     weighted = importance_weights(joint_of(model, X), prior, 16, KeyedRNG(0, 0)).bounds[16]
@@ -158,8 +158,8 @@ def test_the_mean_weight_of_annealing_has_no_bias():
     assert found.elbo.item() < TRUTH[0].item() - 0.05
 
 
-def test_the_annealed_report(run):
-    found = ais(FactorAnalysis(widened=0.8), run, steps=20, chains=8, images=20)
+def test_the_annealed_report():
+    found = ais(frozen(FactorAnalysis(widened=0.8)), steps=20, chains=8, images=20)
     assert found["images"] == 20 and found["steps"] == 20 and found["chains"] == 8
     chosen = torch.arange(20) * IMAGES // 20
     assert -0.02 < found["annealed"]["value"] + TRUTH[chosen].mean().item() < 0.1
@@ -199,10 +199,10 @@ class Chain(FactorAnalysis):
         return SimpleNamespace(log_prob=log_prob)
 
 
-def test_an_autoregressive_likelihood_is_read_the_same_way(run):
+def test_an_autoregressive_likelihood_is_read_the_same_way():
     model = Chain()
-    weighted = likelihood(model, run, k=2000, images=IMAGES)["importance_weighted"]["value"]
-    annealed = ais(model, run, steps=30, chains=8, images=IMAGES)["annealed"]["value"]
+    weighted = likelihood(frozen(model), k=2000, images=IMAGES)["importance_weighted"]["value"]
+    annealed = ais(frozen(model), steps=30, chains=8, images=IMAGES)["annealed"]["value"]
     assert -weighted == pytest.approx(model.truth.mean().item(), abs=0.02)
     assert -annealed == pytest.approx(model.truth.mean().item(), abs=0.1)
 

@@ -3,6 +3,7 @@ p(x|z) = N(b z, t^2), p(z) = N(0, 1).
 """
 
 from core.batch import Batch
+from core.frozen import Frozen
 from core.run import config
 
 import math
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from probes import rate as probe
+from probes.latents import rate as probe
 
 A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384
 
@@ -65,9 +66,10 @@ class Moments:
 
 @pytest.fixture(scope="module")
 def found():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probe, "open_source", lambda *_, **__: Moments(IMAGES, 0))
-        return probe.rate(LinearGaussian(), config.RunConfig(method="vae.beta.BetaVAE"))
+    run = config.RunConfig(method="vae.beta.BetaVAE")
+    source = Moments(IMAGES, 0)
+    frozen = Frozen(LinearGaussian(), run, sources=lambda split, augmented: source)
+    return probe.RateProbe().measure(frozen).numbers
 
 
 V, D = A**2 + S**2, DIMENSIONS

@@ -2,14 +2,15 @@
 on models whose truth is known.
 """
 
-from core.batch import Batch
+from core.batch import Batch, Encoded
 from core.data.source import Source
 from core.data.sprites import Sprites, SpritesConfig
+from core.frozen import Frozen
 from core.information.bounds import infonce_terms
+from core.information.standardise import mean_and_deviation
 from core.method import Method
 from core.run import config
-from core.information.standardise import mean_and_deviation
-from core.run.features import Features, cached_features, extract
+from core.run.features import Features, extract
 
 import math
 from dataclasses import replace
@@ -22,15 +23,13 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from probes import report
-from probes.critic import refit_scale
-from probes.duplicates import duplicates
-from probes.information import encode_pairs, information, surpassed
-from probes.knn import PRESETS, knn, search, vote
-from probes.linear import linear
-from probes.logistic import Logistic
-from probes.rate import rate
-from scripts.probe import refuse_other_images
+from probes.labels.knn import PRESETS, knn, search, vote
+from probes.labels.linear import linear
+from probes.labels.logistic import Logistic
+from probes.latents.rate import RateProbe
+from probes.views.critic import refit_scale
+from probes.views.duplicates import duplicates
+from probes.views.information import information, shuffled, surpassed
 from tests.sprite_reader import read
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
@@ -107,11 +106,12 @@ def test_copies_of_an_image_are_found_and_left_out(tmp_path):
     assert duplicates(Repeating()).tolist() == [6, 7, 8, 9]
     run = small_run(tmp_path)
     assert duplicates(Sprites(run.data.sprites, "test", 0)).tolist() == []
-    encoder = SimpleNamespace(embed=lambda view: view.flatten(1).float())
-    pairs = encode_pairs(
-        encoder, Repeating(), 0, "cpu", native=False, leave_out=duplicates(Repeating())
+    encoder = SimpleNamespace(
+        shape=(1, 4, 4), encode=lambda view, key=False: Encoded(view.flatten(1).float())
     )
-    assert len(pairs.features[0]) == len(torch.unique(pairs.features[0], dim=0)) == 6
+    frozen = Frozen(encoder, run, sources=lambda split, augmented: Repeating())
+    pairs = shuffled(frozen.pairs("test"), 0, leave_out=duplicates(Repeating()))
+    assert len(pairs.place) == len(torch.unique(pairs.features[0], dim=0)) == 6
 
 
 def test_knn_clips_k_to_the_images_there_are():
@@ -193,7 +193,7 @@ def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_
     run = config.RunConfig(
         method="x", folder=str(tmp_path), data=config.DataConfig(sprites=sprites)
     )
-    found = information(Oracle(Sprites(sprites, "test", 0)), run)
+    found = information(Frozen(Oracle(Sprites(sprites, "test", 0)), run))
     assert found["truth"] == pytest.approx(math.log(24))
     assert set(found["critics"]) == {"native", "native, refitted scale", "common"}
     assert (found["side"], found["split"]) == ("lower bound", "test")
@@ -211,6 +211,10 @@ def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_
     assert found["critics"]["common"]["sweep"][-1]["bound"] > 0.9 * math.log(24)
 
 
+def measured(method: BetaVAE, run: config.RunConfig) -> dict:
+    return RateProbe().measure(Frozen(method, run)).numbers
+
+
 def small_run(tmp_path, **sprites) -> config.RunConfig:
     sizes = SpritesConfig(**{"train": 300, "validation": 100, "test": 400, **sprites})
     return config.RunConfig(
@@ -226,7 +230,7 @@ def test_a_vae_whose_code_ignores_the_image_carries_nothing(tmp_path):
     method = BetaVAE(run.model, (3, 32, 32)).eval()
     torch.nn.init.zeros_(method.to_posterior.weight)
     torch.nn.init.zeros_(method.to_posterior.bias)
-    found = rate(method, run)
+    found = measured(method, run)
     for key in ("rate", "lower", "upper"):
         assert found[key]["value"] == pytest.approx(0, abs=1e-6)
     assert found["active_units"] == 0
@@ -243,7 +247,7 @@ def test_a_prior_without_a_closed_form_is_sampled_and_says_so(tmp_path):
     torch.nn.init.normal_(methods[0].to_posterior.weight, std=5.0)
     for part in ("encoder", "to_posterior", "decoder", "pixels"):
         getattr(methods[1], part).load_state_dict(getattr(methods[0], part).state_dict())
-    closed, sampled = (rate(method, run)["rate"] for method in methods)
+    closed, sampled = (measured(method, run)["rate"] for method in methods)
     assert closed["estimator"].startswith("closed-form KL") and sampled["estimator"].startswith(
         "log q(z|x) - log p(z)"
     )
@@ -258,7 +262,7 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     torch.manual_seed(0)
     method = BetaVAE(run.model, (3, 32, 32)).eval()
     torch.nn.init.normal_(method.to_posterior.weight, std=20.0)
-    found = rate(method, run)
+    found = measured(method, run)
     assert (
         0
         < found["lower"]["value"]
@@ -267,32 +271,6 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     )
     assert found["lower"]["value"] <= found["ceiling"]
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
-
-
-@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 28, 28)])
-def test_images_that_a_checkpoint_can_not_read_are_one_line(tmp_path, shape):
-    vae = BetaVAE(small_run(tmp_path).model, (3, 32, 32))
-    refuse_other_images(vae, (3, 32, 32))
-    with pytest.raises(report.UserError, match="x".join(map(str, shape)) + ".*3x32x32"):
-        refuse_other_images(vae, shape)
-
-
-def test_features_are_kept_beside_the_checkpoint_and_follow_its_weights(tmp_path):
-    run, path = small_run(tmp_path), tmp_path / "last.ckpt"
-    method = BetaVAE(run.model, (3, 32, 32))
-    path.write_bytes(b"one")
-    first = cached_features(path, method, run, "test")
-    kept = list((tmp_path / "features").iterdir())
-    assert len(kept) == 1 and first.x.shape == (400, 4) and first.y.shape == (400, 5)
-    again = cached_features(path, None, run, "test")  # type: ignore[arg-type]  (nothing is extracted)
-    assert torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
-    kept[0].write_bytes(b"damaged")
-    assert torch.equal(cached_features(path, method, run, "test").x, first.x)
-    path.write_bytes(b"two")
-    with torch.no_grad():
-        method.to_posterior.bias += 1
-    assert not torch.equal(cached_features(path, method, run, "test").x, first.x)
-    assert len(list((tmp_path / "features").iterdir())) == 1
 
 
 def test_extracting_leaves_the_method_as_it_was(tmp_path):
@@ -313,22 +291,6 @@ def test_a_critic_that_another_surpasses_is_called_limited():
         "converged",
         "converged",
     ]
-
-
-def test_a_second_call_keeps_what_the_first_one_measured(tmp_path):
-    base = {"format": report.FORMAT, "digest": "a", "data": "sprites", "seed": 0}
-    report.save({**base, "knn": {"knn20": {}}}, tmp_path / "probe.json")
-    assert "knn" in report.with_earlier({**base, "linear": {}}, tmp_path / "probe.json")
-    assert "knn" not in report.with_earlier(
-        {**base, "digest": "b", "linear": {}}, tmp_path / "probe.json"
-    )
-
-
-@pytest.mark.parametrize("text", ["", "{", '{"format": "other"}', "[]"])
-def test_a_damaged_report_is_one_line(tmp_path, text):
-    (tmp_path / "probe.json").write_text(text)
-    with pytest.raises(report.UserError, match=r"probe\.json.*scripts/probe\.py"):
-        report.load(tmp_path / "probe.json")
 
 
 def test_refitted_scale_is_the_best_of_a_grid():

@@ -2,6 +2,7 @@
 are known exactly.
 """
 
+from core.frozen import Frozen
 from core.method import locate
 from core.networks.likelihoods import Likelihood
 from core.randomness import KeyedRNG
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
-from probes import figures, rate_head, sentences
-from probes.rate_head import Seen, measure, rate_distortion, train_heads
+from probes.latents import rate_head
+from probes.latents.rate_head import Seen, measure, rate_distortion, train_heads
+from probes.report import figures
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
 GREY = torch.where(
@@ -232,9 +234,8 @@ def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_pa
         ("beta_vae_sprites", ["model.width=4", "model.likelihood=bernoulli"]),
     ):
         run = config.read(Path(__file__).parents[2] / f"configs/{name}.yaml", [*small, *more])
-        found = rate_head.rate_head(
-            locate(run.method)(run.model, (3, 32, 32)).eval().requires_grad_(False), run
-        )
+        method = locate(run.method)(run.model, (3, 32, 32)).requires_grad_(False)
+        found = rate_head.rate_head(Frozen(method, run))
         assert (found["train_images"], found["images"], found["dimensions"]) == (300, 200, 3072)
         assert [point["beta"] for point in found["points"]] == list(rate_head.BETAS)
         for point in (found["nothing"], *found["points"]):
@@ -245,15 +246,7 @@ def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_pa
             assert point["nelbo"]["value"] == pytest.approx(
                 point["rate"]["value"] + point["distortion"]["value"], rel=1e-5
             )
-        said = sentences.details(
-            {
-                "checkpoint": "a/last.ckpt",
-                "method": run.method,
-                "step": 0,
-                "data": "sprites",
-                "rate_head": found,
-            }
-        )
+        said = rate_head.RateHeadProbe().sentences(found)
         assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
 
 
@@ -268,13 +261,6 @@ def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
     assert figures.lower_hull(points) == [(0.0, 10.0), (2.0, 4.0), (4.0, 3.0)]
 
 
-def test_the_picture_shows_several_checkpoints_and_leaves_out_those_without_a_curve(
-    curve, tmp_path
-):
-    reports = [
-        {"checkpoint": f"runs/{name}/last.ckpt", "data": "sprites"} for name in ("a", "b", "c")
-    ]
-    for probed in reports[:2]:
-        probed["rate_head"] = curve
-    figures.rate_distortion(reports, tmp_path / "rd.png")
+def test_the_picture_shows_several_checkpoints(curve, tmp_path):
+    figures.rate_distortion([("a", curve), ("b", curve)], tmp_path / "rd.png")
     assert (tmp_path / "rd.png").stat().st_size > 1000

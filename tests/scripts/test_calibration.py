@@ -3,25 +3,17 @@ out.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from probes import calibration
+from probes.samples import calibration
+from tests.front_door import Done, run_script
 
-ROOT = Path(__file__).parents[2]
 
-
-def script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts/calibrate.py", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+def script(*words: str, cwd: Path) -> Done:
+    return run_script("calibrate.py", *words, cwd=cwd)
 
 
 def test_a_table_a_picture_and_the_figures(tmp_path):

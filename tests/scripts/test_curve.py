@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probes import collapse, curve, rate, rate_head
+from probes.latents import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "linear_vae.yaml")

@@ -4,7 +4,6 @@ that never answers.
 
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
-from core.run.finite import FiniteLosses
 from core.run.folder import RunFolder
 from core.run.logger import Logger
 from core.run.optim import build_optimizer
@@ -16,7 +15,6 @@ import re
 import resource
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -27,8 +25,8 @@ import torch.distributed as dist
 import wandb
 
 from scripts.benches.wandb_server import Server
+from tests.front_door import ROOT, run_script, start_script
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["model.hidden=16", "model.projection=8"]
 
 
@@ -166,7 +164,7 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
     folder, state = run
     save(folder, state, 1)
     monkeypatch.setattr(
-        "core.run.folder.in_turns", lambda mine: [*mine, 0]
+        "core.run.folder.gather_round_robin", lambda mine: [*mine, 0]
     )  # another node, whose folder is its own and empty
     with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
         folder.resume(state)
@@ -181,31 +179,39 @@ def test_a_folder_where_a_run_keeps_a_file_is_refused_before_anything_is_written
     assert sorted(folder.path.rglob("*")) == before
 
 
-def test_one_process_at_a_time_holds_a_folder(run):
+def script_of(code: str, folder: Path) -> Path:
+    path = folder / "script.py"
+    path.write_text(code)
+    return path
+
+
+def test_one_process_at_a_time_holds_a_folder(run, tmp_path):
     folder, _ = run
     folder.hold()
-    words = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
-    held = subprocess.run(
-        [sys.executable, "-c", f"import core; {words}", str(folder.path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    code = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
+    held = run_script(script_of(code, tmp_path), folder.path)
     assert "UserError: folder: another process trains in" in held.stderr
 
 
-def test_a_folder_whose_process_ends_is_waited_for(run):
+def test_a_folder_whose_process_ends_is_waited_for(run, tmp_path):
     folder, _ = run
-    words = "from core.run.folder import RunFolder; folder = RunFolder(sys.argv[1]); folder.hold(); print('in', flush=True)"
-    script = f"import core, sys, time; {words}; time.sleep(1)"
-    before = subprocess.Popen(
-        [sys.executable, "-c", script, str(folder.path)], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert before.stdout and before.stdout.readline() == b"in\n"
+    code = """import os, sys, time
+from core.run.folder import RunFolder
+folder = RunFolder(sys.argv[1])
+folder.hold()
+print('in', flush=True)
+while not os.path.exists('end'):
+    time.sleep(0.01)
+time.sleep(1)"""
+    here, there = os.pipe()
+    before = start_script(script_of(code, tmp_path), folder.path, cwd=tmp_path, stdout=there)
+    assert os.read(here, 9) == b"in\n"
     with pytest.raises(UserError, match="another process trains"):
         folder.hold()
-    folder.hold(patience=60.0)
-    assert before.wait() == 0
+    (tmp_path / "end").touch()
+    folder.hold(patience=600.0)
+    before.join()
+    assert before.exitcode == 0
 
 
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
@@ -234,20 +240,6 @@ def test_what_is_not_finite_is_never_saved(run, spoil):
     with pytest.raises(UserError, match="not finite at step 2.*optim.clip"):
         save(folder, state, 2)
     assert steps(folder) == {"last.ckpt": 1}
-
-
-def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before_it():
-    losses = FiniteLosses(Path("last.ckpt"))
-    for step, loss in enumerate([3.0, 2.5, float("inf"), float("nan"), 1.0], start=1):
-        losses.add(step, {"loss": torch.tensor(loss), "lr": torch.tensor(0.1)})
-        if step == 1:
-            for _ in range(2):  # a second look at the same step shows it again
-                assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
-    with pytest.raises(
-        UserError,
-        match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr",
-    ):
-        losses.look()
 
 
 @pytest.fixture
@@ -423,13 +415,7 @@ def test_a_short_soak(tmp_path, more):
         "--out",
         str(tmp_path / "soak"),
     ]
-    script, environment = str(ROOT / "scripts/soak.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, script, str(ROOT / "configs/simclr_sprites.yaml"), *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = run_script("soak.py", ROOT / "configs/simclr_sprites.yaml", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     deaths = re.search(r"(\d) deaths \(", done.stdout)
     assert deaths and int(deaths[1]) >= 4, (

@@ -1,29 +1,32 @@
-"""scripts/probe.py from a checkpoint to its report, on a VAE of every prior; and what it
-refuses.
+"""The probe command from a checkpoint to its report, on a VAE of every prior; what it keeps, and
+what it refuses.
 """
 
 from core.data.sprites import Sprites, SpritesConfig
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.optim import build_optimizer
+from core.run.validation import Validation
 
 import json
 import math
+import sys
 
 import pytest
 import torch
 
-from probes import report, sentences
-from scripts import probe as script
-from scripts.probe_table import DEFAULT, PROBES
-from scripts.validation import Validation
+from probes.labels.knn import KNNProbe
+from probes.registry import DEFAULT, ON_REQUEST, PROBES
+from probes.report import table
+from probes.session import load_probes
+from scripts.probe import main
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
 
 SPRITES = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=300, validation=128, test=200)
 
 
-def saved(folder, prior: str = "standard", spread: float = 50.0) -> BetaVAE:
+def saved(folder, prior: str = "standard", spread: float = 50.0, name: str = "last") -> BetaVAE:
     """A checkpoint of an untrained VAE whose posterior means vary."""
     model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
     run = config.RunConfig(
@@ -36,67 +39,51 @@ def saved(folder, prior: str = "standard", spread: float = 50.0) -> BetaVAE:
     torch.manual_seed(0)
     method = checkpoint.build_method(run, (3, 32, 32))
     torch.nn.init.normal_(method.to_posterior.weight, std=spread)
-    checkpoint.save(folder / "last.ckpt", State(run, method, build_optimizer(method, run.optim)))
+    state = State(run, method, build_optimizer(method, run.optim))
+    checkpoint.save(folder / f"{name}.ckpt", state)
     return method
 
 
-def call(monkeypatch, *words: str) -> None:
-    monkeypatch.setattr("sys.argv", ["probe.py", *map(str, words)])
-    script.main()
+def call(*words: object) -> None:
+    main([*map(str, words), "--device", "cpu"])
+
+
+def report(folder, name: str = "probe") -> dict:
+    return json.loads((folder / name / "probe.json").read_text())
 
 
 @pytest.mark.parametrize("prior", ["standard", "vamp", "flow"])
-def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, monkeypatch, capsys, prior):
+def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, capsys, prior):
     saved(tmp_path, prior)
-    words = (
-        "--probes",
-        "rate,disentanglement,likelihood,ais",
-        "--k",
-        "20",
-        "--images",
-        "30",
-        "--steps",
-        "3",
-        "--chains",
-        "2",
-    )
-    call(monkeypatch, tmp_path, "--device", "cpu", *words)
-    found, said = (
-        json.loads((tmp_path / "probe" / "probe.json").read_text()),
-        capsys.readouterr().out,
-    )
+    probes = "rate,disentanglement,likelihood,ais"
+    options = ("likelihood.k=20", "--images", "30", "--steps", "3", "ais.chains=2")
+    call(tmp_path, "--probes", probes, *options)
+    found, said = report(tmp_path), capsys.readouterr().out
     factorises = prior == "standard"
     for place in (found["rate"], found["rate"]["on_these_images"]):
         assert ("dimension_wise_kl" in place) == factorises
     assert ("closed-form" in found["rate"]["rate"]["estimator"]) == factorises
     assert ("dimension-wise KL" in said) == factorises and "total correlation" in said
-    assert (
-        found["disentanglement"]["factors"] == ["shape", "colour", "row", "column"]
-        and "MIG" in said
-    )
+    factors = ["shape", "colour", "row", "column"]
+    assert found["disentanglement"]["factors"] == factors and "MIG" in said
     assert (found["likelihood"]["k"], found["likelihood"]["images"]) == (20, 30)
     assert (found["ais"]["steps"], found["ais"]["chains"], found["ais"]["images"]) == (3, 2, 30)
-    for name, bound in sentences.BOUNDS.items():
+    for name, bound in (("likelihood", "importance_weighted"), ("ais", "annealed")):
         assert list(found[name]).index("nelbo") < list(found[name]).index(bound)
         assert found[name][bound]["value"] <= found[name]["nelbo"]["value"]
     assert said.index("by the ELBO") < said.index("importance-weighted") < said.index("annealed")
-    numbers = report.numbers(found)
-    assert all(math.isfinite(value) for value in numbers.values()) and {
-        "rate",
-        "likelihood/importance_weighted",
-        "ais/annealed",
-    } <= set(numbers)
+    numbers = table.numbers(found, load_probes(list(PROBES)))
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert {"rate", "likelihood/importance_weighted", "ais/annealed"} <= set(numbers)
     pictures = {path.stem for path in (tmp_path / "probe").glob("*.png")}
     assert pictures == {"reconstructions", "traversals"} | ({"dimensions"} if factorises else set())
 
 
-def test_a_collapsed_vae_is_called_so(tmp_path, monkeypatch, capsys):
+def test_a_collapsed_vae_is_called_so(tmp_path, capsys):
     saved(tmp_path, spread=0.0)
-    call(monkeypatch, tmp_path, "--device", "cpu", "--probes", "rate")
-    assert (
-        "collapsed: 0 of 4 units active, z carries at most 0.00 nats"
-        in capsys.readouterr().out
-    )
+    call(tmp_path, "--probes", "rate")
+    said = "collapsed: 0 of 4 units active, z carries at most 0.00 nats"
+    assert said in capsys.readouterr().out
 
 
 def test_training_warns_once_of_a_code_that_collapses(tmp_path):
@@ -115,35 +102,33 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         method.to_posterior.weight.data = share * kept
         scores = validation(method, 0)
         said.append("collapsed: 0 of 4 units active" in validation.warning)
-        assert scores["val/active_units"] == (4 if share else 0) and (
-            scores["val/information_upper"] > 1
-        ) == (share > 0)
+        assert scores["val/active_units"] == (4 if share else 0)
+        assert (scores["val/information_upper"] > 1) == (share > 0)
     assert said == [False, True, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--probes", "likelihood", "--k", "0"], "--k: must be 1 or more, got 0"),
-        (["--k", "5"], "--k: none of the probes asked for reads it; add --probes likelihood"),
-        (
-            ["--probes", "likelihood", "--steps", "5"],
-            "--steps: none of the probes asked for reads it; add --probes ais",
-        ),
-        (
-            ["--images", "5"],
-            "--images: none of the probes asked for reads it; add --probes likelihood or ais",
-        ),
-        (["--probes", "elbo"], "--probes: there is no 'elbo'; choose among " + ", ".join(PROBES)),
+        (["--probes", "likelihood", "--k", "0"], "likelihood.k: must be 1 or more, got 0"),
+        (["--k", "5"], "--k: only likelihood read it; add it to --probes"),
+        (["--images", "5"], "--images: only likelihood and ais read it; add it to --probes"),
+        (["--probes", "elbo"], "--probes: there is no 'elbo' (valid: "),
+        (["--probes", "ais", "ais.step=3"], "ais.step: the probe has no such option (did you mean"),
+        (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
+        (["model.width=3"], "'model.width=3': only data.* of a checkpoint's config"),
+        (["--probes", "nowhere.at.All"], "--probes: there is no module nowhere.at"),
+        (["--probes", "json.JSONDecoder"], "--probes: json.JSONDecoder is no subclass of"),
     ],
 )
-def test_what_can_not_be_is_one_line(monkeypatch, capsys, words, line):
+def test_what_can_not_be_is_one_line(capsys, words, line):
     with pytest.raises(SystemExit) as stopped:
-        call(monkeypatch, "runs/none", *words)
-    assert stopped.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+        call("runs/none", *words)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith(f"error: {line}") and said.count("\n") == 1
 
 
-def test_a_checkpoint_without_a_posterior_is_told_what_is_left_out(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_without_a_posterior_is_told_what_is_left_out(tmp_path, capsys):
     from contrastive.simclr import SimCLR
 
     run = config.RunConfig(
@@ -155,16 +140,81 @@ def test_a_checkpoint_without_a_posterior_is_told_what_is_left_out(tmp_path, mon
     )
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(tmp_path / "last.ckpt", State(run, method, build_optimizer(method, run.optim)))
-    call(monkeypatch, tmp_path, "--device", "cpu", "--probes", "rate,likelihood,disentanglement")
-    said, found = (
-        capsys.readouterr().out,
-        json.loads((tmp_path / "probe" / "probe.json").read_text()),
-    )
-    assert (
-        "no rate: contrastive.simclr.SimCLR has no posterior" in said and "no likelihood: " in said
-    )
+    call(tmp_path, "--probes", "rate,likelihood,disentanglement")
+    said, found = capsys.readouterr().out, report(tmp_path)
+    assert "no rate: contrastive.simclr.SimCLR has no posterior" in said
+    assert set(found["absent"]) == {"rate", "likelihood"}
     assert "rate" not in found and "disentanglement" in found
 
 
 def test_the_slow_probes_are_asked_for_by_name():
-    assert set(PROBES) - set(DEFAULT) == {"likelihood", "ais", "rate_head"}
+    assert set(PROBES) - set(DEFAULT) == set(ON_REQUEST)
+    for name, probe in load_probes(list(PROBES)).items():
+        assert probe.on_request == (name in ON_REQUEST) and probe.summary and probe.schema
+
+
+def test_an_interrupted_call_goes_on_with_what_is_missing(tmp_path, capsys, monkeypatch):
+    saved(tmp_path)
+
+    def interrupted(self, frozen, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(KNNProbe, "measure", interrupted)
+        call(tmp_path, "--probes", "linear,knn")
+    assert stopped.value.code == 130
+    first = report(tmp_path)
+    assert "linear" in first and "knn" not in first
+    call(tmp_path, "--probes", "linear,knn")
+    assert "linear was measured before" in capsys.readouterr().out
+    assert report(tmp_path)["linear"] == first["linear"] and "knn" in report(tmp_path)
+    call(tmp_path, "--probes", "linear", "--again")
+    assert "linear …" in capsys.readouterr().out
+
+
+def test_reports_of_other_weights_data_and_seeds_never_mix(tmp_path):
+    saved(tmp_path)
+    saved(tmp_path, spread=5.0, name="best")
+    call(tmp_path, "--probes", "linear")
+    call(tmp_path, "--probes", "linear", "--best")
+    assert report(tmp_path)["linear"] != report(tmp_path, "probe-best")["linear"]
+    call(tmp_path, "--probes", "knn", "data.sprites.test=100")
+    (other,) = tmp_path.glob("probe-sprites-*")
+    assert "linear" not in report(tmp_path, other.name) and "knn" not in report(tmp_path)
+    call(tmp_path, "--probes", "knn", "--seed", "1")
+    assert "linear" not in report(tmp_path)
+
+
+def test_a_probe_of_ones_own_is_one_file(tmp_path, capsys, monkeypatch):
+    saved(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "spectrum.py").write_text(
+        "from probes.probe import Found, Probe\n\n\n"
+        "class Spectrum(Probe):\n"
+        "    name, summary, columns = 'spectrum', 'the largest singular value', ('sigma',)\n"
+        "    options = {'power': 1}\n\n"
+        "    def measure(self, frozen, power):\n"
+        "        x = frozen.features('test').x\n"
+        "        return Found({'largest': x.svd().S[0].item() ** power})\n\n"
+        "    def cells(self, numbers):\n"
+        "        return [f\"{numbers['largest']:.3f}\"]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "mine.spectrum.Spectrum"
+    call(tmp_path, "--probes", f"linear,{own}", f"{own}.power=2")
+    found, said = report(tmp_path), capsys.readouterr().out
+    assert "sigma" in said and f"{found['spectrum']['largest']:.3f}" in said
+    assert found["options"]["spectrum"] == {"power": 2}
+    sys.modules.pop("mine.spectrum"), sys.modules.pop("mine")
+
+
+def test_a_number_that_is_not_finite_is_absent_with_its_reason(tmp_path, capsys, monkeypatch):
+    saved(tmp_path)
+    from probes.probe import Found
+
+    found = Found({"knn200": {"top1": math.nan}})
+    monkeypatch.setattr(KNNProbe, "measure", lambda self, frozen, **options: found)
+    call(tmp_path, "--probes", "knn,disentanglement")
+    made = report(tmp_path)
+    assert made["absent"] == {"knn": "its number knn200.top1 is not finite"}
+    assert "knn" not in made and "disentanglement" in made

@@ -3,9 +3,6 @@
 from core.run import checkpoint
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,18 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    "data.sprites.train=512",
-    "data.sprites.validation=128",
-    "data.sprites.test=128",
-    "optim.batch_size=64",
-    "optim.epochs=3",
-    "trainer.save_every=5",
-    "trainer.log_every=3",
-    "trainer.validate_every=1",
-    "wandb=disabled",
-]
+from scripts.patience import Patience, stamp
+from tests import in_process
+from tests.front_door import ROOT, Done, run_script, start_script
+from tests.in_process import SMALL
+
 EXTRA = {
     "simclr": [],
     "moco": ["model.queue=100"],
@@ -45,9 +35,9 @@ def command(method: str, folder: Path, *more: str) -> list[str]:
     ]
 
 
-def pretrain(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+def pretrain(*words: str) -> Done:
+    """What such a command prints, and its exit code."""
+    return run_script(*words[1:])
 
 
 def same(a: object, b: object) -> bool:
@@ -69,20 +59,14 @@ def test_a_killed_run_resumes_bitwise(method, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = pretrain(*command(method, whole))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        command(method, killed),
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "metrics.jsonl").exists() and '"step": 9' in (
-            killed / "metrics.jsonl"
-        ).read_text():
-            break
+    process = start_script(*command(method, killed)[1:])
+    log = killed / "metrics.jsonl"
+    patience = Patience([process], lambda: stamp(log))
+    while process.is_alive() and not (log.exists() and '"step": 9' in log.read_text()):
+        assert not patience.is_over(), "the run stands still"
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     reached = checkpoint.read(killed / "last.ckpt")["step"]
     assert 0 < reached < 24, "the run was not killed in its middle"
     with open(killed / "metrics.jsonl", "a") as file:
@@ -170,15 +154,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(overrides, words, tmp_path):
-    answer = pretrain(*command("simclr", tmp_path / "run", *overrides))
-    assert answer.returncode == 2, answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
-    assert all(word in answer.stderr for word in words), answer.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def run_script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    return pretrain(sys.executable, str(ROOT / "scripts" / name), *map(str, words))
+    answer = in_process.train("simclr", tmp_path / "run", *overrides)
+    assert answer.is_one_line, answer
+    assert all(word in answer.err for word in words), answer.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_probe_and_compare_through_the_front_door(finished):

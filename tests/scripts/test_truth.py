@@ -13,7 +13,8 @@ import sys
 import pytest
 from matplotlib.image import imread
 
-from probes import report, truth
+from probes.report import schema as report
+from probes.samples import truth
 from scripts import sprites_truth
 
 

@@ -127,7 +127,9 @@ def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():
     without, _ = trained(RateConfig(beta=20.0))
     kept, _ = trained(RateConfig("free_bits", beta=20.0, nats=1.0))
     assert without["rate"] < 6
-    assert kept["rate"] == pytest.approx(LATENT, rel=0.05) and kept["informative_dimensions"] == LATENT
+    assert (
+        kept["rate"] == pytest.approx(LATENT, rel=0.05) and kept["informative_dimensions"] == LATENT
+    )
 
 
 def test_soft_free_bits_move_by_a_tenth_where_the_rate_is_five_percent_off():

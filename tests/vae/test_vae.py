@@ -14,7 +14,6 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae.beta import BetaVAE, BetaVAEConfig
-from vae.pictures import reconstructions, traversals
 from vae.rate import RateConfig
 
 
@@ -139,8 +138,23 @@ def test_sides_that_do_not_fit_a_convolution_name_the_key_that_asks_for_it(backb
         BetaVAE(BetaVAEConfig(backbone=backbone, decoder=decoder, width=8), (3, 30, 30))
 
 
-def test_pictures_are_written(tmp_path, make_batch):
+@pytest.mark.parametrize("images", [1, 6])
+def test_figures_are_rows_of_images(make_batch, images):
     method = BetaVAE(BetaVAEConfig(width=8, latent=3), (1, 28, 28)).eval()
-    x = make_batch(6, 1, (1, 28, 28)).views[0]
-    assert reconstructions(method, x, tmp_path / "a.png").stat().st_size > 100
-    assert traversals(method, x, tmp_path / "b.png").stat().st_size > 100
+    with torch.no_grad():
+        made = method.figures(make_batch(images, 1, (1, 28, 28)))
+    assert {name: [len(row) for row in rows] for name, rows in made.items()} == {
+        "reconstructions": [images, images],
+        "traversals": [9, 9, 9],
+    }
+    for row in (row for rows in made.values() for row in rows):
+        assert row.shape[1:] == (1, 28, 28) and row.min() >= 0 and row.max() <= 1
+
+
+def test_a_collapsed_code_is_warned_of_with_what_to_try():
+    method = BetaVAE(BetaVAEConfig(width=8, latent=64), (1, 28, 28))
+    warning = method.warning({"information_upper": 0.02, "active_units": 0.0})
+    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
+    assert all(word in warning for word in ("free_bits", "annealing", "window"))
+    assert method.warning({"information_upper": 3.0, "active_units": 9.0}) == ""
+    assert method.warning({"knn": 0.5}) == ""

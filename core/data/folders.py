@@ -1,0 +1,162 @@
+"""Images in folders: DATA/SPLIT/CLASS/..., a class being the first folder below the split."""
+
+from core.data.notes import printable, say_once
+from core.data.pixels import suffixes
+from core.errors import UserError
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+TEST_NAMES = ("test", "val", "validation")  # folders of a test split; the first that exists
+
+
+class Folder(Dataset[tuple[bytes, int]]):
+    """The files of one split as (bytes, label), with classes in natural order ("2" before "10").
+
+    Left out, counted and said in one line: names that begin with a dot, files without an
+    extension of a format that Pillow decodes, links that lead nowhere, what is no regular file,
+    and files that lie in no class's folder. Raises `UserError` for a folder that can not be
+    listed, and for a class without images.
+    """
+
+    def __init__(self, root: Path, classes: tuple[str, ...] | None = None):
+        """`classes`: those of the train split, of which a test split may hold fewer."""
+        self.root = root
+        left_out: dict[str, list[str]] = defaultdict(list)
+        found = {
+            entry.name: list(_images(entry.path, left_out))
+            for entry in _entries(root, left_out)
+            if _is_folder(entry) or _leave(left_out, "outside the classes' folders", entry.path)
+        }
+        empty = sorted((name for name, files in found.items() if not files), key=natural)
+        self._say(left_out, empty if classes else [])
+        if empty and not classes:
+            raise UserError(
+                f"data.root: {printable(root / empty[0])} is a class without images that can be"
+                f" read{_counts(left_out)}; put images there or remove the folder"
+            )
+        if not any(found.values()):
+            raise UserError(
+                f"data.root: {printable(root)} holds no images{_counts(left_out)};"
+                f" name=folder expects {printable(root)}/CLASS/*.jpg"
+            )
+        self.classes = classes or tuple(sorted(found, key=natural))
+        strange = sorted(found.keys() - set(self.classes), key=natural)
+        if strange:
+            raise UserError(
+                f"data.root: {printable(root)} holds the class '{printable(strange[0])}', which the"
+                " train split does not hold; classes are those of the train split"
+            )
+        number = {name: label for label, name in enumerate(self.classes)}
+        every = [(path, number[name]) for name, files in found.items() for path in files]
+        self.samples = sorted(every, key=lambda sample: natural(sample[0]))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        path, label = self.samples[index]
+        with open(path, "rb") as file:
+            return file.read(), label
+
+    def _say(self, left_out: dict[str, list[str]], empty: list[str]) -> None:
+        if left_out:
+            say_once(f"data.root: {printable(self.root)}: left out{_counts(left_out)}")
+        if empty:
+            say_once(
+                f"data.root: {printable(self.root)}: {len(empty)} classes have no images here, such"
+                f" as '{printable(empty[0])}'"
+            )
+
+
+def open_folder(root: Path, split: str) -> Folder:
+    """ROOT/train, or ROOT/test (ROOT/val) with its classes numbered as in train."""
+    names = ("train",) if split == "train" else TEST_NAMES
+    place = next((root / name for name in names if (root / name).is_dir()), None)
+    if place is None:
+        raise UserError(
+            f"data.root: {printable(root)} holds no folder '{split}'; name=folder expects"
+            f" {printable(root)}/train/CLASS/*.jpg and {printable(root)}/test/CLASS/*.jpg"
+        )
+    return Folder(place, None if split == "train" else open_folder(root, "train").classes)
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A sort key under which numbers count as numbers and case only where all else is equal."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
+    """The paths of all images below a class's folder. A folder that links lead to several times is
+    read once, so that a loop of links ends.
+    """
+    remaining, seen = [top], set()
+    while remaining:
+        folder = remaining.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            _leave(left_out, "links to a folder that was read already", folder)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in _entries(folder, left_out):
+            if _is_folder(entry):
+                remaining.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes():
+                yield entry.path
+            else:
+                _leave(left_out, "no images", entry.path)
+
+
+def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirEntry[str]]:
+    """The folders and regular files of a folder that are not hidden."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = list(scan)
+    except OSError as error:
+        raise UserError(
+            f"data.root: {printable(folder)} can not be listed ({error.strerror}); allow it or"
+            " remove the folder"
+        ) from None
+    kept = []
+    for entry in entries:
+        if entry.name.startswith("."):
+            _leave(left_out, "hidden", entry.path)
+        elif _exists(entry) is None:
+            _leave(left_out, "links that lead nowhere", entry.path)
+        elif not _exists(entry):
+            _leave(left_out, "no regular files", entry.path)
+        else:
+            kept.append(entry)
+    return kept
+
+
+def _exists(entry: os.DirEntry[str]) -> bool | None:
+    """Whether an entry is a folder or a regular file; None for a link that can not be followed."""
+    try:
+        return entry.is_dir() or entry.is_file() or (None if entry.is_symlink() else False)
+    except OSError:
+        return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir()
+
+
+def _leave(left_out: dict[str, list[str]], reason: str, path: str) -> bool:
+    left_out[reason].append(path)
+    return False
+
+
+def _counts(left_out: dict[str, list[str]]) -> str:
+    """For example " (3 no images, such as a/notes.txt; 1 hidden, such as .cache)"."""
+    parts = [
+        f"{len(paths)} {reason}, such as {printable(os.path.basename(min(paths)), 60)}"
+        for reason, paths in sorted(left_out.items())
+    ]
+    return f" ({'; '.join(parts)})" if parts else ""

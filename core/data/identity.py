@@ -1,0 +1,171 @@
+"""The identity of a split: what caches, reports and resumed runs use to tell data apart.
+
+n = images in the split.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 2**24  # bytes that are hashed at a time, side by side
+# What a digest is of, in the words of a sentence "other ...".
+WORDS = {
+    "labels": "labels",
+    "pixels": "pixels",
+    "files": "files (names, sizes or times of change)",
+    "content": "stored images",
+    "sample": "images, in a sample",
+    "sampled_labels": "labels, in a sample",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What one split holds.
+
+    `digests` say what the split was recognised by: "pixels" and "labels" of a split in memory,
+    "files" (relative path, size, time of change) and "labels" of one that streams from files,
+    "content" of one that streams from an array or a set with a digest of its own, "sample" and
+    "sampled_labels" of some images where nothing else can be had, as of embedded data, which have
+    no end.
+    """
+
+    name: str  # data.name; this and `root` say where the data were found, not what they are
+    split: str
+    root: str
+    images: int  # n
+    shape: tuple[int, ...]  # (C, H, W) of an image as it is stored here, before it is augmented
+    factors: dict[str, int]  # label column -> number of classes
+    classes: tuple[str, ...]  # names of the classes, in the order of their labels, where known
+    settings: dict[str, Any]  # keys of the config that change pixels or labels, and their values
+    digests: dict[str, str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of all but the place: equal for the same data in another folder.
+
+        Where pixels and labels were hashed, the files they came from do not count.
+        """
+        digests = self.digests
+        if "pixels" in digests:
+            digests = {key: digests[key] for key in ("pixels", "labels")}
+        facts = [
+            self.split,
+            self.images,
+            list(self.shape),
+            self.factors,
+            list(self.classes),
+            self.settings,
+            digests,
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the fingerprint among them."""
+        plain = asdict(self) | {"shape": list(self.shape), "classes": list(self.classes)}
+        return plain | {"fingerprint": self.fingerprint}
+
+    def difference(self, other: Any) -> str:
+        """How these data differ from those that `other` describes, in one line; empty where they do
+        not.
+
+        `other` is what `as_dict` gave, here or read back from a file, whatever that holds. Two
+        identities with no digest in common, such as those of one folder held in memory and
+        streamed, are compared in all the rest.
+        """
+        if not isinstance(other, Mapping):
+            return f"the other data are described by {_shown(other)}, which is no identity"
+        mine = self.as_dict()
+        found = [] if mine["split"] == other.get("split") else [_here(mine, other, "split")]
+        settings = _mapping(other, "settings")
+        for key in sorted(mine["settings"].keys() | settings.keys()):
+            if mine["settings"].get(key) != settings.get(key):
+                found.append(_here(mine["settings"], settings, key))
+        if mine["classes"] != other.get("classes") or mine["factors"] != other.get("factors"):
+            found.append(self._other_classes(other))
+        if not found and mine["shape"] != other.get("shape"):
+            found.append(_here(mine, other, "shape"))
+        if mine["images"] != other.get("images"):
+            found.append(f"{self.images} images where there were {_shown(other.get('images'))}")
+        if found:
+            return ", ".join(found)
+        digests = _mapping(other, "digests")
+        common = [key for key in WORDS if key in self.digests and key in digests]
+        if "pixels" in common:
+            common = ["labels", "pixels"]
+        changed = [WORDS[key] for key in common if self.digests[key] != digests.get(key)]
+        return f"other {' and other '.join(changed)}" if changed else ""
+
+    def _other_classes(self, other: Mapping[str, Any]) -> str:
+        there = other.get("classes")
+        names = [str(name) for name in there] if isinstance(there, list | tuple) else []
+        new = [name for name in self.classes if name not in names]
+        gone = [name for name in names if name not in self.classes]
+        if new or gone:
+            said = [f"class {_shown(new[0])} is new"] if new else []
+            return " and ".join(said + ([f"class {_shown(gone[0])} is gone"] if gone else []))
+        if dict(self.factors) != other.get("factors"):
+            return f"labels have {self.factors} classes here and {_shown(other.get('factors'))}"
+        return "the same classes in another order"
+
+
+def digest(data: Tensor | bytes) -> str:
+    """SHA-256 in hex of a tensor's values (a digest of its blocks' digests) or of some bytes."""
+    if isinstance(data, Tensor):
+        flat = data.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        whole = flat.numpy().data
+    else:
+        whole = memoryview(data)
+    blocks = [whole[first : first + BLOCK] for first in range(0, len(whole), BLOCK)]
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # hashlib lets go of the lock
+        parts = list(pool.map(lambda block: hashlib.sha256(block).digest(), blocks))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digest_of_files(files: Iterable[tuple[str, int, int, int]]) -> str:
+    """SHA-256 in hex of (relative path, size in bytes, time of change in ns, label), in order."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(json.dumps(file).encode() + b"\n")
+    return total.hexdigest()
+
+
+def digest_of_sample(images: Tensor) -> str:
+    """SHA-256 in hex of which values of some images lie above thresholds that are spread at random.
+
+    Another processor may round the last digit of a rendering otherwise. A hash of the values would
+    then change; these bits change with a probability of about one in a thousand, and a renderer
+    that moves its values by a thousandth of their range is seen almost surely. At most 8,192 values
+    are looked at, evenly spread.
+    """
+    values = images.detach().cpu().flatten()
+    values = values[:: math.ceil(len(values) / 8192) or 1]
+    u = np.random.default_rng(0).random(len(values))
+    # the whole range of a byte; of real values, whose range is not known, a heavy-tailed spread
+    thresholds = 255 * u if images.dtype == torch.uint8 else np.tan(math.pi * (u - 0.5))
+    bits = np.packbits(values.double().numpy() > thresholds)
+    return hashlib.sha256(bits.tobytes()).hexdigest()
+
+
+def _here(mine: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
+    return f"{key} is {_shown(mine.get(key))} here and {_shown(other.get(key))} there"
+
+
+def _mapping(other: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = other.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _shown(value: Any) -> str:
+    """A value that may come from anybody's file, as one short line."""
+    text = str(value) if isinstance(value, int | float | bool | None) else ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,302 @@
+"""Images read from disks by worker processes, and what is said where workers starve or die.
+
+n = images in the split.
+"""
+
+from core.data.notes import Notes, printable, say_once
+from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
+from core.data.skipping import Split, Undecodable, first_decodable
+from core.errors import UserError
+
+import math
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+MOST_WORKERS = 4  # for each processor: more only wait for one another
+TICK = 5.0  # seconds of silence after which it is looked whether the workers are alive
+# What torch says in a RuntimeError when memory that processes share, or files, run out.
+EXHAUSTED = ("shared memory", "mmap", "Too many open files", "ancdata", "Cannot allocate")
+
+
+class WorkersLost(UserError, RuntimeError):
+    """Decoding workers died or fell silent. It is a RuntimeError, too, as torch's own, so that a
+    run that is ending for another reason can tell.
+    """
+
+
+class Resized(Dataset[tuple[Tensor, int, int]]):
+    """A data set of (picture, label) as (uint8 [C, H, W], label, note), every image of one shape.
+
+    With `size` the shorter side is resized to it and the centre is cut out; without, images have to
+    be of one shape already. With `grey` they have one channel; without, those in files have three,
+    and others as many as the first image.
+    """
+
+    def __init__(
+        self, dataset: Any, size: int, grey: bool = False, skip: float = 0.0, bits: int = 16
+    ):
+        self.dataset, self.size, self.grey, self.bits = dataset, size, grey, bits
+        self.as_stored = not (size or grey)
+        first = first_decodable(self._read, len(dataset), skip)
+        item = self._item(first)[0]
+        self.grey = grey or not isinstance(item, bytes) and is_grey(open_picture(item))
+        self.shape: tuple[int, int, int] = tuple(self._read(first)[0].shape)  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image, label, note = self._read(index)
+        require_shape(image, self.shape, index)
+        return image, label, note
+
+    def _read(self, index: int) -> tuple[Tensor, int, int]:
+        try:
+            item, label = self._item(index)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise UserError(
+                f"data.root: image {index}: {printable(error.filename or '')} can not be read"
+                f" ({error.strerror})"
+            ) from None
+        try:
+            image, note = to_tensor(open_picture(item), self.size, self.grey, self.bits)
+        except MemoryError:
+            raise
+        except TooDeep as error:
+            raise UserError(f"data.bits: {self._name(index)} {error}") from None
+        # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
+        except Exception as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "no image that Pillow knows" if unknown else printable(error)
+            raise Undecodable(
+                f"data.root: {self._name(index)} can not be decoded ({reason}); mend or remove it"
+            ) from None
+        return image, int(label), note
+
+    def _item(self, index: int) -> tuple[Any, int]:
+        """What is stored, undecoded where it is a file. timm itself would silently put the next
+        image of any split in the place of one that fails.
+        """
+        if not hasattr(self.dataset, "reader"):
+            return self.dataset[index]
+        file, label = self.dataset.reader[index][:2]
+        with file:
+            return file.read(), -1 if label is None else label
+
+    def _name(self, index: int) -> str:
+        """The file that an image is stored in, or its number."""
+        samples = getattr(self.dataset, "samples", None)
+        if samples:
+            return printable(samples[index][0])
+        if hasattr(self.dataset, "reader"):
+            return printable(self.dataset.filename(index, absolute=True))
+        return f"image {index}"
+
+
+def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
+    if tuple(image.shape) != shape:
+        raise UserError(
+            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set"
+            " data.size so that they become one shape"
+        )
+
+
+def decode(
+    dataset: Resized, split: Split, workers: int, timeout: float = math.inf
+) -> tuple[Tensor, Tensor]:
+    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n,
+    1].
+    """
+    inner, chosen = dataset.dataset, split.chosen
+    targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
+    stored = getattr(inner, "data", None)
+    if dataset.as_stored and targets.ndim == 1 and isinstance(stored, np.ndarray | Tensor):
+        images = torch.as_tensor(stored)[chosen]  # torchvision's small sets are arrays already
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[-1] in (1, 3):
+            images = images.permute(0, 3, 1, 2)
+        return images.contiguous(), targets[chosen].long()[:, None]
+    images = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8)
+    labels = torch.empty(len(chosen), 1, dtype=torch.long)
+    done, workers = 0, min(workers, math.ceil(len(chosen) / 256))
+    for image, label, read, notes in load(split, workers, timeout, batch_size=256):
+        split.account(torch.arange(done, done + len(image)), read, notes)
+        images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
+        done += len(image)
+    return images, labels
+
+
+def read_through(
+    dataset: Any,
+    size: int,
+    room: float,
+    grey: bool = False,
+    bits: int = 16,
+    where: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Every image of a data set that can only be read in sequence, in its own order, as `decode`
+    gives them; at most `room` bytes.
+    """
+    if hasattr(dataset.reader, "dist_num_replicas"):
+        # every process holds every image, and takes its slice of an order
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+    images: list[Tensor] = []
+    labels: list[int] = []
+    notes = Notes(where, bits)
+    for picture, label in dataset:
+        image, note = _in_sequence(picture, len(images), size, grey, bits)
+        notes.add([note])
+        require_shape(image, tuple(images[0].shape) if images else tuple(image.shape), len(images))
+        images.append(image)
+        labels.append(int(label))
+        if len(images) * image.numel() > room:
+            raise UserError(
+                "data.memory: a set that can only be read in sequence has to fit, and"
+                f" {room / 2**30:g} GiB hold fewer than"
+                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with"
+                " random access (hfds/ or a folder)"
+            )
+    if not images or len(images) < len(dataset):
+        raise UserError(
+            f"data.root: {len(images)} of {len(dataset)} images could be read; the warnings above"
+            " say why the others could not"
+        )
+    notes.judge()
+    return torch.stack(images), torch.tensor(labels)[:, None]
+
+
+def _in_sequence(
+    picture: Image.Image, index: int, size: int, grey: bool, bits: int
+) -> tuple[Tensor, int]:
+    try:
+        return to_tensor(picture, size, grey, bits)
+    except TooDeep as error:
+        raise UserError(f"data.bits: image {index} {error}") from None
+    except Undecodable as error:
+        raise UserError(f"data.root: image {index}: {error}") from None
+
+
+def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any) -> Iterator[Any]:
+    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and
+    torch's own generator is left alone.
+
+    `timeout`: seconds of this process's waiting in which no worker brings the next batch, after
+    which they are called lost (`WorkersLost`). A worker that dies is seen within seconds.
+    """
+    workers, silent = _sensible(workers), 0.0
+    tick = min(TICK, timeout) if workers else 0
+    batches: Iterator[Any] | None = None
+    try:
+        batches = _started(dataset, workers, timeout=tick, generator=torch.Generator(), **options)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                silent += tick
+                if silent < timeout:
+                    continue  # torch's iterator goes on where it was
+                raise WorkersLost(
+                    f"data.timeout: no batch came from {workers} decoding workers in"
+                    f" {timeout:g} s; look whether the disk under data.root answers, or allow more"
+                    " seconds"
+                ) from None
+            if batch is None:
+                return
+            silent = 0.0
+            yield batch
+    except UserError as error:  # a worker's arrives with its traceback as text
+        # torch's frames hold the workers; a loader that is collected later waits 5 s for each
+        traceback.clear_frames(error.__traceback__)
+        said = str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
+        raise type(error)(said) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        lost = _lost(error)
+        if lost is None:
+            raise
+        _hear_no_more_deaths()
+        traceback.clear_frames(error.__traceback__)
+        raise lost from None
+    finally:
+        del batches  # its workers end now: an error that is kept would keep them
+
+
+def _sensible(workers: int) -> int:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = MOST_WORKERS * (cpus or 1)
+    if workers > most:
+        say_once(
+            f"data.workers: {workers} are more than {MOST_WORKERS} for each of {cpus} processors;"
+            f" {most} decode"
+        )
+    return min(workers, most)
+
+
+def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
+    """The iterator of a DataLoader, whose workers run."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # `_sensible` has judged
+        batches = iter(DataLoader(dataset, num_workers=workers, **options))
+    if workers and threading.current_thread() is threading.main_thread():
+        _translate_deaths()
+    return batches
+
+
+def _translate_deaths() -> None:
+    """torch raises a worker's death wherever this process is just then, even in the middle of a
+    step; make it one line there, too.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    if not callable(before) or getattr(before, "translates", False):
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            before(number, frame)
+        except RuntimeError as error:
+            _hear_no_more_deaths()
+            raise _lost(error) or error from None
+
+    handler.translates = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def _hear_no_more_deaths() -> None:
+    """One death is enough: no other may interrupt what becomes of the first."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _lost(error: Exception) -> WorkersLost | None:
+    """What to say where workers died or could not be had; None for another error."""
+    text = " ".join(str(error).split())
+    # a worker that dies while it hands over a batch breaks the connection
+    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    if broken or isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        reason = "a decoding worker died" if broken else text.split(". ")[0].rstrip(".")
+        return WorkersLost(
+            f"data.workers: {reason}; where the system kills for memory (host's or /dev/shm's),"
+            " set fewer workers or data.workers=0"
+        )
+    if isinstance(error, BlockingIOError) or any(words in text for words in EXHAUSTED):
+        return WorkersLost(
+            f"data.workers: the decoding workers ran out of a resource ({printable(text)}); raise"
+            " the limit (ulimit -n, /dev/shm), or set fewer workers or data.workers=0"
+        )
+    return None

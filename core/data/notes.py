@@ -1,0 +1,72 @@
+"""What is said about a split, once, on standard error, by the first process."""
+
+from core.data.pixels import ALPHA, COLOUR_16, DEPTH, FRAMES, TURNED
+from core.distributed import rank
+
+import functools
+import os
+import sys
+from collections.abc import Iterable
+
+ENOUGH = 256  # pictures of 16 bits after which a stream judges their range
+SENTENCES = {
+    ALPHA: "some images are transparent in places; they are laid on white",
+    TURNED: "some images are stored rotated or mirrored (EXIF); they are turned upright",
+    FRAMES: "some files hold several frames or pages; the first of each is read",
+}
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line, unless it has been printed before or another process does."""
+    first = rank() == 0 and all(
+        os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    )
+    if first:
+        print(line, file=sys.stderr, flush=True)
+
+
+def printable(text: object, most: int = 200) -> str:
+    """A name that comes from a disk, with what is no plain text in it escaped, at most so long."""
+    plain = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+
+
+class Notes:
+    """Collects the notes of a split's pictures (`core.data.pixels`) and says what they tell."""
+
+    def __init__(self, where: str, bits: int = 16):
+        self.where, self.bits = where, bits
+        self.flags, self.deep, self.peak, self.judged = 0, 0, -1, False
+
+    def add(self, notes: Iterable[int]) -> None:
+        for note in notes:
+            flags, depth = note & (1 << DEPTH) - 1, note >> DEPTH
+            for flag, sentence in SENTENCES.items():
+                if flag & flags & ~self.flags:
+                    say_once(f"data.root: {self.where}: {sentence}")
+            self.flags |= flags
+            if depth:
+                self.deep, self.peak = self.deep + 1, max(self.peak, depth - 1)
+        if self.deep >= ENOUGH:
+            self.judge()
+
+    def judge(self) -> None:
+        """Say where values of 16 bits fill less than a sixteenth of their range, so that images
+        are nearly black. They are not scaled: another split may have another largest value.
+        """
+        if self.judged or not self.deep:
+            return
+        self.judged = True
+        if self.peak >= 2**self.bits // 16:
+            return
+        mend = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
+        if self.flags & COLOUR_16:
+            mend = "store them with 8 bits that fill the range"
+        say_once(
+            f"data.bits: {self.where}: the largest value of {self.deep} images of 16 bits is"
+            f" {self.peak} of {2**self.bits - 1}, so they are nearly black; {mend}"
+        )

@@ -1,0 +1,177 @@
+"""A stored picture as a tensor of 8 bits a value: what becomes of transparency, orientation, depth
+and further frames.
+
+What was done to a picture is returned as a number, its *note*: flags in the lower 8 bits, and above
+them, for a picture of 16 bits, one more than its largest value.
+"""
+
+from core.data.skipping import Undecodable
+
+import functools
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+ALPHA, TURNED, FRAMES, COLOUR_16 = 1, 2, 4, 8  # flags of a note
+DEPTH = 8  # place in a note of the largest value plus one
+# EXIF's orientation -> what shows the picture upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112  # the tag's number
+# Formats that Pillow names and can not decode, and EPS, for which it starts another program.
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Of a picture that is longer than this many times its width only the middle is resized.
+LONGEST = 64
+
+
+class TooDeep(Exception):
+    """A value that takes more bits than data.bits says."""
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that Pillow decodes by itself."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - NO_PICTURES))
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The file name extensions of these formats, lower case with their dot."""
+    known, read = Image.registered_extensions(), set(formats())
+    return frozenset(suffix.lower() for suffix, name in known.items() if name in read)
+
+
+def open_picture(item: Any) -> Image.Image:
+    """A picture from a file's bytes, from an array of 8-bit values, or as it is."""
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, bytes):
+        return Image.open(io.BytesIO(item), formats=formats())
+    return Image.fromarray(np.asarray(item))
+
+
+def is_grey(picture: Image.Image) -> bool:
+    return picture.mode in ("1", "L", "LA", "La", "I") or picture.mode.startswith("I;16")
+
+
+def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tuple[Tensor, int]:
+    """A picture as uint8 [C, H, W] and its note; C = 1 if `grey`, else 3.
+
+    With `size` the shorter side is resized to it and the centre is cut out. The picture is turned
+    upright (EXIF), and what is transparent is laid on white. Of several frames the first is taken.
+    Files of 16 bits hold values of `bits` bits, the upper 8 of which are kept. Raises `Undecodable`
+    for pixels without a known range, and `TooDeep`.
+    """
+    picture, note = upright(picture, bits)
+    picture = picture.convert("L" if grey else "RGB")
+    if size and picture.size != (size, size):
+        picture = resized(picture, size)
+    pixels = torch.from_numpy(np.array(picture))
+    return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous(), note
+
+
+def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
+    """A picture of 8 bits without transparency, as it is meant to be seen, and its note."""
+    note = FRAMES if _has_frames(picture) else 0
+    deep_colour = picture.mode.startswith("RGB") and _is_deep(getattr(picture, "tile", ()))
+    picture.load()
+    turn = TURNS.get(_orientation(picture))
+    if turn is not None:
+        picture, note = picture.transpose(turn), note | TURNED
+    if picture.mode == "I" and picture.format in ("PPM", "PNG") or picture.mode.startswith("I;16"):
+        # Pillow has scaled the values of a PGM to 16 bits
+        used = 16 if picture.format == "PPM" else bits
+        picture, peak, hidden = _eight_bits(picture, used)
+        return picture, note | (peak + 1 << DEPTH) | (ALPHA if hidden else 0)
+    if picture.mode in ("I", "F"):
+        raise Undecodable(
+            f"pixels of Pillow's mode {picture.mode} have no known range: store 8 or 16 bits"
+        )
+    if deep_colour:
+        if bits != 16:
+            raise TooDeep(
+                "holds colour of 16 bits, of which Pillow reads the upper 8 alone: store it with 8"
+            )
+        peak = max(high for _, high in _ranges(picture.getextrema())[:3])
+        note |= COLOUR_16 | (256 * peak + 256 << DEPTH)
+    if picture.has_transparency_data:
+        picture, seen = _on_white(picture)
+        note |= ALPHA if seen else 0
+    return picture, note
+
+
+def resized(picture: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to `size`, and the centre cut out."""
+    short, long = sorted(picture.size)
+    if long > LONGEST * short:  # else the whole of it is resized, which may take gigabytes
+        margin = (LONGEST - 1) * short // 2
+        width, height = (min(side, short + 2 * margin) for side in picture.size)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return picture.resize((width, height), Image.Resampling.BICUBIC).crop(
+        (left, top, left + size, top + size)
+    )
+
+
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture laid on white, and whether any of it is transparent."""
+    if picture.mode in ("La", "RGBa"):  # colours that are multiplied by their opacity already
+        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
+    picture = picture.convert("RGBA")
+    lowest, _ = _ranges(picture.getchannel("A").getextrema())[0]
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    return white.convert("RGB"), lowest < 255
+
+
+def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool]:
+    """Grey values of `bits` bits as their upper 8, the largest of them, and whether any stands for
+    transparent, which is shown white. Pillow itself would call all above 255 white.
+    """
+    values = np.asarray(picture).astype(np.int64)
+    peak = int(values.max())
+    if peak >= 2**bits:
+        raise TooDeep(f"holds the value {peak}, which takes more than {bits} bits")
+    hidden = values == picture.info.get("transparency", -1)
+    pixels = np.where(hidden, 255, values >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(pixels), peak, bool(hidden.any())
+
+
+def _ranges(extrema: Any) -> list[tuple[int, int]]:
+    """Pillow's extrema of each channel, of which it gives a bare pair where there is one."""
+    return list(extrema) if isinstance(extrema[0], tuple) else [extrema]
+
+
+def _is_deep(tiles: Iterable[Any]) -> bool:
+    """Whether a picture is stored with 16 bits a value, by what its decoder was told."""
+    return any(";16" in str(tile[3]) for tile in tiles if len(tile) > 3)
+
+
+def _has_frames(picture: Image.Image) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:  # of a second frame that is damaged; the first one is what is read
+        return False
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # of a damaged EXIF block beside a whole picture
+        return 1

@@ -1,0 +1,164 @@
+"""The official train and test splits of data sets that are stored: torchvision's, a folder, and
+everything that timm opens.
+"""
+
+from core.data.folders import open_folder
+from core.data.notes import printable
+from core.errors import UserError
+
+import contextlib
+import functools
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch.utils.data import Dataset
+
+# data.name -> the class of torchvision.datasets; a further one that fits is one more line
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "stl10": "STL10",
+}
+PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's own names for other places
+PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
+
+
+def open_official(name: str, root: str, download: bool, split: str) -> Dataset[Any]:
+    """The official train or test split, undecoded where it allows that.
+
+    `root` is a folder of this machine. Raises `UserError` where it can not be read.
+    """
+    place = local_folder(root)
+    try:
+        with _one_at_a_time(place) if download else contextlib.nullcontext():
+            if name in TORCHVISION:
+                return _open_torchvision(TORCHVISION[name], place, download, split)
+            if name == "folder":
+                return open_folder(place, split)
+            return _open_timm(name, place, download, split)
+    except (UserError, MemoryError):
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"data.name: '{name}' needs a package that is not installed ({error}); pip install it"
+        ) from None
+    except Exception as error:  # whatever damaged files lead a foreign reader to
+        if "Please install" in str(error):  # timm's way of saying the same
+            raise UserError(
+                f"data.name: '{name}' needs a package that is not installed; pip install"
+                f" {PACKAGES[name.split('/')[0]]}"
+            ) from None
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise UserError(
+            f"data.root: {name} ({split}) could not be read from {printable(place)}; put the files"
+            " there, name another data.root, or let them be fetched with data.download=true"
+            f" ({reason})"
+        ) from None
+
+
+def local_folder(root: str) -> Path:
+    """The absolute path of a folder, which need not exist; `UserError` where it can not be one.
+
+    Since it is absolute, no reader takes it for an address or a command ("s3:", "pipe:").
+    """
+    try:
+        path = Path(os.path.abspath(Path(root).expanduser()))
+        is_file = path.exists() and not path.is_dir()
+    except RuntimeError:
+        raise UserError(
+            f"data.root: {printable(root)}: there is no such user's home; write the path in full"
+        ) from None
+    except (OSError, ValueError) as error:  # a part of it is no folder, too long, or has a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"data.root: {printable(root)} can not be used ({reason})") from None
+    if "\0" in root:
+        raise UserError(f"data.root: {printable(root)} can not be used (embedded null byte)")
+    if is_file:
+        raise UserError(
+            f"data.root: {printable(path)} is a file; name the folder that holds the data set"
+        )
+    return path
+
+
+def class_names(train: Any) -> tuple[str, ...]:
+    """The names of the classes in the order of their labels, empty where the set has none."""
+    numbers = getattr(getattr(train, "reader", None), "class_to_idx", None) or {}
+    named = getattr(train, "classes", None) or sorted(numbers, key=numbers.__getitem__)
+    return tuple(str(name) for name in named)
+
+
+def _open_torchvision(kind: str, root: Path, download: bool, split: str) -> Any:
+    from torchvision import datasets
+
+    make = getattr(datasets, kind)
+    # most sets ask whether it is the train split, some for its name
+    if "train" in inspect.signature(make).parameters:
+        return make(str(root), train=split == "train", download=download)
+    return make(str(root), split=split, download=download)
+
+
+def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
+    """Of the processes that torchrun starts at once, the first fetches the files and the others
+    then find them.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    return (
+        FileLock(root / ".download.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
+    )
+
+
+def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
+    """A set under timm's own name. Its test split is called "test", or "validation" where there is
+    no such split. Pictures come as they are stored, for `core.data.pixels` to convert.
+    """
+    from timm.data import ImageDataset, create_dataset
+    from torchvision.datasets import DatasetFolder
+
+    open_part = functools.partial(
+        create_dataset, name, root=str(root), download=download, input_img_mode=""
+    )
+    with contextlib.nullcontext() if download or not name.startswith("hfds/") else _offline():
+        if split == "train" or name.startswith("torch/"):
+            dataset = open_part(split="train" if split == "train" else "validation")
+        else:
+            try:
+                dataset = open_part(split="test")
+            except (RuntimeError, ValueError):
+                dataset = open_part(split="validation")
+    if isinstance(dataset, ImageDataset):
+        # else timm puts the next image in the place of one that can not be decoded
+        dataset.load_bytes = True
+    if isinstance(dataset, DatasetFolder):
+        dataset.loader = _read_bytes
+    return dataset
+
+
+def _read_bytes(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Keep Hugging Face to what lies on the disk: its loader knows no `download=False`, only this
+    switch.
+    """
+    from huggingface_hub import constants as hub
+
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = True
+    try:
+        import datasets as hugging_face
+
+        hugging_face.config.HF_HUB_OFFLINE, kept = True, before
+        try:
+            yield
+        finally:
+            hugging_face.config.HF_HUB_OFFLINE = kept
+    finally:
+        hub.HF_HUB_OFFLINE = before

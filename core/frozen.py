@@ -1,0 +1,316 @@
+"""A frozen encoder with its data: what every probe reads, each image encoded once for each purpose.
+
+n = images of a split, V = views of an image, D = feature dimensions, P = code dimensions, L =
+latent dimensions, F = label columns.
+"""
+
+from core.batch import Batch, at_least_float32
+from core.data.datasets import open_source
+from core.data.source import Sampler, Source, Truth, eval_sampler
+from core.errors import UserError
+from core.information.codes import coded
+from core.method import LatentModel, Method
+from core.run import checkpoint, config
+from core.run.features import Features
+from core.run.pictures import save_grid
+from core.run.provenance import versions
+from core.run.rows import Key, Rows, kept, name_of
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
+
+
+class Pairs(NamedTuple):
+    """Two fresh views of n images, as the encoder sees them."""
+
+    features: tuple[Tensor, Tensor]  # float32 [n, D] each
+    # float32 [n, P] each, of a method that has codes: of the first view by the network that encodes
+    # queries, of the second by the one that encodes keys
+    codes: tuple[Tensor, Tensor] | None
+    place: Tensor  # int64 [n], in the split
+
+
+class Views(NamedTuple):
+    """V fresh views of n images, as the encoder sees them."""
+
+    features: Tensor  # float32 [n, V, D]
+    codes: Tensor | None  # float32 [n, V, P], all by the network that encodes queries
+
+
+class Latents(NamedTuple):
+    """Posteriors of n images, a code drawn from each, and what the decoder makes of it."""
+
+    mean: Tensor  # float32 [n, L]
+    sigma: Tensor  # float32 [n, L]
+    z: Tensor  # float32 [n, L], one draw of N(mean, sigma^2) an image
+    distortion: Tensor  # float32 [n], -log p(x|z), nats an image
+
+
+class Frozen:
+    """A frozen encoder and the data that it is probed on.
+
+    What it hands out is a function of the weights, the data and the seed (`identity`), and is kept
+    in `folder`, if there is one, under exactly that.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        run: config.RunConfig,
+        *,
+        weights: str = "",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        folder: Path | None = None,
+        quiet: bool = True,
+        sources: Callable[[str, bool], Source] | None = None,
+    ):
+        """`weights` is a digest of the method's weights; without it nothing is kept in `folder`.
+        `sources(split, augmented)` gives other data than those of the config.
+        """
+        if isinstance(method, nn.Module):
+            method.eval().to(device)
+        self.method, self.run, self.seed = method, run, seed
+        self.weights, self.device, self.quiet = weights, torch.device(device), quiet
+        self.folder = folder if weights else None
+        self._sources = sources or self._open
+        self.viewed = config.for_information(run)  # with the two views that probes compare
+        self.step = 0  # of training, that the weights were saved at
+        self.encoded = 0  # images that went through the encoder, of every view
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        overrides: list[str] | None = None,
+        trusted: tuple[str, ...] = (),
+        **options: Any,
+    ) -> "Frozen":
+        """The encoder of a checkpoint with the data of its config, or other data by overrides
+        `data.key=value`.
+
+        Raises `UserError` where the file is refused or the data do not fit the encoder.
+        """
+        found = checkpoint.load_method(path, trusted=trusted)
+        run = config.override(found.run, overrides or [], str(path))
+        frozen = cls(
+            found.method, run, weights=found.digest, folder=path.parent / "features", **options
+        )
+        frozen.step = found.step
+        frozen._refuse_other_images()
+        return frozen
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that a probe's numbers are a function of, as JSON."""
+        return {
+            "weights": self.weights,
+            "data": {split: self._plain(split).identity.as_dict() for split in ("train", "test")},
+            "views": self.viewed.data.augment,
+            "run_seed": self.run.seed,
+            "seed": self.seed,
+            "versions": versions(),
+        }
+
+    def source(self, split: str, augmented: bool = False) -> Source:
+        """A split of the data; `augmented` for fresh views, else plain images."""
+        return self._sources(split, True) if augmented else self._plain(split)
+
+    @property
+    def truth(self) -> Truth | None:
+        """What is known of the information between two views."""
+        return self._plain("test").truth
+
+    @property
+    def augmentation(self) -> str:
+        """What makes two views of an image differ, in a word; "none" where nothing does."""
+        return self.source("test", augmented=True).augmentation
+
+    def features(self, split: str) -> Features:
+        """Features [n, D] and labels [n, F] of the plain images of a split."""
+        source = self._plain(split)
+        sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
+
+        def encode(batch: Batch) -> dict[str, Tensor]:
+            return {"x": self.method.embed(batch.views[0]).float(), "y": batch.label}
+
+        found = self._read("features", split, source, sampler, encode, {"x": 2, "y": 2})
+        return Features(found["x"], found["y"], tuple(source.factors.items()))
+
+    def pairs(self, split: str, most: int | None = None) -> Pairs:
+        """Two fresh views of each image (or of `most` images, evenly spread over the split)."""
+        source = self.source(split, augmented=True)
+        sampler = eval_sampler(
+            len(source), self.seed, device=self.device, purpose="information", most=most
+        )
+
+        def encode(batch: Batch) -> dict[str, Tensor]:
+            first = self.method.encode(batch.views[0])
+            second = self.method.encode(batch.views[1], key=True)
+            made = {"first": first.features.float(), "second": second.features.float()}
+            if first.codes is not None and second.codes is not None:
+                made |= {"query": first.codes.float(), "key": second.codes.float()}
+            return made | {"place": batch.index}
+
+        ranks = dict.fromkeys(("first", "second", *self._code_names("query", "key")), 2)
+        found = self._read("pairs", split, source, sampler, encode, ranks | {"place": 1}, 2, most)
+        codes = (found["query"], found["key"]) if "query" in found else None
+        return Pairs((found["first"], found["second"]), codes, found["place"])
+
+    def views(self, split: str, count: int, most: int | None = None) -> Views:
+        """`count` fresh views of each image (or of `most` images, evenly spread)."""
+        source = self.source(split, augmented=True)
+        sampler = eval_sampler(
+            len(source), self.seed, device=self.device, purpose="lidar", most=most
+        )
+
+        def encode(batch: Batch) -> dict[str, Tensor]:
+            made = [self.method.encode(view) for view in batch.views]
+            rows = {"features": torch.stack([one.features.float() for one in made], 1)}
+            codes = [one.codes.float() for one in made if one.codes is not None]
+            return rows | ({"codes": torch.stack(codes, 1)} if codes else {})
+
+        ranks = dict.fromkeys(("features", *self._code_names("codes")), 3)
+        found = self._read("views", split, source, sampler, encode, ranks, count, most)
+        return Views(found["features"], found.get("codes"))
+
+    def latents(self, split: str) -> Latents:
+        """Posteriors of a split, of a method that has them (`LatentModel`)."""
+        method = self.method
+        assert isinstance(method, LatentModel)
+        source = self._plain(split)
+        sampler = eval_sampler(len(source), self.seed, device=self.device, purpose="rate")
+
+        def encode(batch: Batch) -> dict[str, Tensor]:
+            x, q, z = coded(method, batch)
+            d = -method.likelihood(z).log_prob(x).flatten(1).sum(1)
+            named = {"mean": q.mean, "sigma": q.stddev, "z": z, "distortion": d}
+            return {name: at_least_float32(value) for name, value in named.items()}
+
+        ranks = {"mean": 2, "sigma": 2, "z": 2, "distortion": 1}
+        return Latents(**self._read("latents", split, source, sampler, encode, ranks))
+
+    def images(self, split: str, places: Tensor) -> Tensor:
+        """The plain images that `features` encoded at these places, [k, C, H, W]."""
+        source = self._plain(split)
+        if not source.rendered:
+            sampler: Sampler = [(places, next(iter(eval_sampler(1, device=self.device)))[1])]
+            return next(source.batches(sampler, 1)).views[0].cpu()
+        blocks = list(
+            eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
+        )
+        size = len(blocks[0][0])
+        found: dict[int, Tensor] = {}
+        for number in sorted({int(place) // size for place in places}):  # drawn a block at a time
+            views = next(source.batches([blocks[number]], 1)).views[0].cpu()
+            found |= {
+                int(place): views[int(place) % size]
+                for place in places
+                if int(place) // size == number
+            }
+        return torch.stack([found[int(place)] for place in places])
+
+    def figures(self, folder: Path) -> dict[str, Path]:
+        """The pictures that the method itself makes of test images, by name, in `folder`."""
+        source = self._plain("test")
+        sampler = eval_sampler(
+            len(source), self.run.seed, 128, self.device, purpose="pictures", most=128
+        )
+        with torch.no_grad():
+            made = self.method.figures(next(source.batches(sampler, 1)))
+        return {name: save_grid(folder / f"{name}.png", rows) for name, rows in made.items()}
+
+    @torch.no_grad()
+    def _read(
+        self,
+        what: str,
+        split: str,
+        source: Source,
+        sampler: Sampler,
+        encode: Encode,
+        ranks: dict[str, int],
+        views: int = 1,
+        most: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Named rows of every image, from the file that keeps them or from the encoder."""
+        n = len(source) if most is None else min(most, len(source))
+        path, key = None, {}
+        if self.folder is not None:
+            key = self._key(what, split, views, most)
+            path = self.folder / f"{what}-{split}-{name_of(key)}.safetensors"
+            shapes = {name: (n, *[None] * (rank - 1)) for name, rank in ranks.items()}
+            if (found := kept(path, key, shapes)) is not None:
+                return found
+        rows = Rows(n, path, key)
+        try:
+            for batch in self.watched(f"{what} of {split}", source, sampler, views, n):
+                rows.add(encode(batch))
+            return rows.finish()
+        finally:
+            rows.discard()
+
+    def _key(self, what: str, split: str, views: int, most: int | None) -> Key:
+        augmented = self.viewed.data.augment if what in ("pairs", "views") else ""
+        return {
+            "what": what,
+            "weights": self.weights,
+            "data": self._plain(split).identity.fingerprint,
+            "split": split,
+            "views": [views, augmented],
+            "most": most,
+            "seeds": [self.run.seed, self.seed if what != "features" else None],
+            "versions": versions(),
+        }
+
+    def _open(self, split: str, augmented: bool) -> Source:
+        data = self.viewed.data if augmented else self.run.data
+        return open_source(data, split, self.run.seed, augmented)
+
+    @functools.cache  # noqa: B019  a probe asks for the same split many times
+    def _plain(self, split: str) -> Source:
+        return self._sources(split, False)
+
+    def _code_names(self, *names: str) -> tuple[str, ...]:
+        """The names of a method's codes, where it has codes at all."""
+        return names if self.has_codes else ()
+
+    @functools.cached_property
+    @torch.no_grad()
+    def has_codes(self) -> bool:
+        """Whether the method scores pairs of views by codes of its own."""
+        image = next(self._plain("test").batches(eval_sampler(1, device=self.device), 1)).views[0]
+        return self.method.encode(image).codes is not None
+
+    def watched(
+        self, label: str, source: Source, sampler: Sampler, views: int = 1, total: int | None = None
+    ) -> Iterator[Batch]:
+        """The batches, with a line that says how many images are done and the time left; where
+        nobody watches a terminal, a plain line every 15 s.
+        """
+        with tqdm(total=total, desc=label, unit=" images", leave=False, disable=self.quiet) as line:
+            line.mininterval = 0.2 if sys.stderr.isatty() else 15.0
+            for batch in source.batches(sampler, views):
+                yield batch
+                self.encoded += views * len(batch.index)
+                line.update(len(batch.index))
+
+    def _refuse_other_images(self) -> None:
+        """`UserError` where the encoder can not read the data's images: a VAE reads its own size
+        alone, an encoder its own channels.
+        """
+        shape, own = self._plain("test").shape, self.method.shape
+        if shape[0] != own[0] or (isinstance(self.method, LatentModel) and shape != own):
+            given, asked = ("x".join(map(str, sides)) for sides in (shape, own))
+            raise UserError(
+                f"data: its images are {given} (channels, height, width), and the checkpoint reads"
+                f" {asked}; name other data or data.size"
+            )

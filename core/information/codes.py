@@ -1,0 +1,75 @@
+"""Posteriors of a split and one code drawn from each: what every number about q(z|x) is read from.
+
+n = images, B = images of a batch, L = latent dimensions.
+"""
+
+from core.batch import Batch
+from core.method import LatentModel
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+
+class Coded(NamedTuple):
+    """A batch: images as the likelihood reads them, their posteriors, and one code of each."""
+
+    x: Tensor  # [B, C, H, W]
+    q: Distribution  # q(z|x), batch shape [B], event shape [L]
+    z: Tensor  # [B, L]
+
+
+class Codes(NamedTuple):
+    """The diagonal Gaussian posteriors of n images, a code z_i ~ q(z|x_i) of each, and what each
+    costs.
+    """
+
+    mean: Tensor  # [n, L]
+    sigma: Tensor  # [n, L]
+    z: Tensor  # [n, L]
+    rate: Tensor  # [n], terms of R = E KL(q(z|x) || p(z)), nats
+    closed: bool  # the terms are closed forms; else log q(z|x) - log p(z) at z
+
+
+@torch.no_grad()
+def coded(method: LatentModel, batch: Batch) -> Coded:
+    """A batch of plain images, coded with its own random numbers."""
+    image = batch.views[0]
+    x = method.target(image, batch.rng.uniform("dequantise", *image.shape))
+    q = method.posterior(x)
+    return Coded(x, q, q.mean + q.stddev * batch.rng.normal("posterior", *q.mean.shape))
+
+
+def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
+    """Each batch with its posteriors and codes."""
+    return (coded(method, batch) for batch in batches)
+
+
+def codes(q: Distribution, z: Tensor, prior: Distribution) -> Codes:
+    """What codes z [n, L] of posteriors q, normals of batch shape [n], cost under p(z)."""
+    try:
+        rate, closed = kl_divergence(q, prior), True
+    except NotImplementedError:  # a mixture or a flow
+        rate, closed = q.log_prob(z) - prior.log_prob(z), False
+    return Codes(q.mean, q.stddev, z, rate, closed)
+
+
+def joined(parts: list[Codes]) -> Codes:
+    """All batches as one."""
+    mean, sigma, z, rate, closed = zip(*parts, strict=True)
+    return Codes(torch.cat(mean), torch.cat(sigma), torch.cat(z), torch.cat(rate), all(closed))
+
+
+def normal_factors(distribution: Distribution) -> Normal | None:
+    """The L independent normals that a distribution over z is made of, e.g. the standard normal
+    prior; None of any other.
+    """
+    inner = distribution.base_dist if isinstance(distribution, Independent) else None
+    return (
+        inner
+        if isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape
+        else None
+    )

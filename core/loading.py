@@ -1,0 +1,20 @@
+"""A trained method from its file, for a program of one's own."""
+
+from pathlib import Path
+
+import torch
+
+from core.run import checkpoint
+from core.run.checkpoint import Loaded
+from core.run.folder import RunFolder
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
+    """(method, run, step, digest) of a checkpoint, or of a run folder's last.ckpt.
+
+    The method is frozen and in evaluation mode: `method.encode(x)` takes images [B, C, H, W], uint8
+    or in [0, 1], and gives features [B, D] and, where it has them, codes. `run` is the config that
+    it was trained with. The file runs no code. `UserError` names the file and what is wrong.
+    """
+    path = Path(path)
+    return checkpoint.load_method(RunFolder(path).last if path.is_dir() else path, device)

@@ -1,0 +1,276 @@
+"""Reads the file that `torch.save` writes: tensors and plain values, and nothing else.
+
+A file may come from a stranger, so nothing in it is called, decompressed or believed. The records
+of the zip lie uncompressed one after the other, each inside the file, and match their checksums.
+The pickle may use the few instructions and the few names that `torch.save` itself uses for tensors
+and containers. A tensor lies inside its record and fills it without gaps. `torch.load` checks less
+of this: it reads past the end of a record that is too short, and allocates what a file asks for.
+"""
+
+import hashlib
+import io
+import mmap
+import os
+import pickle
+import pickletools
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+MOST_RECORDS = 200_000
+MOST_PICKLE = 2**26  # bytes of what is not a tensor's numbers
+MOST_VALUES = 2_000_000
+DEPTH = 50
+INSTRUCTIONS = """
+    PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+    EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS
+    BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
+"""
+KNOWN = frozenset(INSTRUCTIONS.split())
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class Broken(Exception):
+    """The file is not whole, or is none that `torch.save` wrote."""
+
+
+class Foreign(Exception):
+    """The file is whole and holds something other than tensors and plain values."""
+
+
+class Record(NamedTuple):
+    """Where the bytes of a zip's record lie in the file."""
+
+    start: int
+    size: int
+
+
+class Storage(NamedTuple):
+    """What a pickle says of a block of numbers."""
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+
+class Declared(NamedTuple):
+    """What a pickle says of a tensor."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read(path: Path) -> tuple[Any, str]:
+    """What the file holds, on the CPU, and the sha256 of exactly the bytes that were read.
+
+    Tensors share one buffer of the file's size. Raises OSError, `Broken` or `Foreign`.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - 22))
+        if not (end := file.read()).startswith(b"PK\5\6"):  # before memory is given to any size
+            raise Broken("it does not end as a zip does" if end else "it is empty")
+        file.seek(0)
+        content = mmap.mmap(-1, size)  # memory that starts at a page, as tensors like it
+        if file.readinto(content) != size or file.read(1):
+            raise Broken("its size changed while it was read")
+    return values(content), hashlib.sha256(content).hexdigest()
+
+
+def values(content: mmap.mmap) -> Any:
+    """What the bytes of a file hold. Raises `Broken` or `Foreign`."""
+    try:
+        records = _records(content)
+        (name,) = (name for name in records if name.endswith("/data.pkl") and name.count("/") == 1)
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+    ) as error:
+        raise Broken(str(error)) from None
+    folder = name.removesuffix("data.pkl")
+    order = records.get(f"{folder}byteorder")
+    if order and content[order.start : order.start + order.size] != sys.byteorder.encode():
+        raise Foreign("numbers of another byte order")
+    start, size = records[name]
+    if size > MOST_PICKLE:
+        raise Foreign(f"{size:,} bytes that are no tensor's numbers")
+    try:
+        tree = _unpickled(bytes(content[start : start + size]))
+    except Foreign:
+        raise
+    except Exception as error:  # whatever instructions in the wrong order lead the unpickler to
+        raise Broken(f"{type(error).__name__}") from None
+    return _Builder(content, records, f"{folder}data/").build(tree, 0)
+
+
+def _records(content: mmap.mmap) -> dict[str, Record]:
+    """The zip's records by name. They neither overlap nor are compressed, and their checksums are
+    right.
+    """
+    for number, _ in enumerate(re.finditer(rb"PK\x01\x02", content)):
+        if number == MOST_RECORDS:
+            raise Broken("it has too many records")
+    found: dict[str, Record] = {}
+    with zipfile.ZipFile(cast(Any, content)) as file, memoryview(content) as view:
+        free = 0  # everything before it belongs to earlier records
+        for info in sorted(file.infolist(), key=lambda info: info.header_offset):
+            name, at = info.filename, info.header_offset
+            if (
+                info.compress_type != zipfile.ZIP_STORED
+                or info.compress_size != info.file_size
+                or info.flag_bits & 1
+            ):
+                raise Broken(f"its record {name[:100]} is compressed")
+            signature, name_size, extra_size = struct.unpack_from("<4s22xHH", content, at)
+            start = at + 30 + name_size + extra_size
+            if (
+                signature != b"PK\3\4"
+                or at < free
+                or start + info.file_size > file.start_dir
+                or content[at + 30 : at + 30 + name_size] != name.encode()
+                or name in found
+            ):
+                raise Broken(f"its record {name[:100]} is not where it should be")
+            if info.external_attr & 0x10 or name.endswith("/"):
+                raise Broken(f"its record {name[:100]} says that it is a folder")
+            free = start + info.file_size
+            if zlib.crc32(view[start:free]) != info.CRC:
+                raise Broken(f"the checksum of its record {name[:100]} is wrong")
+            found[name] = Record(start, info.file_size)
+    return found
+
+
+def _unpickled(text: bytes) -> Any:
+    for instruction, argument, _ in pickletools.genops(text):
+        if instruction.name not in KNOWN:
+            raise Foreign(f"the pickle instruction {instruction.name}")
+        if instruction.name == "LONG_BINPUT" and cast(int, argument) >= len(text):
+            raise Broken("its pickle numbers more values than it holds")
+    return _Unpickler(io.BytesIO(text)).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows containers and descriptions of tensors; nothing that a file names is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _declared
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise Foreign(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, count = pid
+        if not (
+            kind == "storage"
+            and isinstance(dtype, torch.dtype)
+            and type(key) is str
+            and type(count) is int
+            and count >= 0
+        ):
+            raise Broken("its pickle describes no storage")
+        return Storage(key, dtype, count)
+
+
+def _declared(
+    storage: Any, offset: Any, size: Any, stride: Any, _: Any, hooks: Any, metadata: Any = None
+) -> Declared:
+    """In the place of torch's function of seven arguments that makes a tensor."""
+    if hooks or metadata:
+        raise Foreign("a tensor with hooks or properties of its own")
+    sides = (size, stride)
+    if not (
+        isinstance(storage, Storage)
+        and type(offset) is int
+        and offset >= 0
+        and all(
+            type(side) is tuple and all(type(n) is int and n >= 0 for n in side) for side in sides
+        )
+        and len(size) == len(stride) <= 32
+    ):
+        raise Broken("its pickle describes no tensor")
+    return Declared(storage, offset, size, stride)
+
+
+class _Builder:
+    """Makes the values of an unpickled tree: copies of containers, and tensors on the file's own
+    bytes.
+    """
+
+    def __init__(self, content: mmap.mmap, records: dict[str, Record], folder: str):
+        self.content, self.records, self.folder = content, records, folder
+        self.left = MOST_VALUES
+
+    def build(self, value: Any, depth: int) -> Any:
+        self.left -= 1
+        if self.left < 0 or depth > DEPTH:
+            raise Foreign("more values, or deeper ones, than any checkpoint")
+        kind = type(value)
+        if value is None or kind in (bool, int, float, str):
+            return value
+        if kind is Declared:
+            return self._tensor(value)
+        if kind in (list, tuple):
+            return kind(self.build(item, depth + 1) for item in value)
+        if kind in (dict, OrderedDict):
+            made = {}
+            for key, item in dict.items(value):
+                if type(key) not in (str, int):
+                    raise Foreign(f"a key that is a {type(key).__name__}")
+                made[key] = self.build(item, depth + 1)
+            return made
+        raise Foreign(f"a {kind.__name__}")
+
+    def _tensor(self, declared: Declared) -> Tensor:
+        storage, offset, size, stride = declared
+        record = self.records.get(f"{self.folder}{storage.key}")
+        width = storage.dtype.itemsize
+        if (
+            record is None
+            or record.size != storage.numel * width
+            or (record.size and record.start % width)
+        ):
+            raise Broken("the record of a tensor is missing or of another size")
+        room = end = 1  # numbers that the sides so far span
+        for step, n in sorted(zip(stride, size, strict=True)):
+            if n > 1 and step < room:
+                raise Foreign("a tensor that repeats its numbers")
+            room, end = max(room, step * n), end + (n - 1) * step
+        if 0 in size:
+            return torch.empty(size, dtype=storage.dtype)
+        if offset + end > storage.numel:
+            raise Broken("a tensor is larger than its record")
+        flat = torch.frombuffer(
+            self.content, dtype=storage.dtype, count=storage.numel, offset=record.start
+        )
+        if storage.dtype == torch.bool and (flat.view(torch.uint8) > 1).any():
+            raise Broken("a tensor of booleans holds other numbers")
+        return flat.as_strided(size, stride, offset)

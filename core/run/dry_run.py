@@ -1,0 +1,99 @@
+"""One step and a short validation before anything is written: what would fail later, perhaps after
+an epoch, fails now, in one line.
+"""
+
+from core.errors import UserError
+from core.run.checkpoint import whole_method
+from core.run.explain import in_one_line
+from core.run.finite import FiniteLosses
+from core.run.setup import Training
+from core.run.train import train
+from core.run.validation import Validation
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+def dry_run(training: Training, validation: Validation) -> None:
+    """Train on the first batch in the run's own precision, validate on batches of the sizes to
+    come, and put everything back, bit by bit. `UserError` where something fails.
+
+    To be called by all processes, before the run has taken a step: the optimiser is a fresh one.
+    """
+    fabric, state = training.fabric, training.state
+    explained = functools.partial(in_one_line, state.run, training.source.shape, fabric.world_size)
+    with _put_back(training):
+        with explained("a training step"):
+            batches = training.batches(0, 1)
+            losses = FiniteLosses(None)
+            for metrics in train(
+                fabric,
+                training.model,
+                training.optimizer,
+                state,
+                batches,
+                training.total,
+                training.steps_per_epoch,
+            ):
+                losses.add(state.step, metrics)
+            losses.look()
+        with (
+            explained("a validation"),
+            torch.compiler.set_stance("force_eager"),
+            torch.no_grad(),
+        ):
+            method = whole_method(state)
+            validates = bool(state.run.trainer.validate_every)
+            scores = validation.rehearse(method, state.step) if validates else {}
+            if fabric.is_global_zero:
+                validation.figures(method)
+        name = f"val/{state.method.criterion}"
+        if scores and name not in scores:
+            raise UserError(
+                f"method: {state.run.method} is judged by '{state.method.criterion}', which is none"
+                f" of what a validation measures ({', '.join(scores)}); change its `criterion`"
+            )
+
+
+@contextmanager
+def _put_back(training: Training) -> Iterator[None]:
+    """Afterwards the state is what it was: weights, buffers, plain attributes of the method, the
+    optimiser, the scaler and torch's generators. The copy is kept on the CPU, where memory is not
+    short.
+    """
+    state = training.state
+    method, optimizer, scaler = state.method, state.optimizer, state.scaler
+    held = [(_local(x), _local(x).to("cpu", copy=True)) for x in _tensors(method)]
+    plain = {
+        name: value
+        for name, value in vars(method).items()
+        if value is None or isinstance(value, bool | int | float | str)
+    }
+    rates = [dict(group) for group in optimizer.param_groups]
+    scale = scaler.state_dict() if scaler else {}
+    device = training.fabric.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for own, kept in held:
+            own.copy_(kept)
+    vars(method).update(plain)
+    optimizer.state.clear()
+    for group, before in zip(optimizer.param_groups, rates, strict=True):
+        group.update(before)
+    if scaler:
+        scaler.load_state_dict(scale)
+    state.step = 0
+
+
+def _tensors(method: torch.nn.Module) -> list[Tensor]:
+    return [*(x.detach() for x in method.parameters()), *method.buffers()]
+
+
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if isinstance(x, DTensor) else x

@@ -1,0 +1,199 @@
+"""The steps of a run from where it stands to its end: what is logged, validated and saved, and
+when.
+"""
+
+import shlex
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.commands import command
+from core.distributed import mean_over_ranks
+from core.method import Method
+from core.run import checkpoint
+from core.run.finite import FiniteLosses
+from core.run.folder import RunFolder
+from core.run.logger import Logger
+from core.run.preemption import Preemption
+from core.run.profile import Profile
+from core.run.progress import ProgressLine, in_words
+from core.run.setup import Training
+from core.run.train import train
+from core.run.validation import Validation
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    logs: bool
+    validates: bool
+    saves: bool
+
+
+def banner(training: Training, folder: RunFolder, logging: str) -> str:
+    """What runs, where, on how much, and where it is kept."""
+    run, fabric = training.state.run, training.fabric
+    trained = sum(p.numel() for p in training.state.method.parameters() if p.requires_grad)
+    shape, n = "x".join(map(str, training.source.shape)), len(training.source)
+    return " · ".join(
+        [
+            f"{run.method.rpartition('.')[2]} with {trained:,} trained parameters",
+            f"{fabric.world_size} x {fabric.device.type}, {run.trainer.precision}",
+            f"{n:,} images of {shape}, {run.optim.batch_size} a step",
+            f"{training.total:,} steps in {run.optim.epochs} epochs",
+            f"folder {folder.path}",
+            f"W&B {logging}",
+        ]
+    )
+
+
+class Loop:
+    """One life of a run. `logger` is there on the first process only, which alone writes and
+    speaks.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        validation: Validation,
+        folder: RunFolder,
+        logger: Logger | None,
+    ):
+        self.training, self.validation = training, validation
+        self.folder, self.logger = folder, logger
+        run, self.state = training.state.run, training.state
+        self.losses = FiniteLosses(folder.last)
+        first = training.fabric.is_global_zero
+        self.progress = ProgressLine(
+            training.total, self.state.step, run.optim.batch_size, shown=first
+        )
+        self.profiled = folder.path / "profile" if run.trainer.profile and first else None
+
+    def begin(self) -> None:
+        """The line that says what runs, pictures of the method as it is and, of a new run, its
+        first checkpoint.
+        """
+        if self.logger:
+            self.progress.say(banner(self.training, self.folder, self.logger.mode))
+        self._observe(scored=False)
+        if self.state.step == 0:
+            self.folder.save(self.state, self.training.steps_per_epoch)
+
+    def to_the_end(self) -> None:
+        """All steps that are left. A signal ends them early: the run is saved, and the process
+        exits with the code that `Preemption` says.
+        """
+        training, state = self.training, self.state
+        limit = timedelta(seconds=state.run.trainer.timeout)
+        with (
+            Preemption(limit) as preemption,
+            self.progress,
+            Profile(self.profiled) as profile,
+        ):
+            batches = preemption.until(training.batches(state.step, training.total))
+            for metrics in train(
+                training.fabric,
+                training.model,
+                training.optimizer,
+                state,
+                batches,
+                training.total,
+                training.steps_per_epoch,
+            ):
+                self._profile(profile)
+                self._after(metrics)
+            if preemption.stopping and state.step < training.total:
+                self._stop(preemption)
+        if self.logger:
+            self.logger.close()
+            self.progress.say(
+                f"done: {self.folder.last} at step {state.step}; next: {command('probe')}"
+                f" {shlex.quote(str(self.folder.path))}"
+            )
+
+    def _due(self, step: int) -> Due:
+        trainer, last = self.state.run.trainer, step == self.training.total
+        epochs = trainer.validate_every * self.training.steps_per_epoch
+        return Due(
+            logs=step % trainer.log_every == 0 or last,
+            validates=bool(epochs) and (step % epochs == 0 or last),
+            saves=step % trainer.save_every == 0 or last,
+        )
+
+    def _after(self, metrics: dict[str, Tensor]) -> None:
+        """What is due after a step, whose metrics these are."""
+        step, fabric = self.state.step, self.training.fabric
+        self.losses.add(step, metrics)
+        self.progress.advance(step)
+        due = self._due(step)
+        if not any(due):
+            return
+        values = mean_over_ranks(self.losses.look(), fabric.device)
+        if due.logs and self.logger:
+            self.progress.show(values)
+            self._write(values)
+            self.logger.metrics({**values, "images_per_s": self.progress.images_per_second}, step)
+        if due.validates:
+            self._validate()
+        if due.saves:
+            self.folder.save(self.state, self.training.steps_per_epoch)
+        fabric.barrier()
+
+    def _validate(self) -> None:
+        """Score the method; where it is better than ever, it becomes best.ckpt."""
+        state, scores = self.state, self._observe()
+        if self.logger:
+            self._write(scores)
+            self.logger.metrics(scores, state.step)
+            self.progress.say(
+                f"step {state.step}/{self.training.total} validation · {in_words(scores)}"
+            )
+            if self.validation.warning:
+                self.progress.say(f"warning: {self.validation.warning}")
+        score = scores[f"val/{state.method.criterion}"]
+        if score > state.best:
+            state.best = score
+            checkpoint.save(self.folder.best, state)
+
+    def _observe(self, scored: bool = True) -> dict[str, float]:
+        """Pictures of the method as it is, by the first process, and its validation, known to all
+        of them. To be called by all processes.
+        """
+        # where weights are shared, a copy that is gone with the end of this function
+        method = checkpoint.whole_method(self.state)
+        # other sizes, another mode: not worth compiling
+        with torch.compiler.set_stance("force_eager"):
+            scores = self._scores(method) if scored else {}
+            if self.logger:
+                pictures = self.validation.pictures(method, self.folder.pictures)
+                self.logger.pictures(pictures, self.state.step)
+        return scores
+
+    def _scores(self, method: Method) -> dict[str, float]:
+        return self.training.fabric.broadcast(self.validation(method, self.state.step))
+
+    def _write(self, values: dict[str, float]) -> None:
+        step = self.state.step
+        epoch = step / self.training.steps_per_epoch
+        self.folder.append_metrics({"step": step, "epoch": epoch, **values})
+
+    def _profile(self, profile: Profile) -> None:
+        if account := profile.step():
+            self.progress.say(
+                f"{account}written to {self.profiled}, with trace.json for a browser's tracing page"
+            )
+
+    def _stop(self, preemption: Preemption) -> None:
+        self.losses.look()
+        self.folder.save(self.state, self.training.steps_per_epoch)
+        if self.logger:
+            self.progress.say(
+                f"{preemption.reason}: saved {self.folder.last} at step {self.state.step};"
+                f" --resume goes on; exit code {preemption.exit_code}"
+            )
+            self.logger.close(patience=5)
+        # a launcher that sees one process end kills the others, and the first is still saving
+        self.training.fabric.barrier()
+        raise SystemExit(preemption.exit_code)

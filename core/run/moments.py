@@ -1,0 +1,105 @@
+"""What an optimiser keeps of a run, checked before it is used: fused kernels believe every shape.
+
+An optimiser's state, as torch writes it: {"state": {parameter number: {name: tensor}},
+"param_groups": [{"params": [parameter numbers], option: value}]}.
+"""
+
+from core.errors import UserError, shown
+from core.run.sharding import shard_moments
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What each keeps of a parameter, of its shape; and of these, what is no less than zero.
+MOMENTS = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adamax": ("exp_avg", "exp_inf"),
+    "sgd": ("momentum_buffer",),
+    "lars": ("momentum_buffer",),
+}
+COUNTED = ("adamw", "adamax")  # they keep the number of their steps, too
+AT_LEAST_ZERO = ("exp_avg_sq", "exp_inf")
+MACHINE = ("foreach", "fused", "capturable", "differentiable")  # how a step is run, not what it is
+
+
+def load_moments(
+    path: Path, held: Any, optimizer: torch.optim.Optimizer, name: str, step: int
+) -> None:
+    """Put a checkpoint's moments into an optimiser called `name` in the config, after `step` steps.
+
+    Options of the parameter groups are the config's own; those in the file have to agree.
+    `UserError` where keys, shapes, types, layouts or values are not what the optimiser keeps.
+    """
+    what = f"{path}: its optimizer"
+    if not (isinstance(held, dict) and set(held) == {"state", "param_groups"}):
+        raise UserError(f"{what} holds no state and param_groups")
+    own = optimizer.state_dict()["param_groups"]
+    _check_groups(what, held["param_groups"], own)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not isinstance(held["state"], dict):
+        raise UserError(f"{what} holds no state")
+    state = {}
+    for number, values in held["state"].items():
+        if not (type(number) is int and 0 <= number < len(parameters)):
+            raise UserError(f"{what} keeps a parameter {shown(number)}, and there is none")
+        state[number] = _checked(
+            f"{what}: parameter {number}", values, parameters[number], name, step
+        )
+    optimizer.load_state_dict(shard_moments({"state": state, "param_groups": own}, optimizer))
+
+
+def _check_groups(what: str, held: Any, own: list[dict[str, Any]]) -> None:
+    if not (isinstance(held, list) and len(held) == len(own)):
+        raise UserError(f"{what} has other parameter groups than the config makes")
+    for group, mine in zip(held, own, strict=True):
+        if not isinstance(group, dict) or set(group) - set(MACHINE) != set(mine) - set(MACHINE):
+            raise UserError(f"{what} has parameter groups with other options than the config makes")
+        for key, value in mine.items():
+            given = group.get(key, value)
+            if key == "lr":  # the schedule's, which is set anew at each step
+                if not (type(given) is float and 0 <= given < math.inf):
+                    raise UserError(f"{what}: lr is {shown(given)}")
+            elif key not in MACHINE and (
+                _plain(given) != _plain(value) or type(given) is not type(value)
+            ):
+                raise UserError(
+                    f"{what}: {key} is {shown(given)}, and the config makes it {shown(value)}"
+                )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked(
+    what: str, values: Any, parameter: Tensor, name: str, step: int
+) -> dict[str, Tensor | None]:
+    """Copies of what is kept of a parameter: a file may hold two names of one tensor."""
+    names = {*MOMENTS[name], *(("step",) if name in COUNTED else ())}
+    if not isinstance(values, dict) or (values and set(values) != names):
+        found = ", ".join(map(shown, values)) if isinstance(values, dict) else shown(values)
+        raise UserError(f"{what}: keeps {found}; {name} keeps {', '.join(sorted(names))}")
+    made: dict[str, Tensor | None] = {}
+    for key, value in values.items():
+        if value is None and name in ("sgd", "lars"):  # of a parameter that had no gradient yet
+            made[key] = None
+            continue
+        if not isinstance(value, Tensor):
+            raise UserError(f"{what}: '{key}' is {shown(value)}, which is no tensor")
+        shape = torch.Size() if key == "step" else parameter.shape
+        kinds = (torch.float32, torch.float64) if key == "step" else (parameter.dtype,)
+        if value.shape != shape or value.dtype not in kinds:
+            raise UserError(
+                f"{what}: '{key}' should be {kinds[0]} {list(shape)}, found {value.dtype}"
+                f" {list(value.shape)}"
+            )
+        if not value.isfinite().all() or (key in AT_LEAST_ZERO and (value < 0).any()):
+            raise UserError(f"{what}: '{key}' holds values that no training leaves there")
+        if key == "step" and not (0 <= value.item() <= step and value.item() % 1 == 0):
+            raise UserError(f"{what}: took {value.item():g} steps, and the run {step}")
+        made[key] = value.clone()
+    return made

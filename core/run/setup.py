@@ -1,0 +1,195 @@
+"""From a config to what is trained: Fabric is started, and the method and its optimiser are built.
+
+W = processes.
+"""
+
+from core.batch import Batch
+from core.data.source import Source, train_sampler
+from core.errors import UserError
+from core.matmul import speed_up
+from core.method import Method
+from core.networks.batchnorm import synchronise
+from core.run import checkpoint, config, sharding
+from core.run.checkpoint import State
+from core.run.explain import in_one_line
+from core.run.optim import build_optimizer
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+# Fabric knows 16-true and bf16-true, too: optimisers lose small steps in weights of 16 bits, and
+# statistics of a batch are not taken in them.
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+SHORT = ("32", "64", "bf16", "16")  # Fabric's other names for the same
+
+
+@dataclass
+class Training:
+    """A run that is set up. `model` and `optimizer` are the state's method and optimiser as Fabric
+    wraps them.
+    """
+
+    fabric: Fabric
+    state: State
+    model: _FabricModule
+    optimizer: _FabricOptimizer
+    source: Source
+    steps_per_epoch: int
+    total: int  # steps
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start to stop, this process's part of each."""
+        run, fabric = self.state.run, self.fabric
+        order = train_sampler(
+            len(self.source),
+            run.optim.batch_size,
+            run.seed,
+            start,
+            stop,
+            fabric.global_rank,
+            fabric.world_size,
+            fabric.device,
+        )
+        return self.source.batches(order, self.state.method.views)
+
+
+def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
+    """A run from its beginning, over a training split."""
+    if run.optim.batch_size > len(source):
+        raise UserError(
+            f"optim.batch_size: {run.optim.batch_size} is more than the {len(source)} training"
+            " images"
+        )
+    steps_per_epoch = len(source) // run.optim.batch_size
+    with in_one_line(run, source.shape, fabric.world_size, "the making"):
+        built = build_state(fabric, run, source.shape)
+    return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
+
+
+@contextmanager
+def default_dtype(precision: str) -> Iterator[None]:
+    """Inside, floating-point numbers are float64 by default where the precision is. Fabric does it
+    in forward only, and validation reads features outside of it.
+    """
+    before = torch.get_default_dtype()
+    if precision.startswith("64"):
+        torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def start_fabric(run: config.RunConfig) -> Fabric:
+    """Lightning Fabric with the config's own words; it launches the other processes unless torchrun
+    already has.
+    """
+    trainer = run.trainer
+    if trainer.precision not in PRECISIONS + SHORT:
+        raise UserError(
+            f"trainer.precision: '{trainer.precision}' is none of {', '.join(PRECISIONS)}"
+        )
+    devices = int(trainer.devices) if trainer.devices.lstrip("-").isdigit() else trainer.devices
+    try:
+        fabric = Fabric(
+            accelerator=trainer.accelerator,
+            devices=devices,
+            num_nodes=trainer.num_nodes,
+            strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
+            **_precision(trainer),
+        )
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    if hasattr(fabric.strategy, "_timeout"):
+        # a strategy that is given by name takes it from nowhere else
+        fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
+    if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
+        # buffers are the same everywhere, and a queue is long
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        fabric.strategy._ddp_kwargs[option] = False
+    _launch(fabric, run)
+    return fabric
+
+
+def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
+    """The option of Fabric that asks for the precision. On a CPU Fabric would replace 16-mixed by
+    bf16-mixed; torch has it there, too.
+    """
+    no_gpu = trainer.accelerator == "cpu" or (
+        trainer.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if trainer.precision in ("16-mixed", "16") and no_gpu:
+        return {"plugins": MixedPrecision("16-mixed", "cpu")}
+    return {"precision": trainer.precision}
+
+
+def _launch(fabric: Fabric, run: config.RunConfig) -> None:
+    """Start the processes; `UserError` where the batch does not divide among them, or torchrun
+    started another number.
+    """
+    size, world = run.optim.batch_size, fabric.world_size
+    if size % world:  # before a thousand processes are started
+        raise UserError(
+            f"optim.batch_size: the global batch {size} does not divide among {world} processes;"
+            f" try {size // world * world or world}"
+        )
+    fabric.launch()
+    elastic = dist.is_torchelastic_launched()
+    launched = int(os.environ["WORLD_SIZE"]) if elastic else fabric.world_size
+    if launched != fabric.world_size:
+        trainer = run.trainer
+        asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
+        raise UserError(
+            f"trainer.devices: torchrun launched {launched} processes, not those of {asked}; set"
+            " it to --nproc-per-node"
+        )
+
+
+def build_state(
+    fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
+) -> tuple[State, _FabricModule, _FabricOptimizer]:
+    """A fresh state with the options that change how it is executed applied, and its method and
+    optimiser as Fabric wraps them.
+    """
+    method = speed_up(checkpoint.build_method(run, shape))
+    method.micro_batch = run.optim.micro_batch
+    if fabric.world_size > 1 and run.trainer.sync_batchnorm:
+        method = synchronise(method)
+    if run.trainer.channels_last:
+        method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.trainer.compile:
+        _compile(method, run.trainer.compile)
+    model = fabric.setup_module(method)
+    # now: fsdp has put parameters of its own in the place of the method's
+    optimizer = build_optimizer(method, run.optim)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    if scaler is not None and run.optim.clip:
+        # Fabric clips only what the scaler has unscaled, and a fused optimiser would unscale by
+        # itself
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    state = State(run, method, optimizer, scaler=scaler)
+    return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
+
+
+def _compile(method: Method, asked: bool | str) -> None:
+    mode = asked if isinstance(asked, str) else "default"
+    for part in method.children():
+        # a dictionary is never called
+        for network in part.values() if isinstance(part, nn.ModuleDict) else [part]:
+            network.compile(mode=mode)

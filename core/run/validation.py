@@ -1,0 +1,198 @@
+"""Validation while training, on images held out of it: the method's own metrics and monitors, the
+geometry of its features, and scores of frozen features such as an online kNN. The test split stays
+unread.
+"""
+
+from core.batch import Batch
+from core.data.datasets import open_source
+from core.data.source import Source, eval_sampler, train_sampler
+from core.distributed import rank, single_process
+from core.information.geometry import alignment, deviations, effective_rank, uniformity
+from core.method import Context, Method
+from core.randomness import KeyedRNG
+from core.run.config import RunConfig, for_information
+from core.run.features import Features, extract
+from core.run.folder import make_folder
+from core.run.pictures import save_grid
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
+
+BLOCK = 512  # images that are encoded at a time
+FEW = 16  # a last block of this size or below is rehearsed: a larger one has no error of its own
+
+
+class Extent(NamedTuple):
+    """How many images a validation reads, at most."""
+
+    features: int
+    pairs: int  # for the geometry of two views
+    monitored: int  # by the method's own monitors
+    metrics: int
+
+
+FULL = Extent(features=4096, pairs=2048, monitored=4096, metrics=4096)
+
+
+class Validation:
+    """Validation of one run: `validation(method, step)` gives named numbers, and `warning` is what
+    the newest of them call for, or empty.
+
+    `source` is what it trains on, in `world` processes. `scores` reads frozen features of the train
+    and validation splits.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        device: torch.device,
+        source: Source,
+        world: int = 1,
+        scores: Scores | None = None,
+    ):
+        self.run, self.device, self.source, self.scores = run, device, source, scores
+        # of a batch: those whose keys share no statistics
+        self.parts = 1 if run.trainer.sync_batchnorm else world
+        self.viewed = for_information(run).data
+        self.views = open_source(run.data, "val", run.seed)
+        self.train = open_source(run.data, "train", run.seed, augmented=False)
+        self.held_out = open_source(run.data, "val", run.seed, augmented=False)
+        self.pairs = open_source(self.viewed, "val", run.seed)
+        self.warning, self._warned = "", False
+
+    @torch.no_grad()
+    def __call__(self, method: Method, step: int) -> dict[str, float]:
+        """Mean metrics of the method on fresh views of the validation split, the geometry of its
+        features, its own monitors, and the scores of its features.
+
+        To be called by all processes: they extract the features together, the first does the rest,
+        and the others get nothing.
+        """
+        found = self._measure(method, step, FULL)
+        warning = method.warning({name.removeprefix("val/"): x for name, x in found.items()})
+        self.warning = "" if self._warned else warning  # once each time there is reason to
+        self._warned = bool(warning)
+        return found
+
+    @torch.no_grad()
+    def rehearse(self, method: Method, step: int) -> dict[str, float]:
+        """The same on as few images as show every size of batch that a validation will use: what
+        would fail then fails now. Its numbers mean nothing, but their names are those to come.
+        """
+        n = len(self.held_out)
+        rest = min(n, FULL.features) % BLOCK
+        features = min(n, BLOCK) + (rest if n > BLOCK and rest <= FEW else 0)
+        # two images of a pair are encoded as those of the features are
+        return self._measure(method, step, Extent(features, 2, BLOCK, 1))
+
+    def _measure(self, method: Method, step: int, extent: Extent) -> dict[str, float]:
+        was_training, scores = method.training, {}
+        method.eval()
+        # where running statistics differ, the first process's are those that are saved
+        with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
+            query = self._features(method, self.held_out, extent)
+            # a score needs no rows of train to be rehearsed
+            bank = self._features(method, self.train, extent) if extent == FULL else query
+        if rank() == 0:
+            with single_process():
+                scores = self._metrics(method, extent)
+                scores |= self._geometry(method, query, extent)
+                scores |= method.monitors(self._context(method.views, step, extent))
+                scores |= self.scores(bank, query) if self.scores else {}
+        method.train(was_training)
+        return {f"val/{name}": value for name, value in scores.items()}
+
+    def _features(self, method: Method, source: Source, extent: Extent) -> Features:
+        return extract(method, source, self.run.seed, self.device, extent.features)
+
+    def _metrics(self, method: Method, extent: Extent) -> dict[str, float]:
+        """Mean metrics over batches of one size, so that every one has the same number of
+        candidates: the batch size of training, or all images where they are fewer.
+        """
+        size = min(self.run.optim.batch_size, len(self.views))
+        count = max(1, min(extent.metrics, len(self.views)) // size)
+        order = eval_sampler(count * size, self.run.seed, size, self.device, "validation")
+        totals: dict[str, float] = {}
+        for batch in self.views.batches(order, method.views):
+            for name, value in method(batch).metrics.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * size / (count * size)
+        return totals
+
+    def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
+        """Spread of the features; agreement and spread of two views' codes, or of the directions of
+        the features where there are no codes. One image has no spread.
+        """
+        first, second = self._two_views(method, extent.pairs)
+        found = {}
+        if self.viewed.views_differ:
+            found["alignment"] = alignment(first, second).item()
+        if len(first) > 1:
+            found["uniformity"] = uniformity(first)
+            found["effective_rank"] = effective_rank(held_out.x)
+            found["deviation"] = deviations(held_out.x).mean
+        return found
+
+    def _two_views(self, method: Method, most: int) -> tuple[Tensor, Tensor]:
+        """Unit codes (or features) of two views of at most that many images, float32 [n, P] each,
+        in random order.
+        """
+        order = eval_sampler(
+            len(self.pairs), self.run.seed, device=self.device, purpose="information", most=most
+        )
+        sides: tuple[list[Tensor], list[Tensor]] = [], []
+        for batch in self.pairs.batches(order, 2):
+            for side, view, key in zip(sides, batch.views, (False, True), strict=True):
+                made = method.encode(view, key)
+                side.append((made.features if made.codes is None else made.codes).float().cpu())
+        first, second = (torch.cat(side) for side in sides)
+        shuffled = KeyedRNG(self.run.seed, 0).permutation("pairs", len(first))
+        return F.normalize(first[shuffled], dim=1), F.normalize(second[shuffled], dim=1)
+
+    def _context(self, views: int, step: int, extent: Extent) -> Context:
+        size, n, seed = self.run.optim.batch_size, len(self.source), self.run.seed
+
+        def trained_on(step: int) -> list[Batch]:
+            """Batch i is a function of (seed, i), so it is made again rather than kept."""
+            orders = [
+                train_sampler(n, size, seed, step, step + 1, r, self.parts, self.device)
+                for r in range(self.parts)
+            ]
+            return [batch for order in orders for batch in self.source.batches(order, views)]
+
+        def held_out(purpose: str, most: int) -> Iterable[Batch]:
+            most = min(most, extent.monitored)
+            order = eval_sampler(
+                len(self.held_out), seed, device=self.device, purpose=purpose, most=most
+            )
+            return self.held_out.batches(order, 1)
+
+        return Context(step, size, n // size, trained_on, held_out)
+
+    @torch.no_grad()
+    def pictures(self, method: Method, folder: Path) -> dict[str, Path]:
+        """Write what there is to see of the method now, its views and its own figures."""
+        make_folder(folder, "folder", "name another folder=…")
+        return {
+            name: save_grid(folder / f"{name}.png", rows)
+            for name, rows in self.figures(method).items()
+        }
+
+    @torch.no_grad()
+    def figures(self, method: Method) -> dict[str, list[Tensor]]:
+        """Rows of images by name: views of ten images, and the method's own figures."""
+        n = min(128, len(self.views))
+        order = eval_sampler(n, self.run.seed, 128, self.device, "pictures")
+        batch = next(self.views.batches(order, method.views))
+        was_training = method.training
+        method.eval()
+        made = {"views": [view[:10] for view in batch.views]} | method.figures(batch)
+        method.train(was_training)
+        return made

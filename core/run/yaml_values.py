@@ -1,0 +1,284 @@
+"""YAML as plain values of bounded size: files, the values of `key=value` overrides, and
+interpolations.
+
+A key that takes text gets the text that is written, `007` or `1e5`, and not a number that YAML sees
+in it.
+"""
+
+from core.errors import UserError, shown
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf._utils import get_yaml_loader  # YAML 1.1 with 1e-3 as a number and no double keys
+
+BYTES = 2**16  # of a config file, or of an override: fifty times what ours take
+NODES = 10_000  # keys and values, aliases counted as often as they stand for something
+DEPTH = 32
+TEXT = 10_000  # characters of one value
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
+STRING = "tag:yaml.org,2002:str"
+INTERPOLATION = re.compile(r"\\\$\{|\$\{([^{}]*)\}|\$\{")  # \${ is the text ${
+ENVIRONMENT = re.compile(r"\s*oc\.env\s*:\s*([^,\s]+)\s*(?:,(.*))?", re.DOTALL)
+
+
+class Literal(str):
+    """Text that holds no interpolation, whatever it looks like."""
+
+
+def file_text(path: Path) -> str:
+    """The text of a config file; `UserError` where it is none, or is too long."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, and a config is a YAML file; see configs/")
+        if not path.is_file():
+            raise UserError(f"{path}: no such config; the ones at hand are in configs/")
+        with open(path, "rb") as file:
+            content = file.read(BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: can not be read ({reason}); see configs/") from None
+    if len(content) > BYTES:
+        raise UserError(f"{path}: is longer than {BYTES:,} bytes, and so is no config")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: byte {error.start} is no UTF-8; save the config as UTF-8 text"
+        ) from None
+
+
+def parse(text: str, origin: str) -> yaml.Node | None:
+    """The tree of a YAML text, of bounded size once aliases are written out; None where it is
+    empty.
+    """
+    if len(text) > BYTES:
+        raise UserError(f"{origin}: is longer than {BYTES:,} characters")
+    try:
+        tree = yaml.compose(text, Loader=get_yaml_loader())
+        if tree is not None and _size(tree, {}, 0) > NODES:
+            raise UserError(f"{origin}: its aliases stand for more than {NODES:,} values")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{origin}: line {line}: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: its lists or mappings are nested too deep") from None
+    return tree
+
+
+def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = ()) -> Any:
+    """The plain values of a tree. At `text_keys` (`data.root`) numbers and words such as `yes` stay
+    the text that they are written as.
+    """
+    if tree is None:
+        return None
+    _keep_text(tree, "", text_keys)
+    loader = get_yaml_loader()("")
+    try:
+        return plain(loader.construct_document(tree), origin)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{origin}: {(problem.splitlines() or ['no YAML'])[0]}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: its lists or mappings are nested too deep") from None
+
+
+def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
+    """What stands at a key of the top level, as it is written; None where no scalar does."""
+    pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
+    found = [value.value for name, value in pairs if name.value == key and _is_scalar(value)]
+    return found[-1] if found else None
+
+
+def plain(values: Any, origin: str) -> Any:
+    """Values as dicts, lists, text, numbers, booleans and None, all of bounded size, copied;
+    `UserError` names what is something else.
+    """
+    left = [NODES]
+
+    def checked(value: Any, place: str, depth: int) -> Any:
+        left[0] -= 1
+        if left[0] < 0 or depth > DEPTH:
+            raise UserError(f"{origin}: holds more values, or deeper ones, than any config")
+        if value is None or type(value) in (bool, float):
+            return value
+        if type(value) is int:
+            if abs(value) > 2**64:
+                raise UserError(f"{origin}: {place}: {shown(value)} is out of every range")
+            return value
+        if type(value) in (str, Literal):
+            if len(value) > TEXT:
+                raise UserError(f"{origin}: {place}: is text of {len(value):,} characters")
+            return value
+        if type(value) in (list, tuple):
+            return [checked(item, place, depth + 1) for item in value]
+        if isinstance(value, dict):
+            return {
+                _key(key, origin, place): checked(
+                    item, f"{place}.{key}" if place else str(key), depth + 1
+                )
+                for key, item in dict.items(value)
+            }
+        raise UserError(
+            f"{origin}: {place or 'it'}: {type(value).__name__} is no value of a config"
+        )
+
+    return checked(values, "", 0)
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key, in place; a mapping joins the mapping that is there."""
+    *above, last = key.split(".")
+    for name in above:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    if isinstance(value, dict) and isinstance(values.get(last), dict):
+        for name, inner in value.items():
+            put(values[last], name, inner)
+    else:
+        values[last] = value
+
+
+def resolve(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values with their interpolations replaced, and the keys whose text came from the environment,
+    as it was written.
+
+    `${a.b}` is the value at another key, `${oc.env:NAME}` or `${oc.env:NAME,default}` the
+    environment's; everything else is refused by ValueError("key: what is wrong").
+    """
+    resolver = _Resolver(values)
+    made = resolver.walk(values, "")
+    return made, resolver.from_environment
+
+
+class _Resolver:
+    """Replaces interpolations, each key's once: texts that double one another stay cheap."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+        self.from_environment: dict[str, str] = {}  # key -> its text as it was written
+        self._made: dict[str, Any] = {}
+        self._trail: list[str] = []  # keys that are being resolved, each because of the one before
+
+    def walk(self, value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: self.walk(inner, f"{place}.{key}" if place else key)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list):
+            return [self.walk(inner, f"{place}.{i}") for i, inner in enumerate(value)]
+        return self._text(value, place) if isinstance(value, str) else value
+
+    def _text(self, text: str, place: str) -> Any:
+        if "${" not in text or isinstance(text, Literal):
+            return str(text)
+        if place in self._trail or len(self._trail) > DEPTH:
+            raise ValueError(f"{place}: {shown(text)} leads back to itself")
+        if place not in self._made:
+            self._trail.append(place)
+            parts: list[Any] = []
+            end = 0
+            for match in INTERPOLATION.finditer(text):
+                parts += [text[end : match.start()], self._reference(match, place, text)]
+                end = match.end()
+            parts = [part for part in [*parts, text[end:]] if part != ""]
+            made = parts[0] if len(parts) == 1 else "".join(map(str, parts))
+            if isinstance(made, str) and len(made) > TEXT:
+                raise ValueError(f"{place}: becomes text of {len(made):,} characters")
+            self._made[place] = made
+            self._trail.pop()
+        return self._made[place]
+
+    def _reference(self, match: re.Match[str], place: str, text: str) -> Any:
+        if match[0] == "\\${":
+            return "${"
+        body = match[1]
+        if body is None:
+            raise ValueError(f"{place}: '${{' opens an interpolation that nothing closes")
+        if environment := ENVIRONMENT.fullmatch(body):
+            found = os.environ.get(environment[1], environment[2])
+            if found is None:
+                raise ValueError(f"{place}: the environment has no {shown(environment[1])}")
+            self.from_environment[place] = text
+            return found
+        if not re.fullmatch(r"\w+(\.\w+)*", body):
+            raise ValueError(
+                f"{place}: {shown(match[0])} is refused; an interpolation is ${{another.key}} or"
+                " ${oc.env:NAME}"
+            )
+        there: Any = self.values
+        for name in body.split("."):
+            if not (isinstance(there, dict) and name in there):
+                raise ValueError(f"{place}: {shown(match[0])} names no key of the config")
+            there = there[name]
+        if isinstance(there, dict | list):
+            raise ValueError(f"{place}: {shown(match[0])} names no single value")
+        made = self._text(there, body) if isinstance(there, str) else there
+        if body in self.from_environment:
+            self.from_environment[place] = text
+        return made
+
+
+def literals(values: Any) -> Any:
+    """Values whose every text is `Literal`."""
+    if isinstance(values, dict):
+        return {key: literals(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [literals(value) for value in values]
+    return Literal(values) if isinstance(values, str) else values
+
+
+def escaped(values: Any) -> Any:
+    """Values in which OmegaConf finds no interpolation: `${` is escaped."""
+    if isinstance(values, dict):
+        return {key: escaped(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [escaped(value) for value in values]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
+
+
+def _is_scalar(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
+
+
+def _keep_text(node: yaml.Node, place: str, text_keys: Collection[str]) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        if place in text_keys and node.style is None and node.tag in NUMBERS:
+            node.tag = STRING
+    elif isinstance(node, yaml.MappingNode) and place.count(".") < DEPTH:
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                _keep_text(value, f"{place}.{key.value}" if place else key.value, text_keys)
+
+
+def _key(key: Any, origin: str, place: str) -> str:
+    if type(key) is not str or len(key) > 200:
+        raise UserError(f"{origin}: {place or 'it'}: {shown(key)} is no key; keys are words")
+    return key
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """Nodes of a tree with its aliases written out."""
+    if depth > DEPTH:
+        raise RecursionError
+    if id(node) not in known:
+        known[id(node)] = 0
+        inner = (
+            [part for pair in node.value for part in pair]
+            if isinstance(node, yaml.MappingNode)
+            else node.value
+            if isinstance(node, yaml.SequenceNode)
+            else []
+        )
+        known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in inner)
+    elif known[id(node)] == 0:
+        raise RecursionError  # an alias inside the very value that it stands for
+    return known[id(node)]

@@ -1,0 +1,214 @@
+"""The probes as functions of plain arrays, for features and codes of any origin.
+
+n, m = images of train and of test, D = dimensions. Arrays are numpy's or torch's, on any device.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import UserError
+from core.information.bounds import infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
+from core.randomness import KeyedRNG
+from core.run.features import Features
+from probes.labels import knn as neighbours
+from probes.labels import linear as regression
+from probes.samples.pairs import LEAST
+from probes.views.critic import refit_scale
+
+START = 0.1  # the temperature from which the search for the best one starts
+
+
+def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) -> dict[str, float]:
+    """Linear probe: multinomial logistic regression on standardised features, by L-BFGS.
+
+        information = H(Y) - CE,   in nats (usable information, Xu et al. 2020)
+
+    train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
+    labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
+    linear reader gains from the features over the class frequencies of train; and "lambda", the
+    weight decay, which is chosen on a tenth of train that `seed` draws. Test is read once.
+    `UserError` names the array that can not be used.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 400)
+    >>> x = rng.normal(size=(400, 3)) + 4 * y[:, None]
+    >>> linear(x[:300], y[:300], x[300:], y[300:])["top1"]
+    1.0
+    """
+    train, test = _labelled(train_x, train_y, test_x, test_y)
+    return _of_one_label(regression.linear(train, test, seed))
+
+
+def knn(
+    train_x: Any,
+    train_y: Any,
+    test_x: Any,
+    test_y: Any,
+    k: int = 200,
+    temperature: float = 0.1,
+) -> dict[str, float]:
+    """kNN probe: the k nearest training features vote by cosine similarity (Wu et al. 2018).
+
+        vote(c) = sum over the k nearest with label c of exp( cos(x, x_i) / temperature )
+
+    train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
+    labels, whole numbers or text. Where k is more than n, all of train votes. Returns "top1", the
+    accuracy on test, with the "k" and "temperature" that were used. `UserError` names the array or
+    number that can not be used.
+
+    >>> import torch
+    >>> x, y = torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20)
+    >>> knn(x[:30], y[:30], x[30:], y[30:], k=5)["top1"]
+    1.0
+    """
+    if k < 1:
+        raise UserError(f"k: must be 1 or more, got {k}")
+    if not 0 < temperature < math.inf:
+        raise UserError(f"temperature: must be above 0, got {temperature}")
+    train, test = _labelled(train_x, train_y, test_x, test_y)
+    return _of_one_label(neighbours.knn(train, test, k, temperature))
+
+
+@torch.no_grad()
+def infonce_bound(
+    first_codes: Any, second_codes: Any, temperature: float | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """InfoNCE lower bound on I(X; Y) of paired codes, by the critic that trains contrastive
+    encoders.
+
+        I(X; Y) >= log C + E[ s(x, y) - log sum_c exp s(x, y_c) ],   s(x, y) = cos(x, y) / T
+
+    first_codes, second_codes [n, D], n >= 50: row i of both is a pair, rows are independent of
+    each other, and the encoder has not seen them. It is a bound for a critic that was fixed before
+    the pairs were seen, so `temperature` is the one of training, or None: then a random fifth of
+    the pairs (`seed`) chooses the temperature and the other pairs are measured.
+
+    Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
+    interval), "ceiling" (log C), "cap" (the most that this critic can show), "verdict"
+    (converged, K-limited, saturated or critic-limited; see docs/information.md) and "sweep", the
+    bound at every C. `UserError` names what can not be used. Source: van den Oord et al. 2018;
+    Poole et al. 2019. For samples that are no codes, and a critic that is trained on them:
+    `probes.estimate`.
+
+    >>> import torch
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(1000, 8, generator=rng)
+    >>> y = x + 0.5 * torch.randn(1000, 8, generator=rng)
+    >>> found = infonce_bound(x, y)  # I(X; Y) = 4 log 5 = 6.4, near the ceiling of log 800 = 6.7
+    >>> 2 < found["low"] < found["value"] < found["high"] < found["ceiling"]
+    True
+    """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UserError(f"temperature: must be above 0, got {temperature}")
+    first, second = (
+        _matrix(x, name)
+        for x, name in ((first_codes, "first_codes"), (second_codes, "second_codes"))
+    )
+    if first.shape != second.shape:
+        raise UserError(
+            f"first_codes {tuple(first.shape)} and second_codes {tuple(second.shape)}: row i of"
+            " both is a pair, of one number of dimensions"
+        )
+    if len(first) < LEAST:
+        raise UserError(f"first_codes: {len(first)} pairs are too few; give at least {LEAST}")
+    order = KeyedRNG(seed, 0).permutation("infonce bound", len(first))
+    query, key = (F.normalize(x, dim=1)[order] for x in (first, second))
+    if temperature is not None:
+        return _swept(query, key, 1 / temperature, None)
+    fifth = len(query) // 5
+    chosen_on = query[:fifth], key[:fifth]
+    scale = refit_scale(*chosen_on, 1 / START)
+    return _swept(query[fifth:], key[fifth:], scale, chosen_on)
+
+
+def _swept(
+    query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
+) -> dict[str, Any]:
+    """The bound at C = 2^4 + 1, ... and n, and what the last of them may claim."""
+    n = len(query)
+    counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
+    sizes = [c for c in counts if calibration and c <= len(calibration[0])]
+    terms = infonce_terms(query, key, scale, counts)
+    found = [interval(row) for row in terms]
+    expected = None
+    if calibration and sizes:  # the gap between the splits, at one C
+        on_calibration = infonce_terms(*calibration, scale, sizes[-1:]).mean().item()
+        expected = found[-1].mean + on_calibration - found[counts.index(sizes[-1])].mean
+    cap, last = cosine_cap(scale, n), found[-1]
+    return {
+        "quantity": "I(X; Y)",
+        "estimator": "InfoNCE, one-sided",
+        "side": "lower bound",
+        "unit": "nats",
+        "pairs": n,
+        "value": last.mean,
+        "error": last.error,
+        "low": last.low,
+        "high": last.high,
+        "candidates": n,
+        "ceiling": math.log(n),
+        "cap": cap,
+        "temperature": 1 / scale,
+        "verdict": verdict(list(zip(counts, found, strict=True)), n, expected, cap),
+        "sweep": [
+            {"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)}
+            for c, e in zip(counts, found, strict=True)
+        ],
+    }
+
+
+def _matrix(values: Any, name: str) -> Tensor:
+    """Real, finite numbers [n, D], float32 on the CPU."""
+    try:
+        x = torch.as_tensor(values)
+    except (ValueError, TypeError, RuntimeError):
+        raise UserError(f"{name}: is no rectangular array of numbers") from None
+    if x.is_complex() or x.ndim != 2 or 0 in x.shape:
+        raise UserError(f"{name}: has shape {tuple(x.shape)} of {x.dtype}; give numbers [n, D]")
+    x = x.detach().float().cpu().contiguous()
+    if not x.isfinite().all():
+        row = int((~x.isfinite()).any(1).nonzero()[0])
+        raise UserError(f"{name}: row {row} holds a value that is not finite in float32")
+    return x
+
+
+def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Features, Features]:
+    """Both splits with their labels numbered from 0."""
+    x, x_test = _matrix(train_x, "train_x"), _matrix(test_x, "test_x")
+    if x.shape[1] != x_test.shape[1]:
+        raise UserError(
+            f"train_x has {x.shape[1]} dimensions and test_x {x_test.shape[1]}; both are features"
+            " of one encoder"
+        )
+    y, y_test = _labels(train_y, "train_y", len(x)), _labels(test_y, "test_y", len(x_test))
+    if (y.dtype.kind == "U") != (y_test.dtype.kind == "U"):
+        raise UserError("train_y, test_y: one holds text and the other numbers")
+    names, number = np.unique(np.concatenate([y, y_test]), return_inverse=True)
+    labels, factors = torch.from_numpy(number.reshape(-1, 1)), (("label", len(names)),)
+    return Features(x, labels[: len(x)], factors), Features(x_test, labels[len(x) :], factors)
+
+
+def _labels(values: Any, name: str, n: int) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+    y = np.asarray(values)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dtype.kind not in "iubU" or y.shape != (n,):
+        raise UserError(
+            f"{name}: has shape {y.shape} of {y.dtype}; give {n} labels, whole numbers or text,"
+            " one a row of the features"
+        )
+    return y
+
+
+def _of_one_label(found: dict[str, float]) -> dict[str, float]:
+    """Without the factor's name, of which there is one."""
+    return {name.removesuffix("/label"): value for name, value in found.items()}

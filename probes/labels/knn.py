@@ -1,0 +1,240 @@
+"""kNN probe: weighted votes of the nearest training features by cosine similarity (Wu et al. 2018).
+
+n, m = training and test images, D = feature dimensions, k = neighbours.
+"""
+
+from core.errors import Unmeasurable
+from core.frozen import Frozen
+from core.information.standardise import require_finite_features, unit_rows
+from core.matmul import matmul
+from core.run.features import Features
+from core.run.pictures import save_grid
+
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
+
+PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
+QUERIES, GROUP = (
+    256,
+    16,
+)  # test images searched at a time, and training images that stand behind one maximum
+
+
+class Neighbours(NamedTuple):
+    """The k nearest training images of each test image, best first; of equally near ones the one
+    with the lower index.
+    """
+
+    similarity: Tensor  # float32 [m, k]
+    place: Tensor  # int64 [m, k], indices of training images
+
+    def first(self, k: int) -> "Neighbours":
+        return Neighbours(self.similarity[:, :k], self.place[:, :k])
+
+
+def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = None) -> Neighbours:
+    """Exact search by cosine similarity: faiss on the CPU, the reference, or in blocks by torch on
+    `device`. k is at most n.
+
+    Images that are equally near are taken in the order of their indices, at the border of k and
+    before it: copies of an image, which have one similarity by definition, and similarities that
+    are equal as float32 numbers. So every library keeps the same copies. Raises `Unmeasurable`
+    for features that are not finite, which have no neighbours.
+    """
+    for name, features in (("training", bank), ("test", query)):
+        require_finite_features(features, f"kNN, {name} images")
+    k = min(k, len(bank))
+    bank, query = unit_rows(bank), unit_rows(query)
+    if device is not None:
+        return search_blocks(bank.to(device), query.to(device), k)
+    index = faiss.IndexFlatIP(bank.shape[1])
+    index.add(bank.numpy())
+    one_more = min(k + 1, len(bank))  # it shows whether the border of k parts equals
+    found = Neighbours(*map(torch.from_numpy, index.search(query.numpy(), one_more)))
+    return _in_order(bank, query, found, k)
+
+
+def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
+    """The k largest inner products of each query with the bank [n, D], where the bank is; results
+    on the CPU, in the order of `search`.
+
+    Selecting costs more than multiplying, so most of a row is never sorted: the k groups of columns
+    with the largest maxima hold the k largest values, as each of those maxima is one of k values
+    that no other group can pass.
+    """
+    groups, one_more = len(bank) // GROUP, min(k + 1, len(bank))
+    rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for block in query.split(QUERIES):
+        scores = matmul(block, bank)
+        if one_more > groups // 4:  # the groups would be most of the row
+            values, place = scores.topk(one_more)
+            found.append((values, place))
+            continue
+        grouped = scores[:, : groups * GROUP].unflatten(
+            1, (GROUP, groups)
+        )  # column c is in group c mod groups
+        group = grouped.amax(1).topk(one_more, sorted=False).indices
+        column = (
+            group[:, None] + groups * torch.arange(GROUP, device=group.device)[:, None]
+        ).flatten(1)
+        column = torch.cat([column, rest.expand(len(block), -1)], 1)
+        best = scores.gather(1, column).topk(one_more)
+        found.append((best.values, column.gather(1, best.indices)))
+    joined = Neighbours(*(torch.cat([part[i] for part in found]) for i in (0, 1)))
+    return _in_order(bank, query, joined, k)
+
+
+def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbours:
+    """The first k of at least k + 1 neighbours (or all there are), equals in the order of their
+    indices; on the CPU.
+
+    Whole rows are looked at again only where equals stand on both sides of the border, or where
+    there are copies, which a library may give similarities that differ by rounding.
+    """
+    similarity, place = found
+    equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
+    by_index = place[equal].argsort(1)
+    values, order = similarity[equal].gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    similarity[equal], place[equal] = values, place[equal].gather(1, by_index).gather(1, order)
+    original = _originals(bank)
+    again = similarity.new_zeros(len(similarity), dtype=torch.bool)
+    if similarity.shape[1] > k:
+        again |= similarity[:, k - 1] == similarity[:, k]
+    if original is not None:
+        copied = torch.bincount(original, minlength=len(bank))[original] > 1
+        again |= copied[place].any(1)
+    similarity, place = similarity[:, :k].contiguous(), place[:, :k].contiguous()
+    for rows in again.nonzero()[:, 0].split(QUERIES):
+        scores = matmul(query[rows], bank)
+        if original is not None:
+            scores = scores[:, original]
+        least = scores.topk(k).values[:, -1:]
+        above, at = scores > least, scores == least
+        kept = above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
+        columns = kept.nonzero()[:, 1].view(-1, k)  # ascending
+        similarity[rows], order = scores.gather(1, columns).sort(
+            dim=1, descending=True, stable=True
+        )
+        place[rows] = columns.gather(1, order)
+    return Neighbours(similarity.cpu(), place.cpu())
+
+
+def _originals(bank: Tensor) -> Tensor | None:
+    """The first image with the same features, for each of the bank [n, D]; None where all differ."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(2**31, bank.shape[1:], generator=generator, dtype=torch.int32)
+    # a sum (modulo 2^32) that copies share, and few others; adding 0 makes one zero of the two
+    mixed = ((bank + 0.0).view(torch.int32) * weight.to(bank.device)).sum(1, dtype=torch.int32)
+    sums = mixed.sort().values
+    if not (sums[1:] == sums[:-1]).any():
+        return None
+    _, group, counts = mixed.unique(return_inverse=True, return_counts=True)
+    index = torch.arange(len(bank), device=bank.device)
+    first = torch.full_like(counts, len(bank)).scatter_reduce_(0, group, index, "amin")
+    original = first[group]
+    others = index[original != index]
+    others = others[(bank[others] != bank[original[others]]).any(1)]
+    if len(others):  # of equal sums, but other features
+        among = _originals(bank[others])
+        original[others] = others if among is None else others[among]
+    return original
+
+
+def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Predicted classes [m]: each neighbour votes for its label [m, k] with weight exp(similarity /
+    T).
+
+    Of equal votes the first class wins. Raises `ValueError` for a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: must be above 0, got {temperature}")
+    weight = torch.exp(
+        (similarity - similarity[:, :1]).double() / temperature
+    )  # a common factor changes no vote
+    votes = torch.zeros(len(labels), classes, dtype=torch.float64)
+    return votes.scatter_add_(1, labels, weight).argmax(1)
+
+
+def knn(
+    train: Features,
+    test: Features,
+    k: int = 200,
+    temperature: float = 0.1,
+    found: Neighbours | None = None,
+) -> dict[str, float]:
+    """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1". k is at most n.
+
+    `found` are at least k neighbours of a search that is already done.
+    """
+    k = min(k, len(train.x))
+    similarity, neighbour = (found or search(train.x, test.x, k)).first(k)
+    if not similarity.isfinite().all() or neighbour.min() < 0:
+        raise Unmeasurable("kNN: an image has no neighbours, as its features are not finite")
+    scores = {}
+    for column, (factor, classes) in enumerate(train.factors):
+        predicted = vote(similarity, train.y[:, column][neighbour], classes, temperature)
+        scores[f"top1/{factor}"] = (predicted == test.y[:, column]).double().mean().item()
+    return {
+        "top1": sum(scores.values()) / len(scores),
+        **scores,
+        "k": float(k),
+        "temperature": temperature,
+    }
+
+
+def online_knn(train: Features, test: Features) -> dict[str, float]:
+    """The kNN accuracy that is watched while a method trains, as "knn"."""
+    return {"knn": knn(train, test)["top1"]}
+
+
+class KNNProbe(Probe):
+    """Votes of the nearest training images, with the settings that papers use."""
+
+    name = "knn"
+    summary = "exact faiss search, weights exp(s/T): k = 200, T = 0.1 and k = 20, T = 0.07"
+    columns = ("kNN %",)
+    panel = "Labels: linear (solid), kNN (pale)"
+    schema = """
+        "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        most = max(k for k, _ in PRESETS.values())
+        device = frozen.device if frozen.device.type == "cuda" else None
+        nearest = search(train.x, test.x, most, device)
+        numbers = {name: knn(train, test, *values, nearest) for name, values in PRESETS.items()}
+        return Found(numbers, {"nearest": nearest})
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        return [f"{100 * numbers['knn200']['top1']:.1f}"]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {preset: values["top1"] for preset, values in numbers.items()}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        found = (f"{100 * v['top1']:.1f} % with k = {v['k']:.0f}" for v in numbers.values())
+        return [f"kNN: {', '.join(found)}, top-1 on test, mean over label columns"]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        """A row for each of eight test images: itself, then its nearest training images."""
+        n = len(found.arrays["nearest"].place)
+        rows = torch.arange(min(8, n)) * n // min(8, n)
+        nearest = found.arrays["nearest"].first(8).place[rows]
+        test, train = frozen.images("test", rows), frozen.images("trainval", nearest.flatten())
+        pictures = [
+            torch.cat([own[None], others])
+            for own, others in zip(test, train.split(nearest.shape[1]), strict=True)
+        ]
+        return {"neighbours": save_grid(folder / "neighbours.png", pictures)}
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        figures.draw_accuracies(axes, entries, lambda n: n["knn200"]["top1"], solid=False)

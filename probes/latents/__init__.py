@@ -1,0 +1,1 @@
+"""What the code of a latent-variable model costs and carries."""

@@ -1,0 +1,202 @@
+"""Whether single features stand for single factors: MIG, DCI and SAP of frozen features on known
+factors.
+
+Each is 1 where every factor has one feature to itself and near 0 where they are mixed; none is an
+information bound. A rotation of the code keeps every nat and loses all of them. n = images, D =
+feature dimensions, F = factors, B = bins.
+"""
+
+from core.frozen import Frozen
+from core.run.features import Features
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.ensemble import ExtraTreesClassifier
+from torch import Tensor
+
+from probes.probe import Found, Numbers, Probe
+
+# of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature
+# changes nothing
+BINS = 20
+SCORES = ("mig", "sap", "disentanglement", "completeness", "informativeness")
+TREES = 20  # extremely randomised, a factor
+MOST = (
+    5000  # training images that bins, thresholds and trees are fitted on, so that it takes seconds
+)
+
+
+def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str, Any]:
+    """MIG, DCI and SAP of features on two factors or more. Bins, thresholds and trees are fitted
+    on train, spread evenly over it; all scores are read on test."""
+    chosen = torch.arange(min(MOST, len(train.x))) * len(train.x) // min(MOST, len(train.x))
+    train, test = several(Features(train.x[chosen], train.y[chosen], train.factors)), several(test)
+    edges = _edges(train.x)
+    counts = {
+        split: _contingency(_binned(features.x, edges), features)
+        for split, features in (("train", train), ("test", test))
+    }
+    return {
+        "split": "test",
+        "images": len(test.x),
+        "train_images": len(train.x),
+        "dimensions": test.x.shape[1],
+        "factors": [name for name, _ in test.factors],
+        "mig": mig(counts["test"]),
+        "sap": sap(counts["train"], counts["test"]),
+        **dci(train, test, seed),
+        "estimators": {
+            "mig": f"plug-in, {BINS} bins of equal mass a feature",
+            "sap": f"a class for each of {BINS} bins of equal mass, balanced accuracy on test"
+            " above chance",
+            "dci": f"{TREES} extremely randomised trees a factor",
+        },
+    }
+
+
+def several(features: Features) -> Features:
+    """Features with the factors that have more than one value."""
+    kept = [column for column, (_, values) in enumerate(features.factors) if values > 1]
+    return Features(
+        features.x, features.y[:, kept], tuple(features.factors[column] for column in kept)
+    )
+
+
+def mig(counts: list[Tensor]) -> float:
+    """Mutual information gap (Chen et al. 2018): the mean over factors of (I(c_1; v) - I(c_2; v)) /
+    H(v), c_1 and c_2 the two features that know most of factor v.
+
+    `counts` holds one [D, B, values] a factor. The plug-in estimate of I is high by about (B -
+    1)(values - 1) / 2n nats, of both alike.
+    """
+    gaps = []
+    for joint in counts:
+        p = joint.double() / joint[0].sum()
+        value = p.sum(1)[0]
+        independent = p.sum(2, keepdim=True) * value
+        information = torch.special.xlogy(p, p / independent.clamp(min=1e-300)).sum((1, 2))
+        gaps.append(_gap(information) / torch.special.entr(value).sum().item())
+    return sum(gaps) / len(gaps)
+
+
+def sap(train: list[Tensor], test: list[Tensor]) -> float:
+    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap
+    between the two features that predict best.
+
+    A factor is predicted from one feature by thresholds that are best for the balanced accuracy on
+    train: here, a class for each bin. Accuracies are rescaled so that chance is 0 and 1 can be
+    reached, (accuracy - 1/values) / (1 - 1/values).
+    """
+    gaps = []
+    for fitted, read in zip(train, test, strict=True):
+        values = fitted.shape[2]
+        likely = (fitted / fitted.sum(1, keepdim=True).clamp(min=1)).argmax(
+            2, keepdim=True
+        )  # [D, B, 1], the class that a bin is most of
+        right = (
+            torch.zeros_like(read).scatter_(2, likely, read.gather(2, likely)).sum(1)
+        )  # [D, values]
+        accuracy = (right / read.sum(1).clamp(min=1)).mean(1)
+        gaps.append(_gap((accuracy - 1 / values) / (1 - 1 / values)))
+    return sum(gaps) / len(gaps)
+
+
+def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
+    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the
+    importance [D, F] of features to trees.
+
+        disentanglement = sum_d rho_d (1 - H_F(P_d)),   P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
+        completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
+
+    with entropies to the base of their number of values. It takes several features, and several
+    factors.
+    """
+    x, x_test = train.x.numpy(), test.x.numpy()
+    importance, accuracy = [], []
+    for column in range(len(train.factors)):
+        trees = ExtraTreesClassifier(TREES, max_features=None, random_state=seed, n_jobs=-1)
+        trees.fit(x, train.y[:, column].numpy())
+        importance.append(trees.feature_importances_)
+        accuracy.append(float((trees.predict(x_test) == test.y[:, column].numpy()).mean()))
+    return scores(torch.from_numpy(np.stack(importance, 1))) | {
+        "informativeness": sum(accuracy) / len(accuracy)
+    }
+
+
+def scores(importance: Tensor) -> dict[str, float]:
+    """Disentanglement and completeness of importances [D, F]."""
+    dimensions, factors = importance.shape
+    of_dimension, of_factor = importance.sum(1), importance.sum(0)
+    apart = 1 - torch.special.entr(importance / of_dimension.clamp(min=1e-12)[:, None]).sum(
+        1
+    ) / math.log(factors)
+    whole = 1 - torch.special.entr(importance / of_factor.clamp(min=1e-12)).sum(0) / math.log(
+        max(2, dimensions)
+    )
+    whole = torch.where(of_factor > 0, whole, 0.0)  # what no feature tells, none is complete for
+    weight = of_dimension / importance.sum().clamp(min=1e-12)
+    return {"disentanglement": (weight * apart).sum().item(), "completeness": whole.mean().item()}
+
+
+def _gap(x: Tensor) -> float:
+    """The largest minus the second largest of x [D], which is 0 where there is no second."""
+    top = torch.cat([x, x.new_zeros(1)]).topk(2).values
+    return (top[0] - top[1]).item()
+
+
+def _edges(x: Tensor) -> Tensor:
+    """The B - 1 inner quantiles of features [n, D], [D, B - 1]."""
+    ordered = x.sort(0).values
+    return ordered[[len(x) * b // BINS for b in range(1, BINS)]].T.contiguous()
+
+
+def _binned(x: Tensor, edges: Tensor) -> Tensor:
+    """Features [n, D] as bins [D, n]; equal values share a bin."""
+    return torch.searchsorted(edges, x.T.contiguous(), right=True)
+
+
+def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
+    """How often each bin of each feature meets each value of a factor: [D, B, values] for each
+    factor.
+    """
+    found = []
+    for column, (_, values) in enumerate(features.factors):
+        cell = bins * values + features.y[:, column]
+        found.append(
+            torch.zeros(len(bins), BINS * values, dtype=torch.int64)
+            .scatter_add_(1, cell, torch.ones_like(cell))
+            .view(-1, BINS, values)
+        )
+    return found
+
+
+class DisentanglementProbe(Probe):
+    """MIG, SAP and DCI of the features, where the data have two known factors or more."""
+
+    name = "disentanglement"
+    summary = "MIG, SAP and DCI of the features, where the data have two known factors or more"
+    schema = """
+        "split", "images", "train_images", "dimensions", "factors", "mig", "sap",
+        "disentanglement", "completeness", "informativeness" (these three: DCI), "estimators" """
+
+    def requires(self, frozen: Frozen) -> str:
+        values = frozen.source("test").factors.values()
+        return "" if sum(count > 1 for count in values) > 1 else "it takes two known factors"
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        return Found(disentanglement(train, test, frozen.seed))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {f"disentanglement/{key}": numbers[key] for key in SCORES}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        return [
+            f"MIG {numbers['mig']:.3f}, SAP {numbers['sap']:.3f}; DCI: disentanglement"
+            f" {numbers['disentanglement']:.3f}, completeness {numbers['completeness']:.3f},"
+            f" informativeness {numbers['informativeness']:.3f};"
+            f" of {', '.join(numbers['factors'])}"
+        ]

@@ -1,0 +1,260 @@
+"""How likely test images are under a VAE: bounds on log p(x) that are tighter than the ELBO, from
+importance weights and from annealing.
+
+A bits-back file is bounded by the ELBO and by none of these, so every report gives the ELBO first.
+All in nats an image. n = images, B = images of a batch, S = samples (or chains) of each, L = latent
+dimensions.
+"""
+
+from core.data.source import eval_sampler
+from core.frozen import Frozen
+from core.information.bounds import interval
+from core.information.codes import Coded, coded
+from core.method import LatentModel
+from core.randomness import KeyedRNG
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probes.latents.annealing import LEAPS, SHARPNESS, anneal
+from probes.latents.rate import posterior
+from probes.probe import Found, Numbers, Probe
+from probes.report.schema import bits, bounds, entry
+
+ROWS = 1024  # codes that are decoded at a time
+BLOCK = 64  # images at a time, so that both bounds read the same draws of an image
+SIDE = "upper bound on -log p(x), in expectation"
+
+
+class Weighed(NamedTuple):
+    """Bounds on log p(x) of B images from S importance weights w = p(x, z) / q(z|x) of each."""
+
+    bounds: dict[
+        int, Tensor
+        # k = 1, 10, 100 ... S -> [B], the mean of log (1/k) sum w over groups of k; k = 1 is the
+        # ELBO
+    ]
+    effective: Tensor  # [B], (sum w)^2 / sum w^2, from 1 to S
+
+
+@torch.no_grad()
+def likelihood(frozen: Frozen, k: int, images: int) -> dict[str, Any]:
+    """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), of images
+    spread over the test split.
+
+        log p(x) >= E log (1/k) sum_s p(x, z_s) / q(z_s|x),   z_s ~ q(z|x),
+
+    which is the ELBO at k = 1, never falls with k and tends to log p(x). Reported as upper bounds
+    on -log p(x).
+    """
+    method, shape = _model(frozen), frozen.source("test").shape
+    parts = [
+        importance_weights(joint_of(method, x), q, k, _rng(frozen, number).fork("likelihood"))
+        for number, (x, q, _) in enumerate(_coded_images(frozen, images))
+    ]
+    values = math.prod(shape) if method.discrete() else None
+    read = {count: torch.cat([part.bounds[count] for part in parts]) for count in parts[0].bounds}
+    return {
+        "quantity": "-log p(x)",
+        "split": "test",
+        "unit": "nats an image",
+        "images": len(read[k]),
+        "dimensions": math.prod(shape),
+        "k": k,
+        "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
+        "importance_weighted": entry(
+            interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values
+        ),
+        "gain": bounds(interval(read[k] - read[1])),
+        "sweep": [{"k": count} | bounds(interval(-terms)) for count, terms in read.items()],
+        "effective_samples": torch.cat([part.effective for part in parts]).mean().item(),
+    }
+
+
+def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """log p(x, z) of codes z [S, B, L] for images x [B, C, H, W]: float64 [S, B], in nats."""
+    prior = method.prior()
+
+    def log_joint(z: Tensor) -> Tensor:
+        flat = z.flatten(0, 1)
+        images = x.expand(len(z), *x.shape).flatten(0, 1)
+        found = method.likelihood(flat).log_prob(images).flatten(1).double().sum(
+            1
+        ) + prior.log_prob(flat)
+        return found.view(z.shape[:2])
+
+    return log_joint
+
+
+def importance_weights(
+    log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, rng: KeyedRNG
+) -> Weighed:
+    """k weights an image, summed as they come: no more than `ROWS` codes are held.
+
+    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
+    shape [L]. A group of 10^p weights is ten groups of 10^(p-1), so that on one sample the bounds
+    of ten times the k are never lower (Jensen's inequality).
+    """
+    mean, sigma = q.mean, q.stddev
+    size, powers = (
+        max(1, ROWS // len(mean)),
+        [10**power for power in range(len(str(k - 1)))] if k > 1 else [],
+    )
+    log_sum, log_squares = (
+        torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device)
+        for _ in range(2)
+    )
+    unfinished = [
+        log_sum.new_empty(0, len(mean)) for _ in powers
+    ]  # log sums of groups that wait until they are ten
+    found = [log_sum.new_zeros(len(mean)) for _ in powers]
+    for start in range(0, k, size):
+        count = min(size, k - start)
+        noise = rng.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(
+            count, *mean.shape
+        )
+        z = mean + sigma * noise.to(mean.dtype)
+        groups = log_joint(z) - q.log_prob(z).double()  # [count, B]
+        log_sum = torch.logaddexp(log_sum, groups.logsumexp(0))
+        log_squares = torch.logaddexp(log_squares, (2 * groups).logsumexp(0))
+        for level, of in enumerate(powers):
+            found[level] += (groups - math.log(of)).sum(0) / (k // of)
+            groups = torch.cat([unfinished[level], groups])
+            tens = len(groups) // 10
+            unfinished[level] = groups[10 * tens :]
+            groups = groups[: 10 * tens].view(tens, 10, len(mean)).logsumexp(1)
+    bounds = dict(zip(powers, found, strict=True)) | {k: log_sum - math.log(k)}
+    return Weighed(bounds, (2 * log_sum - log_squares).exp())
+
+
+def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
+    """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images
+    spread over the test split.
+
+    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x)
+    is low in expectation (Jensen).
+    """
+    method, shape = _model(frozen), frozen.source("test").shape
+    parts = [
+        anneal(joint_of(method, x), q, steps, chains, _rng(frozen, number).fork("ais"))
+        for number, (x, q, _) in enumerate(_coded_images(frozen, images))
+    ]
+    elbo, found = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence")
+    )
+    values = math.prod(shape) if method.discrete() else None
+    return {
+        "quantity": "-log p(x)",
+        "split": "test",
+        "unit": "nats an image",
+        "images": len(elbo),
+        "dimensions": math.prod(shape),
+        "steps": steps,
+        "chains": chains,
+        "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",
+        "transition": f"Hamiltonian, {LEAPS} leapfrog steps, step sizes tuned on chains of their"
+        " own",
+        "accepted": sum(part.accepted * len(part.elbo) for part in parts) / len(elbo),
+        "nelbo": entry(interval(-elbo), f"-ELBO, {chains} codes an image", SIDE, values),
+        "annealed": entry(
+            interval(-found),
+            f"annealed, {steps} steps, {chains} chains",
+            f"stochastic {SIDE}",
+            values,
+        ),
+        "gain": bounds(interval(found - elbo)),
+    }
+
+
+def _model(frozen: Frozen) -> LatentModel:
+    assert isinstance(frozen.method, LatentModel)
+    return frozen.method
+
+
+def _coded_images(frozen: Frozen, images: int) -> Iterator[Coded]:
+    """Plain images of test, evenly spread, with a posterior each."""
+    source = frozen.source("test")
+    sampler = eval_sampler(len(source), frozen.seed, BLOCK, frozen.device, "likelihood", images)
+    return (coded(_model(frozen), batch) for batch in frozen.watched("likelihood", source, sampler))
+
+
+def _rng(frozen: Frozen, number: int) -> KeyedRNG:
+    return KeyedRNG(frozen.seed, number, device=frozen.device)
+
+
+SCHEMA = """
+        "quantity", "split", "unit", "images", "dimensions", "nelbo": as in "rate",
+        "gain": {"value", "low", "high"} (nats below the ELBO), """
+
+
+class LikelihoodProbe(Probe):
+    """The importance-weighted bound on -log p(x)."""
+
+    name = "likelihood"
+    summary = "-log p(x) by k importance weights an image, with its interval (VAEs)"
+    on_request = True
+    options = {"k": 5000, "images": 1000}
+    schema = (
+        SCHEMA
+        + """"k", "effective_samples",
+        "importance_weighted": as in "rate", "sweep": [{"k", "value", "low", "high"}]"""
+    )
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(likelihood(frozen, options["k"], options["images"]))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return _headline(self.name, numbers, "importance_weighted")
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        how = f"{numbers['effective_samples']:.1f} effective"
+        return [_sentence(numbers, numbers["importance_weighted"], how)]
+
+
+class AISProbe(Probe):
+    """The bound on -log p(x) by annealed importance sampling."""
+
+    name = "ais"
+    summary = "-log p(x) by annealed importance sampling, with its interval (VAEs)"
+    on_request = True
+    options = {"steps": 200, "chains": 8, "images": 100}
+    schema = (
+        SCHEMA
+        + """"steps", "chains", "schedule",
+        "transition", "accepted" (share), "annealed": as in "rate\""""
+    )
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(ais(frozen, options["steps"], options["chains"], options["images"]))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return _headline(self.name, numbers, "annealed")
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        how = f"{100 * numbers['accepted']:.0f} % accepted"
+        return [_sentence(numbers, numbers["annealed"], how)]
+
+
+def _headline(probe: str, numbers: Numbers, bound: str) -> dict[str, float]:
+    return {f"{probe}/{key}": numbers[key]["value"] for key in ("nelbo", bound)}
+
+
+def _sentence(numbers: Numbers, bound: Numbers, how: str) -> str:
+    """The ELBO first: it is what a code pays; then the tighter bound and how it was made."""
+    return (
+        f"−log p(x) ≤ {numbers['nelbo']['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f}"
+        f" [{bound['low']:,.2f}, {bound['high']:,.2f}] nats{bits(bound, 4)},"
+        f" {bound['estimator']}, {numbers['images']:,} images;"
+        f" {numbers['gain']['value']:.2f} below the ELBO, {how}"
+    )

@@ -1,0 +1,201 @@
+"""Rate and distortion of a VAE on held-out images, I(X; Z) between its two tractable bounds, and
+where the rate goes.
+
+n = images of the test split, L = latent dimensions, d = values of an image.
+"""
+
+from core.frozen import Frozen, Latents
+from core.information.bounds import interval, sandwich
+from core.information.codes import codes, joined
+from core.information.collapse import active_units, collapse_status
+from core.information.scores import gaussian
+from core.method import LatentModel
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from probes.latents.collapse import at_most, decomposition, dimension_rates
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
+from probes.report.schema import bits, entry
+
+BLOCK = 512  # images whose rate is computed at a time
+CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
+PARTS = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
+
+
+class RateProbe(Probe):
+    """R, D and D + R of a VAE, the bounds on I(X; Z), and where the rate goes."""
+
+    name = "rate"
+    summary = "R, D, D + R, bounds on I(X; Z), active units, the rate of each dimension (VAEs)"
+    columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+    panel = "Input and code: bounds on I(X; Z)"
+    schema = """
+        "quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units",
+        "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
+            "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
+        "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
+        "dimension_rates"? [nats of each dimension], "sentence"? (where the code has collapsed),
+        "on_these_images": {"quantity", "images",
+            "rate" | "information" | "total_correlation" | "dimension_wise_kl"?:
+                {"value", "low", "high"}}   (? where the prior is a product of normals)"""
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        method = frozen.method
+        assert isinstance(method, LatentModel)
+        latents = frozen.latents("test")
+        shape = frozen.source("test").shape
+        return Found(
+            rate(
+                Latents(*(x.to(frozen.device) for x in latents)),
+                method.prior(),
+                math.prod(shape),
+                method.discrete(),
+            )
+        )
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        r = numbers["rate"]["value"]
+        top = min(numbers["upper"]["value"], r)
+        within = f"{numbers['lower']['value']:.2f} … {top:.2f}"
+        return [within, f"{r:.2f}", f"{numbers['nelbo']['value']:,.1f}"]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        named = {
+            key: numbers[key]["value"] for key in ("rate", "distortion", "nelbo", "lower", "upper")
+        }
+        parts = numbers.get("on_these_images", {}).items()
+        return (
+            named
+            | {"active_units": numbers["active_units"]}
+            | {f"on_these_images/{k}": part["value"] for k, part in parts if isinstance(part, dict)}
+        )
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        r, d, lower, upper, kl = (
+            numbers[key] for key in ("rate", "distortion", "lower", "upper", "marginal_kl")
+        )
+        total, high = numbers["nelbo"], min(upper["value"], r["value"])
+        lines = [
+            f"R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats"
+            f"{bits(total, 3)}",
+            f"{lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f},"
+            f" R {r['value']:.3f}; ceiling of the lower bound {numbers['ceiling']:.2f})",
+            f"{kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f}; {numbers['active_units']} of"
+            f" {numbers['latent_dimensions']} units active",
+        ]
+        lines += [_parts(numbers)] if "total_correlation" in numbers else []
+        return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        made = {}
+        if rates := found.numbers.get("dimension_rates"):
+            made["dimensions"] = figures.dimensions(rates, folder / "dimensions.png")
+        return made | frozen.figures(folder)
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        figures.draw_rates(axes, entries)
+
+
+def posterior(frozen: Frozen) -> str:
+    """Why a method has no rate; empty where it has one."""
+    if isinstance(frozen.method, LatentModel):
+        return ""
+    return f"{frozen.run.method} has no posterior"
+
+
+@torch.no_grad()
+def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> dict[str, Any]:
+    """R, D and D + R in nats an image and bits a dimension, each with its interval, one posterior
+    sample an image, for images of that many `values`, which are `discrete` (8 bits, or binary).
+
+        R = E KL(q(z|x) || p(z)) = I_q(X; Z) + KL(q(z) || p(z)),   D = E -log p(x|z),
+        D + R >= -E log p(x),   lower <= I_q(X; Z) <= min(upper, R)
+
+    Hoffman & Johnson 2016; Poole et al. 2019.
+    """
+    blocks = zip(*(x.split(BLOCK) for x in latents[:3]), strict=True)
+    read = joined([codes(_normal(mean, sigma), z, prior) for mean, sigma, z in blocks])
+    d = latents.distortion
+    r, among = read.rate, at_most(read, CANDIDATES)
+    pairs = gaussian(among.mean, among.sigma, among.z)
+    lower, upper = (interval(*bound) for bound in sandwich(pairs))
+    parts, of_bits = decomposition(read, prior, pairs), values if discrete else None
+    estimate = interval(r)
+    estimator = (
+        "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
+    )
+    found = {
+        "quantity": "I(X; Z), between an image and its code",
+        "split": "test",
+        "unit": "nats an image",
+        "images": len(r),
+        "dimensions": values,
+        "rate": entry(estimate, estimator, "upper bound on I(X; Z)", of_bits),
+        "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
+        "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),
+        "lower": entry(
+            lower, f"tractable q(z|x), {len(among.z)} candidates", "lower bound on I(X; Z)", of_bits
+        ),
+        "upper": entry(
+            upper,
+            f"tractable q(z|x), leave-one-out, {len(among.z)} candidates",
+            "upper bound on I(X; Z)",
+            of_bits,
+        ),
+        "ceiling": math.log(len(among.z)),
+        "marginal_kl": {
+            "quantity": "KL(q(z) || p(z))",
+            "low": max(
+                0.0, estimate.mean - upper.mean, parts.get("dimension_wise_kl", {}).get("low", 0.0)
+            ),
+            "high": max(0.0, estimate.mean - lower.mean),
+        },
+        "active_units": active_units(read.mean),
+        "latent_dimensions": read.mean.shape[1],
+    }
+    if sentence := collapse_status(read, upper.mean).sentence:
+        found["sentence"] = sentence
+    if of_dimensions := dimension_rates(read, prior):
+        found["dimension_rates"] = of_dimensions
+    return found | parts
+
+
+def _normal(mean: Tensor, sigma: Tensor) -> Distribution:
+    return Independent(Normal(mean, sigma, validate_args=False), 1, validate_args=False)
+
+
+def _parts(numbers: Numbers) -> str:
+    """Where the rate goes: of all images between bounds, of the images that were read in
+    numbers.
+    """
+    parts = numbers["on_these_images"]
+    of_all = ", ".join(
+        f"{numbers[key]['low']:.3f} ≤ {word} ≤ {numbers[key]['high']:.3f}"
+        for key, word in PARTS.items()
+        if key in numbers
+    )
+    sums = " + ".join(
+        f"{word} {parts[key]['value']:.3f}"
+        for key, word in ({"information": "I"} | PARTS).items()
+        if key in parts
+    )
+    whole = (
+        f"R {parts['rate']['value']:.3f} = {sums}"
+        if "dimension_wise_kl" in parts
+        else sums.replace(" +", ",")
+    )
+    note = ""
+    if parts["information"]["value"] > math.log(parts["images"]) - 1:
+        note = "; I is at its ceiling log n, so the total correlation counts what exceeds it"
+    return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"

@@ -1,0 +1,326 @@
+"""The rate head: what it costs to keep of an image what frozen features of it keep, on one price
+list for every family.
+
+Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
+from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R with
+
+    R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)   in nats an image;
+
+"nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder
+with constant input (Alemi et al. 2018). All of it bounds from the outside: a better head may find a
+curve below.
+
+n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
+"""
+
+from core.data.source import eval_sampler, train_sampler
+from core.frozen import Frozen
+from core.information.bounds import interval
+from core.information.standardise import mean_and_deviation, standardised
+from core.matmul import speed_up
+from core.networks.decoders import MLPDecoder
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
+from core.randomness import KeyedRNG
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from probes.probe import Found, Numbers, Probe
+from probes.report import figures
+
+BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
+MAX_IMAGES = {
+    "train": 10_000,
+    "val": 2_048,
+    "test": 10_000,
+}  # images read, evenly spread over the split
+BATCH, LATENT, WIDTH = 128, 32, 256
+NOTHING, FIRST, NEXT = (
+    (300, 0.3),
+    (900, 4e-3),
+    (150, 4e-3),
+)  # steps and learning rate: of nothing, the first head, each later one
+WARMUP, CHECKS = 20, 3  # steps; looks at val in a fit
+
+
+class Seen(NamedTuple):
+    """Images of a split and their frozen features."""
+
+    features: Tensor  # float32 [n, D]
+    images: Tensor  # uint8, or floats in [0, 1], [n, C, H, W]
+
+
+class Fitted(NamedTuple):
+    """A trained head, and its mean R and D on val."""
+
+    head: "ConstantDecoder | RateHead"
+    rate: float
+    distortion: float
+
+    def cost(self, beta: float) -> float:
+        """D + beta R on val, in nats an image."""
+        return self.distortion + beta * self.rate
+
+
+class ConstantDecoder(nn.Module):
+    """p(x) with independent values: a decoder whose input is constant."""
+
+    def __init__(self, shape: tuple[int, ...], likelihood: Likelihood):
+        super().__init__()
+        self.likelihood = copy.deepcopy(likelihood)
+        self.parameters_of_x = nn.Parameter(torch.zeros(1, *shape))
+
+    def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
+        """R = 0 and -log p(x), [B] each, in nats an image."""
+        distortion = (
+            -self.likelihood(self.parameters_of_x.expand_as(x)).log_prob(x).flatten(1).sum(1)
+        )
+        return torch.zeros_like(distortion), distortion
+
+
+class RateHead(nn.Module):
+    """q(z|h) from standardised features by a linear map plus a two-layer net, and a decoder that
+    starts from what `nothing` knows.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: Tensor, nothing: ConstantDecoder):
+        super().__init__()
+        mean, deviation = mean_and_deviation(features)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.skip = nn.Linear(len(mean), 2 * LATENT)
+        self.net = nn.Sequential(
+            nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT)
+        )
+        # at this budget a convolutional decoder reached the same curve in twice the time, and it
+        # asks for sides that divide by 4
+        self.decoder = MLPDecoder(LATENT, tuple(nothing.parameters_of_x.shape[1:]), WIDTH)  # type: ignore[arg-type]
+        self.likelihood, self.parameters_of_x = (
+            copy.deepcopy(nothing.likelihood),
+            copy.deepcopy(nothing.parameters_of_x),
+        )
+
+    def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
+        """KL(q(z|h) || p(z)) and -log p(x|z) for one z an image, [B] each, in nats an image."""
+        h = standardised(features, self.mean, self.deviation)
+        mean, log_sigma = (self.skip(h) + self.net(h)).chunk(2, 1)
+        log_sigma = log_sigma.clamp(-7, 3)
+        z = mean + log_sigma.exp() * rng.normal("posterior", *mean.shape)
+        parameters = self.parameters_of_x + self.decoder(z)
+        return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(
+            parameters
+        ).log_prob(x).flatten(1).sum(1)
+
+
+def rate_head(frozen: Frozen) -> dict[str, Any]:
+    """The R(D) curve of a checkpoint's features of plain images, with the 8-bit discretised
+    logistic, whatever trained it.
+    """
+    train, val, test = (see(frozen, split, MAX_IMAGES[split]) for split in ("train", "val", "test"))
+    return {
+        "quantity": "I(X; Z), between an image and a code of its frozen features, against -log"
+        " p(x|z)",
+        "likelihood": "8-bit discretised logistic, one scale a channel",
+        "estimator": "closed-form KL(q(z|h) || p(z)); -log p(x|z), one z an image",
+        "side": "R: upper bound on I(X; Z); D: cross-entropy; D + R: upper bound on -log p(x)",
+        "split": "test",
+        "unit": "nats an image",
+    } | rate_distortion(
+        train, val, test, Likelihood("logistic", train.images.shape[1]), frozen.seed
+    )
+
+
+@torch.no_grad()
+def see(frozen: Frozen, split: str, most: int) -> Seen:
+    """Images and their features, both of the same rendering."""
+    source = frozen.source(split)
+    sampler = eval_sampler(
+        len(source), frozen.seed, device=frozen.device, purpose="rate head", most=most
+    )
+    parts = [
+        (frozen.method.embed(batch.views[0]).float(), batch.views[0])
+        for batch in frozen.watched(f"images of {split}", source, sampler)
+    ]
+    return Seen(
+        torch.cat([features for features, _ in parts]), torch.cat([images for _, images in parts])
+    )
+
+
+def rate_distortion(
+    train: Seen,
+    val: Seen,
+    test: Seen,
+    likelihood: Likelihood,
+    seed: int = 0,
+    betas: tuple[float, ...] = BETAS,
+) -> dict[str, Any]:
+    """R, D and D + R on test for each beta, and for nothing kept, with 95% intervals over the test
+    images.
+
+    The heads see train and are chosen on val; test is read once, when all of them are trained.
+    """
+    nothing, heads = train_heads(train, val, likelihood, seed, betas)
+    values = math.prod(test.images.shape[1:])
+    return {
+        "images": len(test.images),
+        "train_images": len(train.images),
+        "dimensions": values,
+        "latent_dimensions": LATENT,
+        "points": [
+            {"beta": beta} | _point(head, test, seed, values)
+            for beta, head in zip(betas, heads, strict=True)
+        ],
+        "nothing": _point(nothing, test, seed, values),
+    }
+
+
+def train_heads(
+    train: Seen, val: Seen, likelihood: Likelihood, seed: int, betas: tuple[float, ...]
+) -> tuple[ConstantDecoder, list[ConstantDecoder | RateHead]]:
+    """The head of least D + beta R on val for each beta, among all that were trained and nothing.
+
+    So on val R never rises and D never falls with beta, and no point is dearer than nothing. The
+    prices are visited upwards, for a decoder learns slowly from a code that is almost empty and
+    gives up fast what is too dear; and then downwards, for the cheap heads came first and were
+    trained least. Each visit goes on from a copy of the head that is best at its price so far.
+    """
+    if list(betas) != sorted(set(betas)):
+        raise ValueError(f"betas: must ascend, got {betas}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        nothing = ConstantDecoder(tuple(train.images.shape[1:]), likelihood).to(train.images.device)
+        without = fit(nothing, train, val, 0.0, seed, 0, *NOTHING)
+        fresh = speed_up(RateHead(train.features, nothing)).to(train.images.device)
+    heads: list[Fitted] = []
+    start, budget = NOTHING[0], FIRST
+    for beta in (*betas, *reversed(betas)):
+        head = copy.deepcopy(best(heads, beta)) if heads else fresh
+        heads.append(fit(head, train, val, beta, seed, start, *budget))
+        start, budget = start + budget[0], NEXT
+    return nothing, [best([without, *heads], beta) for beta in betas]
+
+
+def best(fitted: list[Fitted], beta: float) -> ConstantDecoder | RateHead:
+    """The head of least D + beta R on val; of equals the first."""
+    return min(fitted, key=lambda found: found.cost(beta)).head
+
+
+def fit(
+    head: ConstantDecoder | RateHead,
+    train: Seen,
+    val: Seen,
+    beta: float,
+    seed: int,
+    start: int,
+    steps: int,
+    lr: float,
+) -> Fitted:
+    """Minimise D + beta R by Adam on batches number `start` to `start + steps`, and keep the step
+    that is best on val.
+    """
+    optimizer = torch.optim.Adam(head.requires_grad_(True).parameters(), lr=lr)
+    found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
+    n, device = len(train.images), train.images.device
+    for number, (index, rng) in enumerate(
+        train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device), 1
+    ):
+        for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
+            group["lr"] = (
+                lr * min(1.0, number / WARMUP) * (1 + math.cos(math.pi * number / (steps + 1))) / 2
+            )
+        r, d = score(head, train, index, rng.fork("rate head"))
+        optimizer.zero_grad()
+        (d + beta * r).mean().backward()
+        optimizer.step()
+        if number % (steps // CHECKS) == 0:
+            now = Fitted(
+                head,
+                *(values.mean().item() for values in measure(head, val, seed, "rate head, val")),
+            )
+            if now.cost(beta) < found.cost(beta):
+                found, kept = now, copy.deepcopy(head.state_dict())
+    head.load_state_dict(kept)
+    head.requires_grad_(False)
+    return found
+
+
+def score(
+    head: ConstantDecoder | RateHead, seen: Seen, index: Tensor, rng: KeyedRNG
+) -> tuple[Tensor, Tensor]:
+    """R and D of the images at `index`, [B] each, in nats an image."""
+    index = index.to(seen.images.device)
+    image = seen.images[index]
+    return head(
+        seen.features[index],
+        head.likelihood.target(image, rng.uniform("dequantise", *image.shape)),
+        rng,
+    )
+
+
+@torch.no_grad()
+def measure(
+    head: ConstantDecoder | RateHead, seen: Seen, seed: int, purpose: str
+) -> tuple[Tensor, Tensor]:
+    """R and D of every image of a split, [n] each, in nats; the draws are the same for every
+    head.
+    """
+    order = eval_sampler(len(seen.images), seed, device=seen.images.device, purpose=purpose)
+    parts = [score(head, seen, index, rng) for index, rng in order]
+    return torch.cat([r for r, _ in parts]), torch.cat([d for _, d in parts])
+
+
+def _point(head: ConstantDecoder | RateHead, test: Seen, seed: int, values: int) -> dict[str, Any]:
+    r, d = measure(head, test, seed, "rate head, test")
+    named = {"rate": interval(r), "distortion": interval(d), "nelbo": interval(r + d)}
+    entries: dict[str, Any] = {
+        name: {"value": found.mean, "low": found.low, "high": found.high}
+        for name, found in named.items()
+    }
+    return entries | {"bits_per_dim": named["nelbo"].mean / values / math.log(2)}
+
+
+class RateHeadProbe(Probe):
+    """The rate-distortion curve of frozen features: one head trained per beta."""
+
+    name = "rate_head"
+    summary = "R(D) of what frozen features keep of an image, one head per beta, for every family"
+    on_request = True
+    schema = """
+        "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
+        "dimensions", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
+        POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"},
+               "bits_per_dim" (of nelbo)"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(rate_head(frozen))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {
+            f"rate_head/{key}_beta{point['beta']:g}": point[key]["value"]
+            for point in numbers["points"]
+            for key in ("rate", "distortion")
+        }
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        points = reversed(numbers["points"])
+        curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
+        return [
+            f"rate head on {numbers['train_images']:,} images, {numbers['likelihood']}, R / D in"
+            " nats: "
+            + " · ".join(
+                f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
+                for label, p in curve
+            )
+        ]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        picture = folder / "rate_distortion.png"
+        return {"rate_distortion": figures.rate_distortion([("", found.numbers)], picture)}

@@ -1,0 +1,1 @@
+"""Reports of checkpoints: files, tables, sentences and figures."""

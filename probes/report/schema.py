@@ -1,0 +1,50 @@
+"""What a report of a checkpoint holds. A probe says in its own file what its part is (`schema`).
+
+    {
+      "format": "twobounds-probe/2",
+      "checkpoint": path, "digest": sha256 of its bytes, "method": name, "step": int,
+      "data": name, "seed": int,
+      "identity": everything that the numbers are a function of: weights, data, seeds, versions,
+      "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
+      PROBE: its numbers, for each probe that was measured
+    }
+
+All numbers are finite. Information is in nats, intervals are 95%.
+"""
+
+from core.information.bounds import Estimate
+
+import math
+from typing import Any
+
+FORMAT = "twobounds-probe/2"
+Report = dict[str, Any]
+
+
+def bounds(estimate: Estimate) -> dict[str, float]:
+    """An estimate and its interval, as a report holds them."""
+    return {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
+    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in
+    bits a dimension too.
+    """
+    per_dim = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
+    return bounds(estimate) | per_dim | {"estimator": estimator, "side": side}
+
+
+def bits(found: dict[str, Any], digits: int) -> str:
+    """ " (… bits/dim)" of what has them: discrete pixels."""
+    return f" ({found['bits_per_dim']:.{digits}f} bits/dim)" if "bits_per_dim" in found else ""
+
+
+def not_finite(held: Any, place: str = "") -> str:
+    """The place of the first number in nested dicts and lists that is not finite; empty if none."""
+    if isinstance(held, float) and not math.isfinite(held):
+        return place
+    parts: dict[Any, Any] = held if isinstance(held, dict) else {}
+    if isinstance(held, list | tuple):
+        parts = dict(enumerate(held))
+    inner = (not_finite(part, f"{place}.{key}".lstrip(".")) for key, part in parts.items())
+    return next((found for found in inner if found), "")

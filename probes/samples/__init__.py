@@ -1,0 +1,1 @@
+"""Mutual information of paired samples of any origin, and sources whose truth is known."""

@@ -1,0 +1,214 @@
+"""Mutual information of any paired samples: bounds from cross-fitted critics, with what each may
+claim.
+
+n = pairs, C = candidates, the pairs of one held-out fold.
+"""
+
+from core.errors import Unmeasurable, UserError, nearest
+from core.information import scores
+from core.information.bounds import (
+    Bound,
+    Estimate,
+    alpha_bound,
+    dv,
+    infonce_symmetric,
+    infonce_terms,
+    interval,
+    js,
+    nwj,
+    smile,
+)
+from core.information.standardise import require_finite_numbers
+from core.information.verdict import NEAR, verdict
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from probes.samples.crossfit import FOLDS, Fit, cross_fit
+from probes.samples.estimators import DEFAULT, NONE, SIDES
+from probes.samples.ksg import ksg_terms
+from probes.samples.normal_scores import normal_scores
+from probes.samples.pairs import Pairs, check_pairs
+
+KSG_DIMENSIONS = 10  # in all, above which its bias makes it useless
+
+Found = dict[str, Any]
+
+
+def estimate(
+    x: ArrayLike,
+    y: ArrayLike,
+    estimators: tuple[str, ...] = DEFAULT,
+    seed: int = 0,
+    name: str = "pairs",
+) -> Found:
+    """I(X; Y) of paired samples x [n, dx], y [n, dy] in nats, each estimator with interval,
+    ceiling, side and verdict.
+
+    - "infonce", the headline: symmetric, C the pairs of a held-out fold; swept over smaller C.
+    - "alpha": Poole's interpolated bound beyond log C, alpha chosen on calibration folds.
+    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see
+      `core.information.bounds`.
+    - "ksg": nearest neighbours, up to ten dimensions in all.
+
+    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where the
+    pairs can not be used (`probes.samples.pairs`).
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(300, 1))
+    >>> found = estimate(x, np.sign(x), ("infonce",))  # I(X; Y) = log 2 = 0.69
+    >>> 0.5 < found["estimators"]["infonce"]["value"] < 0.72
+    True
+    """
+    for word in estimators:
+        if word not in SIDES:
+            raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}")
+    pairs = check_pairs(x, y, name)
+    dimensions = (pairs.x.shape[1], pairs.y.shape[1])
+    fit = cross_fit(pairs.x, pairs.y, seed)
+    sweep = _sweep(fit)
+    word = verdict(sweep, len(pairs.x), fit.calibration)
+    found: dict[str, Found] = {}
+    for estimator in dict.fromkeys(("infonce", *estimators)):
+        if estimator == "ksg":
+            if reason := _no_ksg(pairs):
+                pairs.remarks.append(f"ksg left out: {reason}")
+            else:
+                found["ksg"] = _ksg(pairs)
+            continue
+        read = cross_fit(pairs.x, pairs.y, seed, "js") if estimator == "js" else fit
+        found[estimator] = _bound(estimator, read, sweep[-1][1], word)
+    made = {
+        "quantity": "I(X; Y)",
+        "unit": "nats",
+        "pairs": len(pairs.x),
+        "dimensions": dimensions,
+        "split": f"held out, {FOLDS} folds, {FOLDS - 1} critics each",
+        "seed": seed,
+        "estimators": {key: found[key] for key in found if key in estimators or key == "infonce"},
+        "sweep": [
+            {"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)}
+            for c, e in sweep
+        ],
+        "calibration": fit.calibration,
+        "remarks": pairs.remarks,
+    }
+    return made | {"conclusion": conclusion(made)}
+
+
+def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
+    """InfoNCE in both directions at C = 2^4 … the smallest fold, pooled over folds."""
+    least = min(len(fold.query) for fold in fit.folds)
+    counts = sorted({c for c in (2**e for e in range(4, 40)) if c < least} | {least})
+    terms = []
+    for fold in fit.folds:
+        random = torch.randperm(len(fold.query), generator=torch.Generator().manual_seed(0))
+        q, k = fold.query[random], fold.key[random]
+        terms.append((infonce_terms(q, k, 1.0, counts) + infonce_terms(k, q, 1.0, counts)) / 2)
+    return [(c, interval(row)) for c, row in zip(counts, torch.cat(terms, 1), strict=True)]
+
+
+def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
+    """One estimator pooled over the folds."""
+    read: dict[str, Callable[[scores.Scores], Bound]] = {
+        "infonce": infonce_symmetric,
+        "alpha": lambda s: alpha_bound(s, fit.alpha),
+        "nwj": nwj,
+        "js": js,
+        "dv": dv,
+        "smile": smile,
+    }
+    bounds = [read[estimator](scores.paired(fold.query, fold.key)) for fold in fit.folds]
+    value = interval(torch.cat([b.terms for b in bounds]), torch.cat([b.influence for b in bounds]))
+    candidates = min(len(fold.query) for fold in fit.folds)
+    ceiling = {
+        "infonce": math.log(candidates),
+        "alpha": 1 + math.log((candidates - 1) / fit.alpha),
+    }.get(estimator)
+    if estimator != "infonce":
+        word = _other_verdict(
+            value,
+            headline,
+            min(ceiling or math.inf, math.log(sum(len(fold.query) for fold in fit.folds))),
+        )
+    entry = _entry(value, SIDES[estimator], candidates, ceiling, word)
+    return entry | ({"alpha": fit.alpha} if estimator == "alpha" else {})
+
+
+def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
+    """Critics are judged against InfoNCE on the same pairs: both bound one quantity, so the lower
+    one is loose. `ceiling` is log n at most, as no distribution-free lower bound can be trusted
+    above it (McAllester & Stratos 2020). Raises `Unmeasurable` for a value that is not finite.
+    """
+    if not all(map(math.isfinite, (*value, *headline))):
+        raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
+    if value.mean <= 0 or value.high < headline.low - 0.1:
+        return "critic-limited"
+    return "saturated" if value.mean > NEAR * ceiling else "converged"
+
+
+def _no_ksg(pairs: Pairs) -> str:
+    """Why nearest neighbours say nothing here, if so."""
+    dimensions = pairs.x.shape[1] + pairs.y.shape[1]
+    if dimensions > KSG_DIMENSIONS:
+        return f"{dimensions} dimensions are more than the {KSG_DIMENSIONS} it can be used in"
+    if any(len(np.unique(side, axis=0)) < 0.95 * len(side) for side in (pairs.x, pairs.y)):
+        return "values repeat, and distances of zero are no neighbourhood"
+    return ""
+
+
+def _ksg(pairs: Pairs) -> Found:
+    terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
+    return _entry(interval(torch.from_numpy(np.asarray(terms))), NONE, None, None, "no bound")
+
+
+def _entry(
+    value: Estimate, side: str, candidates: int | None, ceiling: float | None, word: str
+) -> Found:
+    return {
+        "value": value.mean,
+        "error": value.error,
+        "low": value.low,
+        "high": value.high,
+        "side": side,
+        "candidates": candidates,
+        "ceiling": ceiling,
+        "verdict": word,
+    }
+
+
+def conclusion(found: Found) -> str:
+    """What a careful person would say: the lower end of InfoNCE's interval, and what holds it
+    down. Raises `Unmeasurable` where one of its numbers is not finite.
+    """
+    require_finite_numbers(found["estimators"], "estimate")
+    headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")
+    least, word = math.floor(100 * headline["low"]) / 100, headline["verdict"]
+    if headline["low"] <= 0:
+        return (
+            f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f}"
+            " nats):"
+            " x and y are independent, or the critics can not see how they depend"
+        )
+    beyond = ""
+    if alpha and word in ("saturated", "K-limited") and alpha["low"] > 0:
+        least_alpha = math.floor(100 * alpha["low"]) / 100
+        beyond = (
+            f"; the alpha-bound ({alpha['alpha']:g}), which log C does not hold, says at least"
+            f" {least_alpha:.2f}"
+        )
+    reason = {
+        "converged": "the ceiling does not bind",
+        "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
+        " would show more",
+        "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
+        " pairs, so the truth may be far above",
+        "critic-limited": "the critics do much better on the pairs that chose them, so more pairs"
+        " would show more",
+    }[word]
+    return f"at least {least:.2f} nats; {reason}{beyond}"

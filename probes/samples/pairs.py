@@ -1,0 +1,166 @@
+"""Paired samples from outside: read without running anything, and refused in one line where no
+estimate could be trusted.
+"""
+
+from core.errors import UserError, shown
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+LEAST = 50
+MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
+MAGIC = b"\x93NUMPY"  # of an npy, which holds one array
+
+
+class Pairs(NamedTuple):
+    """x [n, dx] and y [n, dy], and what a reader of the estimate should know about them."""
+
+    x: Array
+    y: Array
+    remarks: list[str]
+
+
+def load_pairs(path: Path) -> tuple[Array, Array]:
+    """The arrays `x` and `y` of an npz. Nothing is ever unpickled, and nothing is allocated that
+    the file is too small for; `UserError` where the file is none or holds other things.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        with open(path, "rb") as file:
+            if file.read(6) == MAGIC:
+                raise UserError(
+                    f"{path}: is no npz of named arrays; save the pairs by numpy.savez(path, x=x,"
+                    " y=y)"
+                )
+            with zipfile.ZipFile(file) as records:
+                x, y = (_array(records, name, path) for name in ("x", "y"))
+                return x, y
+    except UserError:
+        raise
+    # whatever damaged bytes lead the readers of zip, of zlib and of numpy's header to
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"{path}: can not be read as npz ({reason.splitlines()[0][:200]})"
+        ) from None
+
+
+def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
+    """One array of the npz, once its header, the size of its record and the size of the file go
+    together.
+    """
+    found = [info for info in records.infolist() if info.filename == f"{name}.npy"]
+    if len(found) != 1:
+        held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
+        raise UserError(
+            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name}; save the"
+            " pairs by numpy.savez(path, x=x, y=y)"
+        )
+    info = found[0]
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name} is compressed in another way than numpy does it")
+    with records.open(info) as record:
+        header = (format.read_array_header_1_0, format.read_array_header_2_0)
+        version = format.read_magic(record)
+        if version[0] not in (1, 2):
+            raise UserError(f"{path}: {name} is of numpy's format {version[0]}, not 1 or 2")
+        shape, by_columns, dtype = header[version[0] - 1](record)
+        if dtype.hasobject:
+            raise UserError(
+                f"{path}: holds objects, which are refused because reading them could run code;"
+                " save plain numbers"
+            )
+        count = math.prod(shape)
+        if dtype.kind not in "fiub" or count > MOST or len(shape) > 2 or min(shape, default=1) < 0:
+            raise UserError(
+                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give [n, d] real"
+                f" numbers, at most {MOST:,}"
+            )
+        size = count * dtype.itemsize
+        if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
+            raise UserError(
+                f"{path}: {name} is said to be of shape {shown(shape)}, and the file holds"
+                f" {info.compress_size:,} bytes of it"
+            )
+        values = np.frombuffer(record.read(size), dtype=dtype, count=count)
+        if record.read(1):  # reads to the end, where the checksum is compared
+            raise UserError(f"{path}: {name} is longer than it says")
+    return values.reshape(shape, order="F" if by_columns else "C")
+
+
+def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
+    """Two arrays of equal length as float64 [n, d]; copies of a row are taken out and said.
+    `UserError` names what is wrong.
+    """
+    sides = [_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y))]
+    a, b = sides
+    if len(a) != len(b):
+        raise UserError(
+            f"{name}: x has {len(a):,} rows and y {len(b):,}; row i of x belongs to row i of y"
+        )
+    remarks = []
+    joint = np.concatenate([a, b], 1)
+    first = np.sort(np.unique(joint, axis=0, return_index=True)[1])
+    if len(first) < len(a):
+        if all(_quantity(side, first) for side in sides):
+            duplicates = len(a) - len(first)
+            remarks.append(
+                f"{duplicates:,} rows are copies of others and were left out: a critic that trained"
+                " on a copy has seen the row"
+            )
+            a, b = a[first], b[first]
+        else:
+            remarks.append(
+                "values repeat, so rows that agree were taken for separate draws; copies of a row"
+                " would inflate the estimate"
+            )
+    if len(a) < LEAST:
+        raise UserError(
+            f"{name}: {len(a)} distinct pairs are too few to fit and to hold out; give at least"
+            f" {LEAST}"
+        )
+    for side, values in (("x", a), ("y", b)):
+        for column in range(values.shape[1]):
+            if np.ptp(values[:, column]) == 0:
+                raise UserError(
+                    f"{name}: column {column} of {side} is constant, so it carries nothing; leave"
+                    " it out"
+                )
+    return Pairs(a, b, remarks)
+
+
+def _quantity(side: Array, first: NDArray[np.int64]) -> bool:
+    """Whether equal values of a side come from copies of a row: it takes many values, and mostly
+    another one in each distinct row.
+    """
+    values = max(len(np.unique(column)) for column in side.T)
+    return values > np.sqrt(len(side)) and len(np.unique(side[first], axis=0)) > len(first) // 2
+
+
+def _numbers(values: Any, name: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError):
+        raise UserError(f"{name} is no rectangular array of numbers") from None
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{name} holds {array.dtype}, not real numbers")
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise UserError(f"{name} has shape {array.shape}; give [n, d], one sample a row")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise UserError(
+            f"{name} holds {array[row, column]} in row {row}, column {column}; leave such rows"
+            " out of both arrays"
+        )
+    return array

@@ -1,0 +1,185 @@
+"""The probing of checkpoints, from the words of a command to reports, pictures and a log."""
+
+from core.errors import Unmeasurable, UserError, nearest
+from core.frozen import Frozen
+from core.run import logger
+from core.run.folder import RunFolder, make_folder
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from core.console import plain_console
+
+from probes.probe import Probe
+from probes.registry import PROBES
+from probes.report import store, table
+from probes.report.schema import FORMAT, Report, not_finite
+from probes.report.table import Probes
+
+
+def load_probes(names: list[str]) -> Probes:
+    """The probes of these names, or `package.module.Class` of a user's own, by their names in a
+    report. Only names that the user typed may come here: the class is imported.
+    """
+    found: Probes = {}
+    for name in names:
+        module, _, kind = PROBES.get(name, name).rpartition(".")
+        try:
+            made = getattr(importlib.import_module(module), kind)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+            raise UserError(
+                f"--probes: there is no module {module}{nearest(name, PROBES)}"
+            ) from None
+        except AttributeError:
+            raise UserError(f"--probes: {module} holds no {kind}") from None
+        if not (isinstance(made, type) and issubclass(made, Probe)):
+            raise UserError(f"--probes: {name} is no subclass of probes.probe.Probe")
+        found[made.name] = made()
+    return found
+
+
+def probe_all(options: argparse.Namespace) -> None:
+    """Probe every checkpoint that was named, then print one table."""
+    console = plain_console()
+    probes = load_probes(options.probes)
+    settings = _checked(options.settings)
+    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    shown = load_probes([*PROBES, *options.probes])
+    reports = []
+    for path in [find(Path(target), options.best) for target in options.targets]:
+        started = time.monotonic()
+        frozen = Frozen.load(
+            path,
+            options.overrides,
+            tuple(options.trust),
+            seed=options.seed,
+            device=device,
+            quiet=False,
+        )
+        session = Session(path, frozen, console, tuple(options.trust))
+        report = session.run(probes, settings, options.again)
+        session.log(shown)
+        console.print("\n".join(table.sentences(report, shown)))
+        console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
+        reports.append(report)
+    wide = plain_console(150)
+    wide.print(table.table(reports, shown))
+
+
+class Session:
+    """The probing of one checkpoint: every probe is saved as soon as it is done."""
+
+    def __init__(self, path: Path, frozen: Frozen, console: Console, trusted: tuple[str, ...] = ()):
+        self.path, self.frozen, self.console = path, frozen, console
+        self.trusted = trusted
+        self.pictures: dict[str, Path] = {}
+        run = frozen.run
+        self.report: Report = {
+            "format": FORMAT,
+            "checkpoint": str(path.resolve()),
+            "digest": frozen.weights,
+            "method": run.method,
+            "step": frozen.step,
+            "data": run.data.name,
+            "seed": frozen.seed,
+            "identity": frozen.identity,
+            "options": {},
+            "absent": {},
+        }
+        self.folder = store.place(path, frozen.identity, run.data.name)
+
+    def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
+        """Measure what is missing, or everything where `again`; the whole report."""
+        make_folder(self.folder, "probe", "it writes beside the checkpoint, so copy that first")
+        held = store.earlier(self.folder / "probe.json", self.report)
+        self.report |= {key: value for key, value in held.items() if key not in self.report}
+        self.report["options"] |= held.get("options", {})
+        for name, probe in probes.items():
+            asked = probe.options | settings.get(name, {})
+            before = name in held and held["options"].get(name) == asked
+            if before and not again:
+                self._say(f"{name} was measured before (--again measures it anew)")
+                continue
+            self._measure(name, probe, asked)
+            store.save(self.report, self.folder / "probe.json")
+        return self.report
+
+    def log(self, probes: Probes) -> None:
+        """The table, the headline numbers and the pictures, into the W&B run that made the
+        checkpoint.
+        """
+        made, step = logger.attach(self.path, self.trusted), self.report["step"]
+        (name,) = table.names([self.report])
+        made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
+        numbers = table.numbers(self.report, probes)
+        made.metrics({f"probe/{key}": value for key, value in numbers.items()}, step)
+        made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
+        made.close()
+
+    def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> None:
+        """One probe: its numbers and pictures, or the reason why there are none."""
+        self.report.pop(name, None)
+        self.report["absent"].pop(name, None)
+        why = probe.requires(self.frozen)
+        if not why:
+            self._say(f"{name.replace('_', ' ')} …")
+            try:
+                found = probe.measure(self.frozen, **options)
+                if bad := not_finite(found.numbers):
+                    raise Unmeasurable(f"its number {bad} is not finite")
+            except Unmeasurable as error:
+                why = str(error)
+        if why:
+            self.report["absent"][name] = why
+            self._say(f"no {name.replace('_', ' ')}: {why}")
+            return
+        self.report[name] = found.numbers
+        self.report["options"][name] = options
+        self.pictures |= probe.figures(found, self.frozen, self.folder)
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"{self.path}: {line}", style="dim")
+
+
+def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The options by the names that probes have in a report, from those that the user typed;
+    `UserError` for an option that there is not.
+    """
+    checked = {}
+    for typed, given in settings.items():
+        ((name, probe),) = load_probes([typed]).items()
+        for key, value in given.items():
+            if key not in probe.options:
+                reason = nearest(key, probe.options) if probe.options else ""
+                raise UserError(f"{typed}.{key}: the probe has no such option{reason}")
+            if value < 1:
+                raise UserError(f"{typed}.{key}: must be 1 or more, got {value}")
+        checked[name] = given
+    return checked
+
+
+def find(target: Path, best: bool = False) -> Path:
+    """The checkpoint that a run folder or a file means."""
+    if not target.is_dir():
+        return target
+    folder = RunFolder(target)
+    path = folder.best if best else folder.last
+    if not path.is_file():
+        raise UserError(f"{target}: holds no {path.name}; give a run folder or a checkpoint")
+    return path
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name; `UserError` where this machine has none."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: '{name}' can not be used here ({reason})") from None
+    return torch.device(name)

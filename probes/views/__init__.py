@@ -1,0 +1,1 @@
+"""What two views of an image share, and how an encoder lays images out."""

@@ -1,0 +1,31 @@
+"""Copies of an image inside a split. A copy of the anchor among its negatives is no independent
+draw, and is never told from the anchor.
+
+n = images.
+"""
+
+from core.data.source import Source, eval_sampler
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
+    """Indices int64 of the images that equal an earlier one of the split, value by value.
+
+    `source` gives plain images. Images that are rendered afresh whenever they are looked at have no
+    copies.
+    """
+    if source.rendered:
+        return torch.empty(0, dtype=torch.int64)
+    seen: set[bytes] = set()
+    found: list[int] = []
+    for batch in source.batches(eval_sampler(len(source), device=device, purpose="copies"), 1):
+        for index, image in zip(batch.index.tolist(), batch.views[0].cpu().numpy(), strict=True):
+            code = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            if code in seen:
+                found.append(index)
+            seen.add(code)
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,123 @@
+"""How a frozen encoder lays out held-out images: agreement of views, spread of images, dimensions
+in use, and whether they have collapsed.
+
+n = images of the test split, V = views of each, D = dimensions.
+"""
+
+from core.frozen import Frozen
+from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
+
+from core.information.standardise import require_finite_features, require_finite_numbers
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from probes.probe import Found, Numbers, Probe
+from probes.views.information import shuffled, two_views_differ
+
+MAX_IMAGES = 25_600  # images, as RankMe takes them
+LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8
+SPACES = ("features", "codes")
+
+
+class GeometryProbe(Probe):
+    """Alignment, uniformity, effective rank (RankMe), LiDAR, deviations, and what has collapsed."""
+
+    name = "geometry"
+    summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, collapse"
+    schema = """
+        "split", "images", "augmentation", "lidar_images"?, "lidar_views"?,
+        "sentence"? (where something has collapsed),
+        "features" | "codes" (of a method that has them):
+            {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
+             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? where two views differ)"""
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(geometry(frozen))
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {
+            f"geometry/{space}/{key}": value
+            for space in SPACES
+            for key, value in numbers.get(space, {}).items()
+        }
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        """One line for the features, one for the codes, and one where something has collapsed."""
+        lines = []
+        for space in SPACES:
+            if values := numbers.get(space):
+                pair = ""
+                if "lidar" in values:
+                    pair = f", LiDAR {values['lidar']:.1f}; alignment {values['alignment']:.3f}"
+                lines.append(
+                    f"geometry of {space}: effective rank {values['effective_rank']:.1f} of"
+                    f" {values['dimensions']}{pair}, uniformity {values['uniformity']:.2f},"
+                    f" deviation {values['deviation']:.2f} of 1"
+                )
+        return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
+
+
+def geometry(frozen: Frozen) -> Numbers:
+    """The geometry of the features that probes read and, of a method with codes, of its (query)
+    codes: numbers on the test split.
+
+    Alignment and LiDAR are absent where two views would be the same image. `sentence` is there
+    where something has collapsed.
+    """
+    most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
+    pairs = shuffled(frozen.pairs("test", most), frozen.seed)
+    spaces = {"features": pairs.features} | ({"codes": pairs.codes} if pairs.codes else {})
+    found: Numbers = {"split": "test", "images": len(pairs.place)}
+    found["augmentation"] = frozen.augmentation
+    differ = not two_views_differ(frozen)
+    if differ:
+        views = frozen.views("test", LIDAR_VIEWS, LIDAR_IMAGES)
+        found |= {"lidar_images": len(views.features), "lidar_views": LIDAR_VIEWS}
+    for name, (first, second) in spaces.items():
+        found[name] = layout(first)
+        if differ:
+            both = (F.normalize(x, dim=1) for x in (first, second))
+            found[name]["alignment"] = alignment(*both).item()
+            found[name]["lidar"] = lidar(getattr(views, name))
+    sentences = [f"{name} {said}" for name in spaces if (said := collapse(found[name]))]
+    return found | ({"sentence": "; ".join(sentences)} if sentences else {})
+
+
+def layout(x: Tensor) -> dict[str, float]:
+    """What can be said of one view of each image, features or codes [n, D]; uniformity is that of
+    their directions. Raises `Unmeasurable` where they are not finite.
+    """
+    require_finite_features(x, "geometry")
+    spread = deviations(x)
+    return {
+        "dimensions": x.shape[1],
+        "uniformity": uniformity(F.normalize(x, dim=1)),
+        "effective_rank": effective_rank(x),
+        "deviation": spread.mean,
+        "least_deviation": spread.least,
+        "dead_dimensions": spread.dead,
+    }
+
+
+def collapse(space: dict[str, float]) -> str:
+    """What has collapsed, as words for a person; empty where nothing has. Raises `Unmeasurable` for
+    a NaN, which is neither.
+    """
+    require_finite_numbers(space, "geometry")
+    dimensions, rank, dead = (
+        int(space["dimensions"]),
+        space["effective_rank"],
+        space["dead_dimensions"],
+    )
+    if rank < min(2, (1 + dimensions) / 2) or space["deviation"] < 0.05:
+        return (
+            f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation"
+            f" {space['deviation']:.2f} of 1"
+        )
+    if dead > 0.5:
+        return (
+            f"partly collapsed: {round(dead * dimensions)} of {dimensions} dimensions do not"
+            f" vary, effective rank {rank:.1f}"
+        )
+    return ""

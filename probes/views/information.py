@@ -1,0 +1,237 @@
+"""The InfoNCE bound of a frozen encoder on held-out images: how many nats two views have in common,
+at least.
+
+    I(V1; V2) >= log C - L,   C = K + 1 candidates, K of them independent negatives
+
+n = images of the test split, D = feature dimensions, P = code dimensions.
+"""
+
+from core.data.source import Truth
+from core.errors import Unmeasurable
+from core.frozen import Frozen, Pairs
+from core.information.bounds import infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
+from core.method import PairCritic
+from core.randomness import KeyedRNG
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from probes.probe import Entry, Found, Numbers, Probe
+from probes.report import figures
+from probes.views.critic import refit_scale, train_critic
+from probes.views.duplicates import duplicates
+
+TRAIN_PAIRS = 16384  # for the common critic
+HEADLINE = (
+    "common",
+    "native",
+)  # the first of these that a checkpoint has; test values choose nothing
+
+
+class InformationProbe(Probe):
+    """InfoNCE bounds by several critics, swept over the number of negatives K."""
+
+    name = "information"
+    summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
+    columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    panel = "Between views: lower bound on I(V1; V2)"
+    schema = """
+        "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
+        "augmentation", "truth" (nats or null),
+        "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
+            "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
+                       "best_possible"?}]}}   (nats; best_possible where the truth is known)"""
+
+    def requires(self, frozen: Frozen) -> str:
+        return two_views_differ(frozen)
+
+    def measure(self, frozen: Frozen, **options: int) -> Found:
+        return Found(information(frozen))
+
+    def cells(self, numbers: Numbers) -> list[str]:
+        name, critic = best_critic(numbers)
+        last = critic["sweep"][-1]
+        half = last["high"] - last["bound"]
+        return [f"{last['bound']:.2f} ± {half:.2f} ({name}, K={last['K']:,})", critic["verdict"]]
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        critics = numbers["critics"].items()
+        return {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in critics}
+
+    def sentences(self, numbers: Numbers) -> list[str]:
+        return [_sentence(name, found) for name, found in numbers["critics"].items()]
+
+    def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
+        return {"infonce": figures.sweep(found.numbers, folder / "infonce.png")}
+
+    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+        best = [(entry, *best_critic(entry.numbers)) for entry in entries]
+        figures.draw_sweeps(
+            axes,
+            [
+                (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
+                for entry, name, found in best
+            ],
+        )
+
+
+def information(frozen: Frozen) -> Numbers:
+    """Sweeps over C for each critic, on fresh views of the test split.
+
+    - "native": the method's own projection and temperature, where it has one; nothing is fitted.
+    - "native, refitted scale": the same codes, the temperature refitted on the calibration split
+      (val).
+    - "common": one small critic, trained on frozen features of the training split and chosen on
+      val; the same for every family.
+
+    The test split is read once and chooses nothing; copies of an image in it are left out. The
+    encoder has seen neither val nor test.
+    """
+    native = frozen.method if isinstance(frozen.method, PairCritic) else None
+    copies = duplicates(frozen.source("test"), frozen.device)
+    train, val = (
+        shuffled(frozen.pairs(split, most), frozen.seed)
+        for split, most in (("train", TRAIN_PAIRS), ("val", None))
+    )
+    test = shuffled(frozen.pairs("test"), frozen.seed, leave_out=copies)
+    temperature = native.temperature if native else None
+    return {
+        "quantity": "I(V1; V2), between two views of an image",
+        "estimator": "InfoNCE, log C - L, one-sided, fresh views, frozen encoder",
+        "side": "lower bound",
+        "split": "test",
+        "unit": "nats",
+        "images": len(test.place),
+        "copies_left_out": len(copies),
+        "augmentation": frozen.augmentation,
+        "truth": frozen.truth.nats if frozen.truth else None,
+        "critics": critics(train, val, test, temperature, frozen.truth, frozen.seed),
+    }
+
+
+def critics(
+    train: Pairs,
+    val: Pairs,
+    test: Pairs,
+    temperature: float | None = None,
+    truth: Truth | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A sweep of the bound on the pairs of test for each critic, nats.
+
+    `temperature` is the method's own, where its pairs have codes; `truth` is what is known of the
+    information, if anything.
+    """
+    found = {}
+    if temperature is not None and test.codes and val.codes:
+        found["native"] = sweep(test.codes, 1 / temperature, truth)
+        refitted = refit_scale(*val.codes, 1 / temperature)
+        found["native, refitted scale"] = sweep(test.codes, refitted, truth, val.codes)
+    common = train_critic(*train.features, *val.features, seed)
+    on_test, on_val = (
+        (common(pairs.features[0]), common(pairs.features[1])) for pairs in (test, val)
+    )
+    found["common"] = sweep(on_test, common.scale, truth, on_val)
+    surpassed(found)
+    return found
+
+
+def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
+    """The pairs in random order, so that any run of them holds independent images, but for the
+    images at the places `leave_out`.
+    """
+    kept = torch.arange(len(pairs.place))
+    if leave_out is not None and len(leave_out):
+        kept = kept[~torch.isin(pairs.place, leave_out)]
+    order = kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))]
+    features, codes, place = pairs
+    return Pairs(
+        (features[0][order], features[1][order]),
+        (codes[0][order], codes[1][order]) if codes else None,
+        place[order],
+    )
+
+
+def surpassed(critics: dict[str, Any]) -> None:
+    """Every critic bounds the same I(V1; V2) from below, so one that another surpasses on the same
+    pairs is loose, flat in K or not.
+    """
+    ends = [found["sweep"][-1][end] for found in critics.values() for end in ("low", "high")]
+    if not all(map(math.isfinite, ends)):
+        raise Unmeasurable("a bound is not a finite number, so critics can not be compared")
+    best = max(found["sweep"][-1]["low"] for found in critics.values())
+    for found in critics.values():
+        if found["sweep"][-1]["high"] < best - 0.1:
+            found["verdict"] = "critic-limited"
+
+
+def sweep(
+    codes: tuple[Tensor, Tensor],
+    scale: float,
+    truth: Truth | None = None,
+    calibration: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Any]:
+    """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
+    verdict at the largest C.
+    """
+    query, key = codes
+    n = len(query)
+    negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
+    estimates = [
+        interval(row) for row in infonce_terms(query, key, scale, [k + 1 for k in negatives])
+    ]
+    rows = []
+    for k, found in zip(negatives, estimates, strict=True):
+        ceiling = math.log(k + 1)
+        row = {"K": k, "candidates": k + 1, "loss": ceiling - found.mean, "bound": found.mean}
+        row |= {"low": found.low, "high": found.high, "ceiling": ceiling}
+        rows.append(row | ({"best_possible": truth.best_infonce(k)} if truth else {}))
+    calibrated = None
+    if calibration is not None:
+        size = max((k + 1 for k in negatives if k + 1 <= len(calibration[0])), default=None)
+        if size:
+            on_val = infonce_terms(*calibration, scale, [size]).mean().item()
+            on_test = next(
+                e.mean for k, e in zip(negatives, estimates, strict=True) if k + 1 == size
+            )
+            # the gap between the splits, at one C
+            calibrated = estimates[-1].mean + on_val - on_test
+    pairs = [(k + 1, e) for k, e in zip(negatives, estimates, strict=True)]
+    cap = cosine_cap(scale, n)
+    return {
+        "scale": scale,
+        "temperature": 1 / scale,
+        "cap": cap,
+        "verdict": verdict(pairs, n, calibrated, cap),
+        "sweep": rows,
+    }
+
+
+def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
+    """The critic that headlines a checkpoint: the common one, the same reader for every family."""
+    found = numbers["critics"]
+    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]  # noqa: RUF015
+
+
+def two_views_differ(frozen: Frozen) -> str:
+    """Why two views of an image are the same picture; empty where they are not."""
+    if frozen.augmentation != "none":
+        return ""
+    return "two views would be the same image; set data.probe_augment=crop"
+
+
+def _sentence(name: str, found: dict[str, Any]) -> str:
+    last = found["sweep"][-1]
+    best = f", best possible {last['best_possible']:.3f}" if "best_possible" in last else ""
+    return (
+        f"InfoNCE, {name} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥ {last['bound']:.3f}"
+        f" [{last['low']:.3f}, {last['high']:.3f}] nats at K = {last['K']:,};"
+        f" ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}:"
+        f" {found['verdict']}"
+    )

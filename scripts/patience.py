@@ -1,0 +1,58 @@
+"""Waiting for processes as long as they get on, however slow the machine is."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+SPENT = 300.0 * (os.cpu_count() or 1)  # seconds of CPU: five minutes of every core
+IDLE = 900.0  # seconds of the clock in which next to no CPU was used
+NEXT_TO_NONE = 0.01 * IDLE
+
+
+class Patience:
+    """Whether to give up waiting for some processes; to be asked again and again.
+
+    Machines differ by ten and more, so a limit in seconds would stop a run that is merely slow. As
+    long as `sign()` changes, for instance the newest step, the processes get on. They are given up
+    once they have spent `SPENT` seconds of CPU without a change, or slept for `IDLE` seconds.
+    """
+
+    def __init__(self, processes: Iterable[BaseProcess], sign: Callable[[], object]):
+        self._processes, self._sign = list(processes), sign
+        self._seen, self._since = sign(), time.monotonic()
+        self._cpu_before = self._cpu_since = self._cpu()
+
+    def is_over(self) -> bool:
+        sign, now, cpu = self._sign(), time.monotonic(), self._cpu()
+        if sign != self._seen:
+            self._seen, self._since, self._cpu_before, self._cpu_since = sign, now, cpu, cpu
+        elif now - self._since > IDLE:
+            if cpu - self._cpu_since < NEXT_TO_NONE:
+                return True
+            self._since, self._cpu_since = now, cpu
+        return cpu - self._cpu_before > SPENT
+
+    def _cpu(self) -> float:
+        return sum(cpu_seconds(process.pid or 0) for process in self._processes)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process has used, its dead children's included; 0 if it is gone, and
+    everywhere but on Linux.
+    """
+    try:
+        # utime, stime, cutime, cstime (proc(5)); the name before them may hold spaces
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+    except OSError:
+        return 0.0
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
+def stamp(path: Path) -> int:
+    """When a file was last written, 0 where there is none; a sign of progress."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,171 @@
+"""Decoding workers that die, fall silent or are too many: one line, and never a hang."""
+
+from core.data.datasets import DataConfig, open_source
+from core.data.loading import WorkersLost, load
+from core.data.skipping import Split
+from core.data.source import eval_sampler
+from core.errors import UserError
+from core.run.preemption import Preemption
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.pictures import config, png
+
+
+class Images:
+    """Numbers for images; `act` is called for each, in the worker."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __getitem__(self, index: int):
+        self.act(index)
+        return torch.full((3, 4, 4), index, dtype=torch.uint8), 0, 0
+
+
+def split(act) -> Split:
+    return Split(Images(act), torch.arange(12), 0.0)
+
+
+def sleep_at_five(index: int) -> None:
+    if index == 5:
+        time.sleep(600)
+
+
+def die_at_five(index: int) -> None:
+    if index == 5:
+        os._exit(7)
+
+
+def killed_at_five(index: int) -> None:
+    if index == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow(index: int) -> None:
+    time.sleep(0.3)
+
+
+def test_silent_workers_are_lost_after_the_stated_patience():
+    start, got = time.monotonic(), []
+    with pytest.raises(WorkersLost, match=r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s; "):
+        for batch in load(split(sleep_at_five), 1, timeout=0.5, batch_size=1):
+            got.append(int(batch[2]))
+    assert got == [0, 1, 2, 3, 4] and time.monotonic() - start < 60
+
+
+def test_patience_is_for_silence_and_not_for_the_whole(monkeypatch):
+    monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several looks while one batch is made
+    got = [int(batch[2]) for batch in load(split(slow), 1, timeout=2.5, batch_size=1)]
+    assert got == list(range(12)), "3.6 s in all, and never 2.5 s without a batch"
+
+
+@pytest.mark.parametrize("act", [die_at_five, killed_at_five])
+def test_a_dead_worker_is_one_line_long_before_the_patience_ends(act):
+    start = time.monotonic()
+    with pytest.raises(WorkersLost, match=r"^data\.workers: .* worker .*data\.workers=0$"):
+        list(load(split(act), 1, batch_size=1))
+    assert time.monotonic() - start < 60
+
+
+STEP = """
+import core
+from core.data.loading import load
+from core.errors import exit_cleanly
+import os, time
+from tests.core.test_workers import split
+
+def die_late(index):
+    if index == 1:  # it is made ahead, while the step goes on
+        time.sleep(0.3)
+        os._exit(7)
+
+@exit_cleanly
+def main():
+    batches = load(split(die_late), 1, batch_size=1)
+    next(batches)
+    for _ in range(600):  # a step that takes long
+        time.sleep(0.1)
+
+main()
+"""
+
+
+def test_a_death_in_the_middle_of_a_step_is_one_line_too():
+    answer = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1, answer.stderr
+    assert answer.stderr.startswith("error: data.workers: DataLoader worker")
+
+
+def test_a_run_that_is_being_stopped_does_not_wait_for_its_workers():
+    with Preemption() as preemption:
+        heard = []
+        start = time.monotonic()
+        for batch in preemption.until(load(split(die_at_five), 1, timeout=500, batch_size=1)):
+            heard.append(int(batch[2]))
+            if len(heard) == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+        assert preemption.reason == "SIGUSR1" and time.monotonic() - start < 60
+
+
+def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, recwarn):
+    png(tmp_path, *(f"train/a/{i}.png" for i in range(8)))
+    source = open_source(config(tmp_path, workers=10_000, memory=0.0), "trainval", 0)
+    before = len(os.listdir("/proc/self/task"))
+    (batch,) = source.batches(eval_sampler(8), 1)
+    assert sorted(batch.views[0][:, 0, 0, 0].tolist()) == list(range(8))
+    cpus = len(os.sched_getaffinity(0))
+    said = capfd.readouterr().err
+    assert (
+        f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} decode"
+        in said
+    )
+    assert (
+        "suggested max" not in said
+        and not recwarn
+        and len(os.listdir("/proc/self/task")) < before + 50
+    )
+
+
+def test_no_more_processes_than_batches_are_started(tmp_path, monkeypatch):
+    from torch.utils.data import DataLoader
+
+    asked = []
+    monkeypatch.setattr(
+        "core.data.loading.DataLoader",
+        lambda *args, **more: asked.append(more["num_workers"]) or DataLoader(*args, **more),
+    )
+    png(tmp_path, *(f"train/a/{i}.png" for i in range(8)))
+    open_source(config(tmp_path, workers=4), "trainval", 0)
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("error", ["Too many open files", "unable to mmap 8 bytes from file"])
+def test_exhausted_resources_are_one_line(error):
+    def fail(index: int) -> None:
+        raise RuntimeError(error)
+
+    with pytest.raises(WorkersLost, match=rf"^data\.workers: .*{error}.*ulimit"):
+        list(load(split(fail), 0, batch_size=1))
+
+
+def test_another_mistake_stays_what_it_is():
+    def fail(index: int) -> None:
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect") as error:
+        list(load(split(fail), 0, batch_size=1))
+    assert not isinstance(error.value, UserError)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e12])
+def test_a_patience_that_is_none_is_refused(timeout):
+    with pytest.raises(ValueError, match="^timeout: must be above 0 seconds"):
+        DataConfig(timeout=timeout)

@@ -1,0 +1,148 @@
+"""Scripts as a person starts them, without the seconds that importing torch takes each time.
+
+One server process (multiprocessing's forkserver) imports everything once, and each script is a fork
+of it: a process of its own, with its own arguments, folder, environment, output and exit code.
+"""
+
+import core  # noqa: F401
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+ROOT = Path(__file__).parents[1]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(  # what the scripts import once their words are parsed
+    [
+        "contrastive.moco",
+        "contrastive.simclr",
+        "core.run.dry_run",
+        "core.run.loop",
+        "probes.samples.estimate",
+        "probes.session",
+        "vae.vlae",
+        "pytest",
+    ]
+)
+
+
+@dataclass
+class Done:
+    """What a script left: its exit code (negative: killed by that signal) and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_script(
+    script: str | Path,
+    *words: object,
+    cwd: str | Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+) -> Done:
+    """`python scripts/SCRIPT WORDS`, to its end; its words come as text."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start_script(
+            script,
+            *words,
+            cwd=cwd,
+            environment=environment,
+            stdout=out.fileno(),
+            stderr=err.fileno(),
+        )
+        process.join()
+        said = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
+    assert process.exitcode is not None
+    return Done(process.exitcode, *said)
+
+
+def run_code(code: str, *words: object, cwd: str | Path = ROOT) -> Done:
+    """`python -c CODE WORDS`, to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "code.py").write_text(code)
+        return run_script(path, *words, cwd=cwd)
+
+
+def run_in_processes(function: Callable[..., None], size: int, *given: Any) -> None:
+    """`function(rank, *given)` in `size` processes, which have imported everything already."""
+    mp.start_processes(function, given, size, start_method="forkserver")  # type: ignore[no-untyped-call]
+
+
+def start_script(
+    script: str | Path,
+    *words: object,
+    cwd: str | Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    stdout: int = 1,
+    stderr: int = 2,
+) -> BaseProcess:
+    """The same without waiting; `stdout` and `stderr` are file descriptors."""
+    process = FORKS.Process(
+        target=_run,
+        args=(
+            str(ROOT / "scripts" / script),
+            list(map(str, words)),
+            str(cwd),
+            dict(os.environ if environment is None else environment),
+            _Descriptor(stdout),
+            _Descriptor(stderr),
+        ),
+    )
+    process.start()
+    return process
+
+
+class _Descriptor:
+    """An open file descriptor of this process that the new process receives as its own."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(duplicate: Any) -> int:
+    return int(duplicate.detach())
+
+
+def _run(
+    script: str, words: list[str], cwd: str, environment: dict[str, str], out: int, err: int
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, given in ((1, out), (2, err)):
+        os.dup2(given, number)
+    # Python asked when the server started whether they are terminals, and those were others
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    sys.argv = [script, *words]
+    sys.path.insert(0, str(Path(script).parent))
+    subprocess.call = _call  # type: ignore[assignment]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _call(words: list[str], **options: Any) -> int:
+    """`subprocess.call` of a script that a script starts: a fork of it, which has one thread."""
+    assert words[0] == sys.executable and not options, words
+    sys.stdout.flush()
+    process = multiprocessing.get_context("fork").Process(
+        target=_run, args=(words[1], words[2:], os.getcwd(), dict(os.environ), 1, 2)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode

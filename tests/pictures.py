@@ -1,0 +1,52 @@
+"""Small folders of pictures, and what a source reads of them."""
+
+from core.data.datasets import DataConfig
+from core.data.source import Source, eval_sampler
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def config(root: Path, **more) -> DataConfig:
+    """A folder data set of 8 x 8 images without augmentation, decoded in this process."""
+    small = {"name": "folder", "root": str(root), "validation": 1, "augment": "none", "size": 8}
+    return DataConfig(**{**small, "workers": 0, **more})
+
+
+def png(root: Path, *names: str, side: tuple[int, int] = (8, 8)) -> None:
+    """Small pictures, one a name and each of one grey value, with the folders they need."""
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*side, 3), i, np.uint8)).save(root / name)
+
+
+def first_values(source: Source) -> list[int]:
+    """The red value of each image's first pixel, in order."""
+    (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
+    return batch.views[0][:, 0, 0, 0].tolist()
+
+
+def labels(source: Source) -> list[int]:
+    (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
+    return batch.label[:, 0].tolist()
+
+
+def write_mnist(root: Path, name: str = "MNIST") -> None:
+    """30 images to train on and 10 to test on, in the files of MNIST and of sets like it."""
+    raw = root / name / "raw"
+    raw.mkdir(parents=True)
+    for name, n in (("train", 30), ("t10k", 10)):
+        images, classes = np.arange(n * 784, dtype=np.int64) % 251, np.arange(n) % 10
+        for kind, magic, dims, values in (
+            ("images-idx3", 2051, (n, 28, 28), images),
+            ("labels-idx1", 2049, (n,), classes),
+        ):
+            header = struct.pack(f">{1 + len(dims)}i", magic, *dims)
+            data = header + values.astype(np.uint8).tobytes()
+            (raw / f"{name}-{kind}-ubyte").write_bytes(data)
+            with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb") as file:
+                file.write(data)

@@ -1,0 +1,114 @@
+"""Reports on disk: strict, signed, never mixed with what somebody else wrote."""
+
+from core.errors import UserError
+
+import json
+
+import pytest
+
+from probes.registry import PROBES
+from probes.report import store
+from probes.report.schema import FORMAT, not_finite
+from probes.report.table import names
+from probes.session import load_probes
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def report():
+    return {
+        "format": FORMAT,
+        "checkpoint": "runs/a/last.ckpt",
+        "digest": "ab",
+        "method": "contrastive.simclr.SimCLR",
+        "step": 3,
+        "data": "sprites",
+        "seed": 0,
+        "identity": {"weights": "ab", "data": {"test": {"fingerprint": "f" * 64}}, "seed": 0},
+        "options": {},
+        "absent": {},
+        "linear": {"top1": 0.5, "information": 0.25},
+    }
+
+
+def test_what_this_user_measured_on_the_same_things_is_found_again(tmp_path, report):
+    path = tmp_path / "probe.json"
+    store.save(report, path)
+    assert store.earlier(path, report)["linear"] == report["linear"]
+    for key, value in (("weights", "cd"), ("data", {}), ("seed", 1)):
+        other = report | {"identity": report["identity"] | {key: value}}
+        assert store.earlier(path, other) == {}
+
+
+def test_a_crafted_report_is_set_aside_and_not_merged(tmp_path, report, capsys):
+    path = tmp_path / "probe.json"
+    store.save(report, path)
+    crafted = json.loads(path.read_text())
+    crafted["linear"]["top1"] = 1.0
+    for signature in (crafted["signature"], None, 7, "0" * 64, "é" * 64):
+        path.write_text(json.dumps(crafted | {"signature": signature}))
+        assert store.earlier(path, report) == {} and not path.exists()
+        assert (tmp_path / "probe-of-others.json").is_file()
+        assert "was not written by this user" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": "other"}',
+        "[" * 100_000,
+        '{"a": NaN}',
+        "\xff",
+        f'{{"format": "{FORMAT}"}}',
+    ],
+)
+def test_a_damaged_report_is_one_line(tmp_path, text):
+    path = tmp_path / "probe.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"^[^\n]*probe\.json: [^\n]*`twobounds probe` again$"):
+        store.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("linear", {"top1": "high", "information": 0.0}),
+        ("linear", [1, 2]),
+        ("linear", {"top1": 10**400, "information": 0.0}),
+        ("knn", {}),
+        ("information", {"critics": {}}),
+        ("information", {"critics": {"common": {"sweep": []}}}),
+        ("rate", {"rate": 3}),
+        ("method", "\x1b[2J"),
+        ("checkpoint", "a" * 10_000),
+        ("step", True),
+        ("seed", 1.5),
+    ],
+)
+def test_a_report_that_holds_something_else_is_one_line(tmp_path, report, key, value):
+    path = tmp_path / "probe.json"
+    path.write_text(json.dumps(report | {key: value}))
+    with pytest.raises(UserError, match=r"^[^\n]*probe\.json: [^\n]*again$") as said:
+        store.load(path, load_probes(list(PROBES)))
+    assert len(str(said.value)) < 1000
+
+
+def test_numbers_that_are_not_finite_are_found_wherever_they_are(report, tmp_path):
+    assert not_finite({"a": [1.0, {"b": float("inf")}]}) == "a.1.b"
+    assert not_finite({"a": [1, None, "x", (2.0, True)]}) == ""
+    with pytest.raises(AssertionError):
+        store.save(report | {"linear": {"top1": float("nan")}}, tmp_path / "probe.json")
+
+
+def test_names_are_as_short_as_tells_checkpoints_apart():
+    paths = ["/r/x/seed0/last.ckpt", "/r/y/seed0/last.ckpt", "/r/x/seed0/best.ckpt"]
+    assert names([{"checkpoint": path} for path in paths]) == ["x/seed0", "y/seed0", "seed0/best"]
+    assert names([{"checkpoint": paths[0]}]) == ["seed0"]
+    assert names([{"checkpoint": paths[0]}] * 2) == ["seed0", "seed0"]

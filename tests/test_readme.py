@@ -1,0 +1,286 @@
+"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size, and
+the method of one file goes through pretraining, probes and the contract.
+
+A command that is new is run as it stands, on toy runs. Where that takes long, `TOY` says what makes
+it short.
+"""
+
+from core.data.datasets import EMBEDDED
+from core.method import LatentModel, PairCritic
+from core.run import config
+
+import configparser
+import functools
+import glob
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from probes.rate import rate
+from tests.front_door import ROOT, Done, run_code
+from vae.beta import BetaVAE, BetaVAEConfig
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = [
+    "optim.epochs=1",
+    "optim.batch_size=32",
+    "optim.warmup_epochs=0",
+    "data.compile=false",
+    "data.sprites.train=64",
+    "data.sprites.validation=64",
+    "data.sprites.test=64",
+    "data.linear_gaussian.train=64",
+    "data.linear_gaussian.validation=64",
+    "data.linear_gaussian.test=64",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.compile=false",
+    "wandb=disabled",
+]
+# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a config.
+TOY = {
+    "pretrain.py": ["{train}"],
+    "rate_distortion.py": ["{train}", "--betas", "1,3"],
+    "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
+    "information.py": ["--estimators", "infonce,ksg"],
+    "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
+    "demo.py": ["--help"],  # its steps are the commands that are run here one by one
+}
+# Constants of probes, and what is enough where the numbers do not matter.
+FEW = {
+    "NOTHING": (3, 1e-2),
+    "FIRST": (3, 1e-2),
+    "NEXT": (3, 1e-2),
+    "STEPS": 100,
+    "TRAIN_PAIRS": 256,
+    "LIDAR_IMAGES": 50,
+    "LEAST_STEPS": 40,
+    "MOST_STEPS": 40,
+}
+QUICK = f"""
+import runpy, sys
+for module in [m for name, m in sys.modules.items() if name.startswith("probes.")]:
+    for name, few in {FEW}.items():
+        if type(getattr(module, name, None)) is type(few):
+            setattr(module, name, few)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Fenced blocks: language and text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> dict[str, list[str]]:
+    """Words of every command, by its text: each line of a block in `bash`, and of one without a
+    language whose first line begins with `make`, `python` or `$`.
+    """
+    found = {}
+    for page in PAGES:
+        for language, text in blocks(page):
+            plain = not language and re.match(r"(\$ |make |python )", text)
+            if not plain and language not in ("bash", "sh", "console"):
+                continue
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words:
+                    found[shlex.join(words)] = words
+    return found
+
+
+def toy_overrides(path: str, given: list[str]) -> list[str]:
+    """What makes training of this config short, and possible without its data set."""
+    run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
+    more = [*SMALL, *([] if run.data.name in EMBEDDED else ["data.name=sprites"])]
+    fields = {"backbone": "small", "queue": "64"}
+    return more + [
+        f"model.{key}={value}" for key, value in fields.items() if hasattr(run.model, key)
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder that looks like a clone, where runs go."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "scripts", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(place: Path, words: list[str]) -> None:
+    """One command, for real, or what can be checked of it on one machine without the network."""
+    program, *rest = words
+    if program == "make":
+        return make(place, rest)
+    if program == "torchrun":
+        return torchrun(rest)
+    if program in ("pip", "uv"):
+        return extras(rest)
+    if program in ("git", "cd", "export", "source"):
+        return None
+    prepare(place, rest)
+    told = start(place, program, rest)
+    assert told.returncode == 0, f"{shlex.join(words)}\n{told.stdout}\n{told.stderr}"
+
+
+def start(place: Path, program: str, words: list[str]) -> Done:
+    given = [
+        match
+        for word in map(os.path.expandvars, words)
+        for match in sorted(glob.glob(word, root_dir=place)) or [word]
+    ]
+    if re.fullmatch(r"python3?", program) and given[0] == "-m":
+        code = f"import runpy; runpy.run_module({given[1]!r}, run_name='__main__', alter_sys=True)"
+        return run_code(code, *given[2:], cwd=place)
+    if re.fullmatch(r"python3?", program):
+        return run_code(QUICK, ROOT / given[0], *shortened(given), cwd=place)
+    entry = entry_points().get(program)
+    assert entry, f"{program}: a program that these tests can not run"
+    module, function = entry.split(":")
+    return run_code(f"from {module} import {function} as main; main()", *given, cwd=place)
+
+
+def shortened(words: list[str]) -> list[str]:
+    """The words after the script's name, and what makes it short."""
+    script, given = Path(words[0]).name, words[1:]
+    configs = [word for word in given if word.endswith(".yaml")]
+    more = TOY.get(script, [])
+    if "{train}" in more and not configs:  # it trains nothing
+        more = []
+    for word in more:
+        given = [*given, *(toy_overrides(configs[0], given) if word == "{train}" else [word])]
+    return given
+
+
+def prepare(place: Path, words: list[str]) -> None:
+    """Make the runs and the pairs that a command reads, where no command before it has."""
+    for word in words:
+        if word.endswith(".npz") and not (place / word).exists():
+            x = np.random.default_rng(0).normal(size=(60, 2))
+            np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
+        name = word.removeprefix("runs/").split("/")[0]
+        there = (place / "runs" / name / "last.ckpt").exists()
+        if word.startswith("runs/") and (ROOT / f"configs/{name}.yaml").exists() and not there:
+            run(place, ["python", "scripts/pretrain.py", f"configs/{name}.yaml"])
+
+
+def make(place: Path, words: list[str]) -> None:
+    """The target is there, and the scripts of its recipe run."""
+    told = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for script in re.findall(r"python (scripts/\S+)", told.stdout):
+        done = start(place, "python", [script])
+        assert done.returncode == 0, done.stderr
+
+
+def torchrun(words: list[str]) -> None:
+    """Its config is right, and its numbers of processes are those that the config asks for."""
+    options = dict(word.lstrip("-").split("=") for word in words if word.startswith("--"))
+    script, path, *overrides = (word for word in words if not word.startswith("--"))
+    trainer = config.read(ROOT / path, overrides).trainer
+    assert (ROOT / script).exists()
+    assert int(options["nproc-per-node"]) == int(trainer.devices)
+    assert int(options.get("nnodes", 1)) == trainer.num_nodes
+
+
+def extras(words: list[str]) -> None:
+    """What is asked for in brackets is in setup.cfg."""
+    for names in re.findall(r"\[(.*)\]", " ".join(words)):
+        assert set(names.split(",")) <= set(setup()["options.extras_require"])
+
+
+def entry_points() -> dict[str, str]:
+    """Programs that an installation brings."""
+    if not setup().has_section("options.entry_points"):
+        return {}
+    lines = setup()["options.entry_points"]["console_scripts"].strip().splitlines()
+    return dict(map(str.strip, line.split("=")) for line in lines)  # type: ignore[misc]
+
+
+@functools.cache
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+@pytest.mark.parametrize("words", commands().values(), ids=commands().keys())
+def test_a_command_of_the_documentation_runs(place, words):
+    run(place, words)
+
+
+def method_of_one_file() -> tuple[str, str, str]:
+    """The README's section about it, the file and its YAML."""
+    text = (ROOT / "README.md").read_text()
+    (section,) = (
+        part for part in text.split("\n## ") if re.search(r"^class \w+\(Method", part, re.M)
+    )
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    (settings,) = re.findall(r"^```yaml\n(.*?)^```", section, re.M | re.S)
+    return section, code, settings
+
+
+ONE_FILE = """
+import sys
+sys.path[:0] = {paths!r}
+import contrastive, vae
+for room in (contrastive, vae):
+    room.__path__.append("{place}/" + room.__name__)
+"""
+
+
+def test_the_method_of_one_file_trains_is_probed_and_keeps_the_contract(tmp_path):
+    """As it stands in the README: the file in a room, the YAML in configs/."""
+    _, code, settings = method_of_one_file()
+    place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
+    for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(text)
+    found = ONE_FILE.format(paths=[str(ROOT)], place=tmp_path)
+    contract = f"""
+from pathlib import Path
+from tests import test_contract
+test_contract.test_a_config_runs(Path("configs/{name}.yaml"), Path("."))
+test_contract.test_every_network_is_compiled_in_the_mode_that_was_asked_for(Path("configs/{name}.yaml"))
+"""
+    folder = yaml.safe_load(settings).get("folder", f"runs/{name}")
+    for code, *words in (
+        [contract],
+        [QUICK, ROOT / "scripts/pretrain.py", f"configs/{name}.yaml", f"folder={folder}", *SMALL],
+        [QUICK, ROOT / "scripts/probe.py", folder],
+    ):
+        told = run_code(found + code, *words, cwd=tmp_path)
+        assert told.returncode == 0, told.stderr
+    assert "own critic" in told.stdout or "native" in told.stdout, told.stdout
+
+
+def test_what_the_readme_asks_of_a_method_is_all_that_a_probe_needs(tmp_path):
+    """A method with the members that are named there, and no other, has a rate."""
+    section, _, _ = method_of_one_file()
+    named = set(re.findall(r"`(\w+)", section))
+    for protocol in (PairCritic, LatentModel):
+        members = {name for name in vars(protocol) if not name.startswith("_")}
+        assert members | set(protocol.__annotations__) <= named, "the README leaves some out"
+    run = config.RunConfig(
+        method="vae.beta.BetaVAE",
+        model=BetaVAEConfig(width=4, latent=2),
+        folder=str(tmp_path),
+        data=config.DataConfig(),
+    )
+    run.data.sprites.train = run.data.sprites.validation = run.data.sprites.test = 64
+    whole = BetaVAE(run.model, (3, 32, 32)).eval()
+    members = {name for name in named if hasattr(LatentModel, name)} | {"embed", "forward"}
+
+    def passed_on(name: str):
+        return lambda self, *given: getattr(whole, name)(*given)
+
+    narrow = type("Narrow", (type(whole).__mro__[1],), {name: passed_on(name) for name in members})
+    assert rate(narrow(run.model, (3, 32, 32)), run)["rate"]["value"] >= 0

@@ -1,0 +1,37 @@
+"""What a VAE watches on held-out images while it trains: whether its code carries anything."""
+
+from core.information.codes import codes, encoded, joined
+from core.information.collapse import CollapseStatus, collapse_status
+from core.method import Context, LatentModel
+
+IMAGES = 1024  # validation images that are coded
+
+REMEDIES = (
+    "the decoder does without z; try a lower price (model.rate.beta), free bits"
+    " (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
+    " (model.rate.kind=linear or cyclical), or a decoder that sees less of the image around a"
+    " pixel (a restricted window, model.window)"
+)
+
+
+def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
+    """Active units, and an upper bound on I(X; Z) in nats, min(R, leave-one-out); nothing where
+    there is one image, for a code varies over images.
+    """
+    prior = method.prior()
+    batches = context.held_out("collapse", IMAGES)
+    read = joined([codes(batch.q, batch.z, prior) for batch in encoded(method, batches)])
+    if len(read.z) < 2:
+        return {}
+    found = collapse_status(read)
+    return {"active_units": float(found.active_units), "information_upper": found.nats}
+
+
+def collapse_warning(scores: dict[str, float], dimensions: int) -> str:
+    """What to try where the code has collapsed; empty where it has not, or where nothing is known
+    of it.
+    """
+    if "information_upper" not in scores:
+        return ""
+    status = CollapseStatus(scores["information_upper"], int(scores["active_units"]), dimensions)
+    return f"{status.sentence}; {REMEDIES}" if status.collapsed else ""
