@@ -26,13 +26,13 @@ from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
-FEW = 200  # images, below which every tenth of them is held out once: one tenth would be chance
+FEW = 100  # images, below which every tenth of them is held out once: one tenth would be chance
 # relative; strengths a factor of ten apart are told from each other long before they are fitted to
 # the last digit
 ROUGH = 1e-5
 FINE = 1e-6  # relative; of the fit that is scored, far below what a score shows
 SMALL = (
-    4_000_000  # images x dimensions x classes, up to which a fit is to the last digit of float64
+    1_000_000  # images x dimensions x classes, up to which a fit is to the last digit of float64
 )
 
 

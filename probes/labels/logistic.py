@@ -6,8 +6,12 @@ n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) pa
 
 from core.matmul import matmul
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
 GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient at which a fit is done; slope of the line search
@@ -111,8 +115,10 @@ class Logistic:
         """The parameters at which the gradient vanishes to the last digit, by Newton's method."""
         rotated = torch.cat([x @ self.basis, x.new_ones(len(x), 1)], 1)
         target = torch.nn.functional.one_hot(y, w.shape[1]).to(x.dtype)
-        each = zip(w, strengths, strict=True)
-        return torch.stack([_newton(rotated, target, start, strength) for start, strength in each])
+        arrays = rotated.cpu().numpy(), target.cpu().numpy()
+        each = zip(w.cpu().numpy(), strengths, strict=True)
+        made = [_newton(*arrays, start, strength) for start, strength in each]
+        return torch.from_numpy(np.stack(made)).to(x.device)
 
     def parameters(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [S, Y, D] for the features as they came, and biases [S, Y]."""
@@ -163,57 +169,63 @@ def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return covariance.diagonal().clone(), torch.eye(len(covariance), dtype=covariance.dtype)
 
 
-def _newton(x: Tensor, target: Tensor, w: Tensor, strength: float) -> Tensor:
+def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
     """The minimum over w [Y, D + 1] of mean cross-entropy + (strength / 2) |w without biases|^2;
-    x [n, D + 1] with a column of ones, target one-hot [n, Y], all float64.
+    x [n, D + 1] with a column of ones, target one-hot [n, Y].
 
     Each step solves H d = -g by conjugate gradients, scaled by the diagonal of H, and is halved
-    until the objective falls (Nocedal & Wright 2006, algorithm 7.1).
+    until the objective falls (Nocedal & Wright 2006, algorithm 7.1). In numpy, whose calls cost
+    least where arrays are small.
     """
-    shrunk = torch.full_like(x[0], strength)
+    shrunk = np.full(x.shape[1], strength)
     shrunk[-1] = 0
 
-    def value(w: Tensor) -> Tensor:
+    def at(w: Array) -> tuple[float, Array]:
+        """The objective and the shares of the classes [n, Y]."""
         logits = x @ w.T
-        own = (logits * target).sum(1)
-        return (logits.logsumexp(1) - own).mean() + (shrunk * w.square()).sum() / 2
+        logits -= logits.max(1, keepdims=True)
+        share = np.exp(logits)
+        total = share.sum(1, keepdims=True)
+        loss = (np.log(total[:, 0]) - (logits * target).sum(1)).mean()
+        return float(loss + (shrunk * w**2).sum() / 2), share / total
 
     w = _apart(w)
-    now, least = value(w), torch.inf
+    (now, share), least = at(w), np.inf
     for _ in range(MOST_STEPS):
-        share = (x @ w.T).softmax(1)
         gradient = (share - target).T @ x / len(x) + shrunk * w
         direction = _newton_direction(x, share, shrunk, gradient)
-        slope, steepest = (gradient * direction).sum(), gradient.norm().item()
-        rounding = 4 * torch.finfo(x.dtype).eps * max(1.0, now.item())
+        slope, steepest = float((gradient * direction).sum()), float(np.linalg.norm(gradient))
+        rounding = 4 * np.finfo(x.dtype).eps * max(1.0, now)
         if -slope <= rounding and steepest > least / 2:
             break  # neither the objective nor its gradient falls any more
         step, least = 1.0, min(least, steepest)
         for _ in range(MOST_HALVINGS):
             moved = w + step * direction
-            found = value(moved)
+            found, shares = at(moved)
             if found <= now + ARMIJO * step * slope + rounding:
                 break
             step /= 2
-        w, now = moved, found
+        w, now, share = moved, found, shares
     return w
 
 
-def _newton_direction(x: Tensor, share: Tensor, shrunk: Tensor, gradient: Tensor) -> Tensor:
+def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
     """d [Y, D + 1] with H d = -gradient, H the Hessian where the classes have these shares
     [n, Y].
     """
-    diagonal = (share * (1 - share)).T @ x.square() / len(x) + shrunk
-    inverse = 1 / diagonal.clamp(min=1e-30)
-    direction, residual = torch.zeros_like(gradient), -gradient
-    scaled = _apart(inverse * residual)
-    along, size = scaled, (residual * scaled).sum()
-    enough = size * min(1e-4, gradient.norm().item()) ** 2  # superlinear at the end
+    diagonal = (share * (1 - share)).T @ x**2 / len(x) + shrunk
+    inverse = 1 / diagonal.clip(min=1e-30)
+    direction, residual = np.zeros_like(gradient), -gradient
+    along = _apart(inverse * residual)
+    size = (residual * along).sum()
+    enough = size * np.clip(np.linalg.norm(gradient), 1e-4, 0.1) ** 2  # nearly quadratic
     for _ in range(MOST_INNER if size > 0 else 0):
         moved = share * (x @ along.T)
-        curved = (moved - share * moved.sum(1, keepdim=True)).T @ x / len(x) + shrunk * along
+        moved -= share * moved.sum(1, keepdims=True)
+        curved = moved.T @ x / len(x) + shrunk * along
         length = size / (along * curved).sum()
-        direction, residual = direction + length * along, residual - length * curved
+        direction += length * along
+        residual -= length * curved
         scaled = _apart(inverse * residual)
         size, before = (residual * scaled).sum(), size
         if not size > enough:
@@ -222,7 +234,7 @@ def _newton_direction(x: Tensor, share: Tensor, shrunk: Tensor, gradient: Tensor
     return direction
 
 
-def _apart(w: Tensor) -> Tensor:
+def _apart(w: Array) -> Array:
     """Without what all classes share, along which the objective is flat."""
     return w - w.mean(0)
 

@@ -69,7 +69,7 @@ def noise(n: int, seed: int, classes: int = 5) -> Features:
     return Features(torch.randn(n, 40, generator=g), y, (("class", classes),))
 
 
-@pytest.mark.parametrize("n", [60, 400, 1500])
+@pytest.mark.parametrize("n", [60, 400, 3000])
 def test_the_strength_is_chosen_on_images_that_were_held_out(n):
     """Of noise the fitted images prefer the weakest strength and others the strongest."""
     assert linear(noise(n, 0), noise(300, 1))["lambda/class"] == max(STRENGTHS)
@@ -90,7 +90,7 @@ def test_the_held_out_tenth_chooses_by_its_own_cross_entropy():
     assert 0 < np.argmin(losses) < len(STRENGTHS) - 1  # not the choice of an edge
 
 
-@pytest.mark.parametrize("n", [40, 1000])
+@pytest.mark.parametrize("n", [40, 3000])
 def test_the_test_split_chooses_nothing_and_is_what_is_scored(n):
     """Of one training split: a test split of its own signal, of noise, of turned labels."""
     train, test = split(n, 24, 4, 0), split(400, 24, 4, 1)
