@@ -10,12 +10,15 @@ import re
 import sys
 from pathlib import Path
 
+# A line of an example. torchrun is called the same way everywhere, so its lines stay.
+EXAMPLE = re.compile(r"(?<=^    )(?:twobounds ([a-z-]+)|python scripts/(\w+)\.py)", re.M)
+
 
 def through() -> str:
     """The words before a command's name, or nothing where its own script was called."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return f"python -m {called.parent.name}"
+    if called.parts[-2:] == ("scripts", "__main__.py"):
+        return "python -m scripts"
     if called.stem == "twobounds":
         return "python -m twobounds" if called.suffix == ".py" else "twobounds"
     return ""
@@ -24,24 +27,17 @@ def through() -> str:
 def command(name: str) -> str:
     """How a person calls a command, by the name of its script: `command("rate_distortion")`."""
     front = through()
-    return f"{front} {name.replace('_', '-')}" if front else f"python scripts/{name}.py"
+    if front:
+        return f"{front} {name.replace('_', '-')}"
+    return f"python scripts/{name.replace('-', '_')}.py"
 
 
-def parser(name: str, about: str) -> argparse.ArgumentParser:
-    """A parser that shows `about`, the script's docstring, in whose examples `python scripts/x.py`
-    becomes what the person has to type here.
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """A parser that shows `about`, the script's docstring. In its examples commands are called the
+    way that was taken here; `torchrun` takes any of them by `-m twobounds`.
     """
-    if front := through():
-        about = re.sub(r"(torchrun [^\n]*?)scripts/(\w+)\.py", _launched, about)
-        about = re.sub(r"python scripts/(\w+)\.py", lambda match: command(match[1]), about)
-        about = re.sub(r"configs/(\w+)\.yaml", r"\1", about)
     return argparse.ArgumentParser(
-        prog=command(name) if front else None,
-        description=about,
+        prog=command(name) if through() else None,
+        description=EXAMPLE.sub(lambda match: command(match[1] or match[2]), about or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def _launched(match: re.Match[str]) -> str:
-    # torchrun starts a module by -m, and ours are started by the one that has all commands
-    return f"{match[1]}-m twobounds {match[2].replace('_', '-')}"

@@ -1,20 +1,15 @@
 """How fast, beside the peer's own code, in one process: ratios of medians, after a check that both
 compute the same thing.
 
-    python scripts/bench.py                          # all sections
-    python scripts/bench.py queue loss --rounds 15
-    python scripts/bench.py knn --device cuda --json knn.json
+    twobounds bench                          # all sections
+    twobounds bench queue loss --rounds 15
+    twobounds bench knn --device cuda --json knn.json
 
 Both sides take turns (A B A B …) with the same threads, so that what else the machine does falls on
 both; still, time on an idle one. Ratios are peer / ours: 3.0x means that the peer takes three times
 as long. Memory is what one call needs at its peak beyond what was there before, each side in a
 process of its own.
 """
-
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly, nearest
-from core.run.checkpoint import write_atomically
-from core.run.folder import make_folder
 
 import argparse
 import importlib
@@ -23,16 +18,21 @@ import logging
 import os
 import pkgutil
 import platform
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.commands import parser
+from core.errors import UserError, exit_cleanly, nearest
 from scripts import benches
-from scripts.benches.contest import peak_elsewhere, race
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
 
 SECTIONS = [
     module.name
@@ -42,13 +42,22 @@ SECTIONS = [
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    import torch
+    from rich.console import Console
+
+    from core.run.checkpoint import write_atomically
+    from core.run.folder import make_folder
+    from scripts.benches.contest import peak_elsewhere, race
+
     for chatty in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     console = Console(width=max(Console().width, 120), highlight=False)
-    device = torch.device(options.device)
+    device = usable_device(options.device)
+    if options.json:
+        make_folder(options.json.parent, "--json", "name another")
     machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"
     machine += (
         f" of {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
@@ -74,8 +83,10 @@ def main() -> None:
         )
 
 
-def table(section: str, rows: list[dict[str, Any]]) -> Table:
+def table(section: str, rows: list[dict[str, Any]]) -> "Table":
     """One line a contest: times, spread, ratio beside the one asked for, and memory."""
+    from rich.table import Table
+
     made = Table(title=section, title_justify="left", header_style="bold")
     for heading in (
         "work",
@@ -125,34 +136,35 @@ def _spread(times: dict[str, float]) -> str:
     return f"±{50 * (times['high'] - times['low']) / times['median']:.0f}%"
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)"
-    )
-    parser.add_argument(
+def usable_device(name: str) -> "torch.device":
+    """The device of that name; `UserError` where this machine has none."""
+    import torch
+
+    try:
+        if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device: there is no '{name}' here")
+    except RuntimeError:
+        raise UserError(f"--device: '{name}' is no device; try cpu or cuda") from None
+    return torch.device(name)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("bench", __doc__)
+    given.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
+    given.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")
+    given.add_argument(
         "--rounds",
         type=int,
         default=7,
         help="timed turns of each side, after one that warms up (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, help="where to write every number")
-    options = parser.parse_args()
+    given.add_argument("--json", type=Path, help="where to write every number")
+    options = given.parse_args(argv)
     for section in options.sections:
         if section not in SECTIONS:
             raise UserError(f"there is no section '{section}'{nearest(section, SECTIONS)}")
     if options.rounds < 1:
         raise UserError(f"--rounds: must be 1 or more, got {options.rounds}")
-    try:
-        if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device: there is no '{options.device}' here")
-    except RuntimeError:
-        raise UserError(f"--device: '{options.device}' is no device; try cpu or cuda") from None
-    if options.json:
-        make_folder(options.json.parent, "--json", "name another")
     options.sections = options.sections or SECTIONS
     return options
 

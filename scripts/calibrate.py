@@ -1,9 +1,9 @@
 """Hold the estimators against sources whose mutual information is known, and write a table and a
 picture.
 
-    python scripts/calibrate.py                                  # our own suite, 2 to 5 minutes on 2 CPU cores
-    python scripts/calibrate.py --only student,spiral --pairs 2000
-    python scripts/calibrate.py --peer ~/bmi/bin/python          # the catalogue of benchmark-mi, and its InfoNCE beside ours
+    twobounds calibrate                             # our own suite, 2 to 5 minutes on 2 CPU cores
+    twobounds calibrate --only student,spiral --pairs 2000
+    twobounds calibrate --peer ~/bmi/bin/python     # benchmark-mi's tasks, its InfoNCE beside ours
 
 The sources of the suite are in probes/known.py. --peer takes the interpreter of an environment that
 holds benchmark-mi (it needs an older numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip
@@ -15,28 +15,36 @@ mean pointwise information, which differs from the truth by chance alone; how fa
 the table says.
 """
 
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly
-from core.run.checkpoint import write_atomically
-from core.run.folder import make_folder
-
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.report import truth_figures
-from probes.samples import calibration
-from probes.samples.benchmark_sources import SUITE, Known
-from scripts.benchmark_mi import Peer
+from core.commands import parser
+from core.errors import UserError, exit_cleanly
+
+if TYPE_CHECKING:
+    from probes.samples.benchmark_sources import Known
+    from scripts.benchmark_mi import Peer
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from core.run.checkpoint import write_atomically
+    from core.run.folder import make_folder
+    from probes.report import truth_figures
+    from probes.samples import calibration
+
+    make_folder(options.out.parent, "--out", "name another")
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     rows = []
     for name, source, peer in tasks(options):
@@ -64,8 +72,11 @@ def main() -> None:
     console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
 
 
-def tasks(options: argparse.Namespace) -> Iterator[tuple[str, Known, Peer | None]]:
+def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | None"]]:
     """Named pairs, and the peer that can estimate them too."""
+    from probes.samples.benchmark_sources import SUITE
+    from scripts.benchmark_mi import Peer
+
     wanted = options.only.split(",") if options.only else [""]
     if options.peer:
         with Peer(options.peer, options.pairs, options.seed) as peer:
@@ -78,28 +89,26 @@ def tasks(options: argparse.Namespace) -> Iterator[tuple[str, Known, Peer | None
             yield name, source(options.pairs, options.seed + number), None
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("calibrate", __doc__)
+    given.add_argument(
         "--pairs", type=int, default=5000, help="of each source (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
-    parser.add_argument(
+    given.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
+    given.add_argument(
         "--estimator-seed", type=int, default=0, help="of folds and critics (default: %(default)s)"
     )
-    parser.add_argument(
+    given.add_argument(
         "--only", help="words, separated by commas, one of which is in a source's name"
     )
-    parser.add_argument("--peer", type=Path, help="a Python that holds benchmark-mi")
-    parser.add_argument(
+    given.add_argument("--peer", type=Path, help="a Python that holds benchmark-mi")
+    given.add_argument(
         "--out",
         type=Path,
         default=Path("runs/calibration"),
         help="the files, without ending (default: %(default)s)",
     )
-    options = parser.parse_args()
+    options = given.parse_args(argv)
     if options.pairs < 50:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
     if min(options.seed, options.estimator_seed) < 0:
@@ -109,7 +118,6 @@ def arguments() -> argparse.Namespace:
             f"--out: {options.out} is a folder; name the files, without ending, such as"
             f" {options.out / 'calibration'}"
         )
-    make_folder(options.out.parent, "--out", "name another")
     return options
 
 

@@ -1,9 +1,9 @@
 """Posterior collapse and what helps against it, on MNIST: a VAE, the same code under a PixelCNN
 decoder, each remedy, and a VLAE.
 
-    python scripts/collapse.py data.root=/path/that/holds/MNIST              # all of it, about 40 minutes on 2 idle CPU cores
-    python scripts/collapse.py data.root=/data --only vae,vlae               # some rows
-    python scripts/collapse.py data.root=/data optim.epochs=40 --out runs/long      # another recipe, for every row
+    twobounds collapse data.root=/path/that/holds/MNIST    # all rows, 40 minutes on 2 CPU cores
+    twobounds collapse data.root=/data --only vae,vlae     # some rows
+    twobounds collapse data.root=/data optim.epochs=40 --out runs/long    # another recipe
 
 A decoder that reads every earlier pixel can draw digits without a code, and then a code that says
 nothing (R = 0) is a minimum. Each remedy is one schedule of what the rate costs; the VLAE takes
@@ -11,27 +11,24 @@ away what the decoder may read (Chen et al. 2017). One run a row, then R, D, the
 and the active dimensions on the 10,000 test images; called again, it goes on where it stopped.
 """
 
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly, nearest
-from core.method import LatentModel
-from core.run import checkpoint
-from core.run.checkpoint import write_atomically
-from core.run.folder import make_folder
-
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.latents import curve
-from probes.report import curve_figures
-from probes.report import schema as report
-from scripts.demo import CONFIGS, step
+from configs import CONFIGS
+from core.commands import parser
+from core.errors import UserError, exit_cleanly, nearest
+from scripts.demo import step
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
 
 IMAGES = 8  # shown a row
 NATS = 7.84  # what the remedies aim at or leave free: 0.01 nats a pixel, as in the paper
@@ -75,8 +72,19 @@ WORDS = {
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from core.method import LatentModel
+    from core.run import checkpoint
+    from core.run.checkpoint import write_atomically
+    from core.run.folder import make_folder
+    from probes.latents import curve
+    from probes.report import curve_figures
+    from probes.report import schema as report
+
+    make_folder(options.out, "--out", "name another")
     started = time.monotonic()
     found: dict[str, dict[str, Any]] = {}
     shown: list[tuple[str, Tensor]] = []
@@ -116,10 +124,12 @@ def main() -> None:
     )
 
 
-def table(found: dict[str, dict[str, Any]]) -> Table:
+def table(found: dict[str, dict[str, Any]]) -> "Table":
     """One line a row: R, D and D + R in nats on test with 95% intervals, I(X; Z) between its
     bounds, active dimensions.
     """
+    from rich.table import Table
+
     made = Table(
         caption="Nats an image, MNIST test, dynamically binarised; D + R >= -log p(x); intervals"
         " 95%.",
@@ -139,33 +149,30 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     return made
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("collapse", __doc__)
+    given.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="any key of the configs, for every row, such as data.root=/data",
     )
-    parser.add_argument(
+    given.add_argument(
         "--only",
         default=",".join(ROWS),
         help="which rows, separated by commas (default: %(default)s)",
     )
-    parser.add_argument(
+    given.add_argument(
         "--out",
         type=Path,
         default=Path("runs/collapse"),
         help="where the runs go (default: %(default)s)",
     )
-    options = parser.parse_intermixed_args()
+    options = given.parse_intermixed_args(argv)
     options.only = options.only.split(",")
     for name in options.only:
         if name not in ROWS:
             raise UserError(f"--only: there is no row '{name}'{nearest(name, ROWS)}")
-    make_folder(options.out, "--out", "name another")
     return options
 
 

@@ -1,36 +1,28 @@
 """Put probed checkpoints side by side: one table and one picture of the two views on mutual
 information.
 
-python scripts/compare.py runs/* --out compare.png
+    twobounds compare runs/* --out compare.png
 """
 
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly
-
 import argparse
+import sys
 from pathlib import Path
 
-from rich.console import Console
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.report import figures
-from probes.report import schema as report
+from core.commands import command, parser
+from core.errors import UserError, exit_cleanly
 
 
 @exit_cleanly
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        help="run folders that scripts/probe.py has probed, or their probe.json",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)"
-    )
-    options = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from probes.report import figures
+    from probes.report import schema as report
+
     console = Console(highlight=False, soft_wrap=True)
     reports = []
     for run in options.runs:
@@ -38,9 +30,9 @@ def main() -> None:
         if path.is_file():
             reports.append(report.load(path))
         else:
-            console.print(f"{run}: not probed, left out (python scripts/probe.py {run})")
+            console.print(f"{run}: not probed, left out ({command('probe')} {run})")
     if not reports:
-        raise UserError("none of these is probed; run scripts/probe.py on them first")
+        raise UserError(f"none of these is probed; run {command('probe')} on them first")
     if not options.out.parent.is_dir():
         raise UserError(f"--out: there is no folder {options.out.parent}")
     Console(width=max(console.width, 150), highlight=False).print(report.table(reports))
@@ -50,6 +42,17 @@ def main() -> None:
         curves = options.out.with_name(f"{options.out.stem}_rd.png")
         figures.rate_distortion(reports, curves)
         console.print(f"picture: {curves}")
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("compare", __doc__)
+    given.add_argument(
+        "runs", nargs="+", type=Path, help="run folders that are probed, or their probe.json"
+    )
+    given.add_argument(
+        "--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)"
+    )
+    return given.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,31 @@
 """The whole thread on the embedded sprites: pretrain SimCLR, MoCo and a beta-VAE, probe all three,
 compare.
 
-make demo
+    twobounds demo
+    twobounds demo --out /tmp/demo
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parent
-CONFIGS = SCRIPTS.parent / "configs"
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configs import CONFIGS
+from core.commands import command, parser, through
+from core.errors import exit_cleanly
+
+SCRIPTS = Path(__file__).resolve().parent
 METHODS = ("simclr", "moco", "beta_vae")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/demo"),
-        help="where the runs and the pictures go (default: %(default)s)",
-    )
-    out = parser.parse_args().out
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    out = arguments(argv).out
     started = time.monotonic()
     runs = [out / method for method in METHODS]
     for method, run in zip(METHODS, runs, strict=True):
@@ -40,11 +40,23 @@ def main() -> None:
         )
 
 
-def step(script: str, *arguments: object) -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("demo", __doc__)
+    given.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        help="where the runs and the pictures go (default: %(default)s)",
+    )
+    return given.parse_args(argv)
+
+
+def step(script: str, *words: object) -> None:
     """Run one script as a person would, showing its command line; stop where it stops."""
-    words = [f"{SCRIPTS.name}/{script}", *map(str, arguments)]
-    print(f"\n$ python {' '.join(words)}", flush=True)
-    code = subprocess.call([sys.executable, str(SCRIPTS / script), *map(str, arguments)])
+    name, rest = script.removesuffix(".py"), [str(word) for word in words]
+    print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)
+    front = [sys.argv[0], name] if through() else [str(SCRIPTS / script)]
+    code = subprocess.call([sys.executable, *front, *rest])
     if code:
         raise SystemExit(code)
 

@@ -1,59 +1,52 @@
 """Mutual information of any paired samples, in nats: how much does y tell about x, at least?
 
-    python scripts/information.py pairs.npz
-    python scripts/information.py pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
+    twobounds information pairs.npz
+    twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
 
 The file is made by numpy.savez("pairs.npz", x=x, y=y) with x [n, dx] and y [n, dy], row i of one
 belonging to row i of the other, rows independent of each other. Critics are cross-fitted: every
 pair is scored by critics that never saw it, so a lower bound is one.
 
-    infonce  lower bound, at most log C; the headline        dv     lower bound, biased up on finite samples
-    alpha    lower bound beyond log C (Poole et al. 2019)    smile  no bound
-    nwj      lower bound, its variance grows as e^I          ksg    no bound; nearest neighbours, few dimensions
-    js       the Jensen-Shannon critic, read through nwj
+    infonce  lower bound, at most log C; the headline
+    alpha    lower bound beyond log C (Poole et al. 2019)
+    nwj      lower bound, its variance grows as e^I
+    js       lower bound: the Jensen-Shannon critic, read through nwj
+    dv       lower bound, biased up on finite samples
+    smile    no bound
+    ksg      no bound; nearest neighbours, few dimensions
 
 Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated
 (log C is what is seen: the truth may be far above); critic-limited (the critic, not the ceiling,
 holds the number down). From Python: probes.views.information.estimate(x, y).
 """
 
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly
-
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.samples.estimate import DEFAULT, SIDES, estimate
-from probes.samples.pairs import load_pairs
+from core.commands import parser
+from core.errors import UserError, exit_cleanly
+from probes.samples.estimators import DEFAULT, SIDES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @exit_cleanly
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("pairs", type=Path, help="an npz with arrays x and y")
-    parser.add_argument(
-        "--estimators",
-        default=",".join(DEFAULT),
-        help=f"of {', '.join(SIDES)} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
-    options = parser.parse_args()
-    if options.seed < 0:
-        raise UserError(f"--seed: must be 0 or more, got {options.seed}")
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from probes.samples.estimate import estimate
+    from probes.samples.pairs import load_pairs
+
     started = time.monotonic()
     x, y = load_pairs(options.pairs)
     found = estimate(x, y, tuple(options.estimators.split(",")), options.seed, str(options.pairs))
@@ -67,8 +60,28 @@ def main() -> None:
     console.print(found["conclusion"])
 
 
-def table(found: dict[str, Any], name: str, seconds: float) -> Table:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("information", __doc__)
+    given.add_argument("pairs", type=Path, help="an npz with arrays x and y")
+    given.add_argument(
+        "--estimators",
+        default=",".join(DEFAULT),
+        help=f"of {', '.join(SIDES)} (default: %(default)s)",
+    )
+    given.add_argument(
+        "--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)"
+    )
+    given.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    options = given.parse_args(argv)
+    if options.seed < 0:
+        raise UserError(f"--seed: must be 0 or more, got {options.seed}")
+    return options
+
+
+def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
     """One line an estimator: value, interval, C, ceiling, side and verdict."""
+    from rich.table import Table
+
     made = Table(
         title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {found['dimensions'][0]}"
         f" x {found['dimensions'][1]} dimensions",

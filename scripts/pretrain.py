@@ -9,7 +9,13 @@ exactly where it stopped. SIGTERM and SIGUSR1 end it after the step under way wi
 "requeue me", Ctrl-C with 130; docs/faults.md says what happens otherwise.
 """
 
-import core  # noqa: F401
+import sys
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import commands
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler, train_sampler
 from core.distributed import mean_over_ranks
@@ -28,7 +34,6 @@ from core.run.profile import Profile
 from core.run.progress import ProgressLine, in_words
 from core.run.train import train
 
-import argparse
 import inspect
 import os
 import shlex
@@ -47,9 +52,9 @@ from scripts.validation import Validation
 
 
 @exit_cleanly
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     requeue_while_starting()
-    run = config.read(*arguments())
+    run = config.read(*arguments(argv))
     folder = RunFolder(run.folder)
     folder.check(run)
     source = open_source(run.data, "train", run.seed)
@@ -149,11 +154,9 @@ def main() -> None:
         )
 
 
-def arguments() -> tuple[str, list[str]]:
+def arguments(argv: list[str] | None = None) -> tuple[str, list[str]]:
     """The config's path and its overrides, `--resume` among them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser("pretrain", __doc__)
     parser.add_argument(
         "config", help="a YAML file; those in configs/ say their command, cost and expected numbers"
     )
@@ -173,7 +176,7 @@ def arguments() -> tuple[str, list[str]]:
         action="store_true",
         help="say where the time of a step goes (the same as trainer.profile=true)",
     )
-    given = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(argv)
     switches = {"resume=true": given.resume, "trainer.profile=true": given.profile}
     return given.config, given.overrides + [override for override, on in switches.items() if on]
 

@@ -11,7 +11,13 @@ probes/report/schema.py), probe/*.png and the features; the numbers are logged t
 checkpoint.
 """
 
-import core  # noqa: F401
+import sys
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import commands
 from core.data.datasets import open_source
 from core.errors import UserError, exit_cleanly
 from core.method import LatentModel, Method
@@ -20,7 +26,6 @@ from core.run.folder import RunFolder, make_folder
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -38,8 +43,8 @@ OPTIONS = {
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
     console = Console(highlight=False, soft_wrap=True)
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     reports = []
@@ -131,10 +136,8 @@ def usable_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = commands.parser("probe", __doc__)
     parser.add_argument(
         "targets",
         nargs="+",
@@ -165,7 +168,7 @@ def arguments() -> argparse.Namespace:
         help="of the views, the critics and the held-out tenth (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(argv)
     options.overrides = [
         word for word in options.targets if "=" in word and not Path(word).exists()
     ]

@@ -1,9 +1,9 @@
 """Rate-distortion curves: what a code costs in nats against what it loses, one trained model for
 each price beta of a nat of rate.
 
-    python scripts/rate_distortion.py configs/linear_vae.yaml                              # beside the exact curve
-    python scripts/rate_distortion.py configs/beta_vae_sprites.yaml --betas 1,3,10,30 optim.epochs=4 --warm-start
-    python scripts/rate_distortion.py --checkpoint runs/simclr_sprites --checkpoint runs/moco_sprites    # through the rate head
+    twobounds rate-distortion linear_vae                             # beside the exact curve
+    twobounds rate-distortion beta_vae_sprites --betas 1,3,10,30 optim.epochs=4 --warm-start
+    twobounds rate-distortion --checkpoint runs/simclr_sprites       # through the rate head
 
 A config is trained once a beta, in a run folder of its own: an interrupted run is resumed, a
 finished one is not trained again. A checkpoint of any family is frozen and read through the rate
@@ -15,32 +15,27 @@ in closed form (linear_gaussian with the likelihood
 as JSON beside it.
 """
 
-import core  # noqa: F401
-from core.data.datasets import open_source
-from core.errors import UserError, exit_cleanly
-from core.method import LatentModel, locate
-from core.run import checkpoint, config
-from core.run.checkpoint import State, write_atomically
-from core.run.folder import RunFolder, picture_place
-from core.run.optim import build_optimizer
-
 import argparse
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from torch import Tensor
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.latents import curve
-from probes.report import curve_figures
-from probes.report import schema as report
+from core.commands import parser
+from core.errors import UserError, exit_cleanly
 from scripts.demo import step
-from scripts.probe import find
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.run.config import RunConfig
+    from probes.report.schema import Report
 
 BETAS = "0.1,0.3,1,3,10"
 KINDS = (
@@ -54,8 +49,18 @@ NOTE = "started_from.json"  # in the folder of a warm-started run
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from core.run import config
+    from core.run.checkpoint import write_atomically
+    from core.run.folder import picture_place
+    from probes.latents import curve
+    from probes.report import curve_figures
+    from scripts.probe import find
+
+    options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     started = time.monotonic()
     curves, shown, known, first = [], [], None, None
     if options.config:
@@ -91,6 +96,9 @@ def sweep(options: argparse.Namespace) -> list[Path]:
     """One finished run folder a beta, upwards: a model that has learned a rich code gives up
     dimensions more easily than it finds them.
     """
+    from core.run import config
+    from core.run.folder import RunFolder
+
     folders: list[Path] = []
     for beta in options.betas:
         folder = options.out / f"beta_{beta:.12g}"
@@ -106,10 +114,14 @@ def sweep(options: argparse.Namespace) -> list[Path]:
     return folders
 
 
-def finished(run: config.RunConfig) -> bool:
+def finished(run: "RunConfig") -> bool:
     """Whether the run's folder holds it, trained to the end; `UserError` where it holds another
     run.
     """
+    from core.data.datasets import open_source
+    from core.run import checkpoint
+    from core.run.folder import RunFolder
+
     folder = RunFolder(run.folder)
     folder.check(run)
     if not folder.last.exists():
@@ -118,10 +130,16 @@ def finished(run: config.RunConfig) -> bool:
     return int(checkpoint.read(folder.last)["step"]) == steps
 
 
-def start_from(neighbour: Path, run: config.RunConfig) -> None:
+def start_from(neighbour: Path, run: "RunConfig") -> None:
     """A checkpoint at step 0 with the trained weights of a run that differs in beta alone; buffers,
     such as the price, stay its own.
     """
+    import torch
+
+    from core.run import checkpoint
+    from core.run.folder import RunFolder
+    from core.run.optim import build_optimizer
+
     entries = checkpoint.read(neighbour / "last.ckpt")
     method = checkpoint.build_method(run, checkpoint.shape_of(neighbour / "last.ckpt", entries))
     with torch.no_grad():
@@ -134,16 +152,19 @@ def start_from(neighbour: Path, run: config.RunConfig) -> None:
         "started_from": str(neighbour),
         "started_from_digest": entries.digest,
     }
-    write_atomically(
+    checkpoint.write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
     )
-    checkpoint.save(folder.last, State(run, method, build_optimizer(method, run.optim)))
+    checkpoint.save(folder.last, checkpoint.State(run, method, build_optimizer(method, run.optim)))
 
 
-def probed(path: Path, probe: str, overrides: list[str]) -> report.Report:
+def probed(path: Path, probe: str, overrides: list[str]) -> "Report":
     """The report of a checkpoint that holds this probe, probed now unless the same weights have
     been.
     """
+    from core.run import checkpoint
+    from probes.report import schema as report
+
     kept = path.parent / "probe" / "probe.json"
     if not overrides and kept.is_file():
         found = report.load(kept)
@@ -153,8 +174,12 @@ def probed(path: Path, probe: str, overrides: list[str]) -> report.Report:
     return report.load(kept)
 
 
-def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tensor]]:
+def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Tensor"]]:
     """A row of test images, then a row a point of what it gives back, the largest rate first."""
+    from core.method import LatentModel
+    from core.run import checkpoint
+    from probes.latents import curve
+
     rows: list[tuple[str, Tensor]] = []
     for point, folder in zip(drawn["points"], folders, strict=True):
         method, run, *_ = checkpoint.load_method(folder / "last.ckpt")
@@ -165,10 +190,14 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, Tens
     return rows
 
 
-def refuse_what_has_no_curve(run: config.RunConfig, options: argparse.Namespace) -> None:
+def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> None:
     """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have
     different axes.
     """
+    from core.method import LatentModel, locate
+    from core.run import checkpoint
+    from scripts.probe import find
+
     if not issubclass(locate(run.method), LatentModel):
         raise UserError(
             f"{options.config}: {run.method} has no rate; train it, and draw the curve of its"
@@ -196,25 +225,23 @@ def refuse_what_has_no_curve(run: config.RunConfig, options: argparse.Namespace)
             )
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("rate_distortion", __doc__)
+    given.add_argument(
         "words",
         nargs="*",
         metavar="CONFIG key=value",
         help="a VAE's YAML file, and any key of it for every run, such as optim.epochs=6",
     )
-    parser.add_argument(
+    given.add_argument(
         "--betas", help=f"prices of a nat of rate, separated by commas (default: {BETAS})"
     )
-    parser.add_argument(
+    given.add_argument(
         "--warm-start",
         action="store_true",
         help="each run but the first starts from the weights of the next lower beta",
     )
-    parser.add_argument(
+    given.add_argument(
         "--checkpoint",
         type=Path,
         action="append",
@@ -222,17 +249,17 @@ def arguments() -> argparse.Namespace:
         metavar="RUN_OR_CKPT",
         help="draw frozen features too, or alone; repeatable",
     )
-    parser.add_argument(
+    given.add_argument(
         "--out",
         type=Path,
         help="where runs go, a folder a beta (default: runs/rate_distortion/CONFIG)",
     )
-    parser.add_argument(
+    given.add_argument(
         "--picture",
         type=Path,
         help="the PNG, its table beside it as JSON (default: OUT/rate_distortion.png)",
     )
-    options = parser.parse_intermixed_args()
+    options = given.parse_intermixed_args(argv)
     options.overrides = [word for word in options.words if "=" in word]
     configs = [Path(word) for word in options.words if "=" not in word]
     if len(configs) > 1:
@@ -242,8 +269,8 @@ def arguments() -> argparse.Namespace:
             "give a config to sweep, such as configs/linear_vae.yaml, or --checkpoint RUN"
         )
     options.config = configs[0] if configs else None
-    for given, key in ((options.betas, "--betas"), (options.warm_start, "--warm-start")):
-        if given and not configs:
+    for value, key in ((options.betas, "--betas"), (options.warm_start, "--warm-start")):
+        if value and not configs:
             raise UserError(
                 f"{key}: is for a config that is swept; the rate head of --checkpoint has prices"
                 " of its own"
@@ -261,7 +288,6 @@ def arguments() -> argparse.Namespace:
     options.out = options.out or Path("runs/rate_distortion") / (
         configs[0].stem if configs else "checkpoints"
     )
-    options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     return options
 
 

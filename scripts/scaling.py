@@ -1,235 +1,55 @@
 """Bytes that a process hands to the others in a step, and memory that a loss needs, beside the
 formulas of docs/scaling.md.
 
-    MALLOC_TRIM_THRESHOLD_=0 python scripts/scaling.py
-    MALLOC_TRIM_THRESHOLD_=0 torchrun --nproc-per-node=2 scripts/scaling.py --batch 64 --queue 4096
-    torchrun --nproc-per-node=2 scripts/scaling.py --strategy fsdp
+    twobounds scaling
+    torchrun --nproc-per-node=2 -m twobounds scaling --batch 64 --queue 4096
+    torchrun --nproc-per-node=2 -m twobounds scaling --strategy fsdp
 
 Every collective of a training step is counted, those of DDP and FSDP too, by the tensor that goes
 in; what then travels depends on the library. State is what a process holds between steps: weights,
 buffers and moments, and gradients. Memory is what loss and gradient need at their peak beyond the
-codes (the variable has what is freed given back, so that it shows).
+codes; it is measured where MALLOC_TRIM_THRESHOLD_=0 is set, so that what is freed is given back.
 """
 
-import core  # noqa: F401
-from core.data.datasets import open_source
-from core.data.source import train_sampler
-from core.distributed import rank, world
-from core.errors import UserError, exit_cleanly
-from core.information.losses import nt_xent_and_in_batch, queue_loss
-from core.method import Method
-from core.networks.batchnorm import SyncBatchNorm
-from core.run import config
-from core.run.checkpoint import State
-from core.run.sharding import sharded
-from core.run.train import train
-
 import argparse
-import functools
-import os
-from collections import Counter
-from typing import Any
+import sys
+from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contrastive.moco import MoCo
-from contrastive.simclr import SimCLR
-from scripts.benches.contest import peak
-from scripts.demo import CONFIGS
-from scripts.pretrain import build_state, start_fabric
-from vae.beta import BetaVAE
-
-STEPS = 3  # the last of which is counted: DDP settles its buckets in the first two
-KINDS = {
-    "allreduce_": "all_reduce",
-    "allgather_": "all_gather",
-    "alltoall_": "all_to_all",
-    "scatter_": "all_to_all",
-    "broadcast_": "broadcast",
-    "_allgather_base_": "all_gather",
-    "_reduce_scatter_base_": "reduce_scatter",
-}
-
-
-class Counted(TorchDispatchMode):
-    """Bytes that go into collectives, by kind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func.namespace == "c10d":
-            name = func._schema.name.split("::")[1]
-            given = (
-                args[0] if name in ("allreduce_", "broadcast_") else args[1]
-            )  # else the first are places for what comes
-            self.bytes[KINDS.get(name, name)] += sum(
-                x.nbytes for x in tree_leaves(given) if isinstance(x, Tensor)
-            )
-        return func(*args, **(kwargs or {}))
-
-
-def expected(method: Method, batch: int) -> Counter[str]:
-    """The formulas: bytes of float32 by kind, for a global batch."""
-    if world() == 1:
-        return Counter()
-    found = Counter(all_reduce=sum(p.numel() for p in method.parameters() if p.requires_grad))
-    if sharded(
-        method
-        # what is gathered are shards of the same size everywhere: rows are rounded up to a multiple
-        # of W
-    ):
-        shards = {p: -(-len(p) // world()) * p[:1].numel() for p in method.parameters()}
-        trained = sum(shard for p, shard in shards.items() if p.requires_grad)
-        found = Counter(all_gather=sum(shards.values()), reduce_scatter=world() * trained)
-    if isinstance(method, SimCLR):
-        d = method.config.projection
-        found += Counter(all_gather=2 * batch // world() * d, all_to_all=2 * batch * d)
-        found["all_reduce"] += 2 * statistics(method)
-    elif isinstance(method, MoCo):
-        views, d = method.keys_per_image, method.config.projection
-        found += Counter(
-            all_gather=views * batch // world() * (2 * d + 1)
-        )  # keys for the monitor and for the queue, places in the shuffle
-        found["all_reduce"] += views * (
-            2 * statistics(method.query) + method.config.shuffle_groups * statistics(method.key)
-        )
-    elif isinstance(method, BetaVAE):
-        found["all_reduce"] += 2 * method.code_prior.columns + 2 * statistics(method)
-    return Counter({kind: 4 * values for kind, values in found.items()})
-
-
-def held(state: State) -> int:
-    """Bytes of weights, buffers, the optimiser's state and as many for the gradients as for trained
-    weights, on this process.
-    """
-    moments = [
-        value
-        for values in state.optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
-    trained = [p for p in state.method.parameters() if p.requires_grad]
-    everything = [*state.method.parameters(), *state.method.buffers(), *moments, *trained]
-    return sum((x.to_local() if isinstance(x, DTensor) else x).nbytes for x in everything)
-
-
-def statistics(module: nn.Module) -> int:
-    """Values that batch norms sum over processes in a forward pass: of each channel a sum and a sum
-    of squares, and how many there are.
-    """
-    return sum(
-        2 * part.num_features + 1 for part in module.modules() if isinstance(part, SyncBatchNorm)
-    )
+from core.commands import parser
+from core.errors import UserError, exit_cleanly
 
 
 @exit_cleanly
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from scripts.checks.scaling import count
+
+    count(options)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("scaling", __doc__)
+    given.add_argument(
         "--batch", type=int, default=256, help="images of the global batch (default: %(default)s)"
     )
-    parser.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
-    parser.add_argument(
+    given.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
+    given.add_argument(
         "--codes",
         type=int,
         default=4096,
         help="images whose codes the losses compare (default: %(default)s)",
     )
-    parser.add_argument(
+    given.add_argument(
         "--strategy", choices=("auto", "fsdp"), default="auto", help="(default: %(default)s)"
     )
-    options = parser.parse_args()
+    options = given.parse_args(argv)
     for key, value in vars(options).items():
         if isinstance(value, int) and value < 2:
             raise UserError(f"--{key}: must be 2 or more, got {value}")
-    for name, more in (
-        ("simclr", []),
-        ("moco", [f"model.queue={options.queue}"]),
-        ("beta_vae", []),
-    ):
-        overrides = [
-            f"optim.batch_size={options.batch}",
-            "data.sprites.train=4096",
-            f"trainer.devices={os.environ.get('WORLD_SIZE', 1)}",
-            "trainer.accelerator=cpu",
-            f"trainer.strategy={options.strategy}",
-            *more,
-        ]
-        report(name, config.read(CONFIGS / f"{name}_sprites.yaml", overrides))
-
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        memory(options.codes, options.queue, 128)
-    elif rank() == 0:
-        print(
-            "memory is not measured: start with MALLOC_TRIM_THRESHOLD_=0, or what is freed and"
-            " kept would hide it"
-        )
-
-
-def memory(n: int, k: int, d: int) -> None:
-    """Peak memory of the two losses for this process's part of n images, and what their matrices of
-    all scores would take.
-    """
-    b = n // world()
-    first, second = (F.normalize(torch.randn(b, d), dim=1).requires_grad_() for _ in range(2))
-    keys = F.normalize(torch.randn(k, d), dim=1)
-    losses = {
-        f"NT-Xent, N = {n}": 2 * b * 2 * n,
-        f"queue, N = {n}, K = {k}": b * (k + 1),
-    }  # and how many scores
-
-    def gradient(name: str) -> None:
-        loss = (
-            nt_xent_and_in_batch(first, second, 0.1)[0]
-            if name.startswith("NT")
-            else queue_loss(first, second, keys, 0.1)
-        )
-        torch.autograd.grad(loss, (first, second))
-
-    for name, scores in losses.items():
-        needed = peak(functools.partial(gradient, name), first.device)
-        if rank() == 0:
-            print(
-                f"{name}, {world()} processes: {needed / 2**20:.1f} MiB at the peak, all scores"
-                f" would be {4 * scores / 2**20:.1f} MiB"
-            )
-
-
-def report(name: str, run: config.RunConfig) -> None:
-    """Count one step of a method, and print it on the first process."""
-    fabric = start_fabric(run)
-    source = open_source(run.data, "train", run.seed)
-    state, model, optimizer = build_state(fabric, run, source.shape)
-    order = train_sampler(
-        len(source), run.optim.batch_size, run.seed, 0, STEPS, fabric.global_rank, fabric.world_size
-    )
-    steps = train(
-        fabric, model, optimizer, state, source.batches(order, state.method.views), STEPS, STEPS
-    )
-    for _ in range(STEPS - 1):
-        next(steps)
-    with Counted() as counted:
-        next(steps)
-    formula = expected(state.method, run.optim.batch_size)
-    for kind in sorted(counted.bytes.keys() | formula.keys()):
-        fabric.print(
-            f"{name}, {fabric.world_size} processes, {kind}: {counted.bytes[kind]:,} bytes"
-            f" counted, {formula[kind]:,} by the formula"
-        )
-    if fabric.world_size == 1:
-        fabric.print(f"{name}, 1 process: {sum(counted.bytes.values())} bytes")
-    fabric.print(f"{name}, {fabric.world_size} processes, state: {held(state):,} bytes a process")
+    return options
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@ queue and optimiser have to be those of the untouched run bit by bit (of several
 1e-6), and metrics.jsonl the same text. The exit code is 0 only then.
 """
 
-import core  # noqa: F401
+import sys
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import commands
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
 from core.run.folder import RunFolder, make_folder
 from core.run.preemption import REQUEUE
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -30,10 +35,8 @@ import random
 import resource
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -292,10 +295,8 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 @exit_cleanly
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = commands.parser("soak", __doc__)
     parser.add_argument("config", help="a YAML file, such as those in configs/")
     parser.add_argument(
         "overrides",
@@ -321,7 +322,7 @@ def main() -> None:
         default=Path("runs/soak"),
         help="a folder that is not there yet (default: %(default)s)",
     )
-    given = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(argv)
     if given.out.exists():
         raise UserError(f"--out: {given.out} is there already; name another one")
     if min(given.kills, given.processes) < 1:

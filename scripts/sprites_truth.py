@@ -1,9 +1,9 @@
 """Measured against true: SimCLR on sprites with M contents, where I(V1; V2) = log M exactly, for M
 from 2 to 65,536.
 
-    python scripts/sprites_truth.py                          # all five, about 5 minutes on 2 CPU cores
-    python scripts/sprites_truth.py --contents 2,288         # some of them
-    python scripts/sprites_truth.py optim.epochs=6 --out runs/long    # another recipe
+    twobounds sprites-truth                          # all five, about 5 minutes on 2 CPU cores
+    twobounds sprites-truth --contents 2,288         # some of them
+    twobounds sprites-truth optim.epochs=6 --out runs/long    # another recipe
 
 For each M one run by the one recipe below, then the InfoNCE bound of the trained critic on 8,192
 test images for K = 16 ... 8,191 negatives, beside the value of the ideal critic, log(K + 1) - E
@@ -11,22 +11,19 @@ log(1 + Binomial(K, 1/M)), which finds all candidates of the anchor's own conten
 them apart. Called again, it goes on where it stopped.
 """
 
-import core  # noqa: F401
-from core.errors import UserError, exit_cleanly
-from core.run.checkpoint import write_atomically
-from core.run.folder import picture_place
-
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from probes.report import schema as report
-from probes.report import truth_figures
-from probes.samples import truth
-from scripts.demo import CONFIGS, step
+from configs import CONFIGS
+from core.commands import parser
+from core.errors import UserError, exit_cleanly
+from scripts.demo import step
 
 # One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1
 # the common critic reaches 97 % of the ideal for M = 65,536 and K = 8,191, but SimCLR's own stops
@@ -45,8 +42,17 @@ SPRITES = {
 
 
 @exit_cleanly
-def main() -> None:
-    options = arguments()
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    from rich.console import Console
+
+    from core.run.checkpoint import write_atomically
+    from core.run.folder import picture_place
+    from probes.report import schema as report
+    from probes.report import truth_figures
+    from probes.samples import truth
+
+    options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     started = time.monotonic()
     recipe = [*RECIPE, *options.overrides]
     reports = []
@@ -81,33 +87,31 @@ def main() -> None:
     )
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("sprites_truth", __doc__)
+    given.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="any key of the config, for every run, such as optim.epochs=6",
     )
-    parser.add_argument(
+    given.add_argument(
         "--contents",
         default=",".join(map(str, SPRITES)),
         help="which M, separated by commas (default: %(default)s)",
     )
-    parser.add_argument(
+    given.add_argument(
         "--out",
         type=Path,
         default=Path("runs/sprites_truth"),
         help="where the runs go (default: %(default)s)",
     )
-    parser.add_argument(
+    given.add_argument(
         "--picture",
         type=Path,
         help="the PNG, its table beside it as JSON (default: OUT/sprites_truth.png)",
     )
-    options = parser.parse_intermixed_args()
+    options = given.parse_intermixed_args(argv)
     known = {str(m): m for m in SPRITES}
     for word in options.contents.split(","):
         if word not in known:
@@ -115,7 +119,6 @@ def arguments() -> argparse.Namespace:
                 f"--contents: there is no M = '{word}'; choose among {', '.join(known)}"
             )
     options.contents = sorted({known[word] for word in options.contents.split(",")})
-    options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     return options
 
 

@@ -1,5 +1,6 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
+import configs
 from core.data.datasets import DataConfig
 from core.errors import UserError, nearest
 from core.method import locate
@@ -117,10 +118,10 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
     """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the
     key and the mend.
     """
-    path = Path(path)
+    path = configs.find(path)
     if not path.is_file():
         reason = "is a folder, and a config is a YAML file" if path.is_dir() else "no such config"
-        raise UserError(f"{path}: {reason}; the ones at hand are in configs/")
+        raise UserError(f"{path}: {reason}{nearest(path.stem, configs.names())}")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except UnicodeDecodeError:

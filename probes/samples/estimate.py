@@ -29,21 +29,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from probes.samples.crossfit import FOLDS, Fit, cross_fit
+from probes.samples.estimators import DEFAULT, NONE, SIDES
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
 from probes.samples.pairs import Pairs, check_pairs
 
-LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"
-SIDES = {
-    "infonce": LOWER,
-    "alpha": LOWER,
-    "nwj": LOWER,
-    "js": LOWER,
-    "dv": BIASED,
-    "smile": NONE,
-    "ksg": NONE,
-}
-DEFAULT = ("infonce", "alpha", "nwj", "ksg")
 KSG_DIMENSIONS = 10  # in all, above which its bias makes it useless
 
 Found = dict[str, Any]

@@ -1,0 +1,15 @@
+"""The names of the estimators of `probes.estimate` and what each value is. Nothing is imported, so
+that a command can list them at once.
+"""
+
+LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"
+SIDES = {
+    "infonce": LOWER,
+    "alpha": LOWER,
+    "nwj": LOWER,
+    "js": LOWER,
+    "dv": BIASED,
+    "smile": NONE,
+    "ksg": NONE,
+}
+DEFAULT = ("infonce", "alpha", "nwj", "ksg")

@@ -1,0 +1,89 @@
+"""All commands behind one: `twobounds COMMAND ...`, the same as `python scripts/COMMAND.py ...`."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import importlib
+from importlib import metadata
+
+import configs
+from core.commands import through
+from core.errors import UserError, exit_cleanly, nearest
+
+COMMANDS = {  # the name of a script, with dashes, and what it does
+    "pretrain": "train one method on one data set",
+    "probe": "measure a checkpoint: labels, information, geometry, rate",
+    "compare": "put probed runs side by side: a table and a picture",
+    "demo": "train, probe and compare three methods on embedded data",
+    "information": "bound the mutual information of any paired samples",
+    "rate-distortion": "draw the rate-distortion curve of a VAE or of frozen features",
+    "sprites-truth": "hold SimCLR's bound against log M for M contents",
+    "collapse": "compare remedies against posterior collapse on MNIST",
+    "calibrate": "hold the estimators against sources of known information",
+    "bench": "time our code beside a peer's",
+    "scaling": "count the bytes that processes exchange in a step",
+    "soak": "kill and resume a run, and compare its end with an uninterrupted one",
+}
+LISTED = "list the packaged configs"
+EXAMPLE = "pretrain simclr_sprites optim.epochs=2 folder=runs/mine"
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    """Run the command that the first word names with the words that follow it."""
+    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    name = name.replace("_", "-") if name[:1] != "-" else name
+    if name in ("-h", "--help", "help"):
+        print(about())
+    elif name == "--version":
+        print(f"twobounds {version()}")
+    elif name == "configs":
+        list_configs(words)
+    elif name in COMMANDS:
+        importlib.import_module(f"scripts.{name.replace('-', '_')}").main(words)
+    else:
+        raise UserError(f"there is no command '{name}'{nearest(name, [*COMMANDS, 'configs'])}")
+
+
+def about() -> str:
+    """What `--help` says: every command in one line, and an example."""
+    front = through() or "twobounds"
+    lines = [f"  {name:<16} {line}" for name, line in (COMMANDS | {"configs": LISTED}).items()]
+    return "\n".join(
+        [
+            f"usage: {front} COMMAND ...",
+            "",
+            "Contrastive encoders and VAEs on one core, and bounds on what they carry, in nats.",
+            "",
+            *lines,
+            "",
+            f"{front} COMMAND --help says what a command takes. For example:",
+            "",
+            f"  {front} {EXAMPLE}",
+            f"  {front} probe runs/mine",
+        ]
+    )
+
+
+def list_configs(words: list[str]) -> None:
+    """One line a packaged config: its name and the first line of its file."""
+    if words and words[0] not in ("-h", "--help"):
+        raise UserError(f"configs: takes no words, got '{words[0]}'")
+    for name in configs.names():
+        print(f"{name:<20} {configs.head(name)}")
+    print(f"\nThe files are in {configs.CONFIGS}.")
+    print(f"Any key can be set on the command line: {through() or 'twobounds'} {EXAMPLE}")
+
+
+def version() -> str:
+    try:
+        return metadata.version("twobounds")
+    except metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+if __name__ == "__main__":
+    main()

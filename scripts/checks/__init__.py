@@ -1,0 +1,1 @@
+"""What holds a claim of the documentation against the code, a file a claim."""
