@@ -7,7 +7,7 @@ a file's imports.
 >>> method, run, step, digest = load("runs/mine")  # a run folder, or a checkpoint
 >>> import torch
 >>> method.encode(torch.rand(2, *method.shape)).features.shape
-torch.Size([2, 128])
+torch.Size([2, 256])
 """
 
 import os

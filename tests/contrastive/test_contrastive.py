@@ -2,6 +2,7 @@
 equation.
 """
 
+from core.information import infonce, nt_xent
 from core.information.losses import in_batch_loss, nt_xent_and_in_batch, queue_loss
 
 import math
@@ -34,6 +35,38 @@ def test_nt_xent_and_its_gradient_equal_lightly(dtype, tolerance, temperature):
     peer.backward()
     for a, b in zip(ours, peers, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_the_public_losses_normalise_and_equal_lightly_and_a_cross_entropy():
+    first, second = (3 * torch.randn(2, 12, 8)).requires_grad_()
+    views = [x.detach().clone().requires_grad_() for x in (first, second)]
+    torch.testing.assert_close(nt_xent(*views, 0.2), NTXentLoss(temperature=0.2)(*views))
+    query, key = (F.normalize(x, dim=1) for x in views)
+    queue = torch.randn(20, 8)
+    scores, places = query @ key.T / 0.2, torch.arange(12)
+    torch.testing.assert_close(infonce(*views, 0.2), F.cross_entropy(scores, places))
+    rest = query @ F.normalize(queue, dim=1).T / 0.2
+    expected = F.cross_entropy(torch.cat([scores.diag()[:, None], rest], 1), 0 * places)
+    torch.testing.assert_close(infonce(*views, 0.2, queue=queue), expected)
+    for loss in (nt_xent, infonce):
+        gradients = torch.autograd.grad(loss(*views, 0.2), views)
+        assert all(g.abs().sum() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda a, b: nt_xent(a, b[:-1], 0.1), "give two of one shape"),
+        (lambda a, b: nt_xent(a[0], b[0], 0.1), "give two of one shape"),
+        (lambda a, b: infonce(a[:0], b[:0], 0.1), "give two of one shape"),
+        (lambda a, b: nt_xent(a, b, 0.0), "temperature: must be above 0"),
+        (lambda a, b: infonce(a, b, float("nan")), "temperature: must be above 0"),
+        (lambda a, b: infonce(a, b, 0.1, queue=b[:, :-1]), r"queue \(4, 7\): give \[K, 8\]"),
+    ],
+)
+def test_what_is_no_loss_is_named(call, line):
+    with pytest.raises(ValueError, match=line):
+        call(*torch.randn(2, 4, 8))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-6)])

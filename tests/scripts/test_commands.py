@@ -129,7 +129,9 @@ def test_words_are_the_callers_and_not_the_process(monkeypatch, capsys):
 def test_help_names_the_way_that_was_taken(called, shown, usage, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
     assert command("rate_distortion") == command("rate-distortion") == shown
-    about = "One line.\n\n    twobounds rate-distortion linear_vae\n    torchrun -m twobounds scaling\n"
+    about = (
+        "One line.\n\n    twobounds rate-distortion linear_vae\n    torchrun -m twobounds scaling\n"
+    )
     told = parser("rate_distortion", about).format_help()
     assert told.startswith(f"usage: {usage}")
     assert f"    {shown} linear_vae\n    torchrun -m twobounds scaling\n" in told
@@ -153,7 +155,9 @@ def second(tmp_path_factory):
         said = f"\nimport sys\nprint('{room}-of-the-second', file=sys.stderr)\n"
         place.write_text(place.read_text() + said)
     for script in (folder / "scripts").glob("*.py"):  # so that each of them imports both
-        script.write_text(script.read_text().replace("\nfrom core", "\nimport configs\nfrom core", 1))
+        script.write_text(
+            script.read_text().replace("\nfrom core", "\nimport configs\nfrom core", 1)
+        )
     return folder
 
 
@@ -164,7 +168,13 @@ def test_configs_are_found_by_name_and_files_come_first(tmp_path, monkeypatch):
     for name in [*names, "configs/simclr_sprites"]:
         assert configs.find(name) == packaged
         assert config.read(name, []).method == "contrastive.simclr.SimCLR"
-    for name in ("/x/simclr_sprites.yaml", "mine/simclr_sprites.yaml", "../simclr_sprites", "", ".."):
+    for name in (
+        "/x/simclr_sprites.yaml",
+        "mine/simclr_sprites.yaml",
+        "../simclr_sprites",
+        "",
+        "..",
+    ):
         assert configs.find(name) == Path(name)
     own = packaged.read_text().replace("SimCLR on", "Mine on").replace("simclr_sprites", "own")
     Path("simclr_sprites.yaml").write_text(own)

@@ -1,0 +1,155 @@
+"""Importing a package is light, and torchvision can be imported in any order beside ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# A torchvision that registers a fake kernel for an operator of its own, as the real one does; where
+# its shared library does not load, and nobody declares the operator, importing it fails.
+TORCHVISION = """
+import torch
+imported = 1 + globals().get("imported", 0)
+@torch.library.register_fake("torchvision::nms")
+def nms(dets, scores, iou_threshold):
+    return dets
+"""
+
+
+def fresh(code: str, *paths: Path) -> str:
+    """What a fresh interpreter prints."""
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT)))},
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stdout.strip()
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A folder with a torchvision whose compiled library does not load."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(TORCHVISION)
+    (tmp_path / "torchvision" / "_C.so").write_bytes(b"no library")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["core", "core.errors", "core.commands", "core.information", "contrastive", "vae", "probes"]
+    + ["scripts", "configs", "probes.samples.estimators"],
+)
+def test_a_package_is_light(module):
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'numpy', 'timm') if m in sys.modules])"
+    )
+    assert fresh(code) == "[]"
+
+
+def test_threads_sleep_at_barriers_unless_the_user_says_otherwise():
+    code = "import {}, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for package in ("core", "contrastive", "vae", "probes", "scripts"):
+        assert fresh("import os; os.environ.pop('OMP_WAIT_POLICY', 0);" + code.format(package)) == (
+            "passive"
+        )
+    assert fresh("import os; os.environ['OMP_WAIT_POLICY'] = 'active';" + code.format("core")) == (
+        "active"
+    )
+
+
+@pytest.mark.parametrize("package", ["core", "contrastive", "vae", "probes", "scripts"])
+def test_torchvision_imports_after_any_package(package, broken):
+    code = "import {}, torchvision; print(torchvision.imported)"
+    assert fresh(code.format(package), broken) == "1"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import torch, core, torchvision",
+        "import torch; from core.errors import nearest; import torchvision",
+    ]
+    + ["import core, core.lazy, torch, torchvision", "import contrastive, torch, vae, torchvision"],
+)
+def test_torchvision_imports_in_any_order(order, broken):
+    assert fresh(f"{order}; print(torchvision.imported)", broken) == "1"
+
+
+def test_the_real_libraries_import_after_core():
+    code = (
+        "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.ops.nms)"
+    )
+    assert "function nms" in fresh(code)
+
+
+def test_torchvision_that_failed_before_imports_afterwards(broken):
+    code = """
+try:
+    import torchvision
+except RuntimeError as error:
+    print("failed")
+import core, importlib, torchvision
+print(importlib.reload(torchvision).imported)
+"""
+    assert fresh(code, broken) == "failed\n2"
+
+
+def test_asking_for_torchvision_imports_nothing(broken):
+    code = """
+import core, importlib.util, sys
+spec = importlib.util.find_spec("torchvision")
+print(spec.origin, "torch" in sys.modules, "torchvision" in sys.modules)
+import torchvision
+print(torchvision.__file__ == spec.origin, torchvision.__spec__.loader is torchvision.__loader__)
+"""
+    origin = broken / "torchvision" / "__init__.py"
+    assert fresh(code, broken) == f"{origin} False False\nTrue True"
+
+
+def test_a_torchvision_that_works_is_left_alone(tmp_path):
+    (tmp_path / "torchvision.py").write_text("import sys\nheavy = 'torch' in sys.modules\n")
+    code = """
+import sys, torchvision
+before = list(sys.meta_path)
+import core
+print(sys.meta_path == before, torchvision.heavy)
+"""
+    assert fresh(code, tmp_path) == "True False"
+
+
+def test_where_there_is_no_torchvision_python_says_so(tmp_path):
+    code = """
+import sys, core
+sys.path[:] = [p for p in sys.path if "site-packages" not in p]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
+try:
+    import torchvision
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert fresh(code) == "torchvision"
+
+
+def test_a_package_has_the_names_that_it_lists_and_no_others():
+    import contrastive
+    import core
+    import probes
+    import vae
+
+    for package, name in (
+        (core, "load"),
+        (contrastive, "MoCo"),
+        (vae, "VLAE"),
+        (probes, "infonce_bound"),
+    ):
+        assert name in dir(package)
+        assert getattr(package, name).__name__ == name
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute"):
+            package.nothing_of_this_name  # noqa: B018
