@@ -1,9 +1,12 @@
-# The commands: `make demo`, `make test`, `make calibrate`. Each makes .venv where it is missing.
+# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make lint`. Each makes .venv where it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test calibrate lint clean
+.PHONY: install demo test calibrate lint clean
+
+install: .venv/installed
+	@echo "$(CURDIR)/$(BIN)/twobounds --help lists the commands"
 
 demo: .venv/installed
 	@$(BIN)/python scripts/demo.py
