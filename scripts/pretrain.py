@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     if logger:
         logger.close()
         progress.say(
-            f"done: {folder.last} at step {state.step}; next: python scripts/probe.py"
+            f"done: {folder.last} at step {state.step}; next: {commands.command('probe')}"
             f" {shlex.quote(str(folder.path))}"
         )
 
