@@ -260,6 +260,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="the PNG, its table beside it as JSON (default: OUT/rate_distortion.png)",
     )
     options = given.parse_intermixed_args(argv)
+    check(options)
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """Split the words into config and overrides; `UserError` for what does not go together."""
     options.overrides = [word for word in options.words if "=" in word]
     configs = [Path(word) for word in options.words if "=" not in word]
     if len(configs) > 1:
@@ -288,7 +294,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options.out = options.out or Path("runs/rate_distortion") / (
         configs[0].stem if configs else "checkpoints"
     )
-    return options
 
 
 def prices(text: str) -> list[float]:
