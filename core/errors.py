@@ -69,6 +69,8 @@ class Unmeasurable(UserError):
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest candidate, or every valid name if none is close."""
     names = sorted(candidates)
+    if not names:
+        return ""
     close = difflib.get_close_matches(word[:SHOWN], names, n=1, cutoff=0.5)
     return (
         f" (did you mean '{close[0]}'?)" if close else legible(f" (valid: {', '.join(names)})", 300)

@@ -6,6 +6,7 @@ it short.
 """
 
 from core.data.datasets import EMBEDDED
+from core.frozen import Frozen
 from core.method import LatentModel, PairCritic
 from core.run import config
 
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 import yaml
 
-from probes.rate import rate
+from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
 from vae.beta import BetaVAE, BetaVAEConfig
 
@@ -283,4 +284,5 @@ def test_what_the_readme_asks_of_a_method_is_all_that_a_probe_needs(tmp_path):
         return lambda self, *given: getattr(whole, name)(*given)
 
     narrow = type("Narrow", (type(whole).__mro__[1],), {name: passed_on(name) for name in members})
-    assert rate(narrow(run.model, (3, 32, 32)), run)["rate"]["value"] >= 0
+    frozen = Frozen(narrow(run.model, (3, 32, 32)), run)
+    assert RateProbe().measure(frozen).numbers["rate"]["value"] >= 0

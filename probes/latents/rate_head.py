@@ -323,4 +323,4 @@ class RateHeadProbe(Probe):
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         picture = folder / "rate_distortion.png"
-        return {"rate_distortion": figures.rate_distortion([("", found.numbers)], picture)}
+        return {"rate_distortion": figures.rate_distortion([("features", found.numbers)], picture)}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import logistic
-from probes.linear import STRENGTHS, linear
+from probes.labels import logistic
+from probes.labels.linear import STRENGTHS, linear
 
 
 def split(n: int, d: int, classes: int, seed: int, spread: float = 0.5) -> Features:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.in_process import CONFIGS, SMALL, train
 
@@ -63,7 +64,7 @@ def test_a_terminal_that_knows_few_characters_ends_no_run(tmp_path, variables):
     assert "Traceback" not in done.stderr
     (folder,) = tmp_path.iterdir()
     assert folder.name == name
-    assert folder.name in (folder / "config.yaml").read_text("utf-8")
+    assert OmegaConf.load(folder / "config.yaml").folder == str(folder)
 
 
 class Broken(io.StringIO):

@@ -154,7 +154,7 @@ def test_figures_are_rows_of_images(make_batch, images):
 def test_a_collapsed_code_is_warned_of_with_what_to_try():
     method = BetaVAE(BetaVAEConfig(width=8, latent=64), (1, 28, 28))
     warning = method.warning({"information_upper": 0.02, "active_units": 0.0})
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
+    assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")
     assert all(word in warning for word in ("free_bits", "annealing", "window"))
     assert method.warning({"information_upper": 3.0, "active_units": 9.0}) == ""
     assert method.warning({"knn": 0.5}) == ""
