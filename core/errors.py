@@ -1,7 +1,5 @@
 """Mistakes that a person can mend: one clear line and exit code 2, never a traceback."""
 
-from core.output import lasting_output
-
 import difflib
 import errno
 import functools
@@ -10,6 +8,8 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
+
+from core.output import lasting_output
 
 # What the system says when a person has to make room or allow something; no file of a run is in
 # danger, all are written atomically.

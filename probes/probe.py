@@ -1,11 +1,11 @@
 """What a probe is: one file that says what it needs, what it measures and how that is shown."""
 
-from core.frozen import Frozen
-
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from matplotlib.axes import Axes
+
+from core.frozen import Frozen
 
 Numbers = dict[str, Any]  # what a report holds under a probe's name, as JSON
 

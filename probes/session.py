@@ -1,10 +1,5 @@
 """The probing of checkpoints, from the words of a command to reports, pictures and a log."""
 
-from core.errors import Unmeasurable, UserError, nearest
-from core.frozen import Frozen
-from core.run import logger
-from core.run.folder import RunFolder, make_folder
-
 import argparse
 import importlib
 import time
@@ -12,8 +7,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from core.console import plain_console
 
+from core.console import plain_console
+from core.errors import Unmeasurable, UserError, nearest
+from core.frozen import Frozen
+from core.run import logger
+from core.run.folder import RunFolder, make_folder
 from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report import store, table

@@ -45,8 +45,8 @@ SECTIONS = [
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     import torch
-    from core.console import plain_console
 
+    from core.console import plain_console
     from core.run.checkpoint import write_atomically
     from core.run.folder import make_folder
     from scripts.benches.contest import peak_elsewhere, race

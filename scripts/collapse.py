@@ -75,7 +75,6 @@ WORDS = {
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
     from core.method import LatentModel
     from core.run import checkpoint
     from core.run.checkpoint import write_atomically

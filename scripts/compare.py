@@ -19,7 +19,6 @@ from core.errors import UserError, exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
     from probes.registry import PROBES
     from probes.report import comparison, figures, store, table
     from probes.session import load_probes

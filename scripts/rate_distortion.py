@@ -52,7 +52,6 @@ NOTE = "started_from.json"  # in the folder of a warm-started run
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
     from core.run import config
     from core.run.checkpoint import write_atomically
     from core.run.folder import picture_place
@@ -195,8 +194,8 @@ def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> N
     different axes.
     """
     from core.method import LatentModel
-    from core.run.config import method_class
     from core.run import checkpoint
+    from core.run.config import method_class
     from probes.session import find
 
     if not issubclass(method_class(run), LatentModel):

@@ -5,14 +5,13 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in what tests start
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import core  # noqa: F401
-from core.batch import Batch
-from core.randomness import KeyedRNG
-
 from pathlib import Path
 
 import pytest
 import torch
+
+from core.batch import Batch
+from core.randomness import KeyedRNG
 
 # Files that take longest, longest first: a process is given whole files, and a long one at the end
 # would leave the other cores idle.

@@ -6,12 +6,6 @@ reads that many mutated files in FOLDER and prints a line of JSON for each: what
 what came of it (`taken`, `refused`, or the name of another error), in which time and memory.
 """
 
-import core  # noqa: F401
-from core.data.datasets import open_source
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
-
 import io
 import json
 import os
@@ -24,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from probes.pairs import check_pairs, load_pairs
+
+from core.data.datasets import open_source
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
 from tests.mutations import mutated, npz
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -1,14 +1,14 @@
 """Small folders of pictures, and what a source reads of them."""
 
-from core.data.datasets import DataConfig
-from core.data.source import Source, eval_sampler
-
 import gzip
 import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from core.data.datasets import DataConfig
+from core.data.source import Source, eval_sampler
 
 
 def config(root: Path, **more) -> DataConfig:

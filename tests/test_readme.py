@@ -5,11 +5,6 @@ A command that is new is run as it stands, on toy runs. Where that takes long, `
 it short.
 """
 
-from core.data.datasets import EMBEDDED
-from core.frozen import Frozen
-from core.method import LatentModel, PairCritic
-from core.run import config
-
 import configparser
 import functools
 import glob
@@ -23,6 +18,10 @@ import numpy as np
 import pytest
 import yaml
 
+from core.data.datasets import EMBEDDED
+from core.frozen import Frozen
+from core.method import LatentModel, PairCritic
+from core.run import config
 from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
 from vae.beta import BetaVAE, BetaVAEConfig

@@ -17,16 +17,16 @@ done; * marks what is aimed at, `nats` in the config.
 Only the objective is weighted: what a method logs are R, D and D + R at beta 1, and the price.
 """
 
-from core.distributed import mean
-from core.errors import UserError
-from core.kind_options import REQUIRED, Kinds, settings
-
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from core.distributed import mean
+from core.errors import UserError
+from core.kind_options import REQUIRED, Kinds, settings
 
 KINDS: Kinds = {
     "constant": {"beta": 1.0},

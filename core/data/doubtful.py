@@ -5,11 +5,11 @@ A checkpoint says which data a method was trained on. Its words open no other pl
 that exists, fetch nothing, and ask for no more than a machine can give.
 """
 
-from core.errors import UserError, shown
-
 import re
 from pathlib import Path
 from typing import Any
+
+from core.errors import UserError, shown
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.*::", re.DOTALL)
 PLAIN_KINDS = ("folder", "mnist", "cifar10", "cifar100", "stl10")  # these read local files alone

@@ -6,15 +6,15 @@ grey pixels is no likelihood and is not offered. B = images, C H W = image shape
 decoder emits for each value of an image.
 """
 
-from core.batch import as_float
-from core.errors import UserError
-from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogistic, LogisticMixture
-
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal
+
+from core.batch import as_float
+from core.errors import UserError
+from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogistic, LogisticMixture
 
 
 class DequantisedGaussian(Normal):

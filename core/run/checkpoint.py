@@ -10,15 +10,6 @@ project's own rooms and in packages that the user trusts; keys, shapes, types, s
 checked before they are used.
 """
 
-from core.distributed import rank
-from core.errors import UserError, shown
-from core.method import Method, package_of
-from core.run import archive, config
-from core.run.budget import OverBudget, budget
-from core.run.finite import not_finite, require_finite
-from core.run.moments import load_moments
-from core.run.sharding import assemble, gather_full, shard_like, sharded
-
 import hashlib
 import math
 import os
@@ -31,6 +22,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.distributed import rank
+from core.errors import UserError, shown
+from core.method import Method, package_of
+from core.run import archive, config
+from core.run.budget import OverBudget, budget
+from core.run.finite import not_finite, require_finite
+from core.run.moments import load_moments
+from core.run.sharding import assemble, gather_full, shard_like, sharded
 
 FORMAT = "twobounds/1"
 SPARE = 2**28  # bytes that building a method may take beyond four times its weights

@@ -1,15 +1,5 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
-import configs
-from core.data import doubtful
-from core.data.datasets import DataConfig
-from core.data.registry import is_own, trust
-from core.errors import SHOWN, UserError, nearest, shown
-from core.method import Method, locate, package_of
-from core.run import yaml_values
-from core.run.optim import OptimConfig
-from core.run.trainer_config import GRAPHS, TrainerConfig
-
 import difflib
 import os
 from collections.abc import Iterable, Iterator
@@ -19,6 +9,16 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+import configs
+from core.data import doubtful
+from core.data.datasets import DataConfig
+from core.data.registry import is_own, trust
+from core.errors import SHOWN, UserError, nearest, shown
+from core.method import Method, locate, package_of
+from core.run import yaml_values
+from core.run.optim import OptimConfig
+from core.run.trainer_config import GRAPHS, TrainerConfig
 
 LOGGING = ("auto", "disabled", "offline", "online")
 PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know

@@ -2,13 +2,13 @@
 checkpoint is due.
 """
 
-from core.errors import UserError
-
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from core.errors import UserError
 
 TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
 GRADIENT = "gradient_norm"  # in a step's metrics where gradients are clipped: watched, not logged

@@ -5,13 +5,6 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core.data.source import Source
-from core.distributed import gather_round_robin, rank
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.checkpoint import State, write_atomically
-from core.run.provenance import changes, provenance
-
 import errno
 import fcntl
 import json
@@ -20,6 +13,13 @@ import time
 import unicodedata
 from pathlib import Path
 from typing import IO, Any
+
+from core.data.source import Source
+from core.distributed import gather_round_robin, rank
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.checkpoint import State, write_atomically
+from core.run.provenance import changes, provenance
 
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead

@@ -7,8 +7,6 @@ key, under which the file is kept: a file that this user did not write, that was
 something else, or that was changed is never read (`core.run.signing`).
 """
 
-from core.run.signing import LENGTH, is_own, sign
-
 import hashlib
 import json
 import mmap
@@ -21,6 +19,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from core.run.signing import LENGTH, is_own, sign
 
 FORMAT = 1  # part of every key: to be raised when what is kept is computed in another way
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}

@@ -5,8 +5,6 @@ A key that takes text gets the text that is written, `007` or `1e5`, and not a n
 in it.
 """
 
-from core.errors import UserError, shown
-
 import os
 import re
 from collections.abc import Collection
@@ -15,6 +13,8 @@ from typing import Any
 
 import yaml
 from omegaconf._utils import get_yaml_loader  # YAML 1.1 with 1e-3 as a number and no double keys
+
+from core.errors import UserError, shown
 
 BYTES = 2**16  # of a config file, or of an override: fifty times what ours take
 NODES = 10_000  # keys and values, aliases counted as often as they stand for something

@@ -3,13 +3,6 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
-from core.errors import Unmeasurable
-from core.frozen import Frozen
-from core.information.standardise import require_finite_features, unit_rows
-from core.matmul import matmul
-from core.run.features import Features
-from core.run.pictures import save_grid
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +11,12 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from core.errors import Unmeasurable
+from core.frozen import Frozen
+from core.information.standardise import require_finite_features, unit_rows
+from core.matmul import matmul
+from core.run.features import Features
+from core.run.pictures import save_grid
 from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures
 

@@ -3,6 +3,13 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from torch import Tensor
+
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -13,14 +20,6 @@ from core.information.standardise import (
 )
 from core.randomness import KeyedRNG
 from core.run.features import Features
-
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
-from matplotlib.axes import Axes
-from torch import Tensor
-
 from probes.labels.logistic import Logistic
 from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures

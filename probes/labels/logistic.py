@@ -4,12 +4,12 @@ the features.
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
 
-from core.matmul import matmul
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from core.matmul import matmul
 
 Array = NDArray[np.float64]
 

@@ -7,11 +7,6 @@ for a prior that factorises (Hoffman & Johnson 2016; Chen et al. 2018). All in n
 latent dimensions.
 """
 
-from core.information.bounds import interval
-from core.information.chunked import slices
-from core.information.codes import Codes, normal_factors
-from core.information.scores import Scores, gaussian
-
 import math
 from typing import Any
 
@@ -19,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
+from core.information.bounds import interval
+from core.information.chunked import slices
+from core.information.codes import Codes, normal_factors
+from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
 PAIRS = (

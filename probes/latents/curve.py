@@ -16,12 +16,6 @@ point is achieved, so that the region above the curve is, and a better model may
 Intervals are 95%, over the test images.
 """
 
-from core.data.datasets import open_source
-from core.data.source import eval_sampler
-from core.information.rate_distortion import WaterFilling
-from core.method import LatentModel
-from core.run.config import RunConfig
-
 import math
 from typing import Any, NamedTuple
 
@@ -30,6 +24,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from core.data.datasets import open_source
+from core.data.source import eval_sampler
+from core.information.rate_distortion import WaterFilling
+from core.method import LatentModel
+from core.run.config import RunConfig
 from probes.report.schema import Report
 from probes.report.table import names
 

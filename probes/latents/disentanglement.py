@@ -6,9 +6,6 @@ information bound. A rotation of the code keeps every nat and loses all of them.
 feature dimensions, F = factors, B = bins.
 """
 
-from core.frozen import Frozen
-from core.run.features import Features
-
 import math
 from typing import Any
 
@@ -17,6 +14,8 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
+from core.frozen import Frozen
+from core.run.features import Features
 from probes.probe import Found, Numbers, Probe
 
 # of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature

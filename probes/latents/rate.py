@@ -4,13 +4,6 @@ where the rate goes.
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
-from core.frozen import Frozen, Latents
-from core.information.bounds import interval, sandwich
-from core.information.codes import codes, joined
-from core.information.collapse import active_units, collapse_status
-from core.information.scores import gaussian
-from core.method import LatentModel
-
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +13,12 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from core.frozen import Frozen, Latents
+from core.information.bounds import interval, sandwich
+from core.information.codes import codes, joined
+from core.information.collapse import active_units, collapse_status
+from core.information.scores import gaussian
+from core.method import LatentModel
 from probes.latents.collapse import at_most, decomposition, dimension_rates
 from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures

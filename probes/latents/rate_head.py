@@ -13,15 +13,6 @@ curve below.
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
 
-from core.data.source import eval_sampler, train_sampler
-from core.frozen import Frozen
-from core.information.bounds import interval
-from core.information.standardise import mean_and_deviation, standardised
-from core.matmul import speed_up
-from core.networks.decoders import MLPDecoder
-from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.randomness import KeyedRNG
-
 import copy
 import math
 from pathlib import Path
@@ -30,6 +21,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.data.source import eval_sampler, train_sampler
+from core.frozen import Frozen
+from core.information.bounds import interval
+from core.information.standardise import mean_and_deviation, standardised
+from core.matmul import speed_up
+from core.networks.decoders import MLPDecoder
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
+from core.randomness import KeyedRNG
 from probes.probe import Found, Numbers, Probe
 from probes.report import figures
 

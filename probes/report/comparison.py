@@ -1,11 +1,10 @@
 """Several checkpoints in one figure, a panel a question."""
 
-from core.errors import UserError
-
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from core.errors import UserError
 from probes.probe import Entry
 from probes.report.figures import COLOURS, MARKERS, STYLE, save
 from probes.report.schema import Report

@@ -2,13 +2,13 @@
 quantities, so they have panels of their own.
 """
 
-from core.run.checkpoint import write_atomically
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+
+from core.run.checkpoint import write_atomically
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

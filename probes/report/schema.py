@@ -12,10 +12,10 @@
 All numbers are finite. Information is in nats, intervals are 95%.
 """
 
-from core.information.bounds import Estimate
-
 import math
 from typing import Any
+
+from core.information.bounds import Estimate
 
 FORMAT = "twobounds-probe/2"
 Report = dict[str, Any]

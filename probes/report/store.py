@@ -1,13 +1,12 @@
 """Reports on disk: strict JSON, signed by the user who measured them."""
 
-from core.errors import UserError
-from core.run.checkpoint import write_atomically
-from core.run.signing import is_own, sign
-
 import json
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
+from core.run.checkpoint import write_atomically
+from core.run.signing import is_own, sign
 from probes.probe import Probe
 from probes.report.schema import FORMAT, Report, not_finite
 

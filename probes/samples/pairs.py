@@ -2,8 +2,6 @@
 estimate could be trusted.
 """
 
-from core.errors import UserError, shown
-
 import math
 import zipfile
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format
 from numpy.typing import ArrayLike, NDArray
+
+from core.errors import UserError, shown
 
 Array = NDArray[np.float64]
 LEAST = 50

@@ -5,13 +5,12 @@ I(V1; V2) = log M exactly; the ideal critic reaches log(K + 1) - E log(1 + Binom
 negatives (`best_infonce`).
 """
 
-from core.errors import UserError
-
 import math
 from typing import Any
 
 from rich.table import Table
 
+from core.errors import UserError
 from probes.report.schema import Report
 
 HEAD = ("M", "log M", "K", "measured (nats)", "95% interval", "ideal", "measured / ideal")

@@ -6,14 +6,6 @@ at least.
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-from core.data.source import Truth
-from core.errors import Unmeasurable
-from core.frozen import Frozen, Pairs
-from core.information.bounds import infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
-from core.method import PairCritic
-from core.randomness import KeyedRNG
-
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +14,13 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from core.data.source import Truth
+from core.errors import Unmeasurable
+from core.frozen import Frozen, Pairs
+from core.information.bounds import infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
+from core.method import PairCritic
+from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe
 from probes.report import figures
 from probes.views.critic import refit_scale, train_critic

@@ -1,10 +1,5 @@
 """A run that is killed and resumed, and its end beside that of an uninterrupted one."""
 
-from core.errors import UserError
-from core.run import checkpoint, config, dry_run, loop  # noqa: F401  imported before a life forks
-from core.run.folder import RunFolder, make_folder
-from core.run.preemption import REQUEUE
-
 import argparse
 import contextlib
 import itertools
@@ -17,13 +12,17 @@ import resource
 import signal
 import socket
 import time
-from pathlib import Path
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.errors import UserError
+from core.run import checkpoint, config, dry_run, loop  # noqa: F401  imported before a life forks
+from core.run.folder import RunFolder, make_folder
+from core.run.preemption import REQUEUE
 from probes.labels import knn  # noqa: F401
 from scripts import pretrain
 from scripts.patience import Patience, stamp

@@ -4,18 +4,6 @@ running statistics.
 The well-known wrong variants go through the same comparison and fail it.
 """
 
-from core.data.images import Arrays
-from core.data.source import train_sampler
-from core.data.views import policy
-from core.distributed import gather, mean_over_ranks, world
-from core.information import losses
-from core.networks.batchnorm import synchronise
-from core.randomness import KeyedRNG
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
-from core.run.sharding import sharded, strategy
-from core.run.train import train
-
 import os
 import socket
 from pathlib import Path
@@ -29,6 +17,17 @@ from lightning_fabric.plugins import DoublePrecision
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
+from core.data.images import Arrays
+from core.data.source import train_sampler
+from core.data.views import policy
+from core.distributed import gather, mean_over_ranks, world
+from core.information import losses
+from core.networks.batchnorm import synchronise
+from core.randomness import KeyedRNG
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from core.run.sharding import sharded, strategy
+from core.run.train import train
 from tests.front_door import run_in_processes
 
 STEPS, BATCH, SHAPE = 50, 12, (3, 8, 8)

@@ -1,15 +1,15 @@
 """What a checkpoint refuses, each in one clear line."""
 
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
-
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,16 +1,16 @@
 """Randomness, the config reader, the floors of small things."""
 
-from core.errors import UserError, nearest
-from core.randomness import KeyedRNG
-from core.run import config
-from core.run.checkpoint import build_method
-from core.run.progress import in_words
-
 import subprocess
 import sys
 
 import pytest
 import torch
+
+from core.errors import UserError, nearest
+from core.randomness import KeyedRNG
+from core.run import config
+from core.run.checkpoint import build_method
+from core.run.progress import in_words
 
 YAML = "configs/simclr_sprites.yaml"
 

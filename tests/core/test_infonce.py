@@ -2,10 +2,6 @@
 cross-entropy and autograd.
 """
 
-from core.distributed import rank, world
-from core.information import chunked, in_batch
-from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
-
 import os
 import subprocess
 import sys
@@ -20,6 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
+from core.distributed import rank, world
+from core.information import chunked, in_batch
+from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
 from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
 from tests.front_door import run_in_processes
 

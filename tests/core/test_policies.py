@@ -1,9 +1,9 @@
 """The policies of augmentation by name, held to the papers' numbers."""
 
+import pytest
+
 from core.data.views import policy
 from core.errors import UserError
-
-import pytest
 
 
 def test_published_settings() -> None:

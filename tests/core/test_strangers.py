@@ -2,12 +2,6 @@
 choice, and what it says about itself has to be true.
 """
 
-from core.console import plain_console
-from core.data.datasets import open_source
-from core.errors import UserError
-from core.method import Method, locate
-from core.run import checkpoint, config, logger
-
 import io
 import pickle
 import zipfile
@@ -17,6 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from core.console import plain_console
+from core.data.datasets import open_source
+from core.errors import UserError
+from core.method import Method, locate
+from core.run import checkpoint, config, logger
 from tests.hostile import BASES, CONFIGS, base, stepped, watched
 from tests.mutations import bomb, rezipped
 

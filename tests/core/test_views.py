@@ -2,10 +2,6 @@
 against what torchvision draws.
 """
 
-from core.data import blocks, colour, views
-from core.data.views import Parameters, Policy, augment, draw, policy
-from core.randomness import KeyedRNG
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +15,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
+
+from core.data import blocks, colour, views
+from core.data.views import Parameters, Policy, augment, draw, policy
+from core.randomness import KeyedRNG
 
 B = 24
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

@@ -1,12 +1,5 @@
 """Decoding workers that die, fall silent or are too many: one line, and never a hang."""
 
-from core.data.datasets import DataConfig, open_source
-from core.data.loading import WorkersLost, load
-from core.data.skipping import Split
-from core.data.source import eval_sampler
-from core.errors import UserError
-from core.run.preemption import Preemption
-
 import os
 import signal
 import subprocess
@@ -16,6 +9,12 @@ import time
 import pytest
 import torch
 
+from core.data.datasets import DataConfig, open_source
+from core.data.loading import WorkersLost, load
+from core.data.skipping import Split
+from core.data.source import eval_sampler
+from core.errors import UserError
+from core.run.preemption import Preemption
 from tests.pictures import config, png
 
 

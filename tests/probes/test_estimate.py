@@ -2,8 +2,6 @@
 known or which must be refused.
 """
 
-from core.errors import UserError
-
 import json
 import math
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
 
+from core.errors import UserError
 from probes.samples import estimate as tool
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import cross_fit

@@ -2,15 +2,14 @@
 blocks of torch keep the same ones.
 """
 
-from core.errors import Unmeasurable
-from core.run.features import Features
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from core.errors import Unmeasurable
+from core.run.features import Features
 from probes.labels import knn as module
 from probes.labels.knn import Neighbours, knn, search, vote
 

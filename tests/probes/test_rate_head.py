@@ -2,12 +2,6 @@
 are known exactly.
 """
 
-from core.frozen import Frozen
-from core.method import locate
-from core.networks.likelihoods import Likelihood
-from core.randomness import KeyedRNG
-from core.run import config
-
 import itertools
 import math
 from pathlib import Path
@@ -18,6 +12,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
+from core.frozen import Frozen
+from core.method import locate
+from core.networks.likelihoods import Likelihood
+from core.randomness import KeyedRNG
+from core.run import config
 from probes.latents import rate_head
 from probes.latents.rate_head import Seen, measure, rate_distortion, train_heads
 from probes.report import figures

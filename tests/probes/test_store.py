@@ -1,11 +1,10 @@
 """Reports on disk: strict, signed, never mixed with what somebody else wrote."""
 
-from core.errors import UserError
-
 import json
 
 import pytest
 
+from core.errors import UserError
 from probes.registry import PROBES
 from probes.report import store
 from probes.report.schema import FORMAT, not_finite

@@ -1,9 +1,5 @@
 """The rate-distortion script from the front door, and a short sweep beside the exact curve."""
 
-from core.information.rate_distortion import WaterFilling
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
-
 import json
 import math
 import sys
@@ -12,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.information.rate_distortion import WaterFilling
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
 from probes.latents import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 

@@ -2,13 +2,6 @@
 that never answers.
 """
 
-from core.errors import UserError, exit_cleanly
-from core.run import checkpoint, config
-from core.run.folder import RunFolder
-from core.run.logger import Logger
-from core.run.optim import build_optimizer
-from core.run.preemption import REQUEUE
-
 import os
 import random
 import re
@@ -24,6 +17,12 @@ import torch
 import torch.distributed as dist
 import wandb
 
+from core.errors import UserError, exit_cleanly
+from core.run import checkpoint, config
+from core.run.folder import RunFolder
+from core.run.logger import Logger
+from core.run.optim import build_optimizer
+from core.run.preemption import REQUEUE
 from scripts.benches.wandb_server import Server
 from tests.front_door import ROOT, run_script, start_script
 

@@ -2,12 +2,6 @@
 full disks, odd names and odd lines.
 """
 
-from core.errors import UserError
-from core.output import LastingStream
-from core.run import checkpoint
-from core.run.folder import RunFolder
-from core.run.progress import ProgressLine, duration
-
 import errno
 import io
 import json
@@ -20,6 +14,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from core.errors import UserError
+from core.output import LastingStream
+from core.run import checkpoint
+from core.run.folder import RunFolder
+from core.run.progress import ProgressLine, duration
 from tests.in_process import CONFIGS, SMALL, train
 
 ROOT = Path(__file__).parents[2]

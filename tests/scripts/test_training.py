@@ -1,7 +1,5 @@
 """The front door: a run, its interruption and its resumption, and what is refused."""
 
-from core.run import checkpoint
-
 import json
 import sys
 import time
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.run import checkpoint
 from scripts.patience import Patience, stamp
 from tests import in_process
 from tests.front_door import ROOT, Done, run_script, start_script

@@ -2,10 +2,6 @@
 configs to a table and a picture.
 """
 
-from core.data.sprites import SpritesConfig, best_infonce
-from core.errors import UserError
-from core.run import config
-
 import json
 import math
 import sys
@@ -13,6 +9,9 @@ import sys
 import pytest
 from matplotlib.image import imread
 
+from core.data.sprites import SpritesConfig, best_infonce
+from core.errors import UserError
+from core.run import config
 from probes.report import schema as report
 from probes.report import store
 from probes.samples import truth

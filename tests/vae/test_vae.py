@@ -2,17 +2,16 @@
 what it is composed of.
 """
 
-from core.batch import Batch
-from core.errors import UserError
-from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.randomness import KeyedRNG
-
 import math
 
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
+from core.batch import Batch
+from core.errors import UserError
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
+from core.randomness import KeyedRNG
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.rate import RateConfig
 
