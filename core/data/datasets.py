@@ -126,7 +126,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
-    refuse_doubtful(config, config.name in EMBEDDED)
+    refuse_doubtful(config, config.made is not None)
     source: Source
     if config.made is not None:
         source = _make(config.made, config, split, seed)

@@ -215,7 +215,7 @@ def sweep(
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
     """The critic that headlines a checkpoint: the common one, the same reader for every family."""
     found = numbers["critics"]
-    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]  # noqa: RUF015
+    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]
 
 
 def two_views_differ(frozen: Frozen) -> str:

@@ -21,7 +21,7 @@ from core.data.images import Arrays
 from core.data.source import train_sampler
 from core.data.views import policy
 from core.distributed import gather, mean_over_ranks, world
-from core.information import losses
+from core.information import losses as kernels
 from core.networks.batchnorm import synchronise
 from core.randomness import KeyedRNG
 from core.run import checkpoint, config
@@ -147,14 +147,14 @@ def trained(
     if begun:
         checkpoint.restore(begun, checkpoint.read(begun), state)
     order = train_sampler(60, BATCH, 0, state.step, stop, fabric.global_rank, fabric.world_size)
-    losses.gather = WRONG.get(wrong, gather)
+    kernels.gather = WRONG.get(wrong, gather)
     steps = train(
         fabric, model, optimizer, state, source.batches(order, method.views), STEPS, 60 // BATCH
     )
     losses = mean_over_ranks(
         {str(state.step): metrics["loss"].item() for metrics in steps}, fabric.device
     )  # one sum over processes for all steps
-    losses.gather = gather
+    kernels.gather = gather
     if saved:
         checkpoint.save(saved, state)
     assert sharded(method) == isinstance(fabric.strategy, ModelParallelStrategy)
