@@ -141,7 +141,8 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
             f"{rate[key]['value']:.2f} ± {rate[key]['high'] - rate[key]['value']:.2f}"
             for key in ("rate", "distortion", "nelbo")
         ]
-        bounds = f"{rate['lower']['value']:.2f} … {min(rate['upper']['value'], rate['rate']['value']):.2f}"
+        top = min(rate["upper"]["value"], rate["rate"]["value"])
+        bounds = f"{rate['lower']['value']:.2f} … {top:.2f}"
         made.add_row(
             WORDS[name], *cells, bounds, f"{rate['active_units']} of {rate['latent_dimensions']}"
         )

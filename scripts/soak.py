@@ -1,5 +1,5 @@
-"""Kill a run again and again in every way a run dies, resume it, and hold its end against that of an
-uninterrupted run.
+"""Kill a run again and again in every way a run dies, resume it, and hold its end against that of
+an uninterrupted run.
 
     twobounds soak simclr_sprites --kills 20
     twobounds soak moco_sprites --kills 20 --processes 2 optim.epochs=4

@@ -1,5 +1,5 @@
-"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size, and
-the method of one file goes through pretraining, probes and the contract.
+"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size,
+and the method of one file goes through pretraining, probes and the contract.
 
 A command that is new is run as it stands, on toy runs. Where that takes long, `TOY` says what makes
 it short.
@@ -43,7 +43,8 @@ SMALL = [
     "trainer.compile=false",
     "wandb=disabled",
 ]
-# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a config.
+# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a
+# config.
 TOY = {
     "pretrain.py": ["{train}"],
     "rate_distortion.py": ["{train}", "--betas", "1,3"],

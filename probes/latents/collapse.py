@@ -44,7 +44,8 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     each part is unbiased for what it says of these n images, and the parts add up term by term to
     log q(z_i|x_i) - log p(z_i):
 
-        I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),   dimension-wise KL = sum_j E log q(z_j) / p(z_j)
+        I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),
+        dimension-wise KL = sum_j E log q(z_j) / p(z_j)
 
     Where `joint`, the scores of every pair of an even choice of these images, is of as many as are
     read here, it is not made again.

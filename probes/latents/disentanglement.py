@@ -107,7 +107,8 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the
     importance [D, F] of features to trees.
 
-        disentanglement = sum_d rho_d (1 - H_F(P_d)),   P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
+        disentanglement = sum_d rho_d (1 - H_F(P_d)),
+        P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
     with entropies to the base of their number of values. It takes several features, and several

@@ -2,9 +2,9 @@
 list for every family.
 
 Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
-from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R with
+from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R, in nats an image, with
 
-    R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)   in nats an image;
+    R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
 "nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder
 with constant input (Alemi et al. 2018). All of it bounds from the outside: a better head may find a

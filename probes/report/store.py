@@ -24,8 +24,8 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
-    """The folder of a report: `folder_of` the checkpoint, or one beside it that names the data where
-    that one already holds a report on other data.
+    """The folder of a report: `folder_of` the checkpoint, or one beside it that names the data
+    where that one already holds a report on other data.
     """
     folder = folder_of(checkpoint)
     try:

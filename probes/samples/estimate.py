@@ -55,8 +55,8 @@ def estimate(
       `core.information.bounds`.
     - "ksg": nearest neighbours, up to ten dimensions in all.
 
-    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where the
-    pairs can not be used (`probes.samples.pairs`).
+    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where
+    the pairs can not be used (`probes.samples.pairs`).
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(300, 1))

@@ -61,7 +61,8 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
     if len(found) != 1:
         held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
         raise UserError(
-            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name}; save the"
+            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name};"
+            " save the"
             " pairs by numpy.savez(path, x=x, y=y)"
         )
     info = found[0]

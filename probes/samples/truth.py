@@ -72,7 +72,10 @@ def least(table: dict[str, Any]) -> dict[str, float]:
 
 def lines(table: dict[str, Any]) -> Table:
     """The table for the terminal: a line for each M and K."""
-    caption = f"{table['side'].capitalize()} on {table['quantity']}, {table['critic']} critic, {table['split']} split, 95% intervals.\n"
+    caption = (
+        f"{table['side'].capitalize()} on {table['quantity']}, {table['critic']} critic,"
+        f" {table['split']} split, 95% intervals.\n"
+    )
     caption += "The least share of the ideal over all M and K: " + ", ".join(
         f"{100 * x:.1f} % ({key})" for key, x in least(table).items()
     )

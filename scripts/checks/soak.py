@@ -59,7 +59,8 @@ class Account:
     )  # seconds until the others had ended when one process was killed
 
     def summary(self) -> str:
-        told = f"{sum(self.deaths.values())} deaths ({', '.join(f'{count} {way}' for way, count in self.deaths.items())})"
+        ways = ", ".join(f"{count} {way}" for way, count in self.deaths.items())
+        told = f"{sum(self.deaths.values())} deaths ({ways})"
         told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
         told += f"; longest recovery {max(self.recoveries):.1f} s"
         return told + (
@@ -318,10 +319,8 @@ def check(given: argparse.Namespace) -> None:
     print(
         f"untouched {untouched:.1f} s, with all deaths {time.monotonic() - began - untouched:.1f} s"
     )
-    print(
-        "weights, queue and optimiser:"
-        f" {'the same, bit by bit' if difference == 0 else f'largest relative difference {difference:.2g}'}"
-    )
+    off = f"largest relative difference {difference:.2g}" if difference else "the same, bit by bit"
+    print(f"weights, queue and optimiser: {off}")
     print(f"metrics.jsonl: {'the same text' if same_log else 'DIFFERS'}")
     if difference > (0.0 if given.processes == 1 else 1e-6) or not (
         same_log or given.processes > 1

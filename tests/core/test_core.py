@@ -103,7 +103,7 @@ def test_nearest():
 
 
 def test_torchvision_and_its_friends_import_after_core():
-    code = "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.__version__)"
+    code = "import core, torchvision, timm, lightly.loss, lightning_fabric"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
     )

@@ -1,5 +1,5 @@
-"""`probes.views.information.estimate` and scripts/information.py: pairs from outside, whose truth is
-known or which must be refused.
+"""`probes.views.information.estimate` and scripts/information.py: pairs from outside, whose truth
+is known or which must be refused.
 """
 
 import json

@@ -64,7 +64,7 @@ def error(entry: dict) -> float:
     return (entry["high"] - entry["value"]) / 1.96
 
 
-def test_a_cheap_rate_approaches_the_entropy_of_the_content_and_the_conditional_entropy_of_the_pixels(
+def test_a_cheap_rate_approaches_both_entropies(
     curve,
 ):
     """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes

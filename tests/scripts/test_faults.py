@@ -388,7 +388,10 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
         words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
         assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-    asked = "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8 trainer.num_nodes=2"
+    asked = (
+        "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8"
+        " trainer.num_nodes=2"
+    )
     assert all(asked in line for line in (tmp_path / "asked").read_text().splitlines())
 
 
