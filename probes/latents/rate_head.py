@@ -2,7 +2,8 @@
 list for every family.
 
 Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
-from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R, in nats an image, with
+from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R, in nats
+an image, with
 
     R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
