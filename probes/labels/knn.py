@@ -17,7 +17,7 @@ from core.information.standardise import require_finite_features, unit_rows
 from core.matmul import matmul
 from core.run.features import Features
 from core.run.pictures import save_grid
-from probes.probe import Entry, Found, Numbers, Probe
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
@@ -217,6 +217,9 @@ class KNNProbe(Probe):
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{100 * numbers['knn200']['top1']:.1f}"]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        return [Value(100 * numbers["knn200"]["top1"], digits=1)]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         return {preset: values["top1"] for preset, values in numbers.items()}

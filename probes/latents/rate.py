@@ -20,7 +20,7 @@ from core.information.collapse import active_units, collapse_status
 from core.information.scores import gaussian
 from core.method import LatentModel
 from probes.latents.collapse import at_most, decomposition, dimension_rates
-from probes.probe import Entry, Found, Numbers, Probe
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.report.schema import bits, entry
 
@@ -68,6 +68,14 @@ class RateProbe(Probe):
         top = min(numbers["upper"]["value"], r)
         within = f"{numbers['lower']['value']:.2f} … {top:.2f}"
         return [within, f"{r:.2f}", f"{numbers['nelbo']['value']:,.1f}"]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        r, total, upper = (numbers[key] for key in ("rate", "nelbo", "upper"))
+        return [
+            Value(None, numbers["lower"]["value"], min(upper["value"], r["value"])),
+            Value(r["value"], r["low"], r["high"]),
+            Value(total["value"], total["low"], total["high"], digits=1),
+        ]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         named = {

@@ -21,7 +21,7 @@ from core.information.bounds import infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.method import PairCritic
 from core.randomness import KeyedRNG
-from probes.probe import Entry, Found, Numbers, Probe
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
@@ -58,6 +58,11 @@ class InformationProbe(Probe):
         last = critic["sweep"][-1]
         half = last["high"] - last["bound"]
         return [f"{last['bound']:.2f} ± {half:.2f} ({name}, K={last['K']:,})", critic["verdict"]]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        _, critic = best_critic(numbers)
+        last = critic["sweep"][-1]
+        return [Value(last["bound"], last["low"], last["high"]), critic["verdict"]]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         critics = numbers["critics"].items()
