@@ -110,4 +110,4 @@ def test_names_are_as_short_as_tells_checkpoints_apart():
     paths = ["/r/x/seed0/last.ckpt", "/r/y/seed0/last.ckpt", "/r/x/seed0/best.ckpt"]
     assert names([{"checkpoint": path} for path in paths]) == ["x/seed0", "y/seed0", "seed0/best"]
     assert names([{"checkpoint": paths[0]}]) == ["seed0"]
-    assert names([{"checkpoint": paths[0]}] * 2) == ["seed0", "seed0"]
+    assert names([{"checkpoint": paths[0]}] * 2) == ["seed0", "seed0 #2"]
