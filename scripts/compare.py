@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f"picture: {options.out}")
     if any("rate_head" in found for found in reports):
         curves = _curves(options.out)
-        comparison.rate_distortion(lines, curves)
+        comparison.rate_distortion(lines, probes, curves)
         console.print(f"picture: {curves}")
     if options.csv:
         console.print(f"table: {tabular.write_csv(lines, probes, options.csv)}")

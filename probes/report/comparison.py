@@ -1,13 +1,15 @@
 """Several checkpoints in one figure, a panel a question."""
 
+import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import matplotlib.pyplot as plt
 
 from core.errors import UserError
-from probes.probe import Entry
+from probes.probe import Entry, Probe
 from probes.report import figures
 from probes.report.figures import COLOURS, MARKERS, STYLE, save
 from probes.report.groups import Group, grouped, mean
@@ -33,6 +35,17 @@ def compare(
             panels.setdefault(probe.panel, []).append(name)
     if not panels:
         raise UserError(f"no report holds numbers that a picture shows; {AGAIN}")
+    try:
+        return _drawn(panels, groups, probes, path)
+    except MALFORMED:
+        plt.close("all")
+    _refuse(groups, probes, [name for members in panels.values() for name in members])
+
+
+def _drawn(
+    panels: dict[str, list[str]], groups: Sequence[Group], probes: Probes, path: Path
+) -> Path:
+    """The figure of all panels: side by side, of many checkpoints one below the other."""
     shown = max(sum(_has(group, titled) for group in groups) for titled in panels.values())
     widths = [WIDTHS.get(title, 1.0) for title in panels]
     many = shown > figures.FEW  # then the panels stand below each other
@@ -50,47 +63,45 @@ def compare(
         for place, (title, members) in zip(axes.flat, panels.items(), strict=True):
             place.set_title(title)
             for name in members:
-                found = entries(groups, name, members)
-
-                def draw(some: list[Entry], name: str = name, place: plt.Axes = place) -> None:
-                    probes[name].draw(place, some)
-
-                _guarded(draw, found, name, groups)
-        save(figure, path)
-    return path
+                probes[name].draw(place, entries(groups, name, members))
+        return save(figure, path)
 
 
-def rate_distortion(groups: Sequence[Group], path: Path) -> Path:
+def rate_distortion(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
     """The curves of all rate heads, in the colours that checkpoints have in every panel."""
-
-    def draw(some: list[Entry]) -> None:
-        looks = [(entry.colour, entry.marker) for entry in some]
-        figures.rate_distortion([(entry.label, entry.numbers) for entry in some], path, looks)
-
-    _guarded(draw, entries(groups, "rate_head", ["rate_head"]), "rate_head", groups)
-    return path
-
-
-def _guarded(
-    draw: Callable[[list[Entry]], None], found: list[Entry], probe: str, groups: Sequence[Group]
-) -> None:
-    """Draw entries; a `UserError` names the file whose numbers can not be drawn."""
+    found = entries(groups, "rate_head", ["rate_head"])
+    looks = [(entry.colour, entry.marker) for entry in found]
     try:
-        draw(found)
-        return
+        curves = [(entry.label, entry.numbers) for entry in found]
+        return figures.rate_distortion(curves, path, looks)
     except MALFORMED:
-        pass
-    held = [report for group in groups for report in group.reports if probe in report]
-    guilty = [report for report in held if not _can_be_drawn(draw, report[probe])]
-    named = ", ".join(file_of(report) for report in guilty[:3] or held[:3])
-    raise UserError(f"{named}: its part '{probe}' is damaged; {AGAIN}")
+        plt.close("all")
+    _refuse(groups, probes, ["rate_head"])
 
 
-def _can_be_drawn(draw: Callable[[list[Entry]], None], numbers: dict[str, object]) -> bool:
+def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[str]) -> NoReturn:
+    """A `UserError` that names the file whose numbers can not be drawn."""
+    for name in names_of_probes:
+        for report in (report for group in groups for report in group.reports):
+            if name in report and not _can_be_drawn(probes[name], report[name]):
+                raise UserError(f"{file_of(report)}: its part '{name}' is damaged; {AGAIN}")
+    files = ", ".join(file_of(group.reports[0]) for group in groups[:3])
+    raise UserError(f"{files}: their numbers can not be drawn side by side; {AGAIN}")
+
+
+def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
+    """Whether the numbers of one checkpoint make a panel, or a picture of their own."""
+    figure, axes = plt.subplots()
     try:
-        draw([Entry("", COLOURS[0], MARKERS[0], numbers, (numbers,))])
+        if probe.panel:
+            probe.draw(axes, [Entry("", COLOURS[0], MARKERS[0], numbers, (numbers,))])
+        else:
+            figures.curve(axes, [numbers["nothing"], *numbers["points"]], COLOURS[0], "")
+        figure.savefig(io.BytesIO(), dpi=110)
     except MALFORMED:
         return False
+    finally:
+        plt.close(figure)
     return True
 
 

@@ -190,7 +190,11 @@ def _numbers(held: Any, key: str = "") -> None:
             raise ValueError
     elif held is None and key == UNKNOWN:
         pass
-    elif type(held) not in (int, float) or abs(held) > LARGEST:
+    elif (
+        type(held) not in (int, float)
+        or abs(held) > LARGEST
+        or (key.partition("/")[0] == "top1" and not 0 <= held <= 1)
+    ):
         raise ValueError
 
 

@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 
