@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probes.pairs import check_pairs, load_pairs
+from probes.samples.pairs import check_pairs, load_pairs
 
 from core.data.datasets import open_source
 from core.errors import UserError

@@ -135,7 +135,7 @@ def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
     for part in (None, 30):  # to the last digit, and in float32
         if part:
-            monkeypatch.setattr("probes.linear.SMALL", 0)
+            monkeypatch.setattr("probes.labels.linear.SMALL", 0)
         assert linear(train, test) == pytest.approx(plain, abs=2e-4)
 
 
