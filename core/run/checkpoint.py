@@ -30,6 +30,7 @@ from core.run import archive, config
 from core.run.budget import OverBudget, budget
 from core.run.finite import not_finite, require_finite
 from core.run.moments import load_moments
+from core.run.resumable import RESUMABLE_KEYS, differences
 from core.run.sharding import assemble, gather_full, shard_like, sharded
 
 FORMAT = "twobounds/1"
@@ -270,8 +271,8 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
-    for key, (theirs, ours) in sorted(config.differences(there, here).items()):
-        if key not in config.RESUMABLE_KEYS:
+    for key, (theirs, ours) in sorted(differences(there, here).items()):
+        if key not in RESUMABLE_KEYS:
             raise UserError(
                 f"{path}: is of a run with another config ({key} is {shown(theirs)} there and"
                 f" {shown(ours)} here)"

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +22,7 @@ from core.run.trainer_config import GRAPHS, TrainerConfig
 
 LOGGING = ("auto", "disabled", "offline", "online")
 PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know
+<<<<<<< HEAD
 # What may differ between a run and its resumption: where it runs and what is told about it, never
 # what is computed.
 RESUMABLE_KEYS = {
@@ -45,6 +46,8 @@ RESUMABLE_KEYS = {
     "trainer.timeout",
     "data.skip",
 }
+=======
+>>>>>>> 6df8a5a (Tests of what configs say; saved configs read back as themselves)
 
 
 @dataclass
@@ -189,13 +192,8 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
     that came from the environment stays as the YAML wrote it.
     """
     values = _values(run)
-    for key, (value, written) in run.written.items():
-        *above, last = key.split(".")
-        there = values
-        for name in above:
-            there = there[name]
-        if there[last] == value:
-            there[last] = written
+    for key, text in _as_written(run, values):
+        yaml_values.put(values, key, text)
     return values
 
 
@@ -203,26 +201,17 @@ def to_yaml(run: RunConfig) -> str:
     """The config as a YAML file that `read` takes back: text that looks like an interpolation and
     is none stays text.
     """
-    values = yaml_values.escaped(to_dict(run))
-    for key, (_, written) in run.written.items():
-        yaml_values.put(values, key, written)
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    values = yaml_values.escaped(_values(run))
+    for key, text in _as_written(run, _values(run)):
+        yaml_values.put(values, key, text)
+    return yaml_values.dump(values)
 
 
-def differences(
-    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    """The keys at which two configs as `to_dict` gives them differ, with both values; `folder`
-    does not count.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= differences(left, right, f"{prefix}{key}.")
-        elif left != right and prefix + key != "folder":
-            found[prefix + key] = (left, right)
-    return found
+def _as_written(run: RunConfig, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The places that came from the environment and are still what came, as the YAML wrote them."""
+    for key, (value, text) in run.written.items():
+        if _at(values, key) == value:
+            yield key, text
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -244,7 +233,7 @@ def _read(
         return _resolved(_with(values, pairs, text), model)
     except Wrong as wrong:
         guilty = [pair for pair in pairs if _concerns(pair[0], wrong.key)]
-        if not guilty and pairs and _is_fine(values, model):
+        if not guilty and pairs and _is_fine(values):
             guilty = pairs
         blamed = " ".join(shown(f"{key}={value}") for key, value in guilty) or origin
         raise UserError(f"{blamed}: {wrong}") from None
@@ -265,10 +254,11 @@ def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) 
     return values
 
 
-def _is_fine(values: dict[str, Any], model: type) -> bool:
+def _is_fine(values: dict[str, Any]) -> bool:
+    """Whether a file's values make a run without any override."""
     try:
-        _resolved(values, model)
-    except Wrong:
+        _resolved(values, locate(values["method"], [package_of(values["method"])]).Config)
+    except (Wrong, UserError, KeyError, AttributeError):
         return False
     return True
 
@@ -284,11 +274,7 @@ def _resolved(values: dict[str, Any], model: type) -> RunConfig:
         raise _wrong("", error) from None
     run = _built(values, model)
     plain = _values(run)
-    kept = {
-        key: (plain["data"]["root"] if key == "data.root" else plain[key], text)
-        for key, text in written.items()
-        if key in PLACES
-    }
+    kept = {key: (_at(plain, key), text) for key, text in written.items() if key in PLACES}
     return replace(run, written=kept)
 
 
@@ -324,22 +310,26 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
 
 
 def _values(run: RunConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(
-        OmegaConf.structured(
-            {name: getattr(run, name) for name in SECTIONS}
-            | {"data": replace(run.data, doubtful=())}
-        )
-    )
-    assert isinstance(plain, dict)
-    del plain["data"]["doubtful"]
-    return {name: plain[name] if name in SECTIONS else getattr(run, name) for name in KEYS}
+    """Every key with its value, as plain containers."""
+    values = {
+        name: asdict(getattr(run, name)) if name in SECTIONS else getattr(run, name)
+        for name in KEYS
+    }
+    del values["data"]["doubtful"]
+    return yaml_values.plain(values, "the config")
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        values = values[name]
+    return values
 
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
     try:
         return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.escaped(values))
+            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.for_omegaconf(values))
         )
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
@@ -400,7 +390,7 @@ def _suggested(key: str, prefix: str, model: type) -> str:
     def likeness(name: str) -> float:
         section, _, last = name.rpartition(".")
         matcher.set_seq1(last)
-        return matcher.ratio() + (0.1 if f"{section}." == prefix or section + prefix == "" else 0)
+        return matcher.ratio() + (0.15 if f"{section}." == prefix or section + prefix == "" else 0)
 
     best = max(known, key=likeness)
     here = [
