@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probes.samples.pairs import check_pairs, load_pairs
 
 from core.data.datasets import open_source
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
+from probes.samples.pairs import check_pairs, load_pairs
 from tests.mutations import mutated, npz
 
 CONFIGS = Path(__file__).parents[1] / "configs"

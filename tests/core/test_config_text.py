@@ -1,14 +1,14 @@
 """What a config says is taken as it is written, and what is wrong names who wrote it."""
 
+from pathlib import Path
+
+import pytest
+
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.folder import RunFolder
 from core.run.logger import Logger
 from core.run.optim import OptimConfig, build_optimizer
-
-from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "configs/simclr_sprites.yaml"
