@@ -169,6 +169,8 @@ def prepare(place: Path, words: list[str]) -> None:
         if word.endswith(".npz") and not (place / word).exists():
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
+        if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
+            run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]
         there = (place / "runs" / name / "last.ckpt").exists()
         if word.startswith("runs/") and (ROOT / f"configs/{name}.yaml").exists() and not there:

@@ -186,7 +186,7 @@ def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
             plugins=DoublePrecision(),
         )
         sharding.launch()
-        made |= {f"{name}, sharded": trained(sharding, name, stop=20) for name in METHODS}
+        made |= {f"{name}, sharded": trained(sharding, name, stop=10) for name in METHODS}
     made["resumed, sharded"] = resumed(sharding, folder / "sharded.ckpt")
     if fabric.world_size == 2:
         made |= {f"simclr, {wrong}": trained(fabric, "simclr", wrong, stop=20) for wrong in WRONG}
@@ -274,7 +274,7 @@ def test_every_process_holds_the_same_buffers(made, name, size):
 @pytest.mark.parametrize("size", [2, 4])
 def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
     whole, ranks = made[size][0][name], [rank[f"{name}, sharded"] for rank in made[size]]
-    assert apart(ranks[0]["losses"], whole["losses"][:20]) < 1e-9
+    assert apart(ranks[0]["losses"], whole["losses"][:10]) < 1e-9
     assert all(
         torch.equal(rank["buffers"][key], value)
         for rank in ranks
