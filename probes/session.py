@@ -15,6 +15,7 @@ from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
+from core.run.resumable import RESUMABLE_KEYS
 from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -171,7 +172,7 @@ def config_key(run: config.RunConfig) -> str:
     equal for runs that are several seeds of one thing.
     """
     values = config.to_dict(run)
-    for key in ("seed", "folder", *config.RESUMABLE_KEYS):
+    for key in ("seed", "folder", *RESUMABLE_KEYS):
         section, _, name = key.rpartition(".")
         (values[section] if section else values).pop(name, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -22,32 +22,6 @@ from core.run.trainer_config import GRAPHS, TrainerConfig
 
 LOGGING = ("auto", "disabled", "offline", "online")
 PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know
-<<<<<<< HEAD
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "data.timeout",
-    "data.changed",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
-}
-=======
->>>>>>> 6df8a5a (Tests of what configs say; saved configs read back as themselves)
 
 
 @dataclass

@@ -19,18 +19,8 @@ from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.checkpoint import State, write_atomically
-<<<<<<< HEAD
 from core.run.provenance import changes, provenance
-=======
 from core.run.resumable import RESUMABLE_KEYS, differences
-
-import errno
-import fcntl
-import json
-import time
-from pathlib import Path
-from typing import IO, Any
->>>>>>> 6df8a5a (Tests of what configs say; saved configs read back as themselves)
 
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead

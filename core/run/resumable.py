@@ -11,6 +11,8 @@ RESUMABLE_KEYS = {
     "data.workers",
     "data.download",
     "data.memory",
+    "data.changed",
+    "data.timeout",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
