@@ -120,7 +120,7 @@ def place(tmp_path_factory) -> Path:
 
 def run(place: Path, words: list[str]) -> None:
     """One command, for real, or what can be checked of it on one machine without the network."""
-    program, *rest = words
+    program, *rest = from_a_checkout(words)
     if program == "make":
         return make(place, rest)
     if program == "torchrun":
@@ -132,6 +132,19 @@ def run(place: Path, words: list[str]) -> None:
     prepare(place, rest)
     told = start(place, program, rest)
     assert told.returncode == 0, f"{shlex.join(words)}\n{told.stdout}\n{told.stderr}"
+
+
+def from_a_checkout(words: list[str]) -> list[str]:
+    """`twobounds NAME ...`, alone or under torchrun, as the script that it calls."""
+    place = next((i for i, word in enumerate(words) if word == "twobounds"), None)
+    if place is None or len(words) < place + 2 or words[place + 1] == "COMMAND":
+        return words
+    before = ["python"] if place == 0 else [word for word in words[:place] if word != "-m"]
+    rest = [
+        f"configs/{word}.yaml" if (ROOT / f"configs/{word}.yaml").exists() else word
+        for word in words[place + 2 :]
+    ]
+    return [*before, f"scripts/{words[place + 1].replace('-', '_')}.py", *rest]
 
 
 def start(place: Path, program: str, words: list[str]) -> Done:
