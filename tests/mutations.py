@@ -98,7 +98,7 @@ def strange_tensors(value: Tensor) -> list[Any]:
         torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
         value.to("meta"),
         torch.full_like(value, 2**31) if not value.is_floating_point() else value * float("nan"),
-        value * float("inf") if value.is_floating_point() else value - 2**40,
+        value * float("inf") if value.is_floating_point() else value.long() - 2**40,
         torch.nn.Parameter(number.float()),
         torch.zeros(value.shape + (0,)),
         torch.zeros(0, 2**40),
