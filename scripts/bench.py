@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from core.console import plain_console
-    from core.run.checkpoint import write_atomically
+    from core.files import write_atomically
     from core.run.folder import make_folder
     from scripts.benches.contest import peak_elsewhere, race
 

@@ -75,9 +75,9 @@ WORDS = {
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
+    from core.files import write_atomically
     from core.method import LatentModel
     from core.run import checkpoint
-    from core.run.checkpoint import write_atomically
     from core.run.folder import make_folder
     from probes.latents import curve
     from probes.report import curve_figures

@@ -17,8 +17,9 @@ from typing import IO, Any
 from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
+from core.files import write_atomically
 from core.run import checkpoint, config
-from core.run.checkpoint import State, write_atomically
+from core.run.checkpoint import State
 from core.run.provenance import changes, provenance
 from core.run.resumable import RESUMABLE_KEYS, differences
 

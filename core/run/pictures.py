@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.run.checkpoint import write_atomically
+from core.files import write_atomically
 
 GAP = 2  # pixels, before enlargement
 

@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from core.run.checkpoint import write_atomically
+from core.files import write_atomically
 from core.run.folder import make_folder
 
 PHASES = (

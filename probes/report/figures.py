@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 
-from core.run.checkpoint import write_atomically
+from core.files import write_atomically
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

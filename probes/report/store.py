@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.run.checkpoint import write_atomically
+from core.files import write_atomically
 from core.run.signing import is_own, sign
 from probes.probe import Probe
 from probes.registry import PROBES

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from core.run.checkpoint import write_atomically
+from core.files import write_atomically
 from probes.probe import Value
 from probes.report.groups import Group, counted
 from probes.report.table import SPREAD, Probes, measured, shown, spread
