@@ -15,7 +15,15 @@ from core.randomness import KeyedRNG
 
 # Files that take longest, longest first: a process is given whole files, and a long one at the end
 # would leave the other cores idle.
-LONGEST = ("test_world_sizes.py", "test_faults.py", "test_training.py", "test_readme.py")
+LONGEST = (
+    "test_world_sizes.py",
+    "test_faults.py",
+    "test_estimate.py",
+    "test_training.py",
+    "test_views.py",
+    "test_rate_head.py",
+    "test_readme.py",
+)
 MOST_PROCESSES = 8  # of about 1 GiB each
 
 
