@@ -70,16 +70,19 @@ class Wrong(Exception):
         self.key = key
 
 
-def read(path: str | Path, overrides: list[str]) -> RunConfig:
+def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None = None) -> RunConfig:
     """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the
-    key, who gave it and the mend.
+    key, who gave it and the mend. `${oc.env:NAME}` is read from the environment.
 
-    The file is the user's own: the package of its method is trusted, and `${oc.env:NAME}` is read
-    from the environment.
+    The file is the user's own, and the packages that it names are trusted, unless `trusted` says
+    which ones are: a run folder may be a stranger's.
     """
-    path = configs.find(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
+    try:
+        path = configs.find(path)
+        if not path.exists():
+            raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
+    except OSError as error:  # a name that the system can not even look for
+        raise UserError(f"{path}: can not be read ({error.strerror})") from None
     origin = str(path)
     pairs = [_pair(text) for text in overrides]
     tree = yaml_values.parse(yaml_values.file_text(path), origin)
@@ -87,11 +90,13 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
     if named is None:
         raise UserError(f"{origin}: 'method' is missing or no text; every config names its method")
     source = shown(f"method={named}") if "method" in dict(pairs) else origin
-    model = _located(named, [package_of(named)], source).Config
+    own = [package_of(named)] if trusted is None else trusted
+    model = _located(named, own, source).Config
     text = _text_keys(model)
     values = yaml_values.construct(tree, origin, text)
     run = _read(values, pairs, origin, model, text)
-    trust(*filter(is_own, [run.data.name]))
+    if trusted is None:
+        trust(*filter(is_own, [run.data.name]))
     return run
 
 

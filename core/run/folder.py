@@ -18,6 +18,7 @@ from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.files import write_atomically
+from core.method import package_of
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.provenance import changes, provenance
@@ -104,7 +105,8 @@ class RunFolder:
                     " another folder=…"
                 )
             return
-        found = differences(config.to_dict(config.read(self.config, [])), config.to_dict(run))
+        held_config = config.read(self.config, [], trusted=[package_of(run.method)])
+        found = differences(config.to_dict(held_config), config.to_dict(run))
         for key, (there, here) in sorted(found.items()):
             if key not in RESUMABLE_KEYS:
                 raise UserError(

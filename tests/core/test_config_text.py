@@ -232,3 +232,18 @@ def test_warmup_may_fill_training_and_not_go_beyond():
     assert OptimConfig(epochs=1, warmup_epochs=1.0).warmup_epochs == 1
     with pytest.raises(ValueError, match="set at most epochs, 2"):
         OptimConfig(epochs=2, warmup_epochs=2.1)
+
+
+def test_the_config_of_a_run_folder_imports_nothing_of_a_strangers(tmp_path, monkeypatch):
+    """A folder may come from somebody else: what its config.yaml names is not the user's word."""
+    (tmp_path / "planted.py").write_text("open('imported', 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    kept = RunFolder(tmp_path / "run")
+    run = config.read("simclr_sprites", [f"folder={kept.path}", "resume=true"])
+    kept.create(run)
+    text = kept.config.read_text()
+    kept.config.write_text(text.replace("contrastive.simclr.SimCLR", "planted.Method"))
+    with pytest.raises(UserError, match="planted"):
+        kept.check(run)
+    assert not (tmp_path / "imported").exists()
