@@ -26,6 +26,7 @@ from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
 
+SPLITS = ("train", "val", "test")  # what probes read; together they are all of the data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 
@@ -114,7 +115,7 @@ class Frozen:
         """Everything that a probe's numbers are a function of, as JSON."""
         return {
             "weights": self.weights,
-            "data": {split: self._plain(split).identity.as_dict() for split in ("train", "test")},
+            "data": {split: self._plain(split).identity.as_dict() for split in SPLITS},
             "views": self.viewed.data.augment,
             "run_seed": self.run.seed,
             "seed": self.seed,

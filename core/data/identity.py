@@ -69,10 +69,21 @@ class Identity:
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def population(self) -> str:
+        """What numbers on this split may be compared with: the fingerprint, or for data that are
+        drawn from a seed, SHA-256 in hex of what they are drawn from, which all seeds share.
+        """
+        if "seed" not in self.settings:
+            return self.fingerprint
+        settings = {key: value for key, value in self.settings.items() if key != "seed"}
+        facts = [self.name, self.split, self.images, list(self.shape), self.factors, settings]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the fingerprint among them."""
         plain = asdict(self) | {"shape": list(self.shape), "classes": list(self.classes)}
-        return plain | {"fingerprint": self.fingerprint}
+        return plain | {"fingerprint": self.fingerprint, "population": self.population}
 
     def difference(self, other: Any) -> str:
         """How these data differ from those that `other` describes, in one line; empty where they do

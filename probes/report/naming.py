@@ -72,10 +72,14 @@ def _numbered(found: list[str]) -> list[str]:
 
 
 def fingerprint(report: Report, split: str = "test") -> str:
-    """The fingerprint of a split that a report is on; empty where it holds none."""
+    """The fingerprint of a split that a report is on, the same for all seeds of data that are drawn
+    from one; empty where it holds none.
+    """
     found: Any = report.get("identity")
-    for key in ("data", split, "fingerprint"):
+    for key in ("data", split):
         found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        found = found.get("population", found.get("fingerprint"))
     return found if isinstance(found, str) else ""
 
 

@@ -41,11 +41,11 @@ def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
         held = load(folder / "probe.json").get("identity", {})
     except UserError:
         return folder
-    if not isinstance(held, dict) or held.get("data") == identity["data"]:
+    prints = _contents(identity["data"])
+    if not isinstance(held, dict) or _contents(held.get("data")) == prints:
         return folder
-    prints = [part["fingerprint"] for part in identity["data"].values()]
     word = "".join(c if c.isalnum() else "-" for c in data)
-    return folder.with_name(f"{folder.name}-{word}-{prints[-1][:8]}")
+    return folder.with_name(f"{folder.name}-{word}-{prints['test'][:8]}")
 
 
 def save(report: Report, path: Path) -> None:
@@ -145,7 +145,16 @@ def earlier(path: Path, report: Report) -> Report:
         path.replace(path.with_name("probe-of-others.json"))
         print(f"{path}: was not written by this user; it is kept as probe-of-others.json")
         return {}
-    return held if held.get("identity") == report["identity"] else {}
+    there, here = held["identity"], report["identity"]
+    same = _contents(there.get("data")) == _contents(here["data"])
+    rest = {key: value for key, value in here.items() if key != "data"}
+    return held if same and there == rest | {"data": there.get("data")} else {}
+
+
+def _contents(data: Any) -> dict[str, Any]:
+    """Split to fingerprint: which data they are, wherever they lie."""
+    parts = data.items() if isinstance(data, dict) else ()
+    return {split: part.get("fingerprint") for split, part in parts if isinstance(part, dict)}
 
 
 def _text(report: Report) -> bytes:

@@ -38,6 +38,9 @@ def test_what_this_user_measured_on_the_same_things_is_found_again(tmp_path, rep
     path = tmp_path / "probe.json"
     store.save(report, path)
     assert store.earlier(path, report)["linear"] == report["linear"]
+    moved = {"test": report["identity"]["data"]["test"] | {"root": "/elsewhere"}}
+    other = report | {"identity": report["identity"] | {"data": moved}}
+    assert store.earlier(path, other)["linear"] == report["linear"]  # content, not names
     for key, value in (("weights", "cd"), ("data", {}), ("seed", 1)):
         other = report | {"identity": report["identity"] | {key: value}}
         assert store.earlier(path, other) == {}

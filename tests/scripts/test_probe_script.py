@@ -18,6 +18,7 @@ from probes.labels.knn import KNNProbe
 from probes.registry import DEFAULT, ON_REQUEST, PROBES
 from probes.report import table
 from probes.session import load_probes
+from scripts import compare
 from scripts.probe import main
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
@@ -25,7 +26,9 @@ from vae.priors import PriorConfig
 SPRITES = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=300, validation=128, test=200)
 
 
-def saved(folder, prior: str = "standard", spread: float = 50.0, name: str = "last") -> BetaVAE:
+def saved(
+    folder, prior: str = "standard", spread: float = 50.0, name: str = "last", seed: int = 0
+) -> BetaVAE:
     """A checkpoint of an untrained VAE whose posterior means vary."""
     model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
     run = config.RunConfig(
@@ -34,6 +37,7 @@ def saved(folder, prior: str = "standard", spread: float = 50.0, name: str = "la
         folder=str(folder),
         data=config.DataConfig(sprites=SPRITES),
         wandb="disabled",
+        seed=seed,
     )
     torch.manual_seed(0)
     method = checkpoint.build_method(run, (3, 32, 32))
@@ -217,3 +221,18 @@ def test_a_number_that_is_not_finite_is_absent_with_its_reason(tmp_path, capsys,
     made = report(tmp_path)
     assert made["absent"] == {"knn": "its number knn200.top1 is not finite"}
     assert "knn" not in made and "disentanglement" in made
+
+
+def test_seeds_of_drawn_data_are_compared_as_one_config(tmp_path, capsys):
+    """Another seed draws other sprites, from the same population."""
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").mkdir()
+        saved(tmp_path / f"seed{seed}", seed=seed)
+    runs = [tmp_path / "seed0", tmp_path / "seed1"]
+    call(*runs, "--probes", "linear")
+    prints = [report(run)["identity"]["data"] for run in runs]
+    assert set(prints[0]) == {"train", "val", "test"}
+    assert prints[0]["test"]["fingerprint"] != prints[1]["test"]["fingerprint"]
+    capsys.readouterr()
+    compare.main([*map(str, runs), "--out", str(tmp_path / "compare.png")])
+    assert "2 seeds" in capsys.readouterr().out
