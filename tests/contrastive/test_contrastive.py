@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 
-from contrastive.moco import MoCo, MoCoConfig
+from contrastive.moco import MoCo, MoCoConfig, _encode
 from contrastive.queue import KeyQueue
 from contrastive.simclr import SimCLR, SimCLRConfig
 
@@ -224,3 +224,60 @@ def test_codes_are_unit_and_gradients_reach_every_trained_weight(build, make_bat
     torch.testing.assert_close(query.norm(dim=1), torch.ones(8))
     torch.testing.assert_close(key.norm(dim=1), torch.ones(8))
     assert method.embed(batch.views[0]).shape == (8, 256)
+
+
+def moco(**options: object) -> MoCo:
+    """A MoCo whose key encoder is not its query encoder."""
+    torch.manual_seed(0)
+    method = MoCo(MoCoConfig(hidden=16, projection=8, queue=64, **options), (3, 32, 32))
+    with torch.no_grad():
+        for p in method.key.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return method
+
+
+@pytest.mark.parametrize("progress, momentum", [(0.0, 0.9), (0.5, 0.945), (1.0, 0.99)])
+def test_momentum_goes_from_its_start_to_its_end_by_half_a_cosine(progress, momentum):
+    method = moco(momentum=0.9, momentum_end=0.99)
+    before = [p.clone() for p in method.key.parameters()]
+    method.after_step(progress)
+    for old, new, query in zip(
+        before, method.key.parameters(), method.query.parameters(), strict=True
+    ):
+        torch.testing.assert_close(new, momentum * old + (1 - momentum) * query)
+
+
+def test_queries_come_from_the_query_encoder_and_keys_from_the_key_encoder(make_batch):
+    method, (first, second) = moco().eval(), make_batch(8).views[:2]
+    query, key = method.codes(first, second)
+    torch.testing.assert_close(query, _encode(method.query, first))
+    torch.testing.assert_close(key, _encode(method.key, second))
+    assert not torch.allclose(key, _encode(method.query, second), atol=1e-3)
+    assert torch.equal(method.encode(first).codes, query)
+    assert torch.equal(method.encode(second, key=True).codes, key)
+    for made in (method.encode(first), method.encode(first, key=True)):
+        torch.testing.assert_close(made.features, method.query["backbone"](first))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_each_view_is_once_the_query_and_once_the_key(make_batch, symmetric):
+    """The loss by hand, and what goes to the queue: the keys of the second views, then of the
+    first.
+    """
+    method, (first, second) = moco(symmetric=symmetric, shuffle_groups=1), make_batch(8).views[:2]
+    method.train()
+    queue = method.queue.keys.clone()
+    loss = method(make_batch(8)).loss
+    with torch.no_grad():
+        losses, keys = [], []
+        for query_view, key_view in ((first, second), (second, first))[: 1 + symmetric]:
+            query, key = _encode(method.query, query_view), _encode(method.key, key_view)
+            own = (query * key).sum(1, keepdim=True)
+            logits = torch.cat([own, query @ queue.T], 1) / method.temperature
+            losses.append(F.cross_entropy(logits, torch.zeros(8, dtype=torch.long)))
+            keys.append(key)
+    torch.testing.assert_close(loss.detach(), torch.stack(losses).mean())
+    assert losses[0] != losses[-1] or not symmetric
+    method.after_step(0.5)
+    torch.testing.assert_close(method.queue.keys[: 8 * len(keys)], torch.cat(keys))
+    torch.testing.assert_close(method.queue.keys[8 * len(keys) :], queue[8 * len(keys) :])

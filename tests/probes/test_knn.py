@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from probes import knn as module
-from probes.knn import Neighbours, knn, search, vote
+from probes.labels import knn as module
+from probes.labels.knn import Neighbours, knn, search, vote
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

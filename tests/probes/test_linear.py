@@ -14,8 +14,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import logistic
-from probes.linear import STRENGTHS, linear
+from probes.labels import logistic
+from probes.labels.linear import STRENGTHS, linear
 
 
 def split(n: int, d: int, classes: int, seed: int, spread: float = 0.5) -> Features:
@@ -136,7 +136,7 @@ def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
     for part in (None, 30):  # to the last digit, and in float32
         if part:
-            monkeypatch.setattr("probes.linear.SMALL", 0)
+            monkeypatch.setattr("probes.labels.linear.SMALL", 0)
         assert linear(train, test) == pytest.approx(plain, abs=2e-4)
 
 

@@ -204,6 +204,72 @@ def test_a_sampled_rate_below_zero_leaves_a_price(kind):
     assert 0 < schedule.price < math.inf
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        RateConfig("linear", beta=3.0, warmup=1.0),
+        RateConfig("cyclical", beta=3.0, cycles=4, ramp=0.5),
+        RateConfig("cyclical", beta=3.0, cycles=3, ramp=1.0),
+        RateConfig("cyclical", beta=3.0, cycles=1, ramp=0.0),
+    ],
+)
+def test_every_annealing_ends_at_its_price(config):
+    """Also the cyclical one, whose last cycle would otherwise end as the next one begins."""
+    assert prices(config, [1.0, 1.5]) == pytest.approx([3, 3])
+
+
+@pytest.mark.parametrize("kind", ["target_rate", "target_distortion"])
+def test_a_price_that_can_not_reach_its_target_stays_within_limits(kind):
+    for measured, limit in ((1e3, 1e4), (1e-3, 1e-4)):
+        schedule = RateSchedule(RateConfig(kind, nats=1.0), 1)
+        distortion = 2.0 - measured  # above its target where the rate is below, and back
+        for _ in range(400):
+            schedule(torch.full((3, 1), measured), torch.full((3,), distortion))
+            schedule.after_step(0.5)
+        assert schedule.price == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
+def test_a_step_that_is_not_finite_moves_no_multiplier(kind, bad):
+    """A gradient scaler skips such a step, and the average would not forget it."""
+    plain, disturbed = (RateSchedule(RateConfig(kind, nats=5.0), 2) for _ in range(2))
+    for step in range(35):
+        rate, distortion = torch.full((3, 2), 4.0 + step), torch.full((3,), 2.0)
+        if step in (0, 9, 19, 20):
+            before = disturbed.price.clone()
+            disturbed(rate, distortion.index_fill(0, torch.tensor([1]), bad))
+            disturbed.after_step(0.5)
+            disturbed(rate * bad, distortion)
+            disturbed.after_step(0.5)
+            assert torch.equal(disturbed.price, before)
+        for schedule in (plain, disturbed):
+            schedule(rate, distortion)
+            schedule.after_step(0.5)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(disturbed.state_dict()[name], value)
+    assert plain.price != 1
+
+
+@pytest.mark.parametrize("told, held", [(50.0, 3.0), (2.9, 2.9), (-6.9, -6.9), (-50.0, -7.0)])
+def test_the_posteriors_log_sigma_stays_between_its_limits(told, held):
+    method = linear_vae(RateConfig())
+    with torch.no_grad():
+        method.to_posterior.weight.zero_()
+        method.to_posterior.bias.fill_(told)
+    mean, log_sigma = method.moments(torch.zeros(2, *SHAPE))
+    torch.testing.assert_close(log_sigma, torch.full_like(log_sigma, held))
+    torch.testing.assert_close(mean, torch.full_like(mean, told))
+
+
+def test_informative_dimensions_carry_a_hundredth_of_a_nat_whatever_their_variance():
+    method = linear_vae(RateConfig())
+    rate = torch.tensor([[0.0, 0.005, 0.011, 0.2, 3.0, 0.0, 0.0, 0.0]]).repeat(4, 1)
+    metrics = method.output(rate, torch.ones(4)).metrics
+    assert metrics["informative_dimensions"] == 3
+    assert not any("active" in name for name in metrics)
+
+
 def test_looking_does_not_move_a_multiplier():
     schedule = RateSchedule(RateConfig("target_rate", nats=5.0), 2)
     schedule(torch.ones(4, 2), torch.ones(4))

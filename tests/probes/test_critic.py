@@ -1,0 +1,154 @@
+"""Critics and what may choose them: pairs of train, of the calibration split, and of test leave
+traces, so that a choice by the wrong ones is seen.
+"""
+
+from core.errors import Unmeasurable
+from core.frozen import Pairs
+from core.information.bounds import infonce_terms, interval
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from probes.views import critic as module
+from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
+from probes.views.information import critics, surpassed
+
+
+def pairs(n: int, noise: float, seed: int, d: int = 6) -> Pairs:
+    """Views that agree but for noise; their codes prefer a scale that depends on it."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g)
+    views = (x + noise * torch.randn(n, d, generator=g), x + noise * torch.randn(n, d, generator=g))
+    return Pairs(views, tuple(F.normalize(view, dim=1) for view in views), torch.arange(n))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 120)
+    monkeypatch.setattr(module, "CHECK_EVERY", 10)
+    monkeypatch.setattr(module, "BATCH", 64)
+
+
+def test_each_split_serves_its_purpose_alone(quick):
+    """The scale is that of val, the critic that of train and val, and the values those of test."""
+    train, val = pairs(200, 0.2, 0), pairs(200, 0.6, 1)
+    tests = [pairs(200, noise, seed) for noise, seed in ((0.2, 2), (1.5, 3))]
+    found = [critics(train, val, test, 0.1) for test in tests]
+    assert found[0] == critics(train, val, tests[0], 0.1)
+    refitted, critic = (
+        refit_scale(*val.codes, 10.0),
+        train_critic(*train.features, *val.features, 0),
+    )
+    others = [refit_scale(*part.codes, 10.0) for part in (train, *tests)]
+    assert all(abs(math.log(other / refitted)) > 0.1 for other in others)
+    for made, test in zip(found, tests, strict=True):
+        assert made["native"]["scale"] == 10.0
+        assert made["native, refitted scale"]["scale"] == refitted
+        assert made["common"]["scale"] == critic.scale
+        with torch.no_grad():
+            read = {
+                "native": (test.codes, 10.0),
+                "native, refitted scale": (test.codes, refitted),
+                "common": ([critic(x) for x in test.features], critic.scale),
+            }
+        for name, (codes, scale) in read.items():
+            rows = made[name]["sweep"]
+            assert [row["K"] for row in rows] == [16, 32, 64, 128, 199]
+            terms = infonce_terms(*codes, scale, [row["K"] + 1 for row in rows])
+            for row, expected in zip(rows, map(interval, terms), strict=True):
+                assert (row["bound"], row["low"], row["high"]) == pytest.approx(
+                    (expected.mean, expected.low, expected.high), abs=1e-6
+                )
+
+
+def test_a_critic_of_other_training_pairs_is_another(quick):
+    val = pairs(200, 0.4, 1)
+    first, second = (
+        train_critic(*pairs(200, 0.4, seed).features, *val.features, 0) for seed in (0, 5)
+    )
+    assert not torch.equal(first.skip.weight, second.skip.weight)
+    mean = pairs(200, 0.4, 0).features[0].double().mean(0)
+    torch.testing.assert_close(first.mean, mean)  # standardised by the training pairs
+
+
+def test_the_best_step_is_the_one_that_calibration_pairs_prefer(quick, monkeypatch):
+    """Of pairs that share nothing a critic learns its training pairs by heart: the first steps are
+    the best for others, and the last ones for them.
+    """
+    g = torch.Generator().manual_seed(0)
+    train, val = ([torch.randn(96, 8, generator=g) for _ in range(2)] for _ in range(2))
+    seen = []
+
+    def watched(critic, first, second):
+        assert first is val[0] and second is val[1]
+        assert critic.training
+        seen.append(calibration_value(critic, first, second))
+        assert critic.training
+        return seen[-1]
+
+    monkeypatch.setattr(module, "calibration_value", watched)
+    critic = train_critic(*train, *val, 0)
+    assert not critic.training and not any(p.requires_grad for p in critic.parameters())
+    assert len(seen) >= module.PATIENCE
+    assert calibration_value(critic, *val) == max(seen) > seen[-1]
+    assert calibration_value(critic, *train) > calibration_value(critic, *val) + 0.5
+
+
+def test_the_scale_of_a_critic_ends_at_200():
+    critic = Critic(torch.randn(9, 4))
+    for log_scale, expected in ((0.0, 1.0), (math.log(199), 199.0), (math.log(1000), 200.0)):
+        with torch.no_grad():
+            critic.log_scale.fill_(log_scale)
+        assert critic.scale == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "noise, start, end", [(0.02, 1.0, math.exp(3)), (3.0, 1e3, 1e3 / math.exp(3))]
+)
+def test_a_scale_is_sought_within_three_e_folds(noise, start, end):
+    """Where the best one lies beyond, the end is what is found."""
+    codes = pairs(300, noise, 0).codes
+    assert refit_scale(*codes, start) == pytest.approx(end, rel=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_features_that_are_not_finite_make_no_critic(bad, place):
+    parts = [*pairs(60, 0.3, 0).features, *pairs(60, 0.3, 1).features]
+    parts[place] = parts[place].clone()
+    parts[place][3, 2] = bad
+    with pytest.raises(Unmeasurable, match="^critic, (training|calibration) images: .* 1 of 60"):
+        train_critic(*parts, 0)
+    for codes in ((parts[place], parts[place]), (torch.ones(60, 6), parts[place])):
+        with pytest.raises(Unmeasurable, match="^scale"):
+            refit_scale(*codes, 10.0)
+
+
+@pytest.mark.parametrize("start", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_without_a_scale_is_refused(start):
+    with pytest.raises(Unmeasurable, match="^scale"):
+        refit_scale(*pairs(60, 0.3, 0).codes, start)
+
+
+def test_too_few_pairs_and_values_that_are_never_finite_are_refused(quick, monkeypatch):
+    many, one = pairs(60, 0.3, 0).features, pairs(1, 0.3, 0).features
+    for parts in ((*many, *one), (*one, *many)):
+        with pytest.raises(Unmeasurable, match="two (training|calibration) images or more, got 1"):
+            train_critic(*parts, 0)
+    monkeypatch.setattr(module, "calibration_value", lambda *parts: math.nan)
+    with pytest.raises(Unmeasurable, match="never a finite number"):
+        train_critic(*many, *many, 0)
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_critics_are_not_compared_by_a_nan(end):
+    found = {
+        name: {"verdict": "converged", "sweep": [{"low": value - 0.1, "high": value + 0.1}]}
+        for name, value in (("native", 2.0), ("common", 4.0))
+    }
+    found["common"]["sweep"][0][end] = math.nan
+    with pytest.raises(Unmeasurable, match="can not be compared"):
+        surpassed(found)
