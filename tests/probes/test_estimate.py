@@ -2,7 +2,9 @@
 known or which must be refused.
 """
 
-from core.errors import UserError
+from core.errors import Unmeasurable, UserError
+from core.information.bounds import Estimate, alpha_bound
+from core.information.scores import of_matrix
 
 import json
 import math
@@ -68,6 +70,35 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
     assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
     assert alpha["verdict"] == "saturated"  # above log n no lower bound can be trusted
     assert "says at least" in found["conclusion"]
+
+
+def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
+    """1 + log(m / alpha), m the negatives of each: log(m / alpha) would be passed."""
+    perfect = of_matrix(torch.eye(60) * 2000 - 1000)
+    read = alpha_bound(perfect, 0.1).terms
+    torch.testing.assert_close(read, torch.full_like(read, 1 + math.log(59 / 0.1)))
+    x, y, _, _ = pairs_of(1.0, n=300)
+    found = estimate(x, y)["estimators"]["alpha"]
+    assert found["ceiling"] == pytest.approx(1 + math.log(59 / found["alpha"]))
+    assert found["candidates"] == 60
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_word_and_no_conclusion_from_what_is_not_finite(bad):
+    good = Estimate(2.0, 0.1, 1.8, 2.2)
+    assert tool._other_verdict(good, good, 9.0) == "converged"
+    for field in Estimate._fields:
+        spoiled = good._replace(**{field: bad})
+        for pair in ((spoiled, good), (good, spoiled)):
+            with pytest.raises(Unmeasurable):
+                tool._other_verdict(*pair, 9.0)
+    x, y, _, _ = pairs_of(1.0, n=100, d=1)
+    found = estimate(x, y, ("infonce", "alpha"))
+    for name in ("infonce", "alpha"):
+        entry = dict(found["estimators"][name], low=bad)
+        spoiled = {"estimators": {**found["estimators"], name: entry}}
+        with pytest.raises(Unmeasurable, match=f"^estimate, {name}: low"):
+            tool.conclusion(spoiled)
 
 
 def test_a_memorising_critic_finds_nothing_in_independent_pairs():
