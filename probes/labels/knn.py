@@ -129,7 +129,7 @@ def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbo
 
 
 def _originals(bank: Tensor) -> Tensor | None:
-    """The first image with the same features, for each of the bank [n, D]; None where all differ."""
+    """The first image with the same features, of each in the bank [n, D]; None where all differ."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(2**31, bank.shape[1:], generator=generator, dtype=torch.int32)
     # a sum (modulo 2^32) that copies share, and few others; adding 0 makes one zero of the two

@@ -55,8 +55,8 @@ class Logistic:
 
         A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but
         rounding. One in float64 ends where nothing is left of the gradient, which is meant for few
-        images: there the objective is so flat that two fits which agree in it to a part in a million
-        may score test images .1 nats apart.
+        images: there the objective is so flat that two fits which agree in it to six digits may
+        score test images .1 nats apart.
         """
         x, y = self.x[rows], y[rows]
         dimensions, penalty = x.shape[1], x.new_tensor(strengths)
