@@ -1,9 +1,9 @@
 """What every contrastive method is asked: its encoder and its critic."""
 
-from core.networks.backbones import STEMS
-
 import math
 from dataclasses import dataclass
+
+from core.networks.backbones import STEMS
 
 
 @dataclass

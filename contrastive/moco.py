@@ -5,15 +5,6 @@ He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, strong
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
-from core.batch import Batch, Encoded, Output, at_least_float32
-from core.distributed import gather, rank, world
-from core.information.geometry import alignment
-from core.information.losses import in_batch_loss, queue_loss
-from core.method import Context, Method
-from core.networks.backbones import Backbone
-from core.networks.batchnorm import in_groups, synchronised
-from core.randomness import KeyedRNG
-
 import copy
 import math
 from collections.abc import Iterator
@@ -26,6 +17,14 @@ from torch import Tensor, nn
 
 from contrastive.config import ContrastiveConfig
 from contrastive.queue import KeyQueue
+from core.batch import Batch, Encoded, Output, at_least_float32
+from core.distributed import gather, rank, world
+from core.information.geometry import alignment
+from core.information.losses import in_batch_loss, queue_loss
+from core.method import Context, Method
+from core.networks.backbones import Backbone
+from core.networks.batchnorm import in_groups, synchronised
+from core.randomness import KeyedRNG
 
 
 @dataclass

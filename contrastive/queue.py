@@ -3,6 +3,8 @@
 K = slots, B = keys of one step (of all processes), D = dimensions.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,16 @@ class KeyQueue(nn.Module):
         )  # in place: a long queue is larger than all else
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *given: Any) -> None:
+        """As any module, and refuse counters that name no place of the queue."""
+        super()._load_from_state_dict(state_dict, prefix, *given)
+        length, errors = len(self.keys), given[-1]
+        if not (0 <= int(self.pointer) < length and 0 <= int(self.filled) <= length):
+            errors.append(
+                f"'{prefix}pointer' {int(self.pointer)} or '{prefix}filled' {int(self.filled)} is"
+                f" outside of the queue's {length} keys"
+            )
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:

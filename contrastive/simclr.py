@@ -4,13 +4,6 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 Representations, 2020. B = images on this process, D = features, P = projection dimensions.
 """
 
-from core.batch import Batch, Encoded, Output, at_least_float32
-from core.distributed import world
-from core.information.geometry import alignment
-from core.information.losses import nt_xent_and_in_batch
-from core.method import Method
-from core.networks.backbones import Backbone
-
 import math
 from dataclasses import dataclass
 
@@ -20,6 +13,12 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from contrastive.config import ContrastiveConfig
+from core.batch import Batch, Encoded, Output, at_least_float32
+from core.distributed import world
+from core.information.geometry import alignment
+from core.information.losses import nt_xent_and_in_batch
+from core.method import Method
+from core.networks.backbones import Backbone
 
 
 @dataclass

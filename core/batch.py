@@ -3,12 +3,12 @@
 B = images on this process, F = label columns (one for ordinary data; one a factor for sprites).
 """
 
-from core.randomness import KeyedRNG
-
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.randomness import KeyedRNG
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,5 @@
 """Mistakes that a person can mend: one clear line and exit code 2, never a traceback."""
 
-from core.output import lasting_output
-
 import difflib
 import errno
 import functools
@@ -10,6 +8,8 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
+
+from core.output import lasting_output
 
 # What the system says when a person has to make room or allow something; no file of a run is in
 # danger, all are written atomically.
@@ -69,6 +69,8 @@ class Unmeasurable(UserError):
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest candidate, or every valid name if none is close."""
     names = sorted(candidates)
+    if not names:
+        return ""
     close = difflib.get_close_matches(word[:SHOWN], names, n=1, cutoff=0.5)
     return (
         f" (did you mean '{close[0]}'?)" if close else legible(f" (valid: {', '.join(names)})", 300)

@@ -4,6 +4,16 @@ n = images of a split, V = views of an image, D = feature dimensions, P = code d
 latent dimensions, F = label columns.
 """
 
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
 from core.batch import Batch, at_least_float32
 from core.data.datasets import open_source
 from core.data.source import Sampler, Source, Truth, eval_sampler
@@ -15,16 +25,6 @@ from core.run.features import Features
 from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
-
-import functools
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor, nn
-from tqdm import tqdm
 
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 

@@ -5,10 +5,10 @@ Fields other than `kind` are None until somebody sets them; a kind's own default
 table.
 """
 
-from core.errors import nearest
-
 from dataclasses import fields
 from typing import Any
+
+from core.errors import nearest
 
 REQUIRED = object()  # in the place of a default: the kind can not do without
 

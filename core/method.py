@@ -3,10 +3,6 @@
 B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
-from core.batch import Batch, Encoded, Output
-from core.errors import UserError, nearest, shown
-from core.gradcache import in_micro_batches
-
 import importlib
 import os
 import re
@@ -19,6 +15,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+from core.batch import Batch, Encoded, Output
+from core.errors import UserError, nearest, shown
+from core.gradcache import in_micro_batches
 
 ROOMS = (
     "contrastive",

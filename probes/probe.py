@@ -1,11 +1,12 @@
 """What a probe is: one file that says what it needs, what it measures and how that is shown."""
 
-from core.frozen import Frozen
-
+import re
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from matplotlib.axes import Axes
+
+from core.frozen import Frozen
 
 Numbers = dict[str, Any]  # what a report holds under a probe's name, as JSON
 
@@ -17,13 +18,30 @@ class Found(NamedTuple):
     arrays: dict[str, Any] = {}
 
 
+class Value(NamedTuple):
+    """The number of one cell of the table, with its 95% interval where it has one. Without a
+    `value`, `low` and `high` are two bounds on a number that is not known.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    digits: int = 2
+
+
 class Entry(NamedTuple):
-    """One checkpoint in a figure of several: its name, its colour and marker, and the numbers."""
+    """One checkpoint in a figure of several, or several seeds of one config: its name, its colour
+    and marker, and the numbers. Of several seeds `numbers` are the mean, and an interval in them is
+    the mean minus and plus the standard deviation over seeds.
+    """
 
     label: str
     colour: str
     marker: str
     numbers: Numbers
+    runs: tuple[Numbers, ...] = ()  # the numbers of each seed
+    place: int = 0  # among the entries of its panel
+    data: str = ""
 
 
 class Probe:
@@ -54,6 +72,12 @@ class Probe:
         """A text for each of `columns`."""
         return []
 
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        """The number behind each of `cells`, for means over seeds and for files of numbers; a text
+        for a cell that is none. Unless a probe says more, the numbers as its cells show them.
+        """
+        return [_read(cell) for cell in self.cells(numbers)]
+
     def headline(self, numbers: Numbers) -> dict[str, float]:
         """The numbers that a log keeps, by name."""
         return {}
@@ -68,3 +92,11 @@ class Probe:
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         """Its panel in a comparison of checkpoints."""
+
+
+def _read(cell: str) -> Value | str:
+    """A cell as a number, if it is one."""
+    plain = cell.replace(",", "")
+    if not re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", plain):
+        return cell
+    return Value(float(plain), digits=len(plain.partition(".")[2]))

@@ -1,19 +1,21 @@
 """The probing of checkpoints, from the words of a command to reports, pictures and a log."""
 
-from core.errors import Unmeasurable, UserError, nearest
-from core.frozen import Frozen
-from core.run import logger
-from core.run.folder import RunFolder, make_folder
-
 import argparse
+import hashlib
 import importlib
+import json
 import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from core.console import plain_console
 
+from core.console import plain_console
+from core.errors import Unmeasurable, UserError, nearest
+from core.frozen import Frozen
+from core.run import config, logger
+from core.run.folder import RunFolder, make_folder
+from core.run.resumable import RESUMABLE_KEYS
 from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -88,6 +90,7 @@ class Session:
             "step": frozen.step,
             "data": run.data.name,
             "seed": frozen.seed,
+            "config_key": config_key(run),
             "identity": frozen.identity,
             "options": {},
             "absent": {},
@@ -162,6 +165,17 @@ def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
                 raise UserError(f"{typed}.{key}: must be 1 or more, got {value}")
         checked[name] = given
     return checked
+
+
+def config_key(run: config.RunConfig) -> str:
+    """SHA-256 in hex of a config but for its seed, its folder and what may differ on resumption:
+    equal for runs that are several seeds of one thing.
+    """
+    values = config.to_dict(run)
+    for key in ("seed", "folder", *RESUMABLE_KEYS):
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values).pop(name, None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def find(target: Path, best: bool = False) -> Path:

@@ -45,9 +45,9 @@ SECTIONS = [
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     import torch
-    from core.console import plain_console
 
-    from core.run.checkpoint import write_atomically
+    from core.console import plain_console
+    from core.files import write_atomically
     from core.run.folder import make_folder
     from scripts.benches.contest import peak_elsewhere, race
 
@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     device = usable_device(options.device)
     if options.json:
         make_folder(options.json.parent, "--json", "name another")
-    machine = f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}, {torch.get_num_threads()} threads"
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = f"{card}, {torch.get_num_threads()} threads"
     machine += (
         f" of {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
     )

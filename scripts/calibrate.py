@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
-    from core.run.checkpoint import write_atomically
+    from core.files import write_atomically
     from core.run.folder import make_folder
     from probes.report import truth_figures
     from probes.samples import calibration

@@ -75,10 +75,9 @@ WORDS = {
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
+    from core.files import write_atomically
     from core.method import LatentModel
     from core.run import checkpoint
-    from core.run.checkpoint import write_atomically
     from core.run.folder import make_folder
     from probes.latents import curve
     from probes.report import curve_figures
@@ -142,7 +141,8 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
             f"{rate[key]['value']:.2f} ± {rate[key]['high'] - rate[key]['value']:.2f}"
             for key in ("rate", "distortion", "nelbo")
         ]
-        bounds = f"{rate['lower']['value']:.2f} … {min(rate['upper']['value'], rate['rate']['value']):.2f}"
+        top = min(rate["upper"]["value"], rate["rate"]["value"])
+        bounds = f"{rate['lower']['value']:.2f} … {top:.2f}"
         made.add_row(
             WORDS[name], *cells, bounds, f"{rate['active_units']} of {rate['latent_dimensions']}"
         )

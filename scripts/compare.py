@@ -1,12 +1,18 @@
 """Put probed checkpoints side by side: one table and one picture of the two views on mutual
 information.
 
-    twobounds compare runs/* --out compare.png
+    twobounds compare runs/*
+    twobounds compare runs/* --out compare.pdf --csv compare.csv --latex compare.tex
+
+Runs that differ in nothing but their seed are one line, as mean and standard deviation.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # called by its path: the checkout that it stands in comes first
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,47 +20,117 @@ if not __package__:  # called by its path: the checkout that it stands in comes 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
 
+if TYPE_CHECKING:
+    from probes.report.schema import Report
+    from probes.report.table import Probes
+
+PICTURES = (".png", ".pdf", ".svg")
+
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
+    _check_outputs(options)
     from core.console import plain_console
-
     from probes.registry import PROBES
-    from probes.report import comparison, figures, store, table
+    from probes.report import comparison, groups, table, tabular
     from probes.session import load_probes
 
-    console = plain_console()
-    reports, probes = [], load_probes(list(PROBES))
-    for run in options.runs:
-        path = run / "probe" / "probe.json" if run.is_dir() else run
-        if path.is_file():
-            reports.append(store.load(path, probes))
-        else:
-            console.print(f"{run}: not probed, left out ({command('probe')} {run})")
+    console, probes = plain_console(), load_probes(list(PROBES))
+    reports = _read(options.runs, probes)
     if not reports:
         raise UserError(f"none of these is probed; run {command('probe')} on them first")
-    if not options.out.parent.is_dir():
-        raise UserError(f"--out: there is no folder {options.out.parent}")
-    plain_console(150).print(table.table(reports, probes))
-    comparison.compare(reports, probes, options.out)
+    if not options.mixed:
+        comparison.require_one_data_set(reports)
+    lines = groups.grouped(reports, probes, options.each, options.mixed)
+    plain_console(150).print(table.table(reports, probes, lines))
+    comparison.compare(reports, probes, options.out, lines)
     console.print(f"picture: {options.out}")
-    if any(found.get("rate_head") for found in reports):
-        curves = options.out.with_name(f"{options.out.stem}_rd.png")
-        heads = comparison.entries(reports, "rate_head")
-        figures.rate_distortion([(entry.label, entry.numbers) for entry in heads], curves)
+    if any("rate_head" in found for found in reports):
+        curves = _curves(options.out)
+        comparison.rate_distortion(lines, probes, curves)
         console.print(f"picture: {curves}")
+    if options.csv:
+        console.print(f"table: {tabular.write_csv(lines, probes, options.csv)}")
+    if options.latex:
+        console.print(f"table: {tabular.write_latex(lines, probes, options.latex)}")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("compare", __doc__)
     given.add_argument(
-        "runs", nargs="+", type=Path, help="run folders that are probed, or their probe.json"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_OR_CKPT",
+        help="run folders or checkpoints that are probed, or their probe.json",
     )
     given.add_argument(
-        "--out", type=Path, default=Path("compare.png"), help="the picture (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("compare.png"),
+        help="the picture: a png, pdf or svg (default: %(default)s)",
     )
+    given.add_argument("--each", action="store_true", help="a line for every run, seeds too")
+    given.add_argument(
+        "--mixed", action="store_true", help="put runs on different data into one picture"
+    )
+    given.add_argument("--csv", type=Path, metavar="FILE", help="the table as plain numbers")
+    given.add_argument("--latex", type=Path, metavar="FILE", help="the table as a LaTeX tabular")
     return given.parse_args(argv)
+
+
+def _curves(out: Path) -> Path:
+    """The second picture, of rate-distortion curves."""
+    return out.with_name(f"{out.stem}_rd{out.suffix}")
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """`UserError` for a file that can not be written as what it is called, before any work."""
+    from core.run.folder import home_expanded
+
+    for key, suffixes in (("out", PICTURES), ("csv", (".csv",)), ("latex", (".tex",))):
+        if getattr(options, key) is None:
+            continue
+        path = home_expanded(getattr(options, key), f"--{key}")
+        setattr(options, key, path)
+        if os.path.isdir(path):
+            raise UserError(f"--{key}: {path} is a folder; name a file in it")
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"--{key}: {path} should end in {' or '.join(suffixes)}")
+        if not os.path.isdir(path.parent):
+            raise UserError(f"--{key}: there is no folder {path.parent}; make it, or name another")
+        if key == "out" and os.path.isdir(_curves(path)):
+            raise UserError(f"--out: {_curves(path)}, for a second picture, is a folder")
+        try:
+            longest = path.with_name(f".{path.stem}_rd{path.suffix}.{'0' * 16}.tmp")
+            os.path.lexists(longest)
+            with tempfile.NamedTemporaryFile(prefix=longest.name, dir=path.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"--{key}: {path} can not be written ({error.strerror}); name another"
+            ) from None
+
+
+def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
+    """The reports of run folders, checkpoints and files of reports; what has none is said."""
+    from probes.report import store
+
+    found: dict[Path, Report] = {}
+    for target in targets:
+        path, others = store.find(target)
+        if path is None:
+            more = f"; it holds {', '.join(map(str, others))}" if others else ""
+            print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
+            continue
+        if others:
+            print(f"{target}: takes {path}; there are {', '.join(map(str, others))} too")
+        if path.resolve() in found:
+            print(f"{target}: {path} was named before and counts once")
+            continue
+        found[path.resolve()] = store.placed(store.load(path, probes), path)
+    return list(found.values())
 
 
 if __name__ == "__main__":

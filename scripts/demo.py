@@ -21,6 +21,7 @@ from core.errors import exit_cleanly
 
 SCRIPTS = Path(__file__).resolve().parent
 METHODS = ("simclr", "moco", "beta_vae")
+FIRST = "linear,knn,information"  # of the first checkpoint, so that a picture comes early
 
 
 @exit_cleanly
@@ -29,10 +30,19 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     runs = [out / method for method in METHODS]
     for method, run in zip(METHODS, runs, strict=True):
-        step("pretrain.py", CONFIGS / f"{method}_sprites.yaml", f"folder={run}", "--resume")
+        step("pretrain.py", CONFIGS / f"demo_{method}.yaml", f"folder={run}", "--resume")
+        if method == METHODS[0]:
+            step("probe.py", run, "--probes", FIRST)
+            picture, seconds = run / "probe" / "infonce.png", time.monotonic() - started
+            print(f"The first picture, after {seconds:.0f} s: {picture}", flush=True)
     step("probe.py", *runs)
     step("compare.py", *runs, "--out", out / "compare.png")
-    print(f"\nDone in {time.monotonic() - started:.0f} s. The picture: {out}/compare.png")
+    from core.machine import gigaflops
+
+    print(
+        f"\nDone in {time.monotonic() - started:.0f} s, on a machine of {gigaflops():.0f} GFLOP/s."
+        f" The picture: {out}/compare.png"
+    )
     for run in runs:
         print(
             f"  {run}/  config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures/, probe/"

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
     from probes.samples.estimate import estimate
     from probes.samples.pairs import load_pairs
 

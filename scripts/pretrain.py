@@ -36,7 +36,6 @@ def pretrain(path: str, overrides: list[str]) -> None:
     from core.run.preemption import requeue_while_starting
     from core.run.setup import default_dtype, prepare, start_fabric
     from core.run.validation import Validation
-
     from probes.labels.knn import online_knn
 
     requeue_while_starting()

@@ -5,9 +5,9 @@
     twobounds probe runs/beta_vae_mnist --probes likelihood likelihood.k=5000 likelihood.images=500
     twobounds probe runs/mine --probes linear,mypackage.spectrum.Spectrum
 
-A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json, pictures and
-the features. Each probe is saved as soon as it is done; a call that was interrupted goes on with
-what is missing. The numbers are logged to the W&B run that made the checkpoint.
+A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json, pictures
+and the features. Each probe is saved as soon as it is done; a call that was interrupted goes on
+with what is missing. The numbers are logged to the W&B run that made the checkpoint.
 """
 
 import argparse

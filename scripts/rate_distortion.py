@@ -52,9 +52,8 @@ NOTE = "started_from.json"  # in the folder of a warm-started run
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
+    from core.files import write_atomically
     from core.run import config
-    from core.run.checkpoint import write_atomically
     from core.run.folder import picture_place
     from probes.latents import curve
     from probes.report import curve_figures
@@ -136,6 +135,7 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     """
     import torch
 
+    from core.files import write_atomically
     from core.run import checkpoint
     from core.run.folder import RunFolder
     from core.run.optim import build_optimizer
@@ -152,7 +152,7 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
         "started_from": str(neighbour),
         "started_from_digest": entries.digest,
     }
-    checkpoint.write_atomically(
+    write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
     )
     checkpoint.save(folder.last, checkpoint.State(run, method, build_optimizer(method, run.optim)))
@@ -195,8 +195,8 @@ def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> N
     different axes.
     """
     from core.method import LatentModel
-    from core.run.config import method_class
     from core.run import checkpoint
+    from core.run.config import method_class
     from probes.session import find
 
     if not issubclass(method_class(run), LatentModel):

@@ -45,8 +45,7 @@ SPRITES = {
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-
-    from core.run.checkpoint import write_atomically
+    from core.files import write_atomically
     from core.run.folder import picture_place
     from probes.report import store as report
     from probes.report import truth_figures

@@ -5,18 +5,25 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in what tests start
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import core  # noqa: F401
-from core.batch import Batch
-from core.randomness import KeyedRNG
-
 from pathlib import Path
 
 import pytest
 import torch
 
+from core.batch import Batch
+from core.randomness import KeyedRNG
+
 # Files that take longest, longest first: a process is given whole files, and a long one at the end
 # would leave the other cores idle.
-LONGEST = ("test_world_sizes.py", "test_faults.py", "test_training.py", "test_readme.py")
+LONGEST = (
+    "test_world_sizes.py",
+    "test_faults.py",
+    "test_estimate.py",
+    "test_training.py",
+    "test_views.py",
+    "test_rate_head.py",
+    "test_readme.py",
+)
 MOST_PROCESSES = 8  # of about 1 GiB each
 
 

@@ -4,8 +4,6 @@ One server process (multiprocessing's forkserver) imports everything once, and e
 of it: a process of its own, with its own arguments, folder, environment, output and exit code.
 """
 
-import core  # noqa: F401
-
 import multiprocessing
 import os
 import runpy

@@ -1,14 +1,16 @@
 """Small folders of pictures, and what a source reads of them."""
 
-from core.data.datasets import DataConfig
-from core.data.source import Source, eval_sampler
-
 import gzip
 import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from core.data.datasets import DataConfig
+from core.data.skipping import Split
+from core.data.source import Source, eval_sampler
 
 
 def config(root: Path, **more) -> DataConfig:
@@ -50,3 +52,19 @@ def write_mnist(root: Path, name: str = "MNIST") -> None:
             (raw / f"{name}-{kind}-ubyte").write_bytes(data)
             with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb") as file:
                 file.write(data)
+
+
+class ActingImages:
+    """Numbers for images; `act` is called for each, in the worker."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __getitem__(self, index: int):
+        self.act(index)
+        return torch.full((3, 4, 4), index, dtype=torch.uint8), 0, 0
+
+
+def acting_split(act) -> Split:
+    """Twelve of them."""
+    return Split(ActingImages(act), torch.arange(12), 0.0)

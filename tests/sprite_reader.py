@@ -1,10 +1,10 @@
 """A reader of sprites' contents that shares no code with any encoder."""
 
-from core.data.sprites import SIDE, SpritesConfig, coverage
-
 import math
 
 import torch
+
+from core.data.sprites import SIDE, SpritesConfig, coverage
 
 
 def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:

@@ -2,6 +2,13 @@
 alone.
 """
 
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
 from core.data.datasets import EMBEDDED, open_source
 from core.data.images import Arrays
 from core.data.source import Source, train_sampler
@@ -12,13 +19,6 @@ from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from core.run.setup import build_state, start_fabric
 from core.run.train import train
-
-from pathlib import Path
-from unittest.mock import patch
-
-import pytest
-import torch
-from lightning_fabric import Fabric
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 SHAPES = {

@@ -1,13 +1,9 @@
-"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size, and
-the method of one file goes through pretraining, probes and the contract.
+"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size,
+and the method of one file goes through pretraining, probes and the contract.
 
 A command that is new is run as it stands, on toy runs. Where that takes long, `TOY` says what makes
 it short.
 """
-
-from core.data.datasets import EMBEDDED
-from core.method import LatentModel, PairCritic
-from core.run import config
 
 import configparser
 import functools
@@ -22,7 +18,11 @@ import numpy as np
 import pytest
 import yaml
 
-from probes.rate import rate
+from core.data.datasets import EMBEDDED
+from core.frozen import Frozen
+from core.method import LatentModel, PairCritic
+from core.run import config
+from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
 from vae.beta import BetaVAE, BetaVAEConfig
 
@@ -43,7 +43,8 @@ SMALL = [
     "trainer.compile=false",
     "wandb=disabled",
 ]
-# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a config.
+# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a
+# config.
 TOY = {
     "pretrain.py": ["{train}"],
     "rate_distortion.py": ["{train}", "--betas", "1,3"],
@@ -100,6 +101,8 @@ def toy_overrides(path: str, given: list[str]) -> list[str]:
     """What makes training of this config short, and possible without its data set."""
     run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
     more = [*SMALL, *([] if run.data.name in EMBEDDED else ["data.name=sprites"])]
+    if run.data.size and run.data.name not in EMBEDDED:
+        more.append("data.size=0")
     fields = {"backbone": "small", "queue": "64"}
     return more + [
         f"model.{key}={value}" for key, value in fields.items() if hasattr(run.model, key)
@@ -117,7 +120,7 @@ def place(tmp_path_factory) -> Path:
 
 def run(place: Path, words: list[str]) -> None:
     """One command, for real, or what can be checked of it on one machine without the network."""
-    program, *rest = words
+    program, *rest = from_a_checkout(words)
     if program == "make":
         return make(place, rest)
     if program == "torchrun":
@@ -129,6 +132,19 @@ def run(place: Path, words: list[str]) -> None:
     prepare(place, rest)
     told = start(place, program, rest)
     assert told.returncode == 0, f"{shlex.join(words)}\n{told.stdout}\n{told.stderr}"
+
+
+def from_a_checkout(words: list[str]) -> list[str]:
+    """`twobounds NAME ...`, alone or under torchrun, as the script that it calls."""
+    place = next((i for i, word in enumerate(words) if word == "twobounds"), None)
+    if place is None or len(words) < place + 2 or words[place + 1] == "COMMAND":
+        return words
+    before = ["python"] if place == 0 else [word for word in words[:place] if word != "-m"]
+    rest = [
+        f"configs/{word}.yaml" if (ROOT / f"configs/{word}.yaml").exists() else word
+        for word in words[place + 2 :]
+    ]
+    return [*before, f"scripts/{words[place + 1].replace('-', '_')}.py", *rest]
 
 
 def start(place: Path, program: str, words: list[str]) -> Done:
@@ -166,6 +182,8 @@ def prepare(place: Path, words: list[str]) -> None:
         if word.endswith(".npz") and not (place / word).exists():
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
+        if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
+            run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]
         there = (place / "runs" / name / "last.ckpt").exists()
         if word.startswith("runs/") and (ROOT / f"configs/{name}.yaml").exists() and not there:
@@ -218,8 +236,8 @@ def test_a_command_of_the_documentation_runs(place, words):
 
 
 def method_of_one_file() -> tuple[str, str, str]:
-    """The README's section about it, the file and its YAML."""
-    text = (ROOT / "README.md").read_text()
+    """The section about it in docs/extending.md, the file and its YAML."""
+    text = (ROOT / "docs/extending.md").read_text()
     (section,) = (
         part for part in text.split("\n## ") if re.search(r"^class \w+\(Method", part, re.M)
     )
@@ -228,23 +246,14 @@ def method_of_one_file() -> tuple[str, str, str]:
     return section, code, settings
 
 
-ONE_FILE = """
-import sys
-sys.path[:0] = {paths!r}
-import contrastive, vae
-for room in (contrastive, vae):
-    room.__path__.append("{place}/" + room.__name__)
-"""
-
-
 def test_the_method_of_one_file_trains_is_probed_and_keeps_the_contract(tmp_path):
-    """As it stands in the README: the file in a room, the YAML in configs/."""
+    """As it stands in docs/extending.md: a package of one's own, the YAML beside it."""
     _, code, settings = method_of_one_file()
     place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
     for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text(text)
-    found = ONE_FILE.format(paths=[str(ROOT)], place=tmp_path)
+    found = f"import sys\nsys.path[:0] = {[str(ROOT), str(tmp_path)]!r}\n"
     contract = f"""
 from pathlib import Path
 from tests import test_contract
@@ -255,7 +264,7 @@ test_contract.test_every_network_is_compiled_in_the_mode_that_was_asked_for(Path
     for code, *words in (
         [contract],
         [QUICK, ROOT / "scripts/pretrain.py", f"configs/{name}.yaml", f"folder={folder}", *SMALL],
-        [QUICK, ROOT / "scripts/probe.py", folder],
+        [QUICK, ROOT / "scripts/probe.py", folder, "--trust", place],
     ):
         told = run_code(found + code, *words, cwd=tmp_path)
         assert told.returncode == 0, told.stderr
@@ -283,4 +292,5 @@ def test_what_the_readme_asks_of_a_method_is_all_that_a_probe_needs(tmp_path):
         return lambda self, *given: getattr(whole, name)(*given)
 
     narrow = type("Narrow", (type(whole).__mro__[1],), {name: passed_on(name) for name in members})
-    assert rate(narrow(run.model, (3, 32, 32)), run)["rate"]["value"] >= 0
+    frozen = Frozen(narrow(run.model, (3, 32, 32)), run)
+    assert RateProbe().measure(frozen).numbers["rate"]["value"] >= 0

@@ -4,13 +4,12 @@ u).
 B = images, C H W = image shape, U = conditioning feature maps.
 """
 
-from core.networks.discretized import DiscreteDistribution
-from core.networks.likelihoods import Likelihood
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from core.networks.discretized import DiscreteDistribution
+from core.networks.likelihoods import Likelihood
 from vae.pixelcnn import PixelCNN
 
 DISCRETE = (

@@ -5,18 +5,17 @@ Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE
 B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
 """
 
-from core.batch import Batch, Output, at_least_float32
-from core.method import Context, Method
-from core.networks.backbones import STEMS
-from core.networks.decoders import DECODERS, build_decoder
-from core.networks.likelihoods import Likelihood
-
 import math
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from core.batch import Batch, Output, at_least_float32
+from core.method import Context, Method
+from core.networks.backbones import STEMS
+from core.networks.decoders import DECODERS, build_decoder
+from core.networks.likelihoods import Likelihood
 from vae.figures import reconstructions, traversals
 from vae.monitors import code_monitors, collapse_warning
 from vae.networks import build_encoder

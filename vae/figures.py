@@ -3,13 +3,12 @@
 N = images of a row, C H W = image shape, L = latent dimensions.
 """
 
-from core.batch import as_float
-from core.method import LatentModel
-from core.randomness import KeyedRNG
-
 import torch
 from torch import Tensor
 
+from core.batch import as_float
+from core.method import LatentModel
+from core.randomness import KeyedRNG
 from vae.autoregressive import AutoregressiveImage
 
 

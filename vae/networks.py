@@ -3,15 +3,15 @@
 B = images on this process, C H W = image shape, D = encoder features.
 """
 
-from core.batch import as_float
-from core.networks.backbones import Backbone
-from core.networks.decoders import quartered
-from core.networks.residual import ResidualBlock
-
 import math
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from core.batch import as_float
+from core.networks.backbones import Backbone
+from core.networks.decoders import quartered
+from core.networks.residual import ResidualBlock
 
 
 class MLPEncoder(nn.Sequential):

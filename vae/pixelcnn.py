@@ -6,8 +6,6 @@ Lossy Autoencoder, 2017. B = images, C H W = image shape, K = hidden channels, U
 feature maps, P = parameters a value.
 """
 
-from core.errors import UserError
-
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.errors import UserError
 from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 

@@ -3,10 +3,6 @@
 B = images on this process, L = latent dimensions, K = pseudo-inputs, C H W = image shape.
 """
 
-from core.errors import UserError
-from core.kind_options import Kinds, settings
-from core.networks.likelihoods import kl_from_standard_normal
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from zuko.nn import MaskedMLP
+
+from core.errors import UserError
+from core.kind_options import Kinds, settings
+from core.networks.likelihoods import kl_from_standard_normal
 
 KINDS: Kinds = {"standard": {}, "vamp": {"pseudo_inputs": 500}, "flow": {"steps": 4, "width": 640}}
 

@@ -5,26 +5,23 @@ R = rate, D = distortion, both in nats an image; B = images on this process, G =
 rate, one a dimension of the code where the prior factorises; p = progress, the share of training
 done; * marks what is aimed at, `nats` in the config.
 
-    constant           D + beta R          Kingma & Welling 2014; Higgins et al. 2017
-    linear             the same, beta rising from 0 over `warmup`; Bowman et al. 2016
+    constant           D + beta R
+                       (Kingma & Welling 2014; Higgins et al. 2017)
+    linear             the same, beta rising from 0 over `warmup`  (Bowman et al. 2016)
     cyclical           the same, `cycles` times, each rising over its share `ramp` and then
-                       constant; Fu et al. 2019
+                       constant  (Fu et al. 2019)
     free_bits          D + beta sum_g max(nats, R_g), R_g the mean over the batch of `group`
-                       dimensions; Kingma et al. 2016
+                       dimensions  (Kingma et al. 2016)
     soft_free_bits     D + price R, the price 10% up where R is over 5% above R*, 10% down where
-                       it is over 5% below; Chen et al. 2017
-    capacity           D + gamma |R - C|, C rising from 0 to `nats` over `warmup`;
-                       Burgess et al. 2018
-    target_rate        D + price R, the price a Lagrange multiplier that holds R = R*;
-                       Rezende & Viola 2018
+                       it is over 5% below  (Chen et al. 2017)
+    capacity           D + gamma |R - C|, C rising from 0 to `nats` over `warmup`
+                       (Burgess et al. 2018)
+    target_rate        D + price R, the price a Lagrange multiplier that holds R = R*
+                       (Rezende & Viola 2018)
     target_distortion  the same, for D = D*
 
 Only the objective is weighted: what a method logs are R, D and D + R at beta 1, and the price.
 """
-
-from core.distributed import mean
-from core.errors import UserError
-from core.kind_options import REQUIRED, Kinds, settings
 
 import math
 from dataclasses import dataclass
@@ -32,6 +29,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from core.distributed import mean
+from core.errors import UserError
+from core.kind_options import REQUIRED, Kinds, settings
 
 KINDS: Kinds = {
     "constant": {"beta": 1.0},

@@ -5,12 +5,11 @@ Chen et al.: Variational Lossy Autoencoder, 2017 (arXiv:1611.02731). With `windo
 with a PixelCNN decoder. B = images, C H W = image shape, L = latent dimensions, U = feature maps.
 """
 
-from core.networks.decoders import build_decoder
-
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from core.networks.decoders import build_decoder
 from vae.autoregressive import DISCRETE, AutoregressiveImage
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.pixelcnn import PixelCNN

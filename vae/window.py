@@ -5,13 +5,13 @@ C H W = image shape. Values come in raster order, pixel by pixel, and in a pixel
 (R, G given R, B given both).
 """
 
-from core.errors import UserError
-
 import re
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.errors import UserError
 
 CONTEXTS = ("pixels", "grey", "coarse")
 

@@ -1,4 +1,4 @@
-"""Work on a batch in blocks that fit into a processor's cache, a block a thread.
+"""Work on a batch in blocks that fit into a processor's cache, one block per thread.
 
 An operation of torch on a whole batch reads and writes memory, and its threads meet at the end of
 every operation. A block stays in the cache from its first operation to its last, and threads that
@@ -24,11 +24,11 @@ KEPT = {TRIM: 2**28, MMAP: 2**25}  # bytes; glibc takes no more than 32 MiB for 
 
 
 def in_blocks(work: Callable[[slice], None], n: int, values: int, device: torch.device) -> None:
-    """`work(block)` for blocks that together are n things, each of about `values` numbers: every
-    so-manieth thing, so that all are alike.
+    """Call `work(block)` for strided slices that together cover n items, each of about `values`
+    numbers. Slices are strided so that all blocks cost the same.
 
-    On a CPU as many blocks run side by side as torch has threads, so `work` must write to places of
-    its own. Elsewhere there is one block.
+    On a CPU, as many blocks run in parallel as torch has threads, so each call of `work` must write
+    to memory of its own. On other devices there is one block.
     """
     threads = torch.get_num_threads()
     count = 1 if device.type != "cpu" else threads * math.ceil(n * values / BLOCK / threads)

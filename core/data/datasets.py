@@ -9,6 +9,15 @@ A set that can only be read in sequence (wds/, tfds/) is read once, in its own o
 batches are a function of (seed, step), which takes random access.
 """
 
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
@@ -22,15 +31,6 @@ from core.data.sprites import SpritesConfig
 from core.data.views import policy
 from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
-
-import functools
-import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset
 
 SPLITS = ("train", "val", "trainval", "test")
 NAMES = (*EMBEDDED, *TORCHVISION, "folder")
@@ -126,7 +126,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
-    refuse_doubtful(config, config.name in EMBEDDED)
+    refuse_doubtful(config, config.made is not None)
     source: Source
     if config.made is not None:
         source = _make(config.made, config, split, seed)

@@ -5,14 +5,15 @@ A checkpoint says which data a method was trained on. Its words open no other pl
 that exists, fetch nothing, and ask for no more than a machine can give.
 """
 
-from core.errors import UserError, shown
-
 import re
 from pathlib import Path
 from typing import Any
 
+from core.data.readers import TORCHVISION
+from core.errors import UserError, shown
+
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.*::", re.DOTALL)
-PLAIN_KINDS = ("folder", "mnist", "cifar10", "cifar100", "stl10")  # these read local files alone
+PLAIN_KINDS = ("folder", *TORCHVISION)  # these read local files alone
 SIZES = {  # the largest that a file may ask for
     "size": 4096,
     "validation": 2**22,

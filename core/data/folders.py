@@ -1,9 +1,5 @@
 """Images in folders: DATA/SPLIT/CLASS/..., a class being the first folder below the split."""
 
-from core.data.notes import printable, say_once
-from core.data.pixels import suffixes
-from core.errors import UserError
-
 import os
 import re
 from collections import defaultdict
@@ -11,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.data import Dataset
+
+from core.data.notes import printable, say_once
+from core.data.pixels import suffixes
+from core.errors import UserError
 
 TEST_NAMES = ("test", "val", "validation")  # folders of a test split; the first that exists
 

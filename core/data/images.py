@@ -4,16 +4,6 @@ where they do not.
 n = images in the split, B = images on this process.
 """
 
-from core.batch import Batch
-from core.data.identity import Identity, digest, digest_of_files, digest_of_sample
-from core.data.loading import load
-from core.data.notes import printable
-from core.data.skipping import Split
-from core.data.source import Sampler, Source, eval_sampler
-from core.data.views import Policy, augment, policy
-from core.errors import UserError
-from core.randomness import KeyedRNG
-
 import copy
 import itertools
 import math
@@ -27,6 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from core.batch import Batch
+from core.data.identity import Identity, digest, digest_of_files, digest_of_sample
+from core.data.loading import load
+from core.data.notes import printable
+from core.data.skipping import Split
+from core.data.source import Sampler, Source, eval_sampler
+from core.data.views import Policy, augment, policy
+from core.errors import UserError
+from core.randomness import KeyedRNG
 
 
 @dataclass

@@ -11,10 +11,6 @@ scaled, so that Sigma's eigenvectors and eigenvalues are known exactly.
 B = images, n = images in the split, S = image side, d = S * S values of an image, r = rank.
 """
 
-from core.batch import Batch
-from core.data.source import Sampler, Source, Truth
-from core.randomness import KeyedRNG
-
 import functools
 import math
 from collections.abc import Iterator
@@ -25,6 +21,10 @@ import numpy as np
 import torch
 from scipy.fft import dct
 from torch import Tensor
+
+from core.batch import Batch
+from core.data.source import Sampler, Source, Truth
+from core.randomness import KeyedRNG
 
 
 @dataclass

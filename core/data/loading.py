@@ -3,11 +3,6 @@
 n = images in the split.
 """
 
-from core.data.notes import Notes, printable, say_once
-from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
-from core.data.skipping import Split, Undecodable, first_decodable
-from core.errors import UserError
-
 import math
 import os
 import signal
@@ -23,6 +18,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from core.data.notes import Notes, printable, say_once
+from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
+from core.data.skipping import Split, Undecodable, first_decodable
+from core.errors import UserError
 
 MOST_WORKERS = 4  # for each processor: more only wait for one another
 TICK = 5.0  # seconds of silence after which it is looked whether the workers are alive

@@ -1,12 +1,12 @@
 """What is said about a split, once, on standard error, by the first process."""
 
-from core.data.pixels import ALPHA, COLOUR_16, DEPTH, FRAMES, TURNED
-from core.distributed import rank
-
 import functools
 import os
 import sys
 from collections.abc import Iterable
+
+from core.data.pixels import ALPHA, COLOUR_16, DEPTH, FRAMES, TURNED
+from core.distributed import rank
 
 ENOUGH = 256  # pictures of 16 bits after which a stream judges their range
 SENTENCES = {

@@ -5,8 +5,6 @@ What was done to a picture is returned as a number, its *note*: flags in the low
 them, for a picture of 16 bits, one more than its largest value.
 """
 
-from core.data.skipping import Undecodable
-
 import functools
 import io
 from collections.abc import Iterable
@@ -16,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from core.data.skipping import Undecodable
 
 ALPHA, TURNED, FRAMES, COLOUR_16 = 1, 2, 4, 8  # flags of a note
 DEPTH = 8  # place in a note of the largest value plus one

@@ -2,10 +2,6 @@
 everything that timm opens.
 """
 
-from core.data.folders import open_folder
-from core.data.notes import printable
-from core.errors import UserError
-
 import contextlib
 import functools
 import inspect
@@ -16,6 +12,10 @@ from typing import Any
 
 from filelock import FileLock
 from torch.utils.data import Dataset
+
+from core.data.folders import open_folder
+from core.data.notes import printable
+from core.errors import UserError
 
 # data.name -> the class of torchvision.datasets; a further one that fits is one more line
 TORCHVISION = {

@@ -4,12 +4,6 @@ A set in a package of one's own is named `package.module.Class`; nothing is impo
 that the user has not named.
 """
 
-from core.data.linear_gaussian import LinearGaussian
-from core.data.source import Source
-from core.data.sprites import Sprites
-from core.errors import UserError, nearest
-from core.method import TRUST
-
 import importlib
 import os
 import re
@@ -21,6 +15,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from core.data.linear_gaussian import LinearGaussian
+from core.data.source import Source
+from core.data.sprites import Sprites
+from core.errors import UserError, nearest
+from core.method import TRUST
 
 # data.name -> the set. Its keys are data.NAME.*, or data.options where DataConfig has no such
 # section.

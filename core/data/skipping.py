@@ -4,14 +4,14 @@ another one of the split stands in for it.
 n = images in the split.
 """
 
-from core.errors import UserError
-
 import sys
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from core.errors import UserError
 
 
 class Undecodable(UserError):

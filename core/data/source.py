@@ -3,10 +3,6 @@
 n = images in the split, B = images on this process, W = processes, F = label columns.
 """
 
-from core.batch import Batch
-from core.data.identity import Identity, digest, digest_of_sample
-from core.randomness import KeyedRNG
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from core.batch import Batch
+from core.data.identity import Identity, digest, digest_of_sample
+from core.randomness import KeyedRNG
 
 Sampler = Iterable[
     tuple[Tensor, KeyedRNG]

@@ -12,10 +12,6 @@ from any view without error, and
 B = images on this process, n = images in the split, S = image side, F = factors of the content.
 """
 
-from core.batch import Batch
-from core.data.source import Sampler, Source, Truth
-from core.randomness import KeyedRNG
-
 import functools
 import math
 from collections.abc import Iterator
@@ -24,6 +20,10 @@ from dataclasses import dataclass
 import torch
 from scipy.stats import binom
 from torch import Tensor
+
+from core.batch import Batch
+from core.data.source import Sampler, Source, Truth
+from core.randomness import KeyedRNG
 
 SIDE = 32
 SHAPES = ("disc", "ring", "triangle", "cross")

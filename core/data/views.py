@@ -6,13 +6,6 @@ are uint8 at both ends and float in [0, 1] between. They are rounded once, to th
 the end; torchvision rounds uint8 images after every operation.
 """
 
-from core.batch import as_float
-from core.data.blocks import in_blocks
-from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
-from core.data.resize import resized_crop
-from core.errors import UserError, nearest
-from core.randomness import KeyedRNG
-
 import functools
 import math
 from collections.abc import Callable
@@ -22,6 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
+
+from core.batch import as_float
+from core.data.blocks import in_blocks
+from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
+from core.data.resize import resized_crop
+from core.errors import UserError, nearest
+from core.randomness import KeyedRNG
 
 ATTEMPTS = 10  # at a box that fits into the image, as torchvision
 

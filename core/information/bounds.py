@@ -5,14 +5,14 @@ negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's
 are no bounds and have no function here.
 """
 
-from core.errors import Unmeasurable
-from core.information.scores import Scores
-
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.errors import Unmeasurable
+from core.information.scores import Scores
 
 BLOCK = 512  # anchors whose scores are held at a time
 

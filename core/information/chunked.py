@@ -10,9 +10,6 @@ gradient: two matrix products and one exponential for each score (the online sof
 Gimelshein 2018). N = queries, K = keys, D = dimensions.
 """
 
-from core.information import flash
-from core.matmul import matmul
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from core.information import flash
+from core.matmul import matmul
 
 LOG2E = (
     1 / math.log(2)

@@ -3,15 +3,15 @@
 n = images, B = images of a batch, L = latent dimensions.
 """
 
-from core.batch import Batch
-from core.method import LatentModel
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from core.batch import Batch
+from core.method import LatentModel
 
 
 class Coded(NamedTuple):

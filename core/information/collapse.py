@@ -3,14 +3,14 @@
 n = images, L = latent dimensions.
 """
 
+from typing import NamedTuple
+
+from torch import Tensor
+
 from core.information.bounds import interval, sandwich
 from core.information.codes import Codes
 from core.information.scores import gaussian
 from core.information.standardise import require_finite_features, require_finite_numbers
-
-from typing import NamedTuple
-
-from torch import Tensor
 
 # variance of a posterior mean over images above which a unit is active (Burda et al. 2016)
 ACTIVE = 0.01

@@ -11,9 +11,6 @@ is a block of r pairs by a block of c, scores [V r, V c], or by view [V, r, V, c
 with itself lies on the diagonals of that.
 """
 
-from core.information.chunked import LOG2E, slices
-from core.matmul import matmul
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from core.information.chunked import LOG2E, slices
+from core.matmul import matmul
 
 ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile: on a CPU it stays in the cache
 KEPT = (

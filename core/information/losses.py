@@ -8,11 +8,6 @@ the training loss, reports a bound. No loss holds a matrix of all scores, each c
 together with its value, and none has a second derivative. Vectors need not have unit length.
 """
 
-from core.batch import at_least_float32
-from core.distributed import gather, rank, world
-from core.information.chunked import QueueInfoNCE
-from core.information.in_batch import InBatch, Layout
-
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -20,6 +15,11 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core.batch import at_least_float32
+from core.distributed import gather, rank, world
+from core.information.chunked import QueueInfoNCE
+from core.information.in_batch import InBatch, Layout
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -5,14 +5,14 @@ codes, f(x, y) = scale <q(x), k(y)>, which holds any bilinear form, any function
 and the log density of a diagonal Gaussian.
 """
 
-from core.information.chunked import slices
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.information.chunked import slices
 
 ROWS, COLUMNS = 1024, 8192  # of a tile
 

@@ -4,14 +4,14 @@ scale.
 n = images, D = feature dimensions.
 """
 
-from core.errors import Unmeasurable
-
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from core.errors import Unmeasurable
 
 BLOCK = 1024  # images that are held in float64 at a time
 

@@ -1,9 +1,9 @@
 """What a sweep of InfoNCE over the number of candidates says about itself."""
 
+import math
+
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate
-
-import math
 
 FLAT, STEEP = (
     0.05,

@@ -3,13 +3,13 @@
 B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 """
 
-from core.batch import as_float
-from core.errors import UserError, nearest
-
 from typing import Any
 
 import timm
 from torch import Tensor, nn
+
+from core.batch import as_float
+from core.errors import UserError, nearest
 
 STEMS = ("cifar", "imagenet")
 

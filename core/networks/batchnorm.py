@@ -5,10 +5,6 @@ torch.nn.SyncBatchNorm does the same on GPUs only, and without groups. B = rows 
 channels, S = places in a map, G = groups of rows that have statistics of their own.
 """
 
-from core.batch import at_least_float32
-from core.distributed import total, world
-from core.errors import UserError
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,6 +13,10 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.batch import at_least_float32
+from core.distributed import total, world
+from core.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 

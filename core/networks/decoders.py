@@ -5,13 +5,13 @@ B = images on this process, C H W = shape of what is emitted (C = channels of th
 a value), L = latent dimensions.
 """
 
-from core.errors import UserError
-from core.networks.residual import ResidualBlock
-
 import math
 
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from core.errors import UserError
+from core.networks.residual import ResidualBlock
 
 
 class MLPDecoder(nn.Sequential):

@@ -41,7 +41,8 @@ class DiscretizedLogistic(DiscreteDistribution):
     """A logistic density integrated over the bins of 8-bit values (Kingma et al. 2016; Salimans et
     al. 2017).
 
-        P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),   x_k = 2 k / 255 - 1,   h = 1 / 255
+        P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),
+        x_k = 2 k / 255 - 1,   h = 1 / 255
 
     with everything below the lowest and above the highest bin counted to them.
     """

@@ -6,15 +6,15 @@ grey pixels is no likelihood and is not offered. B = images, C H W = image shape
 decoder emits for each value of an image.
 """
 
-from core.batch import as_float
-from core.errors import UserError
-from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogistic, LogisticMixture
-
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal
+
+from core.batch import as_float
+from core.errors import UserError
+from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogistic, LogisticMixture
 
 
 class DequantisedGaussian(Normal):
@@ -34,9 +34,12 @@ class Likelihood(nn.Module):
     """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W], and an image to
     the value that it scores.
 
-        bernoulli         binary pixels, P = 1                      logistic         8-bit values, discretised logistic, P = 1
-        categorical       8-bit values, 256 logits, P = 256         logistic_mixture 8-bit values, P = 3 x `components`
-        gaussian          8-bit values with uniform noise, P = 1    normal           real values, N(x; parameters, sigma^2), P = 1
+        bernoulli         binary pixels, P = 1
+        categorical       8-bit values, 256 logits, P = 256
+        logistic          8-bit values, discretised logistic, P = 1
+        logistic_mixture  8-bit values, P = 3 x `components`
+        gaussian          8-bit values with uniform noise, P = 1
+        normal            real values, N(x; parameters, sigma^2), P = 1
 
     The scale of logistic, gaussian and normal is one trained number a channel, kept away from zero;
     normal's may be fixed by `sigma`.

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-MOST_RECORDS = 200_000
+MOST_RECORDS = 20_000
 MOST_PICKLE = 2**26  # bytes of what is not a tensor's numbers
-MOST_VALUES = 2_000_000
+MOST_VALUES = 100_000
 DEPTH = 50
 INSTRUCTIONS = """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE

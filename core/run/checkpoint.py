@@ -10,20 +10,9 @@ project's own rooms and in packages that the user trusts; keys, shapes, types, s
 checked before they are used.
 """
 
-from core.distributed import rank
-from core.errors import UserError, shown
-from core.method import Method, package_of
-from core.run import archive, config
-from core.run.budget import OverBudget, budget
-from core.run.finite import not_finite, require_finite
-from core.run.moments import load_moments
-from core.run.sharding import assemble, gather_full, shard_like, sharded
-
 import hashlib
 import math
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +20,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.distributed import rank
+from core.errors import UserError, shown
+from core.files import write_atomically
+from core.method import Method, package_of
+from core.run import archive, config
+from core.run.budget import OverBudget, budget
+from core.run.finite import not_finite, require_finite
+from core.run.moments import load_moments
+from core.run.resumable import RESUMABLE_KEYS, differences
+from core.run.sharding import assemble, gather_full, shard_like, sharded
 
 FORMAT = "twobounds/1"
 SPARE = 2**28  # bytes that building a method may take beyond four times its weights
@@ -145,75 +145,6 @@ def save(path: Path, state: State, keep: int = 1) -> None:
     write_atomically(path, write, keep)
 
 
-def earlier(path: Path, versions: int) -> Path:
-    """Where the checkpoint that was `path` so many saves ago is kept: last.ckpt, last-1.ckpt,
-    ...
-    """
-    return path.with_stem(f"{path.stem}-{versions}") if versions else path
-
-
-def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1) -> None:
-    """Call `write(temporary)`, sync, and rename the result to `path`, so that no reader ever sees
-    half a file, nor after a power cut.
-
-    Of what was there before, `keep` - 1 versions stay, at every moment. Once there is a file called
-    `path`, there always is one (on a file system that knows hard links).
-    """
-    temporary, linked = (
-        path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp") for _ in range(2)
-    )
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        if keep > 1:
-            _shift(path, linked, keep)
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the names, too, are on the disk now
-        finally:
-            os.close(folder)
-        if keep > 1:
-            earlier(path, keep).unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save wraps what the system said
-        if not isinstance(cause, OSError):
-            raise
-        raise UserError(
-            f"{path}: could not be written ({cause.strerror or cause}); free some space or change"
-            " `folder`"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-        linked.unlink(missing_ok=True)
-
-
-def _shift(path: Path, linked: Path, keep: int) -> None:
-    """Make room: what is `path` is its own earlier version, too. The oldest goes only when the new
-    one has its name, after this.
-    """
-    first = earlier(path, 1)
-    if not path.exists() or (
-        first.exists() and first.samefile(path)
-    ):  # the same: a kill came between this and the renaming
-        return
-    kept = next(
-        versions
-        for versions in range(1, keep + 1)
-        if versions == keep or not earlier(path, versions).exists()
-    )
-    for versions in range(kept - 1, 0, -1):
-        os.replace(earlier(path, versions), earlier(path, versions + 1))
-    try:
-        os.link(path, linked)
-        os.replace(linked, first)
-    except OSError:  # a file system without hard links
-        os.replace(path, first)
-
-
 def read(path: Path) -> Entries:
     """The checked entries of a checkpoint, on the CPU, with the digest of the file they were read
     from. A `UserError` says what is wrong with the file, `Damaged` that it is not whole.
@@ -270,12 +201,17 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
-    for key, (theirs, ours) in sorted(config.differences(there, here).items()):
-        if key not in config.RESUMABLE_KEYS:
+    for key, (theirs, ours) in sorted(differences(there, here).items()):
+        if key not in RESUMABLE_KEYS:
             raise UserError(
                 f"{path}: is of a run with another config ({key} is {shown(theirs)} there and"
                 f" {shown(ours)} here)"
             )
+    if shape_of(path, entries) != tuple(state.method.shape):
+        raise UserError(
+            f"{path}: its images are {entries['shape']} (channels, height, width), and the run's"
+            f" are {list(state.method.shape)}"
+        )
     load_weights(path, entries["method"], state.method)
     step = entries["step"]
     load_moments(path, entries["optimizer"], state.optimizer, state.run.optim.name, step)
@@ -311,9 +247,11 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
         mask = "mask" in key and value.dtype == torch.bool
         if mask and not torch.equal(weights[key], value.cpu()):
             raise UserError(f"{path}: '{key}' is a mask, and not the one of the method")
-    method.load_state_dict(
-        {key: shard_like(weights[key], value) for key, value in own.items()}, strict=True
-    )
+    parts = {key: shard_like(weights[key], value) for key, value in own.items()}
+    try:
+        method.load_state_dict(parts, strict=True)
+    except RuntimeError as error:  # what a module of its own accord refuses
+        raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from None
 
 
 def _check_weights(path: Path, weights: Any, own: dict[str, Tensor]) -> None:
@@ -360,7 +298,7 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
     weights = [value for value in entries["method"].values() if isinstance(value, Tensor)]
     size = sum(value.nbytes for value in weights)
     try:
-        with budget(4 * size + SPARE, 50 * len(weights) + 5000):
+        with budget(4 * size + SPARE, 10 * len(weights) + 500):
             return build_method(run, shape_of(path, entries))
     except OverBudget as error:
         raise UserError(

@@ -1,5 +1,15 @@
 """One run as one dataclass: what the YAML file says, checked before any work starts."""
 
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 import configs
 from core.data import doubtful
 from core.data.datasets import DataConfig
@@ -10,41 +20,8 @@ from core.run import yaml_values
 from core.run.optim import OptimConfig
 from core.run.trainer_config import GRAPHS, TrainerConfig
 
-import difflib
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 LOGGING = ("auto", "disabled", "offline", "online")
 PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "data.timeout",
-    "data.changed",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
-}
 
 
 @dataclass
@@ -93,16 +70,19 @@ class Wrong(Exception):
         self.key = key
 
 
-def read(path: str | Path, overrides: list[str]) -> RunConfig:
+def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None = None) -> RunConfig:
     """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the
-    key, who gave it and the mend.
+    key, who gave it and the mend. `${oc.env:NAME}` is read from the environment.
 
-    The file is the user's own: the package of its method is trusted, and `${oc.env:NAME}` is read
-    from the environment.
+    The file is the user's own, and the packages that it names are trusted, unless `trusted` says
+    which ones are: a run folder may be a stranger's.
     """
-    path = configs.find(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
+    try:
+        path = configs.find(path)
+        if not path.exists():
+            raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
+    except OSError as error:  # a name that the system can not even look for
+        raise UserError(f"{path}: can not be read ({error.strerror})") from None
     origin = str(path)
     pairs = [_pair(text) for text in overrides]
     tree = yaml_values.parse(yaml_values.file_text(path), origin)
@@ -110,11 +90,13 @@ def read(path: str | Path, overrides: list[str]) -> RunConfig:
     if named is None:
         raise UserError(f"{origin}: 'method' is missing or no text; every config names its method")
     source = shown(f"method={named}") if "method" in dict(pairs) else origin
-    model = _located(named, [package_of(named)], source).Config
+    own = [package_of(named)] if trusted is None else trusted
+    model = _located(named, own, source).Config
     text = _text_keys(model)
     values = yaml_values.construct(tree, origin, text)
     run = _read(values, pairs, origin, model, text)
-    trust(*filter(is_own, [run.data.name]))
+    if trusted is None:
+        trust(*filter(is_own, [run.data.name]))
     return run
 
 
@@ -189,13 +171,8 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
     that came from the environment stays as the YAML wrote it.
     """
     values = _values(run)
-    for key, (value, written) in run.written.items():
-        *above, last = key.split(".")
-        there = values
-        for name in above:
-            there = there[name]
-        if there[last] == value:
-            there[last] = written
+    for key, text in _as_written(run, values):
+        yaml_values.put(values, key, text)
     return values
 
 
@@ -203,26 +180,17 @@ def to_yaml(run: RunConfig) -> str:
     """The config as a YAML file that `read` takes back: text that looks like an interpolation and
     is none stays text.
     """
-    values = yaml_values.escaped(to_dict(run))
-    for key, (_, written) in run.written.items():
-        yaml_values.put(values, key, written)
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    values = yaml_values.escaped(_values(run))
+    for key, text in _as_written(run, _values(run)):
+        yaml_values.put(values, key, text)
+    return yaml_values.dump(values)
 
 
-def differences(
-    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    """The keys at which two configs as `to_dict` gives them differ, with both values; `folder`
-    does not count.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= differences(left, right, f"{prefix}{key}.")
-        elif left != right and prefix + key != "folder":
-            found[prefix + key] = (left, right)
-    return found
+def _as_written(run: RunConfig, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The places that came from the environment and are still what came, as the YAML wrote them."""
+    for key, (value, text) in run.written.items():
+        if _at(values, key) == value:
+            yield key, text
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -244,7 +212,7 @@ def _read(
         return _resolved(_with(values, pairs, text), model)
     except Wrong as wrong:
         guilty = [pair for pair in pairs if _concerns(pair[0], wrong.key)]
-        if not guilty and pairs and _is_fine(values, model):
+        if not guilty and pairs and _is_fine(values):
             guilty = pairs
         blamed = " ".join(shown(f"{key}={value}") for key, value in guilty) or origin
         raise UserError(f"{blamed}: {wrong}") from None
@@ -265,10 +233,11 @@ def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) 
     return values
 
 
-def _is_fine(values: dict[str, Any], model: type) -> bool:
+def _is_fine(values: dict[str, Any]) -> bool:
+    """Whether a file's values make a run without any override."""
     try:
-        _resolved(values, model)
-    except Wrong:
+        _resolved(values, locate(values["method"], [package_of(values["method"])]).Config)
+    except (Wrong, UserError, KeyError, AttributeError):
         return False
     return True
 
@@ -284,11 +253,7 @@ def _resolved(values: dict[str, Any], model: type) -> RunConfig:
         raise _wrong("", error) from None
     run = _built(values, model)
     plain = _values(run)
-    kept = {
-        key: (plain["data"]["root"] if key == "data.root" else plain[key], text)
-        for key, text in written.items()
-        if key in PLACES
-    }
+    kept = {key: (_at(plain, key), text) for key, text in written.items() if key in PLACES}
     return replace(run, written=kept)
 
 
@@ -324,22 +289,26 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
 
 
 def _values(run: RunConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(
-        OmegaConf.structured(
-            {name: getattr(run, name) for name in SECTIONS}
-            | {"data": replace(run.data, doubtful=())}
-        )
-    )
-    assert isinstance(plain, dict)
-    del plain["data"]["doubtful"]
-    return {name: plain[name] if name in SECTIONS else getattr(run, name) for name in KEYS}
+    """Every key with its value, as plain containers."""
+    values = {
+        name: asdict(getattr(run, name)) if name in SECTIONS else getattr(run, name)
+        for name in KEYS
+    }
+    del values["data"]["doubtful"]
+    return yaml_values.plain(values, "the config")
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        values = values[name]
+    return values
 
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
     try:
         return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.escaped(values))
+            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.for_omegaconf(values))
         )
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
@@ -400,7 +369,7 @@ def _suggested(key: str, prefix: str, model: type) -> str:
     def likeness(name: str) -> float:
         section, _, last = name.rpartition(".")
         matcher.set_seq1(last)
-        return matcher.ratio() + (0.1 if f"{section}." == prefix or section + prefix == "" else 0)
+        return matcher.ratio() + (0.15 if f"{section}." == prefix or section + prefix == "" else 0)
 
     best = max(known, key=likeness)
     here = [

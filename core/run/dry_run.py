@@ -2,14 +2,6 @@
 an epoch, fails now, in one line.
 """
 
-from core.errors import UserError
-from core.run.checkpoint import whole_method
-from core.run.explain import in_one_line
-from core.run.finite import FiniteLosses
-from core.run.setup import Training
-from core.run.train import train
-from core.run.validation import Validation
-
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+from core.errors import UserError
+from core.run.checkpoint import whole_method
+from core.run.explain import in_one_line
+from core.run.finite import FiniteLosses
+from core.run.setup import Training
+from core.run.train import train
+from core.run.validation import Validation
 
 
 def dry_run(training: Training, validation: Validation) -> None:

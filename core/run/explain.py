@@ -1,12 +1,12 @@
 """What a network, torch or the system raises, as one line that says which key to change."""
 
-from core.errors import GONE, UserError
-from core.run.config import RunConfig
-
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from core.errors import GONE, UserError
+from core.run.config import RunConfig
 
 # what torch and the system say when memory does not suffice
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")

@@ -4,15 +4,15 @@ function of features, labels and a seed.
 n = images, D = feature dimensions, F = label columns.
 """
 
-from core.data.source import Source, eval_sampler
-from core.distributed import gather_round_robin, rank, world
-from core.method import Method
-
 import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from core.data.source import Source, eval_sampler
+from core.distributed import gather_round_robin, rank, world
+from core.method import Method
 
 
 class Features(NamedTuple):

@@ -2,13 +2,13 @@
 checkpoint is due.
 """
 
-from core.errors import UserError
-
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from core.errors import UserError
 
 TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
 GRADIENT = "gradient_norm"  # in a step's metrics where gradients are clipped: watched, not logged
@@ -76,13 +76,14 @@ class FiniteLosses:
 
 
 def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:
-    """The parameters that hold NaN or infinite numbers, and the buffers (which may hold masks) that
-    hold NaN.
+    """The parameters and running statistics that hold NaN or infinite numbers, and the other
+    buffers (which may hold masks) that hold NaN.
     """
+    masks = {name for name in buffers if not name.endswith(("running_mean", "running_var"))}
     return [
         f"weight '{name}'"
         for name, value in weights.items()
-        if not (~value.isnan() if name in buffers else value.isfinite()).all()
+        if not (~value.isnan() if name in masks else value.isfinite()).all()
     ]
 
 

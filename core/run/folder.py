@@ -5,13 +5,6 @@ Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`train
 all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
 """
 
-from core.data.source import Source
-from core.distributed import gather_round_robin, rank
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.checkpoint import State, write_atomically
-from core.run.provenance import changes, provenance
-
 import errno
 import fcntl
 import json
@@ -20,6 +13,16 @@ import time
 import unicodedata
 from pathlib import Path
 from typing import IO, Any
+
+from core.data.source import Source
+from core.distributed import gather_round_robin, rank
+from core.errors import UserError
+from core.files import write_atomically
+from core.method import package_of
+from core.run import checkpoint, config
+from core.run.checkpoint import State
+from core.run.provenance import changes, provenance
+from core.run.resumable import RESUMABLE_KEYS, differences
 
 # seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
 # which held a lock is dead
@@ -102,11 +105,10 @@ class RunFolder:
                     " another folder=…"
                 )
             return
-        differences = config.differences(
-            config.to_dict(config.read(self.config, [])), config.to_dict(run)
-        )
-        for key, (there, here) in sorted(differences.items()):
-            if key not in config.RESUMABLE_KEYS:
+        held_config = config.read(self.config, [], trusted=[package_of(run.method)])
+        found = differences(config.to_dict(held_config), config.to_dict(run))
+        for key, (there, here) in sorted(found.items()):
+            if key not in RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
                     f" ({key} is {there!r} there and {here!r} here); name another folder=… or"

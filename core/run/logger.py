@@ -2,8 +2,6 @@
 stops a run, nor makes it wait.
 """
 
-from core.run import checkpoint, config
-
 import os
 import queue
 import secrets
@@ -16,6 +14,8 @@ from typing import Any
 import wandb
 from PIL import Image
 from wandb.errors import Error as WandbError
+
+from core.run import checkpoint, config
 
 # seconds that a server has to answer: once at the start, behind training's back, and once at the
 # end

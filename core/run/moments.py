@@ -4,15 +4,15 @@ An optimiser's state, as torch writes it: {"state": {parameter number: {name: te
 "param_groups": [{"params": [parameter numbers], option: value}]}.
 """
 
-from core.errors import UserError, shown
-from core.run.sharding import shard_moments
-
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from core.errors import UserError, shown
+from core.run.sharding import shard_moments
 
 # What each keeps of a parameter, of its shape; and of these, what is no less than zero.
 MOMENTS = {

@@ -1,12 +1,12 @@
 """Images as one PNG: rows of pictures with a thin gap between them."""
 
-from core.run.checkpoint import write_atomically
-
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from core.files import write_atomically
 
 GAP = 2  # pixels, before enlargement
 

@@ -4,8 +4,6 @@ finished, and the run ends where it can go on bitwise.
 W = processes.
 """
 
-from core.distributed import world
-
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,6 +13,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from core.distributed import world
 
 # EX_TEMPFAIL of sysexits.h, "try again later": no other end of a run has this code (2 is a mistake
 # to mend, 1 a defect, 128 + n a kill before anything could be saved), so that a scheduler can be

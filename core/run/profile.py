@@ -2,15 +2,15 @@
 steps after the first ones.
 """
 
-from core.run.checkpoint import write_atomically
-from core.run.folder import make_folder
-
 import time
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from core.files import write_atomically
+from core.run.folder import make_folder
 
 PHASES = (
     "views",

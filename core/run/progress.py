@@ -1,7 +1,5 @@
 """The line that a person watches: step, metrics, images a second, time left."""
 
-from core.console import plain_console
-
 import time
 from types import TracebackType
 
@@ -13,6 +11,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from core.console import plain_console
 
 LABELS = {  # where a key says too little
     "train_bound": "train bound (not a certificate)",

@@ -1,13 +1,13 @@
 """data.json of a run folder: which data the run is trained on, and with which versions."""
 
-from core.data.identity import Identity
-from core.errors import UserError
-
 import importlib.metadata
 import json
 import platform
 from pathlib import Path
 from typing import Any
+
+from core.data.identity import Identity
+from core.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "timm", "twobounds")
 LARGEST = 2**24  # bytes; a longer file is none that a run wrote

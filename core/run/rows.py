@@ -7,11 +7,8 @@ key, under which the file is kept: a file that this user did not write, that was
 something else, or that was changed is never read (`core.run.signing`).
 """
 
-from core.run.signing import LENGTH, is_own, sign
-
 import hashlib
 import json
-import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -21,6 +18,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from core.run.signing import LENGTH, is_own, sign
 
 FORMAT = 1  # part of every key: to be raised when what is kept is computed in another way
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
@@ -144,10 +143,10 @@ def _mapped(path: Path) -> dict[str, Tensor]:
 def _signed(path: Path, key: Key) -> Iterator[bytes | memoryview]:
     """What the code of a file is a code of: the key, and the file without its last bytes."""
     yield _text(key)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        with memoryview(content) as whole:
-            for start in range(0, len(whole) - LENGTH, CHUNK):
-                yield whole[start : min(start + CHUNK, len(whole) - LENGTH)].tobytes()
+    end = path.stat().st_size - LENGTH
+    with open(path, "rb") as file:
+        for start in range(0, end, CHUNK):
+            yield file.read(min(CHUNK, end - start))
 
 
 def _text(key: Key) -> bytes:

@@ -3,17 +3,6 @@
 W = processes.
 """
 
-from core.batch import Batch
-from core.data.source import Source, train_sampler
-from core.errors import UserError
-from core.matmul import speed_up
-from core.method import Method
-from core.networks.batchnorm import synchronise
-from core.run import checkpoint, config, sharding
-from core.run.checkpoint import State
-from core.run.explain import in_one_line
-from core.run.optim import build_optimizer
-
 import inspect
 import os
 from collections.abc import Iterator
@@ -31,6 +20,17 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from core.batch import Batch
+from core.data.source import Source, train_sampler
+from core.errors import UserError
+from core.matmul import speed_up
+from core.method import Method
+from core.networks.batchnorm import synchronise
+from core.run import checkpoint, config, sharding
+from core.run.checkpoint import State
+from core.run.explain import in_one_line
+from core.run.optim import build_optimizer
 
 # Fabric knows 16-true and bf16-true, too: optimisers lose small steps in weights of 16 bits, and
 # statistics of a batch are not taken in them.

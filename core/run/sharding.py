@@ -6,9 +6,6 @@ long as it is at work, and everything else for a step. A checkpoint holds whole 
 processes wrote, any other number can read, sharded or not.
 """
 
-from core.method import Method
-from core.networks.backbones import Backbone
-
 from typing import Any
 
 import torch
@@ -18,6 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
+
+from core.method import Method
+from core.networks.backbones import Backbone
 
 BLOCK = (
     2**20

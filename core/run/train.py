@@ -2,12 +2,6 @@
 when to log, save and validate.
 """
 
-from core.batch import Batch
-from core.run.checkpoint import State
-from core.run.config import GRAPHS
-from core.run.finite import GRADIENT
-from core.run.optim import warmup_cosine
-
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -16,6 +10,12 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
+
+from core.batch import Batch
+from core.run.checkpoint import State
+from core.run.config import GRAPHS
+from core.run.finite import GRADIENT
+from core.run.optim import warmup_cosine
 
 
 def train(

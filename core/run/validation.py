@@ -3,6 +3,15 @@ geometry of its features, and scores of frozen features such as an online kNN. T
 unread.
 """
 
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from core.batch import Batch
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler, train_sampler
@@ -14,15 +23,6 @@ from core.run.config import RunConfig, for_information
 from core.run.features import Features, extract
 from core.run.folder import make_folder
 from core.run.pictures import save_grid
-
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 

@@ -5,16 +5,18 @@ A key that takes text gets the text that is written, `007` or `1e5`, and not a n
 in it.
 """
 
-from core.errors import UserError, shown
-
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader  # YAML 1.1 with 1e-3 as a number and no double keys
+
+# YAML 1.1 with 1e-3 as a number and no double keys
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
+
+from core.errors import UserError, shown
 
 BYTES = 2**16  # of a config file, or of an override: fifty times what ours take
 NODES = 10_000  # keys and values, aliases counted as often as they stand for something
@@ -110,7 +112,8 @@ def plain(values: Any, origin: str) -> Any:
             return value
         if type(value) is int:
             if abs(value) > 2**64:
-                raise UserError(f"{origin}: {place}: {shown(value)} is out of every range")
+                at = f"{place}: " if place else ""
+                raise UserError(f"{origin}: {at}{shown(value)} is out of every range")
             return value
         if type(value) in (str, Literal):
             if len(value) > TEXT:
@@ -229,20 +232,39 @@ class _Resolver:
 
 def literals(values: Any) -> Any:
     """Values whose every text is `Literal`."""
-    if isinstance(values, dict):
-        return {key: literals(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [literals(value) for value in values]
-    return Literal(values) if isinstance(values, str) else values
+    return _each_text(values, Literal)
 
 
 def escaped(values: Any) -> Any:
-    """Values in which OmegaConf finds no interpolation: `${` is escaped."""
+    """Values in which `resolve` finds no interpolation: `${` is written as `\\${`."""
+    return _each_text(values, lambda text: text.replace("${", "\\${"))
+
+
+def for_omegaconf(values: Any) -> Any:
+    """Values in which OmegaConf finds no interpolation; it takes a double backslash before one for
+    a single one.
+    """
+    return _each_text(values, lambda text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def dump(values: dict[str, Any]) -> str:
+    """Values as YAML that `parse` and `construct` take back."""
+    made = yaml.dump(
+        values,
+        Dumper=get_omega_conf_dumper(),
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    return str(made)
+
+
+def _each_text(values: Any, change: Callable[[str], Any]) -> Any:
     if isinstance(values, dict):
-        return {key: escaped(value) for key, value in values.items()}
+        return {key: _each_text(value, change) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [escaped(value) for value in values]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
+        return [_each_text(value, change) for value in values]
+    return change(values) if isinstance(values, str) else values
 
 
 def _is_scalar(node: yaml.Node) -> bool:

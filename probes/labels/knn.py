@@ -3,13 +3,6 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
-from core.errors import Unmeasurable
-from core.frozen import Frozen
-from core.information.standardise import require_finite_features, unit_rows
-from core.matmul import matmul
-from core.run.features import Features
-from core.run.pictures import save_grid
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +11,13 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from probes.probe import Entry, Found, Numbers, Probe
+from core.errors import Unmeasurable
+from core.frozen import Frozen
+from core.information.standardise import require_finite_features, unit_rows
+from core.matmul import matmul
+from core.run.features import Features
+from core.run.pictures import save_grid
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
@@ -129,7 +128,9 @@ def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbo
 
 
 def _originals(bank: Tensor) -> Tensor | None:
-    """The first image with the same features, of each in the bank [n, D]; None where all differ."""
+    """The first image with the same features, for each of the bank [n, D]; None where all
+    differ.
+    """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(2**31, bank.shape[1:], generator=generator, dtype=torch.int32)
     # a sum (modulo 2^32) that copies share, and few others; adding 0 makes one zero of the two
@@ -216,6 +217,9 @@ class KNNProbe(Probe):
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{100 * numbers['knn200']['top1']:.1f}"]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        return [Value(100 * numbers["knn200"]["top1"], digits=1)]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         return {preset: values["top1"] for preset, values in numbers.items()}

@@ -3,6 +3,13 @@
 n = images, D = feature dimensions, Y = classes.
 """
 
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from torch import Tensor
+
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -13,16 +20,8 @@ from core.information.standardise import (
 )
 from core.randomness import KeyedRNG
 from core.run.features import Features
-
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
-from matplotlib.axes import Axes
-from torch import Tensor
-
 from probes.labels.logistic import Logistic
-from probes.probe import Entry, Found, Numbers, Probe
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
@@ -184,6 +183,9 @@ class LinearProbe(Probe):
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{100 * numbers['top1']:.1f}", f"{numbers['information']:.2f}"]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        return [Value(100 * numbers["top1"], digits=1), Value(numbers["information"])]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         return {f"linear/{key}": value for key, value in numbers.items()}

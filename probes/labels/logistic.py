@@ -4,12 +4,12 @@ the features.
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
 
-from core.matmul import matmul
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from core.matmul import matmul
 
 Array = NDArray[np.float64]
 
@@ -55,8 +55,8 @@ class Logistic:
 
         A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but
         rounding. One in float64 ends where nothing is left of the gradient, which is meant for few
-        images: there the objective is so flat that two fits which agree in it to six digits may
-        score test images .1 nats apart.
+        images: there the objective is so flat that two fits which agree in it to a part in a
+        million may score test images .1 nats apart.
         """
         x, y = self.x[rows], y[rows]
         dimensions, penalty = x.shape[1], x.new_tensor(strengths)

@@ -13,8 +13,6 @@ is no transition and it is the importance-weighted bound.
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
 
-from core.randomness import KeyedRNG
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+from core.randomness import KeyedRNG
 
 SHARPNESS = 4.0  # of the sigmoid schedule, as in Wu et al.: steps are shortest at both ends
 LEAPS = 5  # leapfrog steps of a transition

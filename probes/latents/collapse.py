@@ -7,11 +7,6 @@ for a prior that factorises (Hoffman & Johnson 2016; Chen et al. 2018). All in n
 latent dimensions.
 """
 
-from core.information.bounds import interval
-from core.information.chunked import slices
-from core.information.codes import Codes, normal_factors
-from core.information.scores import Scores, gaussian
-
 import math
 from typing import Any
 
@@ -19,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
+from core.information.bounds import interval
+from core.information.chunked import slices
+from core.information.codes import Codes, normal_factors
+from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
 PAIRS = (
@@ -45,7 +44,8 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     each part is unbiased for what it says of these n images, and the parts add up term by term to
     log q(z_i|x_i) - log p(z_i):
 
-        I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),   dimension-wise KL = sum_j E log q(z_j) / p(z_j)
+        I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),
+        dimension-wise KL = sum_j E log q(z_j) / p(z_j)
 
     Where `joint`, the scores of every pair of an even choice of these images, is of as many as are
     read here, it is not made again.

@@ -7,20 +7,17 @@ point is achieved, so that the region above the curve is, and a better model may
 
     {
       "format": "twobounds-rate-distortion/1", "data": name, "unit", "split", "dimensions",
-      "curves": [{"name", "method", "images", "estimator", "points": [POINT], "nothing"? (of a rate head: R = 0)}],
+      "curves": [{"name", "method", "images", "estimator", "points": [POINT],
+                  "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
-    POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint", "digest", "started_from"? (a warm start),
-            "squared_error"?, "reference"? R at that squared error, "excess"?: {"value", "low", "high", "share"} R above it}   (? if known)
+    POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
+            "digest", "started_from"? (a warm start), "squared_error"?,
+            "reference"? R at that squared error,
+            "excess"?: {"value", "low", "high", "share"} R above it}   (? if known)
 
 Intervals are 95%, over the test images.
 """
-
-from core.data.datasets import open_source
-from core.data.source import eval_sampler
-from core.information.rate_distortion import WaterFilling
-from core.method import LatentModel
-from core.run.config import RunConfig
 
 import math
 from typing import Any, NamedTuple
@@ -30,6 +27,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from core.data.datasets import open_source
+from core.data.source import eval_sampler
+from core.information.rate_distortion import WaterFilling
+from core.method import LatentModel
+from core.run.config import RunConfig
 from probes.report.schema import Report
 from probes.report.table import names
 

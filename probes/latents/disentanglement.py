@@ -6,9 +6,6 @@ information bound. A rotation of the code keeps every nat and loses all of them.
 feature dimensions, F = factors, B = bins.
 """
 
-from core.frozen import Frozen
-from core.run.features import Features
-
 import math
 from typing import Any
 
@@ -17,6 +14,8 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
+from core.frozen import Frozen
+from core.run.features import Features
 from probes.probe import Found, Numbers, Probe
 
 # of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature
@@ -108,7 +107,8 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the
     importance [D, F] of features to trees.
 
-        disentanglement = sum_d rho_d (1 - H_F(P_d)),   P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
+        disentanglement = sum_d rho_d (1 - H_F(P_d)),
+        P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
     with entropies to the base of their number of values. It takes several features, and several

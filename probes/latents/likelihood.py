@@ -6,13 +6,6 @@ All in nats an image. n = images, B = images of a batch, S = samples (or chains)
 dimensions.
 """
 
-from core.data.source import eval_sampler
-from core.frozen import Frozen
-from core.information.bounds import interval
-from core.information.codes import Coded, coded
-from core.method import LatentModel
-from core.randomness import KeyedRNG
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +14,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from core.data.source import eval_sampler
+from core.frozen import Frozen
+from core.information.bounds import interval
+from core.information.codes import Coded, coded
+from core.method import LatentModel
+from core.randomness import KeyedRNG
 from probes.latents.annealing import LEAPS, SHARPNESS, anneal
 from probes.latents.rate import posterior
 from probes.probe import Found, Numbers, Probe

@@ -4,13 +4,6 @@ where the rate goes.
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
 
-from core.frozen import Frozen, Latents
-from core.information.bounds import interval, sandwich
-from core.information.codes import codes, joined
-from core.information.collapse import active_units, collapse_status
-from core.information.scores import gaussian
-from core.method import LatentModel
-
 import math
 from pathlib import Path
 from typing import Any
@@ -20,8 +13,14 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from core.frozen import Frozen, Latents
+from core.information.bounds import interval, sandwich
+from core.information.codes import codes, joined
+from core.information.collapse import active_units, collapse_status
+from core.information.scores import gaussian
+from core.method import LatentModel
 from probes.latents.collapse import at_most, decomposition, dimension_rates
-from probes.probe import Entry, Found, Numbers, Probe
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.report.schema import bits, entry
 
@@ -69,6 +68,14 @@ class RateProbe(Probe):
         top = min(numbers["upper"]["value"], r)
         within = f"{numbers['lower']['value']:.2f} … {top:.2f}"
         return [within, f"{r:.2f}", f"{numbers['nelbo']['value']:,.1f}"]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        r, total, upper = (numbers[key] for key in ("rate", "nelbo", "upper"))
+        return [
+            Value(None, numbers["lower"]["value"], min(upper["value"], r["value"])),
+            Value(r["value"], r["low"], r["high"]),
+            Value(total["value"], total["low"], total["high"], digits=1),
+        ]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         named = {

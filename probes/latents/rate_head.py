@@ -2,9 +2,10 @@
 list for every family.
 
 Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
-from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R with
+from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R, in nats
+an image, with
 
-    R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)   in nats an image;
+    R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
 "nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder
 with constant input (Alemi et al. 2018). All of it bounds from the outside: a better head may find a
@@ -12,15 +13,6 @@ curve below.
 
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
-
-from core.data.source import eval_sampler, train_sampler
-from core.frozen import Frozen
-from core.information.bounds import interval
-from core.information.standardise import mean_and_deviation, standardised
-from core.matmul import speed_up
-from core.networks.decoders import MLPDecoder
-from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.randomness import KeyedRNG
 
 import copy
 import math
@@ -30,6 +22,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.data.source import eval_sampler, train_sampler
+from core.frozen import Frozen
+from core.information.bounds import interval
+from core.information.standardise import mean_and_deviation, standardised
+from core.matmul import speed_up
+from core.networks.decoders import MLPDecoder
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
+from core.randomness import KeyedRNG
 from probes.probe import Found, Numbers, Probe
 from probes.report import figures
 
@@ -323,4 +323,4 @@ class RateHeadProbe(Probe):
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         picture = folder / "rate_distortion.png"
-        return {"rate_distortion": figures.rate_distortion([("", found.numbers)], picture)}
+        return {"rate_distortion": figures.rate_distortion([("features", found.numbers)], picture)}

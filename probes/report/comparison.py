@@ -1,55 +1,158 @@
 """Several checkpoints in one figure, a panel a question."""
 
-from core.errors import UserError
-
+import io
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import matplotlib.pyplot as plt
 
-from probes.probe import Entry
+from core.errors import UserError
+from probes.probe import Entry, Probe
+from probes.report import figures
 from probes.report.figures import COLOURS, MARKERS, STYLE, save
+from probes.report.groups import Group, grouped, mean
+from probes.report.naming import data_names
 from probes.report.schema import Report
 from probes.report.store import AGAIN, MALFORMED
 from probes.report.table import Probes, names
 
-WIDTHS = {"Between views: lower bound on I(V1; V2)": 1.6}
+WIDTHS = {"Between views: lower bound on I(V1; V2)": 1.9, "Input and code: bounds on I(X; Z)": 1.3}
+EACH = 0.3  # inches of a panel for each checkpoint, where there are many
 
 
-def compare(reports: list[Report], probes: Probes, path: Path) -> Path:
-    """A panel for each title that probes give, drawn by all probes of that title."""
+def compare(
+    reports: list[Report], probes: Probes, path: Path, groups: Sequence[Group] | None = None
+) -> Path:
+    """A panel for each title that probes give, drawn by all probes of that title. Every report is
+    drawn for itself, or the given groups of them.
+    """
+    groups = grouped(reports, probes, each=True) if groups is None else groups
     panels: dict[str, list[str]] = {}
     for name, probe in probes.items():
         if probe.panel and any(name in report for report in reports):
             panels.setdefault(probe.panel, []).append(name)
+    if not panels:
+        raise UserError(f"no report holds numbers that a picture shows; {AGAIN}")
+    try:
+        return _drawn(panels, groups, probes, path)
+    except MALFORMED:
+        plt.close("all")
+    _refuse(groups, probes, [name for members in panels.values() for name in members])
+
+
+def _drawn(
+    panels: dict[str, list[str]], groups: Sequence[Group], probes: Probes, path: Path
+) -> Path:
+    """The figure of all panels: side by side, of many checkpoints one below the other."""
+    shown = max(sum(_has(group, titled) for group in groups) for titled in panels.values())
     widths = [WIDTHS.get(title, 1.0) for title in panels]
-    with plt.rc_context(STYLE):
+    many = shown > figures.FEW  # then the panels stand below each other
+    width = max(10.0, EACH * shown + 3) if many else 4.8 * sum(widths)
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that no font has
         figure, axes = plt.subplots(
-            1,
-            len(panels),
+            len(panels) if many else 1,
+            1 if many else len(panels),
             squeeze=False,
-            figsize=(4.2 * sum(widths), 4.8),
-            width_ratios=widths,
+            figsize=(width, 5.6 * len(panels) if many else 4.8),
+            width_ratios=None if many else widths,
             layout="constrained",
         )
-        for place, (title, members) in zip(axes[0], panels.items(), strict=True):
+        for place, (title, members) in zip(axes.flat, panels.items(), strict=True):
             place.set_title(title)
             for name in members:
-                try:
-                    probes[name].draw(place, entries(reports, name))
-                except MALFORMED:
-                    raise UserError(
-                        f"a report holds other numbers under '{name}' than that probe measures;"
-                        f" {AGAIN}"
-                    ) from None
+                probes[name].draw(place, entries(groups, name, members))
         return save(figure, path)
 
 
-def entries(reports: list[Report], probe: str) -> list[Entry]:
-    """The checkpoints that have the numbers of a probe, each with the colour and marker that it has
-    in every panel.
+def rate_distortion(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
+    """The curves of all rate heads, in the colours that checkpoints have in every panel."""
+    found = entries(groups, "rate_head", ["rate_head"])
+    looks = [(entry.colour, entry.marker) for entry in found]
+    try:
+        curves = [(entry.label, entry.numbers) for entry in found]
+        return figures.rate_distortion(curves, path, looks)
+    except MALFORMED:
+        plt.close("all")
+    _refuse(groups, probes, ["rate_head"])
+
+
+def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[str]) -> NoReturn:
+    """A `UserError` that names the file whose numbers can not be drawn."""
+    for name in names_of_probes:
+        for report in (report for group in groups for report in group.reports):
+            if name in report and not _can_be_drawn(probes[name], report[name]):
+                raise UserError(f"{file_of(report)}: its part '{name}' is damaged; {AGAIN}")
+    files = ", ".join(file_of(group.reports[0]) for group in groups[:3])
+    raise UserError(f"{files}: their numbers can not be drawn side by side; {AGAIN}")
+
+
+def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
+    """Whether the numbers of one checkpoint make a panel, or a picture of their own."""
+    figure, axes = plt.subplots()
+    try:
+        if probe.panel:
+            probe.draw(axes, [Entry("", COLOURS[0], MARKERS[0], numbers, (numbers,))])
+        else:
+            figures.curve(axes, [numbers["nothing"], *numbers["points"]], COLOURS[0], "")
+        figure.savefig(io.BytesIO(), dpi=110)
+    except MALFORMED:
+        return False
+    finally:
+        plt.close(figure)
+    return True
+
+
+def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[Entry]:
+    """The groups that have the numbers of a probe, each with the colour and marker that it has in
+    every panel, and with its place among those that have numbers of any probe of the `panel`.
     """
-    return [
-        Entry(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], report[probe])
-        for i, (report, label) in enumerate(zip(reports, names(reports), strict=True))
-        if probe in report
-    ]
+    found = []
+    present = [group for group in groups if _has(group, panel)]
+    places = {id(group): place for place, group in enumerate(present)}
+    for number, group in enumerate(groups):
+        runs = group.runs(probe)
+        if runs:
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            place = places[id(group)]
+            label, data = _drawable(group.label), _drawable(group.data)
+            entry = Entry(label, colour, marker, mean(runs), runs, place, data)
+            found.append(entry)
+    return found
+
+
+def _drawable(name: str) -> str:
+    """A name as matplotlib shows it: dollars would be mathematics, and no legend holds a name that
+    begins with "_".
+    """
+    name = f"./{name}" if name.startswith("_") else name
+    return name.replace("$", r"\$")
+
+
+def _has(group: Group, panel: Sequence[str]) -> bool:
+    return any(group.runs(probe) for probe in panel)
+
+
+def file_of(report: Report) -> str:
+    """The file that a report was read from, where that is known."""
+    return str(report.get("file", report["checkpoint"]))
+
+
+def require_one_data_set(reports: Sequence[Report]) -> None:
+    """`UserError` for reports on different data, by the fingerprints of their test splits: their
+    numbers do not belong on one axis.
+    """
+    runs: dict[str, list[str]] = {}
+    for data, name in zip(data_names(reports), names(reports), strict=True):
+        runs.setdefault(data, []).append(name)
+    if len(runs) > 1:
+        said = " and ".join(
+            f"{data} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"
+            for data, found in list(runs.items())[:3]
+        )
+        raise UserError(
+            f"the runs are on different data, which do not belong on one axis: {said}; compare runs"
+            " on one data set, or take --mixed"
+        )

@@ -4,6 +4,7 @@
       "format": "twobounds-probe/2",
       "checkpoint": path, "digest": sha256 of its bytes, "method": name, "step": int,
       "data": name, "seed": int,
+      "config_key": digest of the run's config without its seed and what does not change numbers,
       "identity": everything that the numbers are a function of: weights, data, seeds, versions,
       "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
       PROBE: its numbers, for each probe that was measured
@@ -12,10 +13,10 @@
 All numbers are finite. Information is in nats, intervals are 95%.
 """
 
-from core.information.bounds import Estimate
-
 import math
 from typing import Any
+
+from core.information.bounds import Estimate
 
 FORMAT = "twobounds-probe/2"
 Report = dict[str, Any]

@@ -1,21 +1,29 @@
 """Reports on disk: strict JSON, signed by the user who measured them."""
 
-from core.errors import UserError
-from core.run.checkpoint import write_atomically
-from core.run.signing import is_own, sign
-
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
+from core.files import write_atomically
+from core.run.signing import is_own, sign
 from probes.probe import Probe
+from probes.registry import PROBES
 from probes.report.schema import FORMAT, Report, not_finite
 
 AGAIN = "run `twobounds probe` again"
 MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
-MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
+LARGEST = 1e30  # a probe's number; it has to be shown
+DEEPEST = 32  # nested parts
+# what a picture or a text raises where it is given other things than a probe's numbers
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+# the only texts among a probe's numbers, and the only number that may be missing
+WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
+WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators"}
+UNKNOWN = "truth"
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -25,8 +33,8 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
-    """The folder of a report: `folder_of` the checkpoint, or one beside it that names the data where
-    that one already holds a report on other data.
+    """The folder of a report: `folder_of` the checkpoint, or one beside it that names the data
+    where that one already holds a report on other data.
     """
     folder = folder_of(checkpoint)
     try:
@@ -63,16 +71,63 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
         raise UserError(f"{path}: not a report of the format {FORMAT}; {AGAIN}")
     texts = all(isinstance(report.get(key), str) for key in TEXTS)
     whole = all(type(report.get(key)) is int for key in ("step", "seed"))
-    if not (texts and whole and _plain(report)):
+    parts = all(isinstance(report.get(key), dict) for key in ("identity", "options", "absent"))
+    if not (texts and whole and parts and _plain(report)):
         raise UserError(f"{path}: holds what no report holds; {AGAIN}")
     for name, probe in (probes or {}).items():
         if name in report:
             try:
-                probe.cells(report[name]), probe.headline(report[name])
-                probe.sentences(report[name])
+                _check(probe, report[name])
             except MALFORMED:
                 raise UserError(f"{path}: its part '{name}' is damaged; {AGAIN}") from None
     return report
+
+
+def find(target: Path) -> tuple[Path | None, list[Path]]:
+    """The report that a run folder, a folder of a report, a checkpoint or a report's own file
+    means, if there is one, and the other reports of that run or checkpoint.
+
+    Of a run folder it is that of last.ckpt, or the only one that there is.
+    """
+    if os.path.isfile(target) and target.suffix == ".json":
+        return target, []
+    if os.path.isfile(target / "probe.json"):
+        return target / "probe.json", []
+    folder = target / "probe" if os.path.isdir(target) else folder_of(target)
+    if not os.path.isdir(folder.parent):
+        return None, []
+    held = sorted(path for path in folder.parent.glob("probe*/probe.json") if path.is_file())
+    if not os.path.isdir(target):  # a checkpoint: its own, and those on other data
+        others = f"{folder.name}-"
+        held = [p for p in held if p.parent == folder or p.parent.name.startswith(others)]
+        if folder.name == "probe":  # probe-best is of another checkpoint
+            held = [p for p in held if not _of_another(p.parent)]
+    if folder / "probe.json" in held:
+        held.remove(folder / "probe.json")
+        return folder / "probe.json", held
+    return (held[0], []) if len(held) == 1 else (None, held)
+
+
+def _of_another(folder: Path) -> bool:
+    """Whether a folder probe-NAME is that of NAME.ckpt beside it, and not of last.ckpt."""
+    word = folder.name.removeprefix("probe-")
+    return any(
+        word == path.stem or word.startswith(f"{path.stem}-")
+        for path in folder.parent.glob("*.ckpt")
+        if path.stem != "last"
+    )
+
+
+def placed(report: Report, path: Path) -> Report:
+    """A report with the "file" that it was read from, and the checkpoint that lies beside that now:
+    a run folder may have been moved or copied since it was probed.
+    """
+    path = path.resolve()
+    checkpoint = path.with_suffix(".ckpt")
+    if path.name == "probe.json" and path.parent.name.startswith("probe"):
+        name = Path(report["checkpoint"]).name
+        checkpoint = path.parent.parent / (name or "last.ckpt")
+    return report | {"file": str(path), "checkpoint": str(checkpoint)}
 
 
 def earlier(path: Path, report: Report) -> Report:
@@ -106,12 +161,51 @@ def _hexadecimal(code: Any) -> bool:
     return isinstance(code, str) and len(code) == 64 and set(code) <= set("0123456789abcdef")
 
 
-def _plain(held: Any) -> bool:
-    """Whether all numbers and texts are of a size that can be shown."""
+def _check(probe: Probe, numbers: Any) -> None:
+    """Raises one of `MALFORMED` where `numbers` are not what a probe measures."""
+    if not isinstance(numbers, dict):
+        raise TypeError
+    if probe.name in PROBES:
+        _numbers(numbers)
+    cells = probe.cells(numbers)
+    values = probe.values(numbers)
+    if not len(cells) == len(values) == len(probe.columns):
+        raise ValueError
+    if not all(isinstance(text, str) for text in [*cells, *probe.sentences(numbers)]):
+        raise TypeError
+    if not all(type(value) in (int, float) for value in probe.headline(numbers).values()):
+        raise TypeError
+
+
+def _numbers(held: Any, key: str = "") -> None:
+    """Raises `ValueError` where anything but a number stands in the place of one."""
     if isinstance(held, dict):
-        return all(_plain(key) and _plain(part) for key, part in held.items())
+        for name, part in held.items():
+            _numbers(part, key if key in WORDS else name)
+    elif isinstance(held, list):
+        for part in held:
+            _numbers(part, key)
+    elif key in WORDS:
+        if not isinstance(held, str):
+            raise ValueError
+    elif held is None and key == UNKNOWN:
+        pass
+    elif (
+        type(held) not in (int, float)
+        or abs(held) > LARGEST
+        or (key.partition("/")[0] == "top1" and not 0 <= held <= 1)
+    ):
+        raise ValueError
+
+
+def _plain(held: Any, depth: int = 0) -> bool:
+    """Whether all numbers and texts are of a size that can be shown."""
+    if depth > DEEPEST:
+        return False
+    if isinstance(held, dict):
+        return all(_plain(key) and _plain(part, depth + 1) for key, part in held.items())
     if isinstance(held, list):
-        return all(map(_plain, held))
+        return all(_plain(part, depth + 1) for part in held)
     if isinstance(held, str):
         return len(held) <= MOST_TEXT and held.isprintable()
     return held is None or abs(held) < 1e300

@@ -1,28 +1,27 @@
 """Reports as one table, as plain sentences and as the numbers of a log."""
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from rich.table import Table
 
-from probes.probe import Probe
+from core.errors import legible
+from probes.probe import Probe, Value
+from probes.report.groups import Group, counted, grouped
+from probes.report.naming import data_names
+from probes.report.naming import names as names
 from probes.report.schema import Report
 
 Probes = dict[str, Probe]
+LONGEST = 200  # characters of a cell
+SPREAD = (
+    " ± of several seeds is the standard deviation over seeds, no 95% interval; ± of a single run"
+    " is half its 95% interval."
+)
 
 
-def names(reports: list[Report]) -> list[str]:
-    """What each checkpoint is called: the end of its path, as short as tells them all apart."""
-    paths = [Path(report["checkpoint"]) for report in reports]
-    parts = [path.parent.parts + (() if path.stem == "last" else (path.stem,)) for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        short = ["/".join(part[-length:]) for part in parts]
-        if len(set(short)) == len(set(parts)):
-            break
-    return short
-
-
-def measured(reports: list[Report], probes: Probes) -> Probes:
+def measured(reports: Sequence[Report], probes: Probes) -> Probes:
     """The probes of which any of the checkpoints has numbers."""
     return {name: probe for name, probe in probes.items() if any(name in r for r in reports)}
 
@@ -32,32 +31,91 @@ def head(probes: Probes) -> list[str]:
     return ["checkpoint", "method", "data", *(c for p in probes.values() for c in p.columns)]
 
 
-def row(report: Report, name: str, probes: Probes) -> list[str]:
+def row(report: Report, name: str, probes: Probes, data: str = "") -> list[str]:
     """One checkpoint as a line of the table; "–" where a probe has no numbers."""
-    cells = [name, report["method"].split(".")[-1], report["data"]]
+    return _cells(Group(name, data or report["data"], (report,)), probes)
+
+
+def _cells(group: Group, probes: Probes) -> list[str]:
+    cells = [group.label, group.reports[0]["method"].split(".")[-1], group.data]
     for key, probe in probes.items():
-        cells += probe.cells(report[key]) if key in report else ["–"] * len(probe.columns)
-    return cells
+        runs = group.runs(key)
+        if not runs:
+            cells += ["–"] * len(probe.columns)
+            continue
+        part = "" if len(runs) == len(group.reports) else f" ({len(runs)} of {len(group.reports)})"
+        made = probe.cells(runs[0])
+        if len(runs) > 1:
+            columns = zip(*(probe.values(run) for run in runs), strict=True)
+            made = [spread(column) for column in columns]
+        cells += [f"{cell}{part}" for cell in made]
+    return [legible(cell, LONGEST) for cell in cells]
 
 
-def table(reports: list[Report], probes: Probes) -> Table:
-    """All checkpoints in one table. I(V1; V2) and I(X; Z) are different quantities and stand in
-    different columns.
+def spread(column: Sequence[Value | str]) -> str:
+    """A cell of several runs: mean ± standard deviation, of two bounds those of each; texts that
+    differ are counted.
+    """
+    values = [cell for cell in column if isinstance(cell, Value)]
+    if len(values) < len(column):
+        return counted([cell if isinstance(cell, str) else shown(cell) for cell in column])
+    digits = values[0].digits
+    if any(value.value is None for value in values):
+        return " … ".join(
+            _mean_and_deviation([getattr(value, side) for value in values], digits)
+            for side in ("low", "high")
+        )
+    return _mean_and_deviation([value.value for value in values if value.value is not None], digits)
+
+
+def _mean_and_deviation(found: list[float], digits: int) -> str:
+    return f"{fmean(found):,.{digits}f} ± {stdev(found):,.{digits}f}"
+
+
+def shown(value: Value) -> str:
+    """The number of one run as text, with the interval that it has."""
+    ends = [f"{end:,.{value.digits}f}" for end in (value.low, value.high) if end is not None]
+    if value.value is None:
+        return " … ".join(ends)
+    return f"{value.value:,.{value.digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def table(
+    reports: Sequence[Report], probes: Probes, groups: Sequence[Group] | None = None
+) -> Table:
+    """All checkpoints in one table, each on a line, or the given groups of them. I(V1; V2) and
+    I(X; Z) are different quantities and stand in different columns.
     """
     probes = measured(reports, probes)
-    truths = {report["information"]["truth"] for report in reports if "information" in report}
+    groups = grouped(reports, probes, each=True) if groups is None else groups
     caption = (
         "Nats, test split, 95% intervals. InfoNCE bounds I(V1;V2) from below; R bounds I(X;Z) from"
         " above: different quantities."
     )
-    if len(truths) == 1 and (truth := truths.pop()) is not None:
-        caption += f" The truth is I(V1;V2) = {truth:.3f} nats = {truth / math.log(2):.2f} bits."
-    made = Table(caption=caption, caption_justify="left", header_style="bold")
+    if any(len(group.reports) > 1 for group in groups):
+        caption += SPREAD
+    made = Table(caption=caption + _truths(reports), caption_justify="left", header_style="bold")
     for number, heading in enumerate(head(probes)):
         made.add_column(heading, overflow="fold", justify="left" if number < 3 else "right")
-    for report, name in zip(reports, names(reports), strict=True):
-        made.add_row(*row(report, name, probes))
+    for group in groups:
+        made.add_row(*_cells(group, probes))
     return made
+
+
+def _truths(reports: Sequence[Report]) -> str:
+    """The truth of I(V1; V2) where it is known, of each data set where they differ."""
+    found = {
+        (report["information"]["truth"], name)
+        for report, name in zip(reports, data_names(reports), strict=True)
+        if "information" in report
+    }
+    one = len({truth for truth, _ in found}) == 1
+    said = {
+        "" if one else f" of {name}": f"{truth:.3f} nats = {truth / math.log(2):.2f} bits"
+        for truth, name in sorted(found, key=lambda pair: pair[1])
+        if truth is not None
+    }
+    return "".join(f" The truth{of} is I(V1;V2) = {truth}." for of, truth in said.items())
 
 
 def numbers(report: Report, probes: Probes) -> dict[str, float]:

@@ -101,7 +101,8 @@ def line(row: Row) -> str:
         else ""
     )
     verdict = row["estimators"]["infonce"]["verdict"]
-    return f"{row['source']}: truth {row['truth']:.3f} · {' · '.join(parts)} · {verdict}, {row['seconds']:.0f} s{peer}"
+    found = f"{row['source']}: truth {row['truth']:.3f} · {' · '.join(parts)} · {verdict}"
+    return f"{found}, {row['seconds']:.0f} s{peer}"
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -4,9 +4,6 @@ n = pairs, F = folds, E = F (F - 1) / 2 critics trained side by side, B = batch,
 dimensions.
 """
 
-from core.information import scores
-from core.information.bounds import best_alpha, infonce_symmetric, js_objective
-
 import itertools
 import math
 from typing import NamedTuple
@@ -17,6 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.information import scores
+from core.information.bounds import best_alpha, infonce_symmetric, js_objective
 from probes.samples.canonical import canonical
 from probes.samples.normal_scores import features, normal_scores
 

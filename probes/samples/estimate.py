@@ -4,6 +4,14 @@ claim.
 n = pairs, C = candidates, the pairs of one held-out fold.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
 from core.errors import Unmeasurable, UserError, nearest
 from core.information import scores
 from core.information.bounds import (
@@ -20,15 +28,6 @@ from core.information.bounds import (
 )
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
-
-import math
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import ArrayLike
-
 from probes.samples.crossfit import FOLDS, Fit, cross_fit
 from probes.samples.estimators import DEFAULT, NONE, SIDES
 from probes.samples.ksg import ksg_terms
@@ -56,8 +55,8 @@ def estimate(
       `core.information.bounds`.
     - "ksg": nearest neighbours, up to ten dimensions in all.
 
-    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where the
-    pairs can not be used (`probes.samples.pairs`).
+    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where
+    the pairs can not be used (`probes.samples.pairs`).
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(300, 1))

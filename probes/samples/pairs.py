@@ -2,8 +2,6 @@
 estimate could be trusted.
 """
 
-from core.errors import UserError, shown
-
 import math
 import zipfile
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format
 from numpy.typing import ArrayLike, NDArray
+
+from core.errors import UserError, shown
 
 Array = NDArray[np.float64]
 LEAST = 50
@@ -61,7 +61,8 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
     if len(found) != 1:
         held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
         raise UserError(
-            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name}; save the"
+            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name};"
+            " save the"
             " pairs by numpy.savez(path, x=x, y=y)"
         )
     info = found[0]

@@ -5,13 +5,12 @@ I(V1; V2) = log M exactly; the ideal critic reaches log(K + 1) - E log(1 + Binom
 negatives (`best_infonce`).
 """
 
-from core.errors import UserError
-
 import math
 from typing import Any
 
 from rich.table import Table
 
+from core.errors import UserError
 from probes.report.schema import Report
 
 HEAD = ("M", "log M", "K", "measured (nats)", "95% interval", "ideal", "measured / ideal")
@@ -73,7 +72,10 @@ def least(table: dict[str, Any]) -> dict[str, float]:
 
 def lines(table: dict[str, Any]) -> Table:
     """The table for the terminal: a line for each M and K."""
-    caption = f"{table['side'].capitalize()} on {table['quantity']}, {table['critic']} critic, {table['split']} split, 95% intervals.\n"
+    caption = (
+        f"{table['side'].capitalize()} on {table['quantity']}, {table['critic']} critic,"
+        f" {table['split']} split, 95% intervals.\n"
+    )
     caption += "The least share of the ideal over all M and K: " + ", ".join(
         f"{100 * x:.1f} % ({key})" for key, x in least(table).items()
     )

@@ -4,6 +4,12 @@ whatever trained it.
 n = images, D = feature dimensions, P = code dimensions.
 """
 
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from core.errors import Unmeasurable
 from core.information.bounds import infonce_terms
 from core.information.standardise import (
@@ -13,12 +19,6 @@ from core.information.standardise import (
 )
 from core.matmul import speed_up
 from core.randomness import KeyedRNG
-
-import math
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 STEPS, BATCH, RATE, WARMUP = 1600, 512, 2e-3, 20
 CHECK_EVERY, PATIENCE = 50, 6

@@ -4,12 +4,12 @@ draw, and is never told from the anchor.
 n = images.
 """
 
-from core.data.source import Source, eval_sampler
-
 import hashlib
 
 import torch
 from torch import Tensor
+
+from core.data.source import Source, eval_sampler
 
 
 def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:

@@ -4,14 +4,12 @@ in use, and whether they have collapsed.
 n = images of the test split, V = views of each, D = dimensions.
 """
 
-from core.frozen import Frozen
-from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
-
-from core.information.standardise import require_finite_features, require_finite_numbers
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.frozen import Frozen
+from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.information.standardise import require_finite_features, require_finite_numbers
 from probes.probe import Found, Numbers, Probe
 from probes.views.information import shuffled, two_views_differ
 

@@ -6,14 +6,6 @@ at least.
 n = images of the test split, D = feature dimensions, P = code dimensions.
 """
 
-from core.data.source import Truth
-from core.errors import Unmeasurable
-from core.frozen import Frozen, Pairs
-from core.information.bounds import infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
-from core.method import PairCritic
-from core.randomness import KeyedRNG
-
 import math
 from pathlib import Path
 from typing import Any
@@ -22,7 +14,14 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from probes.probe import Entry, Found, Numbers, Probe
+from core.data.source import Truth
+from core.errors import Unmeasurable
+from core.frozen import Frozen, Pairs
+from core.information.bounds import infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
+from core.method import PairCritic
+from core.randomness import KeyedRNG
+from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
@@ -59,6 +58,11 @@ class InformationProbe(Probe):
         last = critic["sweep"][-1]
         half = last["high"] - last["bound"]
         return [f"{last['bound']:.2f} ± {half:.2f} ({name}, K={last['K']:,})", critic["verdict"]]
+
+    def values(self, numbers: Numbers) -> list[Value | str]:
+        _, critic = best_critic(numbers)
+        last = critic["sweep"][-1]
+        return [Value(last["bound"], last["low"], last["high"]), critic["verdict"]]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         critics = numbers["critics"].items()
@@ -216,7 +220,7 @@ def sweep(
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
     """The critic that headlines a checkpoint: the common one, the same reader for every family."""
     found = numbers["critics"]
-    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]  # noqa: RUF015
+    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]
 
 
 def two_views_differ(frozen: Frozen) -> str:

@@ -7,10 +7,6 @@ blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with cj_stren
 for CIFAR), gaussian_blur=0 and no normalisation.
 """
 
-from core.batch import as_float
-from core.data.views import Policy, apply, augment, draw, policy
-from core.randomness import KeyedRNG
-
 import functools
 import importlib.util
 import time
@@ -26,6 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as torchvision
 
+from core.batch import as_float
+from core.data.views import Policy, apply, augment, draw, policy
+from core.randomness import KeyedRNG
 from scripts.benches.contest import Contest
 
 IMAGES, BATCH, SIZE = 2048, 512, 32

@@ -2,8 +2,6 @@
 reference.
 """
 
-from core.run.features import Features
-
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 
+from core.run.features import Features
 from probes.labels.knn import Neighbours, search, vote
 from scripts.benches.contest import Contest
 

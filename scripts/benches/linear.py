@@ -2,8 +2,6 @@
 and scikit-learn's lbfgs on raw ones.
 """
 
-from core.run.features import Features
-
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +9,7 @@ from lightly.utils.benchmarking import LinearClassifier
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, TensorDataset
 
+from core.run.features import Features
 from probes.labels.linear import linear
 from scripts.benches.contest import Contest
 from scripts.benches.loop import lightning

@@ -8,10 +8,6 @@ one answers, one refuses, one accepts and never says a word, one falls silent wh
 begun.
 """
 
-import core  # noqa: F401
-from core.run import config
-from core.run.logger import PATIENCE, Logger
-
 import functools
 import itertools
 import os
@@ -25,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from core.run import config
+from core.run.logger import PATIENCE, Logger
 from scripts.benches.contest import ROOT, Contest
 from scripts.benches.loop import epoch
 from scripts.benches.wandb_server import WAYS, Server

@@ -2,13 +2,6 @@
 and Lightning's.
 """
 
-from core.data.images import Arrays
-from core.data.source import train_sampler
-from core.data.views import policy
-from core.run import config
-from core.run.setup import build_state, start_fabric
-from core.run.train import train
-
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +10,12 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from core.data.images import Arrays
+from core.data.source import train_sampler
+from core.data.views import policy
+from core.run import config
+from core.run.setup import build_state, start_fabric
+from core.run.train import train
 from scripts.demo import CONFIGS
 
 

@@ -2,14 +2,13 @@
 NTXentLoss.
 """
 
-from core.information.losses import nt_xent_and_in_batch
-
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 
+from core.information.losses import nt_xent_and_in_batch
 from scripts.benches.contest import Contest, within
 
 TEMPERATURE, DIMENSIONS = 0.5, 128

@@ -5,13 +5,12 @@ No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that 
 in K; the extra memory should not grow.
 """
 
-from core.information.losses import queue_loss
-
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
+from core.information.losses import queue_loss
 from scripts.benches.contest import Contest, within
 
 TEMPERATURE, DIMENSIONS, QUERIES, SHORT = 0.1, 128, 512, 2**14

@@ -5,14 +5,13 @@ Batch norms are in eval mode, so that both sides compute the same. The price is 
 pass, the gain is memory.
 """
 
-from core.batch import Batch
-from core.randomness import KeyedRNG
-
 from collections.abc import Iterator
 
 import torch
 
 from contrastive.simclr import SimCLR, SimCLRConfig
+from core.batch import Batch
+from core.randomness import KeyedRNG
 from scripts.benches.contest import Contest, within
 
 N, MICRO, SHAPE = 1024, 128, (3, 32, 32)

@@ -2,8 +2,6 @@
 by `contest.peak_elsewhere`.
 """
 
-import core  # noqa: F401
-
 import importlib
 import sys
 

@@ -6,9 +6,6 @@ replayed as a CUDA graph, which shows the kernels without the time that Python t
 lightly's can not be one: it asks the device where its pointer stands.
 """
 
-from core.information import flash
-from core.information.losses import queue_loss
-
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,6 +13,8 @@ import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 
 from contrastive.queue import KeyQueue
+from core.information import flash
+from core.information.losses import queue_loss
 from scripts.benches.contest import Contest, within
 
 TEMPERATURE, DIMENSIONS, QUERIES = 0.1, 128, 256

@@ -2,8 +2,6 @@
 its transform and a DataLoader.
 """
 
-from core.networks.backbones import Backbone
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from core.networks.backbones import Backbone
 from scripts.benches.contest import Contest, seconds
 from scripts.benches.loop import epoch, lightning, ours_in
 

@@ -2,8 +2,6 @@
 layers.
 """
 
-from core.networks.decoders import MLPDecoder
-
 import importlib.util
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.networks.decoders import MLPDecoder
 from scripts.benches.contest import Contest
 from scripts.benches.loop import epoch, ours_in
 from vae.networks import MLPEncoder

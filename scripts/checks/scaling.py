@@ -2,17 +2,6 @@
 in, and memory at the peak of a loss.
 """
 
-from core.data.datasets import open_source
-from core.data.source import train_sampler
-from core.distributed import rank, world
-from core.information.losses import nt_xent, queue_loss
-from core.method import Method
-from core.networks.batchnorm import SyncBatchNorm
-from core.run import config
-from core.run.checkpoint import State
-from core.run.sharding import sharded
-from core.run.train import train
-
 import argparse
 import functools
 import os
@@ -26,9 +15,19 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scripts.benches.contest import peak
 from configs import CONFIGS
+from core.data.datasets import open_source
+from core.data.source import train_sampler
+from core.distributed import rank, world
+from core.information.losses import nt_xent, queue_loss
+from core.method import Method
+from core.networks.batchnorm import SyncBatchNorm
+from core.run import config
+from core.run.checkpoint import State
 from core.run.setup import build_state, start_fabric
+from core.run.sharding import sharded
+from core.run.train import train
+from scripts.benches.contest import peak
 
 STEPS = 3  # the last of which is counted: DDP settles its buckets in the first two
 KINDS = {

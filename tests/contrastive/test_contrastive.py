@@ -2,9 +2,6 @@
 equation.
 """
 
-from core.information import infonce, nt_xent
-from core.information.losses import in_batch_loss, nt_xent_and_in_batch, queue_loss
-
 import math
 
 import pytest
@@ -15,6 +12,8 @@ from lightly.loss import NTXentLoss
 from contrastive.moco import MoCo, MoCoConfig, _encode
 from contrastive.queue import KeyQueue
 from contrastive.simclr import SimCLR, SimCLRConfig
+from core.information import infonce, nt_xent
+from core.information.losses import in_batch_loss, nt_xent_and_in_batch, queue_loss
 
 
 def unit(n: int, d: int, dtype: torch.dtype, seed: int) -> torch.Tensor:

@@ -2,15 +2,6 @@
 views, and what that does to the loss.
 """
 
-from core.data.datasets import open_source
-from core.data.source import train_sampler
-from core.data.sprites import SpritesConfig
-from core.information.losses import queue_loss
-from core.run import checkpoint, config
-from core.run.optim import OptimConfig
-from core.run.train import train
-from core.run.validation import Validation
-
 import copy
 
 import pytest
@@ -20,6 +11,14 @@ from lightning_fabric import Fabric
 from contrastive.moco import MoCo, MoCoConfig
 from contrastive.queue import KeyQueue
 from contrastive.simclr import SimCLR, SimCLRConfig
+from core.data.datasets import open_source
+from core.data.source import train_sampler
+from core.data.sprites import SpritesConfig
+from core.information.losses import queue_loss
+from core.run import checkpoint, config
+from core.run.optim import OptimConfig
+from core.run.train import train
+from core.run.validation import Validation
 
 SHAPE = (3, 8, 8)
 

@@ -1,15 +1,14 @@
 """The bounds against closed forms and plain O(n^2) references."""
 
-from core.data.sprites import best_infonce
-from core.information.bounds import infonce_terms, interval, sandwich
-from core.information.scores import gaussian
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from core.data.sprites import best_infonce
+from core.information.bounds import infonce_terms, interval, sandwich
+from core.information.scores import gaussian
 from tests import sources
 
 

@@ -2,15 +2,14 @@
 side, and its interval covers its mean.
 """
 
-from core.information import bounds, scores
-from core.information.bounds import Bound, interval
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from core.information import bounds, scores
+from core.information.bounds import Bound, interval
 from tests.sources import gaussian_pairs
 
 LOWER = {

@@ -1,15 +1,16 @@
 """What a checkpoint refuses, each in one clear line."""
 
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
-
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+
+from core.errors import UserError
+from core.files import write_atomically
+from core.run import checkpoint, config
+from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +118,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(saved):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left"):
-        checkpoint.write_atomically(saved, torn)
+        write_atomically(saved, torn)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == ["last.ckpt"]
 

@@ -1,16 +1,16 @@
 """Randomness, the config reader, the floors of small things."""
 
-from core.errors import UserError, nearest
-from core.randomness import KeyedRNG
-from core.run import config
-from core.run.checkpoint import build_method
-from core.run.progress import in_words
-
 import subprocess
 import sys
 
 import pytest
 import torch
+
+from core.errors import UserError, nearest
+from core.randomness import KeyedRNG
+from core.run import config
+from core.run.checkpoint import build_method
+from core.run.progress import in_words
 
 YAML = "configs/simclr_sprites.yaml"
 
@@ -103,7 +103,7 @@ def test_nearest():
 
 
 def test_torchvision_and_its_friends_import_after_core():
-    code = "import core, torchvision, timm, lightly.loss, lightning_fabric; print(torchvision.__version__)"
+    code = "import core, torchvision, timm, lightly.loss, lightning_fabric"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
     )

@@ -1,11 +1,5 @@
 """Real data: splits, layouts, streaming, and what is said when files are missing."""
 
-from core.data.datasets import DataConfig, open_source
-from core.data.images import Arrays, Stream
-from core.data.loading import read_through
-from core.data.source import eval_sampler, train_sampler
-from core.errors import UserError
-
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from core.data.datasets import DataConfig, open_source
+from core.data.images import Arrays, Stream
+from core.data.loading import read_through
+from core.data.source import eval_sampler, train_sampler
+from core.errors import UserError
 from tests.pictures import config, png
 
 

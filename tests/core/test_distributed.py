@@ -2,9 +2,6 @@
 wrong variant does not.
 """
 
-from core.distributed import gather, rank, single_process, world
-from core.information.losses import nt_xent_and_in_batch
-
 import os
 
 import pytest
@@ -12,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from core.distributed import gather, rank, single_process, world
+from core.information.losses import nt_xent_and_in_batch
 from tests.front_door import run_in_processes
 from vae.rate import RateConfig, RateSchedule
 

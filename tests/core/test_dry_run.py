@@ -2,14 +2,6 @@
 nothing of the run is changed by it.
 """
 
-from core.data.datasets import open_source
-from core.data.source import eval_sampler
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.dry_run import dry_run
-from core.run.setup import PRECISIONS, Training, default_dtype, prepare, start_fabric
-from core.run.validation import FULL, Validation
-
 import copy
 import json
 import warnings
@@ -20,6 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from contrastive.simclr import SimCLR
+from core.data.datasets import open_source
+from core.data.source import eval_sampler
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.dry_run import dry_run
+from core.run.setup import PRECISIONS, Training, default_dtype, prepare, start_fabric
+from core.run.validation import FULL, Validation
 from probes.labels.knn import online_knn
 from tests import in_process
 from tests.in_process import CONFIGS, train

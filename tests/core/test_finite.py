@@ -2,13 +2,6 @@
 nothing.
 """
 
-from core.data.datasets import open_source
-from core.errors import UserError
-from core.run import checkpoint, config
-from core.run.finite import FiniteLosses
-from core.run.setup import prepare, start_fabric
-from core.run.train import train
-
 import itertools
 from pathlib import Path
 
@@ -16,6 +9,12 @@ import pytest
 import torch
 
 from contrastive.simclr import SimCLR
+from core.data.datasets import open_source
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.finite import FiniteLosses
+from core.run.setup import prepare, start_fabric
+from core.run.train import train
 from tests import in_process
 
 SMALL = ["model.hidden=16", "model.projection=8"]

@@ -2,9 +2,6 @@
 matrices of all scores.
 """
 
-from core.information import chunked, flash
-from core.information.losses import queue_loss
-
 from unittest import mock
 
 import pytest
@@ -14,6 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
+from core.information import chunked, flash
+from core.information.losses import queue_loss
 from tests.exact import codes, errors, exact_queue
 
 CPU = torch.device("cpu")

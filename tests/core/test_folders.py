@@ -1,16 +1,15 @@
 """Folders of images: which class a file belongs to, and what is left out."""
 
-from core.data.datasets import open_source
-from core.data.folders import natural
-from core.data.source import eval_sampler
-from core.errors import UserError
-
 import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from core.data.datasets import open_source
+from core.data.folders import natural
+from core.data.source import eval_sampler
+from core.errors import UserError
 from tests.pictures import config, labels, png
 
 

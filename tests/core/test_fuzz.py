@@ -4,10 +4,6 @@ traceback.
 TWOBOUNDS_FUZZ=2000 looks at that many configs instead of the few that fit into a test.
 """
 
-from core.errors import UserError
-from core.method import Method, locate
-from core.run import config
-
 import dataclasses
 import functools
 import os
@@ -18,6 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+
+from core.errors import UserError
+from core.method import Method, locate
+from core.run import config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 METHODS = sorted({str(OmegaConf.load(path)["method"]) for path in CONFIGS})

@@ -2,16 +2,15 @@
 over them does not.
 """
 
-from core.batch import Batch, Output
-from core.method import Method
-from core.randomness import KeyedRNG
-
 import pytest
 import torch
 from torch import Tensor
 
 from contrastive.moco import MoCo, MoCoConfig
 from contrastive.simclr import SimCLR, SimCLRConfig
+from core.batch import Batch, Output
+from core.method import Method
+from core.randomness import KeyedRNG
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.rate import RateConfig
 

@@ -1,10 +1,5 @@
 """The identity of a split: equal for equal data wherever they lie, and different for any change."""
 
-from core.data.datasets import DataConfig, _plain, open_source
-from core.data.identity import digest, digest_of_sample
-from core.data.linear_gaussian import LinearGaussianConfig
-from core.data.sprites import Sprites, SpritesConfig
-
 import json
 import os
 import shutil
@@ -17,6 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.datasets import DataConfig, _plain, open_source
+from core.data.identity import digest, digest_of_sample
+from core.data.linear_gaussian import LinearGaussianConfig
+from core.data.sprites import Sprites, SpritesConfig
 from tests.pictures import config, png, write_mnist
 
 FILES = [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(6)] + ["test/cat/0.png"]

@@ -2,10 +2,6 @@
 cross-entropy and autograd.
 """
 
-from core.distributed import rank, world
-from core.information import chunked, in_batch
-from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
-
 import os
 import subprocess
 import sys
@@ -20,6 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
+from core.distributed import rank, world
+from core.information import chunked, in_batch
+from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
 from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
 from tests.front_door import run_in_processes
 
@@ -204,11 +203,14 @@ from pathlib import Path
 from scripts.benches.contest import peak
 
 def queue(k):
-    query, keys = F.normalize(torch.randn(512, 128), dim=1).requires_grad_(), torch.randn(k, 128).div_(11)
-    return peak(lambda: torch.autograd.grad(queue_loss(query, query.detach(), keys, 0.1), query), torch.device("cpu"))
+    query = F.normalize(torch.randn(512, 128), dim=1).requires_grad_()
+    keys = torch.randn(k, 128).div_(11)
+    loss = lambda: queue_loss(query, query.detach(), keys, 0.1)
+    return peak(lambda: torch.autograd.grad(loss(), query), torch.device("cpu"))
 
 views = [F.normalize(torch.randn(3000, 128), dim=1).requires_grad_() for _ in range(2)]
-batch = peak(lambda: torch.autograd.grad(nt_xent_and_in_batch(*views, 0.5)[0], views), torch.device("cpu"))
+loss = lambda: nt_xent_and_in_batch(*views, 0.5)[0]
+batch = peak(lambda: torch.autograd.grad(loss(), views), torch.device("cpu"))
 print(queue(2**14), queue(2**18), batch)
 """
 

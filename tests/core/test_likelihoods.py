@@ -2,6 +2,13 @@
 and values that are refused.
 """
 
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch.distributions import Bernoulli, Normal
+
 from core.errors import UserError
 from core.networks.discretized import (
     Categorical256,
@@ -11,13 +18,6 @@ from core.networks.discretized import (
 )
 from core.networks.likelihoods import DequantisedGaussian, Likelihood
 from core.randomness import KeyedRNG
-
-import math
-
-import pytest
-import torch
-from scipy.stats import chisquare
-from torch.distributions import Bernoulli, Normal
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 

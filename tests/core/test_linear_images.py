@@ -2,15 +2,15 @@
 says.
 """
 
-from core.data.datasets import DataConfig, open_source
-from core.data.linear_gaussian import LinearGaussianConfig, best_infonce, patterns
-from core.data.source import eval_sampler
-from core.run import config
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+
+from core.data.datasets import DataConfig, open_source
+from core.data.linear_gaussian import LinearGaussianConfig, best_infonce, patterns
+from core.data.source import eval_sampler
+from core.run import config
 
 SMALL = LinearGaussianConfig(
     side=4, rank=3, largest=2.0, decay=0.5, noise=0.3, train=64, validation=16, test=20_000

@@ -1,10 +1,10 @@
 """Products by oneDNN, and linear layers made of them, against torch's own in float64."""
 
-from core.matmul import Linear, matmul, speed_up
-
 import pytest
 import torch
 from torch import nn
+
+from core.matmul import Linear, matmul, speed_up
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (300, 513, 50), (64, 1, 9)])

@@ -2,6 +2,12 @@
 file.
 """
 
+import sys
+import textwrap
+
+import pytest
+import torch
+
 from core.data import registry
 from core.data.datasets import DataConfig, open_source
 from core.data.readers import TORCHVISION
@@ -9,13 +15,6 @@ from core.data.registry import EMBEDDED, locate_source, trust
 from core.data.source import eval_sampler, train_sampler
 from core.errors import UserError
 from core.run import config
-
-import sys
-import textwrap
-
-import pytest
-import torch
-
 from tests.pictures import write_mnist
 
 RENDERED = '''

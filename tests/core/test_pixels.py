@@ -1,11 +1,5 @@
 """What becomes of a stored picture: transparency, orientation, depth, frames and colour models."""
 
-from core.data.datasets import open_source
-from core.data.loading import read_through
-from core.data.pixels import ALPHA, FRAMES, TURNED, open_picture, to_tensor
-from core.data.source import eval_sampler
-from core.errors import UserError
-
 import io
 import os
 import struct
@@ -18,6 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from core.data.datasets import open_source
+from core.data.loading import read_through
+from core.data.pixels import ALPHA, FRAMES, TURNED, open_picture, to_tensor
+from core.data.source import eval_sampler
+from core.errors import UserError
 from tests.pictures import config, png
 
 

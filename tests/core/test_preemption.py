@@ -2,8 +2,6 @@
 alike.
 """
 
-from core.run.preemption import REQUEUE, Preemption
-
 import os
 import signal
 
@@ -11,6 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
+
+from core.run.preemption import REQUEUE, Preemption
 
 
 @pytest.fixture

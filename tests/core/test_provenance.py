@@ -1,11 +1,5 @@
 """data.json: a run goes on with the data that it began with, unless it is told otherwise."""
 
-from core.data.datasets import _plain, open_source
-from core.errors import UserError
-from core.run import config as run_config
-from core.run.folder import RunFolder
-from core.run.provenance import versions
-
 import json
 import shutil
 import subprocess
@@ -15,6 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from core.data.datasets import _plain, open_source
+from core.errors import UserError
+from core.run import config as run_config
+from core.run.folder import RunFolder
+from core.run.provenance import versions
 from tests.pictures import png
 
 ROOT = Path(__file__).parents[2]

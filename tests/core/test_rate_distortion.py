@@ -2,15 +2,15 @@
 against all of them.
 """
 
-from core.information.blahut_arimoto import blahut_arimoto
-from core.information.rate_distortion import WaterFilling, bernoulli_rate, gaussian_rate
-
 import math
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.stats import bernoulli, entropy, norm
+
+from core.information.blahut_arimoto import blahut_arimoto
+from core.information.rate_distortion import WaterFilling, bernoulli_rate, gaussian_rate
 
 EIGENVALUES = (4.0, 0.3, 1.5, 0.3, 0.02)
 

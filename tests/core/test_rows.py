@@ -2,9 +2,6 @@
 whole; and never trusted otherwise.
 """
 
-from core.run import rows, signing
-from core.run.rows import Rows, kept
-
 import errno
 import os
 import stat
@@ -12,6 +9,9 @@ import stat
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from core.run import rows, signing
+from core.run.rows import Rows, kept
 
 KEY = {"weights": "a", "split": "test"}
 SHAPES = {"x": (6, None), "y": (6, 1)}

@@ -1,13 +1,13 @@
 """Sums over candidates, tile by tile, against whole matrices."""
 
-from core.information import scores
-
 import math
 import subprocess
 import sys
 
 import pytest
 import torch
+
+from core.information import scores
 
 N = 53
 

@@ -2,10 +2,6 @@
 that validation reads.
 """
 
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
-from core.run.sharding import shard, sharded
-
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from core.run.sharding import shard, sharded
 
 SHAPE = (3, 8, 8)
 

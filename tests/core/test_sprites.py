@@ -2,17 +2,16 @@
 views share.
 """
 
-from core.data.datasets import DataConfig, open_source
-from core.data.source import eval_sampler, train_sampler
-from core.data.sprites import SHAPES, Sprites, SpritesConfig, best_infonce, render
-from core.randomness import KeyedRNG
-
 import math
 
 import pytest
 import torch
 from scipy.stats import chisquare
 
+from core.data.datasets import DataConfig, open_source
+from core.data.source import eval_sampler, train_sampler
+from core.data.sprites import SHAPES, Sprites, SpritesConfig, best_infonce, render
+from core.randomness import KeyedRNG
 from tests.sprite_reader import background, read
 
 CONFIG = SpritesConfig(train=2000, validation=300, test=4000)

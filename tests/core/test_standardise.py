@@ -1,5 +1,11 @@
 """Standardisation against scikit-learn's, unit rows against float64, and what is refused."""
 
+import math
+
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+
 from core.errors import Unmeasurable
 from core.information.standardise import (
     mean_and_deviation,
@@ -8,12 +14,6 @@ from core.information.standardise import (
     standardised,
     unit_rows,
 )
-
-import math
-
-import pytest
-import torch
-from sklearn.preprocessing import StandardScaler
 
 
 def columns(n: int = 1500) -> dict[str, torch.Tensor]:

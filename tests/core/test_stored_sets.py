@@ -2,11 +2,6 @@
 Face.
 """
 
-from core.data.datasets import DataConfig, _plain, open_source
-from core.data.readers import open_official
-from core.data.source import eval_sampler
-from core.errors import UserError
-
 import io
 import json
 import os
@@ -21,6 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.datasets import DataConfig, _plain, open_source
+from core.data.readers import open_official
+from core.data.source import eval_sampler
+from core.errors import UserError
 from tests.pictures import config, write_mnist
 
 

@@ -1,15 +1,15 @@
 """The words beside a number."""
 
-from core.errors import Unmeasurable
-from core.information.bounds import Estimate, best_alpha, infonce_terms
-from core.information.scores import of_matrix
-from core.information.verdict import cosine_cap, verdict
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+
+from core.errors import Unmeasurable
+from core.information.bounds import Estimate, best_alpha, infonce_terms
+from core.information.scores import of_matrix
+from core.information.verdict import cosine_cap, verdict
 
 
 def flat(value: float) -> Estimate:

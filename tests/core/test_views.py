@@ -2,11 +2,6 @@
 against what torchvision draws.
 """
 
-from core.data import blocks, colour, views
-from core.data.views import Parameters, Policy, augment, draw, policy
-from core.errors import UserError
-from core.randomness import KeyedRNG
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +15,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
+
+from core.data import blocks, colour, views
+from core.data.views import Parameters, Policy, augment, draw, policy
+from core.randomness import KeyedRNG
 
 B = 24
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -379,29 +378,3 @@ def test_none_changes_nothing_but_the_size() -> None:
     wide = pictures(3, 40, 61)
     expected = tv.resize(tv.center_crop(wide / 255, [40, 40]), [24, 24], antialias=True) * 255
     close(augment(wide, KeyedRNG(0, 0), policy("none", 24)), expected, 0.51)
-
-
-def test_published_settings() -> None:
-    cifar, imagenet, moco = policy("simclr", 32), policy("simclr", 224), policy("moco", 224)
-    assert (cifar.brightness, cifar.hue, cifar.blur) == (0.4, 0.1, 0.0) and (
-        imagenet.brightness,
-        imagenet.hue,
-        imagenet.blur,
-    ) == (
-        0.8,
-        0.2,
-        0.5,
-    )
-    assert (
-        cifar.scale == imagenet.scale == (0.08, 1.0)
-        and moco.scale == (0.2, 1.0)
-        and imagenet.kernel == moco.kernel == 23
-    )
-    assert policy("crop", 28).flip == policy("crop", 28).jitter == policy("crop", 28).gray == 0
-
-
-def test_an_unknown_policy_names_the_nearest() -> None:
-    with pytest.raises(
-        UserError, match=r"data.augment: there is no 'simclar' \(did you mean 'simclr'\?\)"
-    ):
-        policy("simclar", 32)

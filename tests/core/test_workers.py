@@ -1,12 +1,5 @@
 """Decoding workers that die, fall silent or are too many: one line, and never a hang."""
 
-from core.data.datasets import DataConfig, open_source
-from core.data.loading import WorkersLost, load
-from core.data.skipping import Split
-from core.data.source import eval_sampler
-from core.errors import UserError
-from core.run.preemption import Preemption
-
 import os
 import signal
 import subprocess
@@ -14,24 +7,14 @@ import sys
 import time
 
 import pytest
-import torch
 
+from core.data.datasets import DataConfig, open_source
+from core.data.loading import WorkersLost, load
+from core.data.source import eval_sampler
+from core.errors import UserError
+from core.run.preemption import Preemption
+from tests.pictures import acting_split as split
 from tests.pictures import config, png
-
-
-class Images:
-    """Numbers for images; `act` is called for each, in the worker."""
-
-    def __init__(self, act):
-        self.act = act
-
-    def __getitem__(self, index: int):
-        self.act(index)
-        return torch.full((3, 4, 4), index, dtype=torch.uint8), 0, 0
-
-
-def split(act) -> Split:
-    return Split(Images(act), torch.arange(12), 0.0)
 
 
 def sleep_at_five(index: int) -> None:
@@ -80,7 +63,7 @@ import core
 from core.data.loading import load
 from core.errors import exit_cleanly
 import os, time
-from tests.core.test_workers import split
+from tests.pictures import acting_split as split
 
 def die_late(index):
     if index == 1:  # it is made ahead, while the step goes on

@@ -2,11 +2,6 @@
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
-from core.errors import Unmeasurable
-from core.information.codes import Codes, codes, joined, normal_factors
-from core.information.collapse import active_units, collapse_status
-from core.randomness import KeyedRNG
-
 import math
 
 import pytest
@@ -20,6 +15,10 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from core.errors import Unmeasurable
+from core.information.codes import Codes, codes, joined, normal_factors
+from core.information.collapse import active_units, collapse_status
+from core.randomness import KeyedRNG
 from probes.latents import collapse
 from probes.latents.collapse import decomposition, dimension_rates, log_marginals
 

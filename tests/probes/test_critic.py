@@ -2,16 +2,15 @@
 traces, so that a choice by the wrong ones is seen.
 """
 
-from core.errors import Unmeasurable
-from core.frozen import Pairs
-from core.information.bounds import infonce_terms, interval
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from core.errors import Unmeasurable
+from core.frozen import Pairs
+from core.information.bounds import infonce_terms, interval
 from probes.views import critic as module
 from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
 from probes.views.information import critics, surpassed

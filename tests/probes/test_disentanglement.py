@@ -2,9 +2,6 @@
 loop.
 """
 
-from core.randomness import KeyedRNG
-from core.run.features import Features
-
 import math
 
 import numpy as np
@@ -14,6 +11,8 @@ from scipy.stats import entropy, ortho_group
 from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 from sklearn.tree import DecisionTreeClassifier
 
+from core.randomness import KeyedRNG
+from core.run.features import Features
 from probes.latents import disentanglement as probe
 from probes.latents.disentanglement import (
     _binned,

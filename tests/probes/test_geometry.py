@@ -2,13 +2,6 @@
 geometry is known.
 """
 
-from core.data.sprites import Sprites, SpritesConfig
-from core.errors import Unmeasurable
-from core.frozen import Frozen
-from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
-from core.method import Method, PairCritic
-from core.run import config
-
 import math
 
 import numpy as np
@@ -21,6 +14,12 @@ from scipy.special import ive
 from scipy.stats import entropy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from core.data.sprites import Sprites, SpritesConfig
+from core.errors import Unmeasurable
+from core.frozen import Frozen
+from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.method import Method, PairCritic
+from core.run import config
 from probes.views.geometry import GeometryProbe, collapse, geometry, layout
 
 

@@ -2,12 +2,6 @@
 z, t^2) [d], q(z|x) nearly right.
 """
 
-from core.batch import Batch
-from core.data.source import Source
-from core.frozen import Frozen
-from core.randomness import KeyedRNG
-from core.run import config
-
 import math
 from types import SimpleNamespace
 
@@ -15,6 +9,11 @@ import pytest
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
+from core.batch import Batch
+from core.data.source import Source
+from core.frozen import Frozen
+from core.randomness import KeyedRNG
+from core.run import config
 from probes.latents import likelihood as probe
 from probes.latents.annealing import anneal, schedule
 from probes.latents.likelihood import ais, importance_weights, joint_of, likelihood

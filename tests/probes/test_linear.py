@@ -2,11 +2,6 @@
 choice of the strength, and training splits that hold next to nothing.
 """
 
-from core.errors import Unmeasurable
-from core.information.standardise import mean_and_deviation
-from core.randomness import KeyedRNG
-from core.run.features import Features
-
 import math
 
 import numpy as np
@@ -14,6 +9,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from core.errors import Unmeasurable
+from core.information.standardise import mean_and_deviation
+from core.randomness import KeyedRNG
+from core.run.features import Features
 from probes.labels import logistic
 from probes.labels.linear import STRENGTHS, linear
 

@@ -2,10 +2,6 @@
 p(x|z) = N(b z, t^2), p(z) = N(0, 1).
 """
 
-from core.batch import Batch
-from core.frozen import Frozen
-from core.run import config
-
 import math
 from types import SimpleNamespace
 
@@ -13,6 +9,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from core.batch import Batch
+from core.frozen import Frozen
+from core.run import config
 from probes.latents import rate as probe
 
 A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384

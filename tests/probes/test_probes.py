@@ -2,16 +2,6 @@
 on models whose truth is known.
 """
 
-from core.batch import Batch, Encoded
-from core.data.source import Source
-from core.data.sprites import Sprites, SpritesConfig
-from core.frozen import Frozen
-from core.information.bounds import infonce_terms
-from core.information.standardise import mean_and_deviation
-from core.method import Method
-from core.run import config
-from core.run.features import Features, extract
-
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,6 +13,15 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from core.batch import Batch, Encoded
+from core.data.source import Source
+from core.data.sprites import Sprites, SpritesConfig
+from core.frozen import Frozen
+from core.information.bounds import infonce_terms
+from core.information.standardise import mean_and_deviation
+from core.method import Method
+from core.run import config
+from core.run.features import Features, extract
 from probes.labels.knn import PRESETS, knn, search, vote
 from probes.labels.linear import linear
 from probes.labels.logistic import Logistic

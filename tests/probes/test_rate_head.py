@@ -2,12 +2,6 @@
 are known exactly.
 """
 
-from core.frozen import Frozen
-from core.method import locate
-from core.networks.likelihoods import Likelihood
-from core.randomness import KeyedRNG
-from core.run import config
-
 import itertools
 import math
 from pathlib import Path
@@ -18,6 +12,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 
+from core.frozen import Frozen
+from core.method import locate
+from core.networks.likelihoods import Likelihood
+from core.randomness import KeyedRNG
+from core.run import config
 from probes.latents import rate_head
 from probes.latents.rate_head import Seen, measure, rate_distortion, train_heads
 from probes.report import figures
@@ -65,7 +64,7 @@ def error(entry: dict) -> float:
     return (entry["high"] - entry["value"]) / 1.96
 
 
-def test_a_cheap_rate_approaches_the_entropy_of_the_content_and_the_conditional_entropy_of_the_pixels(
+def test_a_cheap_rate_approaches_both_entropies(
     curve,
 ):
     """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes

@@ -1,11 +1,10 @@
 """Reports on disk: strict, signed, never mixed with what somebody else wrote."""
 
-from core.errors import UserError
-
 import json
 
 import pytest
 
+from core.errors import UserError
 from probes.registry import PROBES
 from probes.report import store
 from probes.report.schema import FORMAT, not_finite
@@ -111,4 +110,4 @@ def test_names_are_as_short_as_tells_checkpoints_apart():
     paths = ["/r/x/seed0/last.ckpt", "/r/y/seed0/last.ckpt", "/r/x/seed0/best.ckpt"]
     assert names([{"checkpoint": path} for path in paths]) == ["x/seed0", "y/seed0", "seed0/best"]
     assert names([{"checkpoint": paths[0]}]) == ["seed0"]
-    assert names([{"checkpoint": paths[0]}] * 2) == ["seed0", "seed0"]
+    assert names([{"checkpoint": paths[0]}] * 2) == ["seed0", "seed0 #2"]

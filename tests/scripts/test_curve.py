@@ -1,9 +1,5 @@
 """The rate-distortion script from the front door, and a short sweep beside the exact curve."""
 
-from core.information.rate_distortion import WaterFilling
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
-
 import json
 import math
 import sys
@@ -12,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.information.rate_distortion import WaterFilling
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
 from probes.latents import collapse, curve, rate, rate_head
 from scripts import rate_distortion as script
 
@@ -109,7 +108,7 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
 
 
 def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch):
-    monkeypatch.setattr(rate_head, "MOST", dict.fromkeys(rate_head.MOST, 256))
+    monkeypatch.setattr(rate_head, "MAX_IMAGES", dict.fromkeys(rate_head.MAX_IMAGES, 256))
     for key in ("NOTHING", "FIRST", "NEXT"):
         monkeypatch.setattr(rate_head, key, (3, 1e-2))
     run = config.read(

@@ -2,13 +2,6 @@
 that never answers.
 """
 
-from core.errors import UserError, exit_cleanly
-from core.run import checkpoint, config
-from core.run.folder import RunFolder
-from core.run.logger import Logger
-from core.run.optim import build_optimizer
-from core.run.preemption import REQUEUE
-
 import os
 import random
 import re
@@ -24,6 +17,12 @@ import torch
 import torch.distributed as dist
 import wandb
 
+from core.errors import UserError, exit_cleanly
+from core.run import checkpoint, config
+from core.run.folder import RunFolder
+from core.run.logger import Logger
+from core.run.optim import build_optimizer
+from core.run.preemption import REQUEUE
 from scripts.benches.wandb_server import Server
 from tests.front_door import ROOT, run_script, start_script
 
@@ -389,7 +388,10 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
         words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
         assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-    asked = "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8 trainer.num_nodes=2"
+    asked = (
+        "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8"
+        " trainer.num_nodes=2"
+    )
     assert all(asked in line for line in (tmp_path / "asked").read_text().splitlines())
 
 

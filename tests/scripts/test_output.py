@@ -2,12 +2,6 @@
 full disks, odd names and odd lines.
 """
 
-from core.errors import UserError
-from core.output import LastingStream
-from core.run import checkpoint
-from core.run.folder import RunFolder
-from core.run.progress import ProgressLine, duration
-
 import errno
 import io
 import json
@@ -18,7 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from core.errors import UserError
+from core.output import LastingStream
+from core.run import checkpoint
+from core.run.folder import RunFolder
+from core.run.progress import ProgressLine, duration
 from tests.in_process import CONFIGS, SMALL, train
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_a_terminal_that_knows_few_characters_ends_no_run(tmp_path, variables):
     assert "Traceback" not in done.stderr
     (folder,) = tmp_path.iterdir()
     assert folder.name == name
-    assert folder.name in (folder / "config.yaml").read_text("utf-8")
+    assert OmegaConf.load(folder / "config.yaml").folder == str(folder)
 
 
 class Broken(io.StringIO):

@@ -2,12 +2,6 @@
 what it refuses.
 """
 
-from core.data.sprites import Sprites, SpritesConfig
-from core.run import checkpoint, config
-from core.run.checkpoint import State
-from core.run.optim import build_optimizer
-from core.run.validation import Validation
-
 import json
 import math
 import sys
@@ -15,6 +9,11 @@ import sys
 import pytest
 import torch
 
+from core.data.sprites import Sprites, SpritesConfig
+from core.run import checkpoint, config
+from core.run.checkpoint import State
+from core.run.optim import build_optimizer
+from core.run.validation import Validation
 from probes.labels.knn import KNNProbe
 from probes.registry import DEFAULT, ON_REQUEST, PROBES
 from probes.report import table

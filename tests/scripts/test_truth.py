@@ -2,10 +2,6 @@
 configs to a table and a picture.
 """
 
-from core.data.sprites import SpritesConfig, best_infonce
-from core.errors import UserError
-from core.run import config
-
 import json
 import math
 import sys
@@ -13,7 +9,11 @@ import sys
 import pytest
 from matplotlib.image import imread
 
+from core.data.sprites import SpritesConfig, best_infonce
+from core.errors import UserError
+from core.run import config
 from probes.report import schema as report
+from probes.report import store
 from probes.samples import truth
 from scripts import sprites_truth
 
@@ -47,8 +47,9 @@ def report_of(m: int, **critics: list[float]) -> dict:
         "images": 100,
     }
     return {
+        **dict.fromkeys(("checkpoint", "digest", "method", "data"), "a"),
+        **dict.fromkeys(("step", "seed"), 0),
         "format": report.FORMAT,
-        "checkpoint": "a",
         "information": {**words, "truth": math.log(m), "critics": sweeps},
     }
 
@@ -72,10 +73,8 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
         else:
             shares = [0.9, 1.0] if words[0].name == "m16" else [0.98, 0.99]
             (words[0] / "probe").mkdir(parents=True)
-            report.save(
-                report_of(int(words[0].name[1:]), common=shares, native=shares[::-1]),
-                words[0] / "probe" / "probe.json",
-            )
+            made = report_of(int(words[0].name[1:]), common=shares, native=shares[::-1])
+            store.save(made, words[0] / "probe" / "probe.json")
 
     picture = tmp_path / "pictures" / "truth.png"
     words = [

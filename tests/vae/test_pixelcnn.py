@@ -2,10 +2,6 @@
 their frequencies.
 """
 
-from core.errors import UserError
-from core.networks.likelihoods import Likelihood
-from core.randomness import KeyedRNG
-
 import itertools
 
 import pytest
@@ -14,6 +10,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torch.nn.utils.parametrizations import weight_norm
 
+from core.errors import UserError
+from core.networks.likelihoods import Likelihood
+from core.randomness import KeyedRNG
 from vae.autoregressive import AutoregressiveImage
 from vae.masked import MaskedConv2d
 from vae.pixelcnn import PixelCNN

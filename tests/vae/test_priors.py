@@ -2,9 +2,6 @@
 divergences, samples against their density.
 """
 
-from core.errors import UserError
-from core.randomness import KeyedRNG
-
 import math
 
 import pytest
@@ -12,6 +9,8 @@ import torch
 from scipy.stats import kstest
 from torch.distributions import Independent, MixtureSameFamily, Normal, kl_divergence
 
+from core.errors import UserError
+from core.randomness import KeyedRNG
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import FlowPrior, PriorConfig, StandardNormal, VampPrior
 

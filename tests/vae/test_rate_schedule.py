@@ -2,16 +2,15 @@
 in a second.
 """
 
-from core.batch import Batch
-from core.errors import UserError
-from core.randomness import KeyedRNG
-from core.run.optim import warmup_cosine
-
 import math
 
 import pytest
 import torch
 
+from core.batch import Batch
+from core.errors import UserError
+from core.randomness import KeyedRNG
+from core.run.optim import warmup_cosine
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.rate import RateConfig, RateSchedule
 

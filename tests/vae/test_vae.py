@@ -2,17 +2,16 @@
 what it is composed of.
 """
 
-from core.batch import Batch
-from core.errors import UserError
-from core.networks.likelihoods import Likelihood, kl_from_standard_normal
-from core.randomness import KeyedRNG
-
 import math
 
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
+from core.batch import Batch
+from core.errors import UserError
+from core.networks.likelihoods import Likelihood, kl_from_standard_normal
+from core.randomness import KeyedRNG
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.rate import RateConfig
 
@@ -154,7 +153,7 @@ def test_figures_are_rows_of_images(make_batch, images):
 def test_a_collapsed_code_is_warned_of_with_what_to_try():
     method = BetaVAE(BetaVAEConfig(width=8, latent=64), (1, 28, 28))
     warning = method.warning({"information_upper": 0.02, "active_units": 0.0})
-    assert warning.startswith("collapsed: 0 of 64 dimensions active, z carries at most 0.02 nats; ")
+    assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")
     assert all(word in warning for word in ("free_bits", "annealing", "window"))
     assert method.warning({"information_upper": 3.0, "active_units": 9.0}) == ""
     assert method.warning({"knn": 0.5}) == ""

@@ -1,10 +1,5 @@
 """The VLAE: its distortion is its decoder's, its keys are checked, its pictures are samples."""
 
-from core.errors import UserError
-from core.method import LatentModel
-from core.randomness import KeyedRNG
-from core.run import checkpoint, config
-
 import itertools
 import math
 from pathlib import Path
@@ -12,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.errors import UserError
+from core.method import LatentModel
+from core.randomness import KeyedRNG
+from core.run import checkpoint, config
 from vae.figures import decoded, reconstructions, traversals
 from vae.priors import PriorConfig
 from vae.vlae import VLAE, VLAEConfig

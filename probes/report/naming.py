@@ -1,0 +1,91 @@
+"""What checkpoints and data sets are called where several stand side by side: never two alike."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import legible
+from probes.report.schema import Report
+
+LONGEST = 60  # characters of a name; a longer one is cut in the middle
+# names of files that say nothing without the folder that they lie in
+GENERIC = re.compile(r"best|last-\d+|epoch-\d+")
+
+
+def names(reports: Sequence[Report]) -> list[str]:
+    """What each checkpoint is called: the end of its path, as short as tells it from all others.
+
+    Several reports of one checkpoint are told apart by their data, then by a number.
+    """
+    return distinct(
+        [report["checkpoint"] for report in reports], [report.get("data", "") for report in reports]
+    )
+
+
+def distinct(checkpoints: Sequence[str], data: Sequence[str]) -> list[str]:
+    """A name for each path of a checkpoint, of which no two are the same."""
+    parts = [_parts(Path(path)) for path in checkpoints]
+    deepest = max(map(len, parts), default=0)
+    # how many different checkpoints end in the same way
+    ends = [Counter(part[-length:] for part in set(parts)) for length in range(1, deepest + 1)]
+    found = []
+    for part in parts:
+        length = min(len(part), 2 if GENERIC.fullmatch(part[-1]) else 1)
+        while length < len(part) and ends[length - 1][part[-length:]] > 1:
+            length += 1
+        found.append(legible(str(Path(*part[-length:])), LONGEST))
+    return _numbered(_with_data(found, data))
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """The parts of a path that can name a checkpoint: last.ckpt is what its folder is."""
+    folders = path.parent.parts
+    named = folders != (path.anchor,) and bool(folders)
+    return folders if path.stem == "last" and named else (*folders, path.stem or "checkpoint")
+
+
+def _with_data(found: list[str], data: Sequence[str]) -> list[str]:
+    """Names that several reports share, each with its data if those differ."""
+    shared = Counter(found)
+    held = Counter(set(zip(found, data, strict=True)))
+    kinds = Counter(name for name, _ in held)
+    return [
+        f"{name} on {legible(on, LONGEST)}" if shared[name] > 1 and kinds[name] > 1 else name
+        for name, on in zip(found, data, strict=True)
+    ]
+
+
+def _numbered(found: list[str]) -> list[str]:
+    """Names that are still the same, the second and later ones with a number."""
+    taken: set[str] = set()
+    made = []
+    for name in found:
+        number, tried = 1, name
+        while tried in taken:
+            number += 1
+            tried = f"{name} #{number}"
+        taken.add(tried)
+        made.append(tried)
+    return made
+
+
+def fingerprint(report: Report, split: str = "test") -> str:
+    """The fingerprint of a split that a report is on; empty where it holds none."""
+    found: Any = report.get("identity")
+    for key in ("data", split, "fingerprint"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def data_names(reports: Sequence[Report]) -> list[str]:
+    """What the data of each report are called: their name, and the start of the fingerprint of the
+    test split where data of one name differ.
+    """
+    prints = [(report["data"], fingerprint(report)) for report in reports]
+    kinds = Counter(name for name, _ in set(prints))
+    return [
+        legible(name if kinds[name] == 1 else f"{name} {code[:8] or 'unknown'}", LONGEST)
+        for name, code in prints
+    ]

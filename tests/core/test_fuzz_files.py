@@ -1,0 +1,52 @@
+"""Whatever a checkpoint or an npz holds, it is read or refused in one line: no traceback, no crash,
+nothing run, within 5 s of this process's time and 1 GiB.
+
+TWOBOUNDS_FUZZ=2000 reads that many checkpoints, and a quarter as many npz.
+"""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COUNT = int(os.environ.get("TWOBOUNDS_FUZZ", "60"))
+CANARY = """
+import pathlib
+pathlib.Path("PWNED").touch()
+"""
+
+
+@pytest.mark.parametrize("kind, count", [("checkpoints", COUNT), ("npz", max(40, COUNT // 4))])
+def test_a_file_is_read_or_refused_and_runs_nothing(tmp_path, kind, count):
+    (tmp_path / "evil_canary.py").write_text(CANARY)
+    found = []
+    first = 0
+    while first < count:  # a process of its own for some hundreds, which a crash would end
+        batch = min(500, count - first)
+        command = [sys.executable, "-W", "ignore", "-m", "tests.hostile", kind]
+        done = subprocess.run(
+            [*command, str(first), str(batch), str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0, (done.returncode, lines[-1], done.stderr[-2000:])
+        found += [line for line in lines if "outcome" in line]
+        first += batch
+    told = collections.Counter(case["outcome"] for case in found)
+    print(kind, dict(told))
+    fine = {"refused", "taken", "resumed", "loaded", "loaded opened", "loaded resumed"}
+    wrong = [case for case in found if case["outcome"] not in fine | {"loaded opened resumed"}]
+    assert not wrong, wrong[:5]
+    slow = [case for case in found if case["seconds"] > 5 or case["MiB"] > 1024]
+    assert not slow, slow[:5]
+    assert len(found) == count and told["refused"] > count / 3, told
+    assert not list(tmp_path.rglob("PWNED*")), "something of a file was run"
+    assert told["taken"] + told["loaded opened resumed"] > 0, "the fuzzer sees good files, too"

@@ -1,0 +1,141 @@
+"""Files that somebody made to do harm, and a process that reads them: called by the fuzz tests.
+
+    python -m tests.hostile checkpoints 0 100 FOLDER
+
+reads that many mutated files in FOLDER and prints a line of JSON for each: what was done to it and
+what came of it (`taken`, `refused`, or the name of another error), in which time and memory.
+"""
+
+import io
+import json
+import os
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.data.datasets import open_source
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from probes.samples.pairs import check_pairs, load_pairs
+from tests.mutations import mutated, npz
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+BASES = {
+    "simclr_sprites": ["model.hidden=16", "model.projection=8"],
+    "moco_sprites": ["model.hidden=16", "model.projection=8", "model.queue=64"],
+    "beta_vae_sprites": ["model.width=4", "model.latent=4", "model.prior.kind=flow",
+                         "model.prior.steps=2", "model.prior.width=8"],
+}  # fmt: skip
+
+
+def base(name: str) -> tuple[dict[str, Any], checkpoint.State]:
+    """The entries of a checkpoint after two steps, and the state of a run that it may go into."""
+    run = config.read(CONFIGS / f"{name}.yaml", [*BASES[name], "folder=runs/x", "wandb=disabled"])
+    method = checkpoint.build_method(run, (3, 32, 32))
+    state = checkpoint.State(run, method, build_optimizer(method, run.optim), 2, 0.5, "abc")
+    for _ in range(2):
+        stepped(state)
+    entries = {
+        "format": checkpoint.FORMAT,
+        "config": config.to_dict(run),
+        "shape": [3, 32, 32],
+        "method": {key: value.clone() for key, value in method.state_dict().items()},
+        "optimizer": state.optimizer.state_dict(),
+        "step": 2,
+        "best": 0.5,
+        "wandb_id": "abc",
+    }
+    return entries, state
+
+
+def stepped(state: checkpoint.State) -> None:
+    for p in state.method.parameters():
+        if p.requires_grad:
+            p.grad = torch.full_like(p, 1e-3)
+    state.optimizer.step()
+
+
+def read_checkpoint(path: Path, state: checkpoint.State) -> str:
+    """Everything that is done with a checkpoint: probing, opening its data, going on with it."""
+    outcomes = []
+    try:
+        loaded = checkpoint.load_method(path)
+        outcomes.append("loaded")
+        open_source(loaded.run.data, "test", loaded.run.seed, augmented=False)
+        outcomes.append("opened")
+    except UserError as error:
+        assert str(error).strip() and "\x1b" not in str(error) and len(str(error)) <= 2000
+    try:
+        checkpoint.restore(path, checkpoint.read(path), state)
+        stepped(state)
+        outcomes.append("resumed")
+    except UserError as error:
+        assert str(error).strip() and "\x1b" not in str(error) and len(str(error)) <= 2000
+    return " ".join(outcomes) or "refused"
+
+
+def read_npz(path: Path, _: Any) -> str:
+    try:
+        check_pairs(*load_pairs(path), "pairs")
+    except UserError as error:
+        assert str(error).strip() and "\x1b" not in str(error) and len(str(error)) <= 2000
+        return "refused"
+    return "taken"
+
+
+def memory(key: str) -> float:
+    """MiB of this process: VmHWM, the most that it had, or VmRSS, what it has."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{key}:")[1].split()[0]) / 1024
+
+
+def watched(read: Callable[[Path, Any], str], path: Path, state: Any) -> dict[str, Any]:
+    """What comes of reading a file, in which time and memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+    before, started = memory("VmRSS"), time.process_time()
+    try:
+        outcome = read(path, state)
+    except BaseException as error:
+        outcome = f"{type(error).__name__}: {error}"[:300]
+    return {
+        "outcome": outcome,
+        "seconds": round(time.process_time() - started, 2),
+        "MiB": round(memory("VmHWM") - before),
+    }
+
+
+def main(kind: str, first: int, count: int, folder: Path) -> None:
+    os.chdir(folder)
+    os.environ |= {"SECRET": "leaked", "WANDB_MODE": "disabled"}
+    most = int(memory("VmData") * 2**20) + 2**33  # ends this process before it ends the machine
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    bases: list[tuple[bytes, checkpoint.State]] = []
+    for name in BASES if kind == "checkpoints" else ():
+        entries, state = base(name)
+        target = io.BytesIO()
+        torch.save(entries, target)
+        bases.append((target.getvalue(), state))
+    for number in range(first, first + count):
+        draw = random.Random(number)
+        path = folder / ("case.ckpt" if bases else "case.npz")
+        print(json.dumps({"case": number}), flush=True)  # the last one seen, if this one kills
+        state: Any = None
+        if bases:
+            content, state = draw.choice(bases)
+            content, told = mutated(content, draw)
+        else:
+            content, told = npz(draw)
+        path.write_bytes(content)
+        found = watched(read_checkpoint if bases else read_npz, path, state)
+        print(json.dumps({"case": number, "told": told, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
