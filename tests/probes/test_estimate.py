@@ -14,6 +14,7 @@ from sklearn.feature_selection import mutual_info_regression
 from core.errors import Unmeasurable, UserError
 from core.information.bounds import Estimate, alpha_bound
 from core.information.scores import of_matrix
+from probes.samples import crossfit
 from probes.samples import estimate as tool
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import cross_fit
@@ -127,6 +128,28 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     )  # same marginals, another pairing: the codes must be the same, shuffled
     again = cross_fit(x, spoiled)
     torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
+
+
+def test_a_constant_in_the_critic_is_taken_out(monkeypatch):
+    """InfoNCE does not see it, NWJ and alpha do: scores are those of a log density ratio, whose
+    exponential has a mean of 1 over independent pairs.
+    """
+    monkeypatch.setattr(crossfit, "LEAST_STEPS", 40)
+    monkeypatch.setattr(crossfit, "MOST_STEPS", 40)
+    x, y, _, _ = pairs_of(1.0, n=300, d=2)
+    plain, codes = cross_fit(x, y), crossfit.Towers.forward
+
+    def shifted(self, *parts):
+        q, k = codes(self, *parts)
+        return torch.cat([q, 3 * torch.ones_like(q[..., :1])], -1), torch.cat(
+            [k, torch.ones_like(k[..., :1])], -1
+        )
+
+    monkeypatch.setattr(crossfit.Towers, "forward", shifted)
+    for before, after in zip(plain.folds, cross_fit(x, y).folds, strict=True):
+        matrix = before.query @ before.key.T
+        torch.testing.assert_close(after.query @ after.key.T, matrix, rtol=1e-3, atol=1e-3)
+        assert matrix.exp().mean() == pytest.approx(1, abs=0.5)
 
 
 def test_seeds_repeat_and_differ():
