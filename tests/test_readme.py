@@ -253,7 +253,8 @@ def test_the_method_of_one_file_trains_is_probed_and_keeps_the_contract(tmp_path
     for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).write_text(text)
-    found = f"import sys\nsys.path[:0] = {[str(ROOT), str(tmp_path)]!r}\n"
+    found = f"import os, sys\nsys.path[:0] = {[str(ROOT), str(tmp_path)]!r}\n"
+    found += f"os.environ['TWOBOUNDS_TRUST'] = {place!r}\n"  # as the user's --trust
     contract = f"""
 from pathlib import Path
 from tests import test_contract
