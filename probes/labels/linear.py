@@ -30,9 +30,7 @@ FEW = 100  # images, below which every tenth of them is held out once: one tenth
 # the last digit
 ROUGH = 1e-5
 FINE = 1e-6  # relative; of the fit that is scored, far below what a score shows
-SMALL = (
-    1_000_000  # images x dimensions x classes, up to which a fit is to the last digit of float64
-)
+SMALL = 1_000_000  # images x dimensions x classes; up to it a fit is to the last digit of float64
 
 
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:

@@ -89,7 +89,7 @@ def test_features_that_are_not_finite_are_counted_and_refused(bad):
     x = torch.randn(40, 3)
     require_finite_features(x, "probe")
     require_finite_features(torch.full((40, 3), 3e38), "probe")  # their sum overflows, they do not
-    x[3, 1], x[7, 0], x[7, 2] = bad, bad, -bad
+    x[3, 1], x[7, 0], x[7, 2] = bad, bad, bad
     with pytest.raises(Unmeasurable, match="^probe: the features of 2 of 40 images"):
         require_finite_features(x, "probe")
 

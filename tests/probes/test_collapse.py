@@ -15,8 +15,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from core.errors import Unmeasurable
 from core.information.codes import Codes, codes, joined, normal_factors
-from core.information.collapse import collapse_status
+from core.information.collapse import active_units, collapse_status
 from core.randomness import KeyedRNG
 from probes.latents import collapse
 from probes.latents.collapse import decomposition, dimension_rates, log_marginals
@@ -164,3 +165,23 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
     )
     seen = linear_gaussian(500)
     assert collapse_status(seen).sentence == "" and collapse_status(seen).active_units == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("field", ["mean", "sigma", "z", "rate"])
+def test_a_code_that_is_not_finite_has_not_collapsed_and_carries_nothing_known(field, bad):
+    """max(0, NaN) is 0, which would be called a collapse."""
+    read = linear_gaussian(200)
+    value = getattr(read, field).clone()
+    value[3] = bad
+    with pytest.raises(Unmeasurable, match="^collapse"):
+        collapse_status(read._replace(**{field: value}))
+
+
+def test_a_unit_is_active_by_the_variance_of_its_mean_and_not_by_its_nats():
+    """A precise code of small means carries nats and is not active, a broad one is active."""
+    read = linear_gaussian(500)
+    assert active_units(read.mean * torch.tensor([1e-3, 1.0])) == 1
+    variance = read.mean.var(0)
+    for share, active in ((0.0099, 0), (0.0101, 2)):
+        assert active_units(read.mean * (share / variance).sqrt()) == active

@@ -3,6 +3,7 @@ traces, so that a choice by the wrong ones is seen.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from core.errors import Unmeasurable
 from core.frozen import Pairs
 from core.information.bounds import infonce_terms, interval
 from probes.views import critic as module
+from probes.views import information as views
 from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
 from probes.views.information import critics, surpassed
 
@@ -151,3 +153,25 @@ def test_critics_are_not_compared_by_a_nan(end):
     found["common"]["sweep"][0][end] = math.nan
     with pytest.raises(Unmeasurable, match="can not be compared"):
         surpassed(found)
+
+
+def test_train_fits_val_chooses_and_test_is_reported(monkeypatch):
+    """Each split leaves its number in every row that is read of it; a copy in test is left out."""
+    numbers = {"train": 1.0, "val": 2.0, "test": 3.0}
+
+    def read(split: str, most: int | None = None) -> Pairs:
+        rows = torch.full((50, 4), numbers[split])
+        return Pairs((rows, rows), (rows, rows), torch.arange(50))
+
+    seen = []
+    monkeypatch.setattr(views, "duplicates", lambda source, device: torch.tensor([7, 9]))
+    monkeypatch.setattr(views, "critics", lambda *parts: seen.extend(parts) or {})
+    frozen = SimpleNamespace(
+        method=None, source=str, pairs=read, device="cpu", seed=0, truth=None, augmentation="none"
+    )
+    found = views.information(frozen)
+    assert found["split"] == "test" and found["images"] == 48 and found["copies_left_out"] == 2
+    for part, split in zip(seen, numbers, strict=False):
+        for rows in (*part.features, *part.codes):
+            assert (rows == numbers[split]).all(), split
+    assert sorted(seen[2].place.tolist()) == [i for i in range(50) if i not in (7, 9)]

@@ -11,7 +11,10 @@ import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
 
-from core.errors import UserError
+from core.errors import Unmeasurable, UserError
+from core.information.bounds import Estimate, alpha_bound
+from core.information.scores import of_matrix
+from probes.samples import crossfit
 from probes.samples import estimate as tool
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import cross_fit
@@ -69,6 +72,35 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
     assert "says at least" in found["conclusion"]
 
 
+def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
+    """1 + log(m / alpha), m the negatives of each: log(m / alpha) would be passed."""
+    perfect = of_matrix(torch.eye(60) * 2000 - 1000)
+    read = alpha_bound(perfect, 0.1).terms
+    torch.testing.assert_close(read, torch.full_like(read, 1 + math.log(59 / 0.1)))
+    x, y, _, _ = pairs_of(1.0, n=300)
+    found = estimate(x, y)["estimators"]["alpha"]
+    assert found["ceiling"] == pytest.approx(1 + math.log(59 / found["alpha"]))
+    assert found["candidates"] == 60
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_word_and_no_conclusion_from_what_is_not_finite(bad):
+    good = Estimate(2.0, 0.1, 1.8, 2.2)
+    assert tool._other_verdict(good, good, 9.0) == "converged"
+    for field in Estimate._fields:
+        spoiled = good._replace(**{field: bad})
+        for pair in ((spoiled, good), (good, spoiled)):
+            with pytest.raises(Unmeasurable):
+                tool._other_verdict(*pair, 9.0)
+    x, y, _, _ = pairs_of(1.0, n=100, d=1)
+    found = estimate(x, y, ("infonce", "alpha"))
+    for name in ("infonce", "alpha"):
+        entry = dict(found["estimators"][name], low=bad)
+        spoiled = {"estimators": {**found["estimators"], name: entry}}
+        with pytest.raises(Unmeasurable, match=f"^estimate, {name}: low"):
+            tool.conclusion(spoiled)
+
+
 def test_a_memorising_critic_finds_nothing_in_independent_pairs():
     """The last step of overtrained critics, which know their training pairs by heart: held out they
     claim nothing.
@@ -96,6 +128,28 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     )  # same marginals, another pairing: the codes must be the same, shuffled
     again = cross_fit(x, spoiled)
     torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
+
+
+def test_a_constant_in_the_critic_is_taken_out(monkeypatch):
+    """InfoNCE does not see it, NWJ and alpha do: scores are those of a log density ratio, whose
+    exponential has a mean of 1 over independent pairs.
+    """
+    monkeypatch.setattr(crossfit, "LEAST_STEPS", 40)
+    monkeypatch.setattr(crossfit, "MOST_STEPS", 40)
+    x, y, _, _ = pairs_of(1.0, n=300, d=2)
+    plain, codes = cross_fit(x, y), crossfit.Towers.forward
+
+    def shifted(self, *parts):
+        q, k = codes(self, *parts)
+        return torch.cat([q, 3 * torch.ones_like(q[..., :1])], -1), torch.cat(
+            [k, torch.ones_like(k[..., :1])], -1
+        )
+
+    monkeypatch.setattr(crossfit.Towers, "forward", shifted)
+    for before, after in zip(plain.folds, cross_fit(x, y).folds, strict=True):
+        matrix = before.query @ before.key.T
+        torch.testing.assert_close(after.query @ after.key.T, matrix, rtol=1e-3, atol=1e-3)
+        assert matrix.exp().mean() == pytest.approx(1, abs=0.5)
 
 
 def test_seeds_repeat_and_differ():

@@ -15,6 +15,7 @@ from scipy.stats import entropy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from core.data.sprites import Sprites, SpritesConfig
+from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.method import Method, PairCritic
@@ -239,3 +240,30 @@ def test_a_line_and_dead_dimensions_are_collapses_and_two_used_dimensions_are_no
     assert collapse(layout(normal(500, 2))) == ""  # two dimensions, both in use
     assert "effective rank 1.0 of 64" in collapse(layout(normal(500, 1) @ normal(1, 64, seed=1)))
     assert "48 of 64 dimensions" in collapse(layout(F.pad(normal(500, 16), (0, 48))))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
+    x = normal(500, 8)
+    for key in ("effective_rank", "deviation", "dead_dimensions"):
+        with pytest.raises(Unmeasurable, match=f"^geometry: {key}"):
+            collapse(layout(x) | {key: bad})
+    x[3, 1] = bad
+    with pytest.raises(Unmeasurable, match="1 of 500 images"):
+        layout(x)
+
+
+def test_lidar_divides_what_views_scramble_by_its_degrees_of_freedom():
+    """Images in one direction and views in all: the ratio of eigenvalues depends on n (v - 1), as
+    against n v, where delta is not small beside S_w.
+    """
+    views = normal(200, 1, 2) * torch.tensor([1.0, 0.2]) + 0.5 * normal(200, 2, 2, seed=1)
+    x = views.double().numpy()
+    between = np.cov(x.mean(1).T)
+    values = {}
+    for divisor in (200 * 1, 200 * 2):
+        scatter = (x - x.mean(1, keepdims=True)).reshape(-1, 2)
+        within = scatter.T @ scatter / divisor + np.eye(2)
+        values[divisor] = math.exp(entropy(scipy.linalg.eigh(between, within, eigvals_only=True)))
+    assert abs(values[200] - values[400]) > 1e-3
+    assert lidar(views, delta=1.0) == pytest.approx(values[200], rel=1e-5)

@@ -30,6 +30,7 @@ BANKS = {
     "each some times": copies(3001, 150),
     "one-hot": F.one_hot(torch.arange(4000) * 7919 % 10, 10).float(),
     "nothing at all": torch.zeros(900, 5),
+    "different ones, equally near": torch.eye(401)[0] + torch.eye(401)[1:],
     "two zeros of other signs": torch.tensor([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]]).repeat(400, 1),
     "fewer than k": copies(30, 4),
 }
@@ -40,7 +41,7 @@ BANKS = {
 def test_of_equally_near_images_the_first_are_kept_in_their_order(name, k):
     """Against a stable sort of similarities in float64, in which copies are equal by definition."""
     bank = BANKS[name]
-    query = torch.cat([bank[:150], -bank[:20]])
+    query = torch.cat([bank[:150], -bank[:20], torch.eye(bank.shape[1])[:1]])
     different, original = torch.unique(bank + 0.0, dim=0, return_inverse=True)
     cosine = F.normalize(query.double(), dim=1) @ F.normalize(different.double(), dim=1).T
     expected = (cosine.round(decimals=6)[:, original]).sort(dim=1, descending=True, stable=True)

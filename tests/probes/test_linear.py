@@ -35,7 +35,11 @@ def peer(train: Features, test: Features, strength: float) -> tuple[float, float
     classes = train.factors[0][1]
     # of two classes scikit-learn penalises the difference of the weights, half of what we do
     strength = strength / 2 if classes == 2 else strength
-    model = LogisticRegression(C=1 / (len(x) * strength), tol=1e-12, max_iter=100_000).fit(x, y)
+    small = x.shape[1] * classes < 700  # where it is quick; lbfgs stops at gradients of 1e-10
+    solver = "newton-cholesky" if small else "lbfgs"
+    model = LogisticRegression(
+        C=1 / (len(x) * strength), solver=solver, tol=1e-12, max_iter=100_000
+    ).fit(x, y)
     frequency = (np.bincount(y, minlength=classes) + 1) / (len(y) + classes)
     chosen = model.predict_log_proba(x_test)[np.arange(len(y_test)), y_test]
     return model.score(x_test, y_test), (chosen - np.log(frequency[y_test])).mean()
