@@ -136,21 +136,22 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     import torch
 
     from core.files import write_atomically
+    from core.method import package_of
     from core.run import checkpoint
     from core.run.folder import RunFolder
     from core.run.optim import build_optimizer
 
-    entries = checkpoint.read(neighbour / "last.ckpt")
-    method = checkpoint.build_method(run, checkpoint.shape_of(neighbour / "last.ckpt", entries))
+    trained = checkpoint.load_method(neighbour / "last.ckpt", trusted=[package_of(run.method)])
+    method, given = checkpoint.build_method(run, trained.method.shape), trained.method
     with torch.no_grad():
-        for name, weight in method.named_parameters():
-            weight.copy_(entries["method"][name])
+        for weight, own in zip(method.parameters(), given.parameters(), strict=True):
+            weight.copy_(own)
     folder = RunFolder(run.folder)
     run = replace(run, resume=False)
     folder.create(run)
     note = {
         "started_from": str(neighbour),
-        "started_from_digest": entries.digest,
+        "started_from_digest": trained.digest,
     }
     write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
