@@ -49,6 +49,7 @@ def report_of(m: int, **critics: list[float]) -> dict:
     return {
         **dict.fromkeys(("checkpoint", "digest", "method", "data"), "a"),
         **dict.fromkeys(("step", "seed"), 0),
+        **{key: {} for key in ("identity", "options", "absent")},
         "format": report.FORMAT,
         "information": {**words, "truth": math.log(m), "critics": sweeps},
     }
