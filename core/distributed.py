@@ -79,8 +79,8 @@ def mean(x: Tensor) -> Tensor:
 
 
 def gather_round_robin(mine: list[T]) -> list[T]:
-    """What processes made in turns, number i by process i modulo W: all of it, in order, on every
-    process.
+    """All-gather results that were computed round-robin (item i by process i modulo W): on every
+    process, in the original order.
     """
     if world() == 1:
         return mine
@@ -90,8 +90,8 @@ def gather_round_robin(mine: list[T]) -> list[T]:
 
 
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Named numbers as means over processes: those of a batch are then of the global one, counts of
-    what a process saw are averages.
+    """Named numbers as means over processes. Means over a batch become means over the global batch;
+    a count becomes the average count of a process.
     """
     means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, means.tolist(), strict=True))

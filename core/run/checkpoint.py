@@ -67,8 +67,8 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass
 class State:
-    """All that a run is. Randomness is a function of (seed, step), so there is no generator state
-    to keep.
+    """Training state: config, method, optimizer, step. Randomness is a function of (seed, step), so
+    there is no generator state to keep.
     """
 
     run: config.RunConfig

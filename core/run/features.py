@@ -1,5 +1,4 @@
-"""Frozen features: extracted once per checkpoint and kept beside it, so that every probe is a
-function of features, labels and a seed.
+"""Frozen features of a split, extracted by all processes together while a run is validated.
 
 n = images, D = feature dimensions, F = label columns.
 """
