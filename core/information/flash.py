@@ -21,7 +21,7 @@ HALF = (
     torch.float16
 )  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
 LIMIT = 3e-4  # nats that rounding may cost a loss
-DEVICES = ("cuda",)  # on a CPU chunks are faster
+DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU chunks are faster
 
 WIDEST = 256  # dimensions that the kernel takes
 ROWS, BLOCKS, LEAST = (
