@@ -1,7 +1,8 @@
 """Times of the losses and the views alone, each beside the plain way to write it in torch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from contrastive.queue import KeyQueue
-from core.data import views
+from core.data import fused_views, views
 from core.information.losses import nt_xent, queue_loss
 from core.randomness import KeyedRNG
 from scripts.checks.gpu.measure import clock, graphed, profiled, settle, unit, waits
@@ -97,7 +98,7 @@ def _memory(run: Callable[[], Any]) -> float:
 
 
 def make_views(check: Check) -> None:
-    """Views of a batch: drawing their parameters, making them, eager and compiled."""
+    """Two views of a batch: their parameters, then eager, compiled and by the Triton kernel."""
     n = 512 if check.gpu else 32
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8).to(check.device)
     chosen = views.policy("simclr", 32)
@@ -106,27 +107,44 @@ def make_views(check: Check) -> None:
         for step in range(5):
             views.draw(n, 32, 32, KeyedRNG(0, step, 0, world), chosen)
         check.put(f"draw_ms_{world}_processes", 200 * (time.perf_counter() - start))
-    steps = count()
     for compiled in (False, True)[: 1 + check.compiled]:
-        used = replace(chosen, compile=compiled)
+        name, used = "compiled" if compiled else "eager", replace(chosen, compile=compiled)
+        with _without_the_kernel():
+            _time_views(check, name, images, used)
+    if fused_views.serves(images, chosen.size):
+        _time_views(check, "one Triton kernel", images, chosen)
 
-        def make(used: views.Policy = used) -> Any:
-            return views.augment(images, KeyedRNG(0, next(steps), device=check.device), used)
 
-        start = time.perf_counter()
-        make()
-        settle(check)
-        row: dict[str, Any] = {
-            "first_s": time.perf_counter() - start,
-            "ms": clock(check, make),
-            "profile": profiled(check, make, 5),
-            "waits": waits(check, make),
-        }
-        row["views_per_s"] = 1e3 * n / row["ms"][0]
-        name = "compiled" if compiled else "eager"
-        check.put(name, row)
-        check.say(
-            f"views, {name}: {row['views_per_s']:,.0f}/s, {row['profile']['kernels']:.0f} kernels,"
-            f" device busy {row['profile']['device_busy']:.0%}, {sum(row['waits'].values())} waits,"
-            f" first {row['first_s']:.1f} s"
-        )
+@contextmanager
+def _without_the_kernel() -> Iterator[None]:
+    before, fused_views.LARGEST = fused_views.LARGEST, 0
+    try:
+        yield
+    finally:
+        fused_views.LARGEST = before
+
+
+def _time_views(check: Check, name: str, images: torch.Tensor, policy: views.Policy) -> None:
+    steps = count()
+
+    def make() -> Any:
+        rng = KeyedRNG(0, next(steps), device=check.device)
+        return views.augmented(images, [rng.fork("view0"), rng.fork("view1")], policy)
+
+    start = time.perf_counter()
+    make()
+    settle(check)
+    row: dict[str, Any] = {
+        "first_s": time.perf_counter() - start,
+        "ms": clock(check, make),
+        "profile": profiled(check, make, 5),
+        "waits": waits(check, make),
+    }
+    row["views_per_s"] = 2e3 * len(images) / row["ms"][0]
+    check.put(name, row)
+    check.say(
+        f"views, {name}: {row['views_per_s']:,.0f}/s, {row['ms'][0]:.2f} ms for two,"
+        f" {row['profile']['kernels']:.0f} kernels,"
+        f" device busy {row['profile']['device_busy']:.0%}, {sum(row['waits'].values())} waits,"
+        f" first {row['first_s']:.1f} s"
+    )
