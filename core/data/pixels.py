@@ -7,7 +7,9 @@ them, for a picture of 16 bits, one more than its largest value.
 
 import functools
 import io
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ TURNS = {
 ORIENTATION = 0x0112  # the tag's number
 # Formats that Pillow names and can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Bytes of an encoded picture: more than any that Pillow agrees to decode takes without compression.
+MOST_BYTES = 2**29
 # Of a picture that is longer than this many times its width only the middle is resized.
 LONGEST = 64
 
@@ -52,6 +56,15 @@ def suffixes() -> frozenset[str]:
     """The file name extensions of these formats, lower case with their dot."""
     known, read = Image.registered_extensions(), set(formats())
     return frozenset(suffix.lower() for suffix, name in known.items() if name in read)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture's file; raises `Undecodable` where it is too large to be one."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES:
+            raise Undecodable(f"its {size / 2**30:.1f} GiB are more than a picture takes")
+        return file.read()
 
 
 def open_picture(item: Any) -> Image.Image:
@@ -76,7 +89,9 @@ def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tu
     for pixels without a known range, and `TooDeep`.
     """
     picture, note = upright(picture, bits)
-    picture = picture.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if size and picture.size != (size, size):
         picture = resized(picture, size)
     pixels = torch.from_numpy(np.array(picture))
@@ -144,7 +159,7 @@ def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool
     """Grey values of `bits` bits as their upper 8, the largest of them, and whether any stands for
     transparent, which is shown white. Pillow itself would call all above 255 white.
     """
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(picture)
     peak = int(values.max())
     if peak >= 2**bits:
         raise TooDeep(f"holds the value {peak}, which takes more than {bits} bits")

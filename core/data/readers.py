@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from core.data.folders import open_folder
 from core.data.notes import printable
+from core.data.pixels import read_file
 from core.errors import UserError
 
 # data.name -> the class of torchvision.datasets; a further one that fits is one more line
@@ -135,12 +136,8 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
         # else timm puts the next image in the place of one that can not be decoded
         dataset.load_bytes = True
     if isinstance(dataset, DatasetFolder):
-        dataset.loader = _read_bytes
+        dataset.loader = read_file
     return dataset
-
-
-def _read_bytes(path: str) -> bytes:
-    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 import configs
 from core.data import doubtful
 from core.data.datasets import DataConfig
-from core.data.registry import is_own, trust
+from core.data.registry import is_own, locate_source, trust
 from core.errors import SHOWN, UserError, nearest, shown
 from core.method import Method, locate, package_of
 from core.run import yaml_values
@@ -93,6 +93,9 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     own = [package_of(named)] if trusted is None else trusted
     model = _located(named, own, source).Config
     text = _text_keys(model)
+    if _gives_options(pairs) or yaml_values.node_at(tree, "data.options"):
+        data = dict(pairs).get("data.name") or yaml_values.scalar_at(tree, "data.name") or ""
+        text |= _text_options(data, [package_of(data)] if trusted is None else trusted)
     values = yaml_values.construct(tree, origin, text)
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
@@ -122,8 +125,11 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
     values = _values(run)
     named = dict(pairs).get("method", run.method)
     model = _located(named, [package_of(run.method)], origin).Config
-    made = _read(yaml_values.literals(values), pairs, origin, model, _text_keys(model))
-    trust(*filter(is_own, [dict(pairs).get("data.name", "")]))
+    text, data = _text_keys(model), dict(pairs).get("data.name", "")
+    if _gives_options(pairs):
+        text |= _text_options(data or run.data.name, [package_of(data)])
+    made = _read(yaml_values.literals(values), pairs, origin, model, text)
+    trust(*filter(is_own, [data]))
     left = [
         key
         for key in run.data.doubtful
@@ -344,6 +350,19 @@ def _dotted(model: type, kind: type = RunConfig, prefix: str = "") -> Iterator[t
 
 def _text_keys(model: type) -> set[str]:
     return {key for key, hint in _dotted(model) if hint is str}
+
+
+def _gives_options(pairs: list[tuple[str, str]]) -> bool:
+    return any(key == "data" or f"{key}.".startswith("data.options.") for key, _ in pairs)
+
+
+def _text_options(name: str, trusted: Iterable[str]) -> set[str]:
+    """The keys of `data.options` that take text, of the data set of that name."""
+    try:
+        kind = locate_source(name, trusted).Config
+    except UserError:  # it is said when the data are opened
+        return set()
+    return {key for key, hint in _dotted(kind, kind, "data.options.") if hint is str}
 
 
 def _refuse_unknown(values: dict[Any, Any], kind: type, model: type, prefix: str = "") -> None:

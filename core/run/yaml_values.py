@@ -91,11 +91,18 @@ def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = 
         raise UserError(f"{origin}: its lists or mappings are nested too deep") from None
 
 
+def node_at(tree: yaml.Node | None, key: str) -> yaml.Node | None:
+    """What stands at a dotted key; None where nothing does."""
+    for name in key.split("."):
+        pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
+        tree = next((value for found, value in reversed(pairs) if found.value == name), None)
+    return tree
+
+
 def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
-    """What stands at a key of the top level, as it is written; None where no scalar does."""
-    pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
-    found = [value.value for name, value in pairs if name.value == key and _is_scalar(value)]
-    return found[-1] if found else None
+    """What stands at a dotted key, as it is written; None where no scalar does."""
+    found = node_at(tree, key)
+    return found.value if found is not None and _is_scalar(found) else None
 
 
 def plain(values: Any, origin: str) -> Any:

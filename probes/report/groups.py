@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from probes.probe import Numbers, Probe
-from probes.report.naming import data_names, distinct, fingerprint
+from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
 # numbers that say where a curve is read and what it is compared with: equal, or there is no mean
@@ -50,10 +50,11 @@ def grouped(
 
     One group holds reports that agree in method, config but for the seed, data, views, and the
     step of training (of best.ckpt the step may differ). `each`: every report is a line of its own.
-    `mixed`: names carry the data where those differ.
+    `mixed`: names carry the data where those differ. Where information is between other views,
+    they carry what made the views.
     """
     data = data_names(reports)
-    several = mixed and len(set(data)) > 1
+    several, other_views = mixed and len(set(data)) > 1, len(by_views(reports)) > 1
     keyed: dict[Any, list[int]] = {}
     for place, report in enumerate(reports):
         key = None if each else _key(report)
@@ -61,14 +62,13 @@ def grouped(
     members = [part for found in keyed.values() for part in _seeds(reports, found, probes)]
     members.sort(key=lambda part: part[0])
     named = distinct([_path(reports, part) for part in members], [data[m[0]] for m in members])
-    return [
-        Group(
-            f"{name} · {data[part[0]]}" if several else name,
-            data[part[0]],
-            tuple(reports[place] for place in part),
-        )
-        for name, part in zip(named, members, strict=True)
-    ]
+    made = []
+    for name, part in zip(named, members, strict=True):
+        views = views_of(reports[part[0]]) if other_views else ""
+        parts = [name, *([data[part[0]]] if several else []), *([f"{views} views"] * bool(views))]
+        runs = tuple(reports[place] for place in part)
+        made.append(Group(" · ".join(parts), data[part[0]], runs))
+    return made
 
 
 def _key(report: Report) -> str | None:
