@@ -47,12 +47,7 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
 
 
 def knn(
-    train_x: Any,
-    train_y: Any,
-    test_x: Any,
-    test_y: Any,
-    k: int = 200,
-    temperature: float = 0.1,
+    train_x: Any, train_y: Any, test_x: Any, test_y: Any, k: int = 200, temperature: float = 0.1
 ) -> dict[str, float]:
     """kNN probe: the k nearest training features vote by cosine similarity (Wu et al. 2018).
 

@@ -149,10 +149,7 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     folder = RunFolder(run.folder)
     run = replace(run, resume=False)
     folder.create(run)
-    note = {
-        "started_from": str(neighbour),
-        "started_from_digest": trained.digest,
-    }
+    note = {"started_from": str(neighbour), "started_from_digest": trained.digest}
     write_atomically(
         folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
     )

@@ -12,11 +12,7 @@ from torch import Tensor, nn
 
 from core.errors import Unmeasurable
 from core.information.bounds import infonce_terms
-from core.information.standardise import (
-    mean_and_deviation,
-    require_finite_features,
-    standardised,
-)
+from core.information.standardise import mean_and_deviation, require_finite_features, standardised
 from core.matmul import speed_up
 from core.randomness import KeyedRNG
 
