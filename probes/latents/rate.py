@@ -19,7 +19,7 @@ from core.information.codes import codes, joined
 from core.information.collapse import active_units, collapse_status
 from core.information.scores import gaussian
 from core.method import LatentModel
-from probes.latents.collapse import at_most, decomposition, dimension_rates
+from probes.latents.rate_parts import at_most, decomposition, dimension_rates
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.report.schema import bits, entry

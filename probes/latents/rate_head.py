@@ -133,9 +133,7 @@ def rate_head(frozen: Frozen) -> dict[str, Any]:
         "side": "R: upper bound on I(X; Z); D: cross-entropy; D + R: upper bound on -log p(x)",
         "split": "test",
         "unit": "nats an image",
-    } | rate_distortion(
-        train, val, test, Likelihood("logistic", train.images.shape[1]), frozen.seed
-    )
+    } | measure_curve(train, val, test, Likelihood("logistic", train.images.shape[1]), frozen.seed)
 
 
 @torch.no_grad()
@@ -154,7 +152,7 @@ def see(frozen: Frozen, split: str, most: int) -> Seen:
     )
 
 
-def rate_distortion(
+def measure_curve(
     train: Seen,
     val: Seen,
     test: Seen,
@@ -323,4 +321,4 @@ class RateHeadProbe(Probe):
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         picture = folder / "rate_distortion.png"
-        return {"rate_distortion": figures.rate_distortion([("features", found.numbers)], picture)}
+        return {"rate_distortion": figures.head_curves([("features", found.numbers)], picture)}
