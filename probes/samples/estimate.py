@@ -12,19 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from core.errors import Unmeasurable, UserError, nearest
-from core.information import scores
-from core.information.bounds import (
-    Bound,
-    Estimate,
-    alpha_bound,
-    dv,
-    infonce_symmetric,
-    infonce_terms,
-    interval,
-    js,
-    nwj,
-    smile,
-)
+from core.information import bounds
+from core.information.bounds import Bound, Estimate, infonce_terms, interval
+from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
 from probes.samples.crossfit import FOLDS, Fit, cross_fit
@@ -114,16 +104,13 @@ def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
 
 def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     """One estimator pooled over the folds."""
-    read: dict[str, Callable[[scores.Scores], Bound]] = {
-        "infonce": infonce_symmetric,
-        "alpha": lambda s: alpha_bound(s, fit.alpha),
-        "nwj": nwj,
-        "js": js,
-        "dv": dv,
-        "smile": smile,
+    read: dict[str, Callable[[Scores], Bound]] = {
+        key: getattr(bounds, key) for key in ("nwj", "js", "dv", "smile")
     }
-    bounds = [read[estimator](scores.paired(fold.query, fold.key)) for fold in fit.folds]
-    value = interval(torch.cat([b.terms for b in bounds]), torch.cat([b.influence for b in bounds]))
+    read["infonce"] = bounds.infonce_symmetric
+    read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
+    parts = [read[estimator](paired(fold.query, fold.key)) for fold in fit.folds]
+    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
     candidates = min(len(fold.query) for fold in fit.folds)
     ceilings = {"infonce": math.log(candidates)}
     ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)

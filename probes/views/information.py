@@ -189,7 +189,7 @@ def sweep(
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
     """The headline critic of a report: "common" where it has one."""
     found = numbers["critics"]
-    return next((key, found[key]) for key in (*HEADLINE, *found) if key in found)
+    return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]
 
 
 def two_views_differ(frozen: Frozen) -> str:
