@@ -1,7 +1,7 @@
-"""Randomness as a function of (seed, step, purpose, place in the global batch), with no generator
-state to save.
+"""Random numbers as a function of (seed, step, purpose, place in the global batch): there is no
+generator state to save.
 
-B = images on this process, W = processes, so that the global batch holds W B images.
+B = images on this process, W = processes, so the global batch holds W B images.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from torch import Tensor
 class KeyedRNG:
     """The random numbers of one global batch.
 
-    Every number is drawn for the whole global batch from a generator seeded by (seed, step,
-    purpose), and each process keeps its own slice. So the number of processes changes nothing,
-    resuming is seeking, and two purposes never share a stream.
+    Each number is drawn for the whole global batch from a generator with the key (seed, step,
+    purpose), and each process takes its slice. So the number of processes does not matter, a
+    resumed run needs no state, and two purposes never share numbers.
     """
 
     def __init__(
@@ -43,9 +43,7 @@ class KeyedRNG:
         )
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator that is the same on every process: for decisions that concern the whole
-        global batch.
-        """
+        """A generator that is equal on all processes, for decisions about the global batch."""
         text = f"{self.seed}:{self.step}:{self.path}/{purpose}".encode()
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
         return torch.Generator(self.device).manual_seed(seed)

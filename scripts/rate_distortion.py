@@ -136,10 +136,10 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     import torch
 
     from core.files import write_atomically
-    from core.method import package_of
     from core.run import checkpoint
     from core.run.folder import RunFolder
     from core.run.optim import build_optimizer
+    from core.trust import package_of
 
     trained = checkpoint.load_method(neighbour / "last.ckpt", trusted=[package_of(run.method)])
     method, given = checkpoint.build_method(run, trained.method.shape), trained.method

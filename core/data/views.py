@@ -1,5 +1,4 @@
-"""Augmented views of a batch, as tensor work on the device: what a positive pair has in common is
-what a policy leaves alone.
+"""Augmented views of a batch, as tensor operations on the device.
 
 B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images
 are uint8 at both ends and float in [0, 1] between. They are rounded once, to the nearest level, at
