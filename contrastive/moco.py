@@ -107,9 +107,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, rng: KeyedRNG) -> Tensor:
-        """Unit-length keys [B, P]. A query and its key never share batch statistics (He et al.
-        2020, section 3.3).
-        """
+        """Unit-length keys [B, P]; a query and its key share no batch statistics (section 3.3)."""
         if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
         places, together = rng.uniform("shuffle", len(view)), synchronised(self.key)

@@ -113,9 +113,7 @@ def _end(code: int, line: str) -> NoReturn:
 
 
 def _rank() -> int | str | None:
-    """This process's rank, if it is one of several. Without torch, the environment tells it:
-    torchrun sets RANK, SLURM does not.
-    """
+    """This process's rank, if it is one of several; torchrun tells it in RANK, SLURM does not."""
     dist: Any = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return int(dist.get_rank())

@@ -51,9 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
 
 
 def _shift(path: Path, linked: Path, keep: int) -> None:
-    """Make `path` its own first earlier version. The oldest version is removed later, when the new
-    file has its name.
-    """
+    """Make `path` its own first earlier version; the oldest one is removed later."""
     first = earlier(path, 1)
     # If they are the same file, an earlier call was killed before it renamed the new file.
     if not path.exists() or (first.exists() and first.samefile(path)):

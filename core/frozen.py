@@ -75,9 +75,7 @@ class Frozen:
         quiet: bool = True,
         sources: Callable[[str, bool], Source] | None = None,
     ):
-        """`weights`: a digest of the method's weights; without it, nothing is kept in `folder`.
-        `sources(split, augmented)` replaces the config's data.
-        """
+        """`weights`: a digest, else nothing is kept. `sources` replaces the config's data."""
         if isinstance(method, nn.Module):
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed

@@ -79,9 +79,7 @@ class Method(nn.Module, ABC):
         return {}
 
     def warning(self, scores: dict[str, float]) -> str:
-        """One line of advice after a validation, or an empty text. `scores` holds `monitors` and
-        the metrics of `forward` by name.
-        """
+        """One line of advice on the numbers of a validation (metrics and monitors), or nothing."""
         return ""
 
     def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
@@ -93,9 +91,7 @@ class Method(nn.Module, ABC):
 
 @runtime_checkable
 class PairCritic(Protocol):
-    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature, with codes
-    of unit length.
-    """
+    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature."""
 
     temperature: float
 

@@ -1,6 +1,4 @@
-"""Output that can not be written does not end the program: a closed pipe, a full disk, or
-characters that a terminal does not know.
-"""
+"""Output that can not be written (a closed pipe, a full disk) does not end the program."""
 
 import contextlib
 import os

@@ -15,9 +15,7 @@ REMEDIES = (
 
 
 def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
-    """Active units, and an upper bound on I(X; Z) in nats, min(R, leave-one-out). Empty for a
-    single image.
-    """
+    """Active units, and min(R, leave-one-out bound) >= I(X; Z) in nats; {} for a single image."""
     prior = method.prior()
     batches = context.held_out("collapse", IMAGES)
     read = joined([codes(batch.q, batch.z, prior) for batch in encoded(method, batches)])

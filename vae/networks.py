@@ -32,9 +32,7 @@ class MLPEncoder(nn.Sequential):
 
 
 class ConvEncoder(nn.Sequential):
-    """[B, C, H, W] to [B, D] by strided convolutions. Without batch norm, so that a code depends
-    only on its own image.
-    """
+    """[B, C, H, W] to [B, D] by strided convolutions, without batch norm."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         side = quartered(shape, "model.backbone")

@@ -93,9 +93,7 @@ class PixelCNN(nn.Module):
         return crop
 
     def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """The trunk's input from other pixels, and its start at a pixel: the condition plus the
-        pixel's own earlier channels.
-        """
+        """The trunk's input, and its start: the condition plus the pixel's own earlier channels."""
         x = 2 * x - 1
         own = None if self.own is None else self.own(x)
         start = [term for term in (condition, own) if term is not None]
@@ -112,9 +110,7 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions, all but the first residual, with residual 1x1 blocks between them
-    (the VLAE's decoder of binary images).
-    """
+    """N masked 3x3 convolutions, residual but for the first, with residual 1x1 blocks between."""
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()

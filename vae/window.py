@@ -101,9 +101,7 @@ class Window(NamedTuple):
         return self.reads(up, torch.arange(-self.left, self.left + 1)[None])
 
     def matrix(self, shape: tuple[int, int, int]) -> Tensor:
-        """bool [C, H, W, C, H, W]: whether the prediction of a value (first three dimensions) may
-        depend on a value (last three).
-        """
+        """Whether the prediction of a value may read another, bool [C, H, W, C, H, W]."""
         channels, height, width = shape
         i, j = torch.arange(height) // self.scale, torch.arange(width) // self.scale
         rows, columns = i[:, None, None, None] - i[:, None], j - j[:, None, None]

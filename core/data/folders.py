@@ -92,9 +92,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
-    """The paths of all images below a class's folder. Each folder is read once, so that a loop of
-    links ends.
-    """
+    """The paths of all images below a class's folder; each folder once, even in a loop of links."""
     remaining, seen = [top], set()
     while remaining:
         folder = remaining.pop()

@@ -112,9 +112,7 @@ class Arrays(Stored):
 
 
 class Stream(Stored):
-    """A split that is decoded while it is read. Workers decode and resize; the views of a batch are
-    made on the device.
-    """
+    """A split that is decoded while it is read, by workers; its views are made on the device."""
 
     def __init__(
         self,

@@ -142,9 +142,7 @@ class LinearGaussian(Source):
 
 
 def patterns(side: int) -> Tensor:
-    """The orthonormal cosine patterns of S x S values, from smooth to rough, as columns of a
-    float64 [d, d].
-    """
+    """The orthonormal cosine patterns of S x S values as columns, from smooth to rough, [d, d]."""
     waves = dct(np.eye(side), norm="ortho", axis=0)  # [frequency, place]
     frequencies = sorted(np.ndindex(side, side), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
     return torch.from_numpy(

@@ -31,9 +31,7 @@ EXHAUSTED = ("shared memory", "mmap", "Too many open files", "ancdata", "Cannot 
 
 
 class WorkersLost(UserError, RuntimeError):
-    """Decoding workers died or fell silent. It is also a RuntimeError, like torch's own error, so
-    that a run that is stopping can handle both.
-    """
+    """Decoding workers died or fell silent. Also a RuntimeError, like torch's own error."""
 
 
 class Resized(Dataset[tuple[Tensor, int, int]]):
@@ -88,9 +86,7 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
         return image, int(label), note
 
     def _item(self, index: int) -> tuple[Any, int]:
-        """The stored item, not decoded if it is a file. (timm itself would silently replace an
-        image that fails by the next image.)
-        """
+        """The stored item, not decoded if it is a file. (timm itself hides images that fail.)"""
         if not hasattr(self.dataset, "reader"):
             return self.dataset[index]
         file, label = self.dataset.reader[index][:2]
@@ -251,9 +247,7 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _translate_deaths() -> None:
-    """torch raises a worker's death wherever this process is, even in the middle of a step. Make
-    it one line there, too.
-    """
+    """Shorten torch's error about a dead worker, which can come even in the middle of a step."""
     before = signal.getsignal(signal.SIGCHLD)
     if not callable(before) or getattr(before, "translates", False):
         return

@@ -110,9 +110,7 @@ def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
-    """A set under timm's own name. Its test split is "test" or else "validation". Pictures are
-    returned as stored; `core.data.pixels` converts them.
-    """
+    """A set under timm's own name; its test split is "test" or else "validation". Not decoded."""
     from timm.data import ImageDataset, create_dataset
     from torchvision.datasets import DatasetFolder
 

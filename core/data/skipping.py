@@ -14,9 +14,7 @@ from core.errors import UserError
 
 
 class Undecodable(UserError):
-    """The bytes of an image were read, but they are no picture. (A read error is not this: the
-    next attempt may succeed.)
-    """
+    """The bytes of an image are no picture. (This is no read error, which may be temporary.)"""
 
 
 class Images(Protocol):
@@ -102,9 +100,7 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
 
 
 def first_decodable(open_image: Callable[[int], object], n: int, share: float) -> int:
-    """The index of the first image that can be decoded. Raises the first error if more than that
-    share of n images can not.
-    """
+    """The first image that can be decoded; an error if more than a share of n images can not."""
     if not n:
         raise UserError("data.root: the data set holds no images; name another")
     errors: list[Undecodable] = []

@@ -103,9 +103,7 @@ class Parameters(NamedTuple):
 
 
 def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:
-    """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that
-    every device makes the same views.
-    """
+    """Parameters for B images of H x W, drawn on the CPU, so that all devices get equal views."""
     rng = KeyedRNG(rng.seed, rng.step, rng.rank, rng.world, "cpu", rng.path)
 
     def chance(purpose: str, probability: float) -> Tensor:
@@ -167,9 +165,7 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
 
 
 def augment(image: Tensor, rng: KeyedRNG, policy: Policy) -> Tensor:
-    """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image,
-    draws, policy).
-    """
+    """One view of each image, uint8 [B, C, H, W] to [B, C, S, S]."""
     if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (
         policy.size,
         policy.size,
@@ -193,9 +189,7 @@ class Work(NamedTuple):
 
 
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
-    """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs
-    nothing.
-    """
+    """The views of uint8 [B, C, H, W] for these parameters."""
     if policy.compile:
         return _compiled()(image, prepare(drawn, image.device), policy)
     by = hue_turn(drawn.jitter, drawn.order).argsort(
@@ -256,9 +250,7 @@ def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Ten
 
 
 def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
-    """Views, each step on every image: more work, but of a shape that never varies, as
-    torch.compile needs it.
-    """
+    """Views; each step runs on all images, because torch.compile needs constant shapes."""
     x = cut_out(image, work, policy)
     if policy.jitter or policy.gray:
         planes = [
@@ -286,9 +278,7 @@ def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves
-    of the way.
-    """
+    """The nearest of 256 levels. The way over int is faster than a direct conversion to bytes."""
     return x.mul_(255).add_(0.5).int().byte()
 
 
@@ -305,9 +295,7 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blur by a Gaussian of deviation [B] in pixels, cut off at an odd width; the image is mirrored
-    at its edges.
-    """
+    """Gaussian blur of deviation [B] pixels and odd width `kernel`; edges are mirrored."""
     sigma = sigma.to(x.device)
     return separable(
         x, blur_weights(sigma, x.shape[2], kernel), blur_weights(sigma, x.shape[3], kernel)
@@ -315,9 +303,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
 
 def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
-    """One axis of a blur as a matrix [B, n, n], with the pixels beyond the edges folded onto those
-    they mirror.
-    """
+    """The blur of one axis as a matrix [B, n, n]; pixels beyond the edges are mirrored."""
     place = torch.arange(n, device=sigma.device)
     out, pixel = place.view(n, 1), place.view(1, n)
     weight = torch.zeros(len(sigma), n, n, device=sigma.device)
@@ -334,7 +320,5 @@ def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows x columns^T for every channel: [B, C, H, W] with [B, S, H] and [B, T, W] to [B, C, S,
-    T].
-    """
+    """rows x columns^T for each channel: [B, C, H, W], [B, S, H], [B, T, W] to [B, C, S, T]."""
     return rows[:, None] @ (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])

@@ -112,8 +112,6 @@ def _of_rows(
 
 
 def in_range(sums: Tensor) -> bool:
-    """Whether sums of float32 exponentials lost no important term, and leave room to add thousands
-    of such sums, times keys.
-    """
+    """Whether sums of exponentials lost no important term and can be added by the thousands."""
     low, high = torch.aminmax(sums)
     return low.item() > 2.0**-90 and high.item() < 2.0**90

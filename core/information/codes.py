@@ -62,9 +62,7 @@ def joined(parts: list[Codes]) -> Codes:
 
 
 def normal_factors(distribution: Distribution) -> Normal | None:
-    """The L independent normals of a distribution over z, such as the standard normal prior; None
-    if it is no such product.
-    """
+    """The independent normals that a distribution over z consists of; None for other ones."""
     inner = distribution.base_dist if isinstance(distribution, Independent) else None
     normal = isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape
     return inner if normal else None

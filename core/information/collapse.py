@@ -37,9 +37,7 @@ class CollapseStatus(NamedTuple):
 
 
 def active_units(mean: Tensor) -> int:
-    """Dimensions whose posterior mean [n, L] has a variance above 0.01 over images, on the scale of
-    a unit prior (Burda et al. 2016).
-    """
+    """Dimensions of posterior means [n, L] with a variance above 0.01 (Burda et al. 2016)."""
     return int((mean.var(0) > ACTIVE).sum())
 
 

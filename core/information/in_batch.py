@@ -155,9 +155,7 @@ class _Scored:
         ]
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """Mean losses over the anchors, in nats: against all candidates, and against the other
-        view alone.
-        """
+        """Mean losses in nats: against all candidates, and against the other view alone."""
         others = [
             torch.stack([sums[view, :, -1 - view] for view in range(len(sums))])
             for sums in self.sums

@@ -26,9 +26,7 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss in float32 or wider, outside of autocast: bf16 has three digits, too few for a
-    difference of logarithms.
-    """
+    """Run a loss in float32 or wider, outside of autocast: bf16 has only three digits."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

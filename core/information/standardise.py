@@ -62,9 +62,7 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
 def standardised(
     x: Tensor, mean: Tensor, deviation: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(x - mean) / deviation of features [n, D], computed in float64, so that a large mean or a
-    tiny deviation loses no digits.
-    """
+    """(x - mean) / deviation of features [n, D], in float64, so that no digits are lost."""
     return torch.cat([((block - mean) / deviation).to(dtype) for block in x.split(BLOCK)])
 
 

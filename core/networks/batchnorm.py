@@ -32,9 +32,7 @@ class SyncBatchNorm(_BatchNorm):
     groups = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows [B, C, ...]. Gradients are those of the sum of all processes' losses, as in
-        `core.distributed.gather`.
-        """
+        """Rows [B, C, ...]. Gradients as in `core.distributed.gather`."""
         if not self.training or world() == 1:
             return super().forward(x)
         if self.group is None and x.device.type == "cuda":

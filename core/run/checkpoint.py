@@ -61,9 +61,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass
 class State:
-    """Training state: config, method, optimizer, step. Random numbers are a function of (seed,
-    step), so there is no generator state.
-    """
+    """Training state: config, method, optimizer, step. There is no generator state to keep."""
 
     run: config.RunConfig
     method: Method
@@ -172,16 +170,12 @@ def _advice(path: Path) -> str:
 
 
 def run_of(path: Path, entries: dict[str, Any], trusted: Iterable[str] = ()) -> config.RunConfig:
-    """The checked config of a checkpoint, without what only a user may decide
-    (`config.from_a_stranger`).
-    """
+    """The checked config of a checkpoint, without what only a user may decide."""
     return config.from_a_stranger(entries["config"], str(path), trusted)
 
 
 def restore(path: Path, entries: dict[str, Any], state: State) -> None:
-    """Put a checkpoint's method, optimiser and step into a new state. The state keeps its config;
-    the file's config must agree with it.
-    """
+    """Load a checkpoint into a new state, whose config must agree with the file's."""
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
@@ -219,9 +213,7 @@ def _restore_scaler(path: Path, held: Any, scaler: torch.amp.GradScaler | None) 
 
 
 def load_weights(path: Path, weights: Any, method: Method) -> None:
-    """Load weights strictly: the file must hold exactly the method's tensors, with the same shapes
-    and types, and finite values.
-    """
+    """Load weights that have exactly the method's names, shapes and types, and are finite."""
     own = method.state_dict()
     _check_weights(path, weights, own)
     buffers = {name for name, _ in method.named_buffers()}
@@ -306,9 +298,7 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
 
 
 def whole_method(state: State) -> Method:
-    """The state's method or, if processes share its weights, a whole copy of it. All processes must
-    call this function; the copy needs no other process.
-    """
+    """The method, or a whole copy of it if it is sharded. All processes must call this."""
     if not sharded(state.method):
         return state.method
     return assemble(state.method, build_method(state.run, state.method.shape))

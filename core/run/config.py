@@ -160,9 +160,7 @@ def for_information(run: RunConfig) -> RunConfig:
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
-    """The config as plain containers, for run folder, checkpoint and logger. A path from the
-    environment stays as the YAML wrote it.
-    """
+    """The config as plain containers; paths from the environment stay as the YAML wrote them."""
     values = _values(run)
     for key, text in _as_written(run, values):
         yaml_values.put(values, key, text)

@@ -59,9 +59,7 @@ def dry_run(training: Training, validation: Validation) -> None:
 
 @contextmanager
 def _restored(training: Training) -> Iterator[None]:
-    """At exit, restore weights, buffers, plain attributes of the method, the optimiser, the scaler
-    and torch's generators. The copies are kept on the CPU, to save device memory.
-    """
+    """At exit, restore weights, buffers, attributes, optimiser, scaler and torch's generators."""
     state = training.state
     method, optimizer, scaler = state.method, state.optimizer, state.scaler
     tensors = [*(x.detach() for x in method.parameters()), *method.buffers()]

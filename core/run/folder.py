@@ -75,9 +75,7 @@ class RunFolder:
         self._provenance: dict[str, Any] = {}
 
     def check(self, run: config.RunConfig) -> None:
-        """Refuse a folder that holds another run, or this run if it is not resumed. Call it before
-        anything is written.
-        """
+        """Refuse a folder that holds another run, or this run if it is not resumed."""
         try:
             held = self.path.exists()
             self._refuse_obstacles()
@@ -126,9 +124,7 @@ class RunFolder:
                 )
 
     def open(self, state: State, source: Source, first: bool) -> None:
-        """Lock the folder, load its checkpoint if the run is resumed, and write the config. All
-        processes must call it; the `first` writes and prints.
-        """
+        """Lock the folder, load its checkpoint to resume, write the config. For all processes."""
         run = state.run
         if first:
             self.hold(LEASE if run.resume else 0.0)
@@ -142,9 +138,7 @@ class RunFolder:
             self.rewind_metrics(state.step)
 
     def check_data(self, run: config.RunConfig, source: Source) -> None:
-        """Refuse to continue a run with other training data, unless data.changed=accept, and print
-        what has changed. For the first process.
-        """
+        """Refuse changed training data, unless data.changed=accept. For the first process."""
         if self.versions():
             for line in changes(self.data, source.identity, run.data.changed == "accept"):
                 print(line, flush=True)
@@ -187,9 +181,7 @@ class RunFolder:
             write_atomically(self.data, lambda temporary: temporary.write_text(facts, "utf-8"))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
-        """Write last.ckpt, keep its predecessors, and every `keep_epochs` epochs one epoch-N.ckpt.
-        All processes must call it.
-        """
+        """Write last.ckpt and, when it is due, an epoch-N.ckpt. All processes must call it."""
         trainer = state.run.trainer
         while rank() == 0 and self._damaged:
             # a damaged file would push out the last whole one

@@ -1,6 +1,4 @@
-"""Weights & Biases as the logger: metrics, config, pictures and tables. It never stops a run and
-never makes it wait.
-"""
+"""Weights & Biases as the logger; it never stops a run and never makes it wait."""
 
 import os
 import queue

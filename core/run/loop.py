@@ -48,9 +48,7 @@ def banner(training: Training, folder: RunFolder, logging: str) -> str:
 
 
 class Loop:
-    """The training loop of one process. Only the first process has a `logger`; it alone writes and
-    prints.
-    """
+    """The training loop of one process. Only the first has a `logger`; it alone writes."""
 
     def __init__(
         self,
@@ -78,9 +76,7 @@ class Loop:
             self.folder.save(self.state, self.training.steps_per_epoch)
 
     def to_the_end(self) -> None:
-        """Take all remaining steps. After a signal, save the run and exit with the code of
-        `Preemption`.
-        """
+        """Take all remaining steps; after a signal, save the run and exit."""
         training, state = self.training, self.state
         limit = timedelta(seconds=state.run.trainer.timeout)
         with Preemption(limit) as preemption, self.progress, Profile(self.profiled) as profile:
@@ -150,9 +146,7 @@ class Loop:
             checkpoint.save(self.folder.best, state)
 
     def _observe(self, scored: bool = True) -> dict[str, float]:
-        """Save pictures (first process) and, if `scored`, validate. All processes must call it and
-        get the scores.
-        """
+        """Save pictures and, if `scored`, validate. All processes must call it."""
         # with shared weights this is a copy, which is freed at the end of this function
         method = checkpoint.whole_method(self.state)
         # other batch sizes and modes: compiling would not pay off

@@ -16,9 +16,7 @@ OPERATIONS = 15
 
 
 class Profile:
-    """Profiles STEPS steps after the first FIRST, then writes trace.json and account.txt into
-    `folder`. If `folder` is None, it does nothing.
-    """
+    """Profiles STEPS steps after the first FIRST and writes the results into `folder`, if any."""
 
     def __init__(self, folder: Path | None):
         self.folder, self.seen, self.account = folder, 0, ""

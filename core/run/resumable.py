@@ -17,9 +17,7 @@ RESUMABLE_KEYS |= {
 def differences(
     a: dict[str, Any], b: dict[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys with different values in two configs (as from `to_dict`), with both values,
-    except `folder`.
-    """
+    """The dotted keys at which two configs differ, with both values; without `folder`."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in a.keys() | b.keys():
         left, right = a.get(key), b.get(key)

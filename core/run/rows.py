@@ -27,9 +27,7 @@ Key = dict[str, Any]  # everything that determines the arrays, as JSON
 
 
 class Rows:
-    """Named arrays [n, ...] that are filled batch by batch, with `add` and then `finish`. They are
-    in memory or, with a path, in that file.
-    """
+    """Named arrays [n, ...], in memory or in a file; `add` batches of rows, then `finish`."""
 
     def __init__(self, n: int, path: Path | None, key: Key):
         self.n, self.path, self.key, self.done = n, path, key, 0

@@ -116,9 +116,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
-    """Fabric's precision option. On a CPU, Fabric would replace 16-mixed by bf16-mixed, although
-    torch supports it.
-    """
+    """Fabric's option for the precision. (On a CPU, Fabric would replace 16-mixed.)"""
     no_gpu = trainer.accelerator == "cpu" or (
         trainer.accelerator == "auto" and not torch.accelerator.is_available()
     )
@@ -128,9 +126,7 @@ def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: config.RunConfig) -> None:
-    """Start the processes. `UserError` if the batch does not divide among them, or if torchrun
-    started another number.
-    """
+    """Start the processes, if their number is that of torchrun and divides the batch."""
     size, world = run.optim.batch_size, fabric.world_size
     if size % world:  # checked before any process is started
         raise UserError(
@@ -152,9 +148,7 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
 def build_state(
     fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
 ) -> tuple[State, _FabricModule, _FabricOptimizer]:
-    """A new state with all execution options applied, and Fabric's wrappers of its method and
-    optimiser.
-    """
+    """A new state with its execution options, and Fabric's wrappers of method and optimiser."""
     method = speed_up(checkpoint.build_method(run, shape))
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:

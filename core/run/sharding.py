@@ -45,9 +45,7 @@ def shard(method: Method, mesh: DeviceMesh) -> Method:
 
 
 def gather_full(held: Any, keep: bool) -> Any:
-    """Nested dicts and lists with all sharded tensors gathered on the CPU, or None if not `keep`.
-    All processes must call it.
-    """
+    """A tree with all sharded tensors gathered on the CPU (`keep`), by all processes."""
 
     def gathered(part: DTensor) -> Tensor | None:
         full = part.full_tensor()
@@ -87,9 +85,7 @@ def sharded(method: Method) -> bool:
 
 @torch.no_grad()
 def assemble(method: Method, copy: Method) -> Method:
-    """Fill `copy`, built like the method, with all parameters and buffers, on the method's device.
-    All processes must call it.
-    """
+    """Fill `copy`, built like the method, with all its weights. All processes must call it."""
     held = method.state_dict()
     copy = copy.to(next(iter(held.values())).device)
     copy.micro_batch = method.micro_batch  # larger batches do not fit into memory

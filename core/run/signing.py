@@ -44,9 +44,7 @@ def is_own(parts: Iterable[bytes | memoryview], code: bytes) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _key(path: Path) -> bytes:
-    """The key at `path`, created if missing. OSError if it can not be created, or if another user
-    could read or replace it.
-    """
+    """The key at `path`, created if missing. OSError if another user could read or replace it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError):
         made = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")

@@ -1,6 +1,4 @@
-"""The training loop as a generator of the steps' metrics; the caller decides when to log, save and
-validate.
-"""
+"""The training loop as a generator of metrics; the caller logs, saves and validates."""
 
 from collections.abc import Iterable, Iterator
 

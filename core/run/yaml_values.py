@@ -70,9 +70,7 @@ def parse(text: str, origin: str) -> yaml.Node | None:
 
 
 def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = ()) -> Any:
-    """The plain values of a tree. At `text_keys`, such as `data.root`, numbers and words such as
-    `yes` stay text.
-    """
+    """The plain values of a tree; at `text_keys`, scalars such as `yes` and 007 stay text."""
     if tree is None:
         return None
     _keep_text(tree, "", text_keys)
@@ -94,9 +92,7 @@ def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
 
 
 def plain(values: Any, origin: str) -> Any:
-    """A copy of values: dicts, lists, text, numbers, booleans and None, of limited size. A
-    `UserError` names any other value.
-    """
+    """A copy of plain values, of limited size; a `UserError` names any other value."""
     left = [NODES]
 
     def checked(value: Any, place: str, depth: int) -> Any:

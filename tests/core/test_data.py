@@ -113,7 +113,7 @@ def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     Image.fromarray(noise).save(tmp_path / "train/a/1.png")
     (tmp_path / "train/a/1.png").write_bytes(damage((tmp_path / "train/a/1.png").read_bytes()))
-    with pytest.raises(UserError, match=r"train/a/1\.png can not be decoded .* repair or remove it$"):
+    with pytest.raises(UserError, match=r"train/a/1\.png can not be decoded .* or remove it$"):
         open_source(config(tmp_path, validation=1), "trainval", 0)
 
 
