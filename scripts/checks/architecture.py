@@ -126,10 +126,14 @@ def draw() -> Figure:
 
 def save(path: Path) -> Path:
     """Write the picture as a PNG that lists its arrows in its description."""
-    figure, arrows = draw(), "; ".join(f"{a} -> {b}" for a, b in sorted(imports()))
-    options = {"format": "png", "dpi": 110, "bbox_inches": "tight"}
-    details = {"Description": arrows}
-    write_atomically(path, lambda temporary: figure.savefig(temporary, metadata=details, **options))
+    details = {"Description": "; ".join(f"{a} -> {b}" for a, b in sorted(imports()))}
+    figure = draw()
+    write_atomically(
+        path,
+        lambda temporary: figure.savefig(
+            temporary, format="png", dpi=110, bbox_inches="tight", metadata=details
+        ),
+    )
     plt.close(figure)
     return path
 
