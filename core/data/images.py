@@ -23,9 +23,10 @@ from core.data.loading import load
 from core.data.notes import printable
 from core.data.skipping import Split
 from core.data.source import Sampler, Source, eval_sampler
-from core.data.views import Policy, augment, policy
+from core.data.views import Policy, augmented, policy
 from core.errors import UserError
 from core.randomness import KeyedRNG
+from core.transfer import send, to_device
 
 
 @dataclass
@@ -106,7 +107,7 @@ class Arrays(Stored):
         for index, rng in order:
             # moved to the device once, then kept there
             self.images, self.labels = self.images.to(rng.device), self.labels.to(rng.device)
-            here = index.to(rng.device)
+            here = to_device(index, rng.device)
             image, label = (x.index_select(0, here) for x in (self.images, self.labels))
             yield make_batch(image, label, here, rng, self.policy, views)
 
@@ -142,8 +143,9 @@ class Stream(Stored):
         for (image, label, read, notes), (index, rng) in zip(loaded, order, strict=True):
             self.images.account(index, read, notes)
             require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
-            image, label = image.to(rng.device, non_blocking=True), label[:, None].to(rng.device)
-            yield make_batch(image, label, index.to(rng.device), rng, self.policy, views)
+            image = image.to(rng.device, non_blocking=True)
+            label, index = send([label[:, None], index], rng.device)
+            yield make_batch(image, label, index, rng, self.policy, views)
         if self.images.notes:
             self.images.notes.judge()
 
@@ -152,8 +154,8 @@ def make_batch(
     image: Tensor, label: Tensor, index: Tensor, rng: KeyedRNG, policy: Policy, views: int
 ) -> Batch:
     """Augmented views of images [B, C, H, W]; each view has its own random numbers."""
-    made = tuple(augment(image, rng.fork(f"view{v}"), policy) for v in range(views))
-    return Batch(made, label, index, rng)
+    forks = [rng.fork(f"view{v}") for v in range(views)]
+    return Batch(augmented(image, forks, policy), label, index, rng)
 
 
 def require_labels(labels: Tensor, classes: int, where: str) -> None:

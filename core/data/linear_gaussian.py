@@ -25,6 +25,7 @@ from core.batch import Batch
 from core.checks import above_zero, counts
 from core.data.source import Sampler, Source, Truth
 from core.randomness import KeyedRNG
+from core.transfer import send
 
 
 @dataclass
@@ -114,18 +115,14 @@ class LinearGaussian(Source):
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
             content = self.content[index]
-            clean = (content @ self._weights).view(-1, *self.shape).to(rng.device)
+            clean = (content @ self._weights).view(-1, *self.shape)
+            label = (content[:, :1] > 0).long()
+            clean, label, index = send([clean, label, index], rng.device)
             noise = (
                 rng.fork(f"{self.split}/view{v}").normal("noise", *clean.shape)
                 for v in range(views)
             )
-            label = (content[:, :1] > 0).long()
-            yield Batch(
-                tuple(clean + self.config.noise * e for e in noise),
-                label.to(rng.device),
-                index.to(rng.device),
-                rng,
-            )
+            yield Batch(tuple(clean + self.config.noise * e for e in noise), label, index, rng)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log N(x; 0, Sigma) of images [B, 1, S, S], float64 [B], in nats an image."""

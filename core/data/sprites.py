@@ -24,6 +24,7 @@ from core.batch import Batch
 from core.checks import counts
 from core.data.source import Sampler, Source, Truth
 from core.randomness import KeyedRNG
+from core.transfer import send
 
 SIDE = 32
 SHAPES = ("disc", "ring", "triangle", "cross")
@@ -108,12 +109,12 @@ class Sprites(Source):
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
-            content = self.content[index].to(rng.device)
+            content, index = send([self.content[index], index], rng.device)
             pictures = tuple(
                 render(content, rng.fork(f"{self.split}/view{v}"), self.config)
                 for v in range(views)
             )
-            yield Batch(pictures, content, index.to(rng.device), rng)
+            yield Batch(pictures, content, index, rng)
 
 
 def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
@@ -183,7 +184,8 @@ def _distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
 
 def _hue_to_rgb(hue: Tensor) -> Tensor:
     """Fully saturated colours [B, 3] of hues [B] in turns."""
-    phase = (hue[:, None] + torch.tensor([0.0, 2 / 3, 1 / 3], device=hue.device)) % 1.0 * 6
+    thirds = torch.arange(3, device=hue.device) * (2 / 3)
+    phase = (hue[:, None] + thirds) % 1.0 * 6
     return ((phase - 3).abs() - 1).clamp(0, 1)
 
 

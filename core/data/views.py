@@ -7,7 +7,7 @@ the end; torchvision rounds uint8 images after every operation.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from core.batch import as_float
+from core.data import fused_views
 from core.data.blocks import in_blocks
 from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
 from core.data.resize import resized_crop
 from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
+from core.transfer import send, to_device
 
 ATTEMPTS = 10  # at a box that fits into the image, as torchvision
 
@@ -104,36 +106,28 @@ class Parameters(NamedTuple):
 
 def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:
     """Parameters for B images of H x W, drawn on the CPU, so that all devices get equal views."""
-    rng = KeyedRNG(rng.seed, rng.step, rng.rank, rng.world, "cpu", rng.path)
-
-    def chance(purpose: str, probability: float) -> Tensor:
-        return rng.uniform(purpose, images) < probability
-
-    def between(purpose: str, low: float, high: float) -> Tensor:
-        return low + (high - low) * rng.uniform(purpose, images)
-
+    u = rng.on("cpu").uniform("view", images, 2 * ATTEMPTS + 16)
+    shape, place, u = u.split([2 * ATTEMPTS, 2, 14], 1)
+    # one column each; names that stand for several numbers follow
+    rotation, flip, jittered, gray, blur, sigma, hue = u[:, :7].unbind(1)
     spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
-    low, high = (1 - spread).clamp(min=0), 1 + spread
-    factor = low + (high - low) * rng.uniform("jitter factor", images, 3)
+    factor = _between((1 - spread).clamp(min=0), 1 + spread, u[:, 7:10])
     return Parameters(
-        angle=between("rotation", -policy.rotation, policy.rotation),
-        box=crop_boxes(
-            rng.uniform("crop shape", images, ATTEMPTS, 2),
-            rng.uniform("crop place", images, 2),
-            height,
-            width,
-            policy,
-        ),
-        flip=chance("flip", policy.flip),
-        jitter=chance("jitter", policy.jitter),
-        order=rng.uniform("jitter order", images, 4).argsort(1),
-        strength=torch.cat(
-            [factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1
-        ),
-        gray=chance("gray", policy.gray),
-        blur=chance("blur", policy.blur),
-        sigma=between("blur sigma", *policy.sigma),
+        angle=_between(-policy.rotation, policy.rotation, rotation),
+        box=crop_boxes(shape.unflatten(1, (ATTEMPTS, 2)), place, height, width, policy),
+        flip=flip < policy.flip,
+        jitter=jittered < policy.jitter,
+        order=u[:, 10:14].argsort(1),
+        strength=torch.cat([factor, _between(-policy.hue, policy.hue, hue)[:, None]], dim=1),
+        gray=gray < policy.gray,
+        blur=blur < policy.blur,
+        sigma=_between(*policy.sigma, sigma),
     )
+
+
+def _between(low: float | Tensor, high: float | Tensor, u: Tensor) -> Tensor:
+    """Uniform numbers in [low, high) from uniform ones in [0, 1)."""
+    return low + (high - low) * u
 
 
 def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Policy) -> Tensor:
@@ -166,12 +160,29 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
 
 def augment(image: Tensor, rng: KeyedRNG, policy: Policy) -> Tensor:
     """One view of each image, uint8 [B, C, H, W] to [B, C, S, S]."""
-    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (
-        policy.size,
-        policy.size,
-    ):
-        return image
-    return apply(image, draw(len(image), image.shape[2], image.shape[3], rng, policy), policy)
+    return augmented(image, [rng], policy)[0]
+
+
+def augmented(image: Tensor, rngs: Sequence[KeyedRNG], policy: Policy) -> tuple[Tensor, ...]:
+    """As `augment`, with one view for each of `rngs`."""
+    height, width = image.shape[2:]
+    if replace(policy, compile=False) == Policy(policy.size) and height == width == policy.size:
+        return (image,) * len(rngs)
+    drawn = [draw(len(image), height, width, rng, policy) for rng in rngs]
+    if not (policy.rotation or policy.blur) and fused_views.serves(image, policy.size):
+        parameters = to_device(torch.stack([packed(one) for one in drawn]), image.device)
+        return fused_views.make(image, parameters, policy.size).unbind(0)
+    return tuple(apply(image, one, policy) for one in drawn)
+
+
+def packed(drawn: Parameters) -> Tensor:
+    """The parameters of `fused_views`, float32 [B, 27]: box, mirror, three mixtures, hue shift,
+    three mixtures, and the mixture of the gray image.
+    """
+    work = prepare(drawn, torch.device("cpu"))
+    before, shift, after = work.colour
+    parts = (work.box, work.flip[:, None], before.flatten(1), shift[:, None], after.flatten(1))
+    return torch.cat([part.float() for part in (*parts, work.gray)], 1)
 
 
 class Work(NamedTuple):
@@ -195,7 +206,7 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
     by = hue_turn(drawn.jitter, drawn.order).argsort(
         stable=True
     )  # images that `jitter` treats alike lie side by side
-    drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
+    drawn, here = each(drawn, lambda values: values[by]), to_device(by, image.device)
     work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
 
@@ -216,7 +227,15 @@ def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
     )
 
 
+def leaves(values: Any) -> list[Tensor]:
+    """The tensors of a named tuple, in the order of `each`."""
+    if isinstance(values, Tensor):
+        return [values]
+    return [leaf for value in values for leaf in leaves(value)]
+
+
 def prepare(drawn: Parameters, device: torch.device) -> Work:
+    """What is done to each image, on its device; all of it is copied at once."""
     gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
     work = Work(
         drawn.angle,
@@ -227,7 +246,8 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
         drawn.sigma,
         drawn.blur,
     )
-    return each(work, lambda values: values.to(device))
+    moved = iter(send(leaves(work), device))
+    return each(work, lambda values: next(moved))
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
@@ -240,9 +260,9 @@ def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Ten
     if policy.jitter:
         jitter(x.unbind(1), work.colour, hue_turn(known.jitter, known.order))
     if policy.gray:
-        grayscale(x.unbind(1), torch.nonzero(known.gray).squeeze(1).to(x.device))
+        grayscale(x.unbind(1), to_device(torch.nonzero(known.gray).squeeze(1), x.device))
     if policy.blur:
-        which = torch.nonzero(known.blur).squeeze(1).to(x.device)
+        which = to_device(torch.nonzero(known.blur).squeeze(1), x.device)
         x[which] = gaussian_blur(
             x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 # Unit-length codes do not need bfloat16's range, and float16 rounds them eight times finer.
 HALF = torch.float16
 LIMIT = 3e-4  # nats; the largest allowed effect of rounding on a loss
-DEVICES = ("cuda",)  # on a CPU, chunks are faster
+DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU, chunks are faster
 
 WIDEST = 256  # most dimensions of the kernel
 # queries of one block of the kernel; blocks that fill a GPU; least keys of a part

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import wandb
 from PIL import Image
-from wandb.errors import Error as WandbError
 
 from core.run import checkpoint, config
 
@@ -79,6 +77,9 @@ class Logger:
             _say(f"logging ended ({_reason(error)}); metrics.jsonl holds the numbers")
 
     def _start(self) -> Any:
+        import wandb  # here: it takes a second, and wandb=disabled needs none of it
+        from wandb.errors import Error as WandbError
+
         mode = self.mode
         if mode == "auto":
             mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -93,6 +94,8 @@ class Logger:
             return self._init("offline")
 
     def _init(self, mode: str) -> Any:
+        import wandb
+
         # Only a server gets a time limit; offline W&B needs seconds of its own on a busy machine.
         limits = {"finish_timeout": PATIENCE}
         limits |= {"init_timeout": PATIENCE} if mode == "online" else {}
@@ -113,6 +116,8 @@ def _mode(wanted: str) -> str:
 
 
 def _as_media(value: Any) -> Any:
+    import wandb
+
     if isinstance(value, Image.Image):
         return wandb.Image(value)
     return wandb.Table(columns=value[0], data=value[1]) if isinstance(value, tuple) else value
