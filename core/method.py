@@ -65,7 +65,7 @@ class Method(nn.Module, ABC):
         self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches. `forward` encodes its
-        images by this method. `encode` must treat each row alone.
+        images by this method. `encode` must treat each row independently.
         """
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 

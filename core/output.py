@@ -46,7 +46,7 @@ class LastingStream:
                 os.close(nowhere)
             if self._stream is not sys.__stderr__:
                 said = error.strerror or type(error).__name__
-                print(f"output ends here ({said}); the program goes on", file=sys.stderr)
+                print(f"output ends here ({said}); the program continues", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class AutoregressiveImage(Distribution):
     [B, U, H, W] or unconditionally.
 
     Its log_prob reads the image that it scores (teacher forcing) and is [B, C, H, W], the log of
-    each conditional, in nats a value. Values are discrete: 0 and 1, or k / 255. It has no mean.
+    each conditional, in nats per value. Values are discrete: 0 and 1, or k / 255. It has no mean.
     """
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]

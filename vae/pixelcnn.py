@@ -3,7 +3,7 @@ in one pass of masked convolutions.
 
 Van den Oord et al. 2016a, 2016b; Salimans et al. 2017; restricted windows: Chen et al., Variational
 Lossy Autoencoder, 2017. B = images, C H W = image shape, K = hidden channels, U = conditioning
-feature maps, P = parameters a value.
+feature maps, P = parameters per value.
 """
 
 from collections.abc import Callable

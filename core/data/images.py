@@ -169,8 +169,8 @@ def require_labels(labels: Tensor, classes: int, where: str) -> None:
 
 
 def digests_of(images: Split) -> dict[str, str]:
-    """The digests of a split that streams: those of torchvision's stored array, Hugging Face's own
-    digest or, if there is neither array, digest nor file list, those of 64 decoded images.
+    """The digests of a split that streams: of torchvision's stored array, or of its labels and its
+    list of files, or of 64 decoded images with Hugging Face's own digest.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

@@ -102,10 +102,10 @@ class LinearGaussian(Source):
         }
         for key, values in allowed.items():
             if getattr(data, key) not in values:
-                mend = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
+                remedy = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
                 raise ValueError(
                     f"{key}: '{getattr(data, key)}' needs 8-bit images, but linear_gaussian has"
-                    f" real values; {mend}"
+                    f" real values; {remedy}"
                 )
         super().check(data)
 
@@ -163,7 +163,7 @@ def best_infonce(negatives: int, correlations: Tensor) -> float:
     y = correlations * x + (1 - correlations**2).sqrt() * noise
     information = -0.5 * float(torch.log1p(-(correlations**2)).sum())
 
-    def quadratic(values: Tensor) -> Tensor:  # the term of log p(y|x) / p(y) in y alone
+    def quadratic(values: Tensor) -> Tensor:  # the term of log p(y|x) / p(y) that depends only on y
         return -0.5 * (values**2 * correlations**2 / (1 - correlations**2)).sum(-1)
 
     slope = x * correlations / (1 - correlations**2)

@@ -63,10 +63,10 @@ class Notes:
         self.judged = True
         if self.peak >= 2**self.bits // 16:
             return
-        mend = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
+        remedy = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
         if self.flags & COLOUR_16:
-            mend = "store them with 8 bits that fill the range"
+            remedy = "store them with 8 bits that fill the range"
         say_once(
             f"data.bits: {self.where}: the largest value of {self.deep} images of 16 bits is"
-            f" {self.peak} of {2**self.bits - 1}, so they are nearly black; {mend}"
+            f" {self.peak} of {2**self.bits - 1}, so they are nearly black; {remedy}"
         )

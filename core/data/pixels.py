@@ -158,7 +158,7 @@ def _ranges(extrema: Any) -> list[tuple[int, int]]:
 
 
 def _is_deep(tiles: Iterable[Any]) -> bool:
-    """Whether a picture is stored with 16 bits a value, according to its decoder's arguments."""
+    """Whether a picture is stored with 16 bits per value, according to its decoder's arguments."""
     return any(";16" in str(tile[3]) for tile in tiles if len(tile) > 3)
 
 

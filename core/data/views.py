@@ -24,23 +24,23 @@ from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
 from core.transfer import send, to_device
 
-ATTEMPTS = 10  # at a box that fits into the image, as torchvision
+ATTEMPTS = 10  # to draw a box that fits into the image, like torchvision
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What may happen to an image, in this order. `Policy(size)` changes nothing but the size."""
+    """The random operations on an image, in this order. `Policy(size)` only resizes."""
 
     size: int  # views are [B, C, size, size]
-    rotation: float = 0.0  # degrees to either side, about the centre, black outside
+    rotation: float = 0.0  # largest angle in degrees, about the centre, black outside
     scale: tuple[float, float] = (1.0, 1.0)  # area of the crop as a share of the image
     ratio: tuple[float, float] = (1.0, 1.0)  # width / height of the crop, log-uniform
     flip: float = 0.0  # probability
     jitter: float = 0.0  # probability of the next four, in random order
-    brightness: float = 0.0  # factor in 1 -+ this, likewise the next two
+    brightness: float = 0.0  # the factor is in 1 ± this; the same for the next two
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0  # turns of the colour circle to either side
+    hue: float = 0.0  # largest shift, in turns of the colour circle
     gray: float = 0.0  # probability
     blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
@@ -53,7 +53,7 @@ class Policy:
 
 
 def policy(name: str, size: int) -> Policy:
-    """The policy of that name for views of that size; `UserError` if there is none.
+    """The policy of a name, for views of a size; `UserError` for an unknown name.
 
     - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels
       it is their CIFAR-10 setting (appendix B.9): the same Inception crop of 8 to 100% of the area,
@@ -91,7 +91,7 @@ def policy(name: str, size: int) -> Policy:
 
 
 class Parameters(NamedTuple):
-    """What happens to each image of a batch."""
+    """The random parameters of each image of a batch."""
 
     angle: Tensor  # float [B], degrees counter-clockwise
     box: Tensor  # int64 [B, 4]: top, left, height, width
@@ -186,7 +186,7 @@ def packed(drawn: Parameters) -> Tensor:
 
 
 class Work(NamedTuple):
-    """What is done to each image of a batch, on its device."""
+    """The operations on each image of a batch, on its device."""
 
     angle: Tensor  # this and the rest as in `Parameters`
     box: Tensor
@@ -219,7 +219,7 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
 
 
 def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same named tuple with `function` of every tensor in it."""
+    """The named tuple with `function` applied to each of its tensors."""
     return (
         function(values)
         if isinstance(values, Tensor)
@@ -251,10 +251,9 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
-    """Views, each step on the images alone that it changes, which are sorted by `hue_turn`.
+    """Views; each step runs only on the images that it changes. They are sorted by `hue_turn`.
 
-    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the
-    device.
+    `known` is on the CPU: it tells which images these are, without waiting for the device.
     """
     x = cut_out(image, work, policy)
     if policy.jitter:

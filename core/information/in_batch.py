@@ -89,7 +89,7 @@ def cut(layout: Layout, size: int) -> Blocks:
 
 class InBatch(torch.autograd.Function):
     """rows [V B, D], columns [V W B, D], scale and layout to the loss and, without gradient, the
-    loss against the other view alone (N candidates).
+    loss against only the other view (N candidates).
 
     The gradient is computed with the loss and kept, O((rows + columns) D); of a square, all of it
     goes to the rows. There is no second derivative.
@@ -155,7 +155,7 @@ class _Scored:
         ]
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """Mean losses in nats: against all candidates, and against the other view alone."""
+        """Mean losses in nats: against all candidates, and against only the other view."""
         others = [
             torch.stack([sums[view, :, -1 - view] for view in range(len(sums))])
             for sums in self.sums

@@ -1,7 +1,7 @@
 """Decoders: codes to the parameters of p(x|z), for VAEs and for the rate-head probe.
 
 B = images on this process, L = latent dimensions, C H W = shape of the output (C = channels of the
-image times parameters of a value).
+image times parameters per value).
 """
 
 import math

@@ -1,6 +1,6 @@
 """Distributions of 8-bit values: 256 probabilities that sum to one, so -log P is exact bits.
 
-Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats a value. `from_uniform` takes the
+Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats per value. `from_uniform` takes the
 caller's uniform numbers, `sample` uses torch's global generator.
 """
 

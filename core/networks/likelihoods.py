@@ -17,7 +17,7 @@ from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogisti
 
 
 class DequantisedGaussian(Normal):
-    """A Gaussian density of 8-bit values on [0, 256), in nats a value: log N(x; mu, sigma) - log
+    """A Gaussian density of 8-bit values on [0, 256), in nats per value: log N(x; mu, sigma) - log
     256 for x = (k + u) / 256.
 
     With uniform noise u, its mean log density is a lower bound on the log probability of the 8-bit

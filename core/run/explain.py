@@ -46,7 +46,7 @@ def _explanation(
         of = f"micro batches of {micro}" if micro else f"{world} processes"
         return (
             f"optim.{'micro_batch' if micro else 'batch_size'}: batch norm needs 2 or more images"
-            f" at a time, but {size // world} images a process in {of} leave one alone; use a"
+            f" at a time, but {size // world} images a process in {of} leave a single one; use a"
             " number that leaves none"
         )
     compiled = "trainer.compile, " if run.trainer.compile else ""

@@ -18,14 +18,14 @@ class FiniteLosses:
     """Collects the metrics of steps; `look` checks them. Only `look` waits for the device."""
 
     def __init__(self, checkpoint: Path | None):
-        # the checkpoint that a failed run goes back to; None if there is none yet
+        # the checkpoint that a failed run can return to; None if there is none yet
         self.checkpoint = checkpoint
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
         self.newest: dict[str, float] = {}
         self.good = "none was seen"
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
-        """The metrics of a step, on whatever device they are."""
+        """Add the metrics of a step, which may be on any device."""
         self.unseen.append((step, metrics))
         if len(self.unseen) == MAX_UNSEEN:
             self.look()

@@ -177,7 +177,7 @@ class Loop:
         if self.logger:
             self.progress.say(
                 f"{preemption.reason}: saved {self.folder.last} at step {self.state.step};"
-                f" --resume goes on; exit code {preemption.exit_code}"
+                f" --resume continues; exit code {preemption.exit_code}"
             )
             self.logger.close(patience=5)
         # a launcher kills all processes when one ends, and the first is still saving

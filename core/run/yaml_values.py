@@ -36,7 +36,7 @@ def file_text(path: Path) -> str:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, but a config is a YAML file; see configs/")
         if not path.is_file():
-            raise UserError(f"{path}: no such config; the ones at hand are in configs/")
+            raise UserError(f"{path}: no such config; see configs/")
         with open(path, "rb") as file:
             content = file.read(BYTES + 1)
     except (OSError, ValueError) as error:
