@@ -46,10 +46,7 @@ class BetaVAEConfig:
             if getattr(self, key) is None:
                 continue
             if self.likelihood != owner:
-                raise ValueError(
-                    f"{key}: only the likelihood {owner} has it, not {self.likelihood}; set it to"
-                    " null"
-                )
+                raise ValueError(f"{key}: only the likelihood {owner} has it; set it to null")
             above_zero(self, key)
 
 

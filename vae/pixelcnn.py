@@ -44,10 +44,7 @@ class PixelCNN(nn.Module):
         super().__init__()
         colours = shape[0]
         if width % colours:
-            raise UserError(
-                f"model.pixel_width: must divide by the {colours} channels of the images, got"
-                f" {width}"
-            )
+            raise UserError(f"model.pixel_width: must divide by {colours} channels, got {width}")
         self.shape, self.window = shape, window.fitted(shape)
         trunk: Any = {"full": TwoStacks, "stack": Stack, "rectangle": Rectangle}[window.kind]
         self.trunk = trunk(self.window, shape, width, blocks)

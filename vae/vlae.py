@@ -35,9 +35,7 @@ class VLAEConfig(BetaVAEConfig):
         at_least(self, features=1, pixel_width=1, pixel_blocks=0)
         if self.likelihood not in DISCRETE:
             allowed = ", ".join(DISCRETE)
-            raise ValueError(
-                f"likelihood: a PixelCNN needs discrete values: {allowed}, not '{self.likelihood}'"
-            )
+            raise ValueError(f"likelihood: must be one of {allowed}, not '{self.likelihood}'")
 
 
 class VLAE(BetaVAE):

@@ -67,10 +67,7 @@ class Window(NamedTuple):
         """The window for images of a shape; `UserError` if it does not fit."""
         channels, height, width = shape
         if self.context == "grey" and channels == 1:
-            raise UserError(
-                "model.context: grey needs colour images, but these have one channel; set"
-                " context=pixels"
-            )
+            raise UserError("model.context: grey needs colour images; set model.context=pixels")
         if height % self.scale or width % self.scale:
             sides = f"images of {height}x{width}"
             raise UserError(f"model.scale: cells of {self.scale} pixels do not divide {sides}")

@@ -46,9 +46,7 @@ class LinearGaussianConfig:
         counts(self, "linear_gaussian.", side=64, rank=self.side**2, **sizes)
         above_zero(self, "largest", "noise", prefix="linear_gaussian.")
         if not 0 < self.decay <= 1:
-            raise ValueError(
-                f"linear_gaussian.decay: must be above 0 and at most 1, got {self.decay}"
-            )
+            raise ValueError(f"linear_gaussian.decay: must be in (0, 1], got {self.decay}")
 
     @property
     def variances(self) -> Tensor:

@@ -78,9 +78,7 @@ def local_folder(root: str) -> Path:
     if "\0" in root:
         raise UserError(f"data.root: {printable(root)} can not be used (embedded null byte)")
     if is_file:
-        raise UserError(
-            f"data.root: {printable(path)} is a file; name the folder that holds the data set"
-        )
+        raise UserError(f"data.root: {printable(path)} is a file; name the folder of the data set")
     return path
 
 

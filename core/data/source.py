@@ -55,10 +55,7 @@ class Source(ABC):
             return
         for key in ("grey", "binarise"):
             if getattr(data, key):
-                raise ValueError(
-                    f"{key}: {data.name} renders its images, and has no such option; set it to"
-                    " false"
-                )
+                raise ValueError(f"{key}: {data.name} renders its images; set it to false")
         side = getattr(cls, "shape", (0, data.size))[1]  # some sets know it only after building
         if data.size not in (0, side):
             raise ValueError(f"size: {data.name} makes images of side {side}; leave it out")

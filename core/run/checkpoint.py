@@ -238,9 +238,8 @@ def _check_weights(path: Path, weights: Any, own: dict[str, Tensor]) -> None:
             continue
         is_tensor = isinstance(given, Tensor)
         found = f"{given.dtype} {list(given.shape)}" if is_tensor else shown(given)
-        raise UserError(
-            f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}"
-        )
+        wanted = f"{value.dtype} {list(value.shape)}"
+        raise UserError(f"{path}: weight '{key}' should be {wanted}, found {found}")
 
 
 def load_method(

@@ -41,9 +41,7 @@ def home_expanded(path: str | Path, key: str) -> Path:
     """A user's path with ~ replaced by the home folder. A `UserError` names the option."""
     odd = next((c for c in str(path) if unicodedata.category(c) in ("Cc", "Cs")), None)
     if odd is not None:
-        raise UserError(
-            f"{key}: {str(path)[:100]!r} holds the character {odd!r}, which no name may hold"
-        )
+        raise UserError(f"{key}: {str(path)[:100]!r} holds the character {odd!r}; remove it")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -87,10 +85,7 @@ class RunFolder:
             raise UserError(f"folder: {self.path} is a file; {NAME_ANOTHER}")
         if not self.config.is_file():
             if self.versions():
-                raise UserError(
-                    f"folder: {self.path} holds a checkpoint without its config.yaml;"
-                    f" {NAME_ANOTHER}"
-                )
+                raise UserError(f"folder: {self.path} has no config.yaml; {NAME_ANOTHER}")
             return
         held_config = config.read(self.config, [], trusted=[package_of(run.method)])
         found = differences(config.to_dict(held_config), config.to_dict(run))
@@ -112,16 +107,10 @@ class RunFolder:
         numbered = [*self.path.glob("last-*.ckpt"), *self.path.glob("epoch-*.ckpt")]
         for file in (*kept, *numbered):
             if file.is_dir():
-                raise UserError(
-                    f"folder: {file} is a folder, but a run keeps a file there; remove it or"
-                    f" {NAME_ANOTHER}"
-                )
+                raise UserError(f"folder: {file} is a folder; remove it or {NAME_ANOTHER}")
         for place in (self.pictures, self.path / "profile"):
             if place.exists() and not place.is_dir():
-                raise UserError(
-                    f"folder: {place} is a file, but a run keeps a folder there; remove it or"
-                    f" {NAME_ANOTHER}"
-                )
+                raise UserError(f"folder: {place} is a file; remove it or {NAME_ANOTHER}")
 
     def open(self, state: State, source: Source, first: bool) -> None:
         """Lock the folder, load its checkpoint to resume, write the config. For all processes."""

@@ -65,9 +65,7 @@ def _check_groups(what: str, held: Any, own: list[dict[str, Any]]) -> None:
             elif key not in MACHINE and (
                 _plain(given) != _plain(value) or type(given) is not type(value)
             ):
-                raise UserError(
-                    f"{what}: {key} is {shown(given)}, but the config says {shown(value)}"
-                )
+                raise UserError(f"{what}: {key} is {shown(given)}, in the config {shown(value)}")
 
 
 def _plain(value: Any) -> Any:

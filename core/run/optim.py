@@ -38,9 +38,7 @@ class OptimConfig:
         if self.batch_size < 2:
             raise ValueError(f"batch_size: a batch needs at least 2 images, got {self.batch_size}")
         if self.micro_batch < 0 or self.micro_batch == 1:
-            raise ValueError(
-                f"micro_batch: must be 0 (whole batch) or 2 or more images, got {self.micro_batch}"
-            )
+            raise ValueError(f"micro_batch: must be 0 or 2 or more images, got {self.micro_batch}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
         if self.warmup_epochs > self.epochs:

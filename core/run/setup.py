@@ -60,12 +60,9 @@ class Training:
 
 def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
     """Set up a new run on a training split."""
-    if run.optim.batch_size > len(source):
-        raise UserError(
-            f"optim.batch_size: {run.optim.batch_size} is more than the {len(source)} training"
-            " images"
-        )
-    steps_per_epoch = len(source) // run.optim.batch_size
+    if (size := run.optim.batch_size) > len(source):
+        raise UserError(f"optim.batch_size: {size} is more than the {len(source)} training images")
+    steps_per_epoch = len(source) // size
     with in_one_line(run, source.shape, fabric.world_size, "building"):
         built = build_state(fabric, run, source.shape)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
