@@ -1,5 +1,4 @@
-"""MoCo: queries from a trained encoder, keys from its slow copy, negatives from a queue of past
-keys.
+"""MoCo: a trained encoder makes queries, a slow copy of it makes keys, a queue holds old keys.
 
 He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from contrastive.config import ContrastiveConfig
 from contrastive.queue import KeyQueue
 from core.batch import Batch, Encoded, Output, at_least_float32
+from core.checks import at_least
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
 from core.information.losses import in_batch_loss, queue_loss
@@ -29,32 +29,29 @@ from core.randomness import KeyedRNG
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
+    # K, independent of the batch size; the queue is too long if val/queue_drift is large
     queue: int = 4096
-    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
+    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
-    # the batch-norm leak: keys fall into this many random groups with statistics of their own
+    # against the batch-norm leak: the keys of a batch are encoded in this many random groups
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queue < 1:
-            raise ValueError(f"queue: K must be 1 or more, got {self.queue}")
+        at_least(self, queue=1, shuffle_groups=1)
         for key in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
         if self.momentum > self.momentum_end:
             raise ValueError(
-                f"momentum_end: the key encoder slows down towards the end of training, and"
+                "momentum_end: the key encoder must slow down towards the end of training, but"
                 f" {self.momentum_end:g} is below momentum, {self.momentum:g}"
             )
-        if self.shuffle_groups < 1:
-            raise ValueError(f"shuffle_groups: must be 1 or more, got {self.shuffle_groups}")
 
 
 class MoCo(Method):
-    """Trains queries against queued keys; probes read the query backbone's features."""
+    """Compares queries with queued keys. Probes read the features of the query backbone."""
 
     Config = MoCoConfig
 
@@ -70,7 +67,7 @@ class MoCo(Method):
         )
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queue = KeyQueue(config.queue, config.projection)
-        self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
+        self._new_keys: Tensor | None = None  # the keys of the current step
 
     def forward(self, batch: Batch) -> Output:
         queries, keys, in_batch = [], [], []
@@ -88,10 +85,10 @@ class MoCo(Method):
         candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            "train_bound": math.log(candidates)
-            - loss.detach(),  # no bound: queued keys are those of older encoders
-            "in_batch_bound": math.log(n)
-            - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            # no bound: the queued keys come from older encoders
+            "train_bound": math.log(candidates) - loss.detach(),
+            # the form of a valid bound: all keys come from the present encoder
+            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),
             "alignment": alignment(query.detach(), key),
         }
         return Output(loss, metrics)
@@ -101,7 +98,7 @@ class MoCo(Method):
         return 2 if self.config.symmetric else 1
 
     def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, KeyedRNG]]:
-        """Query view, key view and randomness, once for each key of an image."""
+        """(query view, key view, randomness), once for each key of an image."""
         first, second = batch.views[:2]
         for number, (query_view, key_view) in enumerate(
             [(first, second), (second, first)][: self.keys_per_image]
@@ -110,17 +107,13 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, view: Tensor, rng: KeyedRNG) -> Tensor:
-        """Unit-length keys [B, P]. A query and its own key never share batch statistics (section
-        3.3 of the MoCo paper).
-        """
+        """Unit-length keys [B, P]; a query and its key share no batch statistics (section 3.3)."""
         if not self.key.training or self.config.shuffle_groups == 1:
             return _encode(self.key, view)
         places, together = rng.uniform("shuffle", len(view)), synchronised(self.key)
         order = torch.argsort(gather(places) if together else places)
         groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
-        if (
-            together
-        ):  # a group has members on every process, and their statistics are summed over processes
+        if together:  # a group has members on every process; its sums go over all processes
             number = torch.cat([torch.full_like(group, i) for i, group in enumerate(groups)])
             mine = torch.empty_like(number).index_copy_(0, order, number).chunk(world())[rank()]
             with in_groups(self.key, mine, len(groups)):
@@ -130,17 +123,14 @@ class MoCo(Method):
 
     @torch.no_grad()
     def encode_again(self, parts: list[Batch]) -> Tensor:
-        """The keys that the present key encoder makes of an earlier step: same views, same shuffled
-        groups, in the queue's order.
+        """The keys of an earlier step, encoded by the present key encoder, in the queue's order.
 
-        `parts` holds the batch of each process, in rank order, or one global batch where batch norm
-        is synchronised; returns [keys of a step, P]. As then, keys are made with the statistics of
-        their group; running statistics and mode are left as they were.
+        `parts` holds the batch of each process in rank order, or one global batch if batch norm is
+        synchronised. Views and shuffled groups are those of the earlier step. Returns
+        [keys of a step, P]; running statistics and mode do not change.
         """
-        was_training, buffers = (
-            self.key.training,
-            {name: buffer.clone() for name, buffer in self.key.named_buffers()},
-        )
+        was_training = self.key.training
+        buffers = {name: buffer.clone() for name, buffer in self.key.named_buffers()}
         self.key.train()
         try:
             made = [
@@ -155,9 +145,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m and enqueue the keys of this step, those of all processes
-        in rank order.
-        """
+        """Move the key encoder by 1 - m; enqueue this step's keys of all processes, by rank."""
         start, end = self.config.momentum, self.config.momentum_end
         momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
         torch._foreach_lerp_(
@@ -168,12 +156,11 @@ class MoCo(Method):
             self._new_keys = None
 
     def monitors(self, context: Context) -> dict[str, float]:
-        """The age of the queue's oldest keys, and how far the present key encoder has drifted away
-        from them; nothing while the queue holds no key.
+        """The age of the oldest queued keys, and the drift of the key encoder since then:
 
             queue_drift = 1 - E cos(queued key, key of the same view now)
 
-        The views behind the oldest keys are not kept: their batch is made again.
+        Old views are not stored; their batch is made again. Empty if the queue holds no key.
         """
         keys, age = self.queue.oldest(context.batch_size * self.keys_per_image)
         if age == 0:

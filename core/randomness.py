@@ -1,10 +1,11 @@
-"""Randomness as a function of (seed, step, purpose, place in the global batch), with no generator
-state to save.
+"""Random numbers as a function of (seed, step, purpose, place in the global batch): there is no
+generator state to save.
 
 The numbers come from a counter-based generator, Philox 4x64-10 (Salmon et al. 2011: Parallel random
-numbers: as easy as 1, 2, 3), whose blocks of 256 bits can be made in any order. So a process makes
-the numbers of its own rows and no others, and every device is handed the same numbers.
-B = images on this process, W = processes, so that the global batch holds W B images.
+numbers: as easy as 1, 2, 3), whose blocks of 256 bits can be computed in any order. So a process
+computes only the numbers of its own rows, and all devices get the same numbers.
+
+B = images on this process, W = processes, so the global batch holds W B images.
 """
 
 import hashlib
@@ -23,10 +24,9 @@ WORDS = 4  # 64-bit words of a block of Philox
 class KeyedRNG:
     """The random numbers of one global batch.
 
-    The key of the generator is (seed, step, purpose), and a row's place in the global batch says
-    where its blocks begin. So the number of processes changes nothing, resuming is seeking, and two
-    purposes never share a stream. Numbers are made on the CPU and copied to `device` without a
-    wait.
+    The generator's key is (seed, step, purpose); a row's place in the global batch selects its
+    blocks. So the number of processes does not matter, a resumed run needs no state, and two
+    purposes never share numbers. They are computed on the CPU and copied to `device`.
 
     >>> rng = KeyedRNG(seed=0, step=7)
     >>> first, second = (KeyedRNG(0, 7, rank, world=2).uniform("noise", 2) for rank in (0, 1))
@@ -53,12 +53,12 @@ class KeyedRNG:
         )
 
     def on(self, device: torch.device | str) -> "KeyedRNG":
-        """The same numbers, on that device."""
+        """The same numbers on another device."""
         return KeyedRNG(self.seed, self.step, self.rank, self.world, device, self.path)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), [B, ...], for this process's B images: multiples of 2^-24 in
-        float32 and of 2^-53 in float64, whichever is torch's default.
+        """Uniform numbers in [0, 1), [B, ...], for this process's B images: multiples of 2^-24, or
+        of 2^-53 if float64 is torch's default.
         """
         if torch.get_default_dtype() == torch.float64:
             return self._there(_fractions(self._words(purpose, shape)), shape)
@@ -83,28 +83,26 @@ class KeyedRNG:
         return self._there(both[:, : math.prod(shape[1:])], shape)
 
     def integers(self, purpose: str, high: int, *shape: int) -> Tensor:
-        """Uniform integers in [0, high), int64 [B, ...], for this process's B images; high is far
-        below 2^53.
-        """
+        """Uniform integers in [0, high), int64 [B, ...], for this process's B images."""
         fractions = _fractions(self._words(purpose, shape))
         return self._there(fractions.mul_(high).long().clamp_(max=high - 1), shape)
 
     def permutation(self, purpose: str, n: int) -> Tensor:
-        """A permutation of n things, int64 [n], the same on every process."""
+        """A permutation of n items, int64 [n], equal on all processes."""
         keys = self._generator(purpose, 0).random_raw(n)
         return to_device(torch.from_numpy(keys.argsort(kind="stable")), self.device)
 
     def _generator(self, purpose: str, block: int) -> np.random.Philox:
         text = f"{self.seed}:{self.step}:{self.path}/{purpose}".encode()
         key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-        # numpy counts up before it makes a block
+        # numpy increments the counter before it computes a block
         return np.random.Philox(key=key, counter=(block - 1) % 2**256)
 
     def _words(
         self, purpose: str, shape: tuple[int, ...], per_word: int = 1
     ) -> NDArray[np.unsignedinteger]:
-        """The random words of this process's rows, [B, columns]: of 64 bits, or twice as many of
-        32. A row starts with a block of its own.
+        """The random words of this process's rows, [B, columns], with 64 bits, or 32 if `per_word`
+        is 2. Each row starts with a new block.
         """
         rows, columns = shape[0], math.prod(shape[1:])
         blocks = -(-columns // (WORDS * per_word))
@@ -117,7 +115,7 @@ class KeyedRNG:
 
 
 def _fractions(words: NDArray[np.unsignedinteger]) -> Tensor:
-    """Words of 64 bits as float64 in [0, 1), multiples of 2^-53."""
+    """64-bit words as float64 in [0, 1), multiples of 2^-53."""
     return torch.from_numpy((words >> np.uint64(11)).astype(np.float64)).mul_(2**-53)
 
 

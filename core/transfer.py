@@ -1,11 +1,11 @@
-"""Copies from the CPU to a device that make nobody wait."""
+"""Asynchronous copies from the CPU to a device."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-ALIGNED = 16  # bytes: where a tensor of any dtype may start
+ALIGNED = 16  # bytes; tensors of all dtypes may start at multiples of it
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -14,10 +14,10 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of the CPU, of any shapes and dtypes, on `device`.
+    """CPU tensors of any shapes and dtypes on `device`.
 
-    For a GPU they are packed into one pinned buffer and copied at once: a copy from memory that is
-    not pinned makes the host wait, and each copy costs a launch.
+    For a GPU they are packed into one pinned buffer and copied together, because copies from other
+    memory make the host wait, and each copy costs a launch.
     """
     if device.type != "cuda":
         return [x.to(device) for x in tensors]

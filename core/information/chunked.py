@@ -1,13 +1,12 @@
-"""Scores of queries against keys, chunk by chunk: loss and gradient together, and no matrix of all
-scores.
+"""InfoNCE of queries against many keys, chunk by chunk: loss and gradient in one pass.
 
 The gradient of InfoNCE with respect to a query is attention whose values are the keys,
 
     dL/dq = (1/T) (sum_c softmax_c(<q, k_c>/T) k_c - k+)
 
-so one pass that keeps a running maximum, a running sum and a running weighted mean gives loss and
-gradient: two matrix products and one exponential for each score (the online softmax of Milakov &
-Gimelshein 2018). N = queries, K = keys, D = dimensions.
+One pass with a running maximum, a running sum and a running weighted mean gives both (the online
+softmax of Milakov & Gimelshein 2018). It takes two matrix products and one exponential per score,
+and never holds all scores. N = queries, K = keys, D = dimensions.
 """
 
 import math
@@ -21,13 +20,10 @@ from torch.autograd.function import once_differentiable
 from core.information import flash
 from core.matmul import matmul
 
-LOG2E = (
-    1 / math.log(2)
-    # scores are held in powers of two: exp2 is four times as fast as exp on a CPU, and exp2(s log2
-    # e) = exp(s)
-)
+# Scores are stored in powers of two, exp(s) = exp2(s log2 e): exp2 is 4 times as fast on a CPU.
+LOG2E = 1 / math.log(2)
 
-# Queries at a time, most keys and most scores of a chunk: on a CPU it stays in the cache.
+# Queries per chunk, most keys and most scores of a chunk: on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
 
 
@@ -36,11 +32,10 @@ def slices(n: int, size: int) -> Iterator[slice]:
 
 
 class QueueInfoNCE(torch.autograd.Function):
-    """query, key [N, D], negatives [K, D] and scale 1/T to the mean of log(1 + sum_c exp(s_ic -
-    s_i+)).
+    """query, key [N, D], negatives [K, D] and scale to the mean log(1 + sum_c exp(s_ic - s_i+)).
 
-    `half` allows the negatives to be rounded to half precision; the own key never is. The gradient
-    is computed with the loss and kept, O(N D). There is no second derivative.
+    `half`: the negatives may be rounded to half precision, but not the own key. The gradient is
+    computed with the loss and kept, O(N D). There is no second derivative.
     """
 
     @staticmethod
@@ -51,9 +46,8 @@ class QueueInfoNCE(torch.autograd.Function):
         total, mean = softmax_mean(query, negatives, scale, wanted, half)
         margin = total - scale * (query.double() * key.double()).sum(1)
         if mean is not None:
-            weight = (torch.sigmoid(margin) * (scale / len(query))).to(query.dtype)[
-                :, None
-            ]  # one minus the positive's probability
+            # one minus the probability of the positive
+            weight = (torch.sigmoid(margin) * (scale / len(query))).to(query.dtype)[:, None]
             ctx.save_for_backward(mean.sub_(key).mul_(weight), query * -weight)
         return torch.logaddexp(margin, torch.zeros_like(margin)).mean().to(query.dtype)
 
@@ -67,13 +61,12 @@ class QueueInfoNCE(torch.autograd.Function):
 def softmax_mean(
     query: Tensor, keys: Tensor, scale: float, mean: bool = True, half: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), float64 [N], and the
-    softmax-weighted mean key [N, D].
+    """For query [N, D] and keys [K, D]: log sum_c exp(scale <q, k_c>), float64 [N], and the
+    softmax-weighted mean key [N, D] (None without `mean`).
 
-    Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K. Any
-    vectors: the maximum is taken out where exponentials would leave float32's range. Keys in half
-    precision are widened chunk by chunk, so scores and sums are never in it. With `half` they may
-    be rounded to it instead, where `core.information.flash` serves.
+    Extra memory is O(N D) and one chunk of scores. Vectors may have any length: the maximum is
+    subtracted if exponentials would leave float32's range. Keys in half precision are widened chunk
+    by chunk. With `half`, keys may be rounded to it, if `core.information.flash` can be used.
     """
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)
@@ -94,9 +87,8 @@ def _of_rows(
     top = query.new_full((len(query),), -math.inf)
     total = torch.zeros_like(top, dtype=torch.float64)
     weighted = torch.zeros_like(query)
-    plain = (
-        query.device.type == "cpu"
-    )  # no maximum is taken out while none is needed; asking a GPU for that would make it wait
+    # The maximum is subtracted only if needed. On a GPU, this check would wait for the device.
+    plain = query.device.type == "cpu"
     for chunk in keys.split(size):
         chunk = chunk.to(query.dtype)
         scores = matmul(scaled, chunk)
@@ -115,15 +107,11 @@ def _of_rows(
         total.add_(found)
         if mean:
             weighted.add_(matmul(scores, chunk.T))
-        # before the next chunk asks for its own, which then gets the same memory, still in the
-        # cache
-        del scores
+        del scores  # so that the next chunk gets the same memory, which is still in the cache
     return (top + total.log2()) / LOG2E, weighted.div_(total[:, None])
 
 
 def in_range(sums: Tensor) -> bool:
-    """Whether sums of float32 exponentials have lost no term that counts, and leave room to add up
-    thousands of them, times keys.
-    """
+    """Whether sums of exponentials lost no important term and can be added by the thousands."""
     low, high = torch.aminmax(sums)
     return low.item() > 2.0**-90 and high.item() < 2.0**90

@@ -1,8 +1,7 @@
-"""Batch norm with the statistics of the global batch, so that the number of processes changes
-nothing.
+"""Batch norm with the statistics of the global batch, for any number of processes.
 
-torch.nn.SyncBatchNorm does the same on GPUs only, and without groups. B = rows on this process, C =
-channels, S = places in a map, G = groups of rows that have statistics of their own.
+torch.nn.SyncBatchNorm supports only GPUs and no groups. B = rows on this process, C = channels,
+S = places in a map, G = groups of rows with their own statistics.
 """
 
 from collections.abc import Iterator
@@ -22,10 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Statistics in training are those of all rows of all processes or, inside `in_groups`, of all
-    rows of the same group.
-
-    No subclass of torch's, which DDP refuses to wrap on a CPU.
+    """Training statistics are those of all rows of all processes or, inside `in_groups`, of all
+    rows of the same group. (It is no subclass of torch's class, which DDP refuses on a CPU.)
     """
 
     process_group = None  # torch's name for all processes
@@ -35,32 +32,26 @@ class SyncBatchNorm(_BatchNorm):
     groups = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows [B, C, ...]. The gradient is that of the sum of all processes' losses, as
-        `core.distributed.gather`'s is.
-        """
+        """Rows [B, C, ...]. Gradients as in `core.distributed.gather`."""
         if not self.training or world() == 1:
             return super().forward(x)
         if self.group is None and x.device.type == "cuda":
             return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]  # torch's kernels
         return self._normalised(x.reshape(*x.shape[:2], -1)).reshape(x.shape).to(x.dtype)
 
-    @torch.compiler.disable  # sums over processes are
+    @torch.compiler.disable  # sums over processes can not be compiled
     def _normalised(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, for x [B, C, S]."""
         x = at_least_float32(x)
-        group = (
-            self.group
-            if self.group is not None
-            else torch.zeros(len(x), dtype=torch.long, device=x.device)
-        )
-        sums = torch.cat(
-            [x.sum(2), torch.full_like(x[:, :1, 0], x.shape[2])], 1
-        )  # and, last, of how many values
+        group = self.group
+        if group is None:
+            group = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        # the last column counts the values
+        sums = torch.cat([x.sum(2), torch.full_like(x[:, :1, 0], x.shape[2])], 1)
         mean, values = total(self._sums(sums, group)).split([x.shape[1], 1], 1)
         mean = mean / values
-        centred = (
-            x - mean[group][:, :, None]
-        )  # a second look at the data, for E x^2 - (E x)^2 loses digits
+        # a second pass over the data, because E x^2 - (E x)^2 loses digits
+        centred = x - mean[group][:, :, None]
         variance = total(self._sums(centred.square().sum(2), group)) / values
         if self.track_running_stats:
             self._remember(mean.detach(), (variance * values / (values - 1).clamp(min=1)).detach())
@@ -73,12 +64,9 @@ class SyncBatchNorm(_BatchNorm):
         return rows.new_zeros(self.groups, rows.shape[1]).index_add(0, group, rows)
 
     def _remember(self, means: Tensor, variances: Tensor) -> None:
-        """Move the running statistics once for each group, as one pass for each would."""
-        assert (
-            self.running_mean is not None
-            and self.running_var is not None
-            and self.num_batches_tracked is not None
-        )
+        """Update the running statistics once per group."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
         for mean, variance in zip(means, variances, strict=True):
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -87,7 +75,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class SyncBatchNormAct(SyncBatchNorm):
-    """timm's batch norm with an activation behind it."""
+    """timm's batch norm with an activation."""
 
     drop: nn.Module
     act: nn.Module
@@ -105,30 +93,26 @@ KINDS: dict[type, type[SyncBatchNorm]] = {
 
 
 def synchronise(module: M) -> M:
-    """Every batch norm of a module as `SyncBatchNorm`, in place; parameters, buffers and their
-    names stay as they are.
-    """
+    """Make every batch norm of a module a `SyncBatchNorm`; parameters keep their names."""
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm):
             if type(part) not in KINDS:
                 raise UserError(
                     f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not"
-                    " be synchronised; set it to false"
+                    " be synchronised; set trainer.sync_batchnorm=false"
                 )
             part.__class__ = KINDS[type(part)]
     return module
 
 
 def synchronised(module: nn.Module) -> bool:
-    """Whether the batch norms of a module look at other processes now."""
+    """Whether the batch norms of a module use the rows of other processes now."""
     return world() > 1 and any(isinstance(part, SyncBatchNorm) for part in module.modules())
 
 
 @contextmanager
 def in_groups(module: nn.Module, group: Tensor, groups: int) -> Iterator[None]:
-    """Inside, each of G groups of rows has batch statistics of its own: group [B] holds the numbers
-    of this process's rows.
-    """
+    """Inside, each of G groups of rows has its own batch statistics; group [B] numbers the rows."""
     parts = [part for part in module.modules() if isinstance(part, SyncBatchNorm)]
     for part in parts:
         part.group, part.groups = group, groups

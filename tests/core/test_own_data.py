@@ -228,7 +228,7 @@ def test_ways_to_trust_a_package(how, package, monkeypatch):
     "name, options, said",
     [
         ("mydata.nothing.Discs", {}, "there is no file mydata/nothing.py"),
-        ("mydata.discs.Disc", {}, "'Disc' of mydata.discs is no data set"),
+        ("mydata.discs.Disc", {}, "'Disc' of mydata.discs is not a data set"),
         ("mydata.discs.NoSet", {}, "subclass of core.data.source.Source"),
         ("mydata.broken.Any", {}, r"mydata\.broken can not be imported \(OSError: no such disk\)"),
         ("mydata.discs.Discs", {"size": 3}, r"unknown key 'size' \(did you mean 'sizes'\?\)"),

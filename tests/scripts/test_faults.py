@@ -260,7 +260,7 @@ def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(
             dist.destroy_process_group()
     if launcher != "none":
         assert re.fullmatch(
-            r"rank 0: ends because another process did, .*\(.*reset by peer\)\n",
+            r"rank 0: ends because another process failed; .*\(.*reset by peer\)\n",
             capsys.readouterr().err,
         )
 
