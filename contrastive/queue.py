@@ -48,14 +48,12 @@ class KeyQueue(nn.Module):
 
         Nothing is copied but the keys, and the pointer is never asked for: a device does not wait.
         """
-        length = len(self.keys)
+        length, device = len(self.keys), self.keys.device
         skipped = max(0, len(keys) - length)
-        places = (
-            self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)
-        ) % length
+        places = (self.pointer + torch.arange(skipped, len(keys), device=device)).remainder_(length)
         self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
-        self.pointer.copy_((self.pointer + len(keys)) % length)
-        self.filled.copy_((self.filled + len(keys)).clamp(max=length))
+        self.pointer.add_(len(keys)).remainder_(length)
+        self.filled.add_(len(keys)).clamp_(max=length)
 
     def oldest(self, per_step: int) -> tuple[Tensor, int]:
         """What is left of the oldest step, [b, D] in the order it came in, and its age: 1 for the
