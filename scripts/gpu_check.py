@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     check = Check(device, given.out.resolve(), given.seconds, compiled)
     if not check.gpu:
         flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
-        chunked.ON_GPU = chunked.ON_CPU
+        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
     stages = {
         "machine": machine.machine,
         "losses": exact.losses,

@@ -1,6 +1,7 @@
 """MoCo's keys: one pass for all groups gives what a pass for each group gives, by few operators."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from contrastive.moco import MoCo, MoCoConfig, _encode
+from core.information import chunked
 from core.networks.batchnorm import GroupedBatchNorm, grouped, in_groups, synchronise
 from tests.launches import launches
 
@@ -153,10 +155,11 @@ def test_grouped_layers_can_be_synchronised():
 def test_a_step_of_resnet_18_takes_few_operators(make_batch):
     """On a GPU each of them is a kernel that Python has to start."""
     method, batch = moco("resnet18", (3, 32, 32), queue=256), make_batch(8, shape=(3, 32, 32))
-    forward = launches(method, batch)
-    after = launches(method.after_step, 0.5)
+    with mock.patch.object(chunked, "DEVICES", ("cpu",)):  # the losses as on a GPU
+        forward = launches(method, batch)
+        after = launches(method.after_step, 0.5)
     directions = [(view, rng) for _, view, rng in method._directions(batch)]
     keys = launches(method._encode_keys, directions)
     assert keys.total() <= 110, keys
-    assert forward.total() <= 340, forward
+    assert forward.total() <= 300, forward
     assert after.total() <= 10, after
