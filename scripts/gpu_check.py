@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
     compiled = device.type == "cuda" if given.compile is None else given.compile
     check = Check(device, given.out.resolve(), given.seconds, compiled)
+    if not check.gpu:
+        flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
+        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
     stages = {
         "machine": machine.machine,
         "losses": exact.losses,
