@@ -21,6 +21,11 @@ class TrainerConfig:
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
     compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
     channels_last: bool = False
+    # On a GPU the same run twice ends with other digits, unless this is true: then two runs, and a
+    # resumed one, are the same bit for bit on one kind of card, with one torch. It costs speed. A
+    # CPU needs no such option. (TF32 is as torch has it: convolutions in float32 take it, matrix
+    # products do not.)
+    deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
     keep_last: int = 2  # number of last.ckpt and its predecessors, last-1.ckpt and so on

@@ -18,27 +18,34 @@ from scripts.checks.gpu.report import Check
 
 
 def resume(check: Check) -> None:
-    """Are the weights of a run that was stopped and resumed those of an uninterrupted one, and
-    those of two equal runs the same?
+    """With `trainer.deterministic`, are the weights of a run that was stopped and resumed those of
+    an uninterrupted one, and those of two equal runs the same, bit for bit? And how far are two
+    equal runs from one another without it?
     """
     folder = Path(tempfile.mkdtemp())
-    whole, again = (_start(check, folder / name) for name in ("whole", "again"))
-    codes = {"whole": _wait(check, whole), "again": _wait(check, again)}
+    started = {name: _start(check, folder / name) for name in ("whole", "again")}
+    free = "trainer.deterministic=false"
+    started |= {name: _start(check, folder / name, free) for name in ("free", "free again")}
+    codes = {name: _wait(check, process) for name, process in started.items()}
     broken = _start(check, folder / "broken")
     _wait_for_a_step(folder / "broken", broken, min(60.0, check.left - 20))
     broken.send_signal(signal.SIGTERM)
     codes["stopped"] = _wait(check, broken)
     codes["resumed"] = _wait(check, _start(check, folder / "broken", "--resume"))
     check.put("exit_codes", codes)
-    if codes != {"whole": 0, "again": 0, "stopped": 75, "resumed": 0}:
+    if codes != dict.fromkeys(started, 0) | {"stopped": 75, "resumed": 0}:
         check.fail(f"exit codes {codes}: {_last_line(folder)}")
         return
-    for name, text in (("again", "two equal runs"), ("broken", "stopped and resumed")):
-        off = _difference(folder / "whole" / "last.ckpt", folder / name / "last.ckpt")
+    for first, name, text in (
+        ("whole", "again", "two equal runs"),
+        ("whole", "broken", "stopped and resumed"),
+        ("free", "free again", "two equal runs without trainer.deterministic"),
+    ):
+        off = _difference(folder / first / "last.ckpt", folder / name / "last.ckpt")
         check.put(text, off)
         how = "bit for bit the same" if off == 0 else f"weights differ by {off:.1e} at most"
         check.say(f"resume, {text}: {how}")
-        if not off < 1e-2:
+        if off and first == "whole":
             check.fail(f"{text}: weights differ by {off:.1e}")
 
 
@@ -46,7 +53,7 @@ def _start(check: Check, folder: Path, *more: str) -> subprocess.Popen[str]:
     sizes = {"train": 16384, "validation": 4096, "test": 4096}
     words = [
         *("wandb=disabled", f"folder={folder}", "optim.epochs=2", "trainer.save_every=20"),
-        *("trainer.validate_every=2", "trainer.log_every=5"),
+        *("trainer.validate_every=2", "trainer.log_every=5", "trainer.deterministic=true"),
         f"trainer.accelerator={'gpu' if check.gpu else 'cpu'}",
         *(f"data.sprites.{p}={n if check.gpu else n // 16}" for p, n in sizes.items()),
         *(() if check.gpu else ("optim.batch_size=32",)),
