@@ -25,7 +25,7 @@ def resume(check: Check) -> None:
     folder = Path(tempfile.mkdtemp())
     started = {name: _start(check, folder / name) for name in ("whole", "again")}
     free = "trainer.deterministic=false"
-    started |= {name: _start(check, folder / name, free) for name in ("free", "free again")}
+    started |= {name: _start(check, folder / name, free) for name in ("free", "free_again")}
     codes = {name: _wait(check, process) for name, process in started.items()}
     broken = _start(check, folder / "broken")
     _wait_for_a_step(folder / "broken", broken, min(60.0, check.left - 20))
@@ -39,7 +39,7 @@ def resume(check: Check) -> None:
     for first, name, text in (
         ("whole", "again", "two equal runs"),
         ("whole", "broken", "stopped and resumed"),
-        ("free", "free again", "two equal runs without trainer.deterministic"),
+        ("free", "free_again", "two equal runs without trainer.deterministic"),
     ):
         off = _difference(folder / first / "last.ckpt", folder / name / "last.ckpt")
         check.put(text, off)
