@@ -1,4 +1,4 @@
-"""Contrastive encoders: two views of one image attract, all else repels.
+"""Contrastive encoders: two views of one image attract, views of different images repel.
 
 >>> import torch
 >>> from contrastive import MoCo, SimCLR

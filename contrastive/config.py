@@ -1,24 +1,20 @@
-"""What every contrastive method is asked: its encoder and its critic."""
+"""The config that all contrastive methods share: the encoder and the critic."""
 
-import math
 from dataclasses import dataclass
 
+from core.checks import above_zero, at_least, one_of
 from core.networks.backbones import STEMS
 
 
 @dataclass
 class ContrastiveConfig:
-    backbone: str = "small"  # "small" or a timm name
+    backbone: str = "small"  # "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 128
     hidden: int = 512  # width of the projection head
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.stem not in STEMS:
-            raise ValueError(f"stem: '{self.stem}' is none of {', '.join(STEMS)}")
-        for key in ("projection", "hidden"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be 1 or more, got {getattr(self, key)}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: must be above 0, got {self.temperature}")
+        one_of(self, stem=STEMS)
+        at_least(self, projection=1, hidden=1)
+        above_zero(self, "temperature")

@@ -1,5 +1,4 @@
-"""MoCo: queries from a trained encoder, keys from its slow copy, negatives from a queue of past
-keys.
+"""MoCo: a trained encoder makes queries, a slow copy of it makes keys, a queue holds old keys.
 
 He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
@@ -7,7 +6,7 @@ schedule). B = images on this process, K = queue length, D = features, P = proje
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,43 +17,41 @@ from torch import Tensor, nn
 from contrastive.config import ContrastiveConfig
 from contrastive.queue import KeyQueue
 from core.batch import Batch, Encoded, Output, at_least_float32
+from core.checks import at_least
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
 from core.information.losses import in_batch_loss, queue_loss
 from core.method import Context, Method
 from core.networks.backbones import Backbone
-from core.networks.batchnorm import in_groups, synchronised
+from core.networks.batchnorm import grouped, in_groups, synchronised
 from core.randomness import KeyedRNG
 
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    # K; any length goes with any batch size; where val/queue_drift is not small, it is too long
+    # K, independent of the batch size; the queue is too long if val/queue_drift is large
     queue: int = 4096
-    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m a step
+    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
-    # the batch-norm leak: keys fall into this many random groups with statistics of their own
+    # against the batch-norm leak: the keys of a batch are encoded in this many random groups
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queue < 1:
-            raise ValueError(f"queue: K must be 1 or more, got {self.queue}")
+        at_least(self, queue=1, shuffle_groups=1)
         for key in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
         if self.momentum > self.momentum_end:
             raise ValueError(
-                f"momentum_end: the key encoder slows down towards the end of training, and"
+                "momentum_end: the key encoder must slow down towards the end of training, but"
                 f" {self.momentum_end:g} is below momentum, {self.momentum:g}"
             )
-        if self.shuffle_groups < 1:
-            raise ValueError(f"shuffle_groups: must be 1 or more, got {self.shuffle_groups}")
 
 
 class MoCo(Method):
-    """Trains queries against queued keys; probes read the query backbone's features."""
+    """Compares queries with queued keys. Probes read the features of the query backbone."""
 
     Config = MoCoConfig
 
@@ -68,18 +65,19 @@ class MoCo(Method):
                 "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection),
             }
         )
+        self._one_pass = grouped(self.query)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queue = KeyQueue(config.queue, config.projection)
-        self._new_keys: Tensor | None = None  # of the batch whose optimiser step is under way
+        self._new_keys: Tensor | None = None  # the keys of the current step
 
     def forward(self, batch: Batch) -> Output:
-        queries, keys, in_batch = [], [], []
-        for query_view, key_view, rng in self._directions(batch):
-            (query,) = self.in_micro_batches(lambda view: (_encode(self.query, view),), query_view)
-            key = self._encode_keys(key_view, rng)
-            in_batch.append(in_batch_loss(query, key, self.temperature))
-            queries.append(query)
-            keys.append(key)
+        directions = list(self._directions(batch))
+        keys = self._encode_keys([(view, rng) for _, view, rng in directions])
+        queries = self._encode_queries([view for view, _, _ in directions])
+        in_batch = [
+            in_batch_loss(query, key, self.temperature)
+            for query, key in zip(queries, keys, strict=True)
+        ]
         loss = queue_loss(
             torch.cat(queries), torch.cat(keys), self.queue.keys, self.temperature
         )  # reads the queue once
@@ -92,7 +90,7 @@ class MoCo(Method):
             - loss.detach(),  # no bound: queued keys are those of older encoders
             "in_batch_bound": math.log(n)
             - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
-            "alignment": alignment(query.detach(), key),
+            "alignment": alignment(queries[-1].detach(), keys[-1]),
         }
         return Output(loss, metrics)
 
@@ -101,50 +99,96 @@ class MoCo(Method):
         return 2 if self.config.symmetric else 1
 
     def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, KeyedRNG]]:
-        """Query view, key view and randomness, once for each key of an image."""
+        """(query view, key view, randomness), once for each key of an image."""
         first, second = batch.views[:2]
         for number, (query_view, key_view) in enumerate(
             [(first, second), (second, first)][: self.keys_per_image]
         ):
             yield query_view, key_view, batch.rng.fork(f"direction{number}")
 
-    @torch.no_grad()
-    def _encode_keys(self, view: Tensor, rng: KeyedRNG) -> Tensor:
-        """Unit-length keys [B, P]. A query and its own key never share batch statistics (section
-        3.3 of the MoCo paper).
+    def _encode_queries(self, views: list[Tensor]) -> list[Tensor]:
+        """Unit-length queries [B, P] of the views [B, C, H, W] of each direction, each view with
+        batch statistics of its own.
+
+        One pass for both where torch's own kernel can serve it: half the operators to start.
         """
-        if not self.key.training or self.config.shuffle_groups == 1:
-            return _encode(self.key, view)
-        places, together = rng.uniform("shuffle", len(view)), synchronised(self.key)
-        order = torch.argsort(gather(places) if together else places)
-        groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
-        if (
-            together
-        ):  # a group has members on every process, and their statistics are summed over processes
-            number = torch.cat([torch.full_like(group, i) for i, group in enumerate(groups)])
-            mine = torch.empty_like(number).index_copy_(0, order, number).chunk(world())[rank()]
-            with in_groups(self.key, mine, len(groups)):
-                return _encode(self.key, view)
-        shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
-        return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+        backbone = self.query["backbone"]
+        plain = self._one_pass and self.query.training and not synchronised(self.query)
+        in_rows = all(p.is_contiguous() for p in backbone.parameters())  # and no channels_last
+        compiled = getattr(backbone, "_compiled_call_impl", None) is not None
+        if len(views) == 1 or not plain or not in_rows or compiled or self.micro_batch:
+
+            def encode(view: Tensor) -> tuple[Tensor, ...]:
+                return (_encode(self.query, view),)
+
+            return [self.in_micro_batches(encode, view)[0] for view in views]
+        turns = torch.stack(views, 1).flatten(0, 1)  # the views of an image one behind the other
+        number = torch.arange(len(turns), device=turns.device) % len(views)
+        with in_groups(self.query, number, len(views), in_turns=True):
+            codes = _encode(self.query, turns)
+        return list(codes.unflatten(0, (-1, len(views))).unbind(1))
+
+    @torch.no_grad()
+    def _encode_keys(self, directions: list[tuple[Tensor, KeyedRNG]]) -> list[Tensor]:
+        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. A query
+        and its own key never share batch statistics (section 3.3 of the MoCo paper): the keys of a
+        direction fall into random groups, and each group has statistics of its own.
+        """
+        views = [view for view, _ in directions]
+        if not self.key.training:
+            return [_encode(self.key, view) for view in views]
+        together = synchronised(self.key)
+        # rows of each direction in the order of their groups, [directions, N]
+        order = torch.stack([self._order(len(view), rng, together) for view, rng in directions])
+        n = order.shape[1]
+        groups = min(self.config.shuffle_groups, max(1, n // 2))
+        if not together and (self.micro_batch or not self._one_pass):
+            return [
+                _group_by_group(self.key, view, rows.tensor_split(groups))
+                for view, rows in zip(views, order, strict=True)
+            ]
+        x, count = torch.cat(views), len(views) * groups
+        direction = torch.arange(len(views), device=order.device)[:, None]
+        if not together and n % groups == 0:
+            # the groups take turns: group 0, 1, ..., 0, 1, ...
+            rows = (order + n * direction).view(count, -1).T.flatten()
+            turn = torch.arange(len(rows), device=rows.device) % count
+            with in_groups(self.key, turn, count, in_turns=True):
+                shuffled = _encode(self.key, x[rows])
+            keys = torch.empty_like(shuffled).index_copy_(0, rows, shuffled)
+        else:  # with several processes a group has members on each of them
+            place = torch.arange(n, device=order.device)
+            # the first n mod G groups have a row more, as those of tensor_split
+            group = torch.maximum(place // (n // groups + 1), (place - n % groups) // (n // groups))
+            number = torch.empty_like(order).scatter_(1, order, group.expand_as(order))
+            number = (number + groups * direction).chunk(world(), 1)[rank()]
+            with in_groups(self.key, number.flatten(), count):
+                keys = _encode(self.key, x)
+        return list(keys.chunk(len(views)))
+
+    def _order(self, rows: int, rng: KeyedRNG, together: bool) -> Tensor:
+        """All rows, those of all processes if `together`, in random order; as they are where there
+        is one group.
+        """
+        if self.config.shuffle_groups == 1:
+            return torch.arange(rows * (world() if together else 1), device=self.queue.keys.device)
+        places = rng.uniform("shuffle", rows)
+        return torch.argsort(gather(places) if together else places)
 
     @torch.no_grad()
     def encode_again(self, parts: list[Batch]) -> Tensor:
-        """The keys that the present key encoder makes of an earlier step: same views, same shuffled
-        groups, in the queue's order.
+        """The keys of an earlier step, encoded by the present key encoder, in the queue's order.
 
-        `parts` holds the batch of each process, in rank order, or one global batch where batch norm
-        is synchronised; returns [keys of a step, P]. As then, keys are made with the statistics of
-        their group; running statistics and mode are left as they were.
+        `parts` holds the batch of each process in rank order, or one global batch if batch norm is
+        synchronised. Views and shuffled groups are those of the earlier step. Returns
+        [keys of a step, P]; running statistics and mode do not change.
         """
-        was_training, buffers = (
-            self.key.training,
-            {name: buffer.clone() for name, buffer in self.key.named_buffers()},
-        )
+        was_training = self.key.training
+        buffers = {name: buffer.clone() for name, buffer in self.key.named_buffers()}
         self.key.train()
         try:
             made = [
-                [self._encode_keys(view, rng) for _, view, rng in self._directions(part)]
+                self._encode_keys([(view, rng) for _, view, rng in self._directions(part)])
                 for part in parts
             ]
         finally:
@@ -155,9 +199,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m and enqueue the keys of this step, those of all processes
-        in rank order.
-        """
+        """Move the key encoder by 1 - m; enqueue this step's keys of all processes, by rank."""
         start, end = self.config.momentum, self.config.momentum_end
         momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
         torch._foreach_lerp_(
@@ -168,12 +210,11 @@ class MoCo(Method):
             self._new_keys = None
 
     def monitors(self, context: Context) -> dict[str, float]:
-        """The age of the queue's oldest keys, and how far the present key encoder has drifted away
-        from them; nothing while the queue holds no key.
+        """The age of the oldest queued keys, and the drift of the key encoder since then:
 
             queue_drift = 1 - E cos(queued key, key of the same view now)
 
-        The views behind the oldest keys are not kept: their batch is made again.
+        Old views are not stored; their batch is made again. Empty if the queue holds no key.
         """
         keys, age = self.queue.oldest(context.batch_size * self.keys_per_image)
         if age == 0:
@@ -200,3 +241,10 @@ class MoCo(Method):
 
 def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
     return F.normalize(at_least_float32(encoder["head"](encoder["backbone"](x))), dim=1)
+
+
+def _group_by_group(encoder: nn.ModuleDict, view: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """Keys of the rows of one group at a time: less memory, and any network can do it."""
+    rows = torch.cat(list(groups))
+    shuffled = torch.cat([_encode(encoder, view[group]) for group in groups])
+    return torch.empty_like(shuffled).index_copy_(0, rows, shuffled)

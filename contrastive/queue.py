@@ -1,4 +1,4 @@
-"""MoCo's queue of keys: a ring of any length K, fed by batches of any size.
+"""MoCo's queue of keys: a ring buffer of any length K that takes batches of any size.
 
 K = slots, B = keys of one step (of all processes), D = dimensions.
 """
@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last K keys, oldest overwritten first, in place. Contents and pointer are buffers, so a
-    checkpoint holds both.
-
-    Until K keys have come in, the remaining slots hold random unit vectors; `filled` counts the
-    real ones.
+    """The last K keys; a new key overwrites the oldest. All state is in buffers, so a checkpoint
+    holds it. At the start the slots hold random unit vectors; `filled` counts the real keys.
     """
 
     keys: Tensor
@@ -25,14 +22,13 @@ class KeyQueue(nn.Module):
     def __init__(self, length: int, dim: int):
         super().__init__()
         keys = torch.randn(length, dim)
-        self.register_buffer(
-            "keys", F.normalize(keys, dim=1, out=keys)
-        )  # in place: a long queue is larger than all else
+        # in place, because a long queue is the largest tensor of the run
+        self.register_buffer("keys", F.normalize(keys, dim=1, out=keys))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *given: Any) -> None:
-        """As any module, and refuse counters that name no place of the queue."""
+        """Refuse counters that point outside of the queue."""
         super()._load_from_state_dict(state_dict, prefix, *given)
         length, errors = len(self.keys), given[-1]
         if not (0 <= int(self.pointer) < length and 0 <= int(self.filled) <= length):
@@ -43,31 +39,25 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write keys [B, D] behind the newest one, around the end without losing any; of more than
-        K the last K stay.
+        """Write keys [B, D] after the newest one. If B > K, only the last K are kept.
 
-        Nothing is copied but the keys, and the pointer is never asked for: a device does not wait.
+        The pointer stays on the device, so the host does not wait for it.
         """
-        length = len(self.keys)
+        length, device = len(self.keys), self.keys.device
         skipped = max(0, len(keys) - length)
-        places = (
-            self.pointer + skipped + torch.arange(len(keys) - skipped, device=self.keys.device)
-        ) % length
+        places = (self.pointer + torch.arange(skipped, len(keys), device=device)).remainder_(length)
         self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
-        self.pointer.copy_((self.pointer + len(keys)) % length)
-        self.filled.copy_((self.filled + len(keys)).clamp(max=length))
+        self.pointer.add_(len(keys)).remainder_(length)
+        self.filled.add_(len(keys)).clamp_(max=length)
 
     def oldest(self, per_step: int) -> tuple[Tensor, int]:
-        """What is left of the oldest step, [b, D] in the order it came in, and its age: 1 for the
-        last step, 0 where no key is real.
+        """The remaining keys of the oldest step, [b, D] in their order, and their age in steps.
 
-        `per_step` keys come in with each step. Old keys are overwritten from the front, so what is
-        left is the tail of that step's keys.
+        Each step brings `per_step` keys. The last step has age 1; age 0 means that no key is real.
+        New keys overwrite the first keys of the oldest step, so its last keys remain.
         """
         filled = int(self.filled)
         age = -(-filled // per_step)
         left = filled - max(0, age - 1) * per_step
-        places = (self.pointer - filled + torch.arange(left, device=self.keys.device)) % len(
-            self.keys
-        )
-        return self.keys[places], age
+        indices = torch.arange(left, device=self.keys.device)
+        return self.keys[(self.pointer - filled + indices) % len(self.keys)], age

@@ -1,4 +1,4 @@
-"""SimCLR: both views of an image through one encoder, every other view of the batch a negative.
+"""SimCLR: one encoder for both views; all other views of the batch are negatives.
 
 Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
 Representations, 2020. B = images on this process, D = features, P = projection dimensions.
@@ -23,11 +23,11 @@ from core.networks.backbones import Backbone
 
 @dataclass
 class SimCLRConfig(ContrastiveConfig):
-    """An encoder, a head and a temperature are all that SimCLR has."""
+    """SimCLR has an encoder, a projection head and a temperature, and nothing else."""
 
 
 class SimCLR(Method):
-    """Trains with NT-Xent; probes read the backbone's features, before the projection head."""
+    """Trains with NT-Xent. Probes read the backbone's features, before the projection head."""
 
     Config = SimCLRConfig
 
@@ -43,10 +43,10 @@ class SimCLR(Method):
         n = len(first) * world()
         metrics = {
             "nt_xent": loss.detach(),
-            "train_bound": math.log(2 * n - 1)
-            - loss.detach(),  # no bound even held out: the own pair's views are not independent
-            "in_batch_bound": math.log(n)
-            - one_sided,  # of a valid form; while training the critic has seen these images
+            # no bound, even on held-out images: the two views of a pair are no independent draws
+            "train_bound": math.log(2 * n - 1) - loss.detach(),
+            # the form of a valid bound; in training the critic has seen these images
+            "in_batch_bound": math.log(n) - one_sided,
             "alignment": alignment(first.detach(), second.detach()),
         }
         return Output(loss, metrics)
@@ -58,9 +58,8 @@ class SimCLR(Method):
         return codes
 
     def _project_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-        return self.project(torch.cat([first, second])).chunk(
-            2
-        )  # one pass: both views share the batch statistics
+        # one pass, so that both views share batch statistics
+        return self.project(torch.cat([first, second])).chunk(2)
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         return self.project(query_view), self.project(key_view)

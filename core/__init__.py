@@ -1,10 +1,9 @@
-"""The shared core that every method and every probe stands on. It imports no other room.
+"""The shared core of all methods and probes. It imports no other room.
 
-Importing it is light (torch comes with the first name that needs it) and may stand anywhere among
-a file's imports.
+`import core` is fast: torch is imported with the first name that needs it.
 
 >>> from core import load
->>> method, run, step, digest = load("runs/mine")  # a run folder, or a checkpoint
+>>> method, run, step, digest = load("runs/mine")  # a run folder or a checkpoint
 >>> import torch
 >>> method.encode(torch.rand(2, *method.shape)).features.shape
 torch.Size([2, 256])
@@ -13,9 +12,8 @@ torch.Size([2, 256])
 import os
 from typing import TYPE_CHECKING
 
-# Two threads that spin at every barrier of a busy machine run five times slower than two that
-# sleep, and sleeping costs an idle one nothing. OpenMP reads this when torch is first imported;
-# where that has happened already it changes nothing.
+# On a busy machine, threads that spin at a barrier are five times slower than threads that sleep.
+# On an idle machine both are equally fast. OpenMP reads this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from core import torchvision_operators

@@ -1,4 +1,4 @@
-"""What flows through the house: a batch goes into a method, an output comes out.
+"""The values that methods receive and return: a batch, its output, encoded images.
 
 B = images on this process, F = label columns (one for ordinary data; one a factor for sprites).
 """
@@ -12,41 +12,37 @@ from core.randomness import KeyedRNG
 
 
 class Batch(NamedTuple):
-    """Views of B images, and the randomness that belongs to them."""
+    """Views of B images with their labels, indices and random numbers."""
 
-    views: tuple[
-        Tensor, ...
-    ]  # each uint8 or float [B, C, H, W]; floats are in [0, 1], or real values of linear_gaussian
+    # each uint8 or float [B, C, H, W]; floats lie in [0, 1], except for linear_gaussian
+    views: tuple[Tensor, ...]
     label: Tensor  # int64 [B, F]
-    index: Tensor  # type: ignore[assignment]  # int64 [B], place in the split; the name hides tuple.index
-    rng: KeyedRNG  # whatever a method draws (posterior noise, a shuffle), it draws from here
+    # int64 [B], place in the split; the name hides tuple.index
+    index: Tensor  # type: ignore[assignment]
+    rng: KeyedRNG  # the source of all random numbers of a method, such as posterior noise
 
 
 class Output(NamedTuple):
-    """What a method makes of a batch."""
+    """What a method computes from a batch."""
 
     loss: Tensor  # scalar, the training objective
-    metrics: dict[str, Tensor]  # named scalars for the log, detached; information in nats
+    metrics: dict[str, Tensor]  # named scalars for the log, without gradient; information in nats
 
 
 class Encoded(NamedTuple):
-    """What one pass of a frozen encoder makes of B images."""
+    """What one pass of an encoder computes from B images."""
 
     features: Tensor  # [B, D], what the probes read
-    codes: Tensor | None = None  # unit length [B, P], of a method that scores pairs of views
+    codes: Tensor | None = None  # unit length [B, P], if the method scores pairs of views
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Images as floats: uint8 is divided by 255 into [0, 1], floats pass. Where float64 is torch's
-    default they are float64.
-    """
-    return (
-        x
-        if x.is_floating_point()
-        else x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)
-    )
+    """uint8 images divided by 255, in torch's default dtype or float32; floats are unchanged."""
+    if x.is_floating_point():
+        return x
+    return x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """What a mean over a batch is taken of: half precision is widened, float64 stays."""
+    """float64 is unchanged, other dtypes become float32: half precision is too coarse for means."""
     return x if x.dtype == torch.float64 else x.float()

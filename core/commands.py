@@ -1,8 +1,8 @@
-"""How a command is called and reads its words. Nothing heavy is imported, so that `--help` is fast.
+"""How a command is called, and its argument parser. Imports nothing heavy: `--help` is fast.
 
-A command is called in three ways: `twobounds rate-distortion` (installed), `python -m twobounds
-rate-distortion`, and `python scripts/rate_distortion.py` (from a checkout). What is said to a
-person names the way that was taken.
+There are three ways to call a command: `twobounds rate-distortion` (installed), `python -m
+twobounds rate-distortion`, and `python scripts/rate_distortion.py` (in a checkout). Messages and
+examples use the way that the user chose.
 """
 
 import argparse
@@ -10,12 +10,12 @@ import re
 import sys
 from pathlib import Path
 
-# A line of an example. torchrun is called the same way everywhere, so its lines stay.
+# A command in an example. Lines with torchrun are the same in all three ways and stay.
 EXAMPLE = re.compile(r"(?<=^    )(?:twobounds ([a-z-]+)|python scripts/(\w+)\.py)", re.M)
 
 
 def through() -> str:
-    """The words before a command's name, or nothing where its own script was called."""
+    """The words before the command's name; empty if the user called the script itself."""
     called = Path(sys.argv[0])
     if called.parts[-2:] == ("scripts", "__main__.py"):
         return "python -m scripts"
@@ -25,17 +25,14 @@ def through() -> str:
 
 
 def command(name: str) -> str:
-    """How a person calls a command, by the name of its script: `command("rate_distortion")`."""
-    front = through()
-    if front:
+    """How the user calls the command of a script: `command("rate_distortion")`."""
+    if front := through():
         return f"{front} {name.replace('_', '-')}"
     return f"python scripts/{name.replace('-', '_')}.py"
 
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """A parser that shows `about`, the script's docstring. In its examples commands are called the
-    way that was taken here; `torchrun` takes any of them by `-m twobounds`.
-    """
+    """A parser whose description is `about`, the script's docstring, with adapted examples."""
     return argparse.ArgumentParser(
         prog=command(name) if through() else None,
         description=EXAMPLE.sub(lambda match: command(match[1] or match[2]), about or ""),

@@ -1,14 +1,12 @@
-"""The one console that output for a person goes through: text is printed as it stands."""
+"""The console for everything that a person reads."""
 
 from rich.console import Console
 
 
 def plain_console(least_width: int = 0, quiet: bool = False) -> Console:
-    """A console that sees no markup, no emoji codes and no highlights in a text, for a text may
-    hold a path such as `runs/a[/x]`.
+    """A console that prints text literally: `runs/a[/x]` is a path and no markup.
 
-    `least_width`: columns of a table, where the terminal may be narrower; 0 = lines wrap as the
-    terminal wraps them.
+    `least_width`: the least number of columns, for tables; 0 leaves wrapping to the terminal.
     """
     plain = Console(markup=False, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
     if least_width:

@@ -1,5 +1,4 @@
-"""What a batch needs from other processes: every rank sees every candidate, and what is measured is
-measured on the global batch.
+"""Communication between processes: all ranks see all candidates, and metrics are global.
 
 B = rows on this process, W = processes, D = dimensions.
 """
@@ -14,7 +13,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
-# Their successors have another name in each release of torch; the pin in setup.cfg keeps these.
+# The replacements have another name in each release of torch; setup.cfg pins a range with these.
 warnings.filterwarnings(
     "ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning
 )
@@ -25,24 +24,19 @@ _single_process = False
 
 
 def world() -> int:
-    """The number of processes, 1 where nothing was launched."""
-    return (
-        dist.get_world_size()
-        if not _single_process and dist.is_available() and dist.is_initialized()
-        else 1
-    )
+    """The number of processes; 1 if none were launched."""
+    distributed = not _single_process and dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if distributed else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process, starting at 0."""
     return dist.get_rank() if world() > 1 else 0
 
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Inside, this process is the whole world: for work that one process does while the others
-    wait, such as validation.
-    """
+    """Inside, world() is 1: for work of one process while the others wait, such as validation."""
     global _single_process
     _single_process, before = True, _single_process
     try:
@@ -54,8 +48,8 @@ def single_process() -> Iterator[None]:
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes in rank order, [B, D] to [W B, D], differentiable.
 
-    The backward pass sums the gradients of every rank's loss, and DDP's mean over ranks then gives
-    exactly the gradient of the mean loss of one process that held the whole batch.
+    The backward pass sums the gradients of all ranks' losses. After DDP's mean over ranks this is
+    exactly the gradient of the mean loss of one process with the whole batch.
     """
     if world() == 1:
         return x
@@ -67,21 +61,17 @@ def gather(x: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over processes of a tensor that each of them holds, differentiable as `gather` is."""
+    """The sum of a tensor over processes, differentiable like `gather`."""
     return x if world() == 1 else differentiable.all_reduce(x)
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over processes of a tensor that each of them holds, differentiable as `gather`
-    is.
-    """
+    """The mean of a tensor over processes, differentiable like `gather`."""
     return total(x) / world()
 
 
 def gather_round_robin(mine: list[T]) -> list[T]:
-    """All-gather results that were computed round-robin (item i by process i modulo W): on every
-    process, in the original order.
-    """
+    """All items in order, on every process; process i computed items i, i + W, i + 2 W, ..."""
     if world() == 1:
         return mine
     everyone: list[list[T]] = [[] for _ in range(world())]
@@ -90,8 +80,6 @@ def gather_round_robin(mine: list[T]) -> list[T]:
 
 
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Named numbers as means over processes. Means over a batch become means over the global batch;
-    a count becomes the average count of a process.
-    """
+    """Named numbers as means over processes; batch means become means of the global batch."""
     means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, means.tolist(), strict=True))

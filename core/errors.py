@@ -1,4 +1,4 @@
-"""Mistakes that a person can mend: one clear line and exit code 2, never a traceback."""
+"""Mistakes that a user can correct: one clear line and exit code 2, no traceback."""
 
 import difflib
 import errno
@@ -7,15 +7,13 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from core.output import lasting_output
 
-# What the system says when a person has to make room or allow something; no file of a run is in
-# danger, all are written atomically.
+# System errors that a user can correct. No file of a run is in danger: all writes are atomic.
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-# What gloo and NCCL say, in a RuntimeError, when another process has gone or has been silent for
-# trainer.timeout.
+# Parts of gloo's and NCCL's RuntimeErrors when another process is gone or silent.
 GONE = (
     "closed by peer",
     "reset by peer",
@@ -25,19 +23,18 @@ GONE = (
     "remote process exited",
     "aborted",
 )
-LINE = 2000  # characters that a line of error shows
-SHOWN = 100  # characters that are shown of a value
-_REPR = reprlib.Repr()  # cuts a value before it makes a text of it
+LINE = 2000  # characters of an error message
+SHOWN = 100  # characters of a value in a message
+_REPR = reprlib.Repr()  # cuts long values before it formats them
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = SHOWN
-
 
 P = ParamSpec("P")
 
 
 class UserError(Exception):
-    """One line that names the file or the key, what is wrong with it, and the mend.
+    """One line: the file or key, what is wrong, and what to do.
 
-    Its text may quote files of others, so what a terminal would obey is shown as an escape.
+    The text may quote foreign files, so control characters are escaped.
     """
 
     def __str__(self) -> str:
@@ -45,9 +42,7 @@ class UserError(Exception):
 
 
 def legible(text: str, most: int) -> str:
-    """Text that a terminal prints as it stands: control characters as escapes, and what is longer
-    than `most` characters cut in the middle.
-    """
+    """Text with control characters escaped, and cut in the middle to `most` characters."""
     if len(text) > most:
         half = (most - 3) // 2
         text = f"{text[:half]} … {text[-half:]}"
@@ -55,34 +50,34 @@ def legible(text: str, most: int) -> str:
 
 
 def shown(value: object) -> str:
-    """The repr of a value from a file, cut to a length that fits into a line."""
+    """The repr of a value from a file, cut to fit into a line."""
     try:
         return legible(_REPR.repr(value), SHOWN)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python formats no integer of more than 4,300 digits
         return f"a {type(value).__name__} that is too long to show"
 
 
 class Unmeasurable(UserError):
-    """A probe can not be measured here; the message says why. Other probes go on without it."""
+    """A probe can not be measured here. The message says why; other probes continue."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest candidate, or every valid name if none is close."""
+    """` (did you mean 'x'?)` for a close candidate, else all valid names."""
     names = sorted(candidates)
     if not names:
         return ""
     close = difflib.get_close_matches(word[:SHOWN], names, n=1, cutoff=0.5)
-    return (
-        f" (did you mean '{close[0]}'?)" if close else legible(f" (valid: {', '.join(names)})", 300)
-    )
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return legible(f" (valid: {', '.join(names)})", 300)
 
 
 def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file becomes one line on
-    stderr and exit code 2.
+    """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file ends it with one line
+    on stderr and exit code 2.
 
-    A process that ends because another one did says so in one line, with exit code 1, so that the
-    other's error is the one that is read.
+    A process that ends because another process failed prints one line and exits with code 1, so
+    that the other error stays visible.
     """
 
     @lasting_output()
@@ -91,38 +86,34 @@ def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(2) from None
+            _end(2, f"error: {' '.join(str(error).split())}")
         except OSError as error:
             if error.errno not in ROOM:
                 raise
-            print(
-                f"error: {error.filename or 'a file'}: {error.strerror}; make room or allow it,"
-                " then go on with --resume",
-                file=sys.stderr,
+            _end(
+                2,
+                f"error: {error.filename or 'a file'}: {error.strerror}; free some space or change"
+                " the permission, then continue with --resume",
             )
-            raise SystemExit(2) from None
         except RuntimeError as error:
             rank = _rank()
             if rank is None or not any(words in str(error) for words in GONE):
                 raise
             reason = " ".join(str(error).split("] ", 1)[-1].split(". ")[0].split())
-            print(
-                f"rank {rank}: ends because another process did, whose error is the one to read"
-                f" ({reason})",
-                file=sys.stderr,
-            )
-            raise SystemExit(1) from None
+            _end(1, f"rank {rank}: ends because another process failed; see its error ({reason})")
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
     return wrapped
 
 
+def _end(code: int, line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    raise SystemExit(code) from None
+
+
 def _rank() -> int | str | None:
-    """This process's rank, if it is one of several. A process that has not imported torch is
-    asked nothing but the environment: torchrun sets RANK, SLURM does not.
-    """
+    """This process's rank, if it is one of several; torchrun tells it in RANK, SLURM does not."""
     dist: Any = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return int(dist.get_rank())

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment: written under another name, synced, then renamed."""
+"""Atomic writes: a file is written under another name, synced, then renamed."""
 
 import os
 import secrets
@@ -9,22 +9,19 @@ from core.errors import UserError
 
 
 def earlier(path: Path, versions: int) -> Path:
-    """Where the checkpoint that was `path` so many saves ago is kept: last.ckpt, last-1.ckpt,
-    ...
-    """
+    """The path of the checkpoint that was `path` some saves ago: last.ckpt, last-1.ckpt, ..."""
     return path.with_stem(f"{path.stem}-{versions}") if versions else path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1) -> None:
-    """Call `write(temporary)`, sync, and rename the result to `path`, so that no reader ever sees
-    half a file, nor after a power cut.
+    """Call `write(temporary)`, sync, and rename the result to `path`. Neither a reader nor a power
+    cut ever leaves half a file.
 
-    Of what was there before, `keep` - 1 versions stay, at every moment. Once there is a file called
-    `path`, there always is one (on a file system that knows hard links).
+    `keep` - 1 earlier versions stay. Once `path` exists, it exists at every moment (on a file
+    system with hard links).
     """
-    temporary, linked = (
-        path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp") for _ in range(2)
-    )
+    stem = f".{path.name}.{secrets.token_hex(8)}"
+    temporary, linked = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.link.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -34,15 +31,14 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the names, too, are on the disk now
+            os.fsync(folder)  # now the names are on the disk, too
         finally:
             os.close(folder)
         if keep > 1:
             earlier(path, keep).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save wraps what the system said
+        # torch.save wraps the system's error
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise UserError(
@@ -55,19 +51,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
 
 
 def _shift(path: Path, linked: Path, keep: int) -> None:
-    """Make room: what is `path` is its own earlier version, too. The oldest goes only when the new
-    one has its name, after this.
-    """
+    """Make `path` its own first earlier version; the oldest one is removed later."""
     first = earlier(path, 1)
-    if not path.exists() or (
-        first.exists() and first.samefile(path)
-    ):  # the same: a kill came between this and the renaming
+    # If they are the same file, an earlier call was killed before it renamed the new file.
+    if not path.exists() or (first.exists() and first.samefile(path)):
         return
-    kept = next(
-        versions
-        for versions in range(1, keep + 1)
-        if versions == keep or not earlier(path, versions).exists()
-    )
+    free = (n for n in range(1, keep) if not earlier(path, n).exists())
+    kept = next(free, keep)
     for versions in range(kept - 1, 0, -1):
         os.replace(earlier(path, versions), earlier(path, versions + 1))
     try:

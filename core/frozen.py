@@ -1,7 +1,7 @@
-"""A frozen encoder with its data: what every probe reads, each image encoded once for each purpose.
+"""A frozen encoder with its data. Probes read it; it encodes each image once per purpose.
 
-n = images of a split, V = views of an image, D = feature dimensions, P = code dimensions, L =
-latent dimensions, F = label columns.
+n = images of a split, V = views of an image, D = feature dimensions, P = code dimensions,
+L = latent dimensions, F = label columns.
 """
 
 import functools
@@ -26,41 +26,41 @@ from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
 
-SPLITS = ("train", "val", "test")  # what probes read; together they are all of the data
+SPLITS = ("train", "val", "test")  # the splits that probes read; together, all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 
 class Pairs(NamedTuple):
-    """Two fresh views of n images, as the encoder sees them."""
+    """The encodings of two fresh views of n images."""
 
     features: tuple[Tensor, Tensor]  # float32 [n, D] each
-    # float32 [n, P] each, of a method that has codes: of the first view by the network that encodes
-    # queries, of the second by the one that encodes keys
+    # float32 [n, P] each, if the method has codes: the first view by the query encoder, the second
+    # by the key encoder
     codes: tuple[Tensor, Tensor] | None
     place: Tensor  # int64 [n], in the split
 
 
 class Views(NamedTuple):
-    """V fresh views of n images, as the encoder sees them."""
+    """The encodings of V fresh views of n images."""
 
     features: Tensor  # float32 [n, V, D]
-    codes: Tensor | None  # float32 [n, V, P], all by the network that encodes queries
+    codes: Tensor | None  # float32 [n, V, P], all by the query encoder
 
 
 class Latents(NamedTuple):
-    """Posteriors of n images, a code drawn from each, and what the decoder makes of it."""
+    """The posteriors of n images, a code drawn from each, and its distortion."""
 
     mean: Tensor  # float32 [n, L]
     sigma: Tensor  # float32 [n, L]
-    z: Tensor  # float32 [n, L], one draw of N(mean, sigma^2) an image
+    z: Tensor  # float32 [n, L], one draw from N(mean, sigma^2) per image
     distortion: Tensor  # float32 [n], -log p(x|z), nats an image
 
 
 class Frozen:
-    """A frozen encoder and the data that it is probed on.
+    """A frozen encoder and the data that probes use.
 
-    What it hands out is a function of the weights, the data and the seed (`identity`), and is kept
-    in `folder`, if there is one, under exactly that.
+    Its results are a function of weights, data and seed (`identity`). They are kept in `folder`,
+    if there is one, under a key of exactly these.
     """
 
     def __init__(
@@ -75,18 +75,16 @@ class Frozen:
         quiet: bool = True,
         sources: Callable[[str, bool], Source] | None = None,
     ):
-        """`weights` is a digest of the method's weights; without it nothing is kept in `folder`.
-        `sources(split, augmented)` gives other data than those of the config.
-        """
+        """`weights`: a digest, else nothing is kept. `sources` replaces the config's data."""
         if isinstance(method, nn.Module):
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed
         self.weights, self.device, self.quiet = weights, torch.device(device), quiet
         self.folder = folder if weights else None
         self._sources = sources or self._open
-        self.viewed = config.for_information(run)  # with the two views that probes compare
-        self.step = 0  # of training, that the weights were saved at
-        self.encoded = 0  # images that went through the encoder, of every view
+        self.viewed = config.for_information(run)  # the config with the probes' augmentation
+        self.step = 0  # the training step of the weights
+        self.encoded = 0  # images that went through the encoder, counting each view
 
     @classmethod
     def load(
@@ -96,23 +94,20 @@ class Frozen:
         trusted: tuple[str, ...] = (),
         **options: Any,
     ) -> "Frozen":
-        """The encoder of a checkpoint with the data of its config, or other data by overrides
-        `data.key=value`.
-
-        Raises `UserError` where the file is refused or the data do not fit the encoder.
+        """The encoder of a checkpoint. Its data are those of its config, or of overrides
+        `data.key=value`. Raises `UserError` if the file is refused or the data do not fit.
         """
         found = checkpoint.load_method(path, trusted=trusted)
         run = config.override(found.run, overrides or [], str(path))
-        frozen = cls(
-            found.method, run, weights=found.digest, folder=path.parent / "features", **options
-        )
+        folder = path.parent / "features"
+        frozen = cls(found.method, run, weights=found.digest, folder=folder, **options)
         frozen.step = found.step
         frozen._refuse_other_images()
         return frozen
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that a probe's numbers are a function of, as JSON."""
+        """Everything that determines a probe's numbers, as JSON."""
         return {
             "weights": self.weights,
             "data": {split: self._plain(split).identity.as_dict() for split in SPLITS},
@@ -123,21 +118,21 @@ class Frozen:
         }
 
     def source(self, split: str, augmented: bool = False) -> Source:
-        """A split of the data; `augmented` for fresh views, else plain images."""
+        """A split of the data: fresh views if `augmented`, else plain images."""
         return self._sources(split, True) if augmented else self._plain(split)
 
     @property
     def truth(self) -> Truth | None:
-        """What is known of the information between two views."""
+        """The known information between two views."""
         return self._plain("test").truth
 
     @property
     def augmentation(self) -> str:
-        """What makes two views of an image differ, in a word; "none" where nothing does."""
+        """What makes two views of an image differ, in a word; "none" if nothing does."""
         return self.source("test", augmented=True).augmentation
 
     def features(self, split: str) -> Features:
-        """Features [n, D] and labels [n, F] of the plain images of a split."""
+        """Features [n, D] and labels [n, F] of a split's plain images."""
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
 
@@ -148,11 +143,8 @@ class Frozen:
         return Features(found["x"], found["y"], tuple(source.factors.items()))
 
     def pairs(self, split: str, most: int | None = None) -> Pairs:
-        """Two fresh views of each image (or of `most` images, evenly spread over the split)."""
-        source = self.source(split, augmented=True)
-        sampler = eval_sampler(
-            len(source), self.seed, device=self.device, purpose="information", most=most
-        )
+        """Two fresh views of each image, or of `most` images that are evenly spread."""
+        source, sampler = self._augmented(split, "information", most)
 
         def encode(batch: Batch) -> dict[str, Tensor]:
             first = self.method.encode(batch.views[0])
@@ -168,11 +160,8 @@ class Frozen:
         return Pairs((found["first"], found["second"]), codes, found["place"])
 
     def views(self, split: str, count: int, most: int | None = None) -> Views:
-        """`count` fresh views of each image (or of `most` images, evenly spread)."""
-        source = self.source(split, augmented=True)
-        sampler = eval_sampler(
-            len(source), self.seed, device=self.device, purpose="lidar", most=most
-        )
+        """`count` fresh views of each image, or of `most` images that are evenly spread."""
+        source, sampler = self._augmented(split, "lidar", most)
 
         def encode(batch: Batch) -> dict[str, Tensor]:
             made = [self.method.encode(view) for view in batch.views]
@@ -185,7 +174,7 @@ class Frozen:
         return Views(found["features"], found.get("codes"))
 
     def latents(self, split: str) -> Latents:
-        """Posteriors of a split, of a method that has them (`LatentModel`)."""
+        """The posteriors of a split, if the method has them (`LatentModel`)."""
         method = self.method
         assert isinstance(method, LatentModel)
         source = self._plain(split)
@@ -206,26 +195,20 @@ class Frozen:
         if not source.rendered:
             sampler: Sampler = [(places, next(iter(eval_sampler(1, device=self.device)))[1])]
             return next(source.batches(sampler, 1)).views[0].cpu()
-        blocks = list(
-            eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
-        )
+        sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
+        blocks = list(sampler)
         size = len(blocks[0][0])
+        wanted = [int(place) for place in places]
         found: dict[int, Tensor] = {}
-        for number in sorted({int(place) // size for place in places}):  # drawn a block at a time
+        for number in sorted({place // size for place in wanted}):  # rendered in whole blocks
             views = next(source.batches([blocks[number]], 1)).views[0].cpu()
-            found |= {
-                int(place): views[int(place) % size]
-                for place in places
-                if int(place) // size == number
-            }
-        return torch.stack([found[int(place)] for place in places])
+            found |= {place: views[place % size] for place in wanted if place // size == number}
+        return torch.stack([found[place] for place in wanted])
 
     def figures(self, folder: Path) -> dict[str, Path]:
-        """The pictures that the method itself makes of test images, by name, in `folder`."""
+        """The method's own figures of test images, saved in `folder`, by name."""
         source = self._plain("test")
-        sampler = eval_sampler(
-            len(source), self.run.seed, 128, self.device, purpose="pictures", most=128
-        )
+        sampler = eval_sampler(len(source), self.run.seed, 128, self.device, "pictures", most=128)
         with torch.no_grad():
             made = self.method.figures(next(source.batches(sampler, 1)))
         return {name: save_grid(folder / f"{name}.png", rows) for name, rows in made.items()}
@@ -272,31 +255,35 @@ class Frozen:
             "versions": versions(),
         }
 
+    def _augmented(self, split: str, purpose: str, most: int | None) -> tuple[Source, Sampler]:
+        source = self.source(split, augmented=True)
+        sampler = eval_sampler(
+            len(source), self.seed, device=self.device, purpose=purpose, most=most
+        )
+        return source, sampler
+
     def _open(self, split: str, augmented: bool) -> Source:
         data = self.viewed.data if augmented else self.run.data
         return open_source(data, split, self.run.seed, augmented)
 
-    @functools.cache  # noqa: B019  a probe asks for the same split many times
+    @functools.cache  # noqa: B019  a probe opens the same split many times
     def _plain(self, split: str) -> Source:
         return self._sources(split, False)
 
     def _code_names(self, *names: str) -> tuple[str, ...]:
-        """The names of a method's codes, where it has codes at all."""
         return names if self.has_codes else ()
 
     @functools.cached_property
     @torch.no_grad()
     def has_codes(self) -> bool:
-        """Whether the method scores pairs of views by codes of its own."""
+        """Whether the method has codes, to score pairs of views."""
         image = next(self._plain("test").batches(eval_sampler(1, device=self.device), 1)).views[0]
         return self.method.encode(image).codes is not None
 
     def watched(
         self, label: str, source: Source, sampler: Sampler, views: int = 1, total: int | None = None
     ) -> Iterator[Batch]:
-        """The batches, with a line that says how many images are done and the time left; where
-        nobody watches a terminal, a plain line every 15 s.
-        """
+        """The batches, with a progress line; a plain line every 15 s if stderr is no terminal."""
         with tqdm(total=total, desc=label, unit=" images", leave=False, disable=self.quiet) as line:
             line.mininterval = 0.2 if sys.stderr.isatty() else 15.0
             for batch in source.batches(sampler, views):
@@ -305,13 +292,13 @@ class Frozen:
                 line.update(len(batch.index))
 
     def _refuse_other_images(self) -> None:
-        """`UserError` where the encoder can not read the data's images: a VAE reads its own size
-        alone, an encoder its own channels.
+        """`UserError` if the encoder can not read the data's images: a VAE has a fixed image size,
+        other encoders a fixed number of channels.
         """
         shape, own = self._plain("test").shape, self.method.shape
         if shape[0] != own[0] or (isinstance(self.method, LatentModel) and shape != own):
             given, asked = ("x".join(map(str, sides)) for sides in (shape, own))
             raise UserError(
-                f"data: its images are {given} (channels, height, width), and the checkpoint reads"
+                f"data: its images are {given} (channels, height, width), but the checkpoint reads"
                 f" {asked}; name other data or data.size"
             )

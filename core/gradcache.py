@@ -1,14 +1,13 @@
-"""A batch larger than memory: encoded in micro batches, compared as a whole.
+"""Batches larger than memory: encoded in micro batches, compared as a whole.
 
-What a method compares or averages (codes; rate and distortion) is small, and what lies between
-images and codes is large. So codes are made of one micro batch at a time and nothing between is
-kept; where the backward pass comes to a micro batch, it is encoded once more, with what lies
-between. The gradient is that of the whole batch, for one more forward pass (GradCache, Gao et al.
+Codes are small, but the activations between images and codes are large. So a micro batch is
+encoded without keeping its activations, and is encoded once more in the backward pass. The
+gradient is that of the whole batch, at the price of one more forward pass (GradCache, Gao et al.
 2021; by torch's checkpointing). B = images on this process.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -22,33 +21,26 @@ def in_micro_batches(
     size: int,
     module: nn.Module,
 ) -> tuple[Tensor, ...]:
-    """encode(*inputs), rows [B, ...] to rows [B, ...], `size` rows at a time (0 = all): value and
-    gradient of one call.
+    """encode(*inputs), rows [B, ...] to rows [B, ...], `size` rows at a time (0 = all).
 
-    Batch norms of `module` are the exception: their statistics are those of a micro batch. They
-    remember each of them once.
+    Value and gradient are those of one call, except that batch norms of `module` use the
+    statistics of each micro batch. Running statistics are updated once per micro batch.
     """
     if not 0 < size < len(inputs[0]):
         return encode(*inputs)
     dtype = torch.get_default_dtype()
     parts = zip(*(x.split(size) for x in inputs), strict=True)
-    made = [
-        checkpoint(
-            encode,
-            *part,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _again(module, dtype)),
-        )
-        for part in parts
-    ]
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _second_pass(module, dtype)
+
+    made = [checkpoint(encode, *part, use_reentrant=False, context_fn=contexts) for part in parts]
     return tuple(torch.cat(rows) for rows in zip(*made, strict=True))
 
 
 @contextmanager
-def _again(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """As in the first pass, but what it does to running statistics is forgotten: the first pass has
-    moved them already.
-    """
+def _second_pass(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """As the first pass, but running statistics do not change: the first pass has updated them."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     kept = [dict(part.named_buffers(recurse=False)) for part in norms]
     default = torch.get_default_dtype()

@@ -1,8 +1,6 @@
-"""A config section whose `kind` decides which of its other fields count: what a kind does not use
-may not be set.
+"""Config sections whose `kind` decides which other fields may be set.
 
-Fields other than `kind` are None until somebody sets them; a kind's own defaults stand in one
-table.
+All fields except `kind` are None by default; a table holds the defaults of each kind.
 """
 
 from dataclasses import fields
@@ -10,25 +8,20 @@ from typing import Any
 
 from core.errors import nearest
 
-REQUIRED = object()  # in the place of a default: the kind can not do without
+REQUIRED = object()  # instead of a default: the user must set the field
 
 Kinds = dict[str, dict[str, Any]]  # kind -> the fields that it uses, with their defaults
 
 
 def settings(config: Any, kinds: Kinds, section: str) -> dict[str, Any]:
-    """The fields that `config.kind` uses, defaults filled in. Raises ValueError("section.key: what
-    is wrong").
-    """
+    """The fields that `config.kind` uses, with defaults. Raises ValueError("section.key: ...")."""
     if config.kind not in kinds:
         raise ValueError(
             f"{section}.kind: there is no '{config.kind}'{nearest(config.kind, kinds)}"
         )
     used = kinds[config.kind]
-    given = {
-        f.name: getattr(config, f.name)
-        for f in fields(config)
-        if f.name != "kind" and getattr(config, f.name) is not None
-    }
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "kind"}
+    given = {key: value for key, value in given.items() if value is not None}
     for key in given:
         if key not in used:
             others = ", ".join(used) or "no other key"

@@ -1,6 +1,4 @@
-"""Names of a package that are imported when they are first used, so that importing the package
-itself costs nothing (PEP 562).
-"""
+"""Lazy names of a package: they are imported at first use (PEP 562)."""
 
 import importlib
 import sys
@@ -11,17 +9,13 @@ from typing import Any
 def exports(
     package: str, names: dict[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package's `__init__.py`; `names` maps each name to the
-    module that defines it.
-    """
+    """`__getattr__` and `__dir__` of a package. `names`: name -> module that defines it."""
 
     def getattribute(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         value = getattr(importlib.import_module(names[name]), name)
-        setattr(
-            sys.modules[package], name, value
-        )  # next time Python finds it without this function
+        setattr(sys.modules[package], name, value)  # the next access does not call this function
         return value
 
     def directory() -> list[str]:

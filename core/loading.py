@@ -1,4 +1,4 @@
-"""A trained method from its file, for a program of one's own."""
+"""Load a trained method from its file."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """(method, run, step, digest) of a checkpoint, or of a run folder's last.ckpt.
 
     The method is frozen and in evaluation mode: `method.encode(x)` takes images [B, C, H, W], uint8
-    or in [0, 1], and gives features [B, D] and, where it has them, codes. `run` is the config that
-    it was trained with. The file runs no code. `UserError` names the file and what is wrong.
+    or in [0, 1], and returns features [B, D] and, if it has them, codes. `run` is the config of the
+    training. No code of the file is run. Raises `UserError`.
     """
     path = Path(path)
     return checkpoint.load_method(RunFolder(path).last if path.is_dir() else path, device)

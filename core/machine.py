@@ -1,4 +1,4 @@
-"""How fast this machine multiplies: a time says little without it."""
+"""The speed of this machine: without it, a time says little."""
 
 import time
 
@@ -6,9 +6,7 @@ import torch
 
 
 def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
-    """GFLOP/s of products of float32 matrices [side, side], with the threads that torch uses: the
-    best of the products that fit into so many seconds.
-    """
+    """GFLOP/s of torch's float32 matrix products [side, side]: the best within some seconds."""
     a = torch.randn(side, side)
     ends, best = time.perf_counter() + seconds, 0.0
     while time.perf_counter() < ends:

@@ -1,6 +1,4 @@
-"""Matrix products by the fastest library at hand: on a CPU that is oneDNN, about twice as fast as
-torch's default on AMD.
-"""
+"""Matrix products by oneDNN on CPUs, where it is about twice as fast as torch's default on AMD."""
 
 import functools
 from collections.abc import Callable
@@ -12,23 +10,22 @@ from torch.autograd.function import once_differentiable
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; without gradient. For float32 on a CPU
-    by oneDNN.
+    """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; no gradient. float32 on a CPU: oneDNN.
 
-    Raises `ValueError` for other shapes, and for dtypes, devices or layouts that differ: oneDNN
-    checks none of them and reads memory that is not the tensor's.
+    Raises `ValueError` for other shapes and for different dtypes, devices or layouts: oneDNN does
+    not check them and would read foreign memory.
     """
     _check(a, b, bias)
     on_cpu = a.dtype == torch.float32 and a.device.type == "cpu"
     linear = _onednn() if on_cpu and a.numel() and b.numel() else None
     if linear is not None:
-        # it reads a bias as if it lay in one piece
+        # oneDNN reads a bias as contiguous memory
         return linear(_in_rows(a), _in_rows(b), None if bias is None else bias.contiguous())
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
 
 
 def _in_rows(x: Tensor) -> Tensor:
-    """The matrix itself where its rows, or its columns, lie one behind the other; else a copy."""
+    """The matrix itself if its rows or columns are contiguous, else a copy."""
     (n, d), (row, column) = x.shape, x.stride()
     plain = (column == 1 and row >= d) or (row == 1 and column >= n)
     return x if plain else x.contiguous()
@@ -36,26 +33,20 @@ def _in_rows(x: Tensor) -> Tensor:
 
 def _check(a: Tensor, b: Tensor, bias: Tensor | None) -> None:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"matmul: [n, d] and [m, d] are wanted, got {list(a.shape)} and {list(b.shape)}"
-        )
+        raise ValueError(f"matmul: needs [n, d] and [m, d], got {list(a.shape)}, {list(b.shape)}")
     if bias is not None and bias.shape != b.shape[:1]:
-        raise ValueError(f"matmul: a bias [{len(b)}] is wanted, got {list(bias.shape)}")
+        raise ValueError(f"matmul: needs a bias [{len(b)}], got {list(bias.shape)}")
     for other in (b,) if bias is None else (b, bias):
         if other.dtype != a.dtype or other.device != a.device:
-            raise ValueError(
-                f"matmul: {a.dtype} on {a.device} and {other.dtype} on {other.device} do not go"
-                " together"
-            )
+            given = f"{a.dtype} on {a.device} and {other.dtype} on {other.device}"
+            raise ValueError(f"matmul: {given} do not match")
         if a.layout != torch.strided or other.layout != torch.strided:
-            raise ValueError("matmul: dense tensors are wanted")
+            raise ValueError("matmul: needs dense tensors")
 
 
 @functools.cache
 def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """oneDNN's matrix product where this torch has it, under the name that torch.compile calls it
-    by.
-    """
+    """oneDNN's matrix product under the name that torch.compile uses; None if it is missing."""
     try:
         linear = torch.ops.mkldnn._linear_pointwise
         ones = torch.ones(2, 3, dtype=torch.float32, device="cpu")
@@ -69,32 +60,25 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, its three products by oneDNN where they can be: in float32 on a CPU,
-    without autocast and not compiled.
-    """
+    """torch's linear layer. Uncompiled float32 on a CPU, without autocast, uses oneDNN."""
 
     def forward(self, x: Tensor) -> Tensor:
-        usual = (
-            x.device.type != "cpu"
-            or x.ndim < 2
-            or x.dtype != torch.float32
-            or self.weight.dtype != torch.float32
-            or self.weight.device != x.device
+        onednn = (
+            x.device.type == "cpu"
+            and x.ndim >= 2
+            and x.dtype == self.weight.dtype == torch.float32
+            and self.weight.device == x.device
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and _onednn() is not None
         )
-        if (
-            usual
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-            or _onednn() is None
-        ):
+        if not onednn:
             return super().forward(x)
         return _Linear.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 
 class _Linear(torch.autograd.Function):
-    """x [n, in], weight [out, in], bias [out] or None to x W^T + b. There is no second
-    derivative.
-    """
+    """x [n, in], weight [out, in], bias [out] or None to x W^T + b; no second derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -111,9 +95,7 @@ class _Linear(torch.autograd.Function):
 
 
 def speed_up(module: M) -> M:
-    """Every plain linear layer of a module as `Linear`: parameters, their names and what is
-    computed stay as they are.
-    """
+    """Make every linear layer of a module a `Linear`; parameters and results do not change."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear

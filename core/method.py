@@ -1,16 +1,11 @@
-"""The interface of every method, and the only door through which a method is found by name.
+"""The interface of all methods, and the search for a method by name.
 
 B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
-import importlib
-import os
-import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -19,41 +14,31 @@ from torch.distributions import Distribution
 from core.batch import Batch, Encoded, Output
 from core.errors import UserError, nearest, shown
 from core.gradcache import in_micro_batches
-
-ROOMS = (
-    "contrastive",
-    "vae",
-)  # a method named in a checkpoint is looked for here and nowhere else, unless a user trusts more
-TRUST = "TWOBOUNDS_TRUST"  # the environment's list of further packages
-NAME = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
+from core.trust import NAME, ROOMS, TRUST, import_module, is_trusted
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may read when it is asked for its monitors, after `step` steps of training."""
+    """What a method's monitors may read after `step` steps of training."""
 
     step: int
-    batch_size: int  # of the whole batch, over all processes
+    batch_size: int  # global
     steps_per_epoch: int
-    # the batch of a step, made again: a list with the part of each process in rank order, or with
-    # one whole batch where batch norm is synchronised
+    # the batch of a step, made again: the part of each process in rank order, or one global batch
+    # if batch norm is synchronised
     trained_on: Callable[[int], list[Batch]]
-    # (purpose, n): batches of at most n validation images as they are, with one view; the purpose
-    # names their randomness
+    # (purpose, n): at most n plain validation images with one view; the purpose keys their
+    # random numbers
     held_out: Callable[[str, int], Iterable[Batch]]
 
 
 class Method(nn.Module, ABC):
-    """A way to learn a representation. A method is one file that holds its `Config` and one YAML
-    file that fills it in.
-    """
+    """A way to learn a representation: one Python file with its `Config`, and one YAML file."""
 
     Config: ClassVar[type]  # a dataclass; its __post_init__ raises ValueError("key: what is wrong")
-    views: ClassVar[int] = 2  # how many views of an image a batch holds
-    criterion: ClassVar[str] = (
-        "knn"  # the validation metric, higher is better, that chooses best.ckpt
-    )
-    micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = all of a batch
+    views: ClassVar[int] = 2  # views of an image in a batch
+    criterion: ClassVar[str] = "knn"  # validation metric that chooses best.ckpt; higher is better
+    micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = whole batch
 
     def __init__(self, config: Any, shape: tuple[int, int, int]):
         super().__init__()
@@ -61,21 +46,17 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """The loss of a batch and its metrics. The trainer calls `model(batch)`, so that DDP's
-        hooks see it.
-        """
+        """The loss of a batch and its metrics. The trainer calls `model(batch)` for DDP's hooks."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that the probes
-        consume.
-        """
+        """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] that probes read."""
 
     def encode(self, x: Tensor, key: bool = False) -> Encoded:
-        """Features and, of a method that scores pairs of views, unit-length codes, in one pass.
+        """Features and, if the method scores pairs of views, unit-length codes, in one pass.
 
-        `key`: x is the second view of its pair, which a method such as MoCo encodes by another
-        network; features come from the same backbone either way.
+        `key`: x is the second view of its pair, for which MoCo's codes come from another network.
+        The features come from the same backbone.
         """
         codes = self.codes(x, x)[int(key)] if isinstance(self, PairCritic) else None
         return Encoded(self.embed(x), codes)
@@ -83,42 +64,34 @@ class Method(nn.Module, ABC):
     def in_micro_batches(
         self, encode: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches: what `forward` does to
-        images goes through here.
-
-        `encode` treats every row alike; what compares rows or averages them comes after.
+        """encode(*inputs), rows [B, ...] to rows [B, ...], in micro batches. `forward` encodes its
+        images by this method. `encode` must treat each row independently.
         """
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of training done: momentum update,
-        enqueue, schedules.
-        """
+        """Called after each optimiser step with the share of training that is done."""
 
     def monitors(self, context: Context) -> dict[str, float]:
-        """Numbers of this method's own, by name, for each validation, such as the age of a queue.
-        Called in eval mode without gradients, by one process.
+        """The method's own numbers for a validation, by name, such as the age of a queue. Called by
+        one process, in eval mode, without gradients.
         """
         return {}
 
     def warning(self, scores: dict[str, float]) -> str:
-        """What the numbers of a validation call for, as one line for a person, or nothing.
-        `scores` holds `monitors` and the metrics of `forward` under their own names.
-        """
+        """One line of advice on the numbers of a validation (metrics and monitors), or nothing."""
         return ""
 
     def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
-        """Pictures of this method's own, by name: each is a list of rows of images [N, C, H, W],
-        uint8 or in [0, 1]. Called in eval mode without gradients.
+        """The method's own figures by name: lists of rows of images [N, C, H, W], uint8 or in
+        [0, 1]. Called in eval mode, without gradients.
         """
         return {}
 
 
 @runtime_checkable
 class PairCritic(Protocol):
-    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature, both codes
-    of unit length.
-    """
+    """A method that scores pairs of views: s(x, y) = <query(x), key(y)> / temperature."""
 
     temperature: float
 
@@ -129,7 +102,7 @@ class PairCritic(Protocol):
 
 @runtime_checkable
 class LatentModel(Protocol):
-    """A method with a tractable posterior: what the rate, the sandwich bounds and a codec need."""
+    """A method with a tractable posterior, as the rate and the sandwich bounds need it."""
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x), independent Gaussians: batch [B], event [L]."""
@@ -140,47 +113,33 @@ class LatentModel(Protocol):
         ...
 
     def likelihood(self, z: Tensor) -> Distribution:
-        """p(x|z); its log_prob of an image as `target` returns it is [B, C, H, W] (or sums to it),
-        in nats.
-        """
+        """p(x|z). log_prob of an image from `target` is [B, C, H, W] or sums to it, in nats."""
         ...
 
     def discrete(self) -> bool:
-        """Whether p(x|z) is of binary or 8-bit values: a density of real ones is no number of
-        bits.
-        """
+        """Whether p(x|z) has binary or 8-bit values. (A density of real values gives no bits.)"""
         ...
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The image as the likelihood reads it (e.g. binarised with uniform `noise` of x's
-        shape).
-        """
+        """The image as the likelihood reads it, e.g. binarised with uniform `noise` like x."""
         ...
-
-
-def package_of(name: str) -> str:
-    """The package of a method's name: that a user writes it in a config of their own is trust."""
-    return name.partition(".")[0]
 
 
 def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     """The method class called `package.module.Class`.
 
-    Nothing is imported but modules in `ROOMS`, in packages that `trusted` names, and in those of
-    the environment's TWOBOUNDS_TRUST (separated by commas), which may lie in the current directory.
-    A class is returned only where that very module defines it as a subclass of `Method`.
+    Only modules in `ROOMS` and in trusted packages are imported: those in `trusted` and in the
+    environment's TWOBOUNDS_TRUST. The module itself must define the class, as a subclass of
+    `Method`. Raises `UserError`.
     """
-    module_name, _, class_name = name.rpartition(".")
-    packages = {*ROOMS, *trusted, *os.environ.get(TRUST, "").split(",")} - {""}
-    if not (
-        NAME.fullmatch(name) and any(f"{module_name}.".startswith(f"{own}.") for own in packages)
-    ):
+    if not (NAME.fullmatch(name) and is_trusted(name, {*ROOMS, *trusted})):
         raise UserError(
             f"method: {shown(name)} is not allowed; name a class in {' or '.join(ROOMS)}, such as"
             " contrastive.simclr.SimCLR, or trust the package that holds it: --trust PACKAGE or"
             f" {TRUST}=PACKAGE"
         )
-    module = _import(module_name, name)
+    module_name, _, class_name = name.rpartition(".")
+    module = import_module(name, "method")
     found = vars(module).get(class_name)
     if not _is_method(found, module_name):
         methods = [key for key, value in vars(module).items() if _is_method(value, module_name)]
@@ -192,23 +151,3 @@ def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
 
 def _is_method(value: object, module_name: str) -> bool:
     return isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
-
-
-def _import(module_name: str, name: str) -> ModuleType:
-    """A module of a trusted package; a user's own may lie in the current directory."""
-    own = package_of(module_name) not in ROOMS
-    if own and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a file there replaces no installed module
-    try:
-        return importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
-            f"{error.name}."
-        ):
-            file = module_name.replace(".", "/")
-            raise UserError(f"method: there is no file {file}.py for '{name}'") from None
-        if not own:
-            raise
-        raise UserError(
-            f"method: {module_name} can not be imported ({type(error).__name__}: {error})"
-        ) from error

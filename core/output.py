@@ -1,6 +1,4 @@
-"""What a program says must not end it: a closed pipe, a full disk behind a redirection, a terminal
-that knows few characters.
-"""
+"""Output that can not be written (a closed pipe, a full disk) does not end the program."""
 
 import contextlib
 import os
@@ -10,14 +8,12 @@ from typing import Any
 
 
 class LastingStream:
-    """A text stream that outlives its reader: what can not be written is dropped, and that is said
-    once on stderr. Everything else is the stream's own.
-    """
+    """A text stream that drops what can not be written. The first loss is reported on stderr."""
 
     def __init__(self, stream: Any):
         self._stream, self._lost = stream, False
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # "?" for what the terminal can not show
+            stream.reconfigure(errors="replace")  # "?" for unknown characters
 
     def write(self, text: str) -> int:
         with self._kept_alive():
@@ -43,25 +39,25 @@ class LastingStream:
             if self._lost:
                 return
             self._lost = True
-            # what is still in the stream's buffer, and all that follows, goes nowhere
+            # the stream's buffer and all later text are discarded
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
                 os.close(nowhere)
             if self._stream is not sys.__stderr__:
                 said = error.strerror or type(error).__name__
-                print(f"output ends here ({said}); the program goes on", file=sys.stderr)
+                print(f"output ends here ({said}); the program continues", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Inside, stdout and stderr are lasting streams."""
+    """Inside, stdout and stderr are `LastingStream`s."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (LastingStream(stream) for stream in before)  # type: ignore[assignment]
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # a stream that somebody has closed
+        with contextlib.suppress(ValueError):  # a closed stream
             sys.stdout.flush()
             sys.stderr.flush()
         sys.stdout, sys.stderr = before

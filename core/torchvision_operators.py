@@ -1,13 +1,12 @@
-"""Let torchvision import beside a CPU build of torch, whoever imports it and in whichever order.
+"""Make torchvision importable beside a CPU build of torch, in any order of imports.
 
-torchvision's wheels hold operators that are compiled against CUDA builds of torch. Beside a CPU
-build the shared library does not load, and `import torchvision` dies when it registers fake kernels
-for operators that were never defined; timm, lightly, torchmetrics and pytorch-lightning die with
-it. Declaring the two schemas is enough: nothing here calls the operators.
+torchvision's wheels hold operators for CUDA builds of torch. Beside a CPU build their library does
+not load, and `import torchvision` fails when it registers fake kernels for these operators; so do
+timm, lightly, torchmetrics and pytorch-lightning. Declaring the two schemas is enough, because
+nothing here calls the operators.
 
-`core/__init__.py` puts a finder in front of Python's own. It acts at the first import of
-torchvision alone, just before its code runs. Where torchvision is imported already it works, and
-nothing is done.
+`core/__init__.py` installs a finder that acts just before torchvision's code runs. If torchvision
+is already imported, it works, and nothing is done.
 """
 
 import ctypes
@@ -23,14 +22,13 @@ SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-_library: Any = None  # a torch.library.Library; the definitions live as long as this object does
+_library: Any = None  # a torch.library.Library; the definitions exist as long as this object
 
 
 class Finder:
-    """Finds torchvision as the finders behind it do, and has its operators declared before it
-    runs.
+    """Finds torchvision by the other finders, and declares its operators before its code runs.
 
-    Asking whether torchvision is there (`importlib.util.find_spec`) imports nothing.
+    A mere search (`importlib.util.find_spec`) imports nothing.
     """
 
     def find_spec(
@@ -49,16 +47,16 @@ class Finder:
 
 
 def declare_when_imported() -> None:
-    """Install the finder, once, unless torchvision is imported already."""
+    """Install the finder once, unless torchvision is already imported."""
     if "torchvision" not in sys.modules and not any(isinstance(f, Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, Finder())
 
 
 def _declare_before(spec: ModuleSpec) -> None:
-    """Have the spec's loader declare the operators before it runs the module."""
+    """Make the spec's loader declare the operators before it runs the module."""
     loader: Any = spec.loader
     execute = getattr(loader, "exec_module", None)
-    if execute is None:  # a namespace, such as an empty folder of that name: no code to run
+    if execute is None:  # a namespace package, such as an empty folder, has no code
         return
 
     def exec_module(module: ModuleType) -> None:
@@ -69,7 +67,7 @@ def _declare_before(spec: ModuleSpec) -> None:
 
 
 def _declare_if_missing(folders: Sequence[str]) -> None:
-    """Define `torchvision::nms` and `torchvision::qnms` where torchvision's own library can not."""
+    """Define `torchvision::nms` and `torchvision::qnms` if torchvision's own library can not."""
     global _library
     import torch
 

@@ -16,7 +16,7 @@ from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
 from core.run.resumable import RESUMABLE_KEYS
-from probes.probe import Probe
+from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
 from probes.report.schema import FORMAT, Report, not_finite
@@ -102,7 +102,13 @@ class Session:
             if before and not again:
                 self._say(f"{name} was measured before (--again repeats it)")
                 continue
-            self._measure(name, probe, asked)
+            found = self._measure(name, probe, asked)
+            store.save(self.report, self.folder / "probe.json")
+            if found is None:
+                continue
+            self.pictures |= probe.figures(found, self.frozen, self.folder)
+            # only now is the probe done: without its options it is measured again
+            self.report["options"][name] = asked
             store.save(self.report, self.folder / "probe.json")
         return self.report
 
@@ -116,9 +122,10 @@ class Session:
         made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
         made.close()
 
-    def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> None:
-        """Measure one probe: its numbers and pictures, or the reason why there are none."""
+    def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
+        """One probe: its numbers, or the reason why there are none, into the report."""
         self.report.pop(name, None)
+        self.report["options"].pop(name, None)
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
@@ -132,10 +139,9 @@ class Session:
         if why:
             self.report["absent"][name] = why
             self._say(f"no {name.replace('_', ' ')}: {why}")
-            return
+            return None
         self.report[name] = found.numbers
-        self.report["options"][name] = options
-        self.pictures |= probe.figures(found, self.frozen, self.folder)
+        return found
 
     def _say(self, line: str) -> None:
         self.console.print(f"{self.path}: {line}", style="dim")

@@ -24,6 +24,7 @@ COMMANDS = {  # the name of a script, with dashes, to what it does
     "collapse": "compare remedies against posterior collapse on MNIST",
     "calibrate": "compare the estimators with sources of known information",
     "bench": "time our code beside a peer's",
+    "gpu-check": "check what a GPU computes, and time it",
     "scaling": "count the bytes that processes exchange in a step",
     "soak": "kill and resume a run, and compare its end with an uninterrupted one",
 }

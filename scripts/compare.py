@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"none of these is probed; run {command('probe')} on them first")
     if not options.mixed:
         comparison.require_one_data_set(reports)
+    if said := comparison.said_of_views(reports):
+        console.print(said)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
     plain_console(150).print(table.table(reports, probes, lines))
     comparison.compare(reports, probes, options.out, lines)

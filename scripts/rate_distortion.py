@@ -120,10 +120,10 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     """
     import torch
 
-    from core.method import package_of
     from core.run import checkpoint
     from core.run.folder import RunFolder
     from core.run.optim import build_optimizer
+    from core.trust import package_of
     from probes.report import store
 
     trained = checkpoint.load_method(neighbour / "last.ckpt", trusted=[package_of(run.method)])

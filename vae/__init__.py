@@ -1,4 +1,4 @@
-"""Variational encoders: an image is compressed into a code whose rate is counted in nats.
+"""Variational autoencoders: an image is compressed into a code whose rate is known in nats.
 
 >>> import torch
 >>> from torch.distributions import kl_divergence

@@ -1,5 +1,4 @@
-"""A VAE: a diagonal Gaussian code, its rate and its distortion as separate numbers, and a schedule
-of what the rate costs.
+"""A beta-VAE: a diagonal Gaussian code, with rate, distortion, and a schedule of the rate's price.
 
 Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE, 2017.
 B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from core.batch import Batch, Output, at_least_float32
+from core.checks import above_zero, at_least, one_of
 from core.method import Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
@@ -22,7 +22,7 @@ from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
 from vae.rate import RateConfig, RateSchedule
 
-INFORMATIVE = 0.01  # nats of rate, at least, of a dimension that counts as informative
+INFORMATIVE = 0.01  # nats of rate from which a dimension counts as informative
 
 
 @dataclass
@@ -30,44 +30,32 @@ class BetaVAEConfig:
     backbone: str = "conv"  # conv | mlp | residual | linear | small | a timm name
     decoder: str = "conv"  # conv | mlp | residual | linear
     stem: str = "cifar"
-    width: int = 32  # channels of the first convolution, or hidden units of an mlp
+    width: int = 32  # channels of the first convolution, or hidden units of an MLP
     latent: int = 32
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    likelihood: str = (
-        "bernoulli"  # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
-    )
-    sigma: float | None = None  # normal: its fixed deviation; null = trained
+    # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    likelihood: str = "bernoulli"
+    sigma: float | None = None  # normal: a fixed deviation; null = trained
     components: int | None = None  # logistic_mixture: 10
 
     def __post_init__(self) -> None:
-        for key in ("width", "latent"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be 1 or more, got {getattr(self, key)}")
-        for key, names in (
-            ("likelihood", Likelihood.NAMES),
-            ("decoder", tuple(DECODERS)),
-            ("stem", STEMS),
-        ):
-            if getattr(self, key) not in names:
-                raise ValueError(f"{key}: '{getattr(self, key)}' is none of {', '.join(names)}")
+        at_least(self, width=1, latent=1)
+        one_of(self, likelihood=Likelihood.NAMES, decoder=DECODERS, stem=STEMS)
         for key, owner in (("sigma", "normal"), ("components", "logistic_mixture")):
-            value = getattr(self, key)
-            if value is not None and self.likelihood != owner:
-                raise ValueError(
-                    f"{key}: only the likelihood {owner} has one, not {self.likelihood}; set it"
-                    " to null"
-                )
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{key}: must be above 0, got {value}")
+            if getattr(self, key) is None:
+                continue
+            if self.likelihood != owner:
+                raise ValueError(f"{key}: only the likelihood {owner} has it; set it to null")
+            above_zero(self, key)
 
 
 class BetaVAE(Method):
-    """Minimises what its schedule makes (`vae.rate`) of
+    """Minimises an objective of rate and distortion, which the schedule defines (`vae.rate`):
 
         R = E KL(q(z|x) || p(z)),   D = E E_q[-log p(x|z)]   in nats an image;
 
-    D + R at beta 1 bounds -log p(x) from above, whatever the schedule is. Probes read the posterior
+    D + R (beta 1) is an upper bound on -log p(x), for every schedule. Probes read the posterior
     mean.
     """
 
@@ -79,12 +67,8 @@ class BetaVAE(Method):
         super().__init__(config, shape)
         self.pixels = Likelihood(config.likelihood, shape[0], config.sigma, config.components or 10)
         self.encoder = build_encoder(config.backbone, shape, config.width, config.stem)
-        self.decoder = build_decoder(
-            config.decoder,
-            config.latent,
-            (shape[0] * self.pixels.channels, *shape[1:]),
-            config.width,
-        )
+        output = (shape[0] * self.pixels.channels, *shape[1:])
+        self.decoder = build_decoder(config.decoder, config.latent, output, config.width)
         self.to_posterior = nn.Linear(self.encoder.dim, 2 * config.latent)  # type: ignore[arg-type]
         self.code_prior = build_prior(
             config.prior, config.latent, shape, self.moments, bounded=self.discrete()
@@ -104,20 +88,12 @@ class BetaVAE(Method):
         return mean, log_sigma, z, -self.likelihood(z).log_prob(x).flatten(1).sum(1)
 
     def output(self, rate: Tensor, distortion: Tensor) -> Output:
-        """The objective of rate [B, G] and distortion [B], and what is logged: R, D and D + R at
-        beta 1 whatever the objective weighs.
-        """
+        """The objective of rate [B, G] and distortion [B], and metrics R, D and D + R (beta 1)."""
         price = self.schedule.price.clone()
         loss = self.schedule(rate, distortion)
         columns, d = rate.detach().mean(0), distortion.detach().mean()
         r = columns.sum()
-        metrics = {
-            "rate": r,
-            "distortion": d,
-            "nelbo": d + r,
-            "elbo": -d - r,
-            "price": price,
-        }
+        metrics = {"rate": r, "distortion": d, "nelbo": d + r, "elbo": -d - r, "price": price}
         if self.discrete():
             metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
         if len(columns) > 1:
@@ -138,11 +114,10 @@ class BetaVAE(Method):
         return {"reconstructions": reconstructions(self, x[:10]), "traversals": traversals(self, x)}
 
     def posterior(self, x: Tensor) -> Distribution:
-        """q(z|x) for images as `target` returns them."""
+        """q(z|x) for images from `target`."""
         mean, log_sigma = self.moments(x)
-        return Independent(
-            Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False
-        )
+        normal = Normal(mean, log_sigma.exp(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
 
     def prior(self) -> Distribution:
         return self.code_prior()
@@ -157,9 +132,7 @@ class BetaVAE(Method):
         return self.pixels.target(x, noise)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The posterior mean of the image as it is: grey values are not binarised, so that features
-        hold no noise.
-        """
+        """The posterior mean. Grey values are not binarised, so features contain no noise."""
         return self.moments(x)[0]
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

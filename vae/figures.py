@@ -1,4 +1,4 @@
-"""What a VAE shows a person: reconstructions and latent traversals, as rows of images.
+"""Pictures of a VAE: reconstructions and latent traversals, as rows of images.
 
 N = images of a row, C H W = image shape, L = latent dimensions.
 """
@@ -14,8 +14,8 @@ from vae.autoregressive import AutoregressiveImage
 
 @torch.no_grad()
 def reconstructions(method: LatentModel, x: Tensor) -> list[Tensor]:
-    """Rows of images [N, C, H, W]: x, and what the decoder makes of its posterior means; of an
-    autoregressive decoder two samples, for what they have in common is what the code says.
+    """Rows of images [N, C, H, W]: x, and the decoded posterior means. An autoregressive decoder
+    gives two samples; the code determines what they have in common.
     """
     codes = method.posterior(x).mean
     made = 2 if isinstance(method.likelihood(codes[:1]), AutoregressiveImage) else 1
@@ -24,11 +24,10 @@ def reconstructions(method: LatentModel, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) -> list[Tensor]:
-    """One row for each latent dimension, those that vary most over x first: the code of the first
-    image with that dimension moved from -2.5 to 2.5.
+    """Rows of decoded codes: the first image's code, with one dimension moved from -2.5 to 2.5.
+    Each row moves one latent dimension; the rows are those that vary most over x.
 
-    An autoregressive decoder samples with the same noise everywhere, so that pictures differ by
-    their codes alone.
+    An autoregressive decoder uses the same noise for all pictures, so only the codes differ.
     """
     codes = method.posterior(x).mean
     chosen = codes.var(0, correction=0).argsort(descending=True)[:rows]
@@ -39,13 +38,12 @@ def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) 
 
 
 def decoded(method: LatentModel, z: Tensor, purpose: str, shared: bool = False) -> Tensor:
-    """Images [N, C, H, W] of codes [N, L]: the mean of p(x|z), or a sample where it has none, all
-    from the same noise if `shared`.
+    """Images [N, C, H, W] of codes [N, L]: the mean of p(x|z), or a sample if it has no mean
+    (`shared`: with the same noise for all).
     """
-    law = method.likelihood(z)
-    if not isinstance(law, AutoregressiveImage):
-        return law.mean.cpu()
-    noise = KeyedRNG(0, 0, device=z.device).uniform(
-        f"picture {purpose}", 1 if shared else len(z), *law.network.shape
-    )
-    return law.from_uniform(noise.expand(len(z), -1, -1, -1)).cpu()
+    distribution = method.likelihood(z)
+    if not isinstance(distribution, AutoregressiveImage):
+        return distribution.mean.cpu()
+    shape = (1 if shared else len(z), *distribution.network.shape)
+    noise = KeyedRNG(0, 0, device=z.device).uniform(f"picture {purpose}", *shape)
+    return distribution.from_uniform(noise.expand(len(z), -1, -1, -1)).cpu()

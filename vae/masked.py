@@ -1,4 +1,4 @@
-"""A convolution that sees only some of its taps, with weight normalisation."""
+"""A masked convolution with weight normalisation."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ CENTRES = ("none", "before", "upto", "all")
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution whose filters are zero outside `taps`, each of the length `gain` (weight norm:
+    """A convolution whose filters are zero outside of `taps`, with norm `gain` each (weight norm:
     w = g v / |v|, Salimans & Kingma 2016).
 
-    `taps` is bool [k, l] with odd sides; of its centre `centre` decides. Channel c belongs to
-    colour c mod `colours`, and at the centre an output reads none of the inputs, those of colours
-    "before" its own (van den Oord's mask A), "upto" its own (mask B), or all. The mask is applied
-    to the weights once a call, before the norm is taken, and never to the image.
+    `taps` is bool [k, l] with odd sides; `centre` decides about its centre. Channel c has colour
+    c mod `colours`. At the centre, an output reads no input, inputs of colours "before" its own
+    (van den Oord's mask A), "upto" its own (mask B), or "all". The mask acts on the weights, before
+    the norm, and never on the image.
     """
 
     mask: Tensor
@@ -44,14 +44,11 @@ class MaskedConv2d(nn.Conv2d):
         self.gain = nn.Parameter((self.weight * mask).detach().flatten(1).norm(dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        direction = F.normalize(
-            (self.weight * self.mask).flatten(1)
-        )  # of a filter that may see nothing: zero
-        return self._conv_forward(
-            x, (direction * self.gain[:, None]).view_as(self.weight), self.bias
-        )
+        direction = F.normalize((self.weight * self.mask).flatten(1))  # zero if all is masked
+        weight = (direction * self.gain[:, None]).view_as(self.weight)
+        return self._conv_forward(x, weight, self.bias)
 
 
 def pointwise(inputs: int, outputs: int, centre: str = "upto", colours: int = 1) -> MaskedConv2d:
-    """A 1x1 convolution that keeps to the order of the colours."""
+    """A 1x1 convolution that respects the order of the colours."""
     return MaskedConv2d(inputs, outputs, torch.ones(1, 1, dtype=torch.bool), centre, colours)

@@ -1,4 +1,4 @@
-"""What a VAE watches on held-out images while it trains: whether its code carries anything."""
+"""A VAE's monitors on held-out images: how much information its code carries."""
 
 from core.information.codes import codes, encoded, joined
 from core.information.collapse import CollapseStatus, collapse_status
@@ -7,7 +7,7 @@ from core.method import Context, LatentModel
 IMAGES = 1024  # validation images that are coded
 
 REMEDIES = (
-    "the decoder does without z; try a lower price (model.rate.beta), free bits"
+    "the decoder ignores z; try a lower price (model.rate.beta), free bits"
     " (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
     " (model.rate.kind=linear or cyclical), or a decoder that sees less of the image around a"
     " pixel (a restricted window, model.window)"
@@ -15,9 +15,7 @@ REMEDIES = (
 
 
 def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
-    """Active units, and an upper bound on I(X; Z) in nats, min(R, leave-one-out); nothing where
-    there is one image, for a code varies over images.
-    """
+    """Active units, and min(R, leave-one-out bound) >= I(X; Z) in nats; {} for a single image."""
     prior = method.prior()
     batches = context.held_out("collapse", IMAGES)
     read = joined([codes(batch.q, batch.z, prior) for batch in encoded(method, batches)])
@@ -28,9 +26,7 @@ def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
 
 
 def collapse_warning(scores: dict[str, float], dimensions: int) -> str:
-    """What to try where the code has collapsed; empty where it has not, or where nothing is known
-    of it.
-    """
+    """Advice if the code has collapsed; empty if it has not, or if nothing is known."""
     if "information_upper" not in scores:
         return ""
     status = CollapseStatus(scores["information_upper"], int(scores["active_units"]), dimensions)

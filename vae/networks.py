@@ -32,9 +32,7 @@ class MLPEncoder(nn.Sequential):
 
 
 class ConvEncoder(nn.Sequential):
-    """Strided convolutions without batch norm, so that a code depends on its own image alone. [B,
-    C, H, W] to [B, D].
-    """
+    """[B, C, H, W] to [B, D] by strided convolutions, without batch norm."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         side = quartered(shape, "model.backbone")
@@ -57,9 +55,8 @@ class ConvEncoder(nn.Sequential):
 
 class ResidualEncoder(nn.Sequential):
     """[B, C, H, W] to [B, D], residual blocks with weight norm and ELU (Kingma et al. 2016, Chen et
-    al. 2017, whose maps are width 32).
-
-    Maps of width / 2 at full size, of width at a half and a quarter, then 14 width features.
+    al. 2017, with width 32). Maps have width / 2 channels at full size, and width channels at half
+    and quarter size; D = 14 width.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int):
@@ -84,9 +81,7 @@ class ResidualEncoder(nn.Sequential):
 
 
 class LinearEncoder(nn.Flatten):
-    """The values of an image as they are, [B, C H W]: with the map to the posterior's moments
-    behind it, a linear encoder.
-    """
+    """The values of an image, [B, C H W]. The linear map to the posterior's moments follows."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         super().__init__()
@@ -105,7 +100,5 @@ ENCODERS = {
 
 
 def build_encoder(name: str, shape: tuple[int, int, int], width: int, stem: str) -> nn.Module:
-    """One of `ENCODERS`, or a backbone that contrastive methods use as well ("small" or a timm
-    name); all have `.dim` features.
-    """
+    """One of `ENCODERS`, or a `Backbone` ("small" or a timm name). All have `.dim` features."""
     return ENCODERS[name](shape, width) if name in ENCODERS else Backbone(name, shape, stem)

@@ -1,9 +1,9 @@
-"""PixelCNN: the parameters of p(x_i | earlier values in a window, u) for every value i of an image,
+"""PixelCNN: the parameters of p(x_i | earlier values in a window, u) for all values i of an image,
 in one pass of masked convolutions.
 
 Van den Oord et al. 2016a, 2016b; Salimans et al. 2017; restricted windows: Chen et al., Variational
 Lossy Autoencoder, 2017. B = images, C H W = image shape, K = hidden channels, U = conditioning
-feature maps, P = parameters a value.
+feature maps, P = parameters per value.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,18 @@ from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 
 EVERYWHERE = torch.ones(3, 3, dtype=torch.bool)
-ABOVE = torch.tensor(
-    [[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool
-)  # and the row itself: of what was read above already
+# with the row itself, because the layers before have read only rows above
+ABOVE = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
 LEFT = torch.tensor([[1, 0, 0]], dtype=torch.bool)
 BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 
 
 class PixelCNN(nn.Module):
-    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (a channel's P
-    side by side); those of a value depend on its window alone.
+    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (the P of a
+    channel are adjacent). The parameters of a value depend only on its window,
+    `window.matrix(shape)`.
 
-    Hidden channel k belongs to colour k mod C. Conditioning features are masked nowhere: every
-    output may read all of them. What each output may read of the image is `window.matrix(shape)`.
+    Hidden channel k has colour k mod C. Conditioning features are not masked.
     """
 
     def __init__(
@@ -45,10 +44,7 @@ class PixelCNN(nn.Module):
         super().__init__()
         colours = shape[0]
         if width % colours:
-            raise UserError(
-                f"model.pixel_width: must divide by the {colours} channels of the images, got"
-                f" {width}"
-            )
+            raise UserError(f"model.pixel_width: must divide by {colours} channels, got {width}")
         self.shape, self.window = shape, window.fitted(shape)
         trunk: Any = {"full": TwoStacks, "stack": Stack, "rectangle": Rectangle}[window.kind]
         self.trunk = trunk(self.window, shape, width, blocks)
@@ -57,7 +53,7 @@ class PixelCNN(nn.Module):
         self.head = pointwise(width, colours * parameters, "upto", colours)
 
     def condition(self, features: Tensor) -> Tensor:
-        """Feature maps [B, U, H, W] to what `forward` adds to its first layer, [B, K, H, W]."""
+        """Feature maps [B, U, H, W] to the term [B, K, H, W] that the first layer adds."""
         assert self.features is not None
         return self.features(features)
 
@@ -66,12 +62,11 @@ class PixelCNN(nn.Module):
         return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
-        """A function of j that computes the parameters [B, C P] of pixel (i, j) alone, from x as it
-        is when it is called.
+        """A function of j that computes the parameters [B, C P] of pixel (i, j), from the present
+        x. Rows above i must be complete.
 
-        Rows above i must be complete when the reader is made: with full context they are read once
-        for the whole row. With a window, the smallest crop of the image is read that holds all that
-        the prediction is computed from.
+        With full context, the rows above are read once for the whole row. With a window, only the
+        smallest sufficient crop of the image is read.
         """
         if isinstance(self.trunk, TwoStacks):
             seen, _ = self._inputs(x[:, :, : i + 1], None)
@@ -79,9 +74,8 @@ class PixelCNN(nn.Module):
             row = slice(i, i + 1)
 
             def whole_row(j: int) -> Tensor:
-                seen, start = self._inputs(
-                    x[:, :, row], None if condition is None else condition[:, :, row]
-                )
+                given = None if condition is None else condition[:, :, row]
+                seen, start = self._inputs(x[:, :, row], given)
                 return self._outputs(self.trunk.along(seen, start, above))[:, :, 0, j]
 
             return whole_row
@@ -89,31 +83,22 @@ class PixelCNN(nn.Module):
         def crop(j: int) -> Tensor:
             rows, columns = self.window.crop(i, j, self.shape)
             given = None if condition is None else condition[:, :, rows, columns]
-            part = self.forward(
-                x[:, :, rows, columns], given
-            )  # not self(): a compiled network would be compiled for every shape of a crop
+            # not self(): a compiled network would be compiled for every shape of a crop
+            part = self.forward(x[:, :, rows, columns], given)
             return part[:, :, i - rows.start, j - columns.start]
 
         return crop
 
     def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        """What the trunk reads of other pixels, and what it starts from at a pixel: the condition
-        and the pixel's own earlier channels.
-        """
+        """The trunk's input, and its start: the condition plus the pixel's own earlier channels."""
         x = 2 * x - 1
-        start = [
-            term
-            for term in (condition, self.own(x) if self.own is not None else None)
-            if term is not None
-        ]
-        context = self.window.context
-        seen = (
-            x.mean(1, keepdim=True)
-            if context == "grey"
-            else F.avg_pool2d(x, self.window.scale)
-            if context == "coarse"
-            else x
-        )
+        own = None if self.own is None else self.own(x)
+        start = [term for term in (condition, own) if term is not None]
+        seen = x
+        if self.window.context == "grey":
+            seen = x.mean(1, keepdim=True)
+        elif self.window.context == "coarse":
+            seen = F.avg_pool2d(x, self.window.scale)
         return seen, sum(start) if start else 0.0
 
     def _outputs(self, hidden: Tensor) -> Tensor:
@@ -122,9 +107,7 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions, all but the first residual, with residual 1x1 blocks between them:
-    the VLAE's decoder of binary images.
-    """
+    """N masked 3x3 convolutions, residual but for the first, with residual 1x1 blocks between."""
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
@@ -142,9 +125,7 @@ class Stack(nn.Module):
 
 
 class Rectangle(nn.Module):
-    """One masked convolution that reads the window, then residual 1x1 blocks: a network of the
-    window alone, the same at every pixel.
-    """
+    """One masked convolution that reads the window, then residual 1x1 blocks."""
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
@@ -154,30 +135,25 @@ class Rectangle(nn.Module):
 
     def forward(self, seen: Tensor, start: Tensor | float) -> Tensor:
         h = self.read(seen)
-        return self.blocks(
-            interleaved(
-                (F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h) + start
-            )
-        )
+        h = F.interpolate(h, scale_factor=self.scale) if self.scale > 1 else h
+        return self.blocks(interleaved(h + start))
 
 
 class TwoStacks(nn.Module):
-    """All earlier pixels, without a blind spot: one stack of gated layers for the rows above, one
-    for the row itself, dilated 1, 2, 4, …
+    """All earlier pixels, without a blind spot: one stack of gated layers for the rows above, and
+    one for the row itself, with dilations 1, 2, 4, …
     """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
         channels = seen_channels(window, shape)
-        self.read_above = MaskedConv2d(
-            channels, width, torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool)
-        )
+        above = torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool)
+        self.read_above = MaskedConv2d(channels, width, above)
         self.read_left = MaskedConv2d(channels, width, LEFT)
         self.join = pointwise(width, width, "all")
         dilations = [1]
-        while (
-            sum(dilations) < max(shape[1:]) - 2
-        ):  # the first layer reaches 1; together they must reach the far corner
+        # the first layer reaches 1; together they must reach the far corner
+        while sum(dilations) < max(shape[1:]) - 2:
             dilations.append(2 * dilations[-1])
         self.layers = nn.ModuleList(Gated(width, shape[0], dilation) for dilation in dilations)
         self.blocks = nn.Sequential(*(block(width, shape[0]) for _ in range(blocks)))
@@ -186,7 +162,7 @@ class TwoStacks(nn.Module):
         return self.along(seen, start, self.above(seen))
 
     def above(self, seen: Tensor) -> list[Tensor]:
-        """What every layer of the row adds because of the rows above it."""
+        """The terms that the rows above add to each layer of the row."""
         above = interleaved(self.read_above(seen))
         terms = [self.join(above)]
         for layer in self.layers:
@@ -195,7 +171,7 @@ class TwoStacks(nn.Module):
         return terms
 
     def along(self, seen: Tensor, start: Tensor | float, above: list[Tensor]) -> Tensor:
-        """The hidden channels of rows, given what lies above them."""
+        """The hidden channels of rows, given the terms of the rows above."""
         row = interleaved(self.read_left(seen) + above[0] + start)
         for layer, term in zip(self.layers, above[1:], strict=True):
             row = layer(row, term)
@@ -203,9 +179,7 @@ class TwoStacks(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017), in which the row
-    reads what lies above it.
-    """
+    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017)."""
 
     def __init__(self, width: int, colours: int, dilation: int):
         super().__init__()
@@ -215,7 +189,7 @@ class Gated(nn.Module):
         self.out = pointwise(width, width, "upto", colours)
 
     def rise(self, above: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer of the rows above, and what the row reads of it."""
+        """The next layer of the rows above, and its term for the row."""
         above = above + gate(self.higher(above))
         return above, self.down(above)
 
@@ -224,7 +198,7 @@ class Gated(nn.Module):
 
 
 class Residual(nn.Sequential):
-    """h + f(elu(h)): layers with an ELU before each."""
+    """h + f(h), where f applies an ELU before each of its layers."""
 
     def forward(self, h: Tensor) -> Tensor:
         change = h
@@ -234,24 +208,20 @@ class Residual(nn.Sequential):
 
 
 def block(width: int, colours: int) -> Residual:
-    """A residual 1x1 block of two layers."""
-    return Residual(
-        pointwise(width, width, "upto", colours), pointwise(width, width, "upto", colours)
-    )
+    """A residual block of two 1x1 layers."""
+    return Residual(*(pointwise(width, width, "upto", colours) for _ in range(2)))
 
 
 def gate(h: Tensor) -> Tensor:
-    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]; the gradient of torch's own
-    `glu` loses the order of `interleaved`.
+    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]. (The gradient of torch's `glu`
+    loses the memory format of `interleaved`.)
     """
     a, b = h.chunk(2, 1)
     return a * torch.sigmoid(b)
 
 
 def interleaved(h: Tensor) -> Tensor:
-    """The same numbers with the channels of a pixel side by side: on a CPU so few channels convolve
-    two to five times as fast.
-    """
+    """A pixel's channels adjacent in memory: on a CPU, convolutions are 2 to 5 times as fast."""
     return h.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""Priors p(z) of a code, and what a diagonal Gaussian posterior costs under each.
+"""Priors p(z) of a code, and the rate of a diagonal Gaussian posterior under each.
 
 B = images on this process, L = latent dimensions, K = pseudo-inputs, C H W = image shape.
 """
@@ -22,7 +22,7 @@ KINDS: Kinds = {"standard": {}, "vamp": {"pseudo_inputs": 500}, "flow": {"steps"
 
 @dataclass
 class PriorConfig:
-    """Which prior. A field that the kind does not use stays null."""
+    """Which prior. Fields that the kind does not use stay null."""
 
     kind: str = "standard"  # standard | vamp | flow
     pseudo_inputs: int | None = None  # vamp: 500
@@ -35,12 +35,12 @@ class PriorConfig:
                 raise ValueError(f"prior.{key}: must be 1 or more, got {value}")
 
     def settings(self) -> dict[str, Any]:
-        """The fields that the kind uses, defaults filled in."""
+        """The fields that the kind uses, with defaults."""
         return settings(self, KINDS, "prior")
 
 
 class Prior(nn.Module, ABC):
-    """p(z). Calling it gives the distribution as it is now, its event [L]."""
+    """p(z). A call returns the present distribution, with event [L]."""
 
     columns: int  # G, of the rate
 
@@ -49,13 +49,14 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
-        """Estimates [B, G] whose sum over columns has the mean KL(q(z|x) || p(z)), in nats; z ~
-        q(z|x) = N(mean, sigma^2), all [B, L].
+        """Estimates [B, G] in nats; the mean of their sum over columns is KL(q(z|x) || p(z)).
+
+        z ~ q(z|x) = N(mean, sigma^2); all [B, L].
         """
 
 
 class StandardNormal(Prior):
-    """p(z) = N(0, I). The rate is the closed form, one column a dimension."""
+    """p(z) = N(0, I). The rate is a closed form with one column per dimension."""
 
     zeros: Tensor
 
@@ -65,11 +66,8 @@ class StandardNormal(Prior):
         self.register_buffer("zeros", torch.zeros(latent), persistent=False)
 
     def forward(self) -> Distribution:
-        return Independent(
-            Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False),
-            1,
-            validate_args=False,
-        )
+        normal = Normal(self.zeros, torch.ones_like(self.zeros), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
 
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
         return kl_from_standard_normal(mean, log_sigma)
@@ -79,9 +77,9 @@ class VampPrior(Prior):
     """p(z) = (1/K) sum_k q(z|u_k), the posteriors of K trained pseudo-inputs (Tomczak & Welling
     2018).
 
-    The rate is log q(z|x) - log p(z) at the sample, in one column, for a mixture does not
-    factorise. `moments` maps images to the mean and log sigma of their posterior; pseudo-inputs
-    stay in [0, 1] where images do (`bounded`).
+    A mixture does not factorise, so the rate is log q(z|x) - log p(z) at the sample, in one column.
+    `moments` maps images to the mean and log sigma of their posterior. With `bounded`,
+    pseudo-inputs stay in [0, 1], like images.
     """
 
     columns = 1
@@ -98,12 +96,10 @@ class VampPrior(Prior):
         self.pseudo_inputs = nn.Parameter(torch.randn(pseudo_inputs, *shape))
 
     def forward(self) -> Distribution:
-        mean, log_sigma = self.moments(
-            self.pseudo_inputs.sigmoid() if self.bounded else self.pseudo_inputs
-        )
-        parts = Independent(
-            Normal(mean, log_sigma.exp(), validate_args=False), 1, validate_args=False
-        )
+        images = self.pseudo_inputs.sigmoid() if self.bounded else self.pseudo_inputs
+        mean, log_sigma = self.moments(images)
+        normal = Normal(mean, log_sigma.exp(), validate_args=False)
+        parts = Independent(normal, 1, validate_args=False)
         weights = Categorical(logits=mean.new_zeros(len(mean)), validate_args=False)
         return MixtureSameFamily(weights, parts, validate_args=False)
 
@@ -113,9 +109,7 @@ class VampPrior(Prior):
 
 
 class AutoregressiveGaussian(Distribution):
-    """p(z) = prod_i N(z_i; m_i(z_1 .. z_(i-1)), 1), with `means` the map z [..., L] to m(z) [...,
-    L].
-    """
+    """p(z) = prod_i N(z_i; m_i(z_1 .. z_(i-1)), 1); `means` maps z [..., L] to m(z) [..., L]."""
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
     has_rsample = False
@@ -128,9 +122,7 @@ class AutoregressiveGaussian(Distribution):
         return Normal(self.means(value), 1.0, validate_args=False).log_prob(value).sum(-1)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """Standard normal numbers [..., L] to z, one dimension after another: L passes of the
-        network.
-        """
+        """Standard normal numbers [..., L] to z, one dimension per pass of the network."""
         z = torch.zeros_like(noise)
         for i in range(noise.shape[-1]):
             z[..., i] = noise[..., i] + self.means(z)[..., i]
@@ -138,38 +130,31 @@ class AutoregressiveGaussian(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """From torch's global generator; `transform` of normal draws is the same with draws of
-        one's own.
-        """
-        return self.transform(
-            torch.randn(
-                self._extended_shape(torch.Size(sample_shape)),
-                dtype=self.like.dtype,
-                device=self.like.device,
-            )
-        )
+        """Samples from torch's global generator; `transform` takes the caller's numbers."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.transform(torch.randn(shape, dtype=self.like.dtype, device=self.like.device))
 
 
 class FlowPrior(Prior):
-    """An autoregressive flow of mean-only steps, e = y - mu(y), mu a MADE of three masked layers
-    (Germain et al. 2015; Chen et al. 2017).
+    """An autoregressive flow of mean-only steps, e = y - mu(y), with mu a MADE of three masked
+    layers (Germain et al. 2015; Chen et al. 2017). It starts as the standard normal.
 
-    All steps keep the one order 1 .. L. So log |det| = 0, and the steps together are p(z_i|z_<i) =
-    N(m_i(z_<i), 1): a codec can decode one dimension after another. The rate has a column a
-    dimension, in closed form given the sampled dimensions before,
+    All steps have the same order 1 .. L. So log |det| = 0, and together they are p(z_i|z_<i) =
+    N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one column per
+    dimension, a closed form given the earlier sampled dimensions:
 
-        R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1)),
+        R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1))
 
-    the expectation of log q(z_i|x) - log p(z_i|z_<i) over z_i: never negative, and of less
-    variance. It starts as the standard normal.
+    This is the expectation of log q(z_i|x) - log p(z_i|z_<i) over z_i. It is never negative, and
+    has less variance.
     """
 
     def __init__(self, latent: int, steps: int, width: int):
         super().__init__()
         if latent < 2:
             raise UserError(
-                "model.prior.kind: flow needs a model.latent of 2 or more; one dimension has none"
-                " before it"
+                "model.prior.kind: flow needs a model.latent of 2 or more, because a single"
+                " dimension has none before it"
             )
         self.columns = latent
         before = torch.ones(latent, latent, dtype=torch.bool).tril(-1)
@@ -182,7 +167,7 @@ class FlowPrior(Prior):
         return AutoregressiveGaussian(self.means, self.steps[0][-1].bias)  # type: ignore[index]
 
     def means(self, z: Tensor) -> Tensor:
-        """m(z) [..., L] = z - e(z), each dimension's mean given those before it."""
+        """m(z) [..., L] = z - e(z): the mean of each dimension, given the earlier ones."""
         noise = z
         for step in self.steps:
             noise = noise - step(noise)
@@ -203,8 +188,6 @@ def build_prior(
     used = config.settings()
     if config.kind == "vamp":
         return VampPrior(used["pseudo_inputs"], shape, moments, bounded)
-    return (
-        FlowPrior(latent, used["steps"], used["width"])
-        if config.kind == "flow"
-        else StandardNormal(latent)
-    )
+    if config.kind == "flow":
+        return FlowPrior(latent, used["steps"], used["width"])
+    return StandardNormal(latent)

@@ -1,26 +1,24 @@
-"""What a nat of rate costs while a VAE trains: one mechanism turns rate and distortion into the
-objective.
+"""The price of a nat of rate during training: rate and distortion become the objective.
 
-R = rate, D = distortion, both in nats an image; B = images on this process, G = columns of the
-rate, one a dimension of the code where the prior factorises; p = progress, the share of training
-done; * marks what is aimed at, `nats` in the config.
+R = rate, D = distortion, both in nats an image; B = images on this process; G = columns of the
+rate, one per dimension of the code if the prior factorises; * marks a target, `nats` in the config.
 
     constant           D + beta R
                        (Kingma & Welling 2014; Higgins et al. 2017)
-    linear             the same, beta rising from 0 over `warmup`  (Bowman et al. 2016)
-    cyclical           the same, `cycles` times, each rising over its share `ramp` and then
-                       constant  (Fu et al. 2019)
-    free_bits          D + beta sum_g max(nats, R_g), R_g the mean over the batch of `group`
-                       dimensions  (Kingma et al. 2016)
-    soft_free_bits     D + price R, the price 10% up where R is over 5% above R*, 10% down where
-                       it is over 5% below  (Chen et al. 2017)
-    capacity           D + gamma |R - C|, C rising from 0 to `nats` over `warmup`
+    linear             the same; beta rises from 0 over `warmup`  (Bowman et al. 2016)
+    cyclical           the same; in each of `cycles` cycles, beta rises over the share `ramp` and
+                       then stays constant  (Fu et al. 2019)
+    free_bits          D + beta sum_g max(nats, R_g); R_g is the batch mean of `group` dimensions
+                       (Kingma et al. 2016)
+    soft_free_bits     D + price R; the price rises by 10% if R is over 5% above R*, and falls by
+                       10% if R is over 5% below  (Chen et al. 2017)
+    capacity           D + gamma |R - C|; C rises from 0 to `nats` over `warmup`
                        (Burgess et al. 2018)
-    target_rate        D + price R, the price a Lagrange multiplier that holds R = R*
+    target_rate        D + price R; the price is a Lagrange multiplier that holds R = R*
                        (Rezende & Viola 2018)
     target_distortion  the same, for D = D*
 
-Only the objective is weighted: what a method logs are R, D and D + R at beta 1, and the price.
+Only the objective is weighted. Methods log R, D, D + R (beta 1), and the price.
 """
 
 import math
@@ -44,84 +42,64 @@ KINDS: Kinds = {
     "target_rate": {"beta": 1.0, "nats": REQUIRED},
     "target_distortion": {"beta": 1.0, "nats": REQUIRED},
 }
-TARGETS = (
-    "soft_free_bits",
-    "target_rate",
-    "target_distortion",
-)  # their price follows what is measured
-MEMORY = 0.95  # of the moving average of what is measured
-EVERY, FACTOR, BAND = (
-    10,
-    1.1,
-    0.05,
-)  # soft free bits: steps between two looks, the factor, and what counts as off target
-INTEGRAL, PROPORTIONAL = (
-    0.05,
-    3.0,
-)  # the multiplier: change of its logarithm a step and a change of the relative error
-LIMITS = (1e-4, 1e4)  # of a price, so that one that can not reach its target comes back
+# the kinds whose price follows the measured rate or distortion
+TARGETS = ("soft_free_bits", "target_rate", "target_distortion")
+MEMORY = 0.95  # of the moving average of rate and distortion
+# soft free bits: steps between two changes, the factor of a change, the tolerance
+EVERY, FACTOR, BAND = 10, 1.1, 0.05
+# the multiplier: change of its logarithm per step and per change of the relative error
+INTEGRAL, PROPORTIONAL = 0.05, 3.0
+LIMITS = (1e-4, 1e4)  # of a price, so that it can return after an unreachable target
 
 
 @dataclass
 class RateConfig:
-    """How rate is paid for. A field that the kind does not use stays null."""
+    """The price of rate. Fields that the kind does not use stay null."""
 
     # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate |
     # target_distortion
     kind: str = "constant"
-    beta: float | None = (
-        None  # 1: the price of a nat of rate; the first one of soft_free_bits and the targets
-    )
-    warmup: float | None = (
-        None  # share of training over which beta (0.1) or the capacity (0.5) rises
-    )
+    # 1: the price of a nat of rate; for soft_free_bits and the targets, the first price
+    beta: float | None = None
+    warmup: float | None = None  # share of training in which beta (0.1) or C (0.5) rises
     cycles: int | None = None  # 4
-    ramp: float | None = None  # 0.5: share of a cycle over which beta rises
-    gamma: float | None = None  # 100: the price of a nat away from the capacity
-    nats: float | None = None  # free nats a group; or R, C or D aimed at
+    ramp: float | None = None  # 0.5: share of a cycle in which beta rises
+    gamma: float | None = None  # 100: the price of a nat of distance from the capacity
+    nats: float | None = None  # free nats of a group; or the target R, C or D
     group: int | None = None  # 1: dimensions that share their free bits; 0 = all of them
 
     def __post_init__(self) -> None:
         used = self.settings()
-        for key, low, high in (
-            ("beta", 0, math.inf),
-            ("gamma", 0, math.inf),
-            ("warmup", 0, 1.0),
-            ("ramp", 0, 1.0),
-            ("group", 0, math.inf),
-        ):
-            if key in used and not (low <= used[key] <= high and math.isfinite(used[key])):
-                raise ValueError(
-                    f"rate.{key}: must be {'0 or more' if high == math.inf else 'in [0, 1]'}, got"
-                    f" {used[key]}"
-                )
+        unit, positive = ("in [0, 1]", 1.0), ("0 or more", math.inf)
+        limits = {"beta": positive, "gamma": positive, "group": positive}
+        for key, (words, high) in (limits | {"warmup": unit, "ramp": unit}).items():
+            if key in used and not (0 <= used[key] <= high and math.isfinite(used[key])):
+                raise ValueError(f"rate.{key}: must be {words}, got {used[key]}")
         if used.get("cycles", 1) < 1:
             raise ValueError(f"rate.cycles: must be 1 or more, got {used['cycles']}")
         if self.kind in TARGETS and used["beta"] == 0:
             raise ValueError(f"rate.beta: {self.kind} multiplies it, so it must be above 0")
-        least = (
-            -math.inf if self.kind == "target_distortion" else 0.0
-        )  # a density's distortion may be negative
+        # the distortion of a density may be negative
+        least = -math.inf if self.kind == "target_distortion" else 0.0
         if "nats" in used and not (math.isfinite(used["nats"]) and used["nats"] >= least):
-            raise ValueError(
-                f"rate.nats: must be {'finite' if least else '0 or more'}, got {used['nats']}"
-            )
+            words = "finite" if least else "0 or more"
+            raise ValueError(f"rate.nats: must be {words}, got {used['nats']}")
         if self.kind in ("soft_free_bits", "target_rate") and used["nats"] == 0:
-            raise ValueError(f"rate.nats: {self.kind} aims at a rate above 0")
+            raise ValueError(f"rate.nats: {self.kind} needs a target rate above 0")
 
     def settings(self) -> dict[str, Any]:
-        """The fields that the kind uses, defaults filled in."""
+        """The fields that the kind uses, with defaults."""
         return settings(self, KINDS, "rate")
 
 
 class RateSchedule(nn.Module):
-    """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` moves the
-    price. All its state is in buffers.
+    """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` changes the
+    price. All state is in buffers.
 
     The multiplier follows the relative error e of a moving average, log price += INTEGRAL e +
-    PROPORTIONAL (e - e before), with e = log(R / R*) for a rate, and for a distortion e = (D* - D)
-    / min(price R, |D*|): along R(D) a nat of D is worth 1 / price nats of R. A step whose rate or
-    distortion is not finite, which a gradient scaler skips as well, moves nothing.
+    PROPORTIONAL (e - e before). For a rate, e = log(R / R*). For a distortion, e = (D* - D) /
+    min(price R, |D*|), because along R(D) a nat of D is worth 1 / price nats of R. A step whose
+    rate or distortion is not finite changes nothing.
     """
 
     price: Tensor
@@ -135,10 +113,8 @@ class RateSchedule(nn.Module):
         self.config, self.settings = config, config.settings()
         group = self.settings.get("group") or columns
         if columns % group:
-            raise UserError(
-                f"model.rate.group: {columns} columns of the rate do not divide into groups of"
-                f" {group}"
-            )
+            given = f"{columns} columns of the rate do not divide into groups of {group}"
+            raise UserError(f"model.rate.group: {given}")
         self.groups = columns // group
         self.register_buffer("price", torch.tensor(0.0))
         self.register_buffer("capacity", torch.tensor(0.0))
@@ -148,7 +124,7 @@ class RateSchedule(nn.Module):
         self._at(0.0)
 
     def forward(self, rate: Tensor, distortion: Tensor) -> Tensor:
-        """The objective, a scalar; with several processes rates are those of the global batch."""
+        """The objective, a scalar. With several processes, rates are those of the global batch."""
         columns, d = mean(rate.mean(0)), distortion.mean()
         r = columns.sum()
         if self.training and self.config.kind in TARGETS:
@@ -161,14 +137,14 @@ class RateSchedule(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """To be called after each optimiser step with the share of training done."""
+        """Call this after each optimiser step, with the share of training done."""
         if self.config.kind in TARGETS:
             self._follow()
         else:
             self._at(progress)
 
     def _at(self, progress: float) -> None:
-        """What is a function of progress alone, and where the others start."""
+        """Set the price of kinds that depend only on progress; at 0, also of the others."""
         used, share = self.settings, 1.0
         if self.config.kind == "cyclical":
             within = 1.0 if progress >= 1 else progress * used["cycles"] % 1
@@ -182,13 +158,12 @@ class RateSchedule(nn.Module):
             self.price.fill_(share * used["beta"])
 
     def _follow(self) -> None:
-        """Move the price by what the last steps measured."""
-        seen = self.latest.isfinite().all()  # a NaN would stay in the average for ever
+        """Change the price according to the measured rate or distortion."""
+        seen = self.latest.isfinite().all()  # a NaN would stay in the average forever
         before = torch.where(self.looks == 0, self.latest, self.average)
         self.looks.add_(seen)
-        self.average.copy_(
-            torch.where(seen, MEMORY * before + (1 - MEMORY) * self.latest, self.average)
-        )
+        moved = MEMORY * before + (1 - MEMORY) * self.latest
+        self.average.copy_(torch.where(seen, moved, self.average))
         if self.config.kind == "soft_free_bits":
             off = self.average[0] / self.settings["nats"] - 1
             factor = torch.where(off > BAND, FACTOR, torch.where(off < -BAND, 1 / FACTOR, 1.0))
@@ -200,16 +175,10 @@ class RateSchedule(nn.Module):
         self.price.clamp_(*LIMITS)
 
     def _error(self, measured: Tensor) -> Tensor:
-        """How much too much is kept, relative to what should be: above 0 the price has to rise. At
-        most 1 either way.
-        """
+        """The relative error in [-1, 1]. If it is above 0, the price must rise."""
         target = self.settings["nats"]
-        rate, distortion = (
-            measured[0].clamp(min=1e-6),
-            measured[1],
-        )  # a sampled rate may fall below 0
+        rate, distortion = measured[0].clamp(min=1e-6), measured[1]  # sampled rates may be below 0
         if self.config.kind == "target_rate":
             return torch.log(rate / target).clamp(-1, 1)
-        return (
-            (target - distortion) / (self.price * rate).clamp(max=abs(target) or math.inf)
-        ).clamp(-1, 1)
+        scale = (self.price * rate).clamp(max=abs(target) or math.inf)
+        return ((target - distortion) / scale).clamp(-1, 1)

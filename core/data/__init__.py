@@ -1,1 +1,1 @@
-"""Where images come from, and the views that are made of them."""
+"""Sources of images, and the augmented views that are made from them."""

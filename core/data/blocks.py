@@ -1,8 +1,7 @@
-"""Work on a batch in blocks that fit into a processor's cache, one block per thread.
+"""Process a batch in blocks that fit into the processor's cache, one thread per block.
 
-An operation of torch on a whole batch reads and writes memory, and its threads meet at the end of
-every operation. A block stays in the cache from its first operation to its last, and threads that
-work on blocks of their own seldom wait for each other.
+A torch operation on a whole batch goes through memory, and its threads wait for each other after
+each operation. A block stays in the cache for all operations, and its thread seldom waits.
 """
 
 import ctypes
@@ -14,21 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-BLOCK = (
-    3 * 2**18
-    # values in a block, 3 MiB of floats; of smaller ones there are more calls, and threads wait for
-    # the interpreter's lock
-)
-TRIM, MMAP = -1, -3  # glibc's names of two thresholds, in malloc.h
-KEPT = {TRIM: 2**28, MMAP: 2**25}  # bytes; glibc takes no more than 32 MiB for the second
+# Values of a block, 3 MiB of float32. Smaller blocks need more calls, and then threads wait for
+# the interpreter's lock.
+BLOCK = 3 * 2**18
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
+# bytes; 32 MiB is the largest value that glibc accepts for the second
+KEPT = {M_TRIM_THRESHOLD: 2**28, M_MMAP_THRESHOLD: 2**25}
 
 
 def in_blocks(work: Callable[[slice], None], n: int, values: int, device: torch.device) -> None:
-    """Call `work(block)` for strided slices that together cover n items, each of about `values`
-    numbers. Slices are strided so that all blocks cost the same.
+    """Call `work(block)` for slices that together cover n items of about `values` numbers each.
 
-    On a CPU, as many blocks run in parallel as torch has threads, so each call of `work` must write
-    to memory of its own. On other devices there is one block.
+    The slices are strided, so that all blocks cost the same. On a CPU, torch's threads work on
+    blocks in parallel, so calls must not write to the same memory. Other devices get one block.
     """
     threads = torch.get_num_threads()
     count = 1 if device.type != "cpu" else threads * math.ceil(n * values / BLOCK / threads)
@@ -37,7 +34,7 @@ def in_blocks(work: Callable[[slice], None], n: int, values: int, device: torch.
         for block in blocks:
             work(block)
         return
-    inference = torch.is_inference_mode_enabled()  # a thread does not inherit it
+    inference = torch.is_inference_mode_enabled()  # threads do not inherit it
 
     def run(block: slice) -> None:
         with torch.inference_mode(inference):
@@ -57,11 +54,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _keep_memory() -> None:
-    """Let malloc keep what is freed: it gives a block's megabytes back to the system, which clears
-    them before it lends them again.
+    """Tell malloc to keep freed memory; otherwise the system clears it before each new use.
 
-    That cost a fifth of the time. Only glibc has these switches, and who has set them in the
-    environment is left alone.
+    Returning memory cost a fifth of the time. Only glibc has these options; a user's own MALLOC_*
+    settings take precedence.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):

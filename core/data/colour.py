@@ -1,8 +1,8 @@
-"""Colour distortions of a batch, each with its own strength for each image.
+"""Colour distortions of a batch, with a strength for each image.
 
-An image is its planes: 3 or 1 tensors, float [B, H, W] in [0, 1], that are worked on in place; a
-strength is float [B]. Every operation is torchvision's of the same name on floats; with one
-channel, saturation, hue and grayscale change nothing.
+An image is a list of planes: 3 or 1 tensors, float [B, H, W] in [0, 1], changed in place. A
+strength is float [B]. Every operation equals torchvision's operation of the same name on floats;
+with one channel, saturation, hue and grayscale change nothing.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, to the digits that torchvision keeps
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(
-    4
-)  # the columns of `strength`, numbered as in torchvision's ColorJitter
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of `strength`, as in ColorJitter
 SAME, GRAY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)  # mixtures
-TINY = 1e-30  # stands for the chroma of a gray pixel, whose hue does not matter
+TINY = 1e-30  # replaces the chroma of a gray pixel, which has no hue
 
 
 def luma(planes: Sequence[Tensor]) -> Tensor:
@@ -28,8 +26,7 @@ def luma(planes: Sequence[Tensor]) -> Tensor:
 
 
 def mixture(operation: Tensor, strength: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of strength s as weights (own, gray, level) of `mix`:
-    [...] and [...] to [..., 3].
+    """The weights (own, gray, level) of `mix`, [..., 3], for operations [...] of strength s [...].
 
     Brightness is (s, 0, 0), contrast (s, 0, 1 - s), saturation (s, 1 - s, 0).
     """
@@ -40,7 +37,7 @@ def mixture(operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
-    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, where Y is the gray image and
+    """X <- clamp(own X + gray Y + level mean(Y)) for every plane X, with the gray image Y and
     weight = (own, gray, level), [B, 3].
     """
     own, gray, level = weight.view(-1, 3, 1, 1).unbind(1)
@@ -52,14 +49,13 @@ def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
 
 
 def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
-    """Turn the hue of HSV by `shift`, in turns.
+    """Shift the hue of HSV by `shift`, in turns of the colour circle.
 
-    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in sixths of a turn from red: |h| =
-    1 + (G + B - R - m) / c, and the sign, which says whether the way leads over green or over blue,
-    is that of G - B. A channel is m + c clamp(e - 1, 0, 1), where e is how far round the circle h
-    lies from the hue opposite to the channel: for h in [-3, 3], 3 - |h| (red), |h + 1| (green) and
-    |h - 1| (blue; of the last two, what is more than 3 would be less round the other side, and
-    makes the same 1).
+    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in [-3, 3], in sixths of a turn
+    from red: |h| = 1 + (G + B - R - m) / c, and h has the sign of G - B. A channel is then
+    m + c clamp(e - 1, 0, 1), where e = 3 - |h| for red, |h + 1| for green and |h - 1| for blue is
+    the distance of h from the hue opposite to the channel. (Distances above 3 should be taken the
+    other way round the circle, but the clamp gives 1 for both.)
     """
     red, green, blue = planes
     least = torch.minimum(torch.minimum(green, blue), red)
@@ -76,8 +72,8 @@ def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
 
 
 class Steps(NamedTuple):
-    """What `jitter` does to each image: three mixtures before the hue is turned and three after it,
-    some of which change nothing.
+    """What `jitter` does to each image: three mixtures, a hue shift, and three mixtures. Mixtures
+    that an image does not need have the weights SAME.
     """
 
     before: Tensor  # float [B, 3, 3]
@@ -86,17 +82,15 @@ class Steps(NamedTuple):
 
 
 def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
-    """The turn, 0 to 3, at which each image's hue comes, int64 [B]; 4 for an image that is not
-    chosen.
-    """
+    """The position, 0 to 3, of the hue among an image's operations, int64 [B]; 4 if not chosen."""
     return torch.where(chosen, (order == HUE).int().argmax(1), 4)
 
 
 def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
-    """All four operations for the chosen images (bool [B]), for each in its own order (int64 [B,
-    4], numbers of operations).
+    """The steps of all four operations for the chosen images.
 
-    `strength` is float [B, 4], a column an operation.
+    chosen: bool [B]; order: int64 [B, 4], each image's own order of operations; strength: float
+    [B, 4], one column per operation.
     """
     others = order[order != HUE].view(-1, 3)
     weight = mixture(others, strength.gather(1, others))
@@ -109,17 +103,15 @@ def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
 
 
 def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) -> None:
-    """Take the steps.
+    """Apply the steps in place.
 
-    Three of the four operations are one, `mix`, so images differ only in the turn at which their
-    hue comes. Where they are sorted by it, give that `turn` (`hue_turn`, on the CPU): those that a
-    step changes lie side by side, and it touches no other. Without, every image takes every step.
+    Three of the four operations are a `mix`, so images differ only in the position of their hue.
+    If the images are sorted by that position, pass it as `turn` (`hue_turn`, on the CPU): each
+    step then touches only the images that it changes. Without it, every step touches all images.
     """
-    ends = (
-        [0, 0, 0, None]
-        if turn is None
-        else torch.searchsorted(turn, torch.arange(4), right=True).tolist()
-    )
+    ends: list[int | None] = [0, 0, 0, None]
+    if turn is not None:
+        ends = torch.searchsorted(turn, torch.arange(4), right=True).tolist()
     early = [slice(end, ends[3]) for end in ends[:3]]
     late = [slice(ends[3] if turn is None else end) for end in ends[:3]]
     for j, part in enumerate(early):
@@ -131,7 +123,7 @@ def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) ->
 
 
 def grayscale(planes: Sequence[Tensor], chosen: Tensor) -> None:
-    """The gray image in every plane, for the images at `chosen`, int64 [k]."""
+    """Replace every plane by the gray image, for the images at `chosen`, int64 [k]."""
     if len(planes) == 3:
         gray = luma([plane.index_select(0, chosen) for plane in planes])
         for plane in planes:

@@ -1,12 +1,9 @@
-"""Data sets by name: the embedded sprites and linear-Gaussian images, torchvision's, folders, and
-everything that timm opens.
+"""Data sets by name: embedded sets, torchvision's, folders, and all sets that timm opens.
 
-The "val" split is held out of the official train split by a permutation of a fixed seed, so that a
-probe finds the images that pretraining has not seen whatever the run's seed was. "trainval" is
-train followed by val; "test" is read once. Classes are those of the train split.
-
-A set that can only be read in sequence (wds/, tfds/) is read once, in its own order, and held:
-batches are a function of (seed, step), which takes random access.
+The "val" split is held out of the official train split by a permutation with a fixed seed, so it
+does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
+train split. A set without random access (wds/, tfds/) is read once and held in memory, because a
+batch is a function of (seed, step).
 """
 
 import functools
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from core.checks import at_least, one_of, timeout
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
@@ -39,38 +37,30 @@ CHANGED = ("refuse", "accept")
 
 @dataclass
 class DataConfig:
-    """Which images, and what a view of them is."""
+    """Which images a run reads, and how its views are made."""
 
     # sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 | stl10 | folder |
-    # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of one's own
+    # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
     name: str = "sprites"
     root: str = "data"
     download: bool = False
-    size: int = 0  # images are resized to this side; 0 = as they are stored
-    grey: bool = False  # images are read with one channel, whatever the files hold
-    # pixels are drawn as black or white once, with their grey value's probability, the same in
-    # every run
-    binarise: bool = False
-    bits: int = 16  # of the values in files of 16 bits; 12 where a camera fills only those
+    size: int = 0  # images are resized to this side; 0 = no resizing
+    grey: bool = False  # images are read with one channel
+    binarise: bool = False  # each pixel is drawn once: white with probability value / 255
+    bits: int = 16  # bits that values in 16-bit files use; 12 for many cameras
     augment: str = "simclr"  # simclr | moco | crop | none
-    probe_augment: str = ""  # what makes the two views of the information probe; empty = augment
-    # share of a split that may be images that can not be decoded; another image of the split stands
-    # in for each
-    skip: float = 0.001
+    probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
+    skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
     validation: int = 2048  # images held out of the official train split
-    workers: int = 2  # processes that decode
-    timeout: float = 600.0  # seconds without an image after which these processes are called lost
-    # make views through torch.compile: seconds at the start, then about 1.5 times as many images
-    # per second
-    compile: bool = False
-    # GiB; a split up to this size is held as one uint8 tensor, decoded once a process; a larger one
-    # streams
-    memory: float = 2.0
-    changed: str = "refuse"  # refuse | accept: what a resumed run does where its data have changed
+    workers: int = 2  # processes that decode images
+    timeout: float = 600.0  # seconds without an image after which the workers count as lost
+    compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
+    memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
+    changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
-    options: dict[str, Any] = field(default_factory=dict)  # keys of a data set of one's own
-    # no key of a config: those keys whose values come from a file of unknown origin
+    options: dict[str, Any] = field(default_factory=dict)  # the keys of a data set of your own
+    # not a key of a config: the keys whose values come from a file of unknown origin
     doubtful: Any = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -83,46 +73,37 @@ class DataConfig:
                 policy(getattr(self, key) or self.augment, 32)
             except UserError as error:
                 raise ValueError(str(error).replace("data.augment", key)) from None
-        for key, least in (("size", 0), ("validation", 1), ("workers", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}: must be {least} or more, got {getattr(self, key)}")
+        at_least(self, size=0, validation=1, workers=0)
+        timeout(self.timeout)
+        one_of(self, changed=CHANGED)
         if not 0 <= self.skip < 1:
             raise ValueError(f"skip: must be a share in [0, 1), got {self.skip}")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory: must be 0 or more GiB, got {self.memory}")
         if not 8 <= self.bits <= 16:
             raise ValueError(f"bits: must be from 8 to 16, got {self.bits}")
-        if not 0 < self.timeout <= 86400 * 365:
-            raise ValueError(
-                f"timeout: must be above 0 seconds and within a year, got {self.timeout}"
-            )
-        if self.changed not in CHANGED:
-            raise ValueError(f"changed: '{self.changed}' is none of {', '.join(CHANGED)}")
         takes_options = is_own(self.name) or self.name in EMBEDDED and not hasattr(self, self.name)
         if self.options and not takes_options:
-            raise ValueError(f"options: {self.name} has none; they are for sets of one's own")
+            raise ValueError(f"options: {self.name} has none; only sets of your own have options")
         if self.name in EMBEDDED:
             EMBEDDED[self.name].check(self)
 
     @property
     def views_differ(self) -> bool:
-        """Whether two views of an image are two pictures; embedded data are made afresh whatever
-        `augment` says.
-        """
+        """Whether two views of an image differ. Rendered data differ for every `augment`."""
         return self.augment != "none" or self.made is not None and self.made.rendered
 
     @property
     def made(self) -> type[Source] | None:
-        """The class of a set that is embedded or the user's own; None for one that is read."""
+        """The class of an embedded set or of a user's own; None for a set that is read."""
         return locate_source(self.name) if self.name in EMBEDDED or is_own(self.name) else None
 
 
 def open_source(config: DataConfig, split: str, seed: int, augmented: bool = True) -> Source:
-    """One split as a source. `augmented=False` gives the plain image as every view (a fresh
-    rendering, for embedded data).
+    """One split as a source. With `augmented=False` every view is the plain image (rendered data
+    are still rendered afresh).
 
-    `seed` matters to embedded data alone. Raises `UserError` where files are missing or damaged,
-    naming the path and the mend.
+    `seed` matters only for rendered data. Raises `UserError` if files are missing or damaged.
     """
     if split not in SPLITS:
         raise UserError(f"split: there is no '{split}'{nearest(split, SPLITS)}")
@@ -140,7 +121,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
 
 
 def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Source:
-    """A split of an embedded set or of the user's own, from its section of the config."""
+    """A split of an embedded set or of a user's own set, with its section of the config."""
     section = getattr(config, config.name, None) if config.name in EMBEDDED else None
     if section is None:
         section = from_options(kind, config.options)
@@ -159,7 +140,7 @@ Origin = tuple[str, str, bool]  # name, root, download
 
 
 class Reading(NamedTuple):
-    """What of a `DataConfig` decides which images a split holds, and how they are held."""
+    """The fields of `DataConfig` that decide which images a split holds, and how it holds them."""
 
     size: int
     grey: bool
@@ -173,14 +154,14 @@ class Reading(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of it changes pixels or labels; `skip` only decides whether a split is refused."""
+        """The fields that change pixels or labels."""
         keys = ("size", "grey", "binarise", "bits", "validation")
         return {key: getattr(self, key) for key in keys}
 
 
-@functools.lru_cache(maxsize=2)  # a run opens train and val twice, with and without augmentation
+@functools.lru_cache(maxsize=2)  # a run opens train and val twice: with and without augmentation
 def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
-    """One split, its images unaltered."""
+    """One split with plain images."""
     name, root, download = origin
     where, place = f"{name} ({split})", str(local_folder(root))
     seen = f"{name} in {printable(place)} ({split})"
@@ -225,16 +206,13 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
 def _refuse_binarised(reading: Reading, where: str) -> None:
     if reading.binarise:
         raise UserError(
-            f"data.binarise: pixels are fixed where a split is held in memory, and {where} takes"
-            f" more than the {reading.memory:g} GiB of data.memory; allow more, or set"
-            " data.binarise=false"
+            f"data.binarise: it needs the whole split in memory, but {where} takes more than the"
+            f" {reading.memory:g} GiB of data.memory; allow more, or set data.binarise=false"
         )
 
 
 def _check_labels(labels: Tensor, classes: int, facts: Facts) -> None:
-    """Refuse labels that the train split does not have, and say where it has no images to train
-    on.
-    """
+    """Refuse labels that train does not have. Warn about classes without training images."""
     require_labels(labels, classes, f"{facts.name} ({facts.split})")
     absent = (torch.bincount(labels.flatten(), minlength=classes) == 0).nonzero()[:, 0].tolist()
     if absent and facts.split == "train":
@@ -247,24 +225,23 @@ def _check_labels(labels: Tensor, classes: int, facts: Facts) -> None:
 
 
 def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
-    """Images [n, C, H, W] with every value 0 or 255, drawn once with probability value / 255
-    (static binarisation).
+    """Images [n, C, H, W] with values 0 or 255: 255 with probability value / 255, drawn once.
 
-    The draw is a function of an image's place in the official split, so that train, val and
-    trainval agree on it. It is not the file of Larochelle & Murray 2011, whose draws were others.
+    The draw depends only on an image's place in the official split, so train, val and trainval
+    agree. These are not the draws in the file of Larochelle & Murray 2011.
     """
     binary, block = torch.empty_like(images), 4096
     for number in range(int(chosen.max()) // block + 1):
         mine = (chosen // block == number).nonzero()[:, 0]
-        uniform = KeyedRNG(0, number).uniform(f"binarise {official}", block, *images.shape[1:])[
-            chosen[mine] % block
-        ]
+        rng = KeyedRNG(0, number)
+        uniform = rng.uniform(f"binarise {official}", block, *images.shape[1:])
+        uniform = uniform[chosen[mine] % block]
         binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
     return binary
 
 
 def _part(n: int, split: str, validation: int) -> Tensor:
-    """Indices of a split: of the official test split all, of the official train split a part."""
+    """Indices of a split: the whole official test split, or a part of the official train split."""
     if split == "test":
         return torch.arange(n)
     if validation >= n:
@@ -275,7 +252,7 @@ def _part(n: int, split: str, validation: int) -> Tensor:
 
 
 def _count(train: Any) -> int:
-    """The number of classes of the train split, by name where it names them."""
+    """The number of classes of the train split."""
     named = len(class_names(train))
     if named:
         return named

@@ -1,8 +1,7 @@
-"""What of a data section that comes from a file of unknown origin is used only after a look, or on
-the user's own word.
+"""Checks of data sections that come from a file of unknown origin.
 
-A checkpoint says which data a method was trained on. Its words open no other place than a folder
-that exists, fetch nothing, and ask for no more than a machine can give.
+A checkpoint names the data of its training. Such a name may open only a folder that exists, may
+fetch nothing, and may ask for limited sizes only; for the rest the user must give an override.
 """
 
 import re
@@ -13,25 +12,18 @@ from core.data.readers import TORCHVISION
 from core.errors import UserError, shown
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.*::", re.DOTALL)
-PLAIN_KINDS = ("folder", *TORCHVISION)  # these read local files alone
-SIZES = {  # the largest that a file may ask for
-    "size": 4096,
-    "validation": 2**22,
-    "sprites.train": 2**22,
-    "sprites.validation": 2**22,
-    "sprites.test": 2**22,
-    "linear_gaussian.train": 2**22,
-    "linear_gaussian.validation": 2**22,
-    "linear_gaussian.test": 2**22,
+PLAIN_KINDS = ("folder", *TORCHVISION)  # these read only local files
+SPLIT_SIZES = ("train", "validation", "test")
+SIZES = {"size": 4096, "validation": 2**22} | {  # the largest values that a file may ask for
+    f"{name}.{split}": 2**22 for name in ("sprites", "linear_gaussian") for split in SPLIT_SIZES
 }
-ALL = ("name", "root", *SIZES)  # the keys that are doubtful in a file
+ALL = ("name", "root", *SIZES)  # the keys that are not trusted when they come from a file
 
 
 def refuse_doubtful(data: Any, embedded: bool) -> None:
-    """`UserError` where a `DataConfig` would open what only a user may name; the error says which
-    override allows it.
+    """`UserError` if a `DataConfig` would open what only a user may name; it says how to allow it.
 
-    `data.doubtful` holds the keys whose values come from a file. `embedded` data read nothing.
+    `data.doubtful` holds the keys whose values come from a file. `embedded` data open no files.
     """
     keys = set(data.doubtful)
     for key in sorted(keys & SIZES.keys()):
@@ -40,15 +32,15 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
             value = getattr(value, name)
         if value > SIZES[key]:
             raise UserError(
-                f"data.{key}: the checkpoint asks for {value:,}, and a file may ask for at most"
-                f" {SIZES[key]:,}; where you want it, add data.{key}={value}"
+                f"data.{key}: the checkpoint asks for {value:,}, but a file may ask for at most"
+                f" {SIZES[key]:,}; to allow it, add data.{key}={value}"
             )
     if embedded or not keys & {"name", "root"}:
         return
     if data.name not in PLAIN_KINDS:
         raise UserError(
             f"data.name: the checkpoint's data are {shown(data.name)} in {shown(data.root)}, which"
-            f" may fetch files or run programs; where you trust it, add data.name={data.name[:100]}"
+            f" may fetch files or run programs; if you trust it, add data.name={data.name[:100]}"
             " data.root=FOLDER"
         )
     if "root" in keys and not is_plain_folder(data.root):
@@ -59,7 +51,7 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
 
 
 def is_plain_folder(root: str) -> bool:
-    """Whether a text names a folder that exists, by its path and nothing else."""
+    """Whether a text is the path of an existing folder, and no address or command."""
     if SCHEME.match(root) or root != root.strip() or not root.isprintable() or set(root) & {*"{}|"}:
         return False
     try:

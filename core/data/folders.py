@@ -1,4 +1,4 @@
-"""Images in folders: DATA/SPLIT/CLASS/..., a class being the first folder below the split."""
+"""Images in folders: DATA/SPLIT/CLASS/...; the class is the first folder below the split."""
 
 import os
 import re
@@ -9,23 +9,22 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from core.data.notes import printable, say_once
-from core.data.pixels import suffixes
+from core.data.pixels import read_file, suffixes
 from core.errors import UserError
 
-TEST_NAMES = ("test", "val", "validation")  # folders of a test split; the first that exists
+TEST_NAMES = ("test", "val", "validation")  # possible folders of the test split; the first wins
 
 
 class Folder(Dataset[tuple[bytes, int]]):
-    """The files of one split as (bytes, label), with classes in natural order ("2" before "10").
+    """The files of one split as (bytes, label). Classes are in natural order ("2" before "10").
 
-    Left out, counted and said in one line: names that begin with a dot, files without an
-    extension of a format that Pillow decodes, links that lead nowhere, what is no regular file,
-    and files that lie in no class's folder. Raises `UserError` for a folder that can not be
-    listed, and for a class without images.
+    These are left out, counted and reported in one line: hidden names, files without an extension
+    that Pillow decodes, broken links, special files, and files outside of the classes' folders.
+    Raises `UserError` for a folder that can not be listed and for a class without images.
     """
 
     def __init__(self, root: Path, classes: tuple[str, ...] | None = None):
-        """`classes`: those of the train split, of which a test split may hold fewer."""
+        """`classes`: those of the train split; a test split may lack some of them."""
         self.root = root
         left_out: dict[str, list[str]] = defaultdict(list)
         found = {
@@ -37,8 +36,8 @@ class Folder(Dataset[tuple[bytes, int]]):
         self._say(left_out, empty if classes else [])
         if empty and not classes:
             raise UserError(
-                f"data.root: {printable(root / empty[0])} is a class without images that can be"
-                f" read{_counts(left_out)}; put images there or remove the folder"
+                f"data.root: {printable(root / empty[0])} is a class without readable"
+                f" images{_counts(left_out)}; put images there or remove the folder"
             )
         if not any(found.values()):
             raise UserError(
@@ -61,8 +60,7 @@ class Folder(Dataset[tuple[bytes, int]]):
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         path, label = self.samples[index]
-        with open(path, "rb") as file:
-            return file.read(), label
+        return read_file(path), label
 
     def _say(self, left_out: dict[str, list[str]], empty: list[str]) -> None:
         if left_out:
@@ -75,7 +73,7 @@ class Folder(Dataset[tuple[bytes, int]]):
 
 
 def open_folder(root: Path, split: str) -> Folder:
-    """ROOT/train, or ROOT/test (ROOT/val) with its classes numbered as in train."""
+    """ROOT/train, or ROOT/test (or ROOT/val) with train's class numbers."""
     names = ("train",) if split == "train" else TEST_NAMES
     place = next((root / name for name in names if (root / name).is_dir()), None)
     if place is None:
@@ -87,15 +85,13 @@ def open_folder(root: Path, split: str) -> Folder:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A sort key under which numbers count as numbers and case only where all else is equal."""
+    """A sort key that compares digits as numbers, and case only as the last criterion."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
-    """The paths of all images below a class's folder. A folder that links lead to several times is
-    read once, so that a loop of links ends.
-    """
+    """The paths of all images below a class's folder; each folder once, even in a loop of links."""
     remaining, seen = [top], set()
     while remaining:
         folder = remaining.pop()
@@ -114,7 +110,7 @@ def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirEntry[str]]:
-    """The folders and regular files of a folder that are not hidden."""
+    """The folders and regular files in a folder, without hidden ones."""
     try:
         with os.scandir(folder) as scan:
             entries = list(scan)
@@ -137,7 +133,7 @@ def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirE
 
 
 def _exists(entry: os.DirEntry[str]) -> bool | None:
-    """Whether an entry is a folder or a regular file; None for a link that can not be followed."""
+    """Whether an entry is a folder or a regular file; None for a broken link."""
     try:
         return entry.is_dir() or entry.is_file() or (None if entry.is_symlink() else False)
     except OSError:

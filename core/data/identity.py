@@ -1,4 +1,4 @@
-"""The identity of a split: what caches, reports and resumed runs use to tell data apart.
+"""The identity of a split: caches, reports and resumed runs use it to compare data.
 
 n = images in the split.
 """
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 2**24  # bytes that are hashed at a time, side by side
-# What a digest is of, in the words of a sentence "other ...".
+BLOCK = 2**24  # bytes; blocks are hashed in parallel
+# What each digest covers, for a message "other ...".
 WORDS = {
     "labels": "labels",
     "pixels": "pixels",
@@ -32,69 +32,60 @@ WORDS = {
 class Identity:
     """What one split holds.
 
-    `digests` say what the split was recognised by: "pixels" and "labels" of a split in memory,
-    "files" (relative path, size, time of change) and "labels" of one that streams from files,
-    "content" of one that streams from an array or a set with a digest of its own, "sample" and
-    "sampled_labels" of some images where nothing else can be had, as of embedded data, which have
-    no end.
+    `digests` depend on the kind of data. A split in memory has "pixels" and "labels". One that
+    streams from files has "files" (relative path, size, modification time) and "labels". One that
+    streams from an array, or from a set with a digest of its own, has "content". Endless data,
+    such as embedded sets, have "sample" and "sampled_labels", of some images.
     """
 
-    name: str  # data.name; this and `root` say where the data were found, not what they are
+    name: str  # data.name; `name` and `root` say where the data were found, not what they are
     split: str
     root: str
     images: int  # n
-    shape: tuple[int, ...]  # (C, H, W) of an image as it is stored here, before it is augmented
+    shape: tuple[int, ...]  # (C, H, W) of an image before augmentation
     factors: dict[str, int]  # label column -> number of classes
-    classes: tuple[str, ...]  # names of the classes, in the order of their labels, where known
-    settings: dict[str, Any]  # keys of the config that change pixels or labels, and their values
+    classes: tuple[str, ...]  # class names in the order of the labels, if known
+    settings: dict[str, Any]  # the keys of the config that change pixels or labels
     digests: dict[str, str]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of all but the place: equal for the same data in another folder.
+        """SHA-256 in hex of everything except the place: a copy in another folder is equal.
 
-        Where pixels and labels were hashed, the files they came from do not count.
+        If pixels and labels were hashed, the source files do not count.
         """
         digests = self.digests
         if "pixels" in digests:
             digests = {key: digests[key] for key in ("pixels", "labels")}
-        facts = [
-            self.split,
-            self.images,
-            list(self.shape),
-            self.factors,
-            list(self.classes),
-            self.settings,
-            digests,
-        ]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        facts = [self.split, self.images, list(self.shape), self.factors, list(self.classes)]
+        facts += [self.settings, digests]
+        return _sha256(facts)
 
     @cached_property
     def population(self) -> str:
-        """What numbers on this split may be compared with: the fingerprint, or for data that are
-        drawn from a seed, SHA-256 in hex of what they are drawn from, which all seeds share.
+        """Numbers are comparable between splits of the same population: the fingerprint, or for
+        data that are drawn from a seed, SHA-256 in hex of everything except the seed.
         """
         if "seed" not in self.settings:
             return self.fingerprint
         settings = {key: value for key, value in self.settings.items() if key != "seed"}
-        facts = [self.name, self.split, self.images, list(self.shape), self.factors, settings]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return _sha256(
+            [self.name, self.split, self.images, list(self.shape), self.factors, settings]
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the fingerprint among them."""
+        """Plain values for JSON, with the fingerprint and the population."""
         plain = asdict(self) | {"shape": list(self.shape), "classes": list(self.classes)}
         return plain | {"fingerprint": self.fingerprint, "population": self.population}
 
     def difference(self, other: Any) -> str:
-        """How these data differ from those that `other` describes, in one line; empty where they do
-        not.
+        """One line that says how these data differ from `other`; empty if they do not.
 
-        `other` is what `as_dict` gave, here or read back from a file, whatever that holds. Two
-        identities with no digest in common, such as those of one folder held in memory and
-        streamed, are compared in all the rest.
+        `other` is a result of `as_dict`, perhaps read from a file with arbitrary content. If both
+        have no digest in common (one folder held in memory and streamed), the rest is compared.
         """
         if not isinstance(other, Mapping):
-            return f"the other data are described by {_shown(other)}, which is no identity"
+            return f"the other data are described by {_shown(other)}, which is not an identity"
         mine = self.as_dict()
         found = [] if mine["split"] == other.get("split") else [_here(mine, other, "split")]
         settings = _mapping(other, "settings")
@@ -130,20 +121,20 @@ class Identity:
 
 
 def digest(data: Tensor | bytes) -> str:
-    """SHA-256 in hex of a tensor's values (a digest of its blocks' digests) or of some bytes."""
+    """SHA-256 in hex of a tensor's values or of bytes (hashed in blocks, then together)."""
     if isinstance(data, Tensor):
         flat = data.detach().cpu().contiguous().view(-1).view(torch.uint8)
         whole = flat.numpy().data
     else:
         whole = memoryview(data)
     blocks = [whole[first : first + BLOCK] for first in range(0, len(whole), BLOCK)]
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # hashlib lets go of the lock
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # hashlib frees the lock
         parts = list(pool.map(lambda block: hashlib.sha256(block).digest(), blocks))
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def digest_of_files(files: Iterable[tuple[str, int, int, int]]) -> str:
-    """SHA-256 in hex of (relative path, size in bytes, time of change in ns, label), in order."""
+    """SHA-256 in hex of (relative path, bytes, modification time in ns, label), in order."""
     total = hashlib.sha256()
     for file in files:
         total.update(json.dumps(file).encode() + b"\n")
@@ -151,20 +142,24 @@ def digest_of_files(files: Iterable[tuple[str, int, int, int]]) -> str:
 
 
 def digest_of_sample(images: Tensor) -> str:
-    """SHA-256 in hex of which values of some images lie above thresholds that are spread at random.
+    """SHA-256 in hex of the bits "value > threshold", for randomly spread thresholds.
 
-    Another processor may round the last digit of a rendering otherwise. A hash of the values would
-    then change; these bits change with a probability of about one in a thousand, and a renderer
-    that moves its values by a thousandth of their range is seen almost surely. At most 8,192 values
-    are looked at, evenly spread.
+    Another processor may round the last digit of a rendered value differently, which changes a
+    hash of values, but one of these bits only with probability of about 0.001. A renderer that
+    moves all values by 0.001 of their range changes the digest almost surely. At most 8,192 evenly
+    spread values are used.
     """
     values = images.detach().cpu().flatten()
     values = values[:: math.ceil(len(values) / 8192) or 1]
     u = np.random.default_rng(0).random(len(values))
-    # the whole range of a byte; of real values, whose range is not known, a heavy-tailed spread
+    # uniform over the range of a byte; heavy-tailed for real values, whose range is unknown
     thresholds = 255 * u if images.dtype == torch.uint8 else np.tan(math.pi * (u - 0.5))
     bits = np.packbits(values.double().numpy() > thresholds)
     return hashlib.sha256(bits.tobytes()).hexdigest()
+
+
+def _sha256(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _here(mine: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
@@ -177,6 +172,6 @@ def _mapping(other: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value that may come from anybody's file, as one short line."""
+    """A value that may come from a foreign file, as one short line."""
     text = str(value) if isinstance(value, int | float | bool | None) else ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

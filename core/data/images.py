@@ -1,5 +1,4 @@
-"""Images that are stored: held as one uint8 tensor where they fit, decoded by worker processes
-where they do not.
+"""Stored images: held in memory as one uint8 tensor, or decoded by worker processes.
 
 n = images in the split, B = images on this process.
 """
@@ -24,34 +23,33 @@ from core.data.loading import load
 from core.data.notes import printable
 from core.data.skipping import Split
 from core.data.source import Sampler, Source, eval_sampler
-from core.data.views import Policy, augment, policy
+from core.data.views import Policy, augmented, policy
 from core.errors import UserError
 from core.randomness import KeyedRNG
+from core.transfer import send, to_device
 
 
 @dataclass
 class Facts:
-    """What is known of a stored split besides its images; shared by all sources that show it."""
+    """What is known about a stored split besides its images. Sources of one split share it."""
 
     name: str = "arrays"
     split: str = ""
     root: str = ""
     classes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)  # that change pixels or labels
-    files: tuple[str | Path, list[tuple[str, int]]] | None = None  # top, and (path, label) of each
-    identity: Identity | None = None  # once it has been asked for
+    settings: dict[str, Any] = field(default_factory=dict)  # keys that change pixels or labels
+    files: tuple[str | Path, list[tuple[str, int]]] | None = None  # top folder; path and label
+    identity: Identity | None = None  # computed at first use
 
 
 class Stored(Source):
-    """Images that exist before they are looked at, and are augmented by a policy."""
+    """Images that exist before they are read, and that a policy augments."""
 
     policy: Policy
     facts: Facts
 
     def viewed(self, augment: str, compile: bool = False) -> "Stored":
-        """The same images under the policy of that name (`core.data.views`), "none" for the plain
-        images; images and identity are shared.
-        """
+        """The same images under the policy of that name (`core.data.views`); "none" = plain."""
         source = copy.copy(self)
         source.policy = replace(policy(augment, self.shape[1]), compile=compile)
         source.shape = (self.shape[0], source.policy.size, source.policy.size)
@@ -59,7 +57,7 @@ class Stored(Source):
         return source
 
     def identify(self) -> Identity:
-        """An identity from all pixels and labels, or from the files that they are read from."""
+        """An identity from all pixels and labels, or from the files."""
         facts = self.facts
         if facts.identity is None:
             shape, digests = self._content()
@@ -78,11 +76,11 @@ class Stored(Source):
 
     @abstractmethod
     def _content(self) -> tuple[tuple[int, ...], dict[str, str]]:
-        """The shape of the images before they are augmented, and what they are recognised by."""
+        """The shape of the images before augmentation, and the digests of the split."""
 
 
 class Arrays(Stored):
-    """A split in memory: uint8 images [n, C, H, W], batched by index."""
+    """A split in memory: uint8 images [n, C, H, W]."""
 
     def __init__(
         self,
@@ -92,9 +90,7 @@ class Arrays(Stored):
         policy: Policy | None = None,
         facts: Facts | None = None,
     ):
-        """`labels`: int64 [n, F], a column for each of `factors`. Without a policy, images are
-        printable as they are.
-        """
+        """`labels`: int64 [n, F], one column per factor. Without a policy, views are plain."""
         self.images, self.labels, self.factors = images, labels, factors
         self.policy, self.facts = policy or Policy(images.shape[2]), facts or Facts()
         height, width = [self.policy.size] * 2 if self.policy.size else images.shape[2:]
@@ -109,17 +105,15 @@ class Arrays(Stored):
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
-            # moved once, then held there
+            # moved to the device once, then kept there
             self.images, self.labels = self.images.to(rng.device), self.labels.to(rng.device)
-            here = index.to(rng.device)
+            here = to_device(index, rng.device)
             image, label = (x.index_select(0, here) for x in (self.images, self.labels))
             yield make_batch(image, label, here, rng, self.policy, views)
 
 
 class Stream(Stored):
-    """A split that is decoded as it is read. Workers only decode and resize; views are made by the
-    batch, on the device.
-    """
+    """A split that is decoded while it is read, by workers; its views are made on the device."""
 
     def __init__(
         self,
@@ -142,15 +136,16 @@ class Stream(Stored):
         return self.stored, digests_of(self.images)
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
-        ahead, order = itertools.tee(order)  # workers run ahead of the batches
+        ahead, order = itertools.tee(order)  # the workers run ahead of the batches
         wanted, pin = (index.tolist() for index, _ in ahead), torch.cuda.is_available()
         (classes,) = self.factors.values()
         loaded = load(self.images, self.workers, self.timeout, batch_sampler=wanted, pin_memory=pin)
         for (image, label, read, notes), (index, rng) in zip(loaded, order, strict=True):
             self.images.account(index, read, notes)
             require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
-            image, label = image.to(rng.device, non_blocking=True), label[:, None].to(rng.device)
-            yield make_batch(image, label, index.to(rng.device), rng, self.policy, views)
+            image = image.to(rng.device, non_blocking=True)
+            label, index = send([label[:, None], index], rng.device)
+            yield make_batch(image, label, index, rng, self.policy, views)
         if self.images.notes:
             self.images.notes.judge()
 
@@ -158,17 +153,13 @@ class Stream(Stored):
 def make_batch(
     image: Tensor, label: Tensor, index: Tensor, rng: KeyedRNG, policy: Policy, views: int
 ) -> Batch:
-    """Views of images that are on the device, each with draws of its own."""
-    return Batch(
-        tuple(augment(image, rng.fork(f"view{v}"), policy) for v in range(views)),
-        label,
-        index,
-        rng,
-    )
+    """Augmented views of images [B, C, H, W]; each view has its own random numbers."""
+    forks = [rng.fork(f"view{v}") for v in range(views)]
+    return Batch(augmented(image, forks, policy), label, index, rng)
 
 
 def require_labels(labels: Tensor, classes: int, where: str) -> None:
-    """`UserError` where a label is none of the train split's classes."""
+    """`UserError` if a label is outside of the train split's classes."""
     low, high = labels.min().item(), labels.max().item()
     if not 0 <= low <= high < classes:
         raise UserError(
@@ -178,9 +169,8 @@ def require_labels(labels: Tensor, classes: int, where: str) -> None:
 
 
 def digests_of(images: Split) -> dict[str, str]:
-    """What a split that is not held in memory is recognised by, besides the list of its files:
-    torchvision's stored array, the digest that Hugging Face keeps of a set, or, of a set that has
-    neither, a sample of 64 decoded images.
+    """The digests of a split that streams: of torchvision's stored array, or of its labels and its
+    list of files, or of 64 decoded images with Hugging Face's own digest.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)
@@ -202,9 +192,7 @@ def digests_of(images: Split) -> dict[str, str]:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set with random access, int64 [n], where they are known without
-    decoding its images.
-    """
+    """The labels of a data set, int64 [n], if they are known without decoding its images."""
     samples = getattr(dataset, "samples", None)
     targets = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if samples:
@@ -214,7 +202,7 @@ def labels_of(dataset: Any) -> Tensor | None:
 
 
 def _digest_of_files(facts: Facts) -> dict[str, str]:
-    """{"files": digest of path, size and time of change of each}, or {} of a set without files."""
+    """{"files": digest of all paths, sizes and modification times}, or {} without files."""
     if facts.files is None:
         return {}
     top, files = facts.files

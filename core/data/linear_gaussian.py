@@ -1,12 +1,11 @@
-"""Linear-Gaussian images, of which everything is known: density, entropy, rate-distortion function,
-information between two views.
+"""Linear-Gaussian images: density, entropy, rate-distortion function and information are known.
 
     x = W z + s e,   z ~ N(0, I) in r dimensions,   e ~ N(0, I) in d,
     so that x ~ N(0, Sigma),   Sigma = W W' + s^2 I
 
 The *content* z of image i is a function of (seed, split, i); the *nuisance* e is drawn afresh for
 each view. The columns of W are the r smoothest patterns of the two-dimensional cosine transform,
-scaled, so that Sigma's eigenvectors and eigenvalues are known exactly.
+scaled, so the eigenvectors and eigenvalues of Sigma are known exactly.
 
 B = images, n = images in the split, S = image side, d = S * S values of an image, r = rank.
 """
@@ -23,8 +22,10 @@ from scipy.fft import dct
 from torch import Tensor
 
 from core.batch import Batch
+from core.checks import above_zero, counts
 from core.data.source import Sampler, Source, Truth
 from core.randomness import KeyedRNG
+from core.transfer import send
 
 
 @dataclass
@@ -34,55 +35,38 @@ class LinearGaussianConfig:
     side: int = 8
     rank: int = 12
     largest: float = 16.0  # variance of the first pattern
-    decay: float = 0.6  # ratio of each pattern's variance to that of the one before
-    noise: float = 0.05  # standard deviation of a value's noise
+    decay: float = 0.6  # ratio of the variances of consecutive patterns
+    noise: float = 0.05  # standard deviation of the noise of a value
     train: int = 65536
     validation: int = 8192
     test: int = 65536
 
     def __post_init__(self) -> None:
-        for key, most in (
-            ("side", 64),
-            ("rank", self.side**2),
-            ("train", 2**24),
-            ("validation", 2**24),
-            ("test", 2**24),
-        ):
-            if not 1 <= getattr(self, key) <= most:
-                raise ValueError(
-                    f"linear_gaussian.{key}: must be from 1 to {most}, got {getattr(self, key)}"
-                )
-        for key in ("largest", "noise"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(
-                    f"linear_gaussian.{key}: must be above 0, got {getattr(self, key)}"
-                )
+        sizes = dict.fromkeys(("train", "validation", "test"), 2**24)
+        counts(self, "linear_gaussian.", side=64, rank=self.side**2, **sizes)
+        above_zero(self, "largest", "noise", prefix="linear_gaussian.")
         if not 0 < self.decay <= 1:
-            raise ValueError(
-                f"linear_gaussian.decay: must be above 0 and at most 1, got {self.decay}"
-            )
+            raise ValueError(f"linear_gaussian.decay: must be in (0, 1], got {self.decay}")
 
     @property
     def variances(self) -> Tensor:
-        """Variances of the patterns, float64 [d], the largest first; those beyond the rank are
-        0.
-        """
+        """Variances of the patterns, float64 [d], in descending order; 0 beyond the rank."""
         powers = torch.arange(self.side**2, dtype=torch.float64)
         return torch.where(powers < self.rank, self.largest * self.decay**powers, 0.0)
 
     @property
     def eigenvalues(self) -> Tensor:
-        """Eigenvalues of the covariance Sigma, float64 [d], the largest first."""
+        """Eigenvalues of the covariance Sigma, float64 [d], in descending order."""
         return self.variances + self.noise**2
 
 
 class LinearGaussian(Source):
-    """One split. Views of an image share its content and differ in noise, so that
+    """One split. Views of an image share its content and differ in noise, so
 
         I(V1; V2) = 1/2 sum_i log( lambda_i^2 / (lambda_i^2 - v_i^2) )   nats,
 
-    v_i the variance of pattern i and lambda_i = v_i + s^2. The label is the sign of the first
-    pattern.
+    with v_i the variance of pattern i and lambda_i = v_i + s^2. The label is the sign of the first
+    pattern's coefficient.
     """
 
     Config, name = LinearGaussianConfig, "linear_gaussian"
@@ -116,10 +100,10 @@ class LinearGaussian(Source):
         }
         for key, values in allowed.items():
             if getattr(data, key) not in values:
-                mend = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
+                remedy = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
                 raise ValueError(
-                    f"{key}: '{getattr(data, key)}' is for 8-bit images, and linear_gaussian's"
-                    f" values are real; {mend}"
+                    f"{key}: '{getattr(data, key)}' needs 8-bit images, but linear_gaussian has"
+                    f" real values; {remedy}"
                 )
         super().check(data)
 
@@ -129,21 +113,17 @@ class LinearGaussian(Source):
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
             content = self.content[index]
-            clean = (content @ self._weights).view(-1, *self.shape).to(rng.device)
+            clean = (content @ self._weights).view(-1, *self.shape)
+            label = (content[:, :1] > 0).long()
+            clean, label, index = send([clean, label, index], rng.device)
             noise = (
                 rng.fork(f"{self.split}/view{v}").normal("noise", *clean.shape)
                 for v in range(views)
             )
-            label = (content[:, :1] > 0).long()
-            yield Batch(
-                tuple(clean + self.config.noise * e for e in noise),
-                label.to(rng.device),
-                index.to(rng.device),
-                rng,
-            )
+            yield Batch(tuple(clean + self.config.noise * e for e in noise), label, index, rng)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, Sigma) of images [B, 1, S, S], exact, float64 [B], in nats an image."""
+        """Exact log N(x; 0, Sigma) of images [B, 1, S, S], float64 [B], in nats an image."""
         coefficients = x.flatten(1).double() @ self.patterns.to(x.device)
         eigenvalues = self.eigenvalues.to(x.device)
         return -0.5 * (
@@ -152,14 +132,12 @@ class LinearGaussian(Source):
 
     @property
     def entropy(self) -> float:
-        """h(X) = 1/2 sum_i log(2 pi e lambda_i) in nats an image, the least D + R of any model."""
+        """h(X) = 1/2 sum_i log(2 pi e lambda_i), nats an image: the least D + R of any model."""
         return float(0.5 * (2 * math.pi * math.e * self.eigenvalues).log().sum())
 
 
 def patterns(side: int) -> Tensor:
-    """The orthonormal cosine patterns of S x S values as columns, float64 [d, d], from smooth to
-    rough.
-    """
+    """The orthonormal cosine patterns of S x S values as columns, from smooth to rough, [d, d]."""
     waves = dct(np.eye(side), norm="ortho", axis=0)  # [frequency, place]
     frequencies = sorted(np.ndindex(side, side), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
     return torch.from_numpy(
@@ -168,14 +146,14 @@ def patterns(side: int) -> Tensor:
 
 
 def best_infonce(negatives: int, correlations: Tensor) -> float:
-    """The best value of log(K + 1) - L that any critic reaches with K independent negatives, in
-    nats, for pairs of normal coefficients with these correlations, float64 [r].
+    """The largest expected log(K + 1) - L of any critic with K independent negatives, in nats, for
+    pairs of normal coefficients with these correlations, float64 [r].
 
         E log( (K + 1) p(y|x) / (p(y|x) + sum_j p(y_j|x)) )
 
-    The expectation is a mean over 4,096 drawn pairs, the same in each call, in groups with K drawn
-    negatives each, less its regression on log p(y|x) / p(y), whose mean I(X; Y) is known. Its
-    standard error is about 0.01 nats; it is never above I(X; Y) or log(K + 1).
+    The expectation is a mean over 4,096 pairs (always the same), in groups that share K negatives.
+    Its regression on log p(y|x) / p(y), whose mean I(X; Y) is known, reduces the variance. The
+    standard error is about 0.01 nats; the value never exceeds I(X; Y) or log(K + 1).
     """
     draws, group = 4096, 32 if negatives <= 1024 else 256
     rng = KeyedRNG(0, negatives).fork("linear_gaussian/best_infonce")
@@ -183,7 +161,7 @@ def best_infonce(negatives: int, correlations: Tensor) -> float:
     y = correlations * x + (1 - correlations**2).sqrt() * noise
     information = -0.5 * float(torch.log1p(-(correlations**2)).sum())
 
-    def quadratic(values: Tensor) -> Tensor:  # the part of log p(y|x) / p(y) without x
+    def quadratic(values: Tensor) -> Tensor:  # the term of log p(y|x) / p(y) that depends only on y
         return -0.5 * (values**2 * correlations**2 / (1 - correlations**2)).sum(-1)
 
     slope = x * correlations / (1 - correlations**2)

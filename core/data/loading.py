@@ -1,4 +1,4 @@
-"""Images read from disks by worker processes, and what is said where workers starve or die.
+"""Decode images in worker processes, and report workers that starve or die.
 
 n = images in the split.
 """
@@ -24,24 +24,22 @@ from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
 from core.data.skipping import Split, Undecodable, first_decodable
 from core.errors import UserError
 
-MOST_WORKERS = 4  # for each processor: more only wait for one another
-TICK = 5.0  # seconds of silence after which it is looked whether the workers are alive
-# What torch says in a RuntimeError when memory that processes share, or files, run out.
+MAX_WORKERS = 4  # per processor: more workers only wait for each other
+TICK = 5.0  # seconds without a batch after which the workers are checked
+# Parts of torch's RuntimeErrors when shared memory or file handles run out.
 EXHAUSTED = ("shared memory", "mmap", "Too many open files", "ancdata", "Cannot allocate")
 
 
 class WorkersLost(UserError, RuntimeError):
-    """Decoding workers died or fell silent. It is a RuntimeError, too, as torch's own, so that a
-    run that is ending for another reason can tell.
-    """
+    """Decoding workers died or fell silent. Also a RuntimeError, like torch's own error."""
 
 
 class Resized(Dataset[tuple[Tensor, int, int]]):
-    """A data set of (picture, label) as (uint8 [C, H, W], label, note), every image of one shape.
+    """A data set of (picture, label) as (uint8 [C, H, W], label, note), all images of one shape.
 
-    With `size` the shorter side is resized to it and the centre is cut out; without, images have to
-    be of one shape already. With `grey` they have one channel; without, those in files have three,
-    and others as many as the first image.
+    With `size`, the shorter side is resized to it and the centre is cut out; without, all images
+    must have one shape. With `grey`, images have one channel; without, images from files have
+    three, and other images as many as the first image.
     """
 
     def __init__(
@@ -72,25 +70,28 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
                 f"data.root: image {index}: {printable(error.filename or '')} can not be read"
                 f" ({error.strerror})"
             ) from None
+        except Undecodable as error:
+            raise self._undecodable(index, str(error)) from None
         try:
             image, note = to_tensor(open_picture(item), self.size, self.grey, self.bits)
         except MemoryError:
             raise
         except TooDeep as error:
             raise UserError(f"data.bits: {self._name(index)} {error}") from None
-        # whatever the bytes lead one of Pillow's readers to, such as its DecompressionBombError
+        # anything that Pillow raises for strange bytes, such as DecompressionBombError
         except Exception as error:
             unknown = isinstance(error, UnidentifiedImageError)
-            reason = "no image that Pillow knows" if unknown else printable(error)
-            raise Undecodable(
-                f"data.root: {self._name(index)} can not be decoded ({reason}); mend or remove it"
-            ) from None
+            reason = "not an image that Pillow knows" if unknown else printable(error)
+            raise self._undecodable(index, reason) from None
         return image, int(label), note
 
+    def _undecodable(self, index: int, reason: str) -> Undecodable:
+        return Undecodable(
+            f"data.root: {self._name(index)} can not be decoded ({reason}); repair or remove it"
+        )
+
     def _item(self, index: int) -> tuple[Any, int]:
-        """What is stored, undecoded where it is a file. timm itself would silently put the next
-        image of any split in the place of one that fails.
-        """
+        """The stored item, not decoded if it is a file. (timm itself hides images that fail.)"""
         if not hasattr(self.dataset, "reader"):
             return self.dataset[index]
         file, label = self.dataset.reader[index][:2]
@@ -98,7 +99,7 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
             return file.read(), -1 if label is None else label
 
     def _name(self, index: int) -> str:
-        """The file that an image is stored in, or its number."""
+        """The file of an image, or its number."""
         samples = getattr(self.dataset, "samples", None)
         if samples:
             return printable(samples[index][0])
@@ -111,21 +112,19 @@ def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
     if tuple(image.shape) != shape:
         raise UserError(
             f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set"
-            " data.size so that they become one shape"
+            " data.size, so that all have one shape"
         )
 
 
 def decode(
     dataset: Resized, split: Split, workers: int, timeout: float = math.inf
 ) -> tuple[Tensor, Tensor]:
-    """The images of a split of the data set as uint8 [n, C, H, W] and their labels as int64 [n,
-    1].
-    """
+    """The images of a split as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
     inner, chosen = dataset.dataset, split.chosen
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
     stored = getattr(inner, "data", None)
     if dataset.as_stored and targets.ndim == 1 and isinstance(stored, np.ndarray | Tensor):
-        images = torch.as_tensor(stored)[chosen]  # torchvision's small sets are arrays already
+        images = torch.as_tensor(stored)[chosen]  # torchvision's small sets are arrays
         if images.ndim == 3:
             images = images[:, None]
         elif images.shape[-1] in (1, 3):
@@ -142,18 +141,14 @@ def decode(
 
 
 def read_through(
-    dataset: Any,
-    size: int,
-    room: float,
-    grey: bool = False,
-    bits: int = 16,
-    where: str = "",
+    dataset: Any, size: int, room: float, grey: bool = False, bits: int = 16, where: str = ""
 ) -> tuple[Tensor, Tensor]:
-    """Every image of a data set that can only be read in sequence, in its own order, as `decode`
-    gives them; at most `room` bytes.
+    """All images of a data set without random access, in its order, as `decode` returns them.
+
+    `room`: the largest allowed size in bytes.
     """
     if hasattr(dataset.reader, "dist_num_replicas"):
-        # every process holds every image, and takes its slice of an order
+        # every process holds all images, and takes its slice of each batch
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
     images: list[Tensor] = []
     labels: list[int] = []
@@ -166,10 +161,9 @@ def read_through(
         labels.append(int(label))
         if len(images) * image.numel() > room:
             raise UserError(
-                "data.memory: a set that can only be read in sequence has to fit, and"
-                f" {room / 2**30:g} GiB hold fewer than"
-                f" {len(images)} images; allow more, set a smaller data.size, or use a copy with"
-                " random access (hfds/ or a folder)"
+                "data.memory: a set without random access must fit into memory, but"
+                f" {room / 2**30:g} GiB hold fewer than {len(images)} images; allow more, set a"
+                " smaller data.size, or use a copy with random access (hfds/ or a folder)"
             )
     if not images or len(images) < len(dataset):
         raise UserError(
@@ -192,11 +186,10 @@ def _in_sequence(
 
 
 def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any) -> Iterator[Any]:
-    """Batches from a DataLoader. A worker's mistake comes as the one line that was raised, and
-    torch's own generator is left alone.
+    """Batches from a DataLoader. An error of a worker is raised here as one line.
 
-    `timeout`: seconds of this process's waiting in which no worker brings the next batch, after
-    which they are called lost (`WorkersLost`). A worker that dies is seen within seconds.
+    `timeout`: seconds of waiting without a batch after which `WorkersLost` is raised. A dead
+    worker is noticed within seconds. torch's global generator is not used.
     """
     workers, silent = _sensible(workers), 0.0
     tick = min(TICK, timeout) if workers else 0
@@ -211,18 +204,18 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
                     raise
                 silent += tick
                 if silent < timeout:
-                    continue  # torch's iterator goes on where it was
+                    continue  # torch's iterator is still usable
                 raise WorkersLost(
                     f"data.timeout: no batch came from {workers} decoding workers in"
-                    f" {timeout:g} s; look whether the disk under data.root answers, or allow more"
+                    f" {timeout:g} s; check that the disk under data.root answers, or allow more"
                     " seconds"
                 ) from None
             if batch is None:
                 return
             silent = 0.0
             yield batch
-    except UserError as error:  # a worker's arrives with its traceback as text
-        # torch's frames hold the workers; a loader that is collected later waits 5 s for each
+    except UserError as error:  # a worker's error arrives with its traceback as text
+        # torch's frames hold the workers; a loader that is collected late waits 5 s for each
         traceback.clear_frames(error.__traceback__)
         said = str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
         raise type(error)(said) from None
@@ -230,28 +223,28 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
         lost = _lost(error)
         if lost is None:
             raise
-        _hear_no_more_deaths()
+        _ignore_deaths()
         traceback.clear_frames(error.__traceback__)
         raise lost from None
     finally:
-        del batches  # its workers end now: an error that is kept would keep them
+        del batches  # end the workers now; a stored error would keep them alive
 
 
 def _sensible(workers: int) -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = MOST_WORKERS * (cpus or 1)
+    most = MAX_WORKERS * (cpus or 1)
     if workers > most:
         say_once(
-            f"data.workers: {workers} are more than {MOST_WORKERS} for each of {cpus} processors;"
+            f"data.workers: {workers} are more than {MAX_WORKERS} for each of {cpus} processors;"
             f" {most} decode"
         )
     return min(workers, most)
 
 
 def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
-    """The iterator of a DataLoader, whose workers run."""
+    """The iterator of a DataLoader, with running workers."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # `_sensible` has judged
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # see `_sensible`
         batches = iter(DataLoader(dataset, num_workers=workers, **options))
     if workers and threading.current_thread() is threading.main_thread():
         _translate_deaths()
@@ -259,9 +252,7 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _translate_deaths() -> None:
-    """torch raises a worker's death wherever this process is just then, even in the middle of a
-    step; make it one line there, too.
-    """
+    """Shorten torch's error about a dead worker, which can come even in the middle of a step."""
     before = signal.getsignal(signal.SIGCHLD)
     if not callable(before) or getattr(before, "translates", False):
         return
@@ -270,29 +261,29 @@ def _translate_deaths() -> None:
         try:
             before(number, frame)
         except RuntimeError as error:
-            _hear_no_more_deaths()
+            _ignore_deaths()
             raise _lost(error) or error from None
 
     handler.translates = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGCHLD, handler)
 
 
-def _hear_no_more_deaths() -> None:
-    """One death is enough: no other may interrupt what becomes of the first."""
+def _ignore_deaths() -> None:
+    """After the first death, no further one may interrupt its handling."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _lost(error: Exception) -> WorkersLost | None:
-    """What to say where workers died or could not be had; None for another error."""
+    """The error for workers that died or could not start; None for another error."""
     text = " ".join(str(error).split())
-    # a worker that dies while it hands over a batch breaks the connection
+    # a worker that dies while it sends a batch breaks the connection
     broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
     if broken or isinstance(error, RuntimeError) and "DataLoader worker" in text:
         reason = "a decoding worker died" if broken else text.split(". ")[0].rstrip(".")
         return WorkersLost(
-            f"data.workers: {reason}; where the system kills for memory (host's or /dev/shm's),"
-            " set fewer workers or data.workers=0"
+            f"data.workers: {reason}; if the system kills processes to free memory (the host's or"
+            " /dev/shm's), set fewer workers or data.workers=0"
         )
     if isinstance(error, BlockingIOError) or any(words in text for words in EXHAUSTED):
         return WorkersLost(

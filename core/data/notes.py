@@ -1,4 +1,4 @@
-"""What is said about a split, once, on standard error, by the first process."""
+"""Messages about a split, each printed once, on standard error, by the first process."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from core.data.pixels import ALPHA, COLOUR_16, DEPTH, FRAMES, TURNED
 from core.distributed import rank
 
-ENOUGH = 256  # pictures of 16 bits after which a stream judges their range
+ENOUGH = 256  # 16-bit pictures after which a stream's range is judged
 SENTENCES = {
     ALPHA: "some images are transparent in places; they are laid on white",
     TURNED: "some images are stored rotated or mirrored (EXIF); they are turned upright",
@@ -18,7 +18,7 @@ SENTENCES = {
 
 @functools.cache
 def say_once(line: str) -> None:
-    """Print a line, unless it has been printed before or another process does."""
+    """Print a line, unless it was printed before or this is not the first process."""
     first = rank() == 0 and all(
         os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     )
@@ -27,7 +27,7 @@ def say_once(line: str) -> None:
 
 
 def printable(text: object, most: int = 200) -> str:
-    """A name that comes from a disk, with what is no plain text in it escaped, at most so long."""
+    """A name from a disk, with special characters escaped, cut to `most` characters."""
     plain = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(text)
@@ -36,7 +36,7 @@ def printable(text: object, most: int = 200) -> str:
 
 
 class Notes:
-    """Collects the notes of a split's pictures (`core.data.pixels`) and says what they tell."""
+    """Collects the notes of a split's pictures (`core.data.pixels`) and reports them."""
 
     def __init__(self, where: str, bits: int = 16):
         self.where, self.bits = where, bits
@@ -55,18 +55,18 @@ class Notes:
             self.judge()
 
     def judge(self) -> None:
-        """Say where values of 16 bits fill less than a sixteenth of their range, so that images
-        are nearly black. They are not scaled: another split may have another largest value.
+        """Warn if 16-bit values fill less than 1/16 of their range, so that images look black. They
+        are not scaled, because another split may have another maximum.
         """
         if self.judged or not self.deep:
             return
         self.judged = True
         if self.peak >= 2**self.bits // 16:
             return
-        mend = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
+        remedy = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
         if self.flags & COLOUR_16:
-            mend = "store them with 8 bits that fill the range"
+            remedy = "store them with 8 bits that fill the range"
         say_once(
             f"data.bits: {self.where}: the largest value of {self.deep} images of 16 bits is"
-            f" {self.peak} of {2**self.bits - 1}, so they are nearly black; {mend}"
+            f" {self.peak} of {2**self.bits - 1}, so they are nearly black; {remedy}"
         )

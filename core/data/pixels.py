@@ -1,13 +1,14 @@
-"""A stored picture as a tensor of 8 bits a value: what becomes of transparency, orientation, depth
-and further frames.
+"""A stored picture as an 8-bit tensor: transparency, orientation, bit depth, several frames.
 
-What was done to a picture is returned as a number, its *note*: flags in the lower 8 bits, and above
-them, for a picture of 16 bits, one more than its largest value.
+What was done to a picture is returned as a number, its *note*: the lower 8 bits are flags; the
+higher bits hold the largest value plus one of a 16-bit picture, else 0.
 """
 
 import functools
 import io
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from torch import Tensor
 from core.data.skipping import Undecodable
 
 ALPHA, TURNED, FRAMES, COLOUR_16 = 1, 2, 4, 8  # flags of a note
-DEPTH = 8  # place in a note of the largest value plus one
-# EXIF's orientation -> what shows the picture upright
+DEPTH = 8  # the bit where the largest value plus one starts
+# EXIF orientation -> the operation that shows the picture upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,33 +30,44 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ORIENTATION = 0x0112  # the tag's number
-# Formats that Pillow names and can not decode, and EPS, for which it starts another program.
+ORIENTATION = 0x0112  # number of the EXIF tag
+# Formats that Pillow names but can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# Of a picture that is longer than this many times its width only the middle is resized.
+# bytes of an encoded picture: more than any picture takes that Pillow agrees to decode
+MOST_BYTES = 2**29
+# If one side is longer than the other by more than this factor, only the middle is resized.
 LONGEST = 64
 
 
 class TooDeep(Exception):
-    """A value that takes more bits than data.bits says."""
+    """A value needs more bits than data.bits."""
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes by itself."""
+    """The formats that Pillow itself decodes."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - NO_PICTURES))
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """The file name extensions of these formats, lower case with their dot."""
+    """The file name extensions of these formats, in lower case, with the dot."""
     known, read = Image.registered_extensions(), set(formats())
     return frozenset(suffix.lower() for suffix, name in known.items() if name in read)
 
 
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture's file; raises `Undecodable` where it is too large to be one."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES:
+            raise Undecodable(f"its {size / 2**30:.1f} GiB are more than a picture takes")
+        return file.read()
+
+
 def open_picture(item: Any) -> Image.Image:
-    """A picture from a file's bytes, from an array of 8-bit values, or as it is."""
+    """A picture from the bytes of a file, from an array of 8-bit values, or unchanged."""
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, bytes):
@@ -70,13 +82,15 @@ def is_grey(picture: Image.Image) -> bool:
 def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tuple[Tensor, int]:
     """A picture as uint8 [C, H, W] and its note; C = 1 if `grey`, else 3.
 
-    With `size` the shorter side is resized to it and the centre is cut out. The picture is turned
-    upright (EXIF), and what is transparent is laid on white. Of several frames the first is taken.
-    Files of 16 bits hold values of `bits` bits, the upper 8 of which are kept. Raises `Undecodable`
-    for pixels without a known range, and `TooDeep`.
+    With `size`, the shorter side is resized to it and the centre is cut out. The picture is turned
+    upright (EXIF), transparent parts become white, and of several frames the first is read. 16-bit
+    files hold values of `bits` bits; their upper 8 bits are kept. Raises `Undecodable` for pixels
+    without a known range, and `TooDeep`.
     """
     picture, note = upright(picture, bits)
-    picture = picture.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if size and picture.size != (size, size):
         picture = resized(picture, size)
     pixels = torch.from_numpy(np.array(picture))
@@ -84,7 +98,7 @@ def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tu
 
 
 def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
-    """A picture of 8 bits without transparency, as it is meant to be seen, and its note."""
+    """An upright 8-bit picture without transparency, and its note."""
     note = FRAMES if _has_frames(picture) else 0
     deep_colour = picture.mode.startswith("RGB") and _is_deep(getattr(picture, "tile", ()))
     picture.load()
@@ -92,7 +106,7 @@ def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
     if turn is not None:
         picture, note = picture.transpose(turn), note | TURNED
     if picture.mode == "I" and picture.format in ("PPM", "PNG") or picture.mode.startswith("I;16"):
-        # Pillow has scaled the values of a PGM to 16 bits
+        # Pillow has already scaled the values of a PGM to 16 bits
         used = 16 if picture.format == "PPM" else bits
         picture, peak, hidden = _eight_bits(picture, used)
         return picture, note | (peak + 1 << DEPTH) | (ALPHA if hidden else 0)
@@ -102,9 +116,7 @@ def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
         )
     if deep_colour:
         if bits != 16:
-            raise TooDeep(
-                "holds colour of 16 bits, of which Pillow reads the upper 8 alone: store it with 8"
-            )
+            raise TooDeep("holds 16-bit colour, of which Pillow reads only 8 bits: store it with 8")
         peak = max(high for _, high in _ranges(picture.getextrema())[:3])
         note |= COLOUR_16 | (256 * peak + 256 << DEPTH)
     if picture.has_transparency_data:
@@ -114,9 +126,9 @@ def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
 
 
 def resized(picture: Image.Image, size: int) -> Image.Image:
-    """The shorter side resized to `size`, and the centre cut out."""
+    """Resize the shorter side to `size`, and cut out the centre."""
     short, long = sorted(picture.size)
-    if long > LONGEST * short:  # else the whole of it is resized, which may take gigabytes
+    if long > LONGEST * short:  # a full resize might take gigabytes
         margin = (LONGEST - 1) * short // 2
         width, height = (min(side, short + 2 * margin) for side in picture.size)
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
@@ -130,8 +142,8 @@ def resized(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture laid on white, and whether any of it is transparent."""
-    if picture.mode in ("La", "RGBa"):  # colours that are multiplied by their opacity already
+    """A picture on white, and whether any part of it is transparent."""
+    if picture.mode in ("La", "RGBa"):  # colours are already multiplied by their opacity
         picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
     picture = picture.convert("RGBA")
     lowest, _ = _ranges(picture.getchannel("A").getextrema())[0]
@@ -141,10 +153,10 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool]:
-    """Grey values of `bits` bits as their upper 8, the largest of them, and whether any stands for
-    transparent, which is shown white. Pillow itself would call all above 255 white.
+    """Grey values of `bits` bits as their upper 8 bits, their maximum, and whether any value means
+    transparent (shown white). Pillow's own conversion makes all values above 255 white.
     """
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(picture)
     peak = int(values.max())
     if peak >= 2**bits:
         raise TooDeep(f"holds the value {peak}, which takes more than {bits} bits")
@@ -154,24 +166,24 @@ def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool
 
 
 def _ranges(extrema: Any) -> list[tuple[int, int]]:
-    """Pillow's extrema of each channel, of which it gives a bare pair where there is one."""
+    """Pillow's extrema as a list with a pair for each channel."""
     return list(extrema) if isinstance(extrema[0], tuple) else [extrema]
 
 
 def _is_deep(tiles: Iterable[Any]) -> bool:
-    """Whether a picture is stored with 16 bits a value, by what its decoder was told."""
+    """Whether a picture is stored with 16 bits per value, according to its decoder's arguments."""
     return any(";16" in str(tile[3]) for tile in tiles if len(tile) > 3)
 
 
 def _has_frames(picture: Image.Image) -> bool:
     try:
         return bool(getattr(picture, "is_animated", False))
-    except Exception:  # of a second frame that is damaged; the first one is what is read
+    except Exception:  # the second frame is damaged, but only the first is read
         return False
 
 
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
-    except Exception:  # of a damaged EXIF block beside a whole picture
+    except Exception:  # the EXIF block is damaged, but the picture is not
         return 1

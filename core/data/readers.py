@@ -1,6 +1,4 @@
-"""The official train and test splits of data sets that are stored: torchvision's, a folder, and
-everything that timm opens.
-"""
+"""The official train and test splits of stored data sets: torchvision's, folders, timm's."""
 
 import contextlib
 import functools
@@ -15,9 +13,10 @@ from torch.utils.data import Dataset
 
 from core.data.folders import open_folder
 from core.data.notes import printable
+from core.data.pixels import read_file
 from core.errors import UserError
 
-# data.name -> the class of torchvision.datasets; a further one that fits is one more line
+# data.name -> class in torchvision.datasets; a similar set is one more line
 TORCHVISION = {
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
@@ -25,14 +24,14 @@ TORCHVISION = {
     "cifar100": "CIFAR100",
     "stl10": "STL10",
 }
-PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's own names for other places
+PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's prefixes for other sources
 PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 
 
 def open_official(name: str, root: str, download: bool, split: str) -> Dataset[Any]:
-    """The official train or test split, undecoded where it allows that.
+    """The official train or test split, not decoded if possible.
 
-    `root` is a folder of this machine. Raises `UserError` where it can not be read.
+    `root` is a local folder. Raises `UserError` if the data can not be read.
     """
     place = local_folder(root)
     try:
@@ -48,8 +47,8 @@ def open_official(name: str, root: str, download: bool, split: str) -> Dataset[A
         raise UserError(
             f"data.name: '{name}' needs a package that is not installed ({error}); pip install it"
         ) from None
-    except Exception as error:  # whatever damaged files lead a foreign reader to
-        if "Please install" in str(error):  # timm's way of saying the same
+    except Exception as error:  # anything that a foreign reader raises for damaged files
+        if "Please install" in str(error):  # timm's message for a missing package
             raise UserError(
                 f"data.name: '{name}' needs a package that is not installed; pip install"
                 f" {PACKAGES[name.split('/')[0]]}"
@@ -63,31 +62,29 @@ def open_official(name: str, root: str, download: bool, split: str) -> Dataset[A
 
 
 def local_folder(root: str) -> Path:
-    """The absolute path of a folder, which need not exist; `UserError` where it can not be one.
+    """The absolute path of a folder, which need not exist; `UserError` if it can not be a folder.
 
-    Since it is absolute, no reader takes it for an address or a command ("s3:", "pipe:").
+    Because it is absolute, no reader takes it for an address or a command ("s3:", "pipe:").
     """
     try:
         path = Path(os.path.abspath(Path(root).expanduser()))
         is_file = path.exists() and not path.is_dir()
     except RuntimeError:
         raise UserError(
-            f"data.root: {printable(root)}: there is no such user's home; write the path in full"
+            f"data.root: {printable(root)}: there is no such user; write the path in full"
         ) from None
-    except (OSError, ValueError) as error:  # a part of it is no folder, too long, or has a NUL
+    except (OSError, ValueError) as error:  # a parent is a file, the name is too long, or has a NUL
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"data.root: {printable(root)} can not be used ({reason})") from None
     if "\0" in root:
         raise UserError(f"data.root: {printable(root)} can not be used (embedded null byte)")
     if is_file:
-        raise UserError(
-            f"data.root: {printable(path)} is a file; name the folder that holds the data set"
-        )
+        raise UserError(f"data.root: {printable(path)} is a file; name the folder of the data set")
     return path
 
 
 def class_names(train: Any) -> tuple[str, ...]:
-    """The names of the classes in the order of their labels, empty where the set has none."""
+    """The names of the classes in the order of their labels; empty if the set has none."""
     numbers = getattr(getattr(train, "reader", None), "class_to_idx", None) or {}
     named = getattr(train, "classes", None) or sorted(numbers, key=numbers.__getitem__)
     return tuple(str(name) for name in named)
@@ -97,26 +94,22 @@ def _open_torchvision(kind: str, root: Path, download: bool, split: str) -> Any:
     from torchvision import datasets
 
     make = getattr(datasets, kind)
-    # most sets ask whether it is the train split, some for its name
+    # most sets have a `train` option, some have the split's name
     if "train" in inspect.signature(make).parameters:
         return make(str(root), train=split == "train", download=download)
     return make(str(root), split=split, download=download)
 
 
 def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
-    """Of the processes that torchrun starts at once, the first fetches the files and the others
-    then find them.
-    """
+    """A lock: the first of several processes downloads the files, and the others find them."""
     root.mkdir(parents=True, exist_ok=True)
-    return (
-        FileLock(root / ".download.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
-    )
+    if os.access(root, os.W_OK):
+        return FileLock(root / ".download.lock")
+    return contextlib.nullcontext()
 
 
 def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
-    """A set under timm's own name. Its test split is called "test", or "validation" where there is
-    no such split. Pictures come as they are stored, for `core.data.pixels` to convert.
-    """
+    """A set under timm's own name; its test split is "test" or else "validation". Not decoded."""
     from timm.data import ImageDataset, create_dataset
     from torchvision.datasets import DatasetFolder
 
@@ -132,22 +125,16 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
             except (RuntimeError, ValueError):
                 dataset = open_part(split="validation")
     if isinstance(dataset, ImageDataset):
-        # else timm puts the next image in the place of one that can not be decoded
+        # without this, timm replaces an image that can not be decoded by the next one
         dataset.load_bytes = True
     if isinstance(dataset, DatasetFolder):
-        dataset.loader = _read_bytes
+        dataset.loader = read_file
     return dataset
-
-
-def _read_bytes(path: str) -> bytes:
-    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Keep Hugging Face to what lies on the disk: its loader knows no `download=False`, only this
-    switch.
-    """
+    """Keep Hugging Face to local files: its loader has no `download=False`, only this switch."""
     from huggingface_hub import constants as hub
 
     before = hub.HF_HUB_OFFLINE

@@ -1,5 +1,4 @@
-"""Images that can not be decoded: up to a stated share of a split, each is named, counted, and
-another one of the split stands in for it.
+"""Images that can not be decoded: up to a given share of a split may be replaced by other images.
 
 n = images in the split.
 """
@@ -15,9 +14,7 @@ from core.errors import UserError
 
 
 class Undecodable(UserError):
-    """The bytes of an image were read and are no picture. What could not be read at all is not
-    this: it may be readable the next time.
-    """
+    """The bytes of an image are no picture. (This is no read error, which may be temporary.)"""
 
 
 class Images(Protocol):
@@ -27,7 +24,7 @@ class Images(Protocol):
 
 
 class Noted(Protocol):
-    """What takes the notes of images, such as `core.data.notes.Notes`."""
+    """A receiver of images' notes, such as `core.data.notes.Notes`."""
 
     def add(self, notes: Iterable[int]) -> None: ...
 
@@ -35,18 +32,18 @@ class Noted(Protocol):
 
 
 class Split(Dataset[tuple[Tensor, int, int, int]]):
-    """The chosen images of a data set by their place in the split, as (image, label, place that it
-    was read from, note of what was done to it).
+    """Chosen images of a data set by their place in the split, as (image, label, place that was
+    read, note).
 
-    For an image that can not be decoded the next one of the split that can stands in, with its own
-    label. Which that is depends on the files alone, so that batch i stays a function of (seed, i),
-    whether a split is held or streamed, and after a resume.
+    An image that can not be decoded is replaced by the next image of the split that can, with its
+    label. The replacement depends only on the files, so batch i stays a function of (seed, i), in
+    memory, streamed or resumed.
     """
 
     def __init__(self, images: Images, chosen: Tensor, share: float, notes: Noted | None = None):
         self.images, self.chosen, self.share, self.notes = images, chosen, share, notes
         self.allowed = int(share * len(chosen))
-        self.skipped: set[int] = set()  # places, as far as this process has met them
+        self.skipped: set[int] = set()  # the places that this process has met
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -64,17 +61,17 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
         raise AssertionError
 
     def account(self, wanted: Tensor, read: Tensor, notes: Tensor) -> None:
-        """Name and count the images that others stood in for, given the places that were asked for
-        and those that were read, and pass on what is to be said of those that were read.
+        """Report and count replaced images, given the wanted places and those that were read, and
+        pass the notes on.
 
-        Called in the process that trains, which sees what every worker met. Raises `UserError`
-        beyond the stated share.
+        Called in the training process, which sees the results of all workers. Raises `UserError`
+        beyond the allowed share.
         """
         if self.notes:
             self.notes.add(notes.tolist())
-        for place, instead in zip(
-            wanted[wanted != read].tolist(), read[wanted != read].tolist(), strict=True
-        ):
+        replaced = wanted != read
+        pairs = zip(wanted[replaced].tolist(), read[replaced].tolist(), strict=True)
+        for place, instead in pairs:
             for bad in range(place, place + (instead - place) % len(self)):
                 self._count(bad % len(self))
 
@@ -89,27 +86,21 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
             error = str(named)
         if len(self.skipped) > self.allowed:
             raise self._beyond(error)
-        print(
-            f"{error.split(';')[0]}; skipped, {len(self.skipped)} of at most {self.allowed}",
-            file=sys.stderr,
-            flush=True,
-        )
+        said = f"{error.split(';')[0]}; skipped, {len(self.skipped)} of at most {self.allowed}"
+        print(said, file=sys.stderr, flush=True)
 
     def _beyond(self, error: str) -> UserError:
         if not self.allowed:
             return UserError(error)
         return UserError(
             f"data.skip: more than {self.allowed} of {len(self)} images can not be decoded; the"
-            " newest:"
-            f" {error.split(';')[0].removeprefix('data.root: ')}; mend or remove them, or allow a"
-            f" larger share than {self.share:g}"
+            f" last one: {error.split(';')[0].removeprefix('data.root: ')}; repair or remove them,"
+            f" or allow a larger share than {self.share:g}"
         )
 
 
 def first_decodable(open_image: Callable[[int], object], n: int, share: float) -> int:
-    """The index of the first image that can be decoded; raises the first one's error where more
-    than that share of n can not.
-    """
+    """The first image that can be decoded; an error if more than a share of n images can not."""
     if not n:
         raise UserError("data.root: the data set holds no images; name another")
     errors: list[Undecodable] = []

@@ -1,4 +1,4 @@
-"""Where images come from: a source turns an order of indices into batches of views.
+"""A source of images: it turns a sampler's indices into batches of views.
 
 n = images in the split, B = images on this process, W = processes, F = label columns.
 """
@@ -17,60 +17,52 @@ from core.batch import Batch
 from core.data.identity import Identity, digest, digest_of_sample
 from core.randomness import KeyedRNG
 
-Sampler = Iterable[
-    tuple[Tensor, KeyedRNG]
-]  # (index int64 [B] on the CPU, the randomness of that batch)
+# (index int64 [B] on the CPU, the random numbers of that batch)
+Sampler = Iterable[tuple[Tensor, KeyedRNG]]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known exactly about the information that two views of an image share."""
+    """Exact knowledge about the information that two views of an image share."""
 
     nats: float  # I(V1; V2)
-    # number of negatives K -> the largest log(K + 1) - L that any critic reaches in expectation,
-    # in nats
+    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats
     best_infonce: Callable[[int], float]
 
 
 class Source(ABC):
-    """One split of a data set. Everything random about a batch comes from the draws that its order
-    holds.
+    """One split of a data set. All randomness of a batch comes from the sampler's `KeyedRNG`.
 
-    A set that is made rather than read has a dataclass `Config` and is built as `Set(config, split,
+    A set that is generated, not read, has a dataclass `Config` and is built as `Set(config, split,
     seed)`, with split "train", "val", "trainval" (train followed by val) or "test".
     """
 
     Config: ClassVar[type]
-    name: str = ""  # as data.name has it
+    name: str = ""  # data.name
     split: str = ""
-    config: Any = None  # a dataclass, of a set that has keys of its own
-    seed: int = 0  # of the run; embedded data depend on it
+    config: Any = None  # a dataclass, if the set has keys of its own
+    seed: int = 0  # the run's seed, for sets that are generated
     factors: dict[str, int]  # label column -> number of classes, e.g. {"class": 10}
     shape: tuple[int, int, int]  # (C, H, W)
-    truth: Truth | None = None  # what is known of the information between two views
-    rendered: ClassVar[bool] = False  # whether every view is a fresh rendering of the content
-    augmentation: str = "none"  # what makes two views of an image differ, in a word
+    truth: Truth | None = None  # the known information between two views
+    rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
+    augmentation: str = "none"  # what makes two views differ, in a word
 
     @classmethod
     def check(cls, data: Any) -> None:
-        """Raise ValueError("key: what is wrong") where keys of `core.data.datasets.DataConfig` do
-        not go with this set.
-        """
+        """ValueError("key: what is wrong") if keys of `DataConfig` do not fit this set."""
         if not cls.rendered:
             return
         for key in ("grey", "binarise"):
             if getattr(data, key):
-                raise ValueError(
-                    f"{key}: {data.name} makes its images afresh each time, as it makes them; set"
-                    " it to false"
-                )
-        side = getattr(cls, "shape", (0, data.size))[1]  # some sets know it only once they are made
+                raise ValueError(f"{key}: {data.name} renders its images; set it to false")
+        side = getattr(cls, "shape", (0, data.size))[1]  # some sets know it only after building
         if data.size not in (0, side):
             raise ValueError(f"size: {data.name} makes images of side {side}; leave it out")
 
     @cached_property
     def identity(self) -> Identity:
-        """What this split holds, computed at first use and kept."""
+        """What this split holds; computed at first use."""
         return self.identify()
 
     def identify(self) -> Identity:
@@ -98,9 +90,7 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
-        """One batch an entry of the order, with that many views of each image, on the device of the
-        entry's draws.
-        """
+        """One batch per sampler entry, with `views` views of each image, on the entry's device."""
 
 
 def train_sampler(
@@ -113,11 +103,10 @@ def train_sampler(
     world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Sampler:
-    """Batches number `start` to `stop` of endless shuffled epochs; batch i is a function of (seed,
-    i) alone.
+    """Batches `start` to `stop` of endless shuffled epochs. Batch i is a function of (seed, i).
 
-    `batch_size` is the global one, and each process takes its W-th part. An epoch holds n //
-    batch_size whole batches.
+    `batch_size` is global, and each process gets a W-th of it. An epoch has n // batch_size
+    batches.
     """
     per_epoch, mine = n // batch_size, batch_size // world
     epoch, shuffled = -1, torch.empty(0)
@@ -137,10 +126,8 @@ def eval_sampler(
     purpose: str = "read",
     most: int | None = None,
 ) -> Sampler:
-    """Images once, in order, in blocks; the draws of a block are a function of (seed, block number,
-    purpose).
-
-    With `most`, at most that many images, evenly spread over the split.
+    """All images once, in order, in blocks. The random numbers of a block are a function of (seed,
+    block number, purpose). With `most`, at most that many images, evenly spread over the split.
     """
     chosen = torch.arange(n) if most is None or most >= n else torch.arange(most) * n // most
     for number, index in enumerate(chosen.split(block)):

@@ -1,5 +1,4 @@
-"""Augmented views of a batch, as tensor work on the device: what a positive pair has in common is
-what a policy leaves alone.
+"""Augmented views of a batch, as tensor operations on the device.
 
 B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images
 are uint8 at both ends and float in [0, 1] between. They are rounded once, to the nearest level, at
@@ -8,7 +7,7 @@ the end; torchvision rounds uint8 images after every operation.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,29 +16,31 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from core.batch import as_float
+from core.data import fused_views
 from core.data.blocks import in_blocks
 from core.data.colour import GRAY, SAME, Steps, grayscale, hue_turn, jitter, mix, steps
 from core.data.resize import resized_crop
 from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
+from core.transfer import send, to_device
 
-ATTEMPTS = 10  # at a box that fits into the image, as torchvision
+ATTEMPTS = 10  # to draw a box that fits into the image, like torchvision
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What may happen to an image, in this order. `Policy(size)` changes nothing but the size."""
+    """The random operations on an image, in this order. `Policy(size)` only resizes."""
 
     size: int  # views are [B, C, size, size]
-    rotation: float = 0.0  # degrees to either side, about the centre, black outside
+    rotation: float = 0.0  # largest angle in degrees, about the centre, black outside
     scale: tuple[float, float] = (1.0, 1.0)  # area of the crop as a share of the image
     ratio: tuple[float, float] = (1.0, 1.0)  # width / height of the crop, log-uniform
     flip: float = 0.0  # probability
     jitter: float = 0.0  # probability of the next four, in random order
-    brightness: float = 0.0  # factor in 1 -+ this, likewise the next two
+    brightness: float = 0.0  # the factor is in 1 ± this; the same for the next two
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0  # turns of the colour circle to either side
+    hue: float = 0.0  # largest shift, in turns of the colour circle
     gray: float = 0.0  # probability
     blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
@@ -52,7 +53,7 @@ class Policy:
 
 
 def policy(name: str, size: int) -> Policy:
-    """The policy of that name for views of that size; `UserError` if there is none.
+    """The policy of a name, for views of a size; `UserError` for an unknown name.
 
     - "simclr": Chen et al. 2020 (arXiv 2002.05709), appendix A, colour strength 1. Up to 64 pixels
       it is their CIFAR-10 setting (appendix B.9): the same Inception crop of 8 to 100% of the area,
@@ -90,7 +91,7 @@ def policy(name: str, size: int) -> Policy:
 
 
 class Parameters(NamedTuple):
-    """What happens to each image of a batch."""
+    """The random parameters of each image of a batch."""
 
     angle: Tensor  # float [B], degrees counter-clockwise
     box: Tensor  # int64 [B, 4]: top, left, height, width
@@ -103,40 +104,41 @@ class Parameters(NamedTuple):
     sigma: Tensor  # float [B]
 
 
+COLUMNS = 2 * ATTEMPTS + 16  # uniform numbers that a view takes
+
+
 def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:
-    """Parameters for B images of H x W. They are drawn on the CPU whatever the device, so that
-    every device makes the same views.
-    """
-    rng = KeyedRNG(rng.seed, rng.step, rng.rank, rng.world, "cpu", rng.path)
+    """Parameters for B images of H x W, drawn on the CPU, so that all devices get equal views."""
+    return parameters(_uniform(images, rng), height, width, policy)
 
-    def chance(purpose: str, probability: float) -> Tensor:
-        return rng.uniform(purpose, images) < probability
 
-    def between(purpose: str, low: float, high: float) -> Tensor:
-        return low + (high - low) * rng.uniform(purpose, images)
+def _uniform(images: int, rng: KeyedRNG) -> Tensor:
+    return rng.on("cpu").uniform("view", images, COLUMNS)
 
+
+def parameters(u: Tensor, height: int, width: int, policy: Policy) -> Parameters:
+    """Parameters for images of H x W from uniform numbers [B, 36]."""
+    shape, place, u = u.split([2 * ATTEMPTS, 2, 14], 1)
+    # one column each; names that stand for several numbers follow
+    rotation, flip, jittered, gray, blur, sigma, hue = u[:, :7].unbind(1)
     spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
-    low, high = (1 - spread).clamp(min=0), 1 + spread
-    factor = low + (high - low) * rng.uniform("jitter factor", images, 3)
+    factor = _between((1 - spread).clamp(min=0), 1 + spread, u[:, 7:10])
     return Parameters(
-        angle=between("rotation", -policy.rotation, policy.rotation),
-        box=crop_boxes(
-            rng.uniform("crop shape", images, ATTEMPTS, 2),
-            rng.uniform("crop place", images, 2),
-            height,
-            width,
-            policy,
-        ),
-        flip=chance("flip", policy.flip),
-        jitter=chance("jitter", policy.jitter),
-        order=rng.uniform("jitter order", images, 4).argsort(1),
-        strength=torch.cat(
-            [factor, between("jitter hue", -policy.hue, policy.hue)[:, None]], dim=1
-        ),
-        gray=chance("gray", policy.gray),
-        blur=chance("blur", policy.blur),
-        sigma=between("blur sigma", *policy.sigma),
+        angle=_between(-policy.rotation, policy.rotation, rotation),
+        box=crop_boxes(shape.unflatten(1, (ATTEMPTS, 2)), place, height, width, policy),
+        flip=flip < policy.flip,
+        jitter=jittered < policy.jitter,
+        order=u[:, 10:14].argsort(1),
+        strength=torch.cat([factor, _between(-policy.hue, policy.hue, hue)[:, None]], dim=1),
+        gray=gray < policy.gray,
+        blur=blur < policy.blur,
+        sigma=_between(*policy.sigma, sigma),
     )
+
+
+def _between(low: float | Tensor, high: float | Tensor, u: Tensor) -> Tensor:
+    """Uniform numbers in [low, high) from uniform ones in [0, 1)."""
+    return low + (high - low) * u
 
 
 def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Policy) -> Tensor:
@@ -168,19 +170,36 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
 
 
 def augment(image: Tensor, rng: KeyedRNG, policy: Policy) -> Tensor:
-    """One view of each image: uint8 [B, C, H, W] to uint8 [B, C, S, S], a function of (image,
-    draws, policy).
+    """One view of each image, uint8 [B, C, H, W] to [B, C, S, S]."""
+    return augmented(image, [rng], policy)[0]
+
+
+def augmented(image: Tensor, rngs: Sequence[KeyedRNG], policy: Policy) -> tuple[Tensor, ...]:
+    """As `augment`, with one view for each of `rngs`."""
+    height, width = image.shape[2:]
+    if replace(policy, compile=False) == Policy(policy.size) and height == width == policy.size:
+        return (image,) * len(rngs)
+    uniform = [_uniform(len(image), rng) for rng in rngs]
+    if not (policy.rotation or policy.blur) and fused_views.serves(image, policy.size):
+        # of all views at once: on a GPU each operation of the CPU counts
+        rows = packed(parameters(torch.cat(uniform), height, width, policy))
+        rows = to_device(rows, image.device).unflatten(0, (len(rngs), -1))
+        return fused_views.make(image, rows, policy.size).unbind(0)
+    return tuple(apply(image, parameters(u, height, width, policy), policy) for u in uniform)
+
+
+def packed(drawn: Parameters) -> Tensor:
+    """The parameters of `fused_views`, float32 [B, 27]: box, mirror, three mixtures, hue shift,
+    three mixtures, and the mixture of the gray image.
     """
-    if replace(policy, compile=False) == Policy(policy.size) and image.shape[2:] == (
-        policy.size,
-        policy.size,
-    ):
-        return image
-    return apply(image, draw(len(image), image.shape[2], image.shape[3], rng, policy), policy)
+    work = prepare(drawn, torch.device("cpu"))
+    before, shift, after = work.colour
+    parts = (work.box, work.flip[:, None], before.flatten(1), shift[:, None], after.flatten(1))
+    return torch.cat([part.float() for part in (*parts, work.gray)], 1)
 
 
 class Work(NamedTuple):
-    """What is done to each image of a batch, on its device."""
+    """The operations on each image of a batch, on its device."""
 
     angle: Tensor  # this and the rest as in `Parameters`
     box: Tensor
@@ -194,15 +213,13 @@ class Work(NamedTuple):
 
 
 def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
-    """The views that these parameters make of uint8 [B, C, H, W]. What the policy never does costs
-    nothing.
-    """
+    """The views of uint8 [B, C, H, W] for these parameters."""
     if policy.compile:
         return _compiled()(image, prepare(drawn, image.device), policy)
     by = hue_turn(drawn.jitter, drawn.order).argsort(
         stable=True
     )  # images that `jitter` treats alike lie side by side
-    drawn, here = each(drawn, lambda values: values[by]), by.to(image.device)
+    drawn, here = each(drawn, lambda values: values[by]), to_device(by, image.device)
     work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
 
@@ -215,7 +232,7 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
 
 
 def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same named tuple with `function` of every tensor in it."""
+    """The named tuple with `function` applied to each of its tensors."""
     return (
         function(values)
         if isinstance(values, Tensor)
@@ -223,7 +240,15 @@ def each(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
     )
 
 
+def leaves(values: Any) -> list[Tensor]:
+    """The tensors of a named tuple, in the order of `each`."""
+    if isinstance(values, Tensor):
+        return [values]
+    return [leaf for value in values for leaf in leaves(value)]
+
+
 def prepare(drawn: Parameters, device: torch.device) -> Work:
+    """What is done to each image, on its device; all of it is copied at once."""
     gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
     work = Work(
         drawn.angle,
@@ -234,22 +259,22 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
         drawn.sigma,
         drawn.blur,
     )
-    return each(work, lambda values: values.to(device))
+    moved = iter(send(leaves(work), device))
+    return each(work, lambda values: next(moved))
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
-    """Views, each step on the images alone that it changes, which are sorted by `hue_turn`.
+    """Views; each step runs only on the images that it changes. They are sorted by `hue_turn`.
 
-    What is `known` lives on the CPU: it says which images those are, so that nobody waits for the
-    device.
+    `known` is on the CPU: it tells which images these are, without waiting for the device.
     """
     x = cut_out(image, work, policy)
     if policy.jitter:
         jitter(x.unbind(1), work.colour, hue_turn(known.jitter, known.order))
     if policy.gray:
-        grayscale(x.unbind(1), torch.nonzero(known.gray).squeeze(1).to(x.device))
+        grayscale(x.unbind(1), to_device(torch.nonzero(known.gray).squeeze(1), x.device))
     if policy.blur:
-        which = torch.nonzero(known.blur).squeeze(1).to(x.device)
+        which = to_device(torch.nonzero(known.blur).squeeze(1), x.device)
         x[which] = gaussian_blur(
             x.index_select(0, which), work.sigma.index_select(0, which), policy.kernel
         )
@@ -257,9 +282,7 @@ def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Ten
 
 
 def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
-    """Views, each step on every image: more work, but of a shape that never varies, as
-    torch.compile needs it.
-    """
+    """Views; each step runs on all images, because torch.compile needs constant shapes."""
     x = cut_out(image, work, policy)
     if policy.jitter or policy.gray:
         planes = [
@@ -287,9 +310,7 @@ def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest of 256 levels. torch is slow at turning floats into bytes and fast at both halves
-    of the way.
-    """
+    """The nearest of 256 levels. The way over int is faster than a direct conversion to bytes."""
     return x.mul_(255).add_(0.5).int().byte()
 
 
@@ -306,9 +327,7 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blur by a Gaussian of deviation [B] in pixels, cut off at an odd width; the image is mirrored
-    at its edges.
-    """
+    """Gaussian blur of deviation [B] pixels and odd width `kernel`; edges are mirrored."""
     sigma = sigma.to(x.device)
     return separable(
         x, blur_weights(sigma, x.shape[2], kernel), blur_weights(sigma, x.shape[3], kernel)
@@ -316,9 +335,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
 
 def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
-    """One axis of a blur as a matrix [B, n, n], with the pixels beyond the edges folded onto those
-    they mirror.
-    """
+    """The blur of one axis as a matrix [B, n, n]; pixels beyond the edges are mirrored."""
     place = torch.arange(n, device=sigma.device)
     out, pixel = place.view(n, 1), place.view(1, n)
     weight = torch.zeros(len(sigma), n, n, device=sigma.device)
@@ -335,7 +352,5 @@ def blur_weights(sigma: Tensor, n: int, kernel: int) -> Tensor:
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows x columns^T for every channel: [B, C, H, W] with [B, S, H] and [B, T, W] to [B, C, S,
-    T].
-    """
+    """rows x columns^T for each channel: [B, C, H, W], [B, S, H], [B, T, W] to [B, C, S, T]."""
     return rows[:, None] @ (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])

@@ -1,9 +1,9 @@
-"""What can be said about information: losses that train on it, bounds on it, and closed forms.
+"""Mutual information: training losses, bounds and closed forms.
 
 >>> import torch
 >>> from core.information import infonce, nt_xent
 >>> first, second = torch.randn(2, 8, 16, requires_grad=True)
->>> nt_xent(first, second, temperature=0.1).backward()  # in a training loop of your own
+>>> nt_xent(first, second, temperature=0.1).backward()  # in your own training loop
 """
 
 from typing import TYPE_CHECKING

@@ -1,5 +1,4 @@
-"""The Blahut-Arimoto algorithm: R(D) of any small discrete source and distortion, between an upper
-and a lower bound.
+"""The Blahut-Arimoto algorithm: two-sided bounds on R(D) of a small discrete source.
 
 n = letters of the source, m = letters of the reproduction.
 """
@@ -14,12 +13,12 @@ Array = NDArray[np.float64]
 
 
 class Bracket(NamedTuple):
-    """R(D) at one distortion, between its bounds, and the code that gives the upper one."""
+    """Bounds on R(D) at one distortion, and the code that attains the upper one."""
 
     distortion: float  # E d(x, y) of the code
     lower: float  # nats; lower <= R(distortion) <= upper
     upper: float  # I(X; Y) of the code
-    slope: float  # of a line below R that meets it within upper - lower at the distortion
+    slope: float  # of a line below R that is within upper - lower of it at the distortion
     conditional: Array  # p(y|x) of the code, [n, m]
     steps: int
 
@@ -31,23 +30,21 @@ def blahut_arimoto(
     gap: float = 1e-6,
     most: int = 100_000,
 ) -> Bracket:
-    """The point of R(D) with dR/dD = `slope` < 0, of a source p(x) [n] under distortions d(x, y)
+    """The point of R(D) with dR/dD = `slope` < 0, for a source p(x) [n] and distortions d(x, y)
     [n, m].
 
-    The reproduction's distribution q starts uniform and is multiplied, again and again, by
+    The reproduction's distribution q starts uniform and is multiplied repeatedly by
 
         c(y) = sum_x p(x) e^{s d(x, y)} / Z(x),   Z(x) = sum_y q(y) e^{s d(x, y)},
 
-    until upper - lower <= `gap` nats, with p(y|x) = q(y) e^{s d(x, y)} / Z(x), D = E d under it,
-    and
+    until upper - lower <= `gap` nats. With p(y|x) = q(y) e^{s d(x, y)} / Z(x) and D = E d,
 
         s D - E log Z - log max_y c(y)  <=  R(D)
         R(D)  <=  s D - E log Z - sum_y q(y) c(y) log c(y) = I(X; Y).
 
-    Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974. Cover &
-    Thomas, section 10.8. Raises `ValueError` for probabilities that are no distribution,
-    distortions of another shape, not finite or below 0, a slope that is not below 0, and where
-    `most` steps do not close the gap.
+    Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974; Cover &
+    Thomas, section 10.8. Raises `ValueError` for invalid arguments, and if `most` steps do not
+    close the gap.
     """
     p, d = _checked(probabilities, distortions)
     if not -math.inf < slope < 0:
@@ -56,24 +53,21 @@ def blahut_arimoto(
         raise ValueError(f"gap: must be above 0 nats, got {gap}")
     p, d = p[p > 0], d[p > 0]
     least = d.min(1)
-    kernel = np.exp(
-        slope * (d - least[:, None])
-    )  # a constant a letter cancels in p(y|x), and keeps the kernel from vanishing
+    # a factor per letter cancels in p(y|x); this one keeps the kernel from underflowing
+    kernel = np.exp(slope * (d - least[:, None]))
     q = np.full(d.shape[1], 1 / d.shape[1])
     for _step in range(1, most + 1):
         z = kernel @ q
         c = (p / z) @ kernel
         moved = q * c
-        lowered, raised = (
-            math.log(c.max()),
-            float((moved * np.log(np.where(moved > 0, c, 1.0))).sum()),
-        )
+        lowered = math.log(c.max())
+        raised = float((moved * np.log(np.where(moved > 0, c, 1.0))).sum())
         if lowered - raised <= gap:
             break
         q = moved
     else:
         raise ValueError(
-            f"gap: {lowered - raised:.2g} nats are left after {most} steps; allow a wider one, or"
+            f"gap: {lowered - raised:.2g} nats remain after {most} steps; allow a wider gap, or"
             " more steps with `most`"
         )
     conditional = kernel * q / z[:, None]
@@ -89,17 +83,15 @@ def blahut_arimoto(
 def _checked(probabilities: ArrayLike, distortions: ArrayLike) -> tuple[Array, Array]:
     p, d = np.asarray(probabilities, dtype=np.float64), np.asarray(distortions, dtype=np.float64)
     if p.ndim != 1 or not p.size:
-        raise ValueError(
-            f"probabilities: a vector of them is wanted, got the shape {list(p.shape)}"
-        )
+        raise ValueError(f"probabilities: must be a vector, got the shape {list(p.shape)}")
     if not (np.isfinite(p).all() and p.min() >= 0 and abs(p.sum() - 1) < 1e-9):
         raise ValueError(
-            f"probabilities: must be 0 or more and sum to 1, got a least of {p.min():g} and a sum"
+            f"probabilities: must be 0 or more and sum to 1, got a minimum of {p.min():g} and a sum"
             f" of {p.sum():.10g}"
         )
     if d.ndim != 2 or d.shape[0] != len(p) or not d.shape[1]:
         raise ValueError(
-            f"distortions: must be [{len(p)}, m], a row a letter of the source, got the shape"
+            f"distortions: must be [{len(p)}, m], one row per letter of the source, got the shape"
             f" {list(d.shape)}"
         )
     if not (np.isfinite(d).all() and d.min() >= 0):

@@ -1,6 +1,6 @@
-"""Bounds on mutual information, as pure functions of scores. All in nats.
+"""Bounds on mutual information, as pure functions of scores, in nats.
 
-A lower bound is one for a critic f that was fixed before the pairs were seen. n = pairs, m =
+A lower bound holds for a critic f that was fixed before the pairs were drawn. n = pairs, m =
 negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's value in training
 are no bounds and have no function here.
 """
@@ -14,15 +14,14 @@ from torch import Tensor
 from core.errors import Unmeasurable
 from core.information.scores import Scores
 
-BLOCK = 512  # anchors whose scores are held at a time
+BLOCK = 512  # anchors whose scores are in memory at a time
 
 
 class Bound(NamedTuple):
-    """The mean of `terms` [n] is the estimate; the spread of `influence` [n] is its error.
+    """The mean of `terms` [n] is the estimate; the spread of `influence` [n] gives its error.
 
-    The influence of a pair is what it adds as an anchor and, where that matters, as everybody
-    else's candidate (the first-order projection of a statistic in which all anchors share their
-    candidates).
+    The influence of a pair is its contribution as an anchor plus, where it matters, as a candidate
+    of other anchors (the first-order projection of a statistic whose anchors share candidates).
     """
 
     terms: Tensor
@@ -39,12 +38,11 @@ class Estimate(NamedTuple):
 
 
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
-    """The mean of terms [n] and its 95% normal interval, from the spread of the terms or of their
-    influence.
+    """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    For InfoNCE this is what resampling the anchors' terms with the candidates held fixed converges
-    to. Resampling whole pairs would make duplicates that act as false negatives, and an interval
-    that can exclude the point estimate.
+    For InfoNCE, resampling anchors with fixed candidates converges to this interval. Resampling
+    pairs would create duplicates that act as false negatives, and the interval could exclude the
+    point estimate.
     """
     spread = (terms if influence is None else influence).double()
     mean = terms.double().mean().item()
@@ -53,10 +51,9 @@ def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
 
 
 def infonce(scores: Scores) -> Bound:
-    """Lower bound:  E[ f(x, y) - log (1/C) sum_c exp f(x, y_c) ],  the own pair among the C
-    candidates.
+    """Lower bound:  E[ f(x, y) - log (1/C) sum_c exp f(x, y_c) ],  own pair among the candidates.
 
-    Never above log C; biased low once I nears log C; variance of order 1/n (van den Oord et al.
+    At most log C; biased low when I is near log C; variance of order 1/n (van den Oord et al.
     2018; Poole et al. 2019, eq. 10).
     """
     terms = scores.own - torch.logaddexp(scores.own, scores.others) + math.log(scores.negatives + 1)
@@ -64,38 +61,35 @@ def infonce(scores: Scores) -> Bound:
 
 
 def infonce_symmetric(scores: Scores) -> Bound:
-    """Lower bound: the mean of InfoNCE over both directions, each of which is one; the larger of
-    the two would be none.
-    """
-    total = torch.logaddexp(scores.own, scores.others) + torch.logaddexp(
-        scores.own, scores.received(torch.zeros_like(scores.own))
-    )
+    """Lower bound: the mean of InfoNCE over both directions. (Their maximum is no bound.)"""
+    reverse = scores.received(torch.zeros_like(scores.own))
+    total = torch.logaddexp(scores.own, scores.others) + torch.logaddexp(scores.own, reverse)
     terms = scores.own - total / 2 + math.log(scores.negatives + 1)
     return Bound(terms, terms)
 
 
 def alpha_bound(scores: Scores, alpha: float) -> Bound:
-    """Lower bound beyond log C (Poole et al. 2019, eq. 14, with the baseline q(y) = 1):
+    """Lower bound that can exceed log C (Poole et al. 2019, eq. 14, with baseline q(y) = 1):
 
         1 + E[ log e^f(x, y) / (alpha M + (1 - alpha)) ] - E[ M' / (alpha M' + (1 - alpha)) ]
 
-    with M the mean of e^f over the own pair and m - 1 negatives, M' over m negatives: the same
-    number in both, so that each is an expectation over m draws. alpha = 1 is InfoNCE, alpha = 0 is
-    NWJ; never above 1 + log(m / alpha); the smaller alpha, the less bias and the more variance. f
-    should be near log p(y|x) / p(y): an additive constant matters here.
+    M is the mean of e^f over the own pair and m - 1 negatives, M' over m negatives, so both are
+    means over m draws. alpha = 1 is InfoNCE, alpha = 0 is NWJ. The bound is at most
+    1 + log(m / alpha); a smaller alpha means less bias and more variance. f should be near
+    log p(y|x) / p(y), because an additive constant matters here.
     """
     mixed, mixed_second, terms = _interpolated(scores, alpha)
     if not scores.paired:
         return Bound(terms, terms)
-    # the derivative of both expectations by a key's share in everybody's M
+    # the derivative of both expectations with respect to a key's share in all M
     first = alpha * (scores.received(-mixed) - math.log(scores.negatives)).exp()
     second = (1 - alpha) * (scores.received(-2 * mixed_second) - math.log(scores.negatives)).exp()
     return Bound(terms, terms - first - second)
 
 
 def best_alpha(calibration: list[Scores], alphas: tuple[float, ...]) -> float:
-    """The alpha with the largest bound on calibration pairs; chosen on the pairs that are then
-    reported it would make no bound. Raises `Unmeasurable` where one of the bounds is NaN.
+    """The alpha with the largest bound on calibration pairs. (Choosing it on the reported pairs
+    would make the result no bound.) Raises `Unmeasurable` if a bound is NaN.
     """
     found = [
         sum(_interpolated(scores, alpha)[2].mean().item() for scores in calibration)
@@ -107,7 +101,7 @@ def best_alpha(calibration: list[Scores], alphas: tuple[float, ...]) -> float:
 
 
 def _interpolated(scores: Scores, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """log(alpha M + 1 - alpha) of both expectations, and the terms."""
+    """log(alpha M + 1 - alpha) of both expectations, and the bound's terms."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: must be between 0 and 1, got {alpha}")
     count = math.log(scores.negatives)
@@ -122,32 +116,31 @@ def _interpolated(scores: Scores, alpha: float) -> tuple[Tensor, Tensor, Tensor]
 def nwj(scores: Scores) -> Bound:
     """Lower bound:  1 + E[f] - E_p(x)p(y)[e^f],  tight at f = log p(y|x) / p(y).
 
-    Unbiased for its own mean; its variance grows as e^I (Nguyen, Wainwright, Jordan 2010, with f +
-    1 as their critic).
+    Unbiased for its own mean; the variance grows as e^I (Nguyen, Wainwright, Jordan 2010, whose
+    critic is f + 1).
     """
     negative = (scores.others - math.log(scores.negatives)).exp()
-    as_candidate = (
-        (scores.received(torch.zeros_like(scores.own)) - math.log(scores.negatives)).exp()
-        if scores.paired
-        else 0.0
-    )
-    return Bound(1 + scores.own - negative, scores.own - negative - as_candidate)
+    influence = scores.own - negative
+    if scores.paired:
+        received = scores.received(torch.zeros_like(scores.own))
+        influence = influence - (received - math.log(scores.negatives)).exp()
+    return Bound(1 + scores.own - negative, influence)
 
 
 def js(scores: Scores) -> Bound:
-    """Lower bound: a critic V trained on the Jensen-Shannon objective (`js_objective`), read
-    through NWJ.
+    """Lower bound: NWJ with a critic V that was trained on the Jensen-Shannon objective.
 
-    V tends to log p(y|x) / p(y). NWJ as commonly written, E[g] - E[e^(g - 1)], is tight at g = V +
-    1: reading it at g = V loses 1 - 1/e at I = 0. `nwj` above has the shift inside, so the reading
-    is `nwj` at V (Poole et al. 2019, section 2.3).
+    V tends to log p(y|x) / p(y). The common form of NWJ, E[g] - E[e^(g - 1)], is tight at
+    g = V + 1; at g = V it loses 1 - 1/e at I = 0. `nwj` contains the shift by 1, so it takes V
+    (Poole et al. 2019, section 2.3).
     """
     return nwj(scores)
 
 
 def js_objective(scores: Tensor) -> Tensor:
-    """What trains a JS critic, of matrices V [..., n, n]:  -E[softplus(-V)] -
-    E_p(x)p(y)[softplus(V)]  (Nowozin et al. 2016); no bound.
+    """The training objective of a JS critic with matrices V [..., n, n]; not a bound:
+
+    -E[softplus(-V)] - E_p(x)p(y)[softplus(V)]    (Nowozin et al. 2016)
     """
     n = scores.shape[-1]
     own = scores.diagonal(dim1=-2, dim2=-1)
@@ -159,58 +152,51 @@ def js_objective(scores: Tensor) -> Tensor:
 def dv(scores: Scores) -> Bound:
     """Donsker-Varadhan 1983:  E[f] - log E_p(x)p(y)[e^f].
 
-    A lower bound with the true expectation. On a sample the logarithm of a mean is biased low, so
-    the value is biased *high*, by about half the relative variance of the mean, which grows as e^I.
+    A lower bound if the expectations are exact. On a sample, the logarithm of a mean is biased low,
+    so the value is biased *high*, by about half the relative variance of the mean, of order e^I.
     """
     log_mean = scores.others.logsumexp(0) - math.log(len(scores.own) * scores.negatives)
     share = scores.others - math.log(scores.negatives) - log_mean
     influence = scores.own - share.exp()
     if scores.paired:
-        influence = (
-            influence
-            - (
-                scores.received(torch.zeros_like(scores.own))
-                - math.log(scores.negatives)
-                - log_mean
-            ).exp()
-        )
+        received = scores.received(torch.zeros_like(scores.own))
+        influence = influence - (received - math.log(scores.negatives) - log_mean).exp()
     return Bound(scores.own - log_mean, influence)
 
 
 def smile(scores: Scores, limit: float = 5.0) -> Bound:
-    """No bound (Song & Ermon 2020):  DV with f clipped to [-limit, limit] in its second expectation
-    only.
+    """Not a bound (Song & Ermon 2020):  DV with f clipped to [-limit, limit] in the second term.
 
-    Less variance than DV, and a value that can stand far above I (18 was read for a true 10).
+    Its variance is below DV's, but the value can be far above I (18 for a true 10 was observed).
     """
     return dv(scores.clipped(limit))
 
 
 def leave_one_out(log_density: Scores) -> Bound:
-    """Upper bound on I_q(X; Z) from a tractable q:  E[ log q(z_i|x_i) - log (1/(C-1)) sum_{j != i}
-    q(z_i|x_j) ].
+    """Upper bound on I_q(X; Z) for a tractable q:
 
-    Scores are log q(z_i|x_j), such as `core.information.scores.gaussian`. Biased high, the more so
-    the higher the rate (Poole et al. 2019, eq. 13).
+        E[ log q(z_i|x_i) - log (1/(C-1)) sum_{j != i} q(z_i|x_j) ]
+
+    The scores are log q(z_i|x_j), such as `core.information.scores.gaussian`. Biased high, more at
+    a higher rate (Poole et al. 2019, eq. 13).
     """
     terms = log_density.own - log_density.others + math.log(log_density.negatives)
     return Bound(terms, terms)
 
 
 def sandwich(log_density: Scores) -> tuple[Bound, Bound]:
-    """The tractable-conditional pair (Poole et al. 2019, section 2.5): lower <= min(I_q, log C) and
-    upper >= I_q, from one matrix of log q(z_i|x_j). The lower one is InfoNCE with the true log
-    density as its critic.
+    """A lower bound <= min(I_q, log C) and an upper bound >= I_q from scores log q(z_i|x_j) (Poole
+    et al. 2019, section 2.5). The lower one is InfoNCE with the true log density as its critic.
     """
     return infonce(log_density), leave_one_out(log_density)
 
 
 def club(log_density: Scores) -> Bound:
-    """Upper bound where the scores are the true log p(y_j|x_i):  E[log p(y|x)] - E_p(x)p(y)[log
-    p(y|x)]  (Cheng et al. 2020).
+    """Upper bound if the scores are the true log p(y_j|x_i) (Cheng et al. 2020):
 
-    With a fitted conditional it is neither an upper nor a lower bound. Looser than `leave_one_out`,
-    by Jensen.
+        E[log p(y|x)] - E_p(x)p(y)[log p(y|x)]
+
+    With a fitted conditional it is not a bound. By Jensen, it is looser than `leave_one_out`.
     """
     if not log_density.paired:
         raise ValueError("club: needs paired scores")
@@ -219,13 +205,12 @@ def club(log_density: Scores) -> Bound:
 
 
 def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> Tensor:
-    """`infonce` at many numbers of candidates in one pass, float64 [len(candidates), n].
+    """`infonce` for many numbers of candidates in one pass, float64 [len(candidates), n].
 
         term_i(C) = log C + s(q_i, k_i) - log sum_c exp s(q_i, k_c),   s(q, k) = scale <q, k>
 
     The candidates of anchor i are its own key and the keys of the next C - 1 pairs in cyclic order,
-    other images and so independent draws. The pairs must be in random order. query, key [n, D];
-    candidates ascending, 2 <= C <= n.
+    so the pairs must be in random order. query, key [n, D]; candidates ascending, 2 <= C <= n.
     """
     n = len(query)
     counts = torch.tensor(candidates, device=query.device)
@@ -235,13 +220,11 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
     parts = []
     for rows in columns.split(BLOCK):
         scores = (query[rows] @ key.T).double() * scale  # [b, n]
-        scores = scores.gather(
-            1, (rows[:, None] + columns) % n
-        )  # own key first, then its followers
-        edges = [0, *candidates]
-        rings = [
-            scores[:, a:b].logsumexp(1) for a, b in zip(edges, edges[1:], strict=False)
-        ]  # candidate sets are nested: one pass serves every C
+        # own key first, then the following keys
+        scores = scores.gather(1, (rows[:, None] + columns) % n)
+        edges = zip([0, *candidates], candidates, strict=False)
+        # each candidate set contains the smaller ones, so one pass serves all C
+        rings = [scores[:, a:b].logsumexp(1) for a, b in edges]
         sums = torch.stack(rings, 1).logcumsumexp(1)
         parts.append(counts.double().log() + scores[:, :1] - sums)
     return torch.cat(parts).T

@@ -1,13 +1,12 @@
-"""Scores of queries against keys, chunk by chunk: loss and gradient together, and no matrix of all
-scores.
+"""InfoNCE of queries against many keys, chunk by chunk: loss and gradient in one pass.
 
 The gradient of InfoNCE with respect to a query is attention whose values are the keys,
 
     dL/dq = (1/T) (sum_c softmax_c(<q, k_c>/T) k_c - k+)
 
-so one pass that keeps a running maximum, a running sum and a running weighted mean gives loss and
-gradient: two matrix products and one exponential for each score (the online softmax of Milakov &
-Gimelshein 2018). N = queries, K = keys, D = dimensions.
+One pass with a running maximum, a running sum and a running weighted mean gives both (the online
+softmax of Milakov & Gimelshein 2018). It takes two matrix products and one exponential per score,
+and never holds all scores. N = queries, K = keys, D = dimensions.
 """
 
 import math
@@ -15,20 +14,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from core.information import flash
 from core.matmul import matmul
 
-LOG2E = (
-    1 / math.log(2)
-    # scores are held in powers of two: exp2 is four times as fast as exp on a CPU, and exp2(s log2
-    # e) = exp(s)
-)
+# Scores are stored in powers of two, exp(s) = exp2(s log2 e): exp2 is 4 times as fast on a CPU.
+LOG2E = 1 / math.log(2)
 
-# Queries at a time, most keys and most scores of a chunk: on a CPU it stays in the cache.
+# Queries per chunk, most keys and most scores of a chunk: on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
+# Where every operator costs a launch, this many scores (256 MiB in float32) are one block: computed
+# and held at once.
+AT_ONCE = 2**26
+DEVICES: tuple[str, ...] = ("cuda",)
+
+
+def at_once(x: Tensor, numbers: int) -> bool:
+    """Whether so many scores, or widened keys, on the device of x are one block."""
+    return x.device.type in DEVICES and numbers <= AT_ONCE
+
+
+def scores_of(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+    """scale <x, y>, [n, m], in one operator."""
+    return torch.addmm(rows.new_empty(()), rows, columns.T, beta=0, alpha=scale)
 
 
 def slices(n: int, size: int) -> Iterator[slice]:
@@ -36,11 +47,10 @@ def slices(n: int, size: int) -> Iterator[slice]:
 
 
 class QueueInfoNCE(torch.autograd.Function):
-    """query, key [N, D], negatives [K, D] and scale 1/T to the mean of log(1 + sum_c exp(s_ic -
-    s_i+)).
+    """query, key [N, D], negatives [K, D] and scale to the mean log(1 + sum_c exp(s_ic - s_i+)).
 
-    `half` allows the negatives to be rounded to half precision; the own key never is. The gradient
-    is computed with the loss and kept, O(N D). There is no second derivative.
+    `half`: the negatives may be rounded to half precision, but not the own key. The gradient is
+    computed with the loss and kept, O(N D). There is no second derivative.
     """
 
     @staticmethod
@@ -49,28 +59,39 @@ class QueueInfoNCE(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])
         total, mean = softmax_mean(query, negatives, scale, wanted, half)
-        margin = total - scale * (query.double() * key.double()).sum(1)
+        own = (query.to(total.dtype) * key.to(total.dtype)).sum(1)
+        margin = torch.sub(total, own, alpha=scale)
         if mean is not None:
-            weight = (torch.sigmoid(margin) * (scale / len(query))).to(query.dtype)[
-                :, None
-            ]  # one minus the positive's probability
-            ctx.save_for_backward(mean.sub_(key).mul_(weight), query * -weight)
-        return torch.logaddexp(margin, torch.zeros_like(margin)).mean().to(query.dtype)
+            # one minus the positive's probability
+            weight = (torch.sigmoid(margin).mul_(scale / len(query))).to(query.dtype)[:, None]
+            of_query, of_key = ctx.needs_input_grad[:2]
+            ctx.save_for_backward(
+                mean.sub_(key).mul_(weight) if of_query else None,
+                query * weight if of_key else None,
+            )
+        return softplus(margin).mean().to(query.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         query, key = ctx.saved_tensors
-        return query * grad, key * grad, None, None, None
+        return (
+            None if query is None else query * grad,
+            None if key is None else key * -grad,
+            None,
+            None,
+            None,
+        )
 
 
 def softmax_mean(
     query: Tensor, keys: Tensor, scale: float, mean: bool = True, half: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), float64 [N], and the
+    """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), [N], and the
     softmax-weighted mean key [N, D].
 
-    Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K. Any
+    Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K; on a
+    GPU the chunk is all of them where they are at most `AT_ONCE`. Chunks are summed in float64. Any
     vectors: the maximum is taken out where exponentials would leave float32's range. Keys in half
     precision are widened chunk by chunk, so scores and sums are never in it. With `half` they may
     be rounded to it instead, where `core.information.flash` serves.
@@ -78,6 +99,9 @@ def softmax_mean(
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)
         return total, found if mean else None
+    widened = 0 if keys.dtype == query.dtype else keys.numel()
+    if at_once(query, max(len(query) * len(keys), widened)):
+        return _in_one_block(query, keys.to(query.dtype), scale, mean)
     rows, widest, most = ON_CPU if query.device.type == "cpu" else ON_GPU
     parts = []
     for part in slices(len(query), rows):
@@ -87,6 +111,16 @@ def softmax_mean(
     return torch.cat(totals), torch.cat(means) if mean else None
 
 
+def _in_one_block(
+    query: Tensor, keys: Tensor, scale: float, mean: bool
+) -> tuple[Tensor, Tensor | None]:
+    scores = scores_of(query, keys, scale)
+    top = scores.amax(1)
+    total = scores.sub_(top[:, None]).exp_().sum(1)
+    found = (scores @ keys).div_(total[:, None]) if mean else None
+    return total.log_().add_(top), found
+
+
 def _of_rows(
     query: Tensor, keys: Tensor, scale: float, size: int, mean: bool
 ) -> tuple[Tensor, Tensor]:
@@ -94,9 +128,8 @@ def _of_rows(
     top = query.new_full((len(query),), -math.inf)
     total = torch.zeros_like(top, dtype=torch.float64)
     weighted = torch.zeros_like(query)
-    plain = (
-        query.device.type == "cpu"
-    )  # no maximum is taken out while none is needed; asking a GPU for that would make it wait
+    # The maximum is subtracted only if needed. On a GPU, this check would wait for the device.
+    plain = query.device.type == "cpu"
     for chunk in keys.split(size):
         chunk = chunk.to(query.dtype)
         scores = matmul(scaled, chunk)
@@ -115,15 +148,16 @@ def _of_rows(
         total.add_(found)
         if mean:
             weighted.add_(matmul(scores, chunk.T))
-        # before the next chunk asks for its own, which then gets the same memory, still in the
-        # cache
-        del scores
+        del scores  # so that the next chunk gets the same memory, which is still in the cache
     return (top + total.log2()) / LOG2E, weighted.div_(total[:, None])
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact at both ends."""
+    return F.softplus(x, threshold=50.0)
+
+
 def in_range(sums: Tensor) -> bool:
-    """Whether sums of float32 exponentials have lost no term that counts, and leave room to add up
-    thousands of them, times keys.
-    """
+    """Whether sums of exponentials lost no important term and can be added by the thousands."""
     low, high = torch.aminmax(sums)
     return low.item() > 2.0**-90 and high.item() < 2.0**90

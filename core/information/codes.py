@@ -1,4 +1,4 @@
-"""Posteriors of a split and one code drawn from each: what every number about q(z|x) is read from.
+"""Posteriors of images and one code drawn from each: the input of all numbers about q(z|x).
 
 n = images, B = images of a batch, L = latent dimensions.
 """
@@ -15,7 +15,7 @@ from core.method import LatentModel
 
 
 class Coded(NamedTuple):
-    """A batch: images as the likelihood reads them, their posteriors, and one code of each."""
+    """A batch: images as the likelihood reads them, their posteriors, and a code of each."""
 
     x: Tensor  # [B, C, H, W]
     q: Distribution  # q(z|x), batch shape [B], event shape [L]
@@ -23,20 +23,18 @@ class Coded(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """The diagonal Gaussian posteriors of n images, a code z_i ~ q(z|x_i) of each, and what each
-    costs.
-    """
+    """Diagonal Gaussian posteriors of n images, a code z_i ~ q(z|x_i) of each, and its rate."""
 
     mean: Tensor  # [n, L]
     sigma: Tensor  # [n, L]
     z: Tensor  # [n, L]
     rate: Tensor  # [n], terms of R = E KL(q(z|x) || p(z)), nats
-    closed: bool  # the terms are closed forms; else log q(z|x) - log p(z) at z
+    closed: bool  # whether the terms are closed forms; else they are log q(z|x) - log p(z) at z
 
 
 @torch.no_grad()
 def coded(method: LatentModel, batch: Batch) -> Coded:
-    """A batch of plain images, coded with its own random numbers."""
+    """Encode a batch of plain images, with its own random numbers."""
     image = batch.views[0]
     x = method.target(image, batch.rng.uniform("dequantise", *image.shape))
     q = method.posterior(x)
@@ -49,7 +47,7 @@ def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
 
 
 def codes(q: Distribution, z: Tensor, prior: Distribution) -> Codes:
-    """What codes z [n, L] of posteriors q, normals of batch shape [n], cost under p(z)."""
+    """The rates of codes z [n, L] of posteriors q (normals, batch shape [n]) under p(z)."""
     try:
         rate, closed = kl_divergence(q, prior), True
     except NotImplementedError:  # a mixture or a flow
@@ -64,12 +62,7 @@ def joined(parts: list[Codes]) -> Codes:
 
 
 def normal_factors(distribution: Distribution) -> Normal | None:
-    """The L independent normals that a distribution over z is made of, e.g. the standard normal
-    prior; None of any other.
-    """
+    """The independent normals that a distribution over z consists of; None for other ones."""
     inner = distribution.base_dist if isinstance(distribution, Independent) else None
-    return (
-        inner
-        if isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape
-        else None
-    )
+    normal = isinstance(inner, Normal) and inner.batch_shape == distribution.event_shape
+    return inner if normal else None

@@ -1,15 +1,16 @@
-"""InfoNCE against a queue by flash attention: one fused pass on a GPU, whose scores never leave the
-chip.
+"""InfoNCE against a queue by flash attention: one fused pass on a GPU that stores no scores.
 
-Attention whose values are the keys gives the softmax-weighted mean key, and with it the
-log-sum-exp: what `chunked` computes chunk by chunk. Flash attention (Dao 2023) takes half
-precision alone: it keeps products, scores and sums in float32, but rounds queries, keys and, for
-the mean, probabilities. What that costs the loss is known beforehand (`error`), and where it is too
-much chunks serve. N = queries, K = keys, D = dimensions, S = parts of the keys, which run side by
-side: few queries alone fill only a part of a GPU.
+Attention whose values are the keys gives the softmax-weighted mean key and the log-sum-exp, as
+`chunked` does. Flash attention (Dao 2023) needs half precision: products, scores and sums are
+float32, but queries, keys and (for the mean) probabilities are rounded. The effect on the loss is
+known beforehand (`error`); if it is too large, chunks are used.
+
+N = queries, K = keys, D = dimensions, S = parts of the keys. The parts run in parallel, because a
+few queries alone do not fill a GPU.
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,92 +18,108 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 HALF = (
     torch.float16
 )  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
 LIMIT = 3e-4  # nats that rounding may cost a loss
-DEVICES = ("cuda",)  # on a CPU chunks are faster
+DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU chunks are faster
 
-WIDEST = 256  # dimensions that the kernel takes
-ROWS, BLOCKS, LEAST = (
-    128,
-    256,
-    512,
-)  # queries of one block of the kernel, blocks that fill a GPU, fewest keys that are worth a block
+WIDEST = 256  # most dimensions of the kernel
+# queries of one block of the kernel; blocks that fill a GPU; least keys of a part
+ROWS, BLOCKS, LEAST = 128, 256, 512
 MOST = 2**23  # numbers of a chunk of keys in half precision, 16 MiB
 
 Attention = Callable[..., tuple[Tensor, ...]]
 
 
 def serves(query: Tensor, keys: Tensor, scale: float) -> bool:
-    """Whether flash attention can do it here, and exactly enough."""
+    """Whether flash attention is available here and exact enough."""
     possible = (
         query.device.type in DEVICES
         and query.dtype == torch.float32
         and query.shape[1] <= WIDEST
         and len(keys) > 0
     )
-    return possible and error(scale, *query.shape) <= LIMIT and kernel(query.device) is not None
+    if not possible or error(scale, *query.shape) > LIMIT:
+        return False
+    if kernel(query.device) is None:
+        _say_that_chunks_serve(query.device)
+        return False
+    return True
+
+
+@functools.cache
+def _say_that_chunks_serve(device: torch.device) -> None:
+    """Once for each device: half precision was asked for, and float32 will be slower."""
+    log.warning(
+        "torch %s has no flash attention that fits on %s: the queue's loss is computed chunk by"
+        " chunk, in float32",
+        torch.__version__,
+        device,
+    )
 
 
 def error(scale: float, n: int, d: int) -> float:
-    """Nats that rounding the keys moves the mean loss of N queries by, codes of unit length: three
-    standard deviations.
+    """How much rounding the keys moves the mean loss of N queries, in nats: three standard
+    deviations, for codes of unit length.
 
-    A coordinate's relative error is uniform, its deviation eps / sqrt(12) or less. A score, scale
-    <q, k>, then moves by that times scale sqrt(sum_i q_i^2 k_i^2), which is scale sqrt(3 / D) for q
-    = k spread over its dimensions as a normal vector is. Rounding is independent between keys, so
-    the worst case is a key of its own for each query that holds all of its softmax; spread over
-    many keys the errors cancel. (Queries that all share that key, those of a collapsed encoder,
-    lose the root of N.) The queries' own rounding is taken out in `softmax_mean`.
+    A coordinate's relative error is uniform, with a deviation of at most eps / sqrt(12). This moves
+    a score, scale <q, k>, by that times scale sqrt(sum_i q_i^2 k_i^2), or scale sqrt(3 / D) for
+    q = k with normally distributed coordinates. Errors of different keys are independent, so the
+    worst case is that each query has one key of its own with all of its softmax. (If all queries
+    share that key, as after a collapse, the error is sqrt(N) times larger.) `softmax_mean` corrects
+    the rounding of the queries.
     """
     return 1.5 * torch.finfo(HALF).eps * scale / math.sqrt(n * d)
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `core.information.chunked.softmax_mean`: log sum_c exp(scale <q, k_c>), float64 [N], and
-    the softmax-weighted mean key [N, D].
+    """As `core.information.chunked.softmax_mean`: log sum_c exp(scale <q, k_c>), [N], and the
+    softmax-weighted mean key [N, D].
 
-    Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision, whatever K.
+    Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision.
     """
     rounded = _padded(query)
-    total, mean = (
-        query.new_full((len(query),), -math.inf, dtype=torch.float64),
-        query.new_zeros(rounded.shape),
-    )
+    found: list[tuple[Tensor, Tensor]] = []
     for chunk in keys.split(MOST // query.shape[1]):
-        total, mean = _with_chunk(total, mean, rounded, chunk, scale)
-    mean = mean[:, : query.shape[1]]
+        found = [merge(*_together(found + _attended(rounded, chunk, scale)))]
+    ((total, mean),) = ((total, mean[:, : query.shape[1]]) for total, mean in found)
     # The mean is the gradient of the log-sum-exp, so a first step goes back from the rounded query
     # to the query.
     return total.add_(((query - rounded[:, : query.shape[1]]) * mean).sum(1), alpha=scale), mean
 
 
-def _with_chunk(
-    total: Tensor, mean: Tensor, query: Tensor, chunk: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def _attended(query: Tensor, chunk: Tensor, scale: float) -> list[tuple[Tensor, Tensor]]:
+    """Log-sum-exps [S, N] and means [S, N, D] of the parts of a chunk of keys."""
     attend = kernel(query.device)
     assert attend is not None
+    found = []
     for parts in _parts(_padded(chunk), len(query)):
-        found, logs = attend(query.expand(len(parts), 1, -1, -1), parts, parts, scale=scale)[:2]
-        total, mean = merge(
-            torch.cat([total[None], logs[:, 0]]), torch.cat([mean[None], found[:, 0]])
-        )
-    return total, mean
+        mean, logs = attend(query.expand(len(parts), 1, -1, -1), parts, parts, scale=scale)[:2]
+        found.append((logs[:, 0], mean[:, 0]))
+    return found
+
+
+def _together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All parts in one, those that are merged already ([N] and [N, D]) among them."""
+    if len(found) == 1:
+        return found[0]
+    totals, means = zip(
+        *((x if x[0].ndim == 2 else (x[0][None], x[1][None])) for x in found), strict=True
+    )
+    return torch.cat(totals), torch.cat(means)
 
 
 def _padded(x: Tensor) -> Tensor:
-    """In half precision, with zeros up to a multiple of eight dimensions, as the kernel asks for.
-    What has both is not copied.
-    """
+    """In half precision, with zeros up to a multiple of 8 dimensions, as the kernel requires."""
     rounded, missing = x.to(HALF).contiguous(), -x.shape[1] % 8
     return F.pad(rounded, (0, missing)) if missing else rounded
 
 
 def _parts(keys: Tensor, n: int) -> Iterator[Tensor]:
-    """Keys [K, D] as [S, 1, K // S, D], which is no copy, and what is left over as one part more. S
-    is a power of two, as K often is.
-    """
+    """Keys [K, D] as views [S, 1, K // S, D] with S a power of two, and the remainder, if any."""
     most = min(BLOCKS // -(-n // ROWS), len(keys) // LEAST)
     count = 2 ** max(0, most.bit_length() - 1)
     even = len(keys) // count * count
@@ -115,14 +132,18 @@ def merge(totals: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     """Of parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to those of the whole, [N]
     and [N, D].
     """
-    total = totals.logsumexp(0)
-    return total, torch.einsum("sn,snd->nd", (totals - total).exp().to(means.dtype), means)
+    top = totals.amax(0)
+    shares = (totals - top).exp_()
+    total = shares.sum(0)
+    # [N, 1, S] by [N, S, D], in the precision of the sums
+    means = torch.bmm((shares / total).T[:, None], means.to(total.dtype).transpose(0, 1))
+    return total.log_().add_(top), means[:, 0]
 
 
 @functools.cache
 def kernel(device: torch.device) -> Attention | None:
-    """torch's flash attention with the log-sum-exp, where this torch and this device have it and it
-    means what is taken for granted here.
+    """torch's flash attention with log-sum-exp; None if this torch or device lacks it or if it
+    fails a check.
 
     Queries [S, 1, N, D], keys and values [S, 1, K, D] and a scale to [S, 1, N, D] and the natural
     logarithms [S, 1, N].
@@ -134,10 +155,9 @@ def kernel(device: torch.device) -> Attention | None:
         query = keys[:1, :, :3].expand(2, -1, -1, -1)
         mean, total = attend(query, keys, keys, scale=2.0)[:2]
         scores = 2 * query.double() @ keys.double().mT
+        exact = scores.softmax(-1) @ keys.double()
         right = torch.allclose(total.double(), scores.logsumexp(-1), atol=1e-2)
-        right = right and torch.allclose(
-            mean.double(), scores.softmax(-1) @ keys.double(), atol=1e-2
-        )
+        right = right and torch.allclose(mean.double(), exact, atol=1e-2)
     except (AttributeError, RuntimeError, TypeError):
         return None
     return attend if right else None

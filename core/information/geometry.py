@@ -1,9 +1,7 @@
-"""How codes lie in their space, as pure functions: whether views of one image agree, and whether
-images stay apart.
+"""The geometry of codes: whether views of one image agree, and whether images stay apart.
 
-n = images, V = views of each, D = dimensions. Unit codes are rows of length one. None of these
-numbers is an information; beside a bound they say what it can not: which dimensions an encoder has
-stopped using.
+n = images, V = views of each, D = dimensions. Unit codes are rows of length one. These numbers are
+no information, but they show what a bound can not: which dimensions an encoder does not use.
 """
 
 import math
@@ -13,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 512  # rows whose distances to all others are held at a time
-EPSILON = 1e-7  # added to each share of a spectrum, as RankMe does for float32
+BLOCK = 512  # rows whose distances to all others are in memory at a time
+EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
 DEAD = 0.01  # a dimension with less than this share of an even spread is dead
-ROUNDING = 1e-6  # relative; what differs by less differs by float32's rounding
+ROUNDING = 1e-6  # relative; smaller differences are rounding errors of float32
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of two views of an image, E |f(x) - f(y)|^2 (Wang & Isola 2020, alpha =
-    2).
+    """Mean squared distance of two views, E |f(x) - f(y)|^2 (Wang & Isola 2020, alpha = 2).
 
-    Unit codes first, second [n, D]; a scalar from 0 (the views agree) to 4, and 2 for views that
-    have nothing to do with each other. A collapse reads 0 as well, so it is read beside
-    `uniformity`. Half of it is one minus the mean cosine, and exactly 0 for equal codes.
+    Unit codes first, second [n, D]; a scalar from 0 (the views agree) to 4; unrelated views give 2.
+    A collapse also gives 0, so read it together with `uniformity`. Half of it is one minus the mean
+    cosine, and exactly 0 for equal codes.
     """
     return (first - second).square().sum(1).mean()
 
@@ -33,18 +30,16 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 def uniformity(codes: Tensor) -> float:
     """log E exp(-2 |f(x) - f(y)|^2) over pairs of different images (Wang & Isola 2020, t = 2).
 
-    Unit codes [n, D]. 0 means that all codes are one point; evenly spread ones come to log exp(-4)
-    I_0(4) = -1.58 on a circle and near -4 in many dimensions. Each pair is counted once and no code
-    with itself; blocks of rows keep memory at BLOCK x n.
+    Unit codes [n, D]. 0 means that all codes are equal. Evenly spread codes give
+    log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many dimensions. Memory is BLOCK x n.
     """
     n = len(codes)
     if n < 2:
-        raise ValueError(f"codes: pairs take 2 or more, got {n}")
+        raise ValueError(f"codes: pairs need 2 or more, got {n}")
     total = torch.zeros((), dtype=torch.float64, device=codes.device)
     for start in range(0, n, BLOCK):
-        cosine = (
-            codes[start : start + BLOCK] @ codes[start:].T
-        )  # of the rows with themselves and all that come later
+        # of these rows with themselves and with all later rows
+        cosine = codes[start : start + BLOCK] @ codes[start:].T
         total += (4 * cosine - 4).exp_().triu_(1).sum(dtype=torch.float64)
     return math.log(total.item() / (n * (n - 1) / 2))
 
@@ -55,10 +50,9 @@ def effective_rank(x: Tensor) -> float:
 
         exp(-sum_k p_k log p_k),   p_k = sigma_k / |sigma|_1 + epsilon,   epsilon = 1e-7
 
-    From 1 (all features on one line through the origin) to min(n, D) (all directions alike); a
-    nonzero mean counts as one direction. Features are not centred, as in the paper: so a collapse
-    to a point reads 1, where centring would leave the rank of its rounding errors. Not finite
-    features give nan.
+    From 1 (all features on one line through the origin) to min(n, D) (all directions equal). As in
+    the paper, features are not centred: a nonzero mean counts as one direction, and a collapse to a
+    point gives 1, not the rank of its rounding errors. NaN for features that are not finite.
     """
     if not x.isfinite().all():
         return math.nan
@@ -66,18 +60,17 @@ def effective_rank(x: Tensor) -> float:
 
 
 def lidar(views: Tensor, delta: float = 1e-4) -> float:
-    """LiDAR (Thilak et al. 2024): the effective rank of what tells images apart, measured against
-    what their views scramble.
+    """LiDAR (Thilak et al. 2024): the effective rank of the variance between images relative to the
+    variance between views of one image.
 
         S_b = cov of the images' means,   S_w = mean cov of an image's views + delta I,
         exp(-sum_k p_k log p_k),   p_k = lambda_k / |lambda|_1 + epsilon,
         lambda the eigenvalues of S_w^{-1/2} S_b S_w^{-1/2}
 
-    Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse reads
-    1. Directions in which views differ as much as images weigh little, which `effective_rank` can
-    not see. The mean of V views keeps S_w / V of noise in S_b: an encoder whose features ignore the
-    image altogether reads high, so it is read together with `alignment`. Not finite features give
-    nan.
+    Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse gives
+    1. Unlike in `effective_rank`, directions in which views differ as much as images weigh little.
+    The mean of V views adds S_w / V to S_b, so features that ignore the image give a high value:
+    read it together with `alignment`. NaN for features that are not finite.
     """
     n, v, d = views.shape
     if n < 2 or v < 2:
@@ -88,14 +81,12 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     mean = x.mean(1)
     between = (mean - mean.mean(0)).T.cov().reshape(d, d)
     if between.trace() <= ROUNDING**2 * x.square().sum(2).mean():
-        return 1.0  # every image has the same features, and nothing but rounding is left to rank
+        return 1.0  # all images have the same features, up to rounding
     scatter = (x - mean[:, None]).flatten(0, 1)
-    within = scatter.T @ scatter / (n * (v - 1)) + delta * torch.eye(
-        d, dtype=x.dtype, device=x.device
-    )
-    factor = torch.linalg.cholesky(
-        within
-    )  # L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2
+    identity = torch.eye(d, dtype=x.dtype, device=x.device)
+    within = scatter.T @ scatter / (n * (v - 1)) + delta * identity
+    # L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2
+    factor = torch.linalg.cholesky(within)
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
     return _spectral_rank(torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0))
@@ -110,20 +101,18 @@ class Deviations(NamedTuple):
 
 
 def deviations(x: Tensor) -> Deviations:
-    """How much each dimension of x / |x| varies over images, times sqrt(D) (SimSiam, Chen & He
+    """The deviation of each dimension of x / |x| over images, times sqrt(D) (SimSiam, Chen & He
     2021, section 4.1).
 
-    Features x [n, D], n >= 2. The root mean square over dimensions is at most 1, reached by unit
-    features with zero mean; a collapse to a point reads 0, and an unused dimension counts as dead.
+    Features x [n, D], n >= 2. The root mean square over dimensions is at most 1, for unit features
+    with zero mean. A collapse to a point gives 0, and an unused dimension counts as dead.
     """
     each = F.normalize(x.double(), dim=1).std(0) * math.sqrt(x.shape[1])
     return Deviations(each.mean().item(), each.min().item(), (each < DEAD).double().mean().item())
 
 
 def _spectral_rank(spectrum: Tensor) -> float:
-    """exp of the entropy of a spectrum [k] of numbers from 0, normalised; an empty or zero one has
-    rank 1, as a collapse has.
-    """
+    """exp of the entropy of a normalised spectrum [k] >= 0; rank 1 if it is empty or zero."""
     total = spectrum.sum()
     if total <= 0:
         return 1.0

@@ -4,17 +4,19 @@
 
 N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions.
 Codes have unit length. What each loss may claim about I(V1; V2) is said beside it; the probe, not
-the training loss, reports a bound. No loss holds a matrix of all scores, each computes its gradient
-together with its value, and none has a second derivative. Vectors need not have unit length.
+the training loss, reports a bound. No loss holds a matrix of all scores (on a GPU one of up to 2^26
+is held, for that takes fewer operators), each computes its gradient together with its value, and
+none has a second derivative. Vectors need not have unit length.
 """
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from core.batch import at_least_float32
 from core.distributed import gather, rank, world
@@ -26,9 +28,7 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Score in float32 or wider, outside of autocast: bf16 logits have three digits, and a bound is
-    a difference of logarithms.
-    """
+    """Run a loss in float32 or wider, outside of autocast: bf16 has only three digits."""
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -40,16 +40,16 @@ def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
 
 @in_float32
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
-    """NT-Xent (Chen et al. 2020) of two views of N images, to minimise in a training loop:
+    """NT-Xent (Chen et al. 2020) of two views of N images, to be minimised:
 
         L = mean over all 2N views of  -log( exp s(i, own) / sum_{k != i} exp s(i, k) ),
         s(i, k) = cos(z_i, z_k) / T,   in nats
 
-    first, second [B, D]: projections of the two views, row i of both from image i, of any length
-    (they are normalised here). Returns a scalar with a gradient to both. With several processes
-    the candidates are those of the global batch. Scores are float32 or wider, also inside of
-    autocast. log(2N - 1) - L is no bound on mutual information (see `infonce`). `ValueError` where
-    shapes or temperature can not be used.
+    first, second [B, D]: the projections of the two views of the same images, of any length (they
+    are normalised here). Returns a scalar with gradients to both. With several processes, the
+    candidates are those of the global batch. Scores are float32 or wider, even under autocast.
+    log(2N - 1) - L is no bound on mutual information (see `infonce`). `ValueError` for invalid
+    shapes or temperatures.
 
     >>> import torch
     >>> views = torch.eye(4), torch.eye(4)
@@ -63,16 +63,16 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
 def infonce(
     query: Tensor, key: Tensor, temperature: float = 0.1, queue: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018), to minimise in a training loop:
+    """InfoNCE (van den Oord et al. 2018), to be minimised:
 
         L = -E log( exp s(q, k+) / sum_c exp s(q, k_c) ),   s(q, k) = cos(q, k) / T,   in nats
 
-    query, key [B, D], row i of both a pair; the candidates of a query are the keys of the batch
-    (C = N, of the global batch with several processes) or, with `queue` [K, D], its own key and the
-    queue (C = K + 1), as in MoCo. Vectors of any length: they are normalised here. Returns a scalar
-    with a gradient to both, none to the queue. On images that neither encoder nor critic has seen
-    log C - L is a lower bound on I(X; Y), without a queue; `probes.infonce_bound` gives it with an
-    interval. `ValueError` where shapes or temperature can not be used.
+    query, key [B, D]: row i of both is a pair; of any length (they are normalised here). The
+    candidates of a query are the keys of the global batch (C = N) or, with `queue` [K, D], its own
+    key and the queue (C = K + 1), as in MoCo. Returns a scalar with gradients to query and key.
+    Without a queue, on images that encoder and critic have not seen, log C - L is a lower bound on
+    I(X; Y); `probes.infonce_bound` adds an interval. `ValueError` for invalid shapes or
+    temperatures.
 
     >>> import math, torch
     >>> loss = infonce(torch.eye(4), torch.eye(4), temperature=0.1)
@@ -88,27 +88,46 @@ def infonce(
 
 
 def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both in unit length; `ValueError` where they are no pairs or the temperature is none."""
+    """Both with unit length; `ValueError` if they are no pairs or the temperature is invalid."""
     if first.ndim != 2 or first.shape != second.shape or not len(first):
         shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
         raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: must be above 0, got {temperature}")
-    a, b = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
+    both = _Unit.apply(torch.cat([at_least_float32(first), at_least_float32(second)]))
+    a, b = both.chunk(2)
     return a, b
 
 
+class _Unit(torch.autograd.Function):
+    """Rows in unit length as F.normalize makes them, its gradient in four operators. There is no
+    second derivative.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=1e-12)
+        unit = x / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, norm = ctx.saved_tensors
+        along = (grad * unit).sum(1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).div_(norm)
+
+
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """MoCo's form (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
+    """MoCo's loss (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
-    query, key [B, D]; queue [K, D], in any precision, which gets no gradient and may be overwritten
-    before the backward pass; returns a scalar. While training, log(K + 1) - L is a diagnostic and
-    no bound: queued keys come from older encoders, so they are no draws from the marginal of the
-    present key.
+    query, key [B, D]; queue [K, D] in any precision, without gradient, may be overwritten before
+    the backward pass; returns a scalar. In training, log(K + 1) - L is no bound: the queued keys
+    come from older encoders, so they are no draws from the marginal of the present key.
 
-    As the others scored in float32 or wider, outside of autocast. Called inside of it, on a GPU,
-    queries and queue of unit length may be rounded to float16 on their way into flash attention,
-    where `core.information.flash` knows that to cost less than 3e-4 nats.
+    Under autocast on a GPU, queries and queue of unit length may be rounded to float16 for flash
+    attention, if that changes the loss by less than 3e-4 nats (`core.information.flash`).
     """
     half = torch.is_autocast_enabled(query.device.type)
     with torch.autocast(query.device.type, enabled=False):
@@ -118,28 +137,26 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
 @in_float32
 @torch.no_grad()
 def in_batch_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """CLIP's form, one side: each query against the keys of the whole global batch, N candidates;
-    no gradient.
+    """One direction of `clip_loss`: N candidates, no gradient.
 
-    query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound: the keys of
-    other images are independent draws from one encoder. It is one only where encoder and critic
-    have not seen the images.
+    query, key [B, D]; returns a scalar. log N - L has the form of a valid lower bound, because the
+    keys of other images are independent draws from one encoder. It is a bound only if encoder and
+    critic have not seen the images.
     """
     return clip_loss(query, key, temperature, both=False)
 
 
 @in_float32
 def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = True) -> Tensor:
-    """CLIP's form (Radford et al. 2021): each first against the global batch's seconds and, in
-    `both`, the mean of that and the reverse.
+    """CLIP's loss (Radford et al. 2021): first against all second of the global batch; with `both`,
+    the mean of that and the reverse direction.
 
-    first, second [B, D]; returns a scalar, with gradient to both. A temperature that is learned
-    goes into the codes: pass first / T and 1.
+    first, second [B, D]; returns a scalar with gradients to both. For a learned temperature, pass
+    first / T and 1.
     """
     first, second = _tracked(first, second)
-    sides = (
-        [(first, second), (second, first)] if both and world() > 1 else [(first, second)]
-    )  # alone, one pass serves both sides
+    # with one process, one pass serves both directions
+    sides = [(first, second)] + ([(second, first)] if both and world() > 1 else [])
     layout = Layout(len(first), 1, world(), rank(), both=both and world() == 1)
     losses = [InBatch.apply(query, gather(key), 1 / temperature, layout)[0] for query, key in sides]
     return torch.stack(losses).mean()
@@ -149,11 +166,11 @@ def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = Tr
 def nt_xent_and_in_batch(
     first: Tensor, second: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """NT-Xent (Chen et al. 2020): 2N views, own view left out, 2N - 1 candidates.
+    """NT-Xent (Chen et al. 2020): 2N views, each with 2N - 1 candidates (all but itself).
 
-    first, second [B, D]; returns the loss and, detached, the one-sided in-batch loss with N
-    candidates, from which log N - L is a valid lower bound for a critic that has not seen the batch
-    (log(2N - 1) minus NT-Xent is not: the two views of one image are no independent candidates).
+    first, second [B, D]; returns the loss and, without gradient, the one-sided in-batch loss with N
+    candidates. log N minus the latter is a valid lower bound for a critic that has not seen the
+    batch. (log(2N - 1) minus NT-Xent is not: the two views of an image are not independent.)
     """
     first, second = _tracked(first, second)
     here = torch.cat([first, second])
@@ -162,8 +179,6 @@ def nt_xent_and_in_batch(
 
 
 def _tracked(*codes: Tensor) -> list[Tensor]:
-    """At least float32, and without a graph where no gradient is wanted, so that none is
-    computed.
-    """
+    """At least float32, and detached when no gradient is wanted."""
     wide = [at_least_float32(x) for x in codes]
     return wide if torch.is_grad_enabled() else [x.detach() for x in wide]

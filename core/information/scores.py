@@ -1,8 +1,8 @@
-"""Scores of pairs against candidates, tile by tile, so that a million candidates fit in memory.
+"""Scores of pairs against candidates, tile by tile, for millions of candidates.
 
-n = anchors, m = negatives of each, D = code dimensions. Every critic here is an inner product of
-codes, f(x, y) = scale <q(x), k(y)>, which holds any bilinear form, any function of x or of y alone,
-and the log density of a diagonal Gaussian.
+n = anchors, m = negatives of each, D = code dimensions. Every critic is an inner product of codes,
+f(x, y) = scale <q(x), k(y)>. This includes bilinear forms, functions of x or y alone, and the log
+density of a diagonal Gaussian.
 """
 
 import math
@@ -20,31 +20,25 @@ ROWS, COLUMNS = 1024, 8192  # of a tile
 class Tile(NamedTuple):
     rows: slice  # anchors
     columns: slice  # negatives
-    scores: Tensor  # float64 [b, c]; -inf where a column is the row's own pair
+    scores: Tensor  # float64 [b, c]; -inf for the row's own pair
 
 
 class Scores:
-    """What a bound reads of f(x_i, y_j): the score of each own pair, and sums over its negatives.
+    """Sums of f(x_i, y_j) that the bounds need, all float64.
 
-    own [n]; rest [n], log sum exp f over all negatives but one; spare [n], f against that one. A
-    bound that needs one negative fewer in one of its expectations than in the other (Poole's
-    I_alpha) leaves the spare one out: by masking, since subtracting an exponential from a sum that
-    it dominates underflows. All float64.
+    own [n]: scores of the own pairs. spare [n]: f against one negative. rest [n]: log sum exp f
+    over the other negatives. Poole's I_alpha needs one negative less in one of its expectations, so
+    it leaves the spare one out. (Subtracting it from the whole sum could underflow.)
     """
 
     def __init__(
         self, own: Tensor, negatives: int, tiles: Callable[[], Iterable[Tile]], paired: bool
     ):
-        self.own, self.negatives, self.paired, self._tiles = (
-            own.double(),
-            negatives,
-            paired,
-            tiles,
-        )
+        self.own, self.negatives, self.paired = own.double(), negatives, paired
+        self._tiles = tiles
         n = len(own)
-        self.rest, self.spare = (
-            torch.full((n,), -math.inf, dtype=torch.float64, device=own.device) for _ in range(2)
-        )
+        empty = torch.full((n,), -math.inf, dtype=torch.float64, device=own.device)
+        self.rest, self.spare = empty, empty.clone()
         rows = torch.arange(n, device=own.device)
         spared = (rows + 1) % n if paired else torch.zeros_like(rows)
         for tile in tiles():
@@ -60,38 +54,34 @@ class Scores:
         return torch.logaddexp(self.rest, self.spare)
 
     def received(self, weight: Tensor) -> Tensor:
-        """What each key gets as a negative, log sum_{i != j} exp(f(x_i, y_j) + w_i) [n]; of paired
-        scores only.
-        """
+        """log sum_{i != j} exp(f(x_i, y_j) + w_i) [n] for each key j; needs paired scores."""
         if not self.paired:
             raise ValueError("scores: only paired keys are candidates of each other")
         total = torch.full_like(self.own, -math.inf)
         for tile in self._tiles():
-            total[tile.columns] = torch.logaddexp(
-                total[tile.columns], (tile.scores + weight[tile.rows, None]).logsumexp(0)
-            )
+            found = (tile.scores + weight[tile.rows, None]).logsumexp(0)
+            total[tile.columns] = torch.logaddexp(total[tile.columns], found)
         return total
 
     def mean(self) -> Tensor:
-        """Mean score of each anchor's negatives [n]."""
+        """The mean score of each anchor's negatives [n]."""
         total = torch.zeros_like(self.own)
         for tile in self._tiles():
             total[tile.rows] += tile.scores.masked_fill(tile.scores == -math.inf, 0).sum(1)
         return total / self.negatives
 
     def transposed(self) -> "Scores":
-        """The keys as anchors and the anchors as keys; of paired scores only."""
+        """The scores with keys as anchors and anchors as keys; needs paired scores."""
         if not self.paired:
             raise ValueError("scores: only paired scores have a transpose")
-        return Scores(
-            self.own,
-            self.negatives,
-            lambda: (Tile(t.columns, t.rows, t.scores.T.contiguous()) for t in self._tiles()),
-            True,
-        )
+
+        def tiles() -> Iterator[Tile]:
+            return (Tile(t.columns, t.rows, t.scores.T.contiguous()) for t in self._tiles())
+
+        return Scores(self.own, self.negatives, tiles, paired=True)
 
     def shifted(self, offset: float) -> "Scores":
-        """f + offset, from the sums that are there."""
+        """f + offset, from the existing sums."""
         made = object.__new__(Scores)
         made.own, made.rest, made.spare = self.own + offset, self.rest + offset, self.spare + offset
         made.negatives, made.paired = self.negatives, self.paired
@@ -99,41 +89,36 @@ class Scores:
         return made
 
     def clipped(self, limit: float) -> "Scores":
-        """The scores of negatives held in [-limit, limit]; own pairs are left as they are."""
+        """The scores with negatives clamped to [-limit, limit]; own pairs are unchanged."""
 
         def tiles() -> Iterator[Tile]:
             for rows, columns, scores in self._tiles():
-                yield Tile(
-                    rows,
-                    columns,
-                    torch.where(scores == -math.inf, scores, scores.clamp(-limit, limit)),
-                )
+                clamped = scores.clamp(-limit, limit)
+                yield Tile(rows, columns, torch.where(scores == -math.inf, scores, clamped))
 
         return Scores(self.own, self.negatives, tiles, self.paired)
 
 
 def paired(query: Tensor, key: Tensor, scale: float = 1.0) -> Scores:
-    """Codes [n, D] of n pairs; the negatives of an anchor are the keys of all other pairs."""
+    """The scores of n pairs of codes [n, D]. Negatives are the keys of all other pairs."""
 
     def tiles() -> Iterator[Tile]:
         for rows in slices(len(query), ROWS):
             for columns in slices(len(key), COLUMNS):
-                yield _without_own(
-                    Tile(rows, columns, (query[rows] @ key[columns].T).double() * scale)
-                )
+                scores = (query[rows] @ key[columns].T).double() * scale
+                yield _without_own(Tile(rows, columns, scores))
 
     return Scores(_own(query, key, scale), len(key) - 1, tiles, paired=True)
 
 
 def of_matrix(scores: Tensor) -> Scores:
-    """A matrix [n, n] with f(x_i, y_j) in row i and column j."""
+    """The scores in a matrix [n, n], with f(x_i, y_j) in row i and column j."""
     whole = slice(0, len(scores))
-    return Scores(
-        scores.diagonal(),
-        len(scores) - 1,
-        lambda: [_without_own(Tile(whole, whole, scores.double().clone()))],
-        paired=True,
-    )
+
+    def tiles() -> list[Tile]:
+        return [_without_own(Tile(whole, whole, scores.double().clone()))]
+
+    return Scores(scores.diagonal(), len(scores) - 1, tiles, paired=True)
 
 
 def against(
@@ -143,9 +128,7 @@ def against(
     count: int,
     scale: float = 1.0,
 ) -> Scores:
-    """Codes [n, D] of pairs, and `count` negatives that all anchors share, as blocks [c, D] that
-    need never be held together.
-    """
+    """The scores of pairs of codes [n, D] against `count` shared negatives, in blocks [c, D]."""
 
     def tiles() -> Iterator[Tile]:
         start = 0
@@ -162,18 +145,14 @@ def against(
 
 
 def gaussian(mean: Tensor, sigma: Tensor, z: Tensor) -> Scores:
-    """log q(z_i | x_j) of diagonal Gaussians, as the scores of codes z_i against images x_j; mean,
-    sigma, z [n, L].
+    """log q(z_i | x_j) of diagonal Gaussians: codes z_i against images x_j; mean, sigma, z [n, L].
 
-    The quadratic is expanded into inner products in float64, so no [n, n, L] is held.
+    The quadratic form is written as inner products in float64, so no [n, n, L] is needed.
     """
     mean, sigma, z = mean.double(), sigma.double(), z.double()
     precision = sigma.pow(-2)
-    constant = (
-        -0.5 * (mean**2 * precision).sum(1)
-        - sigma.log().sum(1)
-        - 0.5 * z.shape[1] * math.log(2 * math.pi)
-    )
+    constant = -0.5 * (mean**2 * precision).sum(1) - sigma.log().sum(1)
+    constant = constant - 0.5 * z.shape[1] * math.log(2 * math.pi)
     return paired(
         torch.cat([z, -0.5 * z**2, torch.ones_like(z[:, :1])], 1),
         torch.cat([mean * precision, precision, constant[:, None]], 1),
@@ -185,11 +164,10 @@ def _own(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 
 def _without_own(tile: Tile) -> Tile:
-    """Own pairs as -inf, so that every sum is over negatives alone."""
+    """Set the scores of own pairs to -inf, so that sums contain only negatives."""
     row, column = tile.rows.start, tile.columns.start
     first, last = max(row, column), min(tile.rows.stop, tile.columns.stop)
     if first < last:
-        tile.scores[first - row : last - row, first - column : last - column].fill_diagonal_(
-            -math.inf
-        )
+        square = tile.scores[first - row : last - row, first - column : last - column]
+        square.fill_diagonal_(-math.inf)
     return tile

@@ -1,5 +1,4 @@
-"""What every reader of features does first: refuse what is not finite, and put the rest on one
-scale.
+"""Check features for NaN and infinity, and standardise them.
 
 n = images, D = feature dimensions.
 """
@@ -13,17 +12,15 @@ from torch import Tensor
 
 from core.errors import Unmeasurable
 
-BLOCK = 1024  # images that are held in float64 at a time
+BLOCK = 1024  # images in float64 at a time
 
 
 def require_finite_features(x: Tensor, what: str) -> None:
-    """Raise `Unmeasurable` where features [n, D] are no matrix of finite numbers, or there are
-    none.
-    """
+    """Raise `Unmeasurable` if features are not a nonempty matrix [n, D] of finite numbers."""
     if x.ndim != 2 or not x.numel():
-        raise Unmeasurable(f"{what}: features [n, D] are wanted, got {list(x.shape)}")
+        raise Unmeasurable(f"{what}: features [n, D] are required, got {list(x.shape)}")
     if x.sum().isfinite():
-        return  # nothing else can have been added; and this is ten times as fast
+        return  # a finite sum has only finite terms; this is ten times as fast
     if bad := int((~x.isfinite()).any(1).sum()):
         raise Unmeasurable(
             f"{what}: the features of {bad:,} of {len(x):,} images hold NaN or infinite numbers, so"
@@ -32,13 +29,9 @@ def require_finite_features(x: Tensor, what: str) -> None:
 
 
 def require_finite_numbers(found: Mapping[str, Any], what: str) -> None:
-    """Raise `Unmeasurable` where a number in a probe's result, however deep, is NaN or infinite."""
+    """Raise `Unmeasurable` if a number in a (nested) result of a probe is NaN or infinite."""
     for key, value in found.items():
-        parts = (
-            {str(i): part for i, part in enumerate(value)}
-            if isinstance(value, list | tuple)
-            else value
-        )
+        parts: Any = dict(enumerate(value)) if isinstance(value, list | tuple) else value
         if isinstance(parts, Mapping):
             require_finite_numbers(parts, f"{what}, {key}")
         elif isinstance(value, float) and not math.isfinite(value):
@@ -46,14 +39,13 @@ def require_finite_numbers(found: Mapping[str, Any], what: str) -> None:
 
 
 def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (by n - 1) of each feature of x [n, D], float64 [D]; 1 in place
-    of the deviation of a dead feature.
+    """Mean and standard deviation (with n - 1) of each feature of x [n, D], float64 [D]. The
+    deviation of a dead feature is replaced by 1.
 
-    A feature is dead where its deviation is no more than the rounding of its own values,
-    eps |mean|, eps that of the features' own precision: other features do not count. Sums are
-    those of differences to the first image, in float64, so a constant feature has a deviation of
-    exactly 0, whatever its size. scikit-learn's `StandardScaler` has the same rule with float64's
-    eps times n.
+    A feature is dead if its deviation is at most the rounding error of its values, eps |mean|, with
+    eps of the features' precision. The first image is subtracted first, in float64, so a constant
+    feature has a deviation of exactly 0. scikit-learn's `StandardScaler` has the same rule with
+    float64's eps times n.
     """
     first = x[:1].double()
     total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
@@ -70,17 +62,15 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
 def standardised(
     x: Tensor, mean: Tensor, deviation: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(x - mean) / deviation of features [n, D], taken in float64 so that a large mean or a tiny
-    deviation costs no digits.
-    """
+    """(x - mean) / deviation of features [n, D], in float64, so that no digits are lost."""
     return torch.cat([((block - mean) / deviation).to(dtype) for block in x.split(BLOCK)])
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """x / |x|, row by row, whatever the size of the numbers; a row of zeros stays one.
+    """x / |x| for each row, for numbers of any size; a zero row stays zero.
 
-    The square of a float32 above 2e19 is infinite and that of one below 1e-23 is zero, so each row
-    is divided by its largest number first.
+    The square of a float32 overflows above 2e19 and is zero below 1e-23, so each row is divided by
+    its largest number first.
     """
     largest = x.abs().amax(1, keepdim=True)
     scaled = x / torch.where(largest > 0, largest, 1)

@@ -1,21 +1,21 @@
-"""What a sweep of InfoNCE over the number of candidates says about itself."""
+"""The verdict on a sweep of InfoNCE over the number of candidates."""
 
 import math
 
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate
 
-FLAT, STEEP = (
-    0.05,
-    0.5,
-    # nats an e-fold of candidates: below FLAT more would add little, above STEEP the ceiling is
-    # what is seen
-)
-NEAR = 0.95  # of a ceiling
+# Slopes, in nats per e-fold of candidates: below FLAT, more candidates add little; above STEEP,
+# the curve follows its ceiling.
+FLAT, STEEP = 0.05, 0.5
+NEAR = 0.95  # share of a ceiling above which a value is saturated
 
 
 def cosine_cap(scale: float, candidates: int) -> float:
-    """No critic s = scale <q, k> with unit codes passes log C - log(1 + (C - 1) exp(-2 scale))."""
+    """The bound's maximum for s = scale <q, k> with unit codes, in nats:
+
+    log C - log(1 + (C - 1) exp(-2 scale))
+    """
     return math.log(candidates) - math.log1p((candidates - 1) * math.exp(-2 * scale))
 
 
@@ -25,18 +25,16 @@ def verdict(
     calibration: float | None = None,
     cap: float = math.inf,
 ) -> str:
-    """The word for the last number of a sweep: critic-limited, saturated, K-limited or converged.
+    """The verdict on the last number of a sweep: critic-limited, saturated, K-limited or converged.
 
-    - critic-limited: not above zero, or far below its value on the split that chose the critic
-      (`calibration`, at the last C).
-    - saturated: near log C, log n or `cap`, the most that the critic can show, or rising almost as
-      log C does.
+    - critic-limited: not above zero, or far below `calibration`, its value at the last C on the
+      split that chose the critic.
+    - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
+      log C.
     - K-limited: still rising with log C.
 
-    Raises `Unmeasurable` for a number that is NaN or infinite, of which every comparison is false.
-
-    The ratio to log C alone does not show saturation (I = 4 reads 3.55 at C = 256, 64% of log C and
-    still 0.45 low), so the slope counts.
+    The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
+    log C but 0.45 too low. So the slope counts. Raises `Unmeasurable` for NaN and infinite numbers.
     """
     numbers = [value for _, found in sweep for value in found] + [calibration or 0.0]
     if math.isnan(cap) or not all(map(math.isfinite, numbers)):
@@ -46,10 +44,8 @@ def verdict(
         )
     candidates, last = sweep[-1]
     ceiling = min(math.log(candidates), math.log(images), cap)
-    if last.mean <= 0 or (
-        calibration is not None
-        and calibration - last.mean > max(0.1, 0.05 * abs(last.mean), 4 * last.error)
-    ):
+    drop = 0.0 if calibration is None else calibration - last.mean
+    if last.mean <= 0 or drop > max(0.1, 0.05 * abs(last.mean), 4 * last.error):
         return "critic-limited"
     before = next(((c, e) for c, e in reversed(sweep[:-1]) if c <= candidates / 2), None)
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf

@@ -1,1 +1,1 @@
-"""Encoders, decoders, and what a decoder says about pixels."""
+"""Encoders, decoders, and likelihoods of pixels."""

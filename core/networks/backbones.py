@@ -1,4 +1,4 @@
-"""Encoders of images: timm's by name, and a small convolutional net for CPUs.
+"""Encoders of images: timm's models by name, and a small convolutional network for CPUs.
 
 B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 """
@@ -17,9 +17,9 @@ STEMS = ("cifar", "imagenet")
 class Backbone(nn.Module):
     """Raw images [B, C, H, W] to features [B, D].
 
-    `name` is "small" or a timm model; pretrained weights are never loaded. `stem="cifar"` gives a
-    ResNet the 3x3 stride-1 first convolution without max-pooling that 32x32 images need (SimCLR,
-    Chen et al. 2020, appendix B.9).
+    `name` is "small" or a timm model without pretrained weights. `stem="cifar"` changes a ResNet
+    for 32x32 images: the first convolution is 3x3 with stride 1, and there is no max-pooling
+    (SimCLR, Chen et al. 2020, appendix B.9).
     """
 
     def __init__(self, name: str, shape: tuple[int, int, int], stem: str = "cifar"):
@@ -29,17 +29,14 @@ class Backbone(nn.Module):
             self.dim: int = SmallNet.DIM
             return
         if name not in timm.list_models():
-            raise UserError(
-                "model.backbone: timm has no"
-                f" '{name}'{nearest(name, ['small', *timm.list_models()])}"[:300]
-            )
-        size: dict[str, Any] = (
-            {"img_size": shape[1:]} if name.startswith(("vit", "deit", "swin")) else {}
-        )
+            near = nearest(name, ["small", *timm.list_models()])
+            raise UserError(f"model.backbone: timm has no '{name}'{near}"[:300])
+        sized = name.startswith(("vit", "deit", "swin"))
+        size: dict[str, Any] = {"img_size": shape[1:]} if sized else {}
         self.net = timm.create_model(
             name, pretrained=False, num_classes=0, in_chans=shape[0], **size
         )
-        # some heads hold a layer more before the classifier, which is taken away
+        # some heads have a hidden layer before the removed classifier
         self.dim = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
         first = getattr(self.net, "conv1", None)
         if stem == "cifar" and isinstance(first, nn.Conv2d) and hasattr(self.net, "maxpool"):
@@ -51,10 +48,9 @@ class Backbone(nn.Module):
 
 
 class SmallNet(nn.Sequential):
-    """Four strided convolutions and one linear layer: thousands of 32x32 images a second on two CPU
-    cores.
+    """Four strided convolutions and a linear layer: thousands of 32x32 images a second on 2 cores.
 
-    The last map is flattened rather than averaged, so that position survives.
+    The last map is flattened and not averaged, so that features keep positions.
     """
 
     DIM = 256
@@ -64,16 +60,9 @@ class SmallNet(nn.Sequential):
         layers: list[nn.Module] = []
         height, wide = shape[1:]
         for before, after in zip(widths, widths[1:], strict=False):
-            layers += [
-                nn.Conv2d(before, after, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            ]
+            convolution = nn.Conv2d(before, after, 3, 2, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
             height, wide = (height + 1) // 2, (wide + 1) // 2
-        layers += [
-            nn.Flatten(),
-            nn.Linear(widths[-1] * height * wide, self.DIM, bias=False),
-            nn.BatchNorm1d(self.DIM),
-            nn.ReLU(),
-        ]
+        linear = nn.Linear(widths[-1] * height * wide, self.DIM, bias=False)
+        layers += [nn.Flatten(), linear, nn.BatchNorm1d(self.DIM), nn.ReLU()]
         super().__init__(*layers)

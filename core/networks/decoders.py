@@ -1,8 +1,7 @@
-"""Decoders: codes to the parameters of p(x|z). A VAE has one of its own; the rate head gives every
-encoder the same one.
+"""Decoders: codes to the parameters of p(x|z), for VAEs and for the rate-head probe.
 
-B = images on this process, C H W = shape of what is emitted (C = channels of the image x parameters
-a value), L = latent dimensions.
+B = images on this process, L = latent dimensions, C H W = shape of the output (C = channels of the
+image times parameters per value).
 """
 
 import math
@@ -19,18 +18,12 @@ class MLPDecoder(nn.Sequential):
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         last = nn.Linear(width, math.prod(shape))
-        super().__init__(
-            nn.Linear(latent, width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.GELU(),
-            last,
-            nn.Unflatten(1, shape),
-        )
+        layers = [nn.Linear(latent, width), nn.GELU(), nn.Linear(width, width), nn.GELU()]
+        super().__init__(*layers, last, nn.Unflatten(1, shape))
 
 
 class ConvDecoder(nn.Sequential):
-    """The mirror image of the VAE's `ConvEncoder`: [B, L] to [B, C, H, W]."""
+    """The reverse of the VAE's `ConvEncoder`: [B, L] to [B, C, H, W]."""
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         side = quartered(shape, "model.decoder")
@@ -49,9 +42,7 @@ class ConvDecoder(nn.Sequential):
 
 
 class ResidualDecoder(nn.Sequential):
-    """The mirror image of the VAE's `ResidualEncoder`: [B, L] to [B, C, H, W], weight norm and
-    ELU.
-    """
+    """The reverse of the VAE's `ResidualEncoder`: [B, L] to [B, C, H, W], weight norm and ELU."""
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         side, narrow = quartered(shape, "model.decoder"), max(1, width // 2)
@@ -72,7 +63,7 @@ class ResidualDecoder(nn.Sequential):
 
 
 class LinearDecoder(nn.Sequential):
-    """One linear map of a code: the decoder of a linear VAE."""
+    """One linear map of a code, for a linear VAE."""
 
     def __init__(self, latent: int, shape: tuple[int, int, int], width: int):
         super().__init__(nn.Linear(latent, math.prod(shape)), nn.Unflatten(1, shape))
@@ -87,17 +78,15 @@ DECODERS = {
 
 
 def build_decoder(name: str, latent: int, shape: tuple[int, int, int], width: int) -> nn.Module:
-    """One of `DECODERS`; a linear one has no use for `width`."""
+    """One of `DECODERS`. The linear one ignores `width`."""
     return DECODERS[name](latent, shape, width)
 
 
 def quartered(shape: tuple[int, int, int], key: str) -> tuple[int, int]:
-    """A quarter of an image's sides, for two strided convolutions; a `UserError` names the config's
-    `key` that asks for them.
-    """
+    """A quarter of an image's sides, for two strided convolutions; a `UserError` names `key`."""
     if shape[1] % 4 or shape[2] % 4:
         raise UserError(
-            f"{key}: convolutional networks need sides that divide by 4, images are"
+            f"{key}: convolutional networks need sides that divide by 4, but images are"
             f" {shape[1]}x{shape[2]}; set data.size or {key}=mlp"
         )
     return shape[1] // 4, shape[2] // 4

@@ -1,8 +1,7 @@
-"""Laws of 8-bit values: 256 probabilities that sum to one, so that a negative log probability is
-exact bits.
+"""Distributions of 8-bit values: 256 probabilities that sum to one, so -log P is exact bits.
 
-Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats a value. `from_uniform` makes values
-of uniform draws of one's own, `sample` of torch's global generator.
+Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats per value. `from_uniform` takes the
+caller's uniform numbers, `sample` uses torch's global generator.
 """
 
 import torch
@@ -14,27 +13,23 @@ LEVELS = 256
 
 
 class DiscreteDistribution(Distribution):
-    """What the laws share: no support to validate, and samples drawn from uniform numbers."""
+    """The base class: samples come from uniform numbers, and no support is validated."""
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
 
     def __init__(self, like: Tensor):
-        self.like = like  # whose shape, type and device a value has
+        self.like = like  # has the shape, dtype and device of a value
         super().__init__(like.shape, validate_args=False)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """Values k / 255 from numbers in [0, 1), one each."""
+        """Values k / 255, one from each number in [0, 1)."""
         raise NotImplementedError
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        return self.from_uniform(
-            torch.rand(
-                self._extended_shape(torch.Size(sample_shape)),
-                dtype=self.like.dtype,
-                device=self.like.device,
-            )
-        )
+        shape = self._extended_shape(torch.Size(sample_shape))
+        uniform = torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
+        return self.from_uniform(uniform)
 
 
 class DiscretizedLogistic(DiscreteDistribution):
@@ -44,7 +39,7 @@ class DiscretizedLogistic(DiscreteDistribution):
         P(k) = sigmoid((x_k + h - mu) / s) - sigmoid((x_k - h - mu) / s),
         x_k = 2 k / 255 - 1,   h = 1 / 255
 
-    with everything below the lowest and above the highest bin counted to them.
+    The lowest and the highest bin include the tails.
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor):
@@ -53,46 +48,36 @@ class DiscretizedLogistic(DiscreteDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         centred, inverse = value * 2 - 1 - self.loc, torch.exp(-self.log_scale)
-        upper, lower = (
-            inverse * (centred + 1 / (LEVELS - 1)),
-            inverse * (centred - 1 / (LEVELS - 1)),
-        )
-        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)): exact in the
-        # far tails, where a difference is 0
+        upper = inverse * (centred + 1 / (LEVELS - 1))
+        lower = inverse * (centred - 1 / (LEVELS - 1))
+        # log(sigmoid(b) - sigmoid(a)) = logsig(b) + logsig(-a) + log(1 - e^(a - b)), exact in the
+        # far tails, where the difference itself is 0
         width = (2 / (LEVELS - 1)) * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        return torch.where(
-            value < 0.5 / (LEVELS - 1),
-            F.logsigmoid(upper),
-            torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside),
-        )
+        inside = torch.where(value > 1 - 0.5 / (LEVELS - 1), F.logsigmoid(-lower), inside)
+        return torch.where(value < 0.5 / (LEVELS - 1), F.logsigmoid(upper), inside)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """The value whose bin holds the quantile: the inverse of the cumulative probabilities."""
+        """The value whose bin contains the quantile: the inverse of the cumulative distribution."""
         logistic = self.loc + self.log_scale.exp() * torch.logit(uniform)
         return ((logistic + 1) / 2 * (LEVELS - 1)).round().clamp(0, LEVELS - 1) / (LEVELS - 1)
 
     @property
     def mean(self) -> Tensor:
-        """sum_k P(k) k / 255 over the levels. Near the ends it is not the centre `loc`, for the
-        tails are counted to the last bins.
-        """
+        """sum_k P(k) k / 255. Near the ends it differs from `loc`: the last bins have the tails."""
         edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
         inverse = torch.exp(-self.log_scale)
-        # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is held
-        return sum(
-            (torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist()),
-            torch.zeros_like(self.loc),
-        ) / (LEVELS - 1)
+        # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is needed
+        above = (torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist())
+        return sum(above, torch.zeros_like(self.loc)) / (LEVELS - 1)
 
 
 class LogisticMixture(DiscreteDistribution):
-    """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics (Salimans et al. 2017), each
-    colour value with a mixture of its own.
+    """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics for each colour value (Salimans
+    et al. 2017). logits, loc and log_scale are [..., J].
 
-    PixelCNN++ shares the component among the three colours of a pixel and shifts green by red and
-    blue by both; this law does not, so that values are independent given the parameters. logits,
-    loc and log_scale are [..., J].
+    PixelCNN++ shares the component among the colours of a pixel, and shifts green by red and blue
+    by both. Here values are independent given the parameters.
     """
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):
@@ -103,14 +88,12 @@ class LogisticMixture(DiscreteDistribution):
         return torch.logsumexp(self.log_weight + self.parts.log_prob(value[..., None]), -1)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """One number chooses the component and, stretched to [0, 1) again, the value within it."""
+        """The number chooses a component; rescaled to [0, 1), it also chooses the value."""
         edges = self.log_weight.exp().cumsum(-1).expand(*uniform.shape, -1)
         chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
         low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))
-        loc, log_scale = (
-            part.expand_as(edges).gather(-1, chosen)[..., 0]
-            for part in (self.parts.loc, self.parts.log_scale)
-        )
+        parts = (self.parts.loc, self.parts.log_scale)
+        loc, log_scale = (x.expand_as(edges).gather(-1, chosen)[..., 0] for x in parts)
         tiny = torch.finfo(uniform.dtype).eps
         within = ((uniform - low) / (high - low).clamp(min=tiny)).clamp(tiny, 1 - tiny)
         return DiscretizedLogistic(loc, log_scale).from_uniform(within)
@@ -121,7 +104,7 @@ class LogisticMixture(DiscreteDistribution):
 
 
 class Categorical256(DiscreteDistribution):
-    """P(k) = softmax(logits)_k, a number for each of the 256 levels: logits [..., 256]."""
+    """P(k) = softmax(logits)_k with a logit for each of the 256 levels: logits [..., 256]."""
 
     def __init__(self, logits: Tensor):
         self.log_probability = F.log_softmax(logits, -1)
@@ -132,7 +115,7 @@ class Categorical256(DiscreteDistribution):
         return self.log_probability.expand(*level.shape[:-1], -1).gather(-1, level)[..., 0]
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """The level whose step of the cumulative probabilities holds the number."""
+        """The level whose step of the cumulative distribution contains the number."""
         edges = self.log_probability.exp().cumsum(-1)[..., :-1]
         return (uniform[..., None] >= edges).sum(-1).to(uniform.dtype) / (LEVELS - 1)
 

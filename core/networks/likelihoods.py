@@ -1,9 +1,8 @@
-"""The two sides of an ELBO: what a decoder says of pixels, p(x|z), and what a Gaussian code costs,
-KL(q(z|x) || p(z)).
+"""Likelihoods p(x|z) of pixels, and the rate KL(q(z|x) || p(z)) of a Gaussian code.
 
-Every constant is kept, so that the distortion is a cross-entropy in nats. Binary cross-entropy on
-grey pixels is no likelihood and is not offered. B = images, C H W = image shape, P = numbers that a
-decoder emits for each value of an image.
+All constants are kept, so the distortion is a cross-entropy in nats. Binary cross-entropy of grey
+pixels is no likelihood and is not offered. B = images, C H W = image shape, P = numbers that a
+decoder computes for each value of an image.
 """
 
 import math
@@ -18,12 +17,11 @@ from core.networks.discretized import LEVELS, Categorical256, DiscretizedLogisti
 
 
 class DequantisedGaussian(Normal):
-    """A Gaussian density of 8-bit values on [0, 256), in nats a value: log N(x; mu, sigma) - log
+    """A Gaussian density of 8-bit values on [0, 256), in nats per value: log N(x; mu, sigma) - log
     256 for x = (k + u) / 256.
 
-    With uniform noise u its mean log density is a lower bound on the log probability of the 8-bit
-    value, comparable with a discretised likelihood (Theis et al. 2016). The (1/2) log 2 pi sigma^2
-    is kept.
+    With uniform noise u, its mean log density is a lower bound on the log probability of the 8-bit
+    value, so it is comparable with discretised likelihoods (Theis et al. 2016).
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -31,7 +29,7 @@ class DequantisedGaussian(Normal):
 
 
 class Likelihood(nn.Module):
-    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W], and an image to
+    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W]; `target` makes
     the value that it scores.
 
         bernoulli         binary pixels, P = 1
@@ -41,40 +39,36 @@ class Likelihood(nn.Module):
         gaussian          8-bit values with uniform noise, P = 1
         normal            real values, N(x; parameters, sigma^2), P = 1
 
-    The scale of logistic, gaussian and normal is one trained number a channel, kept away from zero;
-    normal's may be fixed by `sigma`.
+    logistic, gaussian and normal have one trained scale per channel, bounded away from zero;
+    `sigma` fixes that of normal.
     """
 
     NAMES = ("bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian", "normal")
-    LEAST = -7.0  # log scale
+    LEAST = -7.0  # lowest log scale
 
     def __init__(self, name: str, channels: int, sigma: float | None = None, components: int = 10):
         super().__init__()
         self.name, self.image_channels = name, channels
-        self.channels = {"categorical": LEVELS, "logistic_mixture": 3 * components}.get(
-            name, 1
-        )  # P
+        counts = {"categorical": LEVELS, "logistic_mixture": 3 * components}
+        self.channels = counts.get(name, 1)  # P
         if name in ("logistic", "gaussian", "normal"):
             start = math.log(sigma) if sigma is not None else 0.0 if name == "normal" else -3.5
-            self.log_scale = nn.Parameter(
-                torch.full((channels, 1, 1), start), requires_grad=sigma is None
-            )
+            scale = torch.full((channels, 1, 1), start)
+            self.log_scale = nn.Parameter(scale, requires_grad=sigma is None)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """p(x|z) for parameters [B, C P, H, W]; log_prob is [B, C, H, W] in nats."""
         if self.name == "bernoulli":
             return Bernoulli(logits=parameters, validate_args=False)
         if self.channels > 1:
-            parameters = parameters.unflatten(1, (self.image_channels, self.channels)).movedim(
-                2, -1
-            )
+            parameters = parameters.unflatten(1, (self.image_channels, self.channels))
+            parameters = parameters.movedim(2, -1)
         if self.name == "categorical":
             return Categorical256(parameters)
         if self.name == "logistic_mixture":
             logits, loc, log_scale = parameters.chunk(3, -1)
-            spread = torch.linspace(
-                -1, 1, loc.shape[-1], device=loc.device
-            )  # components start side by side, not upon each other
+            # components start at different places
+            spread = torch.linspace(-1, 1, loc.shape[-1], device=loc.device)
             return LogisticMixture(logits, loc + spread, (log_scale - 2).clamp(min=self.LEAST))
         if self.name == "normal":
             return Normal(parameters, self.log_scale.exp(), validate_args=False)
@@ -84,9 +78,9 @@ class Likelihood(nn.Module):
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The value that the likelihood scores: x binarised by comparison with uniform `noise`
-        (dynamic binarisation), x at the nearest 8-bit level, x with `noise` inside its level, or x
-        itself. Raises `UserError` where x lies outside what the likelihood knows.
+        """The value that the likelihood scores: x binarised with uniform `noise` (bernoulli), x
+        with `noise` inside of its level (gaussian), x itself (normal), or x at the nearest 8-bit
+        level. Raises `UserError` for values outside of the likelihood's range.
         """
         if self.name == "normal":
             return as_float(x)
@@ -94,9 +88,9 @@ class Likelihood(nn.Module):
             low, high = (edge.item() for edge in x.aminmax())
             if not 0 <= low <= high <= 1:
                 raise UserError(
-                    f"model.likelihood: {self.name} knows pixels in [0, 1], and these run from"
-                    f" {low:g} to {high:g};"
-                    " scale them, or take model.likelihood=normal for real values"
+                    f"model.likelihood: {self.name} needs pixels in [0, 1], but these go from"
+                    f" {low:g} to {high:g}; scale them, or use model.likelihood=normal for real"
+                    " values"
                 )
         x = as_float(x)
         if self.name == "bernoulli":
@@ -106,9 +100,9 @@ class Likelihood(nn.Module):
 
 
 def kl_from_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mean, sigma^2) || N(0, 1)) = (mean^2 + sigma^2 - 1) / 2 - log sigma of each dimension,
+    """KL(N(mean, sigma^2) || N(0, 1)) = (mean^2 + sigma^2 - 1) / 2 - log sigma for each dimension,
     [B, L], in nats.
 
-    Its sum over dimensions, averaged over images, is a rate, an upper bound on I(X; Z).
+    Summed over dimensions and averaged over images, it is a rate, an upper bound on I(X; Z).
     """
     return 0.5 * (mean**2 + torch.exp(2 * log_sigma) - 1) - log_sigma

@@ -1,5 +1,4 @@
-"""A residual block with weight norm and ELU, as in the ResNet-VAE of Kingma et al. 2016 and Chen et
-al. 2017.
+"""A residual block with weight norm and ELU (Kingma et al. 2016; Chen et al. 2017).
 
 B = images, C H W = shape of a map.
 """
@@ -10,10 +9,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 class ResidualBlock(nn.Module):
-    """[B, C, H, W] to [B, outputs, H', W']: x + f(x), f two 3x3 convolutions after ELUs.
+    """[B, C, H, W] to [B, outputs, H', W']: x + f(x), where f is two 3x3 convolutions after ELUs.
 
-    `scale` 1 keeps the sides, -2 halves them and 2 doubles them; where the shape changes, x goes
-    through a 1x1 convolution at the new size.
+    `scale` 1 keeps the sides, -2 halves them and 2 doubles them. If the shape changes, x is resized
+    and goes through a 1x1 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, scale: int = 1):
@@ -25,10 +24,8 @@ class ResidualBlock(nn.Module):
             else nn.Conv2d(inputs, outputs, 3, 2 if scale == -2 else 1, 1)
         )
         # weight norm counts a transposed convolution's outputs along dimension 1
-        self.first, self.second = (
-            weight_norm(first, dim=1 if scale == 2 else 0),
-            weight_norm(nn.Conv2d(outputs, outputs, 3, 1, 1)),
-        )
+        self.first = weight_norm(first, dim=1 if scale == 2 else 0)
+        self.second = weight_norm(nn.Conv2d(outputs, outputs, 3, 1, 1))
         self.shortcut = (
             nn.Identity() if inputs == outputs else weight_norm(nn.Conv2d(inputs, outputs, 1))
         )

@@ -1,1 +1,1 @@
-"""A run: its config, its loop, its checkpoints, and whatever may happen to it."""
+"""A run: its config, its loop, its checkpoints, and its faults."""

@@ -1,10 +1,10 @@
-"""Reads the file that `torch.save` writes: tensors and plain values, and nothing else.
+"""A safe reader for files of `torch.save`: it accepts only tensors and plain values.
 
-A file may come from a stranger, so nothing in it is called, decompressed or believed. The records
-of the zip lie uncompressed one after the other, each inside the file, and match their checksums.
-The pickle may use the few instructions and the few names that `torch.save` itself uses for tensors
-and containers. A tensor lies inside its record and fills it without gaps. `torch.load` checks less
-of this: it reads past the end of a record that is too short, and allocates what a file asks for.
+A file may come from a stranger, so nothing in it is called, decompressed or trusted. The zip's
+records must be uncompressed, must not overlap, and must match their checksums. The pickle may use
+only the instructions and names that `torch.save` uses for tensors and containers. A tensor must lie
+inside its record without gaps. `torch.load` checks less: it reads past the end of a short record,
+and allocates any size that a file asks for.
 """
 
 import hashlib
@@ -25,16 +25,19 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-MOST_RECORDS = 20_000
-MOST_PICKLE = 2**26  # bytes of what is not a tensor's numbers
-MOST_VALUES = 100_000
+MAX_RECORDS = 20_000
+MAX_PICKLE = 2**26  # bytes of the pickle, which holds no tensor data
+MAX_VALUES = 100_000
 DEPTH = 50
 INSTRUCTIONS = """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
     EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS
     BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
 """
-KNOWN = frozenset(INSTRUCTIONS.split())
+ALLOWED = frozenset(INSTRUCTIONS.split())
+# Errors that `zipfile` and `struct` raise for damaged files.
+DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, struct.error, ValueError, OSError)
+DAMAGE += (OverflowError, NotImplementedError, EOFError)
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -50,22 +53,22 @@ STORAGES = {
 
 
 class Broken(Exception):
-    """The file is not whole, or is none that `torch.save` wrote."""
+    """The file is damaged, or `torch.save` did not write it."""
 
 
 class Foreign(Exception):
-    """The file is whole and holds something other than tensors and plain values."""
+    """The file is intact, but holds something other than tensors and plain values."""
 
 
 class Record(NamedTuple):
-    """Where the bytes of a zip's record lie in the file."""
+    """The place of a zip record's bytes in the file."""
 
     start: int
     size: int
 
 
 class Storage(NamedTuple):
-    """What a pickle says of a block of numbers."""
+    """A pickle's description of a block of numbers."""
 
     key: str
     dtype: torch.dtype
@@ -73,7 +76,7 @@ class Storage(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """What a pickle says of a tensor."""
+    """A pickle's description of a tensor."""
 
     storage: Storage
     offset: int
@@ -82,70 +85,57 @@ class Declared(NamedTuple):
 
 
 def read(path: Path) -> tuple[Any, str]:
-    """What the file holds, on the CPU, and the sha256 of exactly the bytes that were read.
+    """The values in a file, on the CPU, and the sha256 of the bytes that were read.
 
     Tensors share one buffer of the file's size. Raises OSError, `Broken` or `Foreign`.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - 22))
-        if not (end := file.read()).startswith(b"PK\5\6"):  # before memory is given to any size
-            raise Broken("it does not end as a zip does" if end else "it is empty")
+        if not (end := file.read()).startswith(b"PK\5\6"):  # checked before memory is allocated
+            raise Broken("it does not end like a zip file" if end else "it is empty")
         file.seek(0)
-        content = mmap.mmap(-1, size)  # memory that starts at a page, as tensors like it
+        content = mmap.mmap(-1, size)  # page-aligned memory
         if file.readinto(content) != size or file.read(1):
             raise Broken("its size changed while it was read")
     return values(content), hashlib.sha256(content).hexdigest()
 
 
 def values(content: mmap.mmap) -> Any:
-    """What the bytes of a file hold. Raises `Broken` or `Foreign`."""
+    """The values in the bytes of a file. Raises `Broken` or `Foreign`."""
     try:
         records = _records(content)
         (name,) = (name for name in records if name.endswith("/data.pkl") and name.count("/") == 1)
-    except (
-        zipfile.BadZipFile,
-        struct.error,
-        ValueError,
-        OverflowError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-    ) as error:
+    except DAMAGE as error:
         raise Broken(str(error)) from None
     folder = name.removesuffix("data.pkl")
     order = records.get(f"{folder}byteorder")
     if order and content[order.start : order.start + order.size] != sys.byteorder.encode():
-        raise Foreign("numbers of another byte order")
+        raise Foreign("numbers with another byte order")
     start, size = records[name]
-    if size > MOST_PICKLE:
-        raise Foreign(f"{size:,} bytes that are no tensor's numbers")
+    if size > MAX_PICKLE:
+        raise Foreign(f"{size:,} bytes that are not tensor data")
     try:
         tree = _unpickled(bytes(content[start : start + size]))
     except Foreign:
         raise
-    except Exception as error:  # whatever instructions in the wrong order lead the unpickler to
+    except Exception as error:  # any error of the unpickler for misplaced instructions
         raise Broken(f"{type(error).__name__}") from None
     return _Builder(content, records, f"{folder}data/").build(tree, 0)
 
 
 def _records(content: mmap.mmap) -> dict[str, Record]:
-    """The zip's records by name. They neither overlap nor are compressed, and their checksums are
-    right.
-    """
+    """The zip's records by name: uncompressed, without overlap, with right checksums."""
     for number, _ in enumerate(re.finditer(rb"PK\x01\x02", content)):
-        if number == MOST_RECORDS:
+        if number == MAX_RECORDS:
             raise Broken("it has too many records")
     found: dict[str, Record] = {}
     with zipfile.ZipFile(cast(Any, content)) as file, memoryview(content) as view:
-        free = 0  # everything before it belongs to earlier records
+        free = 0  # the end of the earlier records
         for info in sorted(file.infolist(), key=lambda info: info.header_offset):
             name, at = info.filename, info.header_offset
-            if (
-                info.compress_type != zipfile.ZIP_STORED
-                or info.compress_size != info.file_size
-                or info.flag_bits & 1
-            ):
+            stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+            if not stored or info.compress_size != info.file_size:
                 raise Broken(f"its record {name[:100]} is compressed")
             signature, name_size, extra_size = struct.unpack_from("<4s22xHH", content, at)
             start = at + 30 + name_size + extra_size
@@ -168,7 +158,7 @@ def _records(content: mmap.mmap) -> dict[str, Record]:
 
 def _unpickled(text: bytes) -> Any:
     for instruction, argument, _ in pickletools.genops(text):
-        if instruction.name not in KNOWN:
+        if instruction.name not in ALLOWED:
             raise Foreign(f"the pickle instruction {instruction.name}")
         if instruction.name == "LONG_BINPUT" and cast(int, argument) >= len(text):
             raise Broken("its pickle numbers more values than it holds")
@@ -176,7 +166,7 @@ def _unpickled(text: bytes) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows containers and descriptions of tensors; nothing that a file names is imported."""
+    """Accepts containers and descriptions of tensors. It imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -189,13 +179,8 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, count = pid
-        if not (
-            kind == "storage"
-            and isinstance(dtype, torch.dtype)
-            and type(key) is str
-            and type(count) is int
-            and count >= 0
-        ):
+        sized = type(key) is str and type(count) is int and count >= 0
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not sized:
             raise Broken("its pickle describes no storage")
         return Storage(key, dtype, count)
 
@@ -203,9 +188,9 @@ class _Unpickler(pickle.Unpickler):
 def _declared(
     storage: Any, offset: Any, size: Any, stride: Any, _: Any, hooks: Any, metadata: Any = None
 ) -> Declared:
-    """In the place of torch's function of seven arguments that makes a tensor."""
+    """Replaces torch's function of seven arguments that builds a tensor."""
     if hooks or metadata:
-        raise Foreign("a tensor with hooks or properties of its own")
+        raise Foreign("a tensor with hooks or additional properties")
     sides = (size, stride)
     if not (
         isinstance(storage, Storage)
@@ -221,18 +206,16 @@ def _declared(
 
 
 class _Builder:
-    """Makes the values of an unpickled tree: copies of containers, and tensors on the file's own
-    bytes.
-    """
+    """Builds values from an unpickled tree: copied containers, and tensors on the file's bytes."""
 
     def __init__(self, content: mmap.mmap, records: dict[str, Record], folder: str):
         self.content, self.records, self.folder = content, records, folder
-        self.left = MOST_VALUES
+        self.left = MAX_VALUES
 
     def build(self, value: Any, depth: int) -> Any:
         self.left -= 1
         if self.left < 0 or depth > DEPTH:
-            raise Foreign("more values, or deeper ones, than any checkpoint")
+            raise Foreign("more values, or deeper nesting, than any checkpoint")
         kind = type(value)
         if value is None or kind in (bool, int, float, str):
             return value
@@ -259,7 +242,7 @@ class _Builder:
             or (record.size and record.start % width)
         ):
             raise Broken("the record of a tensor is missing or of another size")
-        room = end = 1  # numbers that the sides so far span
+        room = end = 1  # numbers that the sides so far cover
         for step, n in sorted(zip(stride, size, strict=True)):
             if n > 1 and step < room:
                 raise Foreign("a tensor that repeats its numbers")

@@ -1,4 +1,4 @@
-"""A bound on what building a network may allocate, for sizes from a file of unknown origin."""
+"""A limit on the memory that building a network takes, for sizes from an untrusted file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 class OverBudget(Exception):
-    """What is being built is larger than allowed."""
+    """The network is larger than allowed."""
 
 
 @contextmanager
 def budget(most_bytes: int, most_modules: int) -> Iterator[None]:
-    """Raise `OverBudget` before more than so many bytes of tensors, temporary ones included, or so
-    many modules are made.
-    """
+    """Raise `OverBudget` before more bytes of tensors (also temporary ones) or modules exist."""
     made = 0
 
     def count(*_: Any) -> None:
@@ -37,7 +35,7 @@ def budget(most_bytes: int, most_modules: int) -> Iterator[None]:
 
 
 class _Bytes(TorchDispatchMode):
-    """Runs each operation on shapes alone first, and then on numbers where its result fits."""
+    """Runs each operation on shapes first, and on numbers only if the result fits."""
 
     def __init__(self, most: int):
         super().__init__()
@@ -52,8 +50,8 @@ class _Bytes(TorchDispatchMode):
 
 
 def _new_bytes(func: Any, args: Any, kwargs: Any) -> int:
-    """Bytes of an operation's results that are no views of what it was given; 0 where shapes alone
-    do not say it, which is so of results that are no larger than the input.
+    """The bytes of an operation's new results, without views of its inputs. 0 if shapes alone do
+    not determine the result; such results are no larger than the input.
     """
     shapes: tuple[Any, dict[str, Any]] = tree_map_only(Tensor, _shape_of, (args, kwargs))
     given, options = shapes
@@ -67,9 +65,9 @@ def _new_bytes(func: Any, args: Any, kwargs: Any) -> int:
         results = func(*given, **options)
     except OverBudget:
         raise
-    except RuntimeError as error:  # torch's own refusal of a size, or an operation on numbers
+    except RuntimeError as error:  # torch refuses a size, or the operation needs numbers
         if "size" in str(error) and "overflow" in str(error):
-            raise OverBudget("more than any memory") from None
+            raise OverBudget("more than any memory has") from None
         return 0
     except (TypeError, NotImplementedError):
         return 0

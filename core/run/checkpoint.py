@@ -1,13 +1,10 @@
-"""A checkpoint is a `State` on disk: config, method, optimiser and step in one file, written
-atomically.
+"""Checkpoints: config, method, optimiser and step of a `State` in one file, written atomically.
 
-The file is torch's zip, whose every record carries a CRC-32, so that a flipped bit is damage and
-not a slightly other network. Every checkpoint that torch.save ever wrote has these checksums.
+The file is torch's zip format, in which each record has a CRC-32, so flipped bits are detected.
 
-A checkpoint from a stranger runs nothing. It is read by a reader that knows tensors and plain
-values only (`core.run.archive`); its config is literal text, whose method is looked for in the
-project's own rooms and in packages that the user trusts; keys, shapes, types, sizes and values are
-checked before they are used.
+A checkpoint from a stranger runs no code. `core.run.archive` reads only tensors and plain values.
+The config is literal text; its method must lie in the project's rooms or in a package that the user
+trusts. Keys, shapes, types, sizes and values are checked before they are used.
 """
 
 import hashlib
@@ -24,52 +21,47 @@ from torch import Tensor
 from core.distributed import rank
 from core.errors import UserError, shown
 from core.files import write_atomically
-from core.method import Method, package_of
+from core.method import Method
 from core.run import archive, config
 from core.run.budget import OverBudget, budget
 from core.run.finite import not_finite, require_finite
 from core.run.moments import load_moments
 from core.run.resumable import RESUMABLE_KEYS, differences
 from core.run.sharding import assemble, gather_full, shard_like, sharded
+from core.trust import package_of
 
 FORMAT = "twobounds/1"
-SPARE = 2**28  # bytes that building a method may take beyond four times its weights
+SPARE = 2**28  # bytes that building a method may use in addition to four times its weights
 LARGEST = 3 * 4096**2  # numbers of an image
+ID, TEXT_ID = re.compile(r"[A-Za-z0-9_-]{0,64}"), "an id of letters and digits"
 
 
 def _is_shape(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(n) is int and n > 0 for n in value)
-        and math.prod(value) <= LARGEST
-    )
+    sides = isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+    return sides and min(value) > 0 and math.prod(value) <= LARGEST
 
 
-# What a checkpoint holds, and what each entry has to be.
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+# The entries of a checkpoint: a check, and its description in a message.
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: value == FORMAT, FORMAT),
-    "config": (lambda value: isinstance(value, dict), "a mapping of keys to values"),
+    "config": (_is_mapping, "a mapping of keys to values"),
     "shape": (_is_shape, "(channels, height, width) of an image"),
-    "method": (lambda value: isinstance(value, dict), "the method's weights by name"),
-    "optimizer": (lambda value: isinstance(value, dict), "the optimiser's state"),
-    "scaler": (lambda value: isinstance(value, dict), "the state of a gradient scaler"),
+    "method": (_is_mapping, "the method's weights by name"),
+    "optimizer": (_is_mapping, "the optimiser's state"),
+    "scaler": (_is_mapping, "the state of a gradient scaler"),
     "step": (lambda value: type(value) is int and 0 <= value < 2**63, "a number of steps"),
     "best": (lambda value: type(value) is float and value == value, "a score"),
-    "wandb_id": (
-        lambda value: (
-            type(value) is str and re.fullmatch(r"[A-Za-z0-9_-]{0,64}", value) is not None
-        ),
-        "an id of letters and digits",
-    ),
+    "wandb_id": (lambda value: type(value) is str and bool(ID.fullmatch(value)), TEXT_ID),
 }
 
 
 @dataclass
 class State:
-    """Training state: config, method, optimizer, step. Randomness is a function of (seed, step), so
-    there is no generator state to keep.
-    """
+    """Training state: config, method, optimizer, step. There is no generator state to keep."""
 
     run: config.RunConfig
     method: Method
@@ -77,13 +69,11 @@ class State:
     step: int = 0
     best: float = float("-inf")  # the best validation criterion so far
     wandb_id: str = ""
-    scaler: torch.amp.GradScaler | None = None  # of the precision 16-mixed
+    scaler: torch.amp.GradScaler | None = None  # for the precision 16-mixed
 
 
 class Entries(dict[str, Any]):
-    """What a checkpoint file holds, by name; `digest` is the sha256 of exactly the bytes that were
-    read.
-    """
+    """The entries of a checkpoint file by name; `digest` is the sha256 of the file's bytes."""
 
     digest: str
 
@@ -93,37 +83,32 @@ class Entries(dict[str, Any]):
 
 
 class Loaded(NamedTuple):
-    """A frozen method, and what its checkpoint says of it."""
+    """A frozen method with the config, step and digest of its checkpoint."""
 
     method: Method
     run: config.RunConfig
     step: int
-    digest: str  # sha256 of the bytes that the weights were read from, hexadecimal
+    digest: str  # sha256 in hex of the bytes of the file
 
 
 class Damaged(UserError):
-    """A checkpoint file that is not whole: cut short, or with bits that are not those that were
-    written.
-    """
+    """A checkpoint file that is cut short or has flipped bits."""
 
 
 def save(path: Path, state: State, keep: int = 1) -> None:
-    """Write the state to a temporary name, sync it, rename it: `path` always holds a whole
-    checkpoint or the one before.
+    """Write a state atomically: `path` always holds the whole new or the whole old checkpoint.
 
-    To be called by all processes, for each may hold a part of the weights; the first one writes.
-    The newest `keep` versions stay: `path`, and those before it as `earlier(path, 1)` and so on. A
-    state with a weight that is not finite raises `UserError` and touches no file: a good checkpoint
-    is never replaced by one that nobody can go on with.
+    All processes must call it, because each may hold a part of the weights; the first one writes.
+    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
+    finite, it raises `UserError` and changes no file.
     """
     weights, optimizer = gather_full(
         (state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0
     )
     if rank():
         return
-    require_finite(
-        path, state.step, weights, {name for name, _ in state.method.named_buffers()}, optimizer
-    )
+    buffers = {name for name, _ in state.method.named_buffers()}
+    require_finite(path, state.step, weights, buffers, optimizer)
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
@@ -137,20 +122,18 @@ def save(path: Path, state: State, keep: int = 1) -> None:
     }
 
     def write(temporary: Path) -> None:
-        with (
-            open(temporary, "wb") as file
-        ):  # torch, given a path, would say that a disk is full without the system's own error
+        # torch.save with a path would hide the system's error, such as a full disk
+        with open(temporary, "wb") as file:
             torch.save(entries, file)
 
     write_atomically(path, write, keep)
 
 
 def read(path: Path) -> Entries:
-    """The checked entries of a checkpoint, on the CPU, with the digest of the file they were read
-    from. A `UserError` says what is wrong with the file, `Damaged` that it is not whole.
+    """The checked entries of a checkpoint, on the CPU, with the digest of the file.
 
-    The file is read once: another process may replace it at any moment, and a digest of other bytes
-    would name other weights.
+    The file is read only once, because another process may replace it between two reads. Raises
+    `UserError`, or `Damaged` if the file is not whole.
     """
     try:
         if not path.is_file():
@@ -158,28 +141,27 @@ def read(path: Path) -> Entries:
         entries, sha256 = archive.read(path)
     except archive.Foreign as error:
         raise UserError(
-            f"{path}: refused, it holds something other than tensors and plain values"
+            f"{path}: refused, because it holds something other than tensors and plain values"
             f" ({shown(str(error))})"
         ) from None
     except archive.Broken as error:
-        raise Damaged(f"{path}: damaged or no checkpoint ({error}); {_mend(path)}") from None
+        raise Damaged(f"{path}: damaged or no checkpoint ({error}); {_advice(path)}") from None
     except (OSError, MemoryError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{path}: can not be read ({reason})") from None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
-    entries.setdefault("scaler", {})  # older files have none
+    entries.setdefault("scaler", {})  # missing in older files
     _same_keys(path, "entry", set(entries), set(ENTRIES))
     for name, (fits, meaning) in ENTRIES.items():
         if not fits(entries[name]):
-            raise UserError(
-                f"{path}: its {name} is {shown(entries[name])}, and should be {meaning}"
-            )
+            found = shown(entries[name])
+            raise UserError(f"{path}: its {name} is {found}, but should be {meaning}")
     return Entries(entries, sha256)
 
 
-def _mend(path: Path) -> str:
-    """What to use in the place of a damaged checkpoint: another one of the same run."""
+def _advice(path: Path) -> str:
+    """What to use instead of a damaged checkpoint: another one of the same run."""
     try:
         others = sorted(other.name for other in path.parent.glob("*.ckpt") if other != path)
     except OSError:
@@ -188,28 +170,24 @@ def _mend(path: Path) -> str:
 
 
 def run_of(path: Path, entries: dict[str, Any], trusted: Iterable[str] = ()) -> config.RunConfig:
-    """The config that a checkpoint holds, checked as a YAML file would be, with what only a user
-    may decide taken out (`config.from_a_stranger`).
-    """
+    """The checked config of a checkpoint, without what only a user may decide."""
     return config.from_a_stranger(entries["config"], str(path), trusted)
 
 
 def restore(path: Path, entries: dict[str, Any], state: State) -> None:
-    """Put a checkpoint's method, optimiser and step into a freshly built state, whose config is the
-    user's own: the file's is only compared with it.
-    """
+    """Load a checkpoint into a new state, whose config must agree with the file's."""
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
     for key, (theirs, ours) in sorted(differences(there, here).items()):
         if key not in RESUMABLE_KEYS:
             raise UserError(
-                f"{path}: is of a run with another config ({key} is {shown(theirs)} there and"
+                f"{path}: belongs to a run with another config ({key} is {shown(theirs)} there and"
                 f" {shown(ours)} here)"
             )
     if shape_of(path, entries) != tuple(state.method.shape):
         raise UserError(
-            f"{path}: its images are {entries['shape']} (channels, height, width), and the run's"
+            f"{path}: its images are {entries['shape']} (channels, height, width), but the run's"
             f" are {list(state.method.shape)}"
         )
     load_weights(path, entries["method"], state.method)
@@ -220,7 +198,7 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
 
 
 def _restore_scaler(path: Path, held: Any, scaler: torch.amp.GradScaler | None) -> None:
-    """The scale of a 16-mixed run as the file holds it; a file without one leaves a fresh scale."""
+    """Restore the scale of a 16-mixed run; if the file has none, the scale starts anew."""
     if scaler is None or held == {}:
         return
     own = scaler.state_dict()
@@ -230,27 +208,25 @@ def _restore_scaler(path: Path, held: Any, scaler: torch.amp.GradScaler | None) 
         and all(type(held[key]) is type(value) for key, value in own.items())
         and all(math.isfinite(value) and value >= 0 for value in held.values())
     ):
-        raise UserError(f"{path}: its gradient scaler is none")
+        raise UserError(f"{path}: its gradient scaler is invalid")
     scaler.load_state_dict(held)
 
 
 def load_weights(path: Path, weights: Any, method: Method) -> None:
-    """Strict: every tensor of the method is in the file with the same shape and type and finite
-    values, and nothing else is.
-    """
+    """Load weights that have exactly the method's names, shapes and types, and are finite."""
     own = method.state_dict()
     _check_weights(path, weights, own)
     buffers = {name for name, _ in method.named_buffers()}
     if bad := not_finite(weights, buffers):
-        raise UserError(f"{path}: {bad[0]} is not finite; {_mend(path)}")
+        raise UserError(f"{path}: {bad[0]} is not finite; {_advice(path)}")
     for key, value in own.items():
         mask = "mask" in key and value.dtype == torch.bool
         if mask and not torch.equal(weights[key], value.cpu()):
-            raise UserError(f"{path}: '{key}' is a mask, and not the one of the method")
+            raise UserError(f"{path}: '{key}' is a mask, but not the method's mask")
     parts = {key: shard_like(weights[key], value) for key, value in own.items()}
     try:
         method.load_state_dict(parts, strict=True)
-    except RuntimeError as error:  # what a module of its own accord refuses
+    except RuntimeError as error:  # a module's own check
         raise UserError(f"{path}: {str(error).splitlines()[-1].strip()}") from None
 
 
@@ -258,26 +234,20 @@ def _check_weights(path: Path, weights: Any, own: dict[str, Tensor]) -> None:
     _same_keys(path, "weight", set(weights), set(own))
     for key, value in own.items():
         given = weights[key]
-        if (
-            not isinstance(given, Tensor)
-            or given.shape != value.shape
-            or given.dtype != value.dtype
-        ):
-            found = (
-                f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else shown(given)
-            )
-            raise UserError(
-                f"{path}: weight '{key}' should be {value.dtype} {list(value.shape)}, found {found}"
-            )
+        if isinstance(given, Tensor) and (given.shape, given.dtype) == (value.shape, value.dtype):
+            continue
+        is_tensor = isinstance(given, Tensor)
+        found = f"{given.dtype} {list(given.shape)}" if is_tensor else shown(given)
+        wanted = f"{value.dtype} {list(value.shape)}"
+        raise UserError(f"{path}: weight '{key}' should be {wanted}, found {found}")
 
 
 def load_method(
     path: str | Path, device: torch.device | str = "cpu", trusted: Iterable[str] = ()
 ) -> Loaded:
-    """The frozen method of a checkpoint in eval mode, with its config, step and digest, from the
-    file alone.
+    """The frozen method of a checkpoint file in eval mode, with its config, step and digest.
 
-    `trusted` names packages, beside the project's own, that its method may be a class of.
+    Its class must lie in the project's rooms or in a `trusted` package.
     """
     path = Path(path)
     entries = read(path)
@@ -292,8 +262,8 @@ def load_method(
 
 
 def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Method:
-    """A new method of the size of a checkpoint's weights: sizes that its config names and its
-    weights do not have are refused before they are allocated.
+    """A new method for a checkpoint's weights. If its config asks for sizes that the weights do not
+    have, it is refused before the memory is allocated.
     """
     weights = [value for value in entries["method"].values() if isinstance(value, Tensor)]
     size = sum(value.nbytes for value in weights)
@@ -302,20 +272,19 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
             return build_method(run, shape_of(path, entries))
     except OverBudget as error:
         raise UserError(
-            f"{path}: its config asks for a network of {error}, and its weights are"
+            f"{path}: its config asks for a network of {error}, but its weights are"
             f" {size / 2**20:,.1f} MiB"
         ) from None
     except UserError:
         raise
-    # whatever a network's own code says of sizes that do not go together
-    except Exception as error:
+    except Exception as error:  # a network's own error about its sizes
         raise UserError(
             f"{path}: its config makes no network ({type(error).__name__}: {error})"
         ) from None
 
 
 def shape_of(path: Path, entries: dict[str, Any]) -> tuple[int, int, int]:
-    """The image shape (C, H, W) that a checkpoint's method was built for."""
+    """The image shape (C, H, W) for which a checkpoint's method was built."""
     channels, height, width = entries["shape"]
     return channels, height, width
 
@@ -328,30 +297,21 @@ def build_method(run: config.RunConfig, shape: tuple[int, int, int]) -> Method:
 
 
 def whole_method(state: State) -> Method:
-    """The state's method or, where processes share its weights, a whole copy, which any process may
-    call without the others.
-
-    To be called by all processes.
-    """
-    return (
-        assemble(state.method, build_method(state.run, state.method.shape))
-        if sharded(state.method)
-        else state.method
-    )
+    """The method, or a whole copy of it if it is sharded. All processes must call this."""
+    if not sharded(state.method):
+        return state.method
+    return assemble(state.method, build_method(state.run, state.method.shape))
 
 
 def digest(path: str | Path) -> str:
-    """sha256 of a file, hexadecimal."""
+    """sha256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _same_keys(path: Path, what: str, found: set[str], expected: set[str]) -> None:
     missing, surplus = sorted(expected - found), sorted(map(str, found - expected))
-    if missing or surplus:
-        parts = [
-            f"{len(keys)} {label} (first: '{keys[0]}')"
-            for label, keys in (("missing", missing), ("surplus", surplus))
-            if keys
-        ]
+    named = (("missing", missing), ("surplus", surplus))
+    parts = [f"{len(keys)} {label} (first: '{keys[0]}')" for label, keys in named if keys]
+    if parts:
         raise UserError(f"{path}: {what} keys do not match the method: {', '.join(parts)}")

@@ -1,4 +1,4 @@
-"""One run as one dataclass: what the YAML file says, checked before any work starts."""
+"""The config of a run: a YAML file and overrides, checked before any work starts."""
 
 import difflib
 import os
@@ -11,17 +11,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
+from core.checks import one_of
 from core.data import doubtful
 from core.data.datasets import DataConfig
-from core.data.registry import is_own, trust
+from core.data.registry import is_own, locate_source, trust
 from core.errors import SHOWN, UserError, nearest, shown
-from core.method import Method, locate, package_of
+from core.method import Method, locate
 from core.run import yaml_values
 from core.run.optim import OptimConfig
 from core.run.trainer_config import GRAPHS, TrainerConfig
+from core.trust import package_of
 
 LOGGING = ("auto", "disabled", "offline", "online")
-PLACES = ("data.root", "folder")  # free text, which may hold what only the environment should know
+PLACES = ("data.root", "folder")  # paths, which may hold parts that only the environment knows
 
 
 @dataclass
@@ -37,33 +39,33 @@ class RunConfig:
     folder: str = "???"  # where the run is kept
     wandb: str = "auto"  # auto (online if logged in, else offline) | disabled | offline | online
     resume: bool = False
-    # no key of a config: a place -> (as it is, as the YAML wrote it with ${oc.env:NAME})
+    # not a key: place -> (its value, its text in the YAML file, such as ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.wandb not in LOGGING:
-            raise ValueError(f"wandb: '{self.wandb}' is none of {', '.join(LOGGING)}")
+        one_of(self, wandb=LOGGING)
         if self.trainer.compile in GRAPHS and self.optim.micro_batch:
             raise ValueError(
-                "trainer.compile: a CUDA graph overwrites what micro batches come back to; take"
+                "trainer.compile: CUDA graphs overwrite activations that micro batches need; use"
                 " true, or optim.micro_batch=0"
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: must be 0 or more and below 2^63, got {self.seed}")
-        if self.trainer.keep_epochs > self.optim.epochs:
+        epochs, kept = self.optim.epochs, self.trainer.keep_epochs
+        if kept > epochs:
             raise ValueError(
-                f"trainer.keep_epochs: the run ends after {self.optim.epochs} epochs"
-                f" (optim.epochs), so none of {self.trainer.keep_epochs} would be kept"
+                f"trainer.keep_epochs: the run ends after {epochs} epochs (optim.epochs), so a"
+                f" checkpoint every {kept} epochs is never written"
             )
 
 
 SECTIONS = ("model", "data", "optim", "trainer")
-NO_KEYS = ("written", "doubtful")  # fields that no config sets
+NO_KEYS = ("written", "doubtful")  # fields that are no keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
 
 class Wrong(Exception):
-    """What is wrong with a key, before it is known who wrote it."""
+    """A key and what is wrong with it; the caller adds who wrote it."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(f"{key}: {reason}" if key else reason)
@@ -71,28 +73,31 @@ class Wrong(Exception):
 
 
 def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None = None) -> RunConfig:
-    """A YAML file and its `key=value` overrides as a checked `RunConfig`; a `UserError` names the
-    key, who gave it and the mend. `${oc.env:NAME}` is read from the environment.
+    """A checked `RunConfig` from a YAML file and `key=value` overrides. A `UserError` names the
+    key, its origin and the remedy. `${oc.env:NAME}` is read from the environment.
 
-    The file is the user's own, and the packages that it names are trusted, unless `trusted` says
-    which ones are: a run folder may be a stranger's.
+    The packages that the file names are trusted, because it is the user's own; for a run folder,
+    which may come from a stranger, `trusted` lists the trusted ones.
     """
     try:
         path = configs.find(path)
         if not path.exists():
             raise UserError(f"{path}: no such config{nearest(path.stem, configs.names())}")
-    except OSError as error:  # a name that the system can not even look for
+    except OSError as error:  # for example, a name that is too long
         raise UserError(f"{path}: can not be read ({error.strerror})") from None
     origin = str(path)
     pairs = [_pair(text) for text in overrides]
     tree = yaml_values.parse(yaml_values.file_text(path), origin)
     named = dict(pairs).get("method") or yaml_values.scalar_at(tree, "method")
     if named is None:
-        raise UserError(f"{origin}: 'method' is missing or no text; every config names its method")
+        raise UserError(f"{origin}: 'method' is missing or not text; every config names its method")
     source = shown(f"method={named}") if "method" in dict(pairs) else origin
     own = [package_of(named)] if trusted is None else trusted
     model = _located(named, own, source).Config
     text = _text_keys(model)
+    if _gives_options(pairs) or yaml_values.node_at(tree, "data.options"):
+        data = dict(pairs).get("data.name") or yaml_values.scalar_at(tree, "data.name") or ""
+        text |= _text_options(data, [package_of(data)] if trusted is None else trusted)
     values = yaml_values.construct(tree, origin, text)
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
@@ -101,8 +106,8 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
 
 
 def from_dict(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
-    """A checked `RunConfig` from plain containers, as read from a checkpoint. Text is taken as it
-    stands, and the method is one of the project's own rooms or of a `trusted` package.
+    """A checked `RunConfig` from plain containers, as in a checkpoint. Texts are literal, and the
+    method lies in the project's rooms or in a `trusted` package.
     """
     values = yaml_values.plain(values, origin)
     trust(*trusted)
@@ -110,48 +115,44 @@ def from_dict(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfi
         if not isinstance(values, dict):
             raise Wrong("", "a config is a mapping of keys to values")
         if not isinstance(values.get("method"), str):
-            raise Wrong("", "'method' is missing or no text; every config names its method")
+            raise Wrong("", "'method' is missing or not text; every config names its method")
         return _built(values, _located(values["method"], trusted, origin).Config)
     except Wrong as wrong:
         raise UserError(f"{origin}: {wrong}") from None
 
 
 def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
-    """A checked config with `key=value` overrides, such as another data.root."""
+    """A checked config, changed by `key=value` overrides such as another data.root."""
     pairs = [_pair(text) for text in overrides]
     values = _values(run)
     named = dict(pairs).get("method", run.method)
     model = _located(named, [package_of(run.method)], origin).Config
-    made = _read(yaml_values.literals(values), pairs, origin, model, _text_keys(model))
-    trust(*filter(is_own, [dict(pairs).get("data.name", "")]))
-    left = [
-        key
-        for key in run.data.doubtful
-        if not any(_concerns(f"data.{key}", name) for name, _ in pairs)
-    ]
+    text, data = _text_keys(model), dict(pairs).get("data.name", "")
+    if _gives_options(pairs):
+        text |= _text_options(data or run.data.name, [package_of(data)])
+    made = _read(yaml_values.literals(values), pairs, origin, model, text)
+    trust(*filter(is_own, [data]))
+    named_keys = [key for key, _ in pairs]
+    left = [k for k in run.data.doubtful if not any(_concerns(f"data.{k}", n) for n in named_keys)]
     return replace(made, written=run.written, data=replace(made.data, doubtful=tuple(left)))
 
 
 def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
-    """A checked `RunConfig` from a file of unknown origin, such as a checkpoint: the only way by
-    which its config comes in.
+    """A checked `RunConfig` from a file of unknown origin, such as a checkpoint.
 
-    Text is literal, the method is the project's own or of a `trusted` package, nothing is fetched,
-    and which data it may open is decided when they are opened (`core.data.doubtful`), unless an
-    override has named them.
+    Texts are literal, the method lies in the project's rooms or in a `trusted` package, and nothing
+    is downloaded. `core.data.doubtful` checks the data when they are opened, unless an override
+    names them.
     """
     run = from_dict(values, origin, trusted)
-    data = run.data
-    return replace(
-        run,
-        data=replace(
-            data,
-            download=False,
-            workers=min(data.workers, max(8, os.cpu_count() or 1)),
-            memory=min(data.memory, DataConfig().memory),
-            doubtful=doubtful.ALL,
-        ),
+    data = replace(
+        run.data,
+        download=False,
+        workers=min(run.data.workers, max(8, os.cpu_count() or 1)),
+        memory=min(run.data.memory, DataConfig().memory),
+        doubtful=doubtful.ALL,
     )
+    return replace(run, data=data)
 
 
 def method_class(run: RunConfig) -> type[Method]:
@@ -160,16 +161,12 @@ def method_class(run: RunConfig) -> type[Method]:
 
 
 def for_information(run: RunConfig) -> RunConfig:
-    """The config with the views of the information probe, which may be others than those of
-    training.
-    """
+    """The config with the augmentation of the information probe."""
     return replace(run, data=replace(run.data, augment=run.data.probe_augment or run.data.augment))
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
-    """The config as plain containers, for the run folder, the checkpoint and the logger. A place
-    that came from the environment stays as the YAML wrote it.
-    """
+    """The config as plain containers; paths from the environment stay as the YAML wrote them."""
     values = _values(run)
     for key, text in _as_written(run, values):
         yaml_values.put(values, key, text)
@@ -177,9 +174,7 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
 
 
 def to_yaml(run: RunConfig) -> str:
-    """The config as a YAML file that `read` takes back: text that looks like an interpolation and
-    is none stays text.
-    """
+    """The config as YAML that `read` accepts. Text that only looks like an interpolation stays."""
     values = yaml_values.escaped(_values(run))
     for key, text in _as_written(run, _values(run)):
         yaml_values.put(values, key, text)
@@ -187,7 +182,7 @@ def to_yaml(run: RunConfig) -> str:
 
 
 def _as_written(run: RunConfig, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The places that came from the environment and are still what came, as the YAML wrote them."""
+    """The paths that came from the environment, if unchanged, as the YAML wrote them."""
     for key, (value, text) in run.written.items():
         if _at(values, key) == value:
             yield key, text
@@ -203,9 +198,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _read(
     values: Any, pairs: list[tuple[str, str]], origin: str, model: type, text: set[str]
 ) -> RunConfig:
-    """The run that a file's values and overrides make; a `UserError` names the override where it is
-    one that is wrong.
-    """
+    """The run of a file's values and overrides. A `UserError` names the override if it is wrong."""
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a config is a mapping of keys to values")
     try:
@@ -219,9 +212,7 @@ def _read(
 
 
 def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) -> dict[str, Any]:
-    """A copy of the values with overrides put in: of a text key the text as it stands, of others
-    what YAML reads.
-    """
+    """A copy of the values with overrides. Text keys get the literal text, others YAML's value."""
     values = yaml_values.plain(values, "the config")
     for key, written in pairs:
         value: Any = yaml_values.Literal(written)
@@ -234,7 +225,7 @@ def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) 
 
 
 def _is_fine(values: dict[str, Any]) -> bool:
-    """Whether a file's values make a run without any override."""
+    """Whether a file's values make a run without overrides."""
     try:
         _resolved(values, locate(values["method"], [package_of(values["method"])]).Config)
     except (Wrong, UserError, KeyError, AttributeError):
@@ -265,35 +256,27 @@ def _located(name: str, trusted: Iterable[str], origin: str) -> type[Method]:
 
 
 def _built(values: dict[str, Any], model: type) -> RunConfig:
-    """Plain values, taken literally, as the dataclasses that check them. Raises `Wrong`."""
+    """Plain values, with literal texts, as the dataclasses that check them. Raises `Wrong`."""
     for key in ("method", "folder"):
         if not isinstance(values.get(key), str):
-            raise Wrong("", f"'{key}' is missing or no text; every config names its {key}")
-    values = {
-        key: {} if value is None and key in SECTIONS else value for key, value in values.items()
-    }
+            raise Wrong("", f"'{key}' is missing or not text; every config names its {key}")
+    values = {k: {} if value is None and k in SECTIONS else value for k, value in values.items()}
     _refuse_unknown(values, RunConfig, model)
-    sections = {
-        name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)
-    } | {"model": model}
-    built = {
-        name: _checked(kind, values.get(name, {}), f"{name}.") for name, kind in sections.items()
-    }
+    hints = get_type_hints(RunConfig)
+    sections = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    sections["model"] = model
+    built = {n: _checked(kind, values.get(n, {}), f"{n}.") for n, kind in sections.items()}
     top = {key: value for key, value in values.items() if key not in sections}
-    try:
-        return replace(
-            _checked(RunConfig, top, ""), **built
-        )  # checked once more, now for what sections ask of one another
+    try:  # `replace` checks once more, now what sections require of each other
+        return replace(_checked(RunConfig, top, ""), **built)
     except ValueError as error:
         raise _wrong("", error) from None
 
 
 def _values(run: RunConfig) -> dict[str, Any]:
-    """Every key with its value, as plain containers."""
-    values = {
-        name: asdict(getattr(run, name)) if name in SECTIONS else getattr(run, name)
-        for name in KEYS
-    }
+    """All keys with their values, as plain containers."""
+    values = {name: getattr(run, name) for name in KEYS}
+    values |= {name: asdict(values[name]) for name in SECTIONS}
     del values["data"]["doubtful"]
     return yaml_values.plain(values, "the config")
 
@@ -305,11 +288,10 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
-    """One section as its dataclass. OmegaConf checks types, the dataclass checks ranges."""
+    """One section as its dataclass. OmegaConf checks types, and the dataclass checks ranges."""
+    structured, given = OmegaConf.structured(kind), yaml_values.for_omegaconf(values)
     try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), yaml_values.for_omegaconf(values))
-        )
+        return OmegaConf.to_object(OmegaConf.merge(structured, given))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise Wrong(f"{prefix}{error.full_key or ''}".rstrip("."), reason) from None
@@ -318,14 +300,14 @@ def _checked(kind: Any, values: Any, prefix: str) -> Any:
 
 
 def _wrong(prefix: str, error: Exception) -> Wrong:
-    """What a dataclass says, "key: what is wrong"."""
+    """A dataclass's message "key: what is wrong" as `Wrong`."""
     key, colon, reason = str(error).partition(": ")
     named = colon and all(part.isidentifier() for part in key.split("."))
     return Wrong(f"{prefix}{key}", reason) if named else Wrong(prefix.rstrip("."), str(error))
 
 
 def _hints(kind: type, model: type) -> dict[str, Any]:
-    """The keys of a section with their types."""
+    """The keys of a section and their types."""
     hints = get_type_hints(kind)
     return {
         key: model if kind is RunConfig and key == "model" else hint
@@ -335,7 +317,7 @@ def _hints(kind: type, model: type) -> dict[str, Any]:
 
 
 def _dotted(model: type, kind: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a config, with its type."""
+    """All keys of a config and their types."""
     for key, hint in _hints(kind, model).items():
         yield f"{prefix}{key}", hint
         if isinstance(hint, type) and is_dataclass(hint):
@@ -346,23 +328,34 @@ def _text_keys(model: type) -> set[str]:
     return {key for key, hint in _dotted(model) if hint is str}
 
 
+def _gives_options(pairs: list[tuple[str, str]]) -> bool:
+    return any(key == "data" or f"{key}.".startswith("data.options.") for key, _ in pairs)
+
+
+def _text_options(name: str, trusted: Iterable[str]) -> set[str]:
+    """The keys of `data.options` that take text, of the data set of that name."""
+    try:
+        kind = locate_source(name, trusted).Config
+    except UserError:  # it is said when the data are opened
+        return set()
+    return {key for key, hint in _dotted(kind, kind, "data.options.") if hint is str}
+
+
 def _refuse_unknown(values: dict[Any, Any], kind: type, model: type, prefix: str = "") -> None:
     hints = _hints(kind, model)
     for key, value in values.items():
         if key not in hints:
-            raise Wrong(
-                f"{prefix}{key}"[:SHOWN],
-                f"unknown key {shown(prefix + key)}{_suggested(key, prefix, model)}",
-            )
+            said = f"unknown key {shown(prefix + key)}{_suggested(key, prefix, model)}"
+            raise Wrong(f"{prefix}{key}"[:SHOWN], said)
         inner = hints[key]
         if isinstance(inner, type) and is_dataclass(inner):
             if not isinstance(value, dict):
-                raise Wrong(f"{prefix}{key}", f"holds keys of its own, not {shown(value)}")
+                raise Wrong(f"{prefix}{key}", f"is a section of keys, not {shown(value)}")
             _refuse_unknown(value, inner, model, f"{prefix}{key}.")
 
 
 def _suggested(key: str, prefix: str, model: type) -> str:
-    """The nearest key of all sections, those of the same section first."""
+    """The nearest key of all sections; keys of the same section have priority."""
     known = [name for name, _ in _dotted(model)]
     matcher = difflib.SequenceMatcher(b=key[:SHOWN].rpartition(".")[2])
 

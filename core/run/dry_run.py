@@ -1,5 +1,5 @@
-"""One step and a short validation before anything is written: what would fail later, perhaps after
-an epoch, fails now, in one line.
+"""A dry run: one step and a short validation before anything is written. What would fail later,
+perhaps after an epoch, fails now, with one line.
 """
 
 import functools
@@ -20,14 +20,14 @@ from core.run.validation import Validation
 
 
 def dry_run(training: Training, validation: Validation) -> None:
-    """Train on the first batch in the run's own precision, validate on batches of the sizes to
-    come, and put everything back, bit by bit. `UserError` where something fails.
+    """Train on the first batch in the run's precision, validate on batches of the sizes to come,
+    and restore everything bit by bit. Raises `UserError` if something fails.
 
-    To be called by all processes, before the run has taken a step: the optimiser is a fresh one.
+    All processes must call it, before the first step: the optimiser must be new.
     """
     fabric, state = training.fabric, training.state
     explained = functools.partial(in_one_line, state.run, training.source.shape, fabric.world_size)
-    with _put_back(training):
+    with _restored(training):
         with explained("a training step"):
             batches = training.batches(0, 1)
             losses = FiniteLosses(None)
@@ -42,11 +42,8 @@ def dry_run(training: Training, validation: Validation) -> None:
             ):
                 losses.add(state.step, metrics)
             losses.look()
-        with (
-            explained("a validation"),
-            torch.compiler.set_stance("force_eager"),
-            torch.no_grad(),
-        ):
+        eager = torch.compiler.set_stance("force_eager")
+        with explained("a validation"), eager, torch.no_grad():
             method = whole_method(state)
             validates = bool(state.run.trainer.validate_every)
             scores = validation.rehearse(method, state.step) if validates else {}
@@ -55,20 +52,18 @@ def dry_run(training: Training, validation: Validation) -> None:
         name = f"val/{state.method.criterion}"
         if scores and name not in scores:
             raise UserError(
-                f"method: {state.run.method} is judged by '{state.method.criterion}', which is none"
-                f" of what a validation measures ({', '.join(scores)}); change its `criterion`"
+                f"method: {state.run.method} is judged by '{state.method.criterion}', but a"
+                f" validation measures only {', '.join(scores)}; change its `criterion`"
             )
 
 
 @contextmanager
-def _put_back(training: Training) -> Iterator[None]:
-    """Afterwards the state is what it was: weights, buffers, plain attributes of the method, the
-    optimiser, the scaler and torch's generators. The copy is kept on the CPU, where memory is not
-    short.
-    """
+def _restored(training: Training) -> Iterator[None]:
+    """At exit, restore weights, buffers, attributes, optimiser, scaler and torch's generators."""
     state = training.state
     method, optimizer, scaler = state.method, state.optimizer, state.scaler
-    held = [(_local(x), _local(x).to("cpu", copy=True)) for x in _tensors(method)]
+    tensors = [*(x.detach() for x in method.parameters()), *method.buffers()]
+    held = [(_local(x), _local(x).to("cpu", copy=True)) for x in tensors]
     plain = {
         name: value
         for name, value in vars(method).items()
@@ -89,10 +84,6 @@ def _put_back(training: Training) -> Iterator[None]:
     if scaler:
         scaler.load_state_dict(scale)
     state.step = 0
-
-
-def _tensors(method: torch.nn.Module) -> list[Tensor]:
-    return [*(x.detach() for x in method.parameters()), *method.buffers()]
 
 
 def _local(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a network, torch or the system raises, as one line that says which key to change."""
+"""One-line explanations of errors from a network, torch or the system, with the key to change."""
 
 import traceback
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from pathlib import Path
 from core.errors import GONE, UserError
 from core.run.config import RunConfig
 
-# what torch and the system say when memory does not suffice
+# parts of errors about memory
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
-ONE_IMAGE = "Expected more than 1 value per channel"  # torch's batch norm, of a batch of one image
+ONE_IMAGE = "Expected more than 1 value per channel"  # torch's batch norm for a single image
 
 
 @contextmanager
 def in_one_line(
     run: RunConfig, shape: tuple[int, int, int], world: int, what: str
 ) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a `UserError` that names the key to change, or says where
-    it went wrong. `what` is what is tried, on images [C, H, W] of `shape`, in `world` processes.
+    """Inside, any error becomes a `UserError` that names the key to change, or the place. `what`
+    was tried on images [C, H, W] of `shape` in `world` processes.
     """
     try:
         yield
@@ -26,7 +26,7 @@ def in_one_line(
         raise
     except Exception as error:
         if any(words in str(error) for words in GONE):
-            raise  # another process has the error that is worth reading
+            raise  # the useful error is that of another process
         raise UserError(_explanation(error, run, shape, world, what)) from error
 
 
@@ -38,15 +38,15 @@ def _explanation(
     said = f"{type(error).__name__}{f': {said}' if said else ''}"
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return (
-            f"optim.batch_size: {what} with {size // world} images a process takes more memory than"
-            " there is; lower it, take a smaller model, or encode fewer images at a time with"
+            f"optim.batch_size: {what} with {size // world} images a process needs more memory than"
+            " there is; lower it, use a smaller model, or encode fewer images at a time with"
             f" optim.micro_batch (now {micro}) ({said})"
         )
     if ONE_IMAGE in str(error):
         of = f"micro batches of {micro}" if micro else f"{world} processes"
         return (
             f"optim.{'micro_batch' if micro else 'batch_size'}: batch norm needs 2 or more images"
-            f" at a time, and {size // world} images a process in {of} leave one alone; take a"
+            f" at a time, but {size // world} images a process in {of} leave a single one; use a"
             " number that leaves none"
         )
     compiled = "trainer.compile, " if run.trainer.compile else ""
@@ -57,7 +57,7 @@ def _explanation(
 
 
 def _place(error: Exception) -> str:
-    """The innermost line that is none of torch's own: where a reader would look."""
+    """The innermost frame outside of torch."""
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((f for f in reversed(frames) if "/torch/" not in f.filename), frames[-1])
     return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

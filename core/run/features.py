@@ -1,4 +1,4 @@
-"""Frozen features of a split, extracted by all processes together while a run is validated.
+"""Frozen features of a split, which all processes extract together during validation.
 
 n = images, D = feature dimensions, F = label columns.
 """
@@ -15,7 +15,7 @@ from core.method import Method
 
 
 class Features(NamedTuple):
-    """What a probe is given of one split."""
+    """The input of a probe from one split."""
 
     x: Tensor  # float32 [n, D]
     y: Tensor  # int64 [n, F]
@@ -30,24 +30,17 @@ def extract(
     device: torch.device | str = "cpu",
     most: int | None = None,
 ) -> Features:
-    """Features of every image (or of `most` images spread over the split), from the method in eval
-    mode.
+    """Features of all images (or of `most`, evenly spread), in eval mode.
 
-    Each image is read by one of the processes, and all of them get everything.
+    Each image is encoded by one process, and all processes get all features.
     """
     order = eval_sampler(len(source), seed, device=device, purpose="features", most=most)
     was_training = method.training
     method.eval()
-    mine = itertools.islice(order, rank(), None, world())
+    batches = source.batches(itertools.islice(order, rank(), None, world()), 1)
     parts = gather_round_robin(
-        [
-            (method.embed(batch.views[0]).float().cpu(), batch.label.cpu())
-            for batch in source.batches(mine, 1)
-        ]
+        [(method.embed(batch.views[0]).float().cpu(), batch.label.cpu()) for batch in batches]
     )
     method.train(was_training)
-    return Features(
-        torch.cat([x for x, _ in parts]),
-        torch.cat([y for _, y in parts]),
-        tuple(source.factors.items()),
-    )
+    x, y = (torch.cat(rows) for rows in zip(*parts, strict=True))
+    return Features(x, y, tuple(source.factors.items()))

@@ -1,6 +1,4 @@
-"""What is not finite ends a run before it can be saved: losses as they come, weights when a
-checkpoint is due.
-"""
+"""Stop a run whose losses or weights are not finite, before it can be saved."""
 
 from pathlib import Path
 from typing import Any
@@ -11,53 +9,44 @@ from torch import Tensor
 from core.errors import UserError
 
 TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
-GRADIENT = "gradient_norm"  # in a step's metrics where gradients are clipped: watched, not logged
+GRADIENT = "gradient_norm"  # a metric of steps with clipped gradients: watched, but not logged
 WATCHED = {"loss": "the loss", GRADIENT: "the norm of the gradient"}
-MOST = 200  # steps between two looks: each look waits for the device
+MAX_UNSEEN = 200  # steps between two checks, each of which waits for the device
 
 
 class FiniteLosses:
-    """Keeps the metrics of the steps since the last look: a look names the first bad step, and only
-    a look waits for the device.
-    """
+    """Collects the metrics of steps; `look` checks them. Only `look` waits for the device."""
 
     def __init__(self, checkpoint: Path | None):
-        # what a run that ends here goes back to; None before there is one
+        # the checkpoint that a failed run can return to; None if there is none yet
         self.checkpoint = checkpoint
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
         self.newest: dict[str, float] = {}
         self.good = "none was seen"
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
-        """The metrics of a step, on whatever device they are."""
+        """Add the metrics of a step, which may be on any device."""
         self.unseen.append((step, metrics))
-        if len(self.unseen) == MOST:
+        if len(self.unseen) == MAX_UNSEEN:
             self.look()
 
     def look(self) -> dict[str, float]:
-        """The newest step's metrics as numbers, without what is only watched.
+        """The newest step's metrics as numbers, without those that are only watched.
 
-        Raises `UserError` at the first step whose loss or gradient is not finite, with the last
-        finite metrics.
+        Raises `UserError` at the first step whose loss or gradient is not finite.
         """
         if not self.unseen:
             return self.newest
         names = [name for name in WATCHED if name in self.unseen[0][1]]
-        watched = torch.stack(
-            [
-                torch.stack([metrics[name].detach() for _, metrics in self.unseen]).double()
-                for name in names
-            ],
-            1,
-        ).cpu()  # [steps, names]
+        columns = [torch.stack([step[name].detach() for _, step in self.unseen]) for name in names]
+        watched = torch.stack([column.double() for column in columns], 1).cpu()  # [steps, names]
         bad = (~watched.isfinite()).nonzero().tolist()
         first = bad[0][0] if bad else len(watched)
         if first:
             step, metrics = self.unseen[first - 1]
             values = {name: x.item() for name, x in metrics.items() if name != GRADIENT}
-            self.good = (
-                f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}"
-            )
+            said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self.good = f"step {step}: {said}"
         if bad:
             column = bad[0][1]
             raise UserError(
@@ -76,8 +65,8 @@ class FiniteLosses:
 
 
 def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:
-    """The parameters and running statistics that hold NaN or infinite numbers, and the other
-    buffers (which may hold masks) that hold NaN.
+    """The weights with NaN or infinite numbers. Buffers other than running statistics may hold
+    infinite numbers (masks), but no NaN.
     """
     masks = {name for name in buffers if not name.endswith(("running_mean", "running_var"))}
     return [
@@ -90,9 +79,7 @@ def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:
 def require_finite(
     path: Path, step: int, weights: dict[str, Tensor], buffers: set[str], optimizer: dict[str, Any]
 ) -> None:
-    """Raise `UserError` where a parameter or a number of the optimiser is NaN or infinite, or a
-    buffer (which may hold masks) is NaN.
-    """
+    """Raise `UserError` if a weight (`not_finite`) or a number of the optimiser is not finite."""
     bad = not_finite(weights, buffers)
     for number, values in optimizer["state"].items():
         bad += [

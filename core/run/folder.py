@@ -1,8 +1,7 @@
-"""A run folder: the resolved config, data.json, checkpoints, metrics.jsonl and pictures. One folder
-holds one run.
+"""A run folder: the config, data.json, checkpoints, metrics.jsonl and pictures of one run.
 
-Of checkpoints it keeps last.ckpt and, as last-1.ckpt, the one before it (`trainer.keep_last` in
-all), best.ckpt, and with `trainer.keep_epochs` = n every n epochs one that stays, epoch-N.ckpt.
+Checkpoints are last.ckpt, its predecessors last-1.ckpt and so on (`trainer.keep_last` in all),
+best.ckpt and, with `trainer.keep_epochs` = n, one epoch-N.ckpt every n epochs.
 """
 
 import errno
@@ -18,49 +17,42 @@ from core.data.source import Source
 from core.distributed import gather_round_robin, rank
 from core.errors import UserError
 from core.files import write_atomically
-from core.method import package_of
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.provenance import changes, provenance
 from core.run.resumable import RESUMABLE_KEYS, differences
+from core.trust import package_of
 
-# seconds that a resumed run waits for its folder: a server of files takes 90 to see that a node
-# which held a lock is dead
+# seconds that a resumed run waits for its folder: a file server needs 90 s to notice that a node
+# with a lock is dead
 LEASE = 120.0
+NAME_ANOTHER = "name another folder=…"
 
 
-def make_folder(path: Path, key: str, mend: str) -> None:
-    """The folder and those above it; a `UserError` names the option and the mend where that can not
-    be.
-    """
+def make_folder(path: Path, key: str, remedy: str) -> None:
+    """Make a folder and its parents. A `UserError` names the option and the remedy."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{key}: {path} can not be made ({error.strerror}); {mend}") from None
+        raise UserError(f"{key}: {path} can not be made ({error.strerror}); {remedy}") from None
 
 
 def home_expanded(path: str | Path, key: str) -> Path:
-    """A path that a person gave, with ~ replaced by the home folder; a `UserError` names the option
-    where it can be no path.
-    """
+    """A user's path with ~ replaced by the home folder. A `UserError` names the option."""
     odd = next((c for c in str(path) if unicodedata.category(c) in ("Cc", "Cs")), None)
     if odd is not None:
-        raise UserError(
-            f"{key}: {str(path)[:100]!r} holds the character {odd!r}, which is none for a name"
-        )
+        raise UserError(f"{key}: {str(path)[:100]!r} holds the character {odd!r}; remove it")
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(
-            f"{key}: {path}: there is no home folder of that name; write ./~… for a folder that is"
-            " called so"
+            f"{key}: {path}: there is no home folder of that name; write ./~… if the folder itself"
+            " has this name"
         ) from None
 
 
 def picture_place(given: Path | None, out: Path, name: str) -> Path:
-    """Where a script's picture goes: what `--picture` gave, or OUT/name. Makes both folders;
-    `UserError` where it is no PNG.
-    """
+    """The path of a script's picture, `--picture` or OUT/name. Makes both folders; a PNG only."""
     picture = given or out / name
     if picture.suffix != ".png":
         raise UserError(f"--picture: {picture} should end in .png")
@@ -70,40 +62,30 @@ def picture_place(given: Path | None, out: Path, name: str) -> Path:
 
 
 class RunFolder:
-    """The files of one run, and the rules that keep a run from being overwritten."""
+    """The files of one run, and the rules that protect a run from being overwritten."""
 
     def __init__(self, path: str | Path):
         self.path = home_expanded(path, "folder")
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
+        self.config, self.data = self.path / "config.yaml", self.path / "data.json"
+        self.metrics, self.pictures = self.path / "metrics.jsonl", self.path / "pictures"
         self._damaged: list[Path] = []
         self._provenance: dict[str, Any] = {}
-        self.data = self.path / "data.json"
-        self.config, self.metrics, self.pictures = (
-            self.path / "config.yaml",
-            self.path / "metrics.jsonl",
-            self.path / "pictures",
-        )
 
     def check(self, run: config.RunConfig) -> None:
-        """Refuse, before anything is written, a folder that holds another run, or this one when it
-        is not resumed.
-        """
+        """Refuse a folder that holds another run, or this run if it is not resumed."""
         try:
             held = self.path.exists()
-            self._refuse_what_is_in_the_way()
+            self._refuse_obstacles()
         except OSError as error:
             raise UserError(
-                f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); name another"
-                " folder=…"
+                f"folder: {str(self.path)[:100]} can not be used ({error.strerror}); {NAME_ANOTHER}"
             ) from None
         if held and not self.path.is_dir():
-            raise UserError(f"folder: {self.path} is a file; name another folder=…")
+            raise UserError(f"folder: {self.path} is a file; {NAME_ANOTHER}")
         if not self.config.is_file():
             if self.versions():
-                raise UserError(
-                    f"folder: {self.path} holds a checkpoint without its config.yaml; name"
-                    " another folder=…"
-                )
+                raise UserError(f"folder: {self.path} has no config.yaml; {NAME_ANOTHER}")
             return
         held_config = config.read(self.config, [], trusted=[package_of(run.method)])
         found = differences(config.to_dict(held_config), config.to_dict(run))
@@ -111,38 +93,27 @@ class RunFolder:
             if key not in RESUMABLE_KEYS:
                 raise UserError(
                     f"folder: {self.path} already holds a run with another config"
-                    f" ({key} is {there!r} there and {here!r} here); name another folder=… or"
-                    " delete it"
+                    f" ({key} is {there!r} there and {here!r} here); {NAME_ANOTHER} or delete it"
                 )
         if self.versions() and not run.resume:
             raise UserError(
-                f"folder: {self.path} already holds this run; add --resume to go on with it, or"
-                " name another folder=…"
+                f"folder: {self.path} already holds this run; add --resume to continue it, or"
+                f" {NAME_ANOTHER}"
             )
 
-    def _refuse_what_is_in_the_way(self) -> None:
-        """Raise `UserError` where a folder has the name of one of the run's files, or a file that
-        of one of its folders.
-        """
+    def _refuse_obstacles(self) -> None:
+        """`UserError` for a folder where the run writes a file, or a file where it has a folder."""
         kept = (self.config, self.data, self.metrics, self.last, self.best, self.path / ".lock")
         numbered = [*self.path.glob("last-*.ckpt"), *self.path.glob("epoch-*.ckpt")]
         for file in (*kept, *numbered):
             if file.is_dir():
-                raise UserError(
-                    f"folder: {file} is a folder, and a run keeps a file there; remove it or name"
-                    " another folder=…"
-                )
+                raise UserError(f"folder: {file} is a folder; remove it or {NAME_ANOTHER}")
         for place in (self.pictures, self.path / "profile"):
             if place.exists() and not place.is_dir():
-                raise UserError(
-                    f"folder: {place} is a file, and a run keeps a folder there; remove it or name"
-                    " another folder=…"
-                )
+                raise UserError(f"folder: {place} is a file; remove it or {NAME_ANOTHER}")
 
     def open(self, state: State, source: Source, first: bool) -> None:
-        """Hold the folder, load what it has where the run is resumed, and write the config. To be
-        called by all processes; the `first` writes and speaks.
-        """
+        """Lock the folder, load its checkpoint to resume, write the config. For all processes."""
         run = state.run
         if first:
             self.hold(LEASE if run.resume else 0.0)
@@ -156,30 +127,23 @@ class RunFolder:
             self.rewind_metrics(state.step)
 
     def check_data(self, run: config.RunConfig, source: Source) -> None:
-        """Refuse to go on with a run whose train split was another, unless data.changed=accept, and
-        say what has changed. `create` then writes data.json. To be called by the first process.
-        """
+        """Refuse changed training data, unless data.changed=accept. For the first process."""
         if self.versions():
             for line in changes(self.data, source.identity, run.data.changed == "accept"):
                 print(line, flush=True)
         self._provenance = provenance(source.identity)
 
     def hold(self, patience: float = 0.0) -> None:
-        """Keep other processes out until this one ends; `UserError` where one is still in after
-        `patience` seconds.
-
-        A file system without locks keeps nobody out.
+        """Lock the folder until this process ends; `UserError` if another process still has it
+        after `patience` seconds. On a file system without locks nothing is locked.
         """
-        make_folder(self.path, "folder", "name another folder=…")
+        make_folder(self.path, "folder", NAME_ANOTHER)
         ends = time.monotonic() + patience
         try:
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  of the process: no decoding worker that outlives it holds it
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  workers do not inherit it
             if patience and not _locked(self._lock):
-                print(
-                    f"{self.path}: another process trains here; waiting {patience:.0f} s for it"
-                    " to end",
-                    flush=True,
-                )
+                waits = f"waiting {patience:.0f} s for it to end"
+                print(f"{self.path}: another process trains here; {waits}", flush=True)
             while not _locked(self._lock) and time.monotonic() < ends:
                 time.sleep(1.0)
             if not _locked(self._lock):
@@ -187,17 +151,15 @@ class RunFolder:
         except (BlockingIOError, PermissionError):
             raise UserError(
                 f"folder: another process trains in {self.path} or it is not yours; end it, or"
-                " name another folder=…"
+                f" {NAME_ANOTHER}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
 
     def create(self, run: config.RunConfig) -> None:
-        """Make the folder and write the resolved config. What a killed write left half done is
-        removed.
-        """
-        make_folder(self.pictures, "folder", "name another folder=…")
+        """Make the folder, remove half-written files of a killed process, and write the config."""
+        make_folder(self.pictures, "folder", NAME_ANOTHER)
         for half in self.path.glob(".*.tmp"):
             if not half.is_dir():  # a folder is not ours
                 half.unlink(missing_ok=True)
@@ -208,35 +170,28 @@ class RunFolder:
             write_atomically(self.data, lambda temporary: temporary.write_text(facts, "utf-8"))
 
     def save(self, state: State, steps_per_epoch: int) -> None:
-        """Write last.ckpt, keep those before it, and every so many epochs one that stays. To be
-        called by all processes.
-        """
+        """Write last.ckpt and, when it is due, an epoch-N.ckpt. All processes must call it."""
         trainer = state.run.trainer
         while rank() == 0 and self._damaged:
-            self._damaged.pop().unlink(
-                missing_ok=True
-            )  # else it would push out the whole one before it
+            # a damaged file would push out the last whole one
+            self._damaged.pop().unlink(missing_ok=True)
         checkpoint.save(self.last, state, trainer.keep_last)
-        if (
-            trainer.keep_epochs
-            and state.step
-            and state.step % (trainer.keep_epochs * steps_per_epoch) == 0
-        ):
+        every = trainer.keep_epochs * steps_per_epoch
+        if every and state.step and state.step % every == 0:
             checkpoint.save(self.path / f"epoch-{state.step // steps_per_epoch}.ckpt", state)
 
     def resume(self, state: State) -> str:
-        """Load the newest checkpoint that is whole into the state; the line that says which it was,
-        and what was wrong with newer ones.
+        """Load the newest whole checkpoint; returns a line that names it and damaged newer ones.
 
-        Raises `Damaged` where none is whole. Damaged ones stay until the next `save`. To be called
-        by all processes, for what each of them finds has to be the same.
+        Raises `Damaged` if none is whole. Damaged files stay until the next `save`. All processes
+        must call it, because they must find the same step.
         """
         said = self._load_newest(state)
         if len(steps := set(gather_round_robin([state.step]))) > 1:
+            found = ", ".join(map(str, sorted(steps)))
             raise UserError(
-                "folder: processes found checkpoints of the steps"
-                f" {', '.join(map(str, sorted(steps)))} in {self.path};"
-                " it has to be one folder that every node sees"
+                f"folder: processes found checkpoints of the steps {found} in {self.path}; it must"
+                " be one folder that all nodes see"
             )
         return said
 
@@ -253,39 +208,26 @@ class RunFolder:
             return f"resuming {self.path} at step {state.step} from {path.name}{why}"
         if errors:
             raise checkpoint.Damaged(
-                f"{str(errors[0]).split(';')[0]}, as are those before it; copy best.ckpt or an"
-                " epoch-N.ckpt"
-                f" to {self.last} to go on from there"
+                f"{str(errors[0]).split(';')[0]}, as are those before it; to continue from"
+                f" best.ckpt or an epoch-N.ckpt, copy it to {self.last}"
             )
         return f"{self.path} holds no checkpoint yet: starting from the beginning"
 
     def versions(self) -> list[Path]:
-        """last.ckpt and those before it, newest first; last.ckpt alone may be missing, after a kill
-        at a bad moment.
-        """
-        numbered = {
-            int(path.stem[5:]): path
-            for path in self.path.glob("last-*.ckpt")
-            if path.stem[5:].isdigit()
-        }
-        return [
-            path
-            for path in (self.last, *(numbered[number] for number in sorted(numbered)))
-            if path.is_file()
-        ]
+        """last.ckpt and its predecessors, newest first. After a kill last.ckpt may be missing."""
+        stems = {path: path.stem[5:] for path in self.path.glob("last-*.ckpt")}
+        numbered = {int(number): path for path, number in stems.items() if number.isdigit()}
+        paths = [self.last, *(numbered[number] for number in sorted(numbered))]
+        return [path for path in paths if path.is_file()]
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the logged lines after `step`: a resumed run writes them again, so that no step
-        stands twice. What is no line of a run goes, too, such as one that a kill has cut short.
-        """
+        """Drop the lines after `step`, which a resumed run writes again, and all invalid lines."""
         lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
         kept = b"".join(line + b"\n" for line in lines if _step_of(line) <= step)
         write_atomically(self.metrics, lambda temporary: temporary.write_bytes(kept))
 
     def append_metrics(self, values: dict[str, float]) -> None:
-        """One JSON line; its "step" comes first. A number that is not finite is no JSON and is left
-        out.
-        """
+        """Append one JSON line that begins with "step", without numbers that are not finite."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
@@ -295,19 +237,17 @@ class RunFolder:
 
 
 def _step_of(line: bytes) -> float:
-    """The step of a line of metrics.jsonl; infinity for what is no such line."""
+    """The step of a line of metrics.jsonl; infinity for any other line."""
     try:
         step = json.loads(line)["step"]
-    # RecursionError: nested a thousand times; ValueError: no JSON, no text, 5,000 digits
+    # RecursionError: nested too deep; ValueError: no JSON, no text, an integer of 5,000 digits
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return math.inf
     return step if type(step) is int and step >= 0 else math.inf
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has a lock on a file, which it tries to get; once it has, it keeps
-    it.
-    """
+    """Try to lock a file; whether this process has the lock now. It keeps the lock."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,4 @@
-"""The steps of a run from where it stands to its end: what is logged, validated and saved, and
-when.
-"""
+"""The loop of a run from its present step to its end: steps, logs, validations, checkpoints."""
 
 import shlex
 from datetime import timedelta
@@ -25,7 +23,7 @@ from core.run.validation import Validation
 
 
 class Due(NamedTuple):
-    """What is to be done after a step."""
+    """What must be done after a step."""
 
     logs: bool
     validates: bool
@@ -33,7 +31,7 @@ class Due(NamedTuple):
 
 
 def banner(training: Training, folder: RunFolder, logging: str) -> str:
-    """What runs, where, on how much, and where it is kept."""
+    """One line: method, device, data, steps, folder, logging."""
     run, fabric = training.state.run, training.fabric
     trained = sum(p.numel() for p in training.state.method.parameters() if p.requires_grad)
     shape, n = "x".join(map(str, training.source.shape)), len(training.source)
@@ -50,9 +48,7 @@ def banner(training: Training, folder: RunFolder, logging: str) -> str:
 
 
 class Loop:
-    """One life of a run. `logger` is there on the first process only, which alone writes and
-    speaks.
-    """
+    """The training loop of one process. Only the first has a `logger`; it alone writes."""
 
     def __init__(
         self,
@@ -72,9 +68,7 @@ class Loop:
         self.profiled = folder.path / "profile" if run.trainer.profile and first else None
 
     def begin(self) -> None:
-        """The line that says what runs, pictures of the method as it is and, of a new run, its
-        first checkpoint.
-        """
+        """Print the banner, save the first pictures and, for a new run, its first checkpoint."""
         if self.logger:
             self.progress.say(banner(self.training, self.folder, self.logger.mode))
         self._observe(scored=False)
@@ -82,16 +76,10 @@ class Loop:
             self.folder.save(self.state, self.training.steps_per_epoch)
 
     def to_the_end(self) -> None:
-        """All steps that are left. A signal ends them early: the run is saved, and the process
-        exits with the code that `Preemption` says.
-        """
+        """Take all remaining steps; after a signal, save the run and exit."""
         training, state = self.training, self.state
         limit = timedelta(seconds=state.run.trainer.timeout)
-        with (
-            Preemption(limit) as preemption,
-            self.progress,
-            Profile(self.profiled) as profile,
-        ):
+        with Preemption(limit) as preemption, self.progress, Profile(self.profiled) as profile:
             batches = preemption.until(training.batches(state.step, training.total))
             for metrics in train(
                 training.fabric,
@@ -123,7 +111,7 @@ class Loop:
         )
 
     def _after(self, metrics: dict[str, Tensor]) -> None:
-        """What is due after a step, whose metrics these are."""
+        """Do what is due after a step with these metrics."""
         step, fabric = self.state.step, self.training.fabric
         self.losses.add(step, metrics)
         self.progress.advance(step)
@@ -142,7 +130,7 @@ class Loop:
         fabric.barrier()
 
     def _validate(self) -> None:
-        """Score the method; where it is better than ever, it becomes best.ckpt."""
+        """Validate the method; save best.ckpt if it is better than all before."""
         state, scores = self.state, self._observe()
         if self.logger:
             self._write(scores)
@@ -158,12 +146,10 @@ class Loop:
             checkpoint.save(self.folder.best, state)
 
     def _observe(self, scored: bool = True) -> dict[str, float]:
-        """Pictures of the method as it is, by the first process, and its validation, known to all
-        of them. To be called by all processes.
-        """
-        # where weights are shared, a copy that is gone with the end of this function
+        """Save pictures and, if `scored`, validate. All processes must call it."""
+        # with shared weights this is a copy, which is freed at the end of this function
         method = checkpoint.whole_method(self.state)
-        # other sizes, another mode: not worth compiling
+        # other batch sizes and modes: compiling would not pay off
         with torch.compiler.set_stance("force_eager"):
             scores = self._scores(method) if scored else {}
             if self.logger:
@@ -191,9 +177,9 @@ class Loop:
         if self.logger:
             self.progress.say(
                 f"{preemption.reason}: saved {self.folder.last} at step {self.state.step};"
-                f" --resume goes on; exit code {preemption.exit_code}"
+                f" --resume continues; exit code {preemption.exit_code}"
             )
             self.logger.close(patience=5)
-        # a launcher that sees one process end kills the others, and the first is still saving
+        # a launcher kills all processes when one ends, and the first is still saving
         self.training.fabric.barrier()
         raise SystemExit(preemption.exit_code)

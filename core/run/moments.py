@@ -1,6 +1,6 @@
-"""What an optimiser keeps of a run, checked before it is used: fused kernels believe every shape.
+"""Load an optimiser's moments from a checkpoint, with checks: fused kernels check no shapes.
 
-An optimiser's state, as torch writes it: {"state": {parameter number: {name: tensor}},
+torch's format of an optimiser's state: {"state": {parameter number: {name: tensor}},
 "param_groups": [{"params": [parameter numbers], option: value}]}.
 """
 
@@ -14,25 +14,25 @@ from torch import Tensor
 from core.errors import UserError, shown
 from core.run.sharding import shard_moments
 
-# What each keeps of a parameter, of its shape; and of these, what is no less than zero.
+# The tensors that each optimiser keeps per parameter, all of the parameter's shape.
 MOMENTS = {
     "adamw": ("exp_avg", "exp_avg_sq"),
     "adamax": ("exp_avg", "exp_inf"),
     "sgd": ("momentum_buffer",),
     "lars": ("momentum_buffer",),
 }
-COUNTED = ("adamw", "adamax")  # they keep the number of their steps, too
+COUNTED = ("adamw", "adamax")  # these also keep the number of steps
 AT_LEAST_ZERO = ("exp_avg_sq", "exp_inf")
-MACHINE = ("foreach", "fused", "capturable", "differentiable")  # how a step is run, not what it is
+MACHINE = ("foreach", "fused", "capturable", "differentiable")  # options that change no result
 
 
 def load_moments(
     path: Path, held: Any, optimizer: torch.optim.Optimizer, name: str, step: int
 ) -> None:
-    """Put a checkpoint's moments into an optimiser called `name` in the config, after `step` steps.
+    """Put a checkpoint's moments into an optimiser called `name`, after `step` steps.
 
-    Options of the parameter groups are the config's own; those in the file have to agree.
-    `UserError` where keys, shapes, types, layouts or values are not what the optimiser keeps.
+    Options of parameter groups come from the config, and those of the file must agree. Raises
+    `UserError` for wrong keys, shapes, types, layouts or values.
     """
     what = f"{path}: its optimizer"
     if not (isinstance(held, dict) and set(held) == {"state", "param_groups"}):
@@ -45,10 +45,9 @@ def load_moments(
     state = {}
     for number, values in held["state"].items():
         if not (type(number) is int and 0 <= number < len(parameters)):
-            raise UserError(f"{what} keeps a parameter {shown(number)}, and there is none")
-        state[number] = _checked(
-            f"{what}: parameter {number}", values, parameters[number], name, step
-        )
+            raise UserError(f"{what} has moments of a parameter {shown(number)}, which is missing")
+        which = f"{what}: parameter {number}"
+        state[number] = _checked(which, values, parameters[number], name, step)
     optimizer.load_state_dict(shard_moments({"state": state, "param_groups": own}, optimizer))
 
 
@@ -60,15 +59,13 @@ def _check_groups(what: str, held: Any, own: list[dict[str, Any]]) -> None:
             raise UserError(f"{what} has parameter groups with other options than the config makes")
         for key, value in mine.items():
             given = group.get(key, value)
-            if key == "lr":  # the schedule's, which is set anew at each step
+            if key == "lr":  # the schedule sets it at each step
                 if not (type(given) is float and 0 <= given < math.inf):
                     raise UserError(f"{what}: lr is {shown(given)}")
             elif key not in MACHINE and (
                 _plain(given) != _plain(value) or type(given) is not type(value)
             ):
-                raise UserError(
-                    f"{what}: {key} is {shown(given)}, and the config makes it {shown(value)}"
-                )
+                raise UserError(f"{what}: {key} is {shown(given)}, in the config {shown(value)}")
 
 
 def _plain(value: Any) -> Any:
@@ -78,14 +75,14 @@ def _plain(value: Any) -> Any:
 def _checked(
     what: str, values: Any, parameter: Tensor, name: str, step: int
 ) -> dict[str, Tensor | None]:
-    """Copies of what is kept of a parameter: a file may hold two names of one tensor."""
+    """Copies of a parameter's tensors (in a file, two names may share one tensor)."""
     names = {*MOMENTS[name], *(("step",) if name in COUNTED else ())}
     if not isinstance(values, dict) or (values and set(values) != names):
         found = ", ".join(map(shown, values)) if isinstance(values, dict) else shown(values)
         raise UserError(f"{what}: keeps {found}; {name} keeps {', '.join(sorted(names))}")
     made: dict[str, Tensor | None] = {}
     for key, value in values.items():
-        if value is None and name in ("sgd", "lars"):  # of a parameter that had no gradient yet
+        if value is None and name in ("sgd", "lars"):  # the parameter had no gradient yet
             made[key] = None
             continue
         if not isinstance(value, Tensor):
@@ -98,8 +95,8 @@ def _checked(
                 f" {list(value.shape)}"
             )
         if not value.isfinite().all() or (key in AT_LEAST_ZERO and (value < 0).any()):
-            raise UserError(f"{what}: '{key}' holds values that no training leaves there")
+            raise UserError(f"{what}: '{key}' holds values that training never produces")
         if key == "step" and not (0 <= value.item() <= step and value.item() % 1 == 0):
-            raise UserError(f"{what}: took {value.item():g} steps, and the run {step}")
+            raise UserError(f"{what}: took {value.item():g} steps, but the run took {step}")
         made[key] = value.clone()
     return made

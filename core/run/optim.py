@@ -1,6 +1,6 @@
 """Optimisers and the learning-rate schedule.
 
-The learning rate is stated per 256 images and scaled by the global batch: lr = optim.lr *
+The learning rate is per 256 images and scales with the global batch: lr = optim.lr *
 optim.batch_size / 256 (Goyal et al. 2017).
 """
 
@@ -12,21 +12,19 @@ from timm.optim import Lars
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from core.checks import above_zero, at_least, one_of
+
 OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
 
 @dataclass
 class OptimConfig:
-    """How weights move. Weight decay touches matrices and filters only, never biases, norms or
-    temperatures.
-    """
+    """The optimiser. Weight decay acts on matrices and filters only, not on biases and norms."""
 
     name: str = "adamw"  # adamw | adamax | sgd | lars
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
-    # images that a process encodes at a time, where its part of the batch does not fit into memory;
-    # 0 = all of them
-    micro_batch: int = 0
+    micro_batch: int = 0  # images that a process encodes at a time, to save memory; 0 = all
     epochs: int = 20
     warmup_epochs: float = 1.0  # linear from 0
     weight_decay: float = 1e-4
@@ -34,35 +32,27 @@ class OptimConfig:
     clip: float = 0.0  # largest gradient norm; 0 = no clipping
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMISERS:
-            raise ValueError(f"name: '{self.name}' is none of {', '.join(OPTIMISERS)}")
-        for key in ("lr", "batch_size", "epochs"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"{key}: must be above 0, got {getattr(self, key)}")
-        for key in ("warmup_epochs", "weight_decay", "clip"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key}: must be 0 or more, got {getattr(self, key)}")
+        one_of(self, name=OPTIMISERS)
+        above_zero(self, "lr", "batch_size", "epochs")
+        at_least(self, warmup_epochs=0, weight_decay=0, clip=0)
         if self.batch_size < 2:
             raise ValueError(f"batch_size: a batch needs at least 2 images, got {self.batch_size}")
         if self.micro_batch < 0 or self.micro_batch == 1:
-            raise ValueError(
-                "micro_batch: must be 0 (the whole batch) or 2 or more images, got"
-                f" {self.micro_batch}"
-            )
+            raise ValueError(f"micro_batch: must be 0 or 2 or more images, got {self.micro_batch}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must be in [0, 1), got {self.momentum}")
         if self.warmup_epochs > self.epochs:
             raise ValueError(
-                f"warmup_epochs: {self.warmup_epochs:g} go beyond the end of training, where the"
-                f" learning rate would still rise; set at most epochs, {self.epochs}"
+                f"warmup_epochs: {self.warmup_epochs:g} epochs are longer than the training, so the"
+                f" learning rate would only rise; set at most epochs, {self.epochs}"
             )
         if self.micro_batch > self.batch_size:
             raise ValueError(
-                f"micro_batch: {self.micro_batch} images are more than batch_size,"
-                f" {self.batch_size}; set 0 for the whole batch"
+                f"micro_batch: {self.micro_batch} is more than batch_size, {self.batch_size}; set 0"
+                " for the whole batch"
             )
         if not self.scaled_lr < math.inf:
-            raise ValueError(f"lr: {self.lr:g} times batch_size / 256 is no finite number")
+            raise ValueError(f"lr: {self.lr:g} times batch_size / 256 is not finite")
 
     @property
     def scaled_lr(self) -> float:
@@ -70,9 +60,7 @@ class OptimConfig:
 
 
 def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that train, in two groups: with and without weight
-    decay.
-    """
+    """The optimiser of all trained parameters, in two groups: with and without weight decay."""
     trained = [p for p in method.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -84,16 +72,15 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     if config.name == "adamax":
         return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
-        fused = not any(
-            isinstance(p, DTensor) for p in trained
-        )  # torch fuses it for whole tensors only
+        # torch fuses SGD only for whole tensors
+        fused = not any(isinstance(p, DTensor) for p in trained)
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 
 def warmup_cosine(step: int, warmup: float, total: int) -> float:
-    """Share of the peak learning rate at a step: linear up over `warmup` steps, then half a cosine
-    down to 0 at `total`.
+    """The learning rate at a step, as a share of its peak: linear for `warmup` steps, then half a
+    cosine down to 0 at `total`.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,10 +1,8 @@
-"""Where a step's time goes: a trace for a browser and a one-page account for a person, of a few
-steps after the first ones.
-"""
+"""A profile of a few steps: a trace for a browser and a one-page account for a person."""
 
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -12,36 +10,24 @@ from torch.profiler import ProfilerActivity, profile
 from core.files import write_atomically
 from core.run.folder import make_folder
 
-PHASES = (
-    "views",
-    "forward",
-    "backward",
-    "optimizer",
-    "after_step",
-)  # as core.run.train names them; all else is between steps
-FIRST, STEPS = 5, 20  # steps left out because they warm up, and steps looked at
+PHASES = ("views", "forward", "backward", "optimizer", "after_step")  # as in core.run.train
+FIRST, STEPS = 5, 20  # steps for warming up, and profiled steps
 OPERATIONS = 15
 
 
 class Profile:
-    """Counts steps; after FIRST of them it looks at STEPS, then writes trace.json and account.txt
-    into `folder` and is silent again.
-
-    With `folder` None it does nothing.
-    """
+    """Profiles STEPS steps after the first FIRST and writes the results into `folder`, if any."""
 
     def __init__(self, folder: Path | None):
         self.folder, self.seen, self.account = folder, 0, ""
         self.running: profile | None = None
 
     def step(self) -> str:
-        """Call after every step; gives the account once, when it is written."""
+        """Call this after every step. It returns the account once, when it is written."""
         self.seen += 1
         if self.folder and self.seen == FIRST:
-            activities = [
-                ProfilerActivity.CPU,
-                *([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
-            ]
+            activities = [ProfilerActivity.CPU]
+            activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
             self.running, self.started = profile(activities=activities), time.perf_counter()
             self.running.__enter__()
         if self.running and self.seen == FIRST + STEPS:
@@ -51,14 +37,9 @@ class Profile:
     def __enter__(self) -> "Profile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: Any) -> None:
         if self.running:
-            self.running.__exit__(kind, error, trace)
+            self.running.__exit__(*details)
 
     def _write(self) -> str:
         assert self.folder and self.running
@@ -69,17 +50,14 @@ class Profile:
         done.__exit__(None, None, None)
         account = describe(done, step)
         make_folder(self.folder, "trainer.profile", "remove what lies there")
-        write_atomically(
-            self.folder / "trace.json", lambda temporary: done.export_chrome_trace(str(temporary))
-        )
-        write_atomically(
-            self.folder / "account.txt", lambda temporary: temporary.write_text(account, "utf-8")
-        )
+        trace, text = self.folder / "trace.json", self.folder / "account.txt"
+        write_atomically(trace, lambda temporary: done.export_chrome_trace(str(temporary)))
+        write_atomically(text, lambda temporary: temporary.write_text(account, "utf-8"))
         return account
 
 
 def describe(done: profile, step: float) -> str:
-    """The account: seconds a step by phase, and the operations that take most of them."""
+    """The account: time per step of each phase and of the slowest operations."""
     averages = {event.key: event for event in done.key_averages()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lines = [
@@ -96,9 +74,7 @@ def describe(done: profile, step: float) -> str:
             lines.append(f"{phase:<12} {1e3 * seconds:>10.2f} {100 * seconds / step:>5.0f}%")
     lines.append(f"{'the rest':<12} {1e3 * rest:>10.2f} {100 * rest / step:>5.0f}%")
     if device == "cuda":
-        lines.append(
-            "(phases in host time: work on the GPU goes on after its phase; see the operations)"
-        )
+        lines.append("(host time: the GPU may still compute after a phase; see the operations)")
         lines.append(f"peak memory {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB")
     key = f"self_{device if device == 'cpu' else 'device'}_time_total"
     operations = sorted(

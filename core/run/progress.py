@@ -1,7 +1,6 @@
-"""The line that a person watches: step, metrics, images a second, time left."""
+"""The progress line: step, metrics, images per second, time left."""
 
 import time
-from types import TracebackType
 
 from rich.progress import (
     BarColumn,
@@ -14,12 +13,12 @@ from rich.progress import (
 
 from core.console import plain_console
 
-LABELS = {  # where a key says too little
+LABELS = {  # instead of keys that say too little
     "train_bound": "train bound (not a certificate)",
     "in_batch_bound": "in-batch log N - L",
     "information_upper": "I(X; Z) at most",
 }
-PLAIN_EVERY = 15.0  # seconds between lines where the output is no terminal
+PLAIN_EVERY = 15.0  # seconds between lines if the output is no terminal
 
 
 def in_words(metrics: dict[str, float]) -> str:
@@ -31,7 +30,7 @@ def in_words(metrics: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for a person: "42 s", "3 min 5 s", "2 h 7 min"."""
+    """A time as text: "42 s", "3 min 5 s", "2 h 7 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -41,9 +40,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every few
-    seconds.
-    """
+    """A live line on a terminal; elsewhere (a file, a scheduler's log) a plain line every 15 s."""
 
     def __init__(self, total: int, done: int, batch_size: int, shown: bool):
         self.total, self.first, self.done, self.batch_size = total, done, done, batch_size
@@ -57,41 +54,34 @@ class ProgressLine:
             TimeRemainingColumn(),
             TextColumn("left"),
         )
-        self.live = (
-            Progress(*columns, console=self.console) if shown and self.console.is_terminal else None
-        )
-        self.task = (
-            self.live.add_task("", total=total, completed=done, text="") if self.live else None
-        )
+        live = shown and self.console.is_terminal
+        self.live = Progress(*columns, console=self.console) if live else None
+        self.task = None
+        if self.live:
+            self.task = self.live.add_task("", total=total, completed=done, text="")
 
     def __enter__(self) -> "ProgressLine":
         if self.live:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 
     @property
     def images_per_second(self) -> float:
-        return (
-            (self.done - self.first) * self.batch_size / max(1e-9, time.monotonic() - self.started)
-        )
+        elapsed = max(1e-9, time.monotonic() - self.started)
+        return (self.done - self.first) * self.batch_size / elapsed
 
     def advance(self, step: int) -> None:
-        """Say that `step` steps are done."""
+        """Report that `step` steps are done."""
         self.done = step
         if self.live and self.task is not None:
             self.live.update(self.task, completed=step)
 
     def show(self, metrics: dict[str, float]) -> None:
-        """Show the newest metrics; information is in nats."""
+        """Show the newest metrics; information in nats."""
         text = f"{in_words(metrics)} · {self.images_per_second:,.0f} images/s"
         if self.live and self.task is not None:
             self.live.update(self.task, text=text)
@@ -102,5 +92,5 @@ class ProgressLine:
             self.console.print(f"step {self.done}/{self.total} · {text} · {duration(left)} left")
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(line)

@@ -1,4 +1,4 @@
-"""data.json of a run folder: which data the run is trained on, and with which versions."""
+"""data.json of a run folder: the data and the package versions of the run."""
 
 import importlib.metadata
 import json
@@ -10,16 +10,16 @@ from core.data.identity import Identity
 from core.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "timm", "twobounds")
-LARGEST = 2**24  # bytes; a longer file is none that a run wrote
+LARGEST = 2**24  # bytes; no run writes a longer file
 
 
 def provenance(identity: Identity) -> dict[str, Any]:
-    """The identity of a run's train split and the versions at work, as data.json holds them."""
+    """The content of data.json: the identity of the training data, and the versions."""
     return {"data": identity.as_dict(), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    """Package -> its version, "not installed" for one that runs from a folder."""
+    """Package -> version, or "not installed" if it runs from a folder."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -30,14 +30,12 @@ def versions() -> dict[str, str]:
 
 
 def changes(path: Path, identity: Identity, accept: bool) -> list[str]:
-    """What to say where a run goes on: one line about data that are not those which data.json
-    (`path`) describes, one about versions.
-
-    Raises `UserError` where the data have changed and that is not accepted.
+    """The lines to print when a run is resumed: about data that differ from those in data.json
+    (`path`), and about versions. `UserError` if data have changed and that is not accepted.
     """
     if not path.is_file():
-        return [f"{path}: missing, so it is not known whether the data are those of the run"]
-    mend = "name the data that it was trained on, or go on with data.changed=accept"
+        return [f"{path}: missing, so the run's data can not be compared with those here"]
+    remedy = "name the data that it was trained on, or continue with data.changed=accept"
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("too long")
@@ -47,15 +45,15 @@ def changes(path: Path, identity: Identity, accept: bool) -> list[str]:
         if accept:
             return [f"{path}: damaged, and written again"]
         raise UserError(
-            f"{path}: damaged, so it is not known whether the data are those of the run; restore"
-            " it, or go on with data.changed=accept"
+            f"{path}: damaged, so the run's data can not be compared with those here; restore it,"
+            " or continue with data.changed=accept"
         ) from None
     lines = []
     difference = identity.difference(before)
     if difference and not accept:
-        raise UserError(f"data: {path.parent} was trained on other data: {difference}; {mend}")
+        raise UserError(f"data: {path.parent} was trained on other data: {difference}; {remedy}")
     if difference:
-        lines.append(f"data.changed=accept: goes on with other data: {difference}")
+        lines.append(f"data.changed=accept: continues with other data: {difference}")
     here = versions()
     others = [
         f"{package} {str(there.get(package, 'unknown'))[:40]!a} then, {version} now"

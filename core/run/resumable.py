@@ -1,38 +1,23 @@
-"""Whether a run may go on with what another one left: their configs, compared key by key."""
+"""Which keys of a config may change when a run is resumed."""
 
 from typing import Any
 
-# What may differ between a run and its resumption: where it runs and what is told about it, never
-# what is computed.
-RESUMABLE_KEYS = {
-    "resume",
-    "wandb",
-    "data.root",
-    "data.workers",
-    "data.download",
-    "data.memory",
-    "data.changed",
-    "data.timeout",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.profile",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_last",
-    "trainer.keep_epochs",
-    "trainer.timeout",
-    "data.skip",
+# Keys that do not change what is computed: where the run is executed, what is written and logged.
+RESUMABLE_KEYS = {"resume", "wandb"}
+RESUMABLE_KEYS |= {
+    f"data.{key}" for key in ("root", "workers", "download", "memory", "changed", "timeout", "skip")
+}
+RESUMABLE_KEYS |= {
+    f"trainer.{key}"
+    for key in ("accelerator", "devices", "num_nodes", "strategy", "timeout", "profile")
+    + ("log_every", "save_every", "keep_last", "keep_epochs")
 }
 
 
 def differences(
     a: dict[str, Any], b: dict[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """The keys at which two configs as `to_dict` gives them differ, with both values; `folder`
-    does not count.
-    """
+    """The dotted keys at which two configs differ, with both values; without `folder`."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in a.keys() | b.keys():
         left, right = a.get(key), b.get(key)

@@ -1,10 +1,8 @@
-"""Arrays with a row an image, kept in one file beside a checkpoint and read again by whoever asks
-for the same thing.
+"""Arrays with one row per image, kept in a file beside a checkpoint, and read again later.
 
-A file is a safetensors file. Its rows are written as they come, so that arrays larger than memory
-are no harder, and read by memory mapping. Its last bytes are a code of everything before and of the
-key, under which the file is kept: a file that this user did not write, that was written for
-something else, or that was changed is never read (`core.run.signing`).
+The file has safetensors format. Rows are written as they come and read by memory mapping, so arrays
+may be larger than memory. The last bytes sign the file and its key (`core.run.signing`). A file
+that another user wrote, that belongs to another key, or that was changed is never read.
 """
 
 import hashlib
@@ -21,18 +19,15 @@ from torch import Tensor
 
 from core.run.signing import LENGTH, is_own, sign
 
-FORMAT = 1  # part of every key: to be raised when what is kept is computed in another way
+FORMAT = 1  # part of every key; increase it when arrays are computed in another way
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
-CHUNK = 2**24  # bytes that are signed at a time
+CHUNK = 2**24  # bytes signed at a time
 
-Key = dict[str, Any]  # everything that the arrays are a function of, as JSON
+Key = dict[str, Any]  # everything that determines the arrays, as JSON
 
 
 class Rows:
-    """Named arrays [n, ...] that are filled a batch at a time: `add` batches, then `finish`.
-
-    They lie in memory or, given a path, in the file there.
-    """
+    """Named arrays [n, ...], in memory or in a file; `add` batches of rows, then `finish`."""
 
     def __init__(self, n: int, path: Path | None, key: Key):
         self.n, self.path, self.key, self.done = n, path, key, 0
@@ -41,7 +36,7 @@ class Rows:
         self._file: int | None = None
 
     def add(self, batch: dict[str, Tensor]) -> None:
-        """The next rows of every array, of a dtype in `NAMES`."""
+        """Add the next rows of every array, with dtypes in `NAMES`."""
         rows = {name: x.cpu().contiguous() for name, x in batch.items()}
         if not (self._held or self._places):
             self._open(rows)
@@ -57,7 +52,7 @@ class Rows:
         self.done += len(next(iter(rows.values())))
 
     def finish(self) -> dict[str, Tensor]:
-        """The arrays. A file gets its code and its name, and is read by memory mapping."""
+        """The arrays. A file gets its signature and its name, and is memory-mapped."""
         assert self.done == self.n, f"{self.done} of {self.n} rows"
         if self._file is None or self.path is None:
             return self._held
@@ -69,7 +64,7 @@ class Rows:
         return _mapped(self.path)
 
     def discard(self) -> None:
-        """Leave no half of a file behind."""
+        """Remove an unfinished file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -87,7 +82,7 @@ class Rows:
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 
     def _create(self, arrays: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-        """The header, and room on the disk for all rows: a full disk is met here and not later."""
+        """Write the header and reserve disk space for all rows, so that a full disk shows now."""
         assert self.path is not None
         header: dict[str, Any] = {}
         end = 0
@@ -108,9 +103,9 @@ class Rows:
 
 
 def kept(path: Path, key: Key, shapes: dict[str, tuple[int | None, ...]]) -> Any:
-    """The arrays of a file that this user wrote under this key, {name: Tensor}, or None.
+    """The arrays {name: Tensor} of a file that this user wrote under this key, or None.
 
-    `shapes` says the rank and the known sizes of each; a file with anything else is not read.
+    `shapes`: the rank and the known sizes of each array; a file with other arrays is not read.
     """
     try:
         with open(path, "rb") as file:
@@ -131,7 +126,7 @@ def kept(path: Path, key: Key, shapes: dict[str, tuple[int | None, ...]]) -> Any
 
 
 def name_of(key: Key) -> str:
-    """A file name for what is kept under a key."""
+    """The file name for a key."""
     return hashlib.sha256(_text(key)).hexdigest()[:20]
 
 
@@ -141,7 +136,7 @@ def _mapped(path: Path) -> dict[str, Tensor]:
 
 
 def _signed(path: Path, key: Key) -> Iterator[bytes | memoryview]:
-    """What the code of a file is a code of: the key, and the file without its last bytes."""
+    """The signed bytes of a file: the key, and the file without its signature."""
     yield _text(key)
     end = path.stat().st_size - LENGTH
     with open(path, "rb") as file:

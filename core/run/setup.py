@@ -1,4 +1,4 @@
-"""From a config to what is trained: Fabric is started, and the method and its optimiser are built.
+"""Set up a run from its config: start Fabric, build the method and its optimiser.
 
 W = processes.
 """
@@ -32,17 +32,15 @@ from core.run.checkpoint import State
 from core.run.explain import in_one_line
 from core.run.optim import build_optimizer
 
-# Fabric knows 16-true and bf16-true, too: optimisers lose small steps in weights of 16 bits, and
-# statistics of a batch are not taken in them.
+# Fabric also has 16-true and bf16-true, but small steps get lost in 16-bit weights, and 16 bits are
+# too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-SHORT = ("32", "64", "bf16", "16")  # Fabric's other names for the same
+SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 
 
 @dataclass
 class Training:
-    """A run that is set up. `model` and `optimizer` are the state's method and optimiser as Fabric
-    wraps them.
-    """
+    """A run that is set up. `model` and `optimizer` are Fabric's wrappers of the state's."""
 
     fabric: Fabric
     state: State
@@ -53,38 +51,27 @@ class Training:
     total: int  # steps
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps start to stop, this process's part of each."""
-        run, fabric = self.state.run, self.fabric
-        order = train_sampler(
-            len(self.source),
-            run.optim.batch_size,
-            run.seed,
-            start,
-            stop,
-            fabric.global_rank,
-            fabric.world_size,
-            fabric.device,
-        )
+        """This process's part of the batches of steps `start` to `stop`."""
+        run, fabric, n = self.state.run, self.fabric, len(self.source)
+        ranks = (fabric.global_rank, fabric.world_size, fabric.device)
+        order = train_sampler(n, run.optim.batch_size, run.seed, start, stop, *ranks)
         return self.source.batches(order, self.state.method.views)
 
 
 def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
-    """A run from its beginning, over a training split."""
-    if run.optim.batch_size > len(source):
-        raise UserError(
-            f"optim.batch_size: {run.optim.batch_size} is more than the {len(source)} training"
-            " images"
-        )
-    steps_per_epoch = len(source) // run.optim.batch_size
-    with in_one_line(run, source.shape, fabric.world_size, "the making"):
+    """Set up a new run on a training split."""
+    if (size := run.optim.batch_size) > len(source):
+        raise UserError(f"optim.batch_size: {size} is more than the {len(source)} training images")
+    steps_per_epoch = len(source) // size
+    with in_one_line(run, source.shape, fabric.world_size, "building"):
         built = build_state(fabric, run, source.shape)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
 
 
 @contextmanager
 def default_dtype(precision: str) -> Iterator[None]:
-    """Inside, floating-point numbers are float64 by default where the precision is. Fabric does it
-    in forward only, and validation reads features outside of it.
+    """Inside, torch's default dtype is float64 if the precision is. (Fabric does this only in
+    `forward`, but validation computes features outside of it.)
     """
     before = torch.get_default_dtype()
     if precision.startswith("64"):
@@ -96,9 +83,7 @@ def default_dtype(precision: str) -> Iterator[None]:
 
 
 def start_fabric(run: config.RunConfig) -> Fabric:
-    """Lightning Fabric with the config's own words; it launches the other processes unless torchrun
-    already has.
-    """
+    """Start Lightning Fabric and, unless torchrun has done so, the other processes."""
     trainer = run.trainer
     if trainer.precision not in PRECISIONS + SHORT:
         raise UserError(
@@ -116,10 +101,10 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     if hasattr(fabric.strategy, "_timeout"):
-        # a strategy that is given by name takes it from nowhere else
+        # a strategy given by name has no other way to set it
         fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
-        # buffers are the same everywhere, and a queue is long
+        # buffers are equal on all processes, and a queue is large
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         fabric.strategy._ddp_kwargs[option] = False
@@ -128,9 +113,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
-    """The option of Fabric that asks for the precision. On a CPU Fabric would replace 16-mixed by
-    bf16-mixed; torch has it there, too.
-    """
+    """Fabric's option for the precision. (On a CPU, Fabric would replace 16-mixed.)"""
     no_gpu = trainer.accelerator == "cpu" or (
         trainer.accelerator == "auto" and not torch.accelerator.is_available()
     )
@@ -140,11 +123,9 @@ def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: config.RunConfig) -> None:
-    """Start the processes; `UserError` where the batch does not divide among them, or torchrun
-    started another number.
-    """
+    """Start the processes, if their number is that of torchrun and divides the batch."""
     size, world = run.optim.batch_size, fabric.world_size
-    if size % world:  # before a thousand processes are started
+    if size % world:  # checked before any process is started
         raise UserError(
             f"optim.batch_size: the global batch {size} does not divide among {world} processes;"
             f" try {size // world * world or world}"
@@ -156,17 +137,15 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
         trainer = run.trainer
         asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
         raise UserError(
-            f"trainer.devices: torchrun launched {launched} processes, not those of {asked}; set"
-            " it to --nproc-per-node"
+            f"trainer.devices: torchrun launched {launched} processes, but the config says {asked};"
+            " set it to --nproc-per-node"
         )
 
 
 def build_state(
     fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
 ) -> tuple[State, _FabricModule, _FabricOptimizer]:
-    """A fresh state with the options that change how it is executed applied, and its method and
-    optimiser as Fabric wraps them.
-    """
+    """A new state with its execution options, and Fabric's wrappers of method and optimiser."""
     method = speed_up(checkpoint.build_method(run, shape))
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:
@@ -176,12 +155,12 @@ def build_state(
     if run.trainer.compile:
         _compile(method, run.trainer.compile)
     model = fabric.setup_module(method)
-    # now: fsdp has put parameters of its own in the place of the method's
+    # built now, because fsdp has replaced the method's parameters
     optimizer = build_optimizer(method, run.optim)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is not None and run.optim.clip:
-        # Fabric clips only what the scaler has unscaled, and a fused optimiser would unscale by
-        # itself
+        # Fabric clips only gradients that the scaler has unscaled; a fused optimiser unscales them
+        # later, in its step
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     state = State(run, method, optimizer, scaler=scaler)
     return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
@@ -190,6 +169,6 @@ def build_state(
 def _compile(method: Method, asked: bool | str) -> None:
     mode = asked if isinstance(asked, str) else "default"
     for part in method.children():
-        # a dictionary is never called
+        # a ModuleDict itself is never called
         for network in part.values() if isinstance(part, nn.ModuleDict) else [part]:
             network.compile(mode=mode)

@@ -1,9 +1,9 @@
-"""Weights, gradients and the optimiser's moments divided among processes: fully sharded data
-parallelism (Zhao et al. 2023).
+"""Fully sharded data parallelism (Zhao et al. 2023): weights, gradients and moments are divided
+among processes.
 
-What is computed stays what it is. torch's `fully_shard` puts a block of a backbone together for as
-long as it is at work, and everything else for a step. A checkpoint holds whole tensors: what W
-processes wrote, any other number can read, sharded or not.
+Results do not change. torch's `fully_shard` gathers a block of a backbone while it computes, and
+all other parameters for a step. A checkpoint holds whole tensors, so any number of processes can
+read it.
 """
 
 from typing import Any
@@ -19,38 +19,25 @@ from torch.utils._pytree import tree_map_only
 from core.method import Method
 from core.networks.backbones import Backbone
 
-BLOCK = (
-    2**20
-    # parameters from which a block is sharded by itself; smaller ones would cost more messages than
-    # they save memory
-)
+# parameters from which a block is sharded alone; smaller blocks would cost more messages than they
+# save memory
+BLOCK = 2**20
 
 
 def strategy() -> ModelParallelStrategy:
-    """Fabric's strategy that shards a method when `fabric.setup_module` is given it; its optimiser
-    is to be built after that.
-    """
+    """Fabric's strategy: `fabric.setup_module` shards a method. Build the optimiser after it."""
     return ModelParallelStrategy(shard)
 
 
 def shard(method: Method, mesh: DeviceMesh) -> Method:
-    """Divide the parameters of a method among all processes, in place. Buffers stay whole: they are
-    the same everywhere.
-    """
+    """Divide a method's parameters among all processes, in place. Buffers stay whole."""
     everyone = init_device_mesh(mesh.device_type, (mesh.size(),))
-    parts = [
-        part
-        for backbone in method.modules()
-        if isinstance(backbone, Backbone)
-        for part in backbone.modules()
-    ]
-    blocks = [
-        block for part in parts if isinstance(part, nn.Sequential | nn.ModuleList) for block in part
-    ]
-    blocks = [
-        block for block in blocks if not isinstance(block, nn.ModuleList)
-    ]  # a list is never called; its members are blocks, too
-    for block in reversed(blocks):  # the innermost first
+    backbones = [part for part in method.modules() if isinstance(part, Backbone)]
+    parts = [part for backbone in backbones for part in backbone.modules()]
+    containers = [part for part in parts if isinstance(part, nn.Sequential | nn.ModuleList)]
+    # a ModuleList itself is never called, but its members are
+    blocks = [b for part in containers for b in part if not isinstance(b, nn.ModuleList)]
+    for block in reversed(blocks):  # inner blocks first
         if sum(p.numel() for p in block.parameters()) >= BLOCK:
             fully_shard(block, mesh=everyone)
     fully_shard(method, mesh=everyone)
@@ -58,11 +45,7 @@ def shard(method: Method, mesh: DeviceMesh) -> Method:
 
 
 def gather_full(held: Any, keep: bool) -> Any:
-    """Nested dicts and lists with every sharded tensor put together on the CPU and, where not
-    `keep`, forgotten again.
-
-    To be called by all processes: each of them has a part of every tensor.
-    """
+    """A tree with all sharded tensors gathered on the CPU (`keep`), by all processes."""
 
     def gathered(part: DTensor) -> Tensor | None:
         full = part.full_tensor()
@@ -72,28 +55,21 @@ def gather_full(held: Any, keep: bool) -> Any:
 
 
 def shard_like(value: Tensor, own: Tensor) -> Tensor:
-    """This process's part of a whole tensor, sharded as `own` is, or the tensor itself where that
-    is not.
-    """
+    """This process's part of a whole tensor, sharded like `own`; unchanged if `own` is whole."""
     if not isinstance(own, DTensor):
         return value
-    return distribute_tensor(
-        value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
-    )  # None: nothing is sent
+    placed = value.to(own.device)
+    # src_data_rank None: nothing is sent
+    return distribute_tensor(placed, own.device_mesh, own.placements, src_data_rank=None)
 
 
 def shard_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimiser, whole as a checkpoint holds it, with every tensor of a parameter's
-    shape divided as the parameter is.
-    """
+    """An optimiser's whole state, with the moments sharded like their parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def part(value: Any, own: Tensor) -> Any:
-        return (
-            shard_like(value, own)
-            if isinstance(value, Tensor) and value.shape == own.shape
-            else value
-        )
+        same = isinstance(value, Tensor) and value.shape == own.shape
+        return shard_like(value, own) if same else value
 
     state = {
         number: {key: part(value, parameters[number]) for key, value in values.items()}
@@ -103,20 +79,16 @@ def shard_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> dic
 
 
 def sharded(method: Method) -> bool:
-    """Whether processes share the parameters of a method."""
+    """Whether processes share a method's parameters."""
     return any(isinstance(p, DTensor) for p in method.parameters())
 
 
 @torch.no_grad()
 def assemble(method: Method, copy: Method) -> Method:
-    """A copy, built as the method was, with all of its parameters and buffers, on its device. To be
-    called by all processes.
-    """
+    """Fill `copy`, built like the method, with all its weights. All processes must call it."""
     held = method.state_dict()
     copy = copy.to(next(iter(held.values())).device)
-    copy.micro_batch = (
-        method.micro_batch
-    )  # a batch that does not fit while training does not fit now
+    copy.micro_batch = method.micro_batch  # larger batches do not fit into memory
     for key, place in copy.state_dict().items():
         value = held[key]
         place.copy_(value.full_tensor() if isinstance(value, DTensor) else value)

@@ -1,9 +1,8 @@
-"""Which files beside a checkpoint this user wrote: each carries a code that only the user's key
-can make, so that a file from elsewhere is never taken for a result of our own.
+"""Signatures of files beside a checkpoint, so that files of other users are not taken for results.
 
-The key lies in the user's cache folder, `$TWOBOUNDS_CACHE` or `$XDG_CACHE_HOME/twobounds` or
-`~/.cache/twobounds`, and nobody else may read it. Where no key can be kept, nothing is signed, and
-nothing that was computed before is read again.
+Each user has a secret key in `$TWOBOUNDS_CACHE`, or `$XDG_CACHE_HOME/twobounds`, or
+`~/.cache/twobounds`, which nobody else may read. Without a key nothing is signed, and no earlier
+result is read.
 """
 
 import contextlib
@@ -15,21 +14,21 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-LENGTH = 32  # bytes of a key, and of a code (HMAC with SHA-256)
+LENGTH = 32  # bytes of a key and of a signature (HMAC with SHA-256)
 
 
 def cache_folder() -> Path:
-    """Where this user's key is kept."""
+    """The folder of this user's key."""
     if own := os.environ.get("TWOBOUNDS_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twobounds"
 
 
 def sign(parts: Iterable[bytes | memoryview]) -> bytes | None:
-    """The code of these bytes, one part after another; None where this user has no key."""
+    """The signature of these bytes; None if this user has no key."""
     try:
         key = _key(cache_folder() / "key")
-    except (OSError, RuntimeError):  # a RuntimeError: there is no home folder
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return None
     code = hmac.new(key, digestmod=hashlib.sha256)
     for part in parts:
@@ -38,23 +37,21 @@ def sign(parts: Iterable[bytes | memoryview]) -> bytes | None:
 
 
 def is_own(parts: Iterable[bytes | memoryview], code: bytes) -> bool:
-    """Whether this user's key made the code of these bytes."""
+    """Whether this user's key signed these bytes."""
     expected = sign(parts)
     return expected is not None and hmac.compare_digest(expected, code)
 
 
 @functools.lru_cache(maxsize=4)
 def _key(path: Path) -> bytes:
-    """The key at `path`, made where there is none. Raises OSError where that can not be, or where
-    another user could read or replace it.
-    """
+    """The key at `path`, created if missing. OSError if another user could read or replace it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError):
         made = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(descriptor, secrets.token_bytes(LENGTH))
-            os.link(made, path)  # whole from the first moment that another process can see it
+            os.link(made, path)  # so that other processes never see an incomplete key
         finally:
             os.close(descriptor)
             made.unlink()

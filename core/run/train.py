@@ -1,6 +1,4 @@
-"""The training loop, as a generator: it yields the metrics of each step, and the caller decides
-when to log, save and validate.
-"""
+"""The training loop as a generator of metrics; the caller logs, saves and validates."""
 
 from collections.abc import Iterable, Iterator
 
@@ -27,11 +25,11 @@ def train(
     total_steps: int,
     steps_per_epoch: int,
 ) -> Iterator[dict[str, Tensor]]:
-    """One optimiser step a batch. `model` and `optimizer` are `state.method` and `state.optimizer`
-    as Fabric wraps them.
+    """One optimiser step per batch. `model` and `optimizer` are Fabric's wrappers of `state.method`
+    and `state.optimizer`.
 
-    Yields the metrics of the step that brought `state.step` to its present value, loss and learning
-    rate among them. The names of the phases are for `core.run.profile`.
+    Yields the metrics of each step, with loss and learning rate, after `state.step` has increased.
+    `core.run.profile` uses the names of the phases.
     """
     config = state.run.optim
     model.train()
@@ -46,8 +44,8 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if state.run.trainer.compile in GRAPHS:  # the call imports the whole compiler
-            # what graphs gave to the step before may be overwritten now
+        if state.run.trainer.compile in GRAPHS:  # this call imports the whole compiler
+            # the graphs may overwrite the tensors of the previous step now
             torch.compiler.cudagraph_mark_step_begin()
         with record_function("forward"):
             output = model(batch)
@@ -60,17 +58,19 @@ def train(
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
-        yield {"loss": output.loss.detach(), **output.metrics, "lr": torch.tensor(lr)} | watched
+        metrics = {"loss": output.loss.detach(), **output.metrics}
+        if state.run.trainer.compile in GRAPHS:
+            # they may lie in memory of a graph, which its next replay overwrites
+            metrics = {name: x.detach().clone() for name, x in metrics.items()}
+        yield metrics | {"lr": torch.tensor(lr)} | watched
 
 
 def _clip(
     fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
 ) -> dict[str, Tensor]:
-    """Scale gradients so that their norm is at most `optim.clip`; gives the norm before, for
-    `FiniteLosses` to watch. Nothing waits for the device here.
-
-    A gradient scaler (16-mixed) expects that gradients overflow now and then, and leaves such a
-    step out by itself: there is nothing to watch.
+    """Clip gradients to the norm `optim.clip`, without waiting for the device. Returns the norm
+    before clipping, for `FiniteLosses`; with a gradient scaler (16-mixed) nothing, because then
+    gradients may overflow, and the scaler skips such steps.
     """
     norm = fabric.clip_gradients(
         model, optimizer, max_norm=state.run.optim.clip, error_if_nonfinite=False

@@ -1,6 +1,5 @@
-"""Validation while training, on images held out of it: the method's own metrics and monitors, the
-geometry of its features, and scores of frozen features such as an online kNN. The test split stays
-unread.
+"""Validation during training, on images held out of it: the method's metrics and monitors, the
+geometry of its features, and scores of frozen features such as an online kNN.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,16 +25,16 @@ from core.run.pictures import save_grid
 
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
-BLOCK = 512  # images that are encoded at a time
-FEW = 16  # a last block of this size or below is rehearsed: a larger one has no error of its own
+BLOCK = 512  # images encoded at a time
+FEW = 16  # a last block up to this size is rehearsed; larger ones cause no errors of their own
 
 
 class Extent(NamedTuple):
-    """How many images a validation reads, at most."""
+    """The largest numbers of images that a validation reads."""
 
     features: int
     pairs: int  # for the geometry of two views
-    monitored: int  # by the method's own monitors
+    monitored: int  # for the method's monitors
     metrics: int
 
 
@@ -43,10 +42,10 @@ FULL = Extent(features=4096, pairs=2048, monitored=4096, metrics=4096)
 
 
 class Validation:
-    """Validation of one run: `validation(method, step)` gives named numbers, and `warning` is what
-    the newest of them call for, or empty.
+    """Validation of one run. `validation(method, step)` returns named numbers; `warning` is the
+    method's advice on the newest ones, or empty.
 
-    `source` is what it trains on, in `world` processes. `scores` reads frozen features of the train
+    `source` is the training data, in `world` processes. `scores` takes frozen features of the train
     and validation splits.
     """
 
@@ -59,7 +58,7 @@ class Validation:
         scores: Scores | None = None,
     ):
         self.run, self.device, self.source, self.scores = run, device, source, scores
-        # of a batch: those whose keys share no statistics
+        # parts of a batch whose keys have separate statistics
         self.parts = 1 if run.trainer.sync_batchnorm else world
         self.viewed = for_information(run).data
         self.views = open_source(run.data, "val", run.seed)
@@ -70,36 +69,36 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, method: Method, step: int) -> dict[str, float]:
-        """Mean metrics of the method on fresh views of the validation split, the geometry of its
-        features, its own monitors, and the scores of its features.
+        """Mean metrics on fresh views of the validation split, the geometry of the features, the
+        method's monitors, and the scores of its features.
 
-        To be called by all processes: they extract the features together, the first does the rest,
-        and the others get nothing.
+        All processes must call it: they extract features together; the first one does the rest and
+        returns it, the others return nothing.
         """
         found = self._measure(method, step, FULL)
         warning = method.warning({name.removeprefix("val/"): x for name, x in found.items()})
-        self.warning = "" if self._warned else warning  # once each time there is reason to
+        self.warning = "" if self._warned else warning  # only the first of consecutive warnings
         self._warned = bool(warning)
         return found
 
     @torch.no_grad()
     def rehearse(self, method: Method, step: int) -> dict[str, float]:
-        """The same on as few images as show every size of batch that a validation will use: what
-        would fail then fails now. Its numbers mean nothing, but their names are those to come.
+        """The same on few images, but with every batch size that a validation will use, so that
+        errors show early. The numbers mean nothing; their names are the final ones.
         """
         n = len(self.held_out)
         rest = min(n, FULL.features) % BLOCK
         features = min(n, BLOCK) + (rest if n > BLOCK and rest <= FEW else 0)
-        # two images of a pair are encoded as those of the features are
+        # a pair's views are encoded like the images of the features
         return self._measure(method, step, Extent(features, 2, BLOCK, 1))
 
     def _measure(self, method: Method, step: int, extent: Extent) -> dict[str, float]:
         was_training, scores = method.training, {}
         method.eval()
-        # where running statistics differ, the first process's are those that are saved
+        # if running statistics differ, those of the first process are saved
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # a score needs no rows of train to be rehearsed
+            # a rehearsal of the scores needs no rows of train
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():
@@ -114,8 +113,8 @@ class Validation:
         return extract(method, source, self.run.seed, self.device, extent.features)
 
     def _metrics(self, method: Method, extent: Extent) -> dict[str, float]:
-        """Mean metrics over batches of one size, so that every one has the same number of
-        candidates: the batch size of training, or all images where they are fewer.
+        """Mean metrics over batches of one size (of training, or all images if fewer), so that each
+        batch has the same number of candidates.
         """
         size = min(self.run.optim.batch_size, len(self.views))
         count = max(1, min(extent.metrics, len(self.views)) // size)
@@ -127,8 +126,8 @@ class Validation:
         return totals
 
     def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
-        """Spread of the features; agreement and spread of two views' codes, or of the directions of
-        the features where there are no codes. One image has no spread.
+        """The spread of features; agreement and spread of the codes of two views (or of normalised
+        features, without codes). A single image has no spread.
         """
         first, second = self._two_views(method, extent.pairs)
         found = {}
@@ -141,9 +140,7 @@ class Validation:
         return found
 
     def _two_views(self, method: Method, most: int) -> tuple[Tensor, Tensor]:
-        """Unit codes (or features) of two views of at most that many images, float32 [n, P] each,
-        in random order.
-        """
+        """Unit codes (or features) of two views of `most` images, float32 [n, P] each, shuffled."""
         order = eval_sampler(
             len(self.pairs), self.run.seed, device=self.device, purpose="information", most=most
         )
@@ -160,7 +157,7 @@ class Validation:
         size, n, seed = self.run.optim.batch_size, len(self.source), self.run.seed
 
         def trained_on(step: int) -> list[Batch]:
-            """Batch i is a function of (seed, i), so it is made again rather than kept."""
+            """Batch i is a function of (seed, i), so it is made again instead of stored."""
             orders = [
                 train_sampler(n, size, seed, step, step + 1, r, self.parts, self.device)
                 for r in range(self.parts)
@@ -178,16 +175,14 @@ class Validation:
 
     @torch.no_grad()
     def pictures(self, method: Method, folder: Path) -> dict[str, Path]:
-        """Write what there is to see of the method now, its views and its own figures."""
+        """Save views and the method's own figures."""
         make_folder(folder, "folder", "name another folder=…")
-        return {
-            name: save_grid(folder / f"{name}.png", rows)
-            for name, rows in self.figures(method).items()
-        }
+        rows = self.figures(method)
+        return {name: save_grid(folder / f"{name}.png", rows[name]) for name in rows}
 
     @torch.no_grad()
     def figures(self, method: Method) -> dict[str, list[Tensor]]:
-        """Rows of images by name: views of ten images, and the method's own figures."""
+        """Rows of images by name: views of ten images, and the method's figures."""
         n = min(128, len(self.views))
         order = eval_sampler(n, self.run.seed, 128, self.device, "pictures")
         batch = next(self.views.batches(order, method.views))

@@ -1,8 +1,6 @@
-"""YAML as plain values of bounded size: files, the values of `key=value` overrides, and
-interpolations.
+"""YAML as plain values of limited size: files, `key=value` overrides, and interpolations.
 
-A key that takes text gets the text that is written, `007` or `1e5`, and not a number that YAML sees
-in it.
+A key of type text gets the literal text, such as `007` or `1e5`, and not a number.
 """
 
 import os
@@ -13,13 +11,13 @@ from typing import Any
 
 import yaml
 
-# YAML 1.1 with 1e-3 as a number and no double keys
+# YAML 1.1, but 1e-3 is a number and duplicate keys are errors
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from core.errors import UserError, shown
 
-BYTES = 2**16  # of a config file, or of an override: fifty times what ours take
-NODES = 10_000  # keys and values, aliases counted as often as they stand for something
+BYTES = 2**16  # of a config file or an override: fifty times the size of our configs
+NODES = 10_000  # keys and values, with aliases counted at every use
 DEPTH = 32
 TEXT = 10_000  # characters of one value
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
@@ -29,35 +27,32 @@ ENVIRONMENT = re.compile(r"\s*oc\.env\s*:\s*([^,\s]+)\s*(?:,(.*))?", re.DOTALL)
 
 
 class Literal(str):
-    """Text that holds no interpolation, whatever it looks like."""
+    """Text that is no interpolation, even if it looks like one."""
 
 
 def file_text(path: Path) -> str:
-    """The text of a config file; `UserError` where it is none, or is too long."""
+    """The text of a config file; `UserError` if it can not be read or is too long."""
     try:
         if path.is_dir():
-            raise UserError(f"{path}: is a folder, and a config is a YAML file; see configs/")
+            raise UserError(f"{path}: is a folder, but a config is a YAML file; see configs/")
         if not path.is_file():
-            raise UserError(f"{path}: no such config; the ones at hand are in configs/")
+            raise UserError(f"{path}: no such config; see configs/")
         with open(path, "rb") as file:
             content = file.read(BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: can not be read ({reason}); see configs/") from None
     if len(content) > BYTES:
-        raise UserError(f"{path}: is longer than {BYTES:,} bytes, and so is no config")
+        raise UserError(f"{path}: is longer than {BYTES:,} bytes, which no config needs")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} is no UTF-8; save the config as UTF-8 text"
-        ) from None
+        problem = f"byte {error.start} is not UTF-8; save the config as UTF-8 text"
+        raise UserError(f"{path}: {problem}") from None
 
 
 def parse(text: str, origin: str) -> yaml.Node | None:
-    """The tree of a YAML text, of bounded size once aliases are written out; None where it is
-    empty.
-    """
+    """The tree of a YAML text, of limited size even with aliases expanded; None if it is empty."""
     if len(text) > BYTES:
         raise UserError(f"{origin}: is longer than {BYTES:,} characters")
     try:
@@ -75,9 +70,7 @@ def parse(text: str, origin: str) -> yaml.Node | None:
 
 
 def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = ()) -> Any:
-    """The plain values of a tree. At `text_keys` (`data.root`) numbers and words such as `yes` stay
-    the text that they are written as.
-    """
+    """The plain values of a tree; at `text_keys`, scalars such as `yes` and 007 stay text."""
     if tree is None:
         return None
     _keep_text(tree, "", text_keys)
@@ -91,23 +84,28 @@ def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = 
         raise UserError(f"{origin}: its lists or mappings are nested too deep") from None
 
 
+def node_at(tree: yaml.Node | None, key: str) -> yaml.Node | None:
+    """The node at a dotted key; None if there is none."""
+    for name in key.split("."):
+        pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
+        tree = next((value for found, value in reversed(pairs) if found.value == name), None)
+    return tree
+
+
 def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
-    """What stands at a key of the top level, as it is written; None where no scalar does."""
-    pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
-    found = [value.value for name, value in pairs if name.value == key and _is_scalar(value)]
-    return found[-1] if found else None
+    """The literal text at a dotted key; None if it is no scalar."""
+    found = node_at(tree, key)
+    return found.value if found is not None and _is_scalar(found) else None
 
 
 def plain(values: Any, origin: str) -> Any:
-    """Values as dicts, lists, text, numbers, booleans and None, all of bounded size, copied;
-    `UserError` names what is something else.
-    """
+    """A copy of plain values, of limited size; a `UserError` names any other value."""
     left = [NODES]
 
     def checked(value: Any, place: str, depth: int) -> Any:
         left[0] -= 1
         if left[0] < 0 or depth > DEPTH:
-            raise UserError(f"{origin}: holds more values, or deeper ones, than any config")
+            raise UserError(f"{origin}: holds more values, or deeper nesting, than any config")
         if value is None or type(value) in (bool, float):
             return value
         if type(value) is int:
@@ -122,21 +120,19 @@ def plain(values: Any, origin: str) -> Any:
         if type(value) in (list, tuple):
             return [checked(item, place, depth + 1) for item in value]
         if isinstance(value, dict):
+            inner = f"{place}." if place else ""
             return {
-                _key(key, origin, place): checked(
-                    item, f"{place}.{key}" if place else str(key), depth + 1
-                )
+                _key(key, origin, place): checked(item, f"{inner}{key}", depth + 1)
                 for key, item in dict.items(value)
             }
-        raise UserError(
-            f"{origin}: {place or 'it'}: {type(value).__name__} is no value of a config"
-        )
+        named = f"{place or 'it'}: {type(value).__name__}"
+        raise UserError(f"{origin}: {named} is not a value of a config")
 
     return checked(values, "", 0)
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value at a dotted key, in place; a mapping joins the mapping that is there."""
+    """Set the value at a dotted key, in place; a mapping is merged into an existing mapping."""
     *above, last = key.split(".")
     for name in above:
         if not isinstance(values.get(name), dict):
@@ -150,11 +146,11 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def resolve(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values with their interpolations replaced, and the keys whose text came from the environment,
-    as it was written.
+    """Values with their interpolations replaced, and {key: original text} of those that came from
+    the environment.
 
-    `${a.b}` is the value at another key, `${oc.env:NAME}` or `${oc.env:NAME,default}` the
-    environment's; everything else is refused by ValueError("key: what is wrong").
+    `${a.b}` is the value at another key; `${oc.env:NAME}` or `${oc.env:NAME,default}` is a variable
+    of the environment. Anything else raises ValueError("key: what is wrong").
     """
     resolver = _Resolver(values)
     made = resolver.walk(values, "")
@@ -162,20 +158,18 @@ def resolve(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 class _Resolver:
-    """Replaces interpolations, each key's once: texts that double one another stay cheap."""
+    """Replaces interpolations, once per key, so that texts that double each other stay cheap."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
-        self.from_environment: dict[str, str] = {}  # key -> its text as it was written
+        self.from_environment: dict[str, str] = {}  # key -> original text
         self._made: dict[str, Any] = {}
-        self._trail: list[str] = []  # keys that are being resolved, each because of the one before
+        self._trail: list[str] = []  # keys being resolved, each because of the previous one
 
     def walk(self, value: Any, place: str) -> Any:
+        inner = f"{place}." if place else ""
         if isinstance(value, dict):
-            return {
-                key: self.walk(inner, f"{place}.{key}" if place else key)
-                for key, inner in value.items()
-            }
+            return {key: self.walk(item, f"{inner}{key}") for key, item in value.items()}
         if isinstance(value, list):
             return [self.walk(inner, f"{place}.{i}") for i, inner in enumerate(value)]
         return self._text(value, place) if isinstance(value, str) else value
@@ -184,7 +178,7 @@ class _Resolver:
         if "${" not in text or isinstance(text, Literal):
             return str(text)
         if place in self._trail or len(self._trail) > DEPTH:
-            raise ValueError(f"{place}: {shown(text)} leads back to itself")
+            raise ValueError(f"{place}: {shown(text)} refers to itself")
         if place not in self._made:
             self._trail.append(place)
             parts: list[Any] = []
@@ -205,7 +199,7 @@ class _Resolver:
             return "${"
         body = match[1]
         if body is None:
-            raise ValueError(f"{place}: '${{' opens an interpolation that nothing closes")
+            raise ValueError(f"{place}: '${{' starts an interpolation without an end")
         if environment := ENVIRONMENT.fullmatch(body):
             found = os.environ.get(environment[1], environment[2])
             if found is None:
@@ -231,32 +225,24 @@ class _Resolver:
 
 
 def literals(values: Any) -> Any:
-    """Values whose every text is `Literal`."""
+    """Values whose texts are all `Literal`."""
     return _each_text(values, Literal)
 
 
 def escaped(values: Any) -> Any:
-    """Values in which `resolve` finds no interpolation: `${` is written as `\\${`."""
+    """Values in which `resolve` finds no interpolation: `${` becomes `\\${`."""
     return _each_text(values, lambda text: text.replace("${", "\\${"))
 
 
 def for_omegaconf(values: Any) -> Any:
-    """Values in which OmegaConf finds no interpolation; it takes a double backslash before one for
-    a single one.
-    """
+    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
     return _each_text(values, lambda text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
 
 
 def dump(values: dict[str, Any]) -> str:
-    """Values as YAML that `parse` and `construct` take back."""
-    made = yaml.dump(
-        values,
-        Dumper=get_omega_conf_dumper(),
-        default_flow_style=False,
-        allow_unicode=True,
-        sort_keys=False,
-    )
-    return str(made)
+    """Values as YAML that `parse` and `construct` accept."""
+    options = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    return str(yaml.dump(values, Dumper=get_omega_conf_dumper(), **options))
 
 
 def _each_text(values: Any, change: Callable[[str], Any]) -> Any:
@@ -283,24 +269,20 @@ def _keep_text(node: yaml.Node, place: str, text_keys: Collection[str]) -> None:
 
 def _key(key: Any, origin: str, place: str) -> str:
     if type(key) is not str or len(key) > 200:
-        raise UserError(f"{origin}: {place or 'it'}: {shown(key)} is no key; keys are words")
+        raise UserError(f"{origin}: {place or 'it'}: {shown(key)} is not a key; keys are words")
     return key
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Nodes of a tree with its aliases written out."""
+    """The number of nodes of a tree with its aliases expanded."""
     if depth > DEPTH:
         raise RecursionError
     if id(node) not in known:
         known[id(node)] = 0
-        inner = (
-            [part for pair in node.value for part in pair]
-            if isinstance(node, yaml.MappingNode)
-            else node.value
-            if isinstance(node, yaml.SequenceNode)
-            else []
-        )
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in inner)
     elif known[id(node)] == 0:
-        raise RecursionError  # an alias inside the very value that it stands for
+        raise RecursionError  # an alias inside of its own value
     return known[id(node)]

@@ -13,7 +13,7 @@ from probes.probe import Entry, Probe
 from probes.report import figures
 from probes.report.figures import COLOURS, MARKERS, STYLE
 from probes.report.groups import Group, grouped, mean
-from probes.report.naming import data_names
+from probes.report.naming import by_views, data_names
 from probes.report.schema import Report
 from probes.report.store import AGAIN, MALFORMED
 from probes.report.table import Probes, names
@@ -153,3 +153,20 @@ def require_one_data_set(reports: Sequence[Report]) -> None:
             f"the runs are on different data, whose numbers can not share an axis: {said}; compare"
             " runs on one data set, or add --mixed"
         )
+
+
+def said_of_views(reports: Sequence[Report]) -> str:
+    """A line for runs whose views were made in different ways, empty for others: I(V1; V2) is then
+    another quantity for each.
+    """
+    found = list(by_views(reports).items())
+    if len(found) < 2:
+        return ""
+    said = " and ".join(
+        f"{views} ({', '.join(runs[:3])}{', …' if len(runs) > 3 else ''})"
+        for views, runs in found[:3]
+    )
+    return (
+        f"the views of an image were made in different ways: {said}; I(V1; V2) is another quantity"
+        " for each, so only runs of one kind can be compared by it"
+    )

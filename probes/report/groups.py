@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from probes.probe import Numbers, Probe
-from probes.report.naming import data_names, distinct, fingerprint
+from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
 # positions on a curve, and references: runs have a mean only where these are equal
@@ -50,10 +50,11 @@ def grouped(
 
     A group holds reports with the same method, config (without the seed), data, views and training
     step (for best.ckpt the step may differ). `each`: every report is its own line. `mixed`: names
-    include the data where those differ.
+    include the data where those differ. Where information is between other views, they include
+    what made the views.
     """
     data = data_names(reports)
-    several = mixed and len(set(data)) > 1
+    several, other_views = mixed and len(set(data)) > 1, len(by_views(reports)) > 1
     keyed: dict[Any, list[int]] = {}
     for place, report in enumerate(reports):
         key = None if each else _key(report)
@@ -63,9 +64,10 @@ def grouped(
     named = distinct([_path(reports, part) for part in members], [data[m[0]] for m in members])
     made = []
     for name, part in zip(named, members, strict=True):
-        on = data[part[0]]
-        held = tuple(reports[place] for place in part)
-        made.append(Group(f"{name} · {on}" if several else name, on, held))
+        views = views_of(reports[part[0]]) if other_views else ""
+        parts = [name, *([data[part[0]]] if several else []), *([f"{views} views"] * bool(views))]
+        runs = tuple(reports[place] for place in part)
+        made.append(Group(" · ".join(parts), data[part[0]], runs))
     return made
 
 

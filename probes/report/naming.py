@@ -89,3 +89,21 @@ def data_names(reports: Sequence[Report]) -> list[str]:
         legible(name if kinds[name] == 1 else f"{name} {code[:8] or 'unknown'}", LONGEST)
         for name, code in prints
     ]
+
+
+def views_of(report: Report) -> str:
+    """What made the two views that a report's bounds on I(V1; V2) are about, in a word; empty
+    where it holds no such bound.
+    """
+    held: Any = report.get("information")
+    word = held.get("augmentation") if isinstance(held, dict) else None
+    return legible(word, LONGEST) if isinstance(word, str) else ""
+
+
+def by_views(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """What made the views -> the names of the reports on such views."""
+    found: dict[str, list[str]] = {}
+    for report, name in zip(reports, names(reports), strict=True):
+        if views := views_of(report):
+            found.setdefault(views, []).append(name)
+    return found

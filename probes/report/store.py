@@ -1,5 +1,6 @@
 """Reports on disk: strict JSON, signed with the key of the user who measured them."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import write_atomically
-from core.run.signing import is_own, sign
+from core.run.signing import cache_folder, is_own, sign
 from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report.schema import FORMAT, Report, not_finite
@@ -143,21 +144,36 @@ def earlier(path: Path, report: Report) -> Report:
     """The report of an earlier call by this user, with the same weights, data, seed and versions;
     {} where there is none.
 
-    A report that somebody else wrote is renamed to probe-of-others.json and not used.
+    Nothing is lost: a report that can not be read, that somebody else wrote, or whose writer can
+    not be told, is renamed to a name that is free.
     """
+    if not path.is_file():
+        return {}
     try:
         held = load(path)
     except UserError:
+        _set_aside(path, "can not be read by this version", "unreadable")
         return {}
     code = held.pop("signature", "")
     if not is_own([_text(held)], bytes.fromhex(code) if _hexadecimal(code) else b""):
-        path.replace(path.with_name("probe-of-others.json"))
-        print(f"{path}: was not written by this user; it is kept as probe-of-others.json")
+        if sign([]) is None:
+            why = f"who wrote it can not be told without a key in {cache_folder()}"
+            _set_aside(path, f"{why} (TWOBOUNDS_CACHE names another folder)", "before")
+        else:
+            _set_aside(path, "was not written by this user", "of-others")
         return {}
     there, here = held["identity"], report["identity"]
     same = _contents(there.get("data")) == _contents(here["data"])
     rest = {key: value for key, value in here.items() if key != "data"}
     return held if same and there == rest | {"data": there.get("data")} else {}
+
+
+def _set_aside(path: Path, why: str, word: str) -> None:
+    """Rename a report, which nothing overwrites then."""
+    names = (f"probe-{word}{f'-{i}' if i else ''}.json" for i in itertools.count())
+    kept = next(file for name in names if not os.path.lexists(file := path.with_name(name)))
+    path.replace(kept)
+    print(f"{path}: {why}; it is kept as {kept.name}")
 
 
 def _contents(data: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_the_information_probe_may_have_views_of_its_own():
     [
         (["a.b.c=1"], "unknown key 'a'"),
         (["data.sprites.colors=3"], "colours"),
-        (["data.sprites=[1]"], "data.sprites: holds keys of its own"),
+        (["data.sprites=[1]"], "data.sprites: is a section of keys"),
         (["optim.lr=[1,2]"], "optim.lr"),
         (["seed=-1"], "seed"),
         (["seed=1.5"], "seed"),

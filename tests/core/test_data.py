@@ -100,7 +100,7 @@ def test_images_of_several_shapes_need_a_size(folder, tmp_path):
 def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/2.png")
     png(tmp_path, "train/a/1.png", side=(9, 12))
-    with pytest.raises(UserError, match=r"^data\.size: image \d is .* become one shape$"):
+    with pytest.raises(UserError, match=r"^data\.size: image \d is .* have one shape$"):
         source = open_source(
             config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0
         )
@@ -113,7 +113,7 @@ def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     Image.fromarray(noise).save(tmp_path / "train/a/1.png")
     (tmp_path / "train/a/1.png").write_bytes(damage((tmp_path / "train/a/1.png").read_bytes()))
-    with pytest.raises(UserError, match=r"train/a/1\.png can not be decoded .* mend or remove it$"):
+    with pytest.raises(UserError, match=r"train/a/1\.png can not be decoded .* or remove it$"):
         open_source(config(tmp_path, validation=1), "trainval", 0)
 
 
@@ -172,7 +172,7 @@ def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path)
             path, "TIFF"
         )
     with pytest.raises(
-        UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); mend or remove it$"
+        UserError, match=rf"^data\.root: .*{kind} can not be decoded \(.*\); repair or remove it$"
     ):
         open_source(config(tmp_path, validation=1), "trainval", 0)
 

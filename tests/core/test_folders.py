@@ -79,7 +79,7 @@ def test_a_file_of_postscript_starts_no_other_program(tmp_path):
     (tmp_path / "train/a/2.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF"
     )
-    with pytest.raises(UserError, match=r"2\.png can not be decoded \(no image that Pillow knows"):
+    with pytest.raises(UserError, match=r"2\.png can not be decoded \(not an image"):
         open_split(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_a_class_without_images_is_refused_in_train_and_said_in_test(tmp_path, c
     (tmp_path / "test/b").mkdir()
     (tmp_path / "train/b").mkdir()
     (tmp_path / "train/b/0.txt").write_text("words")
-    with pytest.raises(UserError, match=r"train/b is a class without images .*0\.txt.*remove"):
+    with pytest.raises(UserError, match=r"train/b is a class without readable .*0\.txt.*remove"):
         open_split(tmp_path)
     png(tmp_path, "train/b/0.png")
     capfd.readouterr()
@@ -161,7 +161,7 @@ def test_odd_names_reach_no_terminal_as_they_are(tmp_path, capfd):
 @pytest.mark.parametrize(
     "root, said",
     [
-        ("~nosuchuser/data", "there is no such user's home"),
+        ("~nosuchuser/data", "there is no such user"),
         ("data\0", "null"),
         ("x" * 5000, "too long"),
         ("{file}", "is a file"),

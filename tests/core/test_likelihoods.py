@@ -191,7 +191,7 @@ def test_pixels_outside_the_support_are_one_clear_line(name, wrong):
     x = torch.tensor([0.0, wrong, 1.0]).view(1, 1, 1, 3)
     with pytest.raises(
         UserError,
-        match=rf"^model\.likelihood: {name} knows pixels in \[0, 1\].*model\.likelihood=normal",
+        match=rf"^model\.likelihood: {name} needs pixels in \[0, 1\].*model\.likelihood=normal",
     ):
         Likelihood(name, 1).target(x, torch.zeros_like(x))
 

@@ -161,7 +161,7 @@ def test_colour_of_sixteen_bits_is_said_too_and_not_scaled(tmp_path, capfd):
     (batch,) = open_source(config(tmp_path), "trainval", 0).batches(eval_sampler(2), 1)
     assert (batch.views[0] == 15).all()
     assert "nearly black; store them with 8 bits" in capfd.readouterr().err
-    with pytest.raises(UserError, match=r"^data\.bits: .*0\.png holds colour of 16 bits"):
+    with pytest.raises(UserError, match=r"^data\.bits: .*0\.png holds 16-bit colour"):
         open_source(config(tmp_path, bits=12), "trainval", 0)
 
 

@@ -89,7 +89,7 @@ def test_other_data_are_refused_unless_they_are_accepted(change, said, tmp_path,
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     capsys.readouterr()
     assert goes_on(tmp_path, root, "resume=true", "data.changed=accept") != fingerprint
-    assert capsys.readouterr().out == f"data.changed=accept: goes on with other data: {said}\n"
+    assert capsys.readouterr().out == f"data.changed=accept: continues with other data: {said}\n"
     goes_on(tmp_path, root, "resume=true")
     assert not capsys.readouterr().out, "the new data are the run's own from now on"
 
@@ -122,7 +122,7 @@ def test_a_run_from_before_says_that_it_does_not_know(tmp_path, root, capsys):
     goes_on(tmp_path, root)
     (tmp_path / "run/data.json").unlink()
     goes_on(tmp_path, root, "resume=true")
-    assert "data.json: missing, so it is not known" in capsys.readouterr().out
+    assert "data.json: missing, so the run's data can not be compared" in capsys.readouterr().out
 
 
 def test_a_value_that_is_none_is_refused():

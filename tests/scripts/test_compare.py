@@ -113,6 +113,25 @@ def test_seeds_of_one_config_are_mean_and_standard_deviation(tmp_path, capsys):
     assert float(rows[0]["I(V1;V2) ≥ (nats) low"]) < float(rows[0]["I(V1;V2) ≥ (nats)"])
 
 
+@pytest.mark.parametrize("second", ["crop", "fresh rendering", None])
+def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
+    """I(V1; V2) is about what makes the views: of crops it is not that of colour changes."""
+    runs = []
+    for name, views in (("a", "simclr"), ("b", second), ("c", "simclr")):
+        more = {"information": information() | ({"augmentation": views} if views else {})}
+        runs.append(written(tmp_path / name, key=name, **more))
+    code, said, _ = call(capsys, *runs, "--out", tmp_path / "fig.png")
+    said = " ".join(said.split())
+    assert code == 0
+    if second is None:  # a report that does not say it differs from nothing
+        assert "another quantity" not in said and " views" not in said
+        return
+    assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is another" in said
+    assert "a · simclr views" in said and f"b · {second} views" in said
+    code, said, _ = call(capsys, runs[0], runs[2], "--out", tmp_path / "fig.png")
+    assert code == 0 and " views" not in said
+
+
 @pytest.mark.parametrize(
     "other",
     [{"key": "l"}, {"print_": "e"}, {"step": 4}, {"method": "contrastive.moco.MoCo"}, {"seed": 0}]

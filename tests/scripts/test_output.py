@@ -44,7 +44,7 @@ def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProc
 def test_a_run_goes_on_when_nobody_reads_it(tmp_path):
     done = shell("$RUN | head -c 1", tmp_path / "run")
     assert done.returncode == 0 and len(done.stdout) == 1, done.stderr
-    assert done.stderr == "output ends here (Broken pipe); the program goes on\n"
+    assert done.stderr == "output ends here (Broken pipe); the program continues\n"
     assert checkpoint.read(tmp_path / "run/last.ckpt")["step"] == 8
 
 
@@ -89,7 +89,7 @@ def test_what_can_not_be_written_is_dropped_and_said_once(number, capsys):
     stream.flush()
     assert broken.getvalue() == "one" and broken.writes == 3
     said = capsys.readouterr().err
-    assert said == f"output ends here ({os.strerror(number)}); the program goes on\n"
+    assert said == f"output ends here ({os.strerror(number)}); the program continues\n"
 
 
 @pytest.mark.parametrize("name", ["a[/x]", "[b]", "[red]c", "a:smile:b", "d [link=e]"])

@@ -1,0 +1,119 @@
+"""Check twobounds on a GPU and measure it there: correctness first, then speed.
+
+    twobounds gpu-check --out gpu
+    twobounds gpu-check --out gpu --only losses,simclr --seconds 120
+    twobounds gpu-check --device cpu --out gpu
+
+Losses, views, random numbers and probes are held against float64 or the CPU; then kernels, whole
+training steps and a resumed run are timed and profiled. OUT/summary.txt says what was found and
+OUT/summary.json holds every number. Both are written anew after every stage, so that a time limit
+loses at most one stage. The exit code is 1 where a result is wrong. On a CPU the same code runs at
+toy sizes; its times say nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if not __package__:  # called by its path: the checkout that it stands in comes first
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.commands import parser
+from core.errors import UserError, exit_cleanly, nearest
+
+# seconds that a stage may need, in the order in which they run
+LEAST = {
+    "machine": 5,
+    "losses": 20,
+    "as_on_the_cpu": 15,
+    "queue": 10,
+    "in_batch": 10,
+    "views": 30,
+    "simclr": 30,
+    "moco": 30,
+    "vae": 15,
+    "resume": 60,
+    "cifar10": 60,
+}
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    given = arguments(argv)
+    import torch
+
+    from core.run.folder import make_folder
+    from scripts.checks.gpu import exact, kernels, machine, runs, steps
+    from scripts.checks.gpu.report import Check, Stage
+
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: there is no GPU here; --device cpu runs everything at toy sizes")
+    make_folder(given.out, "--out", "name another")
+    device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
+    compiled = device.type == "cuda" if given.compile is None else given.compile
+    check = Check(device, given.out.resolve(), given.seconds, compiled)
+    if not check.gpu:
+        flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
+        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
+    stages = {
+        "machine": machine.machine,
+        "losses": exact.losses,
+        "as_on_the_cpu": exact.as_on_the_cpu,
+        "queue": kernels.queue,
+        "in_batch": kernels.in_batch,
+        "views": kernels.make_views,
+        "simclr": steps.simclr,
+        "moco": steps.moco,
+        "vae": steps.vae,
+        "resume": runs.resume,
+        "cifar10": runs.cifar10,
+    }
+    with ways_of_a_gpu(check.gpu):
+        for name in given.only or LEAST:
+            check.run(name, Stage(stages[name], LEAST[name]))
+    check.say(f"{len(check.failed)} wrong results; {check.folder / 'summary.txt'}")
+    check.write()
+    if check.failed:
+        raise SystemExit(1)
+
+
+@contextmanager
+def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
+    """Inside, half precision takes its own way on a CPU, too."""
+    from core.information import flash
+
+    before = flash.DEVICES
+    flash.DEVICES = before if on_gpu else (*before, "cpu")
+    try:
+        yield
+    finally:
+        flash.DEVICES = before
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("gpu-check", __doc__)
+    given.add_argument("--out", type=Path, required=True, help="the folder of what is found")
+    given.add_argument(
+        "--seconds", type=float, default=440.0, help="time in all (default: %(default)g)"
+    )
+    given.add_argument("--only", default="", help=f"stages, of {', '.join(LEAST)} (default: all)")
+    given.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)"
+    )
+    given.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="measure what torch.compile makes, too (default: on a GPU)",
+    )
+    options = given.parse_args(argv)
+    options.only = [name for name in options.only.split(",") if name]
+    for name in options.only:
+        if name not in LEAST:
+            raise UserError(f"--only: there is no stage '{name}'{nearest(name, list(LEAST))}")
+    return options
+
+
+if __name__ == "__main__":
+    main()
