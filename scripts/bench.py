@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SECTIONS = [
     module.name
     for module in pkgutil.iter_modules(benches.__path__)
-    if module.name not in ("contest", "loop", "peak", "wandb_server")
+    if module.name not in ("contest", "loop", "wandb_server")
 ]
 
 

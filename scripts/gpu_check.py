@@ -3,12 +3,11 @@
     twobounds gpu-check --out gpu
     twobounds gpu-check --out gpu --only losses,simclr --seconds 120
     twobounds gpu-check --device cpu --out gpu
-
-Losses, views, random numbers and probes are held against float64 or the CPU; then kernels, whole
-training steps and a resumed run are timed and profiled. OUT/summary.txt says what was found and
-OUT/summary.json holds every number. Both are written anew after every stage, so that a time limit
-loses at most one stage. The exit code is 1 where a result is wrong. On a CPU the same code runs at
-toy sizes; its times say nothing.
+ Losses, views, random numbers and probes are compared with float64 or the CPU; then kernels,
+training steps and a resumed run are timed and profiled. OUT/summary.txt has the results,
+OUT/summary.json every number. Both are written after every stage, so that a time limit loses at
+most one stage. The exit code is 1 if a result is wrong. On a CPU the same code runs at toy sizes;
+its times mean nothing.
 """
 
 import argparse
@@ -17,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly, nearest
+from scripts.shared import option
 
 # seconds that a stage may need, in the order in which they run
 LEAST = {
@@ -78,29 +78,25 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
-    """Inside, half precision takes its own way on a CPU, too."""
+    """Inside, a CPU takes the same code paths as a GPU."""
     from core.information import chunked, flash
 
-    before = flash.DEVICES, chunked.DEVICES, chunked.ON_GPU
+    before = flash.DEVICES, chunked.ON_GPU, chunked.DEVICES
     if not on_gpu:
-        flash.DEVICES, chunked.DEVICES = (*before[0], "cpu"), ("cuda", "cpu")
-        chunked.ON_GPU = chunked.ON_CPU
+        flash.DEVICES = (*flash.DEVICES, "cpu")
+        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
     try:
         yield
     finally:
-        flash.DEVICES, chunked.DEVICES, chunked.ON_GPU = before
+        flash.DEVICES, chunked.ON_GPU, chunked.DEVICES = before
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("gpu-check", __doc__)
     given.add_argument("--out", type=Path, required=True, help="the folder of what is found")
-    given.add_argument(
-        "--seconds", type=float, default=440.0, help="time in all (default: %(default)g)"
-    )
+    option(given, "--seconds", "time in all", 440.0)
     given.add_argument("--only", default="", help=f"stages, of {', '.join(LEAST)} (default: all)")
-    given.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)"
-    )
+    option(given, "--device", "where to run", "cuda", choices=("cuda", "cpu"))
     given.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,

@@ -12,7 +12,6 @@ from typing import Any
 from core.commands import command, through
 
 SCRIPTS = Path(__file__).resolve().parent
-PROCESSES = ("trainer.devices=", "trainer.num_nodes=")  # a step with these starts processes
 
 
 def option(
@@ -36,13 +35,13 @@ def overrides(parser: argparse.ArgumentParser, about: str) -> None:
 
 
 def step(script: str, *words: object) -> None:
-    """Show a command line and run it, in this process where it can be, as importing torch takes
-    seconds. A step that fails ends this command with its exit code.
+    """Show a command line and run it: in this process, as importing torch takes seconds, or in its
+    own if it trains with several. A step that fails ends this command with its exit code.
     """
     name, rest = script.removesuffix(".py"), [str(word) for word in words]
     print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)
     front = [sys.argv[0], name] if through() else [str(SCRIPTS / script)]
-    if any(word.startswith(PROCESSES) for word in rest):
+    if name == "pretrain" and _starts_processes(rest):
         if code := subprocess.call([sys.executable, *front, *rest]):
             raise SystemExit(code)
         return
@@ -52,3 +51,11 @@ def step(script: str, *words: object) -> None:
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
+
+
+def _starts_processes(words: list[str]) -> bool:
+    """Whether a run trains with several processes, which start again from a command line."""
+    from core.run import config
+
+    trainer = config.read(words[0], [word for word in words[1:] if "=" in word]).trainer
+    return (trainer.devices, trainer.num_nodes) != ("1", 1)

@@ -1,6 +1,7 @@
 """A contest between our code and a peer's: first a check that both compute the same, then times."""
 
 import gc
+import importlib
 import os
 import statistics
 import subprocess
@@ -116,9 +117,16 @@ def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> 
     """`peak` of one side of a contest, in its own process: a heap that has grown before would hide
     what a call needs.
     """
-    words = [sys.executable, "-m", "scripts.benches.peak", section, name, side, str(device)]
+    words = [sys.executable, "-m", "scripts.benches.contest", section, name, side, str(device)]
     env = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0")
     told = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
     if told.returncode:
         raise RuntimeError(f"{section}, {name}: {told.stderr.strip().splitlines()[-1]}")
     return int(told.stdout.split()[-1])
+
+
+if __name__ == "__main__":  # called by `peak_elsewhere`
+    section, name, side, device = sys.argv[1:]
+    contests = importlib.import_module(f"scripts.benches.{section}").contests(torch.device(device))
+    contest = next(contest for contest in contests if contest.name == name)
+    print(peak(getattr(contest, side), torch.device(device)))

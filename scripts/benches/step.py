@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
-from PIL import Image
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from core.networks.backbones import Backbone
+from scripts.benches.augment import Pictures
 from scripts.benches.contest import Contest, seconds
 from scripts.benches.loop import epoch, lightning, ours_in
 
@@ -56,18 +55,11 @@ def contests(device: torch.device) -> Iterator[Contest]:
             yield Contest(name, ours, other, theirs, same, wanted, rounds=3)
 
 
-class Pictures(Dataset[Any]):
-    """PIL images under lightly's SimCLR transform for 32x32, without blur, as ours."""
-
-    def __init__(self, images: Tensor):
-        self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        self.transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
+class Labelled(Pictures):
+    """Views in the form that lightly's example expects."""
 
     def __getitem__(self, index: int) -> Any:
-        return self.transform(self.pictures[index]), 0, ""
+        return super().__getitem__(index), 0, ""
 
 
 class Example(LightningModule):
@@ -97,7 +89,7 @@ def peer_epoch(
     backbone: str, stem: str, images: Tensor, device: torch.device, workers: int
 ) -> Callable[[], float]:
     """An epoch under Lightning's Trainer, with the start of the workers, as in every epoch."""
-    loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
+    loader = DataLoader(Labelled(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)
 
     def once() -> float:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs import CONFIGS
 from scripts import shared
 
 
@@ -42,14 +43,33 @@ def test_a_step_that_fails_ends_the_command_with_its_code(fake):
     assert ended.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_step_of_several_processes_is_started_as_a_process(fake, monkeypatch):
-    fake(lambda words: pytest.fail("ran in this process"))
-    called = []
-    monkeypatch.setattr(shared.subprocess, "call", lambda words: called.append(words) or 2)
+@pytest.mark.parametrize(
+    "devices, own", [([], False), (["trainer.devices=1"], False), (["trainer.devices=2"], True)]
+)
+def test_a_run_with_several_processes_has_a_process_of_its_own(devices, own, monkeypatch, tmp_path):
+    """Lightning starts the others by the command line of the first, which has to be pretrain's."""
+    inside, outside = [], []
+    monkeypatch.setitem(sys.modules, "scripts.pretrain", SimpleNamespace(main=inside.append))
+    monkeypatch.setattr(shared.subprocess, "call", lambda words: outside.append(words) or 0)
+    words = [f"folder={tmp_path / 'run'}", *devices]
+    shared.step("pretrain.py", CONFIGS / "linear_vae.yaml", *words, "--resume")
+    assert [len(outside), len(inside)] == [own, not own]
+    text = (CONFIGS / "linear_vae.yaml").read_text().replace("trainer:", "trainer:\n  devices: 2")
+    (tmp_path / "two.yaml").write_text(text)
+    shared.step("pretrain.py", tmp_path / "two.yaml", words[0], "--resume")
+    assert outside[-1][0] == sys.executable and outside[-1][-3:] == [
+        str(tmp_path / "two.yaml"),
+        words[0],
+        "--resume",
+    ]
+
+
+def test_a_step_that_fails_in_its_own_process_ends_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared.subprocess, "call", lambda words: 2)
+    words = [f"folder={tmp_path / 'run'}", "trainer.devices=2"]
     with pytest.raises(SystemExit) as ended:
-        shared.step("fake.py", "trainer.devices=2")
-    assert ended.value.code == 2 and called[0][-1] == "trainer.devices=2"
-    assert called[0][0] == sys.executable
+        shared.step("pretrain.py", CONFIGS / "linear_vae.yaml", *words)
+    assert ended.value.code == 2
 
 
 def test_an_option_has_the_type_of_its_default_and_help_shows_it():
