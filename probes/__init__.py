@@ -1,4 +1,4 @@
-"""What is measured on frozen features, codes and checkpoints: labels, information, geometry, rate.
+"""Measurements of frozen features, codes and checkpoints: labels, information, geometry, rate.
 
 >>> import numpy as np
 >>> from probes import estimate, infonce_bound, knn, linear

@@ -1,6 +1,6 @@
-"""The probes as functions of plain arrays, for features and codes of any origin.
+"""Probes as functions of plain arrays, for features and codes of any origin.
 
-n, m = images of train and of test, D = dimensions. Arrays are numpy's or torch's, on any device.
+n, m = images of train and test, D = dimensions. Arrays are of numpy or torch, on any device.
 """
 
 import math
@@ -12,16 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
-from core.information.bounds import infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn as neighbours
 from probes.labels import linear as regression
 from probes.samples.pairs import LEAST
 from probes.views.critic import refit_scale
+from probes.views.sweep import sweep_over
 
-START = 0.1  # the temperature from which the search for the best one starts
+START = 0.1  # the first temperature of the search
 
 
 def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) -> dict[str, float]:
@@ -31,9 +30,9 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
     labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
-    linear reader gains from the features over the class frequencies of train; and "lambda", the
-    weight decay, which is chosen on a tenth of train that `seed` draws. Test is read once.
-    `UserError` names the array that can not be used.
+    linear classifier gains from the features over the class frequencies of train; and "lambda", the
+    weight decay, chosen on a random tenth of train (`seed`). Test is read once. `UserError` names
+    an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -47,21 +46,16 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
 
 
 def knn(
-    train_x: Any,
-    train_y: Any,
-    test_x: Any,
-    test_y: Any,
-    k: int = 200,
-    temperature: float = 0.1,
+    train_x: Any, train_y: Any, test_x: Any, test_y: Any, k: int = 200, temperature: float = 0.1
 ) -> dict[str, float]:
     """kNN probe: the k nearest training features vote by cosine similarity (Wu et al. 2018).
 
         vote(c) = sum over the k nearest with label c of exp( cos(x, x_i) / temperature )
 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
-    labels, whole numbers or text. Where k is more than n, all of train votes. Returns "top1", the
-    accuracy on test, with the "k" and "temperature" that were used. `UserError` names the array or
-    number that can not be used.
+    labels, whole numbers or text. If k exceeds n, all of train votes. Returns "top1", the accuracy
+    on test, and the "k" and "temperature" that were used. `UserError` names an array or number that
+    can not be used.
 
     >>> import torch
     >>> x, y = torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20)
@@ -80,22 +74,20 @@ def knn(
 def infonce_bound(
     first_codes: Any, second_codes: Any, temperature: float | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """InfoNCE lower bound on I(X; Y) of paired codes, by the critic that trains contrastive
-    encoders.
+    """InfoNCE lower bound on I(X; Y) of paired codes, with the critic of contrastive encoders.
 
         I(X; Y) >= log C + E[ s(x, y) - log sum_c exp s(x, y_c) ],   s(x, y) = cos(x, y) / T
 
-    first_codes, second_codes [n, D], n >= 50: row i of both is a pair, rows are independent of
-    each other, and the encoder has not seen them. It is a bound for a critic that was fixed before
-    the pairs were seen, so `temperature` is the one of training, or None: then a random fifth of
-    the pairs (`seed`) chooses the temperature and the other pairs are measured.
+    first_codes, second_codes [n, D], n >= 50: row i of both is a pair; rows are independent, and
+    the encoder was not trained on them. A bound needs a critic that was fixed before the pairs were
+    seen. So give the `temperature` of training, or None: then a random fifth of the pairs (`seed`)
+    chooses the temperature, and the bound is computed on the others.
 
     Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
     interval), "ceiling" (log C), "cap" (the most that this critic can show), "verdict"
     (converged, K-limited, saturated or critic-limited; see docs/information.md) and "sweep", the
     bound at every C. `UserError` names what can not be used. Source: van den Oord et al. 2018;
-    Poole et al. 2019. For samples that are no codes, and a critic that is trained on them:
-    `probes.estimate`.
+    Poole et al. 2019. For samples that are no codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -114,7 +106,7 @@ def infonce_bound(
     if first.shape != second.shape:
         raise UserError(
             f"first_codes {tuple(first.shape)} and second_codes {tuple(second.shape)}: row i of"
-            " both is a pair, of one number of dimensions"
+            " both is a pair, so their shapes must be equal"
         )
     if len(first) < LEAST:
         raise UserError(f"first_codes: {len(first)} pairs are too few; give at least {LEAST}")
@@ -131,17 +123,9 @@ def infonce_bound(
 def _swept(
     query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
 ) -> dict[str, Any]:
-    """The bound at C = 2^4 + 1, ... and n, and what the last of them may claim."""
-    n = len(query)
-    counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
-    sizes = [c for c in counts if calibration and c <= len(calibration[0])]
-    terms = infonce_terms(query, key, scale, counts)
-    found = [interval(row) for row in terms]
-    expected = None
-    if calibration and sizes:  # the gap between the splits, at one C
-        on_calibration = infonce_terms(*calibration, scale, sizes[-1:]).mean().item()
-        expected = found[-1].mean + on_calibration - found[counts.index(sizes[-1])].mean
-    cap, last = cosine_cap(scale, n), found[-1]
+    """The bound at every C, described."""
+    swept, n = sweep_over(query, key, scale, calibration), len(query)
+    last = swept.bounds[-1][1]
     return {
         "quantity": "I(X; Y)",
         "estimator": "InfoNCE, one-sided",
@@ -154,18 +138,18 @@ def _swept(
         "high": last.high,
         "candidates": n,
         "ceiling": math.log(n),
-        "cap": cap,
+        "cap": swept.cap,
         "temperature": 1 / scale,
-        "verdict": verdict(list(zip(counts, found, strict=True)), n, expected, cap),
+        "verdict": swept.verdict,
         "sweep": [
             {"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)}
-            for c, e in zip(counts, found, strict=True)
+            for c, e in swept.bounds
         ],
     }
 
 
 def _matrix(values: Any, name: str) -> Tensor:
-    """Real, finite numbers [n, D], float32 on the CPU."""
+    """Finite real numbers [n, D], as float32 on the CPU."""
     try:
         x = torch.as_tensor(values)
     except (ValueError, TypeError, RuntimeError):
@@ -204,11 +188,11 @@ def _labels(values: Any, name: str, n: int) -> np.ndarray:
     if y.dtype.kind not in "iubU" or y.shape != (n,):
         raise UserError(
             f"{name}: has shape {y.shape} of {y.dtype}; give {n} labels, whole numbers or text,"
-            " one a row of the features"
+            " one for each row of the features"
         )
     return y
 
 
 def _of_one_label(found: dict[str, float]) -> dict[str, float]:
-    """Without the factor's name, of which there is one."""
+    """The numbers under keys without the name of the only factor."""
     return {name.removesuffix("/label"): value for name, value in found.items()}

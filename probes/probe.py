@@ -1,4 +1,4 @@
-"""What a probe is: one file that says what it needs, what it measures and how that is shown."""
+"""The class of all probes: what a probe needs, what it measures, and how that is shown."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,19 @@ from matplotlib.axes import Axes
 
 from core.frozen import Frozen
 
-Numbers = dict[str, Any]  # what a report holds under a probe's name, as JSON
+Numbers = dict[str, Any]  # the part of a report under a probe's name, as JSON
 
 
 class Found(NamedTuple):
-    """What a probe has measured, and arrays that its figures show but no report holds."""
+    """The result of a probe, with arrays for its figures that are not part of the report."""
 
     numbers: Numbers
     arrays: dict[str, Any] = {}
 
 
 class Value(NamedTuple):
-    """The number of one cell of the table, with its 95% interval where it has one. Without a
-    `value`, `low` and `high` are two bounds on a number that is not known.
+    """The number of a cell of the table, with its 95% interval if it has one. Where `value` is
+    None, `low` and `high` are bounds on an unknown number.
     """
 
     value: float | None
@@ -30,9 +30,8 @@ class Value(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One checkpoint in a figure of several, or several seeds of one config: its name, its colour
-    and marker, and the numbers. Of several seeds `numbers` are the mean, and an interval in them is
-    the mean minus and plus the standard deviation over seeds.
+    """One checkpoint in a figure of several, or several seeds of one config. For several seeds,
+    `numbers` are the mean, and their intervals are mean -+ standard deviation over seeds.
     """
 
     label: str
@@ -40,28 +39,28 @@ class Entry(NamedTuple):
     marker: str
     numbers: Numbers
     runs: tuple[Numbers, ...] = ()  # the numbers of each seed
-    place: int = 0  # among the entries of its panel
+    place: int = 0  # its position in the panel
     data: str = ""
 
 
 class Probe:
     """A measurement of a frozen encoder. A subclass is one file and one line of `probes.registry`.
 
-    The heart of a probe is a function of arrays, which `measure` calls; everything else says how
-    its numbers are shown. `measure` raises `core.errors.Unmeasurable` where this encoder, with
-    these data, has no such number.
+    `measure` calls a function of arrays, which can be used alone; the other methods say how its
+    numbers are shown. It raises `core.errors.Unmeasurable` where this encoder, with these data,
+    has no such number.
     """
 
-    name: ClassVar[str]  # of its part of the report
+    name: ClassVar[str]  # the key of its part of the report
     summary: ClassVar[str]  # one line for --help and the table of probes
-    on_request: ClassVar[bool] = False  # measured only where it is asked for by name
+    on_request: ClassVar[bool] = False  # measured only if it is named
     options: ClassVar[dict[str, int]] = {}  # key -> default, set as NAME.KEY=VALUE
     schema: ClassVar[str] = ""  # the keys of its numbers, with units
-    columns: ClassVar[tuple[str, ...]] = ()  # of the table of checkpoints
-    panel: ClassVar[str] = ""  # title of its panel where checkpoints are compared; empty = none
+    columns: ClassVar[tuple[str, ...]] = ()  # in the table of checkpoints
+    panel: ClassVar[str] = ""  # the title of its panel in a comparison; empty = no panel
 
     def requires(self, frozen: Frozen) -> str:
-        """Why this encoder, with these data, can not be measured; empty where it can."""
+        """Why this encoder, with these data, can not be measured, or ""."""
         return ""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
@@ -73,13 +72,13 @@ class Probe:
         return []
 
     def values(self, numbers: Numbers) -> list[Value | str]:
-        """The number behind each of `cells`, for means over seeds and for files of numbers; a text
-        for a cell that is none. Unless a probe says more, the numbers as its cells show them.
+        """The number of each cell, for means over seeds and for CSV files; a text where a cell is
+        no number. By default, the numbers as the cells show them.
         """
         return [_read(cell) for cell in self.cells(numbers)]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
-        """The numbers that a log keeps, by name."""
+        """The numbers for a log, by name."""
         return {}
 
     def sentences(self, numbers: Numbers) -> list[str]:
@@ -91,11 +90,11 @@ class Probe:
         return {}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
-        """Its panel in a comparison of checkpoints."""
+        """Draw its panel in a comparison of checkpoints."""
 
 
 def _read(cell: str) -> Value | str:
-    """A cell as a number, if it is one."""
+    """A cell as a number if it is one, else as a text."""
     plain = cell.replace(",", "")
     if not re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", plain):
         return cell

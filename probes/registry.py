@@ -1,5 +1,7 @@
 """The probes, in the order of a report. A new probe is one file and one line here."""
 
+from core.errors import UserError, nearest
+
 PROBES = {
     "linear": "probes.labels.linear.LinearProbe",
     "knn": "probes.labels.knn.KNNProbe",
@@ -13,3 +15,13 @@ PROBES = {
 }
 ON_REQUEST = ("likelihood", "ais", "rate_head")  # a minute or two a checkpoint
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
+
+
+def names_of(words: str) -> list[str]:
+    """The probes that `--probes` names; `UserError` for a name that can be none."""
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    for name in names:
+        path = name.split(".")
+        if name not in PROBES and not (len(path) > 1 and all(map(str.isidentifier, path))):
+            raise UserError(f"--probes: there is no '{name}'{nearest(name, PROBES)}")
+    return names

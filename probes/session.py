@@ -1,4 +1,4 @@
-"""The probing of checkpoints, from the words of a command to reports, pictures and a log."""
+"""Probing checkpoints: from the options of the command to reports, pictures and a log."""
 
 import argparse
 import hashlib
@@ -16,7 +16,7 @@ from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
 from core.run.resumable import RESUMABLE_KEYS
-from probes.probe import Probe
+from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
 from probes.report.schema import FORMAT, Report, not_finite
@@ -24,8 +24,8 @@ from probes.report.table import Probes
 
 
 def load_probes(names: list[str]) -> Probes:
-    """The probes of these names, or `package.module.Class` of a user's own, by their names in a
-    report. Only names that the user typed may come here: the class is imported.
+    """The probes of these names, by their keys in a report. A name may be `package.module.Class`
+    of a user's own; as it is imported, it must be one that the user typed.
     """
     found: Probes = {}
     for name in names:
@@ -35,9 +35,8 @@ def load_probes(names: list[str]) -> Probes:
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
                 raise
-            raise UserError(
-                f"--probes: there is no module {module}{nearest(name, PROBES)}"
-            ) from None
+            said = f"there is no module {module}{nearest(name, PROBES)}"
+            raise UserError(f"--probes: {said}") from None
         except AttributeError:
             raise UserError(f"--probes: {module} holds no {kind}") from None
         if not (isinstance(made, type) and issubclass(made, Probe)):
@@ -47,7 +46,7 @@ def load_probes(names: list[str]) -> Probes:
 
 
 def probe_all(options: argparse.Namespace) -> None:
-    """Probe every checkpoint that was named, then print one table."""
+    """Probe every named checkpoint, then print one table."""
     console = plain_console()
     probes = load_probes(options.probes)
     settings = _checked(options.settings)
@@ -56,26 +55,20 @@ def probe_all(options: argparse.Namespace) -> None:
     reports = []
     for path in [find(Path(target), options.best) for target in options.targets]:
         started = time.monotonic()
-        frozen = Frozen.load(
-            path,
-            options.overrides,
-            tuple(options.trust),
-            seed=options.seed,
-            device=device,
-            quiet=False,
-        )
-        session = Session(path, frozen, console, tuple(options.trust))
+        trusted = tuple(options.trust)
+        chosen = {"seed": options.seed, "device": device, "quiet": False}
+        frozen = Frozen.load(path, options.overrides, trusted, **chosen)
+        session = Session(path, frozen, console, trusted)
         report = session.run(probes, settings, options.again)
         session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
         reports.append(report)
-    wide = plain_console(150)
-    wide.print(table.table(reports, shown))
+    plain_console(150).print(table.table(reports, shown))
 
 
 class Session:
-    """The probing of one checkpoint: every probe is saved as soon as it is done."""
+    """Probing one checkpoint: the report is saved after every probe."""
 
     def __init__(self, path: Path, frozen: Frozen, console: Console, trusted: tuple[str, ...] = ()):
         self.path, self.frozen, self.console = path, frozen, console
@@ -98,8 +91,8 @@ class Session:
         self.folder = store.place(path, frozen.identity, run.data.name)
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
-        """Measure what is missing, or everything where `again`; the whole report."""
-        make_folder(self.folder, "probe", "it writes beside the checkpoint, so copy that first")
+        """Measure what is missing, or everything if `again`, and return the report."""
+        make_folder(self.folder, "probe", "reports lie beside the checkpoint, so copy that first")
         held = store.earlier(self.folder / "probe.json", self.report)
         self.report |= {key: value for key, value in held.items() if key not in self.report}
         self.report["options"] |= held.get("options", {})
@@ -107,16 +100,20 @@ class Session:
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             if before and not again:
-                self._say(f"{name} was measured before (--again measures it anew)")
+                self._say(f"{name} was measured before (--again repeats it)")
                 continue
-            self._measure(name, probe, asked)
+            found = self._measure(name, probe, asked)
+            store.save(self.report, self.folder / "probe.json")
+            if found is None:
+                continue
+            self.pictures |= probe.figures(found, self.frozen, self.folder)
+            # only now is the probe done: without its options it is measured again
+            self.report["options"][name] = asked
             store.save(self.report, self.folder / "probe.json")
         return self.report
 
     def log(self, probes: Probes) -> None:
-        """The table, the headline numbers and the pictures, into the W&B run that made the
-        checkpoint.
-        """
+        """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
         made, step = logger.attach(self.path, self.trusted), self.report["step"]
         (name,) = table.names([self.report])
         made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
@@ -125,9 +122,10 @@ class Session:
         made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
         made.close()
 
-    def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> None:
-        """One probe: its numbers and pictures, or the reason why there are none."""
+    def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
+        """One probe: its numbers, or the reason why there are none, into the report."""
         self.report.pop(name, None)
+        self.report["options"].pop(name, None)
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
@@ -141,18 +139,17 @@ class Session:
         if why:
             self.report["absent"][name] = why
             self._say(f"no {name.replace('_', ' ')}: {why}")
-            return
+            return None
         self.report[name] = found.numbers
-        self.report["options"][name] = options
-        self.pictures |= probe.figures(found, self.frozen, self.folder)
+        return found
 
     def _say(self, line: str) -> None:
         self.console.print(f"{self.path}: {line}", style="dim")
 
 
 def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """The options by the names that probes have in a report, from those that the user typed;
-    `UserError` for an option that there is not.
+    """The options by the keys of probes in a report, from the names that the user typed;
+    `UserError` for an unknown option.
     """
     checked = {}
     for typed, given in settings.items():
@@ -168,8 +165,8 @@ def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 
 def config_key(run: config.RunConfig) -> str:
-    """SHA-256 in hex of a config but for its seed, its folder and what may differ on resumption:
-    equal for runs that are several seeds of one thing.
+    """SHA-256 in hex of a config without its seed, its folder and the keys that may change when a
+    run is resumed: equal for several seeds of one config.
     """
     values = config.to_dict(run)
     for key in ("seed", "folder", *RESUMABLE_KEYS):
@@ -179,7 +176,7 @@ def config_key(run: config.RunConfig) -> str:
 
 
 def find(target: Path, best: bool = False) -> Path:
-    """The checkpoint that a run folder or a file means."""
+    """The checkpoint of a run folder, or the file itself."""
     if not target.is_dir():
         return target
     folder = RunFolder(target)

@@ -1,3 +1,3 @@
-"""What a person runs; each script is a short composition root with a visible loop."""
+"""The commands; a script with the name of a command is its entry."""
 
 import core  # noqa: F401  (so that torchvision can be imported in any order)

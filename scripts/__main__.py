@@ -1,9 +1,9 @@
-"""All commands behind one: `twobounds COMMAND ...`, the same as `python scripts/COMMAND.py ...`."""
+"""The command `twobounds`: `twobounds COMMAND ...` is `python scripts/COMMAND.py ...`."""
 
 import sys
 from pathlib import Path
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import importlib
@@ -13,16 +13,16 @@ import configs
 from core.commands import through
 from core.errors import UserError, exit_cleanly, nearest
 
-COMMANDS = {  # the name of a script, with dashes, and what it does
+COMMANDS = {  # the name of a script, with dashes, to what it does
     "pretrain": "train one method on one data set",
     "probe": "measure a checkpoint: labels, information, geometry, rate",
-    "compare": "put probed runs side by side: a table and a picture",
+    "compare": "compare probed runs: a table and a picture",
     "demo": "train, probe and compare three methods on embedded data",
     "information": "bound the mutual information of any paired samples",
     "rate-distortion": "draw the rate-distortion curve of a VAE or of frozen features",
-    "sprites-truth": "hold SimCLR's bound against log M for M contents",
+    "sprites-truth": "compare SimCLR's bound with log M for M contents",
     "collapse": "compare remedies against posterior collapse on MNIST",
-    "calibrate": "hold the estimators against sources of known information",
+    "calibrate": "compare the estimators with sources of known information",
     "bench": "time our code beside a peer's",
     "gpu-check": "check what a GPU computes, and time it",
     "scaling": "count the bytes that processes exchange in a step",
@@ -34,7 +34,7 @@ EXAMPLE = "pretrain simclr_sprites optim.epochs=2 folder=runs/mine"
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    """Run the command that the first word names with the words that follow it."""
+    """Run the command that the first word names, with the other words."""
     name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     name = name.replace("_", "-") if name[:1] != "-" else name
     if name in ("-h", "--help", "help"):
@@ -50,27 +50,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def about() -> str:
-    """What `--help` says: every command in one line, and an example."""
+    """The text of `--help`: a line for each command, and an example."""
     front = through() or "twobounds"
-    lines = [f"  {name:<16} {line}" for name, line in (COMMANDS | {"configs": LISTED}).items()]
-    return "\n".join(
-        [
-            f"usage: {front} COMMAND ...",
-            "",
-            "Contrastive encoders and VAEs on one core, and bounds on what they carry, in nats.",
-            "",
-            *lines,
-            "",
-            f"{front} COMMAND --help says what a command takes. For example:",
-            "",
-            f"  {front} {EXAMPLE}",
-            f"  {front} probe runs/mine",
-        ]
-    )
+    commands = (COMMANDS | {"configs": LISTED}).items()
+    lines = "\n".join(f"  {name:<16} {line}" for name, line in commands)
+    return f"""usage: {front} COMMAND ...
+
+Contrastive encoders and VAEs on one core, and bounds on what they carry, in nats.
+
+{lines}
+
+{front} COMMAND --help says what a command takes. For example:
+
+  {front} {EXAMPLE}
+  {front} probe runs/mine"""
 
 
 def list_configs(words: list[str]) -> None:
-    """One line a packaged config: its name and the first line of its file."""
+    """Print each packaged config: its name and the first line of its file."""
     if words and words[0] not in ("-h", "--help"):
         raise UserError(f"configs: takes no words, got '{words[0]}'")
     for name in configs.names():

@@ -1,25 +1,22 @@
-"""The peer: benchmark-mi's catalogue of tasks and its InfoNCE estimator, which run in an
-environment of their own.
+"""benchmark-mi's tasks and its InfoNCE estimator, which run in an environment of their own.
 
-`Peer` is our side. The other side is this very file, run by the peer's interpreter, so nothing but
-numpy, scipy and benchmark-mi may be imported at its top level: it reads commands line by line and
-answers each in one line of JSON.
+`Peer` is our side. The other side is this same file, run by the Python of that environment, so the
+top level may import only the standard library. It reads one command a line, and answers with one
+line of JSON.
 """
 
+import functools
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
 class Peer:
-    """Tasks of the catalogue as `Known` pairs, and the peer's estimate of each with its wall
-    time.
-    """
+    """Tasks of the catalogue as `Known` pairs, and the peer's estimates with their times."""
 
     def __init__(self, interpreter: Path, pairs: int, seed: int):
         from core.errors import UserError
@@ -27,21 +24,11 @@ class Peer:
         self.folder = tempfile.TemporaryDirectory()
         words = [str(interpreter), __file__, str(pairs), str(seed), self.folder.name]
         try:
-            self.process = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            self.process = subprocess.Popen(words, text=True, **pipes)  # type: ignore[call-overload]
         except OSError as error:
             raise UserError(f"--peer: {interpreter} can not be run ({error.strerror})") from None
-        assert self.process.stdin and self.process.stdout and self.process.stderr
-        first = self.process.stdout.readline()
-        if not first:
-            said = self.process.stderr.read().strip().splitlines() or ["it said nothing"]
-            raise UserError(f"--peer: {interpreter} holds no benchmark-mi that works ({said[-1]})")
-        self.names: list[str] = json.loads(first)
+        self.names: list[str] = self._answer(f"{interpreter} holds no benchmark-mi that works")
 
     def draw(self, name: str) -> Any:
         """The task's pairs as `Known`."""
@@ -58,26 +45,25 @@ class Peer:
         return self._ask("estimate", name)
 
     def _ask(self, command: str, name: str) -> dict[str, Any]:
-        from core.errors import UserError
-
-        assert self.process.stdin and self.process.stdout and self.process.stderr
+        assert self.process.stdin
         self.process.stdin.write(f"{command} {name}\n")
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
+        return dict(self._answer(f"failed at {command} {name}"))
+
+    def _answer(self, failure: str) -> Any:
+        """The next line of JSON, or a `UserError` with the last line of the peer's own error."""
+        from core.errors import UserError
+
+        assert self.process.stdout and self.process.stderr
+        if not (line := self.process.stdout.readline()):
             said = self.process.stderr.read().strip().splitlines() or ["it said nothing"]
-            raise UserError(f"--peer: failed at {command} {name} ({said[-1]})")
-        return dict(json.loads(answer))
+            raise UserError(f"--peer: {failure} ({said[-1]})")
+        return json.loads(line)
 
     def __enter__(self) -> "Peer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
         self.folder.cleanup()
@@ -95,19 +81,14 @@ def serve(pairs: int, seed: int, folder: Path) -> None:
         command, name = line.split(maxsplit=1)
         path = folder / "pairs.npz"
         if command == "draw":
-            sampler = catalogue[name.strip()].sampler
-            x, y = map(np.asarray, sampler.sample(pairs, seed))
-            base = _base(sampler)
-            pointwise = _pointwise(
-                base, *map(np.asarray, base.sample(pairs, seed))
-            )  # maps change none
-            np.savez(
-                path,
-                x=x,
-                y=y,
-                pointwise=pointwise,
-                information=float(catalogue[name.strip()].mutual_information),
-            )
+            task = catalogue[name.strip()]
+            x, y = map(np.asarray, task.sampler.sample(pairs, seed))
+            base = task.sampler
+            while hasattr(base, "_base_sampler"):  # invertible maps do not change the information
+                base = base._base_sampler
+            pointwise = _pointwise(base, *map(np.asarray, base.sample(pairs, seed)))
+            information = float(task.mutual_information)
+            np.savez(path, x=x, y=y, pointwise=pointwise, information=information)
             answer: dict[str, Any] = {"file": str(path)}
         else:
             with np.load(path) as file:
@@ -116,13 +97,6 @@ def serve(pairs: int, seed: int, folder: Path) -> None:
             value = float(InfoNCEEstimator(verbose=False).estimate(x, y))
             answer = {"peer": value, "peer_seconds": time.monotonic() - began}
         print(json.dumps(answer), flush=True)
-
-
-def _base(sampler: Any) -> Any:
-    """The sampler under all maps."""
-    while hasattr(sampler, "_base_sampler"):
-        sampler = sampler._base_sampler
-    return sampler
 
 
 def _pointwise(sampler: Any, x: Any, y: Any) -> Any:
@@ -137,23 +111,19 @@ def _pointwise(sampler: Any, x: Any, y: Any) -> Any:
         return -np.log(np.minimum(1, y[:, 0] + width) - np.maximum(0, y[:, 0] - width))
     sampler = getattr(sampler, "_sampler", sampler)
     if kind == "SplitStudentT":
-        shape, density = (
-            np.asarray(sampler._dispersion, float),
-            lambda s: stats.multivariate_t(shape=s, df=sampler.df),
-        )
+        shape = np.asarray(sampler._dispersion, float)
+        density: Any = functools.partial(stats.multivariate_t, df=sampler.df)
     else:
         joint = getattr(sampler, "_joint_distribution", sampler)
-        shape, density = (
-            np.asarray(joint._covariance, float),
-            lambda s: stats.multivariate_normal(cov=s),
-        )
-    both = density(shape).logpdf(np.concatenate([x, y], 1))
-    return both - density(shape[:dx, :dx]).logpdf(x) - density(shape[dx:, dx:]).logpdf(y)
+        shape = np.asarray(joint._covariance, float)
+        density = stats.multivariate_normal
+    key = "shape" if kind == "SplitStudentT" else "cov"
+    both = density(**{key: shape}).logpdf(np.concatenate([x, y], 1))
+    own_x, own_y = density(**{key: shape[:dx, :dx]}), density(**{key: shape[dx:, dx:]})
+    return both - own_x.logpdf(x) - own_y.logpdf(y)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        raise SystemExit(
-            f"{__doc__}\nIt is started by scripts/calibrate.py --peer PYTHON, not by hand."
-        )
+        raise SystemExit(f"{__doc__}\nscripts/calibrate.py --peer PYTHON starts it.")
     serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,33 +1,31 @@
-"""Hold the estimators against sources whose mutual information is known, and write a table and a
-picture.
+"""Compare the estimators of mutual information with sources whose information is known.
 
     twobounds calibrate                             # our own suite, 2 to 5 minutes on 2 CPU cores
     twobounds calibrate --only student,spiral --pairs 2000
     twobounds calibrate --peer ~/bmi/bin/python     # benchmark-mi's tasks, its InfoNCE beside ours
 
-The sources of the suite are in probes/known.py. --peer takes the interpreter of an environment that
-holds benchmark-mi (it needs an older numpy than twobounds): python -m venv ~/bmi && ~/bmi/bin/pip
-install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Each task is then estimated by both, one after
-the other, in one run.
-
-A lower bound should never stand more than 3 standard errors above what the sample itself holds, its
-mean pointwise information, which differs from the truth by chance alone; how far below it stands,
-the table says.
+A table and a picture are written. The sources are in probes/samples/benchmark_sources.py. --peer
+takes the Python of another environment that holds benchmark-mi, which needs an older numpy:
+python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Then both
+estimate each task, one after the other.
+ A lower bound should not exceed by more than 3 standard errors what the sample itself holds: the
+mean of its pointwise information, which differs from the truth by chance alone. The table says how
+far below it each bound is.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
+from scripts.shared import option
 
 if TYPE_CHECKING:
     from probes.samples.benchmark_sources import Known
@@ -38,9 +36,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-    from core.files import write_atomically
     from core.run.folder import make_folder
-    from probes.report import truth_figures
+    from probes.report import store, truth_figures
     from probes.samples import calibration
 
     make_folder(options.out.parent, "--out", "name another")
@@ -48,31 +45,23 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for name, source, peer in tasks(options):
         began = time.monotonic()
-        row = calibration.measure(name, source, options.estimator_seed) | {
-            "seconds": time.monotonic() - began
-        }
+        row = calibration.measure(name, source, options.estimator_seed)
+        row["seconds"] = time.monotonic() - began
         rows.append(row | (peer.estimate(name) if peer else {}))
         console.print(calibration.line(rows[-1]))
     if not rows:
         raise UserError(f"--only: no source has {options.only} in its name")
-    found = calibration.collect(
-        rows, options.pairs, options.seed, "benchmark-mi" if options.peer else "suite"
-    )
+    origin = "benchmark-mi" if options.peer else "suite"
+    found = calibration.collect(rows, options.pairs, options.seed, origin)
     console.print(calibration.summary(found))
-    write_atomically(
-        options.out.with_suffix(".json"),
-        lambda temporary: temporary.write_text(json.dumps(found, indent=1) + "\n"),
-    )
-    write_atomically(
-        options.out.with_suffix(".md"),
-        lambda temporary: temporary.write_text(calibration.markdown(found)),
-    )
+    store.write_json(options.out.with_suffix(".json"), found)
+    store.write_text(options.out.with_suffix(".md"), calibration.markdown(found))
     truth_figures.calibration(found, options.out.with_suffix(".png"))
     console.print(f"Done in {time.monotonic() - started:.0f} s: {options.out}.md, .png and .json")
 
 
 def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | None"]]:
-    """Named pairs, and the peer that can estimate them too."""
+    """Names, pairs, and the peer, which can estimate the same pairs."""
     from probes.samples.benchmark_sources import SUITE
     from scripts.benchmark_mi import Peer
 
@@ -90,32 +79,21 @@ def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | N
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("calibrate", __doc__)
-    given.add_argument(
-        "--pairs", type=int, default=5000, help="of each source (default: %(default)s)"
-    )
-    given.add_argument("--seed", type=int, default=0, help="of the pairs (default: %(default)s)")
-    given.add_argument(
-        "--estimator-seed", type=int, default=0, help="of folds and critics (default: %(default)s)"
-    )
-    given.add_argument(
-        "--only", help="words, separated by commas, one of which is in a source's name"
-    )
-    given.add_argument("--peer", type=Path, help="a Python that holds benchmark-mi")
-    given.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/calibration"),
-        help="the files, without ending (default: %(default)s)",
-    )
+    option(given, "--pairs", "of each source", 5000)
+    option(given, "--seed", "of the pairs", 0)
+    option(given, "--estimator-seed", "of folds and critics", 0)
+    option(given, "--only", "words, separated by commas: sources with one of them in their name")
+    option(given, "--peer", "a Python that holds benchmark-mi", type=Path)
+    option(given, "--out", "the files, without ending", Path("runs/calibration"))
     options = given.parse_args(argv)
     if options.pairs < 50:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
     if min(options.seed, options.estimator_seed) < 0:
         raise UserError("--seed, --estimator-seed: must be 0 or more")
     if not options.out.name or options.out.is_dir():
+        example = options.out / "calibration"
         raise UserError(
-            f"--out: {options.out} is a folder; name the files, without ending, such as"
-            f" {options.out / 'calibration'}"
+            f"--out: {options.out} is a folder; name the files, without ending, such as {example}"
         )
     return options
 

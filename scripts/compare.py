@@ -1,10 +1,10 @@
-"""Put probed checkpoints side by side: one table and one picture of the two views on mutual
-information.
+"""Compare probed checkpoints: one table and one picture of the bounds on mutual information.
 
     twobounds compare runs/*
     twobounds compare runs/* --out compare.pdf --csv compare.csv --latex compare.tex
+    twobounds compare runs/* --probes linear,mypackage.spectrum.Spectrum
 
-Runs that differ in nothing but their seed are one line, as mean and standard deviation.
+Runs that differ only in their seed share one line, with mean and standard deviation.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
+from probes.registry import PROBES, names_of
+from scripts.shared import option, switch
 
 if TYPE_CHECKING:
     from probes.report.schema import Report
@@ -32,23 +34,24 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     _check_outputs(options)
     from core.console import plain_console
-    from probes.registry import PROBES
     from probes.report import comparison, groups, table, tabular
     from probes.session import load_probes
 
-    console, probes = plain_console(), load_probes(list(PROBES))
+    console, probes = plain_console(), load_probes(options.probes)
     reports = _read(options.runs, probes)
     if not reports:
         raise UserError(f"none of these is probed; run {command('probe')} on them first")
     if not options.mixed:
         comparison.require_one_data_set(reports)
+    if said := comparison.said_of_views(reports):
+        console.print(said)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
     plain_console(150).print(table.table(reports, probes, lines))
     comparison.compare(reports, probes, options.out, lines)
     console.print(f"picture: {options.out}")
-    if any("rate_head" in found for found in reports):
+    if "rate_head" in table.measured(reports, probes):
         curves = _curves(options.out)
-        comparison.rate_distortion(lines, probes, curves)
+        comparison.compare_curves(lines, probes, curves)
         console.print(f"picture: {curves}")
     if options.csv:
         console.print(f"table: {tabular.write_csv(lines, probes, options.csv)}")
@@ -65,19 +68,23 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="RUN_OR_CKPT",
         help="run folders or checkpoints that are probed, or their probe.json",
     )
-    given.add_argument(
-        "--out",
-        type=Path,
-        default=Path("compare.png"),
-        help="the picture: a png, pdf or svg (default: %(default)s)",
+    option(
+        given,
+        "--probes",
+        f"the probes to show, separated by commas: of {', '.join(PROBES)}, and"
+        " package.module.Class of probes of your own. Alone, your own are shown beside all others"
+        " (default: all others)",
+        type=names_of,
     )
-    given.add_argument("--each", action="store_true", help="a line for every run, seeds too")
-    given.add_argument(
-        "--mixed", action="store_true", help="put runs on different data into one picture"
-    )
-    given.add_argument("--csv", type=Path, metavar="FILE", help="the table as plain numbers")
-    given.add_argument("--latex", type=Path, metavar="FILE", help="the table as a LaTeX tabular")
-    return given.parse_args(argv)
+    option(given, "--out", "the picture: a png, pdf or svg", Path("compare.png"))
+    switch(given, "--each", "a line for every run, seeds too")
+    switch(given, "--mixed", "allow runs on different data")
+    option(given, "--csv", "the table as plain numbers", type=Path, metavar="FILE")
+    option(given, "--latex", "the table as a LaTeX tabular", type=Path, metavar="FILE")
+    options = given.parse_args(argv)
+    own = options.probes or []
+    options.probes = own if any(name in PROBES for name in own) else [*PROBES, *own]
+    return options
 
 
 def _curves(out: Path) -> Path:
@@ -86,7 +93,7 @@ def _curves(out: Path) -> Path:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """`UserError` for a file that can not be written as what it is called, before any work."""
+    """Raise `UserError` for an output file that can not be written, before any work."""
     from core.run.folder import home_expanded
 
     for key, suffixes in (("out", PICTURES), ("csv", (".csv",)), ("latex", (".tex",))):
@@ -114,7 +121,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
-    """The reports of run folders, checkpoints and files of reports; what has none is said."""
+    """The reports of run folders, checkpoints and report files; a line for each that has none."""
     from probes.report import store
 
     found: dict[Path, Report] = {}

@@ -13,6 +13,8 @@ toy sizes; its times say nothing.
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 if not __package__:  # called by its path: the checkout that it stands in comes first
@@ -42,7 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     import torch
 
-    from core.information import chunked, flash
     from core.run.folder import make_folder
     from scripts.checks.gpu import exact, kernels, machine, runs, steps
     from scripts.checks.gpu.report import Check, Stage
@@ -53,9 +54,6 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
     compiled = device.type == "cuda" if given.compile is None else given.compile
     check = Check(device, given.out.resolve(), given.seconds, compiled)
-    if not check.gpu:
-        flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
-        chunked.ON_GPU = chunked.ON_CPU
     stages = {
         "machine": machine.machine,
         "losses": exact.losses,
@@ -69,12 +67,26 @@ def main(argv: list[str] | None = None) -> None:
         "resume": runs.resume,
         "cifar10": runs.cifar10,
     }
-    for name in given.only or LEAST:
-        check.run(name, Stage(stages[name], LEAST[name]))
+    with ways_of_a_gpu(check.gpu):
+        for name in given.only or LEAST:
+            check.run(name, Stage(stages[name], LEAST[name]))
     check.say(f"{len(check.failed)} wrong results; {check.folder / 'summary.txt'}")
     check.write()
     if check.failed:
         raise SystemExit(1)
+
+
+@contextmanager
+def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
+    """Inside, half precision takes its own way on a CPU, too."""
+    from core.information import flash
+
+    before = flash.DEVICES
+    flash.DEVICES = before if on_gpu else (*before, "cpu")
+    try:
+        yield
+    finally:
+        flash.DEVICES = before
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,23 +1,22 @@
-"""Mutual information of any paired samples, in nats: how much does y tell about x, at least?
+"""Bound the mutual information of paired samples, in nats: how much does y tell about x, at least?
 
     twobounds information pairs.npz
     twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
+ Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
+to row i of y, and rows are independent of each other. Critics are cross-fitted: no critic has seen
+the pairs that it scores, so a lower bound holds.
 
-The file is made by numpy.savez("pairs.npz", x=x, y=y) with x [n, dx] and y [n, dy], row i of one
-belonging to row i of the other, rows independent of each other. Critics are cross-fitted: every
-pair is scored by critics that never saw it, so a lower bound is one.
-
-    infonce  lower bound, at most log C; the headline
-    alpha    lower bound beyond log C (Poole et al. 2019)
-    nwj      lower bound, its variance grows as e^I
-    js       lower bound: the Jensen-Shannon critic, read through nwj
+    infonce  lower bound, at most log C for C candidates; the headline
+    alpha    lower bound that may exceed log C (Poole et al. 2019)
+    nwj      lower bound; its variance grows as e^I
+    js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
     dv       lower bound, biased up on finite samples
     smile    no bound
-    ksg      no bound; nearest neighbours, few dimensions
+    ksg      no bound; nearest neighbours, for few dimensions
 
-Verdicts: converged (more candidates would add little); K-limited (still rising with C); saturated
-(log C is what is seen: the truth may be far above); critic-limited (the critic, not the ceiling,
-holds the number down). From Python: probes.views.information.estimate(x, y).
+Verdicts: converged (more candidates would add little); K-limited (the bound still rises with C);
+saturated (the bound is close to log C, so the truth may be far above); critic-limited (the critic
+limits the bound, and not log C). In Python: probes.estimate(x, y).
 """
 
 import argparse
@@ -28,12 +27,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
 from probes.samples.estimators import DEFAULT, SIDES
+from scripts.shared import option, switch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,15 +62,9 @@ def main(argv: list[str] | None = None) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("information", __doc__)
     given.add_argument("pairs", type=Path, help="an npz with arrays x and y")
-    given.add_argument(
-        "--estimators",
-        default=",".join(DEFAULT),
-        help=f"of {', '.join(SIDES)} (default: %(default)s)",
-    )
-    given.add_argument(
-        "--seed", type=int, default=0, help="of the folds and the critics (default: %(default)s)"
-    )
-    given.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    option(given, "--estimators", f"of {', '.join(SIDES)}", ",".join(DEFAULT))
+    option(given, "--seed", "of the folds and the critics", 0)
+    switch(given, "--json", "print one JSON object and nothing else")
     options = given.parse_args(argv)
     if options.seed < 0:
         raise UserError(f"--seed: must be 0 or more, got {options.seed}")
@@ -78,25 +72,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
-    """One line an estimator: value, interval, C, ceiling, side and verdict."""
-    from rich.table import Table
+    """A line for each estimator: value, interval, C, ceiling, side and verdict."""
+    from probes.report.table import grid
 
-    made = Table(
-        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {found['dimensions'][0]}"
-        f" x {found['dimensions'][1]} dimensions",
-        caption=f"95% intervals; {found['split']}; {seconds:.0f} s",
-        title_justify="left",
-        caption_justify="left",
-        header_style="bold",
-    )
-    for heading in ("estimator", "nats", "95% interval", "bits", "C", "ceiling", "side", "verdict"):
-        made.add_column(
-            heading,
-            justify="left" if heading in ("estimator", "side", "verdict") else "right",
-            no_wrap=True,
-        )
-    for key, entry in found["estimators"].items():
-        made.add_row(
+    dx, dy = found["dimensions"]
+    rows = [
+        [
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,
             f"{entry['value']:z.3f}",
             f"{entry['low']:z.3f} … {entry['high']:z.3f}",
@@ -105,8 +86,16 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
             f"{entry['ceiling']:.2f}" if entry["ceiling"] else "–",
             entry["side"],
             entry["verdict"],
-        )
-    return made
+        ]
+        for key, entry in found["estimators"].items()
+    ]
+    return grid(
+        ("estimator", "nats", "95% interval", "bits", "C", "ceiling", "side", "verdict"),
+        rows,
+        left=("estimator", "side", "verdict"),
+        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {dx} x {dy} dimensions",
+        caption=f"95% intervals; {found['split']}; {seconds:.0f} s",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Waiting for processes as long as they get on, however slow the machine is."""
+"""Wait for processes as long as they make progress, however slow the machine is."""
 
 import os
 import time
@@ -12,11 +12,11 @@ NEXT_TO_NONE = 0.01 * IDLE
 
 
 class Patience:
-    """Whether to give up waiting for some processes; to be asked again and again.
+    """Decides whether to stop waiting for some processes.
 
-    Machines differ by ten and more, so a limit in seconds would stop a run that is merely slow. As
-    long as `sign()` changes, for instance the newest step, the processes get on. They are given up
-    once they have spent `SPENT` seconds of CPU without a change, or slept for `IDLE` seconds.
+    The speed of machines differs by more than ten, so a limit in seconds would stop a slow run. As
+    long as `sign()` changes, for example the newest step, the processes make progress. Waiting ends
+    after `SPENT` seconds of CPU without a change, or `IDLE` seconds of sleep.
     """
 
     def __init__(self, processes: Iterable[BaseProcess], sign: Callable[[], object]):
@@ -39,9 +39,7 @@ class Patience:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU that a process has used, its dead children's included; 0 if it is gone, and
-    everywhere but on Linux.
-    """
+    """Seconds of CPU that a process and its dead children have used; 0 if unknown (not Linux)."""
     try:
         # utime, stime, cutime, cstime (proc(5)); the name before them may hold spaces
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
@@ -51,7 +49,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def stamp(path: Path) -> int:
-    """When a file was last written, 0 where there is none; a sign of progress."""
+    """When a file was last written, 0 where there is none: a sign of progress."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -5,19 +5,20 @@
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on
-exactly where it stopped. SIGTERM and SIGUSR1 end it after the step under way with exit code 75,
-"requeue me", Ctrl-C with 130; docs/faults.md says what happens otherwise.
+exactly where it stopped. SIGTERM and SIGUSR1 end it after the current step with exit code 75
+("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import commands
 from core.errors import exit_cleanly
+from scripts.shared import overrides, switch
 
 
 @exit_cleanly
@@ -25,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pretrain(*arguments(argv))
 
 
-def pretrain(path: str, overrides: list[str]) -> None:
-    """Train the run that a config and its overrides describe, or go on with it."""
+def pretrain(path: str, words: list[str]) -> None:
+    """Train the run that a config and its overrides describe, or resume it."""
     from core.data.datasets import open_source
     from core.run import config
     from core.run.dry_run import dry_run
@@ -39,7 +40,7 @@ def pretrain(path: str, overrides: list[str]) -> None:
     from probes.labels.knn import online_knn
 
     requeue_while_starting()
-    run = config.read(path, overrides)
+    run = config.read(path, words)
     folder = RunFolder(run.folder)
     folder.check(run)
     source = open_source(run.data, "train", run.seed)
@@ -64,25 +65,14 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
     parser.add_argument(
         "config", help="a YAML file; those in configs/ say their command, cost and expected numbers"
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in its folder (the same as resume=true)",
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="say where the time of a step goes (the same as trainer.profile=true)",
+    overrides(parser, "any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
+    switch(parser, "--resume", "resume the run in its folder (the same as resume=true)")
+    switch(
+        parser, "--profile", "report where a step's time goes (the same as trainer.profile=true)"
     )
     given = parser.parse_intermixed_args(argv)
     switches = {"resume=true": given.resume, "trainer.profile=true": given.profile}
-    return given.config, given.overrides + [override for override, on in switches.items() if on]
+    return given.config, given.overrides + [word for word, on in switches.items() if on]
 
 
 if __name__ == "__main__":

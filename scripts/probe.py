@@ -5,22 +5,22 @@
     twobounds probe runs/beta_vae_mnist --probes likelihood likelihood.k=5000 likelihood.images=500
     twobounds probe runs/mine --probes linear,mypackage.spectrum.Spectrum
 
-A checkpoint holds its config, so its path is enough. Beside it appear probe/probe.json, pictures
-and the features. Each probe is saved as soon as it is done; a call that was interrupted goes on
-with what is missing. The numbers are logged to the W&B run that made the checkpoint.
+A checkpoint holds its config, so its path is enough. The report probe/probe.json, pictures and
+features are written beside it. Each probe is saved as soon as it is done, and a later call measures
+what is missing. The numbers are logged to the W&B run that trained the checkpoint.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import commands
-from core.errors import UserError, exit_cleanly, nearest
-from probes.registry import DEFAULT, ON_REQUEST, PROBES
+from core.errors import UserError, exit_cleanly
+from probes.registry import DEFAULT, ON_REQUEST, names_of
+from scripts.shared import option, switch
 
 SHORT = {"k": "likelihood", "steps": "ais", "chains": "ais", "images": "likelihood and ais"}
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command's words, checked as far as that goes without reading a file."""
+    """The options, checked as far as that is possible without reading a file."""
     parser = commands.parser("probe", __doc__)
     parser.add_argument(
         "words",
@@ -43,18 +43,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="run folders (their last.ckpt) or checkpoints; among them data.KEY=VALUE for other"
         " data, and PROBE.KEY=VALUE for an option of a probe",
     )
-    parser.add_argument("--best", action="store_true", help="of a run folder, take best.ckpt")
-    parser.add_argument(
+    switch(parser, "--best", "of a run folder, take best.ckpt")
+    default = ",".join(DEFAULT)
+    option(
+        parser,
         "--probes",
-        default=",".join(DEFAULT),
-        help=f"names, separated by commas (default: %(default)s; also {', '.join(ON_REQUEST)}), or"
+        f"names, separated by commas (default: {default}; also {', '.join(ON_REQUEST)}), or"
         " package.module.Class of a probe of your own",
+        type=names_of,
     )
     for key, owner in SHORT.items():
-        parser.add_argument(f"--{key}", type=int, help=f"short for {key} of {owner}")
-    parser.add_argument(
-        "--again", action="store_true", help="measure anew what an earlier call has measured"
-    )
+        option(parser, f"--{key}", f"short for {key} of {owner}", type=int)
+    switch(parser, "--again", "repeat what was measured before")
     parser.add_argument(
         "--trust",
         action="append",
@@ -62,24 +62,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PACKAGE",
         help="a package of your own that the checkpoint may name as its method or its data",
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of the views, the critics and the held-out tenth (default: %(default)s)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    option(parser, "--seed", "of the views, the critics and the held-out tenth", 0)
+    option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda where there is one)")
     options = parser.parse_intermixed_args(argv)
+    options.probes = list(DEFAULT) if options.probes is None else options.probes
     _sort_words(options)
     return options
 
 
 def _sort_words(options: argparse.Namespace) -> None:
     """Split the words into checkpoints, overrides of the data, and options of probes."""
-    options.probes = [word.strip() for word in options.probes.split(",") if word.strip()]
-    for name in options.probes:
-        if name not in PROBES and "." not in name:
-            raise UserError(f"--probes: there is no '{name}'{nearest(name, PROBES)}")
     words = [word for word in options.words if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.words if word not in words]
     options.overrides = [word for word in words if word.startswith("data.")]
@@ -100,17 +92,17 @@ def _sort_words(options: argparse.Namespace) -> None:
 
 def _setting(options: argparse.Namespace, word: str) -> None:
     key, _, value = word.partition("=")
-    name, _, option = key.rpartition(".")
+    name, _, setting = key.rpartition(".")
     if name not in options.probes:
         raise UserError(
             f"'{word}': only data.* of a checkpoint's config can be overridden, such as"
             f" data.root=/data, and options of the probes asked for: {', '.join(options.probes)}"
         )
     try:
-        number: Any = int(value)
+        number = int(value)
     except ValueError:
         raise UserError(f"'{word}': must be a whole number") from None
-    options.settings.setdefault(name, {})[option] = number
+    options.settings.setdefault(name, {})[setting] = number
 
 
 if __name__ == "__main__":

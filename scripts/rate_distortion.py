@@ -1,18 +1,16 @@
-"""Rate-distortion curves: what a code costs in nats against what it loses, one trained model for
-each price beta of a nat of rate.
+"""Draw rate-distortion curves: what a code costs in nats against what it loses. Each point is one
+trained model, for one price beta of a nat of rate.
 
     twobounds rate-distortion linear_vae                             # beside the exact curve
     twobounds rate-distortion beta_vae_sprites --betas 1,3,10,30 optim.epochs=4 --warm-start
     twobounds rate-distortion --checkpoint runs/simclr_sprites       # through the rate head
-
-A config is trained once a beta, in a run folder of its own: an interrupted run is resumed, a
-finished one is not trained again. A checkpoint of any family is frozen and read through the rate
-head, one price list for all. Each point is (R, D) on the test split with 95% intervals: R = E
-KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). The region above the points' lower
-convex hull is achieved; a better model may find a curve below. Where the data's own R(D) is known
-in closed form (linear_gaussian with the likelihood
-"normal"), it is drawn and each point's distance from it is printed. Written: a picture, and a table
-as JSON beside it.
+ A config is trained once for each beta, in a run folder of its own: an interrupted run is resumed,
+a finished one is not trained again. A checkpoint of any family is frozen and measured by the rate
+head, with the same prices for all. Each point is (R, D) on the test split with 95% intervals: R = E
+KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). All above the lower convex hull of
+the points is achieved; a better model may lie below. Where R(D) of the data is known in closed form
+(linear_gaussian with the likelihood "normal"), it is drawn, and each point's distance from it is
+printed. The command writes a picture, and the table as JSON beside it.
 """
 
 import argparse
@@ -24,12 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.demo import step
+from scripts.shared import option, step, switch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +36,8 @@ if TYPE_CHECKING:
     from probes.report.schema import Report
 
 BETAS = "0.1,0.3,1,3,10"
-KINDS = (
-    "constant",
-    "linear",
-    "cyclical",
-    "free_bits",
-)  # schedules that end at the beta of the config
-IMAGES = 6  # shown a point
+KINDS = ("constant", "linear", "cyclical", "free_bits")  # schedules that end at the config's beta
+IMAGES = 6  # shown for each point
 NOTE = "started_from.json"  # in the folder of a warm-started run
 
 
@@ -52,11 +45,10 @@ NOTE = "started_from.json"  # in the folder of a warm-started run
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-    from core.files import write_atomically
     from core.run import config
     from core.run.folder import picture_place
     from probes.latents import curve
-    from probes.report import curve_figures
+    from probes.report import curve_figures, store
     from probes.session import find
 
     options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
@@ -74,25 +66,20 @@ def main(argv: list[str] | None = None) -> None:
         curves.append(drawn)
         shown, first = pictures(drawn, folders), (reports[0]["rate"], reports[0]["data"])
     for target in options.checkpoint:
-        found = probed(find(target, best=False), "rate_head", options.overrides)
-        curves.append(curve.of_head(found))
-        first = first or (found["rate_head"], found["data"])
+        report = probed(find(target, best=False), "rate_head", options.overrides)
+        curves.append(curve.of_head(report))
+        first = first or (report["rate_head"], report["data"])
     assert first is not None
     made = curve.table(*first, curves, known)
     plain_console(150).print(curve.lines(made))
-    kept = options.picture.with_suffix(".json")
-    write_atomically(
-        kept, lambda temporary: temporary.write_text(json.dumps(made, indent=1) + "\n")
-    )
-    curve_figures.rate_distortion(made, shown, options.picture)
-    print(
-        f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table:"
-        f" {kept}"
-    )
+    kept = store.write_json(options.picture.with_suffix(".json"), made)
+    curve_figures.curves_and_images(made, shown, options.picture)
+    print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}")
+    print(f"The table: {kept}")
 
 
 def sweep(options: argparse.Namespace) -> list[Path]:
-    """One finished run folder a beta, upwards: a model that has learned a rich code gives up
+    """One finished run folder for each beta, in ascending order: a model with a rich code gives up
     dimensions more easily than it finds them.
     """
     from core.run import config
@@ -114,9 +101,7 @@ def sweep(options: argparse.Namespace) -> list[Path]:
 
 
 def finished(run: "RunConfig") -> bool:
-    """Whether the run's folder holds it, trained to the end; `UserError` where it holds another
-    run.
-    """
+    """Whether the run's folder holds it, fully trained; `UserError` if it holds another run."""
     from core.data.datasets import open_source
     from core.run import checkpoint
     from core.run.folder import RunFolder
@@ -130,16 +115,16 @@ def finished(run: "RunConfig") -> bool:
 
 
 def start_from(neighbour: Path, run: "RunConfig") -> None:
-    """A checkpoint at step 0 with the trained weights of a run that differs in beta alone; buffers,
-    such as the price, stay its own.
+    """Write a checkpoint at step 0 with the weights of a trained run that differs in beta alone.
+    Buffers, such as the price, are not copied.
     """
     import torch
 
-    from core.files import write_atomically
     from core.run import checkpoint
     from core.run.folder import RunFolder
     from core.run.optim import build_optimizer
     from core.trust import package_of
+    from probes.report import store
 
     trained = checkpoint.load_method(neighbour / "last.ckpt", trusted=[package_of(run.method)])
     method, given = checkpoint.build_method(run, trained.method.shape), trained.method
@@ -149,34 +134,27 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     folder = RunFolder(run.folder)
     run = replace(run, resume=False)
     folder.create(run)
-    note = {
-        "started_from": str(neighbour),
-        "started_from_digest": trained.digest,
-    }
-    write_atomically(
-        folder.path / NOTE, lambda temporary: temporary.write_text(json.dumps(note) + "\n")
-    )
+    note = {"started_from": str(neighbour), "started_from_digest": trained.digest}
+    store.write_json(folder.path / NOTE, note)
     checkpoint.save(folder.last, checkpoint.State(run, method, build_optimizer(method, run.optim)))
 
 
 def probed(path: Path, probe: str, overrides: list[str]) -> "Report":
-    """The report of a checkpoint that holds this probe, probed now unless the same weights have
-    been.
-    """
+    """The report of a checkpoint that holds this probe; these weights are probed only once."""
     from core.run import checkpoint
-    from probes.report import store as report
+    from probes.report import store
 
     kept = path.parent / "probe" / "probe.json"
     if not overrides and kept.is_file():
-        found = report.load(kept)
+        found = store.load(kept)
         if probe in found and found["digest"] == checkpoint.digest(path):
             return found
     step("probe.py", path, "--probes", probe, *overrides)
-    return report.load(kept)
+    return store.load(kept)
 
 
 def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Tensor"]]:
-    """A row of test images, then a row a point of what it gives back, the largest rate first."""
+    """A row of test images, then for each point the reconstructions, the largest rate first."""
     from core.method import LatentModel
     from core.run import checkpoint
     from probes.latents import curve
@@ -192,8 +170,8 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Ten
 
 
 def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> None:
-    """`UserError` where a sweep of beta says nothing, or where the curves of one picture would have
-    different axes.
+    """Raise `UserError` where a sweep of beta has no meaning, or where the curves of one picture
+    would have different axes.
     """
     from core.method import LatentModel
     from core.run import checkpoint
@@ -222,8 +200,8 @@ def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> N
         data = checkpoint.run_of(path, checkpoint.read(path)).data.name
         if data != run.data.name:
             raise UserError(
-                f"--checkpoint: {path} was trained on {data}, and {options.config} is about"
-                f" {run.data.name}; curves compare on one"
+                f"--checkpoint: {path} was trained on {data}, but {options.config} on"
+                f" {run.data.name}; the curves of one picture need the same data"
             )
 
 
@@ -235,35 +213,35 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="CONFIG key=value",
         help="a VAE's YAML file, and any key of it for every run, such as optim.epochs=6",
     )
-    given.add_argument(
-        "--betas", help=f"prices of a nat of rate, separated by commas (default: {BETAS})"
-    )
-    given.add_argument(
-        "--warm-start",
-        action="store_true",
-        help="each run but the first starts from the weights of the next lower beta",
-    )
-    given.add_argument(
+    option(given, "--betas", f"prices of a nat of rate, separated by commas (default: {BETAS})")
+    switch(given, "--warm-start", "start each run from the weights of the next lower beta")
+    option(
+        given,
         "--checkpoint",
+        "draw its frozen features too; repeatable",
+        [],
         type=Path,
         action="append",
-        default=[],
         metavar="RUN_OR_CKPT",
-        help="draw frozen features too, or alone; repeatable",
     )
-    given.add_argument(
-        "--out",
-        type=Path,
-        help="where runs go, a folder a beta (default: runs/rate_distortion/CONFIG)",
-    )
-    given.add_argument(
+    option(given, "--out", "folder of the runs (default: runs/rate_distortion/CONFIG)", type=Path)
+    option(
+        given,
         "--picture",
+        "a PNG; its table is the JSON beside it (default: OUT/rate_distortion.png)",
         type=Path,
-        help="the PNG, its table beside it as JSON (default: OUT/rate_distortion.png)",
     )
     options = given.parse_intermixed_args(argv)
     options.overrides = [word for word in options.words if "=" in word]
-    configs = [Path(word) for word in options.words if "=" not in word]
+    _check_words(options, [Path(word) for word in options.words if "=" not in word])
+    options.betas = prices(options.betas or BETAS)
+    name = options.config.stem if options.config else "checkpoints"
+    options.out = options.out or Path("runs/rate_distortion") / name
+    return options
+
+
+def _check_words(options: argparse.Namespace, configs: list[Path]) -> None:
+    """Set `options.config`; `UserError` for words that do not go together."""
     if len(configs) > 1:
         raise UserError(f"{configs[1]}: one config a sweep; {configs[0]} is named already")
     if not configs and not options.checkpoint:
@@ -283,14 +261,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             raise UserError(f"'{word}': the sweep sets {key} itself; see --out and --betas")
         if options.checkpoint and not key.startswith("data."):
             raise UserError(
-                f"'{word}': a checkpoint's config is fixed; beside --checkpoint only data.* can"
-                " be overridden"
+                f"'{word}': a checkpoint's config is fixed; with --checkpoint only data.* can be"
+                " overridden"
             )
-    options.betas = prices(options.betas or BETAS)
-    options.out = options.out or Path("runs/rate_distortion") / (
-        configs[0].stem if configs else "checkpoints"
-    )
-    return options
 
 
 def prices(text: str) -> list[float]:

@@ -1,25 +1,27 @@
-"""Bytes that a process hands to the others in a step, and memory that a loss needs, beside the
-formulas of docs/scaling.md.
+"""Count the bytes that a process sends in a training step, and the memory that a loss needs, and
+print them beside the formulas of docs/scaling.md.
 
     twobounds scaling
     torchrun --nproc-per-node=2 -m twobounds scaling --batch 64 --queue 4096
     torchrun --nproc-per-node=2 -m twobounds scaling --strategy fsdp
 
-Every collective of a training step is counted, those of DDP and FSDP too, by the tensor that goes
-in; what then travels depends on the library. State is what a process holds between steps: weights,
-buffers and moments, and gradients. Memory is what loss and gradient need at their peak beyond the
-codes; it is measured where MALLOC_TRIM_THRESHOLD_=0 is set, so that what is freed is given back.
+Every collective of a step is counted, those of DDP and FSDP too, by the size of its input tensor;
+what is sent over the network depends on the library. "State" is what a process holds between steps:
+weights, buffers, moments of the optimiser, gradients. "Memory" is the peak of a loss and its
+gradient, without the codes. It is measured only where MALLOC_TRIM_THRESHOLD_=0 is set, so that
+freed memory is returned to the system.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
+from scripts.shared import option
 
 
 @exit_cleanly
@@ -32,19 +34,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("scaling", __doc__)
-    given.add_argument(
-        "--batch", type=int, default=256, help="images of the global batch (default: %(default)s)"
-    )
-    given.add_argument("--queue", type=int, default=4096, help="K (default: %(default)s)")
-    given.add_argument(
-        "--codes",
-        type=int,
-        default=4096,
-        help="images whose codes the losses compare (default: %(default)s)",
-    )
-    given.add_argument(
-        "--strategy", choices=("auto", "fsdp"), default="auto", help="(default: %(default)s)"
-    )
+    option(given, "--batch", "images of the global batch", 256)
+    option(given, "--queue", "length K of the queue", 4096)
+    option(given, "--codes", "images whose codes the losses compare", 4096)
+    option(given, "--strategy", "how processes share the model", "auto", choices=("auto", "fsdp"))
     options = given.parse_args(argv)
     for key, value in vars(options).items():
         if isinstance(value, int) and value < 2:

@@ -1,37 +1,33 @@
-"""Measured against true: SimCLR on sprites with M contents, where I(V1; V2) = log M exactly, for M
-from 2 to 65,536.
+"""Compare measured with true information: SimCLR on sprites with M contents, for M from 2 to
+65,536. There I(V1; V2) = log M exactly.
 
-    twobounds sprites-truth                          # all five, about 5 minutes on 2 CPU cores
+    twobounds sprites-truth                          # all five M, about 5 minutes on 2 CPU cores
     twobounds sprites-truth --contents 2,288         # some of them
     twobounds sprites-truth optim.epochs=6 --out runs/long    # another recipe
 
-For each M one run by the one recipe below, then the InfoNCE bound of the trained critic on 8,192
-test images for K = 16 ... 8,191 negatives, beside the value of the ideal critic, log(K + 1) - E
-log(1 + Binomial(K, 1/M)), which finds all candidates of the anchor's own content and can not tell
-them apart. Called again, it goes on where it stopped.
+For each M, one run is trained with the recipe below, and its critics are measured on 8,192 test
+images with K = 16 ... 8,191 negatives. Beside each bound stands that of the ideal critic,
+log(K + 1) - E log(1 + Binomial(K, 1/M)): it finds all candidates that show the content of the
+anchor, and can not tell them apart. A call that was interrupted goes on where it stopped.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
-if not __package__:  # called by its path: the checkout that it stands in comes first
+if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs import CONFIGS
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.demo import step
+from scripts.shared import option, overrides, step
 
-# One recipe for every M at the budget of the demo: its config, a little colder. At the config's 0.1
-# the common critic reaches 97 % of the ideal for M = 65,536 and K = 8,191, but SimCLR's own stops
-# at 90 %: too warm for so many.
+# One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. At the config's 0.1
+# SimCLR's own critic stops at 90 % of the ideal for M = 65,536 and K = 8,191.
 RECIPE = ("model.temperature=0.07",)
-CRITIC = (
-    "common"  # the critic that headlines every report; what the others reach is in the table too
-)
+CRITIC = "common"  # the critic that is drawn, as in every report; the table holds the others too
 SPRITES = {
     2: {"shapes": 1, "colours": 2, "sizes": 1, "grid": 1},
     16: {"shapes": 2, "colours": 2, "sizes": 1, "grid": 2},
@@ -45,78 +41,46 @@ SPRITES = {
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
-    from core.files import write_atomically
     from core.run.folder import picture_place
-    from probes.report import store as report
-    from probes.report import truth_figures
+    from probes.report import store, truth_figures
     from probes.samples import truth
 
     options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     started = time.monotonic()
-    recipe = [*RECIPE, *options.overrides]
+    config, recipe = "simclr_sprites.yaml", [*RECIPE, *options.overrides]
     reports = []
     for m in options.contents:
         run = options.out / f"m{m}"
         sizes = [f"data.sprites.{key}={value}" for key, value in SPRITES[m].items()]
-        step(
-            "pretrain.py",
-            CONFIGS / "simclr_sprites.yaml",
-            f"folder={run}",
-            *recipe,
-            *sizes,
-            "--resume",
-        )
+        step("pretrain.py", CONFIGS / config, f"folder={run}", *recipe, *sizes, "--resume")
         step("probe.py", run, "--probes", "information")
-        reports.append(report.load(run / "probe" / "probe.json"))
+        reports.append(store.load(run / "probe" / "probe.json"))
     table = truth.collect(reports, CRITIC)
-    table["recipe"] = {
-        "config": "configs/simclr_sprites.yaml",
-        "overrides": recipe,
-        "sprites": {m: SPRITES[m] for m in options.contents},
-    }
+    sprites = {m: SPRITES[m] for m in options.contents}
+    table["recipe"] = {"config": f"configs/{config}", "overrides": recipe, "sprites": sprites}
     plain_console(120).print(truth.lines(table))
-    kept = options.picture.with_suffix(".json")
-    write_atomically(
-        kept, lambda temporary: temporary.write_text(json.dumps(table, indent=1) + "\n")
-    )
+    kept = store.write_json(options.picture.with_suffix(".json"), table)
     truth_figures.truth(table, options.picture)
-    print(
-        f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}; the table:"
-        f" {kept}; the runs: {options.out}/m*/"
-    )
+    print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}")
+    print(f"The table: {kept}; the runs: {options.out}/m*/")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("sprites_truth", __doc__)
-    given.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="any key of the config, for every run, such as optim.epochs=6",
-    )
-    given.add_argument(
-        "--contents",
-        default=",".join(map(str, SPRITES)),
-        help="which M, separated by commas (default: %(default)s)",
-    )
-    given.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/sprites_truth"),
-        help="where the runs go (default: %(default)s)",
-    )
-    given.add_argument(
+    overrides(given, "any key of the config, for every run, such as optim.epochs=6")
+    option(given, "--contents", "which M, separated by commas", ",".join(map(str, SPRITES)))
+    option(given, "--out", "folder of the runs", Path("runs/sprites_truth"))
+    option(
+        given,
         "--picture",
+        "a PNG; its table is the JSON beside it (default: OUT/sprites_truth.png)",
         type=Path,
-        help="the PNG, its table beside it as JSON (default: OUT/sprites_truth.png)",
     )
     options = given.parse_intermixed_args(argv)
     known = {str(m): m for m in SPRITES}
     for word in options.contents.split(","):
         if word not in known:
-            raise UserError(
-                f"--contents: there is no M = '{word}'; choose among {', '.join(known)}"
-            )
+            raise UserError(f"--contents: there is no M = '{word}'; choose from {', '.join(known)}")
     options.contents = sorted({known[word] for word in options.contents.split(",")})
     return options
 

@@ -1,18 +1,21 @@
 """What tests share: one thread a process, a process a core, the CPU, and small batches."""
 
 import os
+import tarfile
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in what tests start
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from core.batch import Batch
 from core.randomness import KeyedRNG
 
+ROOT = Path(__file__).parents[1]
 # Files that take longest, longest first: a process is given whole files, and a long one at the end
 # would leave the other cores idle.
 LONGEST = (
@@ -25,6 +28,12 @@ LONGEST = (
     "test_readme.py",
 )
 MOST_PROCESSES = 8  # of about 1 GiB each
+
+# No test fails because a machine is slow.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,6 +60,22 @@ def _quiet() -> None:
 @pytest.fixture(autouse=True)
 def _no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the original MNIST/raw, unpacked if it is packed; skips without it."""
+    named = os.environ.get("TWOBOUNDS_DATA")
+    places = [Path(named)] if named else [top / "shared" / "data" for top in (ROOT, ROOT.parent)]
+    for place in places:
+        if (place / "MNIST" / "raw").is_dir():
+            return place
+        if (packed := place / "mnist.tar.gz").is_file():
+            folder = tmp_path_factory.mktemp("mnist")
+            with tarfile.open(packed) as file:
+                file.extractall(folder, filter="data")
+            return folder
+    pytest.skip(f"neither MNIST/raw nor mnist.tar.gz in {places}; TWOBOUNDS_DATA may name a folder")
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
     python -m tests.hostile checkpoints 0 100 FOLDER
 
-reads that many mutated files in FOLDER and prints a line of JSON for each: what was done to it and
-what came of it (`taken`, `refused`, or the name of another error), in which time and memory.
+reads that many mutated checkpoints (or npz, or folders of images) in FOLDER and prints a line of
+JSON for each: what was done to it and what came of it (`taken`, `refused`, or the name of another
+error), in which time and memory.
 """
 
 import io
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from core.errors import UserError
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from probes.samples.pairs import check_pairs, load_pairs
+from tests.hostile_folders import read_folder, write_folder
 from tests.mutations import mutated, npz
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -90,6 +93,14 @@ def read_npz(path: Path, _: Any) -> str:
     return "taken"
 
 
+def read_images(path: Path, draw: random.Random) -> str:
+    try:
+        return "taken" if read_folder(path, draw) else "no image seen"
+    except UserError as error:
+        assert str(error).strip() and str(error).isprintable() and len(str(error)) <= 2000
+        return "refused"
+
+
 def memory(key: str) -> float:
     """MiB of this process: VmHWM, the most that it had, or VmRSS, what it has."""
     text = Path("/proc/self/status").read_text()
@@ -124,18 +135,24 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
         bases.append((target.getvalue(), state))
     for number in range(first, first + count):
         draw = random.Random(number)
-        path = folder / ("case.ckpt" if bases else "case.npz")
+        path = folder / f"case{number}"
         print(json.dumps({"case": number}), flush=True)  # the last one seen, if this one kills
-        state: Any = None
-        if bases:
-            content, state = draw.choice(bases)
-            content, told = mutated(content, draw)
+        state: Any = draw
+        if kind == "folders":
+            told = write_folder(path, draw)
         else:
-            content, told = npz(draw)
-        path.write_bytes(content)
-        found = watched(read_checkpoint if bases else read_npz, path, state)
+            if bases:
+                content, state = draw.choice(bases)
+                content, told = mutated(content, draw)
+            else:
+                content, told = npz(draw)
+            path.write_bytes(content)
+        found = watched(READERS[kind], path, state)
         print(json.dumps({"case": number, "told": told, **found}), flush=True)
+        shutil.rmtree(path) if kind == "folders" else path.unlink()
 
+
+READERS = {"checkpoints": read_checkpoint, "npz": read_npz, "folders": read_images}
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from core.data.notes import printable, say_once
-from core.data.pixels import suffixes
+from core.data.pixels import read_file, suffixes
 from core.errors import UserError
 
 TEST_NAMES = ("test", "val", "validation")  # possible folders of the test split; the first wins
@@ -60,8 +60,7 @@ class Folder(Dataset[tuple[bytes, int]]):
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         path, label = self.samples[index]
-        with open(path, "rb") as file:
-            return file.read(), label
+        return read_file(path), label
 
     def _say(self, left_out: dict[str, list[str]], empty: list[str]) -> None:
         if left_out:

@@ -70,6 +70,8 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
                 f"data.root: image {index}: {printable(error.filename or '')} can not be read"
                 f" ({error.strerror})"
             ) from None
+        except Undecodable as error:
+            raise self._undecodable(index, str(error)) from None
         try:
             image, note = to_tensor(open_picture(item), self.size, self.grey, self.bits)
         except MemoryError:
@@ -80,10 +82,13 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
         except Exception as error:
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "not an image that Pillow knows" if unknown else printable(error)
-            raise Undecodable(
-                f"data.root: {self._name(index)} can not be decoded ({reason}); repair or remove it"
-            ) from None
+            raise self._undecodable(index, reason) from None
         return image, int(label), note
+
+    def _undecodable(self, index: int, reason: str) -> Undecodable:
+        return Undecodable(
+            f"data.root: {self._name(index)} can not be decoded ({reason}); repair or remove it"
+        )
 
     def _item(self, index: int) -> tuple[Any, int]:
         """The stored item, not decoded if it is a file. (timm itself hides images that fail.)"""

@@ -6,7 +6,9 @@ higher bits hold the largest value plus one of a 16-bit picture, else 0.
 
 import functools
 import io
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ TURNS = {
 ORIENTATION = 0x0112  # number of the EXIF tag
 # Formats that Pillow names but can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+MAX_BYTES = 2**29  # of an encoded picture; any that Pillow decodes is smaller, even uncompressed
 # If one side is longer than the other by more than this factor, only the middle is resized.
 LONGEST = 64
 
@@ -51,6 +54,15 @@ def suffixes() -> frozenset[str]:
     """The file name extensions of these formats, in lower case, with the dot."""
     known, read = Image.registered_extensions(), set(formats())
     return frozenset(suffix.lower() for suffix, name in known.items() if name in read)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture's file; raises `Undecodable` if it is too large for a picture."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise Undecodable(f"its {size / 2**30:.1f} GiB are too large for a picture")
+        return file.read()
 
 
 def open_picture(item: Any) -> Image.Image:
@@ -75,7 +87,9 @@ def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tu
     without a known range, and `TooDeep`.
     """
     picture, note = upright(picture, bits)
-    picture = picture.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if size and picture.size != (size, size):
         picture = resized(picture, size)
     pixels = torch.from_numpy(np.array(picture))
@@ -141,7 +155,7 @@ def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool
     """Grey values of `bits` bits as their upper 8 bits, their maximum, and whether any value means
     transparent (shown white). Pillow's own conversion makes all values above 255 white.
     """
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(picture)
     peak = int(values.max())
     if peak >= 2**bits:
         raise TooDeep(f"holds the value {peak}, which takes more than {bits} bits")

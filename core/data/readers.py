@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from core.data.folders import open_folder
 from core.data.notes import printable
+from core.data.pixels import read_file
 from core.errors import UserError
 
 # data.name -> class in torchvision.datasets; a similar set is one more line
@@ -127,12 +128,8 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
         # without this, timm replaces an image that can not be decoded by the next one
         dataset.load_bytes = True
     if isinstance(dataset, DatasetFolder):
-        dataset.loader = _read_bytes
+        dataset.loader = read_file
     return dataset
-
-
-def _read_bytes(path: str) -> bytes:
-    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager

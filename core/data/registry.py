@@ -4,6 +4,7 @@ A set in a package of your own is named `package.module.Class`. Nothing is impor
 that the user has not named.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -63,10 +64,20 @@ def from_options(kind: type[Source], options: dict[str, Any]) -> Any:
     for key in options:
         if key not in names:
             raise UserError(f"data.options: unknown key '{key}'{nearest(str(key), names)}")
+    structured = OmegaConf.structured(kind.Config)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind.Config), options))
+        return OmegaConf.to_object(OmegaConf.merge(structured, for_omegaconf(options)))
     except OmegaConfBaseException as error:
         said = str(error.msg or error).splitlines()[0]
         raise UserError(f"data.options.{error.full_key or ''}: {said}") from None
     except ValueError as error:
         raise UserError(f"data.options.{error}") from None
+
+
+def for_omegaconf(values: Any) -> Any:
+    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
+    if isinstance(values, dict):
+        return {key: for_omegaconf(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [for_omegaconf(value) for value in values]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values

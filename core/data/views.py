@@ -104,9 +104,20 @@ class Parameters(NamedTuple):
     sigma: Tensor  # float [B]
 
 
+COLUMNS = 2 * ATTEMPTS + 16  # uniform numbers for a view
+
+
 def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:
     """Parameters for B images of H x W, drawn on the CPU, so that all devices get equal views."""
-    u = rng.on("cpu").uniform("view", images, 2 * ATTEMPTS + 16)
+    return parameters(_uniform(images, rng), height, width, policy)
+
+
+def _uniform(images: int, rng: KeyedRNG) -> Tensor:
+    return rng.on("cpu").uniform("view", images, COLUMNS)
+
+
+def parameters(u: Tensor, height: int, width: int, policy: Policy) -> Parameters:
+    """Parameters for images of H x W from uniform numbers [B, 36]."""
     shape, place, u = u.split([2 * ATTEMPTS, 2, 14], 1)
     # one column each; names that stand for several numbers follow
     rotation, flip, jittered, gray, blur, sigma, hue = u[:, :7].unbind(1)
@@ -168,11 +179,13 @@ def augmented(image: Tensor, rngs: Sequence[KeyedRNG], policy: Policy) -> tuple[
     height, width = image.shape[2:]
     if replace(policy, compile=False) == Policy(policy.size) and height == width == policy.size:
         return (image,) * len(rngs)
-    drawn = [draw(len(image), height, width, rng, policy) for rng in rngs]
+    uniform = [_uniform(len(image), rng) for rng in rngs]
     if not (policy.rotation or policy.blur) and fused_views.serves(image, policy.size):
-        parameters = to_device(torch.stack([packed(one) for one in drawn]), image.device)
-        return fused_views.make(image, parameters, policy.size).unbind(0)
-    return tuple(apply(image, one, policy) for one in drawn)
+        # of all views at once: on a GPU each operation of the CPU counts
+        rows = packed(parameters(torch.cat(uniform), height, width, policy))
+        rows = to_device(rows, image.device).unflatten(0, (len(rngs), -1))
+        return fused_views.make(image, rows, policy.size).unbind(0)
+    return tuple(apply(image, parameters(u, height, width, policy), policy) for u in uniform)
 
 
 def packed(drawn: Parameters) -> Tensor:

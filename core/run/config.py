@@ -14,7 +14,7 @@ import configs
 from core.checks import one_of
 from core.data import doubtful
 from core.data.datasets import DataConfig
-from core.data.registry import is_own, trust
+from core.data.registry import for_omegaconf, is_own, locate_source, trust
 from core.errors import SHOWN, UserError, nearest, shown
 from core.method import Method, locate
 from core.run import yaml_values
@@ -95,6 +95,9 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     own = [package_of(named)] if trusted is None else trusted
     model = _located(named, own, source).Config
     text = _text_keys(model)
+    if _gives_options(pairs) or yaml_values.node_at(tree, "data.options"):
+        data = dict(pairs).get("data.name") or yaml_values.scalar_at(tree, "data.name") or ""
+        text |= _text_options(data, [package_of(data)] if trusted is None else trusted)
     values = yaml_values.construct(tree, origin, text)
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
@@ -124,8 +127,11 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
     values = _values(run)
     named = dict(pairs).get("method", run.method)
     model = _located(named, [package_of(run.method)], origin).Config
-    made = _read(yaml_values.literals(values), pairs, origin, model, _text_keys(model))
-    trust(*filter(is_own, [dict(pairs).get("data.name", "")]))
+    text, data = _text_keys(model), dict(pairs).get("data.name", "")
+    if _gives_options(pairs):
+        text |= _text_options(data or run.data.name, [package_of(data)])
+    made = _read(yaml_values.literals(values), pairs, origin, model, text)
+    trust(*filter(is_own, [data]))
     named_keys = [key for key, _ in pairs]
     left = [k for k in run.data.doubtful if not any(_concerns(f"data.{k}", n) for n in named_keys)]
     return replace(made, written=run.written, data=replace(made.data, doubtful=tuple(left)))
@@ -283,7 +289,7 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, and the dataclass checks ranges."""
-    structured, given = OmegaConf.structured(kind), yaml_values.for_omegaconf(values)
+    structured, given = OmegaConf.structured(kind), for_omegaconf(values)
     try:
         return OmegaConf.to_object(OmegaConf.merge(structured, given))
     except OmegaConfBaseException as error:
@@ -320,6 +326,19 @@ def _dotted(model: type, kind: type = RunConfig, prefix: str = "") -> Iterator[t
 
 def _text_keys(model: type) -> set[str]:
     return {key for key, hint in _dotted(model) if hint is str}
+
+
+def _gives_options(pairs: list[tuple[str, str]]) -> bool:
+    return any(key == "data" or f"{key}.".startswith("data.options.") for key, _ in pairs)
+
+
+def _text_options(name: str, trusted: Iterable[str]) -> set[str]:
+    """The keys of `data.options` with type text, for the data set of that name."""
+    try:
+        kind = locate_source(name, trusted).Config
+    except UserError:  # raised again when the data are opened
+        return set()
+    return {key for key, hint in _dotted(kind, kind, "data.options.") if hint is str}
 
 
 def _refuse_unknown(values: dict[Any, Any], kind: type, model: type, prefix: str = "") -> None:

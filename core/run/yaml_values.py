@@ -84,11 +84,18 @@ def construct(tree: yaml.Node | None, origin: str, text_keys: Collection[str] = 
         raise UserError(f"{origin}: its lists or mappings are nested too deep") from None
 
 
+def node_at(tree: yaml.Node | None, key: str) -> yaml.Node | None:
+    """The node at a dotted key; None if there is none."""
+    for name in key.split("."):
+        pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
+        tree = next((value for found, value in reversed(pairs) if found.value == name), None)
+    return tree
+
+
 def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
-    """The literal text at a key of the top level; None if it is no scalar."""
-    pairs = tree.value if isinstance(tree, yaml.MappingNode) else []
-    found = [value.value for name, value in pairs if name.value == key and _is_scalar(value)]
-    return found[-1] if found else None
+    """The literal text at a dotted key; None if it is no scalar."""
+    found = node_at(tree, key)
+    return found.value if found is not None and _is_scalar(found) else None
 
 
 def plain(values: Any, origin: str) -> Any:
@@ -225,11 +232,6 @@ def literals(values: Any) -> Any:
 def escaped(values: Any) -> Any:
     """Values in which `resolve` finds no interpolation: `${` becomes `\\${`."""
     return _each_text(values, lambda text: text.replace("${", "\\${"))
-
-
-def for_omegaconf(values: Any) -> Any:
-    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
-    return _each_text(values, lambda text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
 
 
 def dump(values: dict[str, Any]) -> str:

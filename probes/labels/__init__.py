@@ -1,1 +1,1 @@
-"""What frozen features know about labels."""
+"""Probes that predict labels from frozen features."""

@@ -21,16 +21,11 @@ from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
-QUERIES, GROUP = (
-    256,
-    16,
-)  # test images searched at a time, and training images that stand behind one maximum
+QUERIES, GROUP = 256, 16  # test images searched at a time; training images in a group
 
 
 class Neighbours(NamedTuple):
-    """The k nearest training images of each test image, best first; of equally near ones the one
-    with the lower index.
-    """
+    """The k nearest training images of each test image, best first; ties are in index order."""
 
     similarity: Tensor  # float32 [m, k]
     place: Tensor  # int64 [m, k], indices of training images
@@ -40,13 +35,12 @@ class Neighbours(NamedTuple):
 
 
 def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = None) -> Neighbours:
-    """Exact search by cosine similarity: faiss on the CPU, the reference, or in blocks by torch on
-    `device`. k is at most n.
+    """Exact search by cosine similarity: with faiss on the CPU (the reference), or with torch on
+    `device`. At most n neighbours are found.
 
-    Images that are equally near are taken in the order of their indices, at the border of k and
-    before it: copies of an image, which have one similarity by definition, and similarities that
-    are equal as float32 numbers. So every library keeps the same copies. Raises `Unmeasurable`
-    for features that are not finite, which have no neighbours.
+    Ties are resolved in index order, so that every library finds the same neighbours: copies of an
+    image, whose similarity is the same by definition, and similarities that are equal in float32.
+    Raises `Unmeasurable` for features that are not finite.
     """
     for name, features in (("training", bank), ("test", query)):
         require_finite_features(features, f"kNN, {name} images")
@@ -56,35 +50,32 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
         return search_blocks(bank.to(device), query.to(device), k)
     index = faiss.IndexFlatIP(bank.shape[1])
     index.add(bank.numpy())
-    one_more = min(k + 1, len(bank))  # it shows whether the border of k parts equals
+    one_more = min(k + 1, len(bank))  # shows whether the k-th and the next are tied
     found = Neighbours(*map(torch.from_numpy, index.search(query.numpy(), one_more)))
     return _in_order(bank, query, found, k)
 
 
 def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
-    """The k largest inner products of each query with the bank [n, D], where the bank is; results
-    on the CPU, in the order of `search`.
+    """The k largest inner products of each query with the bank [n, D], computed on the device of
+    the bank; results on the CPU, in the order of `search`.
 
-    Selecting costs more than multiplying, so most of a row is never sorted: the k groups of columns
-    with the largest maxima hold the k largest values, as each of those maxima is one of k values
-    that no other group can pass.
+    Selection costs more than multiplication, so most of a row is never sorted. Columns are put into
+    groups: the k groups with the largest maxima hold the k largest values, as no value of another
+    group exceeds those k maxima.
     """
     groups, one_more = len(bank) // GROUP, min(k + 1, len(bank))
     rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
     found: list[tuple[Tensor, Tensor]] = []
     for block in query.split(QUERIES):
         scores = matmul(block, bank)
-        if one_more > groups // 4:  # the groups would be most of the row
-            values, place = scores.topk(one_more)
-            found.append((values, place))
+        if one_more > groups // 4:  # the chosen groups would be most of the row
+            best = scores.topk(one_more)
+            found.append((best.values, best.indices))
             continue
-        grouped = scores[:, : groups * GROUP].unflatten(
-            1, (GROUP, groups)
-        )  # column c is in group c mod groups
+        grouped = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups))  # c is in c mod groups
         group = grouped.amax(1).topk(one_more, sorted=False).indices
-        column = (
-            group[:, None] + groups * torch.arange(GROUP, device=group.device)[:, None]
-        ).flatten(1)
+        first = groups * torch.arange(GROUP, device=group.device)[:, None]
+        column = (group[:, None] + first).flatten(1)
         column = torch.cat([column, rest.expand(len(block), -1)], 1)
         best = scores.gather(1, column).topk(one_more)
         found.append((best.values, column.gather(1, best.indices)))
@@ -93,11 +84,10 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
 
 
 def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbours:
-    """The first k of at least k + 1 neighbours (or all there are), equals in the order of their
-    indices; on the CPU.
+    """The first k of k + 1 neighbours (or of all n), with ties in index order; on the CPU.
 
-    Whole rows are looked at again only where equals stand on both sides of the border, or where
-    there are copies, which a library may give similarities that differ by rounding.
+    Whole rows are searched again only where the k-th and the next are tied, and for copies of
+    images, as libraries may give copies similarities that differ by rounding.
     """
     similarity, place = found
     equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
@@ -120,20 +110,17 @@ def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbo
         above, at = scores > least, scores == least
         kept = above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
         columns = kept.nonzero()[:, 1].view(-1, k)  # ascending
-        similarity[rows], order = scores.gather(1, columns).sort(
-            dim=1, descending=True, stable=True
-        )
+        values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+        similarity[rows] = values
         place[rows] = columns.gather(1, order)
     return Neighbours(similarity.cpu(), place.cpu())
 
 
 def _originals(bank: Tensor) -> Tensor | None:
-    """The first image with the same features, for each of the bank [n, D]; None where all
-    differ.
-    """
+    """For each row of the bank [n, D], the first row that equals it; None if all rows differ."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(2**31, bank.shape[1:], generator=generator, dtype=torch.int32)
-    # a sum (modulo 2^32) that copies share, and few others; adding 0 makes one zero of the two
+    # a hash: a weighted sum modulo 2^32; adding 0 turns -0 into 0
     mixed = ((bank + 0.0).view(torch.int32) * weight.to(bank.device)).sum(1, dtype=torch.int32)
     sums = mixed.sort().values
     if not (sums[1:] == sums[:-1]).any():
@@ -144,23 +131,22 @@ def _originals(bank: Tensor) -> Tensor | None:
     original = first[group]
     others = index[original != index]
     others = others[(bank[others] != bank[original[others]]).any(1)]
-    if len(others):  # of equal sums, but other features
+    if len(others):  # the same hash, but other features
         among = _originals(bank[others])
         original[others] = others if among is None else others[among]
     return original
 
 
 def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """Predicted classes [m]: each neighbour votes for its label [m, k] with weight exp(similarity /
+    """Predicted classes [m]: neighbours vote for their labels [m, k] with weight exp(similarity /
     T).
 
-    Of equal votes the first class wins. Raises `ValueError` for a temperature that is not above 0.
+    Ties go to the first class. Raises `ValueError` for a temperature that is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature: must be above 0, got {temperature}")
-    weight = torch.exp(
-        (similarity - similarity[:, :1]).double() / temperature
-    )  # a common factor changes no vote
+    # a common factor changes no vote
+    weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)
     votes = torch.zeros(len(labels), classes, dtype=torch.float64)
     return votes.scatter_add_(1, labels, weight).argmax(1)
 
@@ -172,9 +158,9 @@ def knn(
     temperature: float = 0.1,
     found: Neighbours | None = None,
 ) -> dict[str, float]:
-    """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1". k is at most n.
+    """Top-1 accuracy of every factor as "top1/FACTOR", and their mean as "top1".
 
-    `found` are at least k neighbours of a search that is already done.
+    `found`: at least min(k, n) neighbours of an earlier search.
     """
     k = min(k, len(train.x))
     similarity, neighbour = (found or search(train.x, test.x, k)).first(k)
@@ -184,16 +170,12 @@ def knn(
     for column, (factor, classes) in enumerate(train.factors):
         predicted = vote(similarity, train.y[:, column][neighbour], classes, temperature)
         scores[f"top1/{factor}"] = (predicted == test.y[:, column]).double().mean().item()
-    return {
-        "top1": sum(scores.values()) / len(scores),
-        **scores,
-        "k": float(k),
-        "temperature": temperature,
-    }
+    mean = sum(scores.values()) / len(scores)
+    return {"top1": mean, **scores, "k": float(k), "temperature": temperature}
 
 
 def online_knn(train: Features, test: Features) -> dict[str, float]:
-    """The kNN accuracy that is watched while a method trains, as "knn"."""
+    """The kNN accuracy that is logged while a method trains, as "knn"."""
     return {"knn": knn(train, test)["top1"]}
 
 

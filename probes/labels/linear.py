@@ -25,12 +25,10 @@ from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
-FEW = 100  # images, below which every tenth of them is held out once: one tenth would be chance
-# relative; strengths a factor of ten apart are told from each other long before they are fitted to
-# the last digit
-ROUGH = 1e-5
-FINE = 1e-6  # relative; of the fit that is scored, far below what a score shows
-SMALL = 1_000_000  # images x dimensions x classes; up to it a fit is to the last digit of float64
+FEW = 100  # images; with fewer, each tenth is held out in turn, as one tenth alone would be chance
+ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
+FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
+SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
 
 
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
@@ -38,10 +36,10 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     their means.
 
     Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of
-    the train split's class frequencies (one image added to each class), CE that of the probe, so it
-    is what a linear reader gains from the features. A class that train does not hold is given
-    nothing but its frequency. lambda is chosen by CE on a held-out tenth of train, of few images on
-    each tenth in turn, and the probe refitted on all of it; the test split is read once.
+    the class frequencies of train (one image added to each class), CE that of the probe. So it is
+    what a linear classifier gains from the features. A class without training images has the
+    probability of its frequency. lambda is chosen by CE on a held-out tenth of train (for few
+    images, on each tenth in turn), and the probe is then fitted to all of train. Test is read once.
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
@@ -58,26 +56,20 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         best, start = _strength(model, y, classes)
         chosen[factor] = STRENGTHS[best]
         reader = _fit(model, y, classes, STRENGTHS[best : best + 1], slice(None), FINE, start)[0]
-        found = reader.log_probabilities(x_test)
+        predicted = reader.log_probabilities(x_test)
         entropy = -_frequency(y, classes).log()[y_test].mean().item()
-        top1[factor] = (found.argmax(1) == y_test).double().mean().item()
-        information[factor] = entropy - F.nll_loss(found, y_test).item()
-    scores = {
-        "top1": sum(top1.values()) / len(top1),
-        "information": sum(information.values()) / len(information),
-    }
-    scores |= {f"top1/{factor}": value for factor, value in top1.items()} | {
-        f"information/{factor}": value for factor, value in information.items()
-    }
-    scores |= {f"lambda/{factor}": value for factor, value in chosen.items()}
+        top1[factor] = (predicted.argmax(1) == y_test).double().mean().item()
+        information[factor] = entropy - F.nll_loss(predicted, y_test).item()
+    found = {"top1": top1, "information": information, "lambda": chosen}
+    scores = {key: sum(found[key].values()) / len(chosen) for key in ("top1", "information")}
+    for key, values in found.items():
+        scores |= {f"{key}/{factor}": value for factor, value in values.items()}
     require_finite_numbers(scores, "linear probe")
     return scores
 
 
 class Reader(NamedTuple):
-    """A fitted probe: a linear map to the classes that it was fitted to, and all class
-    frequencies.
-    """
+    """A fitted probe: a linear map to the classes of its training images, and all frequencies."""
 
     weight: Tensor  # [P, D]
     bias: Tensor  # [P]
@@ -86,9 +78,7 @@ class Reader(NamedTuple):
     parameters: Tensor  # [P, D + 1], where another fit may start
 
     def log_probabilities(self, x: Tensor) -> Tensor:
-        """float64 [n, Y]; classes that were never seen share what their frequencies are, whatever
-        the image.
-        """
+        """float64 [n, Y]; a class without training images has the probability of its frequency."""
         made = self.frequency.log().repeat(len(x), 1)
         seen = F.log_softmax(F.linear(x, self.weight, self.bias).double(), 1)
         made[:, self.present] = seen + self.frequency[self.present].sum().log()
@@ -104,10 +94,10 @@ def _fit(
     rough: float,
     start: Tensor | None = None,
 ) -> list[Reader]:
-    """A reader for each strength, from these rows alone."""
+    """A reader for each strength, fitted to these rows alone."""
     frequency = _frequency(y[rows], classes)
     present = torch.bincount(y[rows], minlength=classes) > 0
-    places = present.cumsum(0) - 1  # of the classes among those that are present
+    places = present.cumsum(0) - 1  # numbers of the classes that are present
     count = int(present.sum())
     if start is not None and start.shape[1] != count:
         start = None
@@ -117,20 +107,15 @@ def _fit(
 
 
 def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | None]:
-    """The number of the strength with the least CE on images that were held out, and where the
-    refit may start.
-    """
+    """The index of the strength with the least CE on held-out images, and a start for the refit."""
     n = len(y)
     tenth = max(1, n // 10)
-    # of the shuffled images, so that neither part is copied again for each factor
+    # images are shuffled already, so slices will do, and neither part is copied for each factor
     splits: list[tuple[slice | Tensor, slice | Tensor]] = [(slice(tenth), slice(tenth, None))]
     if n < FEW:
         places = torch.arange(n)
-        splits = [
-            (held, places[~torch.isin(places, held)])
-            for held in places.tensor_split(10)
-            if len(held)
-        ]
+        tenths = [held for held in places.tensor_split(10) if len(held)]
+        splits = [(held, places[~torch.isin(places, held)]) for held in tenths]
     losses = torch.zeros(len(STRENGTHS), dtype=torch.float64)
     for held, rest in splits:
         readers = _fit(model, y, classes, STRENGTHS, rest, ROUGH)
@@ -144,8 +129,8 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
 
 
 def _standardised(train: Features, test: Features, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Features by the training split's mean and deviation, the training images in that order. Of a
-    small problem in float64, and in no more dimensions than there are training images.
+    """Features standardised by mean and deviation of train, the training images in that order. For
+    a small problem in float64, with no more dimensions than there are training images.
     """
     mean, deviation = mean_and_deviation(train.x)
     dimensions = min(train.x.shape)
@@ -156,13 +141,13 @@ def _standardised(train: Features, test: Features, order: Tensor) -> tuple[Tenso
         for features in (train.x[order], test.x)
     )
     if small and dimensions < x.shape[1]:
-        span = torch.linalg.qr(x.T).Q  # the penalty keeps weights in the span of the images
+        span = torch.linalg.qr(x.T).Q  # the optimal weights lie in the span of the images
         return x @ span, x_test @ span
     return x, x_test
 
 
 def _frequency(y: Tensor, classes: int) -> Tensor:
-    """Frequencies [Y] of classes, one image added to each so that none has probability zero."""
+    """Frequencies [Y] of classes; one image is added to each, so that none has probability 0."""
     return (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)
 
 

@@ -1,8 +1,10 @@
-"""Multinomial logistic regression at many strengths at once, by L-BFGS that knows the covariance of
-the features.
+"""Multinomial logistic regression for several penalties at once, by L-BFGS preconditioned with the
+covariance of the features.
 
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +16,27 @@ from core.matmul import matmul
 Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
-GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient at which a fit is done; slope of the line search
-MOST_INNER = 1000  # steps of conjugate gradients for one of Newton's
-BLOCK = (
-    2**22
-    # features or logits at a time; both are read more than once, and 16 MiB of floats stay in a
-    # cache
-)
+GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient of a finished fit; slope of the line search
+MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
+BLOCK = 2**22  # features or logits at a time: 16 MiB of floats stay in the cache between two reads
+
+
+class Point(NamedTuple):
+    """Parameters of each strength, with the objective and its gradient."""
+
+    w: Tensor  # [S, Y, D + 1]
+    value: Tensor  # float64 [S]
+    gradient: Tensor  # [S, Y, D + 1]
 
 
 class Logistic:
-    """Minimises mean cross-entropy + (lambda / 2) |W|^2 with free biases, for S strengths lambda in
-    one pass over x per step.
+    """Minimises mean cross-entropy + (lambda / 2) |W|^2, with biases that are not penalised, for S
+    strengths lambda in one pass over x for each step.
 
-    The objective is strictly convex in W, so the start changes the time and not the answer, which
+    The objective is strictly convex in W, so the start changes the time and not the result, which
     equals that of scikit-learn's LogisticRegression(C = 1 / (n lambda)). Steps are taken in the
-    eigenbasis of x'x / n, where the curvature at the start is diagonal: (eigenvalue / Y + lambda);
-    that is what L-BFGS takes for its first guess of the inverse, and a few steps do the work of
-    hundreds.
+    eigenbasis of x'x / n. There the curvature at the start is diagonal, (eigenvalue / Y + lambda),
+    and L-BFGS starts from its inverse, which saves hundreds of steps.
     """
 
     def __init__(self, x: Tensor):
@@ -50,69 +55,65 @@ class Logistic:
         start: Tensor | None = None,
         rough: float = 0.0,
     ) -> Tensor:
-        """Parameters [S, Y, D + 1] in the eigenbasis, biases last; from labels y int64 [n] of these
-        rows alone.
+        """Parameters [S, Y, D + 1] in the eigenbasis, biases last, fitted to these rows alone;
+        labels y are int64 [n].
 
-        A fit ends where a step lowers the objective by less than `rough` of it, or by nothing but
-        rounding. One in float64 ends where nothing is left of the gradient, which is meant for few
-        images: there the objective is so flat that two fits which agree in it to a part in a
-        million may score test images .1 nats apart.
+        A fit ends where a step lowers the objective by less than `rough` of it, or only by
+        rounding. A fit in float64, for few images, ends where the gradient is zero to rounding:
+        there the objective is so flat that two fits may agree in it to a part in a million, and
+        differ by 0.1 nats on test images.
         """
         x, y = self.x[rows], y[rows]
-        dimensions, penalty = x.shape[1], x.new_tensor(strengths)
-        w = x.new_zeros(len(strengths), classes, dimensions + 1) if start is None else start.clone()
+        w = x.new_zeros(len(strengths), classes, x.shape[1] + 1) if start is None else start.clone()
         if classes == 1:
-            return w  # nothing to tell apart: any weights give the one class all probability
+            return w  # nothing to learn: any weights give the one class all probability
         if x.dtype == torch.float64:
             return self._exact(x, y, w, strengths)
-        shrunk = torch.cat(
-            [penalty[:, None].expand(-1, dimensions), penalty.new_zeros(len(penalty), 1)], 1
-        )[:, None]  # [S, 1, D + 1]
+        penalty = x.new_tensor(strengths)
+        shrunk = penalty[:, None, None].repeat(1, 1, x.shape[1] + 1)  # [S, 1, D + 1]
+        shrunk[..., -1] = 0
         curvature = torch.cat([self.values, self.values.new_ones(1)]) / classes
         inverse = 1 / (curvature + shrunk).clamp(min=1e-12)
-        value, gradient = self._evaluate(x, y, w, shrunk)
+        least = max(rough, torch.finfo(x.dtype).eps / 10)  # means over images are taken in float64
+        now = Point(w, *self._evaluate(x, y, w, shrunk))
         pairs: list[tuple[Tensor, Tensor]] = []
         running = torch.arange(len(strengths), device=x.device)  # the strengths that are not done
         for _ in range(MOST_STEPS):
-            direction = -_times_inverse(gradient, pairs, inverse)
-            slope = _dot(gradient, direction)
-            step, moved, value_next, gradient_next = (
-                torch.ones_like(penalty),
-                w.clone(),
-                value.clone(),
-                gradient.clone(),
-            )
-            trying = running
-            for _ in range(MOST_HALVINGS):
-                moved[trying] = w[trying] + step[trying, None, None] * direction[trying]
-                value_next[trying], gradient_next[trying] = self._evaluate(
-                    x, y, moved[trying], shrunk[trying]
-                )
-                allowed = value[trying] + ARMIJO * step[trying] * slope[trying] + 1e-12
-                trying = trying[value_next[trying] > allowed]
-                if len(trying) == 0:
-                    break
-                step[trying] /= 2
-            moved[trying], value_next[trying], gradient_next[trying] = (
-                w[trying],
-                value[trying],
-                gradient[trying],
-            )  # no descent: rounding
-            pairs = [*pairs, (moved - w, gradient_next - gradient)][-HISTORY:]
-            least = max(
-                rough, torch.finfo(x.dtype).eps / 10
-            )  # the mean over images is taken in float64
-            done = (value - value_next <= least * value) | (
-                gradient_next.abs().amax((1, 2)) <= GRADIENT
-            )
-            w, value, gradient = moved, value_next, gradient_next
-            running = running[~done[running]]
+            direction = -_times_inverse(now.gradient, pairs, inverse)
+            moved = self._line_search(x, y, now, direction, shrunk, running)
+            pairs = [*pairs, (moved.w - now.w, moved.gradient - now.gradient)][-HISTORY:]
+            flat = moved.gradient.abs().amax((1, 2)) <= GRADIENT
+            done = (now.value - moved.value <= least * now.value) | flat
+            now, running = moved, running[~done[running]]
             if len(running) == 0:
                 break
-        return w
+        return now.w
+
+    def _line_search(
+        self, x: Tensor, y: Tensor, now: "Point", direction: Tensor, shrunk: Tensor, running: Tensor
+    ) -> "Point":
+        """Move each running strength along its direction, by the longest of the steps 1, 1/2, 1/4 …
+        that lowers its objective enough (Armijo); one that finds none stays where it is.
+        """
+        slope = _dot(now.gradient, direction)
+        step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))
+        trying = running
+        for _ in range(MOST_HALVINGS):
+            moved.w[trying] = now.w[trying] + step[trying, None, None] * direction[trying]
+            moved.value[trying], moved.gradient[trying] = self._evaluate(
+                x, y, moved.w[trying], shrunk[trying]
+            )
+            allowed = now.value[trying] + ARMIJO * step[trying] * slope[trying] + 1e-12
+            trying = trying[moved.value[trying] > allowed]
+            if len(trying) == 0:
+                break
+            step[trying] /= 2
+        for part, before in zip(moved, now, strict=True):  # no descent: rounding
+            part[trying] = before[trying]
+        return moved
 
     def _exact(self, x: Tensor, y: Tensor, w: Tensor, strengths: tuple[float, ...]) -> Tensor:
-        """The parameters at which the gradient vanishes to the last digit, by Newton's method."""
+        """The parameters at which the gradient is zero to rounding, by Newton's method."""
         rotated = torch.cat([x @ self.basis, x.new_ones(len(x), 1)], 1)
         target = torch.nn.functional.one_hot(y, w.shape[1]).to(x.dtype)
         arrays = rotated.cpu().numpy(), target.cpu().numpy()
@@ -121,25 +122,18 @@ class Logistic:
         return torch.from_numpy(np.stack(made)).to(x.device)
 
     def parameters(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [S, Y, D] for the features as they came, and biases [S, Y]."""
+        """Weights [S, Y, D] for the features in their own basis, and biases [S, Y]."""
         return w[..., :-1] @ self.basis.T, w[..., -1]
 
     def _evaluate(self, x: Tensor, y: Tensor, w: Tensor, shrunk: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective float64 [S] and gradient [S, Y, D + 1] in the eigenbasis, in blocks of
-        images.
-        """
+        """Objective float64 [S] and gradient [S, Y, D + 1] in the eigenbasis, block by block."""
         s, classes, dimensions = w.shape
         weight, bias = self.parameters(w)
-        value, gradient, biases = (
-            x.new_zeros(s, dtype=torch.float64),
-            torch.zeros_like(weight),
-            torch.zeros_like(bias),
-        )
+        value = x.new_zeros(s, dtype=torch.float64)
+        gradient, biases = torch.zeros_like(weight), torch.zeros_like(bias)
         block = max(1, BLOCK // max(dimensions, s * classes))
         for images, labels in zip(x.split(block), y.split(block), strict=True):
-            logits = matmul(images, weight.flatten(0, 1), bias.flatten()).view(
-                len(images), s, classes
-            )
+            logits = matmul(images, weight.flatten(0, 1), bias.flatten()).view(-1, s, classes)
             logits -= logits.amax(2, keepdim=True)
             own = labels[:, None, None].expand(-1, s, 1)
             likelihood = logits.gather(2, own)[..., 0]
@@ -155,10 +149,10 @@ class Logistic:
 
 
 def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [D] and eigenvectors [D, D] of a matrix in float64; the axes themselves where a
-    library fails, since the basis changes how fast a fit is and not where it ends.
+    """Eigenvalues [D] and eigenvectors [D, D] of a float64 matrix. Where the library fails, the
+    coordinate axes: the basis changes the speed of a fit and not its result.
 
-    In float32 several releases of torch on a CPU raise or return NaN where features are dead.
+    In float32, several releases of torch raise or return NaN on a CPU where features are dead.
     """
     try:
         values, basis = torch.linalg.eigh(covariance)
@@ -170,18 +164,18 @@ def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
-    """The minimum over w [Y, D + 1] of mean cross-entropy + (strength / 2) |w without biases|^2;
-    x [n, D + 1] with a column of ones, target one-hot [n, Y].
+    """The w [Y, D + 1] that minimises mean cross-entropy + (strength / 2) |w without biases|^2;
+    x [n, D + 1] has a column of ones, target is one-hot [n, Y].
 
-    Each step solves H d = -g by conjugate gradients, scaled by the diagonal of H, and is halved
-    until the objective falls (Nocedal & Wright 2006, algorithm 7.1). In numpy, whose calls cost
-    least where arrays are small.
+    Each step solves H d = -g by conjugate gradients, preconditioned by the diagonal of H, and is
+    halved until the objective falls (Nocedal & Wright 2006, algorithm 7.1). numpy is used because
+    its calls cost least for small arrays.
     """
     shrunk = np.full(x.shape[1], strength)
     shrunk[-1] = 0
 
     def at(w: Array) -> tuple[float, Array]:
-        """The objective and the shares of the classes [n, Y]."""
+        """The objective, and the probabilities of the classes [n, Y]."""
         logits = x @ w.T
         logits -= logits.max(1, keepdims=True)
         share = np.exp(logits)
@@ -197,7 +191,7 @@ def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
         slope, steepest = float((gradient * direction).sum()), float(np.linalg.norm(gradient))
         rounding = 4 * np.finfo(x.dtype).eps * max(1.0, now)
         if -slope <= rounding and steepest > least / 2:
-            break  # neither the objective nor its gradient falls any more
+            break  # neither the objective nor its gradient still falls
         step, least = 1.0, min(least, steepest)
         for _ in range(MOST_HALVINGS):
             moved = w + step * direction
@@ -210,9 +204,7 @@ def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
 
 
 def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
-    """d [Y, D + 1] with H d = -gradient, H the Hessian where the classes have these shares
-    [n, Y].
-    """
+    """d [Y, D + 1] with H d = -gradient; H is the Hessian at class probabilities `share` [n, Y]."""
     diagonal = (share * (1 - share)).T @ x**2 / len(x) + shrunk
     inverse = 1 / diagonal.clip(min=1e-30)
     direction, residual = np.zeros_like(gradient), -gradient
@@ -235,20 +227,18 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
 
 
 def _apart(w: Array) -> Array:
-    """Without what all classes share, along which the objective is flat."""
+    """Weights minus their mean over classes, along which the cross-entropy is constant."""
     return w - w.mean(0)
 
 
 def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Tensor) -> Tensor:
-    """L-BFGS's inverse Hessian times the gradient, for each strength by itself (Nocedal & Wright
-    2006, algorithm 7.4).
+    """L-BFGS's inverse Hessian times the gradient, for each strength (Nocedal & Wright 2006, 7.4).
+    A strength that did not move has no curvature, and the pair is left out.
     """
     made, shares = gradient.clone(), []
     kept = [(step, change, _dot(step, change)) for step, change in pairs]
     for step, change, curvature in reversed(kept):
-        share = torch.where(
-            curvature > 0, _dot(step, made) / curvature, 0.0
-        )  # no curvature: a strength that did not move
+        share = torch.where(curvature > 0, _dot(step, made) / curvature, 0.0)
         made -= share[:, None, None] * change
         shares.append(share)
     made = inverse * made
@@ -257,9 +247,8 @@ def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse
         scale = torch.where(curvature > 0, curvature / _dot(change, inverse * change), 1.0)
         made *= scale[:, None, None]
     for (step, change, curvature), share in zip(kept, reversed(shares), strict=True):
-        made += (share - torch.where(curvature > 0, _dot(change, made) / curvature, 0.0))[
-            :, None, None
-        ] * step
+        other = torch.where(curvature > 0, _dot(change, made) / curvature, 0.0)
+        made += (share - other)[:, None, None] * step
     return made
 
 

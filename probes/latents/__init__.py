@@ -1,1 +1,1 @@
-"""What the code of a latent-variable model costs and carries."""
+"""Probes of latent-variable models: what a code costs, and what it carries."""

@@ -1,14 +1,14 @@
-"""Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017)
-evaluate decoders with it.
+"""Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017) use
+it to evaluate decoders.
 
-From a density s(z) that can be sampled to one known up to its integral, f(z) = log p(x, z), along
+It goes from a density s(z) that can be sampled to an unnormalised one, f(z) = log p(x, z), along
 
-    log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1,
+    log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1.
 
-a chain z_0 ~ s, z_t by a transition that leaves pi_t as it is, has the weight log w = sum_t (beta_t
-- beta_{t-1}) (f - log s)(z_{t-1}) with E w = integral of e^f = p(x). So the log of the mean weight
-of several chains is, in expectation, at most log p(x): a stochastic lower bound. With T = 1 there
-is no transition and it is the importance-weighted bound.
+A chain starts at z_0 ~ s; transition t, to z_t, leaves pi_t invariant. The weight of the chain is
+log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}), with E w = integral of e^f = p(x). So the
+log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
+bound. With T = 1 there is no transition, and it is the importance-weighted bound.
 
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
@@ -25,9 +25,9 @@ from core.randomness import KeyedRNG
 
 SHARPNESS = 4.0  # of the sigmoid schedule, as in Wu et al.: steps are shortest at both ends
 LEAPS = 5  # leapfrog steps of a transition
-WANTED = 0.65  # accepted share that step sizes are tuned to
-TUNING = 2  # chains an image of the run that only tunes step sizes
-FIRST, GAIN = 0.5, 0.2  # step size at first, and how fast its logarithm follows the accepted share
+WANTED = 0.65  # the acceptance rate that step sizes are tuned to
+TUNING = 2  # chains of an image that only tune step sizes
+FIRST, GAIN = 0.5, 0.2  # the first step size, and how fast its log follows the acceptance rate
 
 
 class Annealed(NamedTuple):
@@ -55,12 +55,8 @@ class Point(NamedTuple):
 
     def where(self, chosen: Tensor, other: "Point") -> "Point":
         """This point where chosen [S, B], else the other."""
-        return Point(
-            *(
-                torch.where(chosen.view(*chosen.shape, *[1] * (a.ndim - 2)), a, b)
-                for a, b in zip(self, other, strict=True)
-            )
-        )
+        both = zip(self, other, strict=True)
+        return Point(*(torch.where(chosen[(...,) + (None,) * (a.ndim - 2)], a, b) for a, b in both))
 
 
 def anneal(
@@ -72,10 +68,10 @@ def anneal(
 ) -> Annealed:
     """log p(x) of B images from `chains` chains of `steps` steps each.
 
-    `log_joint` takes codes [S, B, L] to f [S, B] and must be differentiable; `start` has batch
-    shape [B] and event shape [L], and its standard deviations are the unit of the step sizes. These
-    are tuned by chains of their own and then fixed, one a step and an image: a transition that
-    learned from its own chain would not leave pi_t as it is, and E w = p(x) would be lost.
+    `log_joint` maps codes [S, B, L] to f [S, B] and is differentiable; `start` has batch shape [B]
+    and event shape [L], and its standard deviations are the unit of the step sizes. Those are tuned
+    on other chains and then fixed, one for each step and image: a transition that is tuned on its
+    own chain does not leave pi_t invariant, so that E w = p(x) would not hold.
     """
     betas = schedule(steps)
     sizes = _run(log_joint, start, betas, TUNING, rng.fork("tuning"), None)[1] if steps > 1 else []
@@ -96,9 +92,7 @@ def _run(
     rng: KeyedRNG,
     sizes: list[Tensor] | None,
 ) -> tuple[Annealed, list[Tensor]]:
-    """What the chains find, and the step sizes [B] of each step: those given, or tuned on the
-    way.
-    """
+    """The result of the chains, and the step sizes [B] of each step: those given, or tuned ones."""
     mean, scale = start.mean, start.stddev
     shape = (chains, *mean.shape)
 
@@ -117,7 +111,7 @@ def _run(
     size, used, shares = torch.full_like(mean[:, 0], FIRST), [], []
     for number, (before, beta) in enumerate(zip(betas, betas[1:], strict=False), 1):
         log_weights += (beta - before) * (point.target - point.start)
-        if beta == 1:  # a last transition would change nothing that is read
+        if beta == 1:  # a last transition would not change the weights
             break
         size = size if sizes is None else sizes[number - 1]
         used.append(size)
@@ -128,15 +122,10 @@ def _run(
             momentum = momentum + 0.5 * stride * moved.slope(beta)
             moved = evaluate(moved.z + stride * momentum)
             momentum = momentum + 0.5 * stride * moved.slope(beta)
-        kinetic = 0.5 * (
-            momentum.double().square().sum(2) - first_momentum.double().square().sum(2)
-        )
-        probability = (
-            (point.energy(beta) - moved.energy(beta) - kinetic)
-            .nan_to_num(nan=-math.inf)
-            .exp()
-            .clamp(max=1)
-        )
+        after, before_leaps = (p.double().square().sum(2) for p in (momentum, first_momentum))
+        kinetic = 0.5 * (after - before_leaps)
+        log_ratio = point.energy(beta) - moved.energy(beta) - kinetic
+        probability = log_ratio.nan_to_num(nan=-math.inf).exp().clamp(max=1)
         lottery = rng.uniform(f"accept/{number}", chains * len(mean)).view(chains, -1)
         point = moved.where(lottery < probability, point)
         shares.append(probability.mean())

@@ -1,9 +1,9 @@
-"""A rate-distortion curve: reports of checkpoints as points (R, D), with the reference curve where
-the data's own is known.
+"""A rate-distortion curve: checkpoints as points (R, D), beside R(D) of the data where that is
+known.
 
-R bounds I(X; Z) from above and D = E -log p(x|z) is a cross-entropy, both in nats an image: each
-point is achieved, so that the region above the curve is, and a better model may find a curve below
-(Alemi et al. 2018). What is written:
+R bounds I(X; Z) from above and D = E -log p(x|z) is a cross-entropy, both in nats an image. Each
+point is achieved, and so is all above the curve; a better model may lie below (Alemi et al. 2018).
+The table:
 
     {
       "format": "twobounds-rate-distortion/1", "data": name, "unit", "split", "dimensions",
@@ -12,9 +12,9 @@ point is achieved, so that the region above the curve is, and a better model may
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
-            "digest", "started_from"? (a warm start), "squared_error"?,
-            "reference"? R at that squared error,
-            "excess"?: {"value", "low", "high", "share"} R above it}   (? if known)
+            "digest", "started_from"? (of a warm start), "squared_error"?,
+            "reference"? (R(D) at that squared error),
+            "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (? if known)
 
 Intervals are 95%, over the test images.
 """
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from core.data.datasets import open_source
@@ -33,19 +32,18 @@ from core.information.rate_distortion import WaterFilling
 from core.method import LatentModel
 from core.run.config import RunConfig
 from probes.report.schema import Report
-from probes.report.table import names
+from probes.report.table import Table, grid, names
 
 FORMAT = "twobounds-rate-distortion/1"
+THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
-SMOOTH = 200  # points at which a reference curve is drawn
+SMOOTH = 200  # points of a drawn reference curve
 
 
 class Reference(NamedTuple):
-    """The source's own R(D) under squared error, on the axis of a Gaussian likelihood N(.,
-    sigma^2).
+    """R(D) of the source under squared error, with D in nats under the likelihood N(., sigma^2):
 
-    D = squared error / (2 sigma^2) + (d / 2) log(2 pi sigma^2)   nats, so that every D is one
-    squared error and back.
+    D = squared error / (2 sigma^2) + (d / 2) log(2 pi sigma^2)
     """
 
     curve: WaterFilling
@@ -56,24 +54,23 @@ class Reference(NamedTuple):
         return 0.5 * len(self.curve.eigenvalues) * math.log(2 * math.pi * self.sigma**2)
 
     def squared_error(self, distortion: float) -> float:
-        """The squared error an image of a D in nats."""
+        """The squared error of an image, from D in nats."""
         return 2 * self.sigma**2 * (distortion - self.constant)
 
     def distortion(self, squared_error: float) -> float:
-        """D in nats of a squared error an image."""
+        """D in nats, from the squared error of an image."""
         return squared_error / (2 * self.sigma**2) + self.constant
 
     def excess(self, point: dict[str, Any]) -> dict[str, Any]:
-        """How far a point's rate stands above R(D) at its own distortion, in nats.
+        """R - R(D) at the point's own distortion, in nats.
 
-        Its error is that of R + k D, k = -dR/dD in nats of each; the covariance of R and D is read
-        from their sum's error.
+        Its error is that of R + k D, k = -dR/dD; the covariance of R and D follows from the error
+        of their sum.
         """
         found = self.curve.at_distortion(self.squared_error(point["distortion"]["value"]))
         k = -found.slope * 2 * self.sigma**2
         rate, distortion, both = (
-            ((point[key]["high"] - point[key]["low"]) / 2) ** 2
-            for key in ("rate", "distortion", "nelbo")
+            ((point[key]["high"] - point[key]["low"]) / 2) ** 2 for key in THREE
         )
         half = math.sqrt(max(0.0, rate + k**2 * distortion + k * (both - rate - distortion)))
         value = point["rate"]["value"] - found.rate
@@ -86,15 +83,9 @@ class Reference(NamedTuple):
 
 
 def reference(run: RunConfig) -> Reference | None:
-    """Reverse water-filling, where the data are linear-Gaussian and the likelihood is a Gaussian of
-    fixed sigma.
-    """
-    sigma = getattr(run.model, "sigma", None)
-    if (
-        run.data.name != "linear_gaussian"
-        or getattr(run.model, "likelihood", None) != "normal"
-        or sigma is None
-    ):
+    """Reverse water-filling, for linear-Gaussian data and a Gaussian likelihood of fixed sigma."""
+    sigma, likelihood = (getattr(run.model, key, None) for key in ("sigma", "likelihood"))
+    if (run.data.name, likelihood) != ("linear_gaussian", "normal") or sigma is None:
         return None
     return Reference(WaterFilling(run.data.linear_gaussian.eigenvalues.numpy()), sigma)
 
@@ -102,102 +93,78 @@ def reference(run: RunConfig) -> Reference | None:
 def of_sweep(
     reports: list[Report], betas: list[float], title: str, known: Reference | None
 ) -> dict[str, Any]:
-    """The curve of runs that differ in beta alone, from the reports of their rate probe."""
+    """The curve of runs that differ in beta alone, from their reports."""
     points = []
     for beta, report in zip(betas, reports, strict=True):
-        point = (
-            {"beta": beta}
-            | _three(report["rate"])
-            | {key: report[key] for key in ("checkpoint", "digest")}
-        )
+        point = {"beta": beta} | _three(report["rate"]) | _origin(report)
         points.append(point | (known.excess(point) if known else {}))
-    estimators = (
-        f"{key[0].upper()}: {reports[0]['rate'][key]['estimator']}"
-        for key in ("rate", "distortion")
-    )
-    origin = {"name": title, "method": reports[0]["method"], "images": reports[0]["rate"]["images"]}
-    return origin | {"estimator": "; ".join(estimators), "points": points}
+    rate = reports[0]["rate"]
+    estimators = f"R: {rate['rate']['estimator']}; D: {rate['distortion']['estimator']}"
+    described = {"name": title, "method": reports[0]["method"], "images": rate["images"]}
+    return described | {"estimator": estimators, "points": points}
 
 
 def of_head(report: Report) -> dict[str, Any]:
     """The curve of the rate head on one checkpoint's frozen features."""
-    head, origin = report["rate_head"], {key: report[key] for key in ("checkpoint", "digest")}
-    points = [{"beta": point["beta"]} | _three(point) | origin for point in head["points"]]
+    head = report["rate_head"]
     estimator = f"rate head, {head['likelihood']}; R: {head['estimator'].replace('; ', '; D: ')}"
-    described = {
-        "name": names([report])[0],
-        "method": report["method"],
-        "images": head["images"],
-        "estimator": estimator,
-    }
+    points = [{"beta": p["beta"]} | _three(p) | _origin(report) for p in head["points"]]
+    described = {"name": names([report])[0], "method": report["method"], "images": head["images"]}
+    described |= {"estimator": estimator}
     return described | {"points": points, "nothing": _three(head["nothing"])}
 
 
 def table(
     probe: dict[str, Any], data: str, curves: list[dict[str, Any]], known: Reference | None
 ) -> dict[str, Any]:
-    """All curves of one picture; `probe` is the part of a report that says what they were measured
-    on.
-    """
+    """All curves of one picture; `probe` is a part of a report, which names unit and split."""
     shared = {key: probe[key] for key in ("unit", "split", "dimensions")}
-    return (
-        {"format": FORMAT, "data": data}
-        | shared
-        | {"curves": curves, "reference": _drawn(known, curves) if known else None}
-    )
+    reference = _drawn(known, curves) if known else None
+    return {"format": FORMAT, "data": data, **shared, "curves": curves, "reference": reference}
 
 
 def lines(found: dict[str, Any]) -> Table:
-    """The table for the terminal: a line a point, with 95% intervals."""
-    measured = any("excess" in point for curve in found["curves"] for point in curve["points"])
-    caption = (
-        f"{found['unit'].capitalize()}, {found['split']} split of {found['data']}, 95% intervals."
-    )
-    caption += (
-        " R bounds I(X; Z) from above, D is a cross-entropy, D + R bounds -log p(x) from above."
-    )
-    caption += "".join(
-        f"\n{curve['name']}: {curve['images']:,} images; {curve['estimator']}."
-        for curve in found["curves"]
-    )
+    """The table for the terminal: a line for each point, with 95% intervals."""
+    curves = found["curves"]
+    measured = any("excess" in point for curve in curves for point in curve["points"])
+    caption = f"{found['unit'].capitalize()}, {found['split']} split of {found['data']}, 95%"
+    caption += " intervals. R bounds I(X; Z) from above, D is a cross-entropy, D + R bounds"
+    caption += " -log p(x) from above."
+    for curve in curves:
+        caption += f"\n{curve['name']}: {curve['images']:,} images; {curve['estimator']}."
+    head = ["curve", "β", "R", "D", "D + R"]
     if measured:
         caption += f"\nR(D): {found['reference']['name']}, at the point's own squared error."
-    made = Table(caption=caption, caption_justify="left", header_style="bold")
-    for heading in ("curve", "β", "R", "D", "D + R") + (
-        ("squared error", "R(D)", "R − R(D)", "%") if measured else ()
-    ):
-        made.add_column(heading, justify="left" if heading == "curve" else "right")
-    for curve in found["curves"]:
-        for point in [
-            *([curve["nothing"]] if "nothing" in curve else []),
-            *reversed(curve["points"]),
-        ]:
+        head += ["squared error", "R(D)", "R − R(D)", "%"]
+    rows: list[list[str] | None] = []
+    for curve in curves:
+        nothing = [curve["nothing"]] if "nothing" in curve else []
+        for point in [*nothing, *reversed(curve["points"])]:
             cells = [curve["name"], f"{point['beta']:g}" if "beta" in point else "∞"]
-            cells += [
-                f"{point[key]['value']:,.3f} ± {(point[key]['high'] - point[key]['low']) / 2:.3f}"
-                for key in ("rate", "distortion", "nelbo")
-            ]
+            cells += [f"{point[key]['value']:,.3f} ± {_half(point[key]):.3f}" for key in THREE]
             if "excess" in point:
                 excess = point["excess"]
                 cells += [f"{point['squared_error']:.4f}", f"{point['reference']:.3f}"]
-                cells += [f"{excess['value']:+.3f} ± {(excess['high'] - excess['low']) / 2:.3f}"]
+                cells += [f"{excess['value']:+.3f} ± {_half(excess):.3f}"]
                 cells += [f"{100 * excess['share']:+.2f}" if excess["share"] is not None else "–"]
-            made.add_row(*cells)
-        made.add_section()
-    return made
+            rows.append(cells)
+        rows.append(None)
+    return grid(head, rows, ("curve",), caption=caption)
+
+
+def _half(entry: dict[str, float]) -> float:
+    return (entry["high"] - entry["low"]) / 2
 
 
 @torch.no_grad()
 def reconstruct(method: LatentModel, run: RunConfig, images: int) -> tuple[Tensor, Tensor]:
-    """The first test images as the likelihood reads them and as the model gives them back from
-    their posterior mean, [N, C, H, W] each.
+    """The first test images, and their reconstructions from the posterior mean, [N, C, H, W] each.
 
-    A likelihood that has no mean, as an autoregressive one, is sampled.
+    A likelihood without a mean, such as an autoregressive one, is sampled.
     """
     source = open_source(run.data, "test", run.seed, augmented=False)
-    batch = next(
-        source.batches(eval_sampler(min(images, len(source)), run.seed, purpose="pictures"), 1)
-    )
+    sampler = eval_sampler(min(images, len(source)), run.seed, purpose="pictures")
+    batch = next(source.batches(sampler, 1))
     x = method.target(batch.views[0], batch.rng.uniform("dequantise", *batch.views[0].shape))
     found = method.likelihood(method.posterior(x).mean)
     try:
@@ -209,22 +176,20 @@ def reconstruct(method: LatentModel, run: RunConfig, images: int) -> tuple[Tenso
 
 
 def _three(entries: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: {bound: entries[key][bound] for bound in BOUNDS}
-        for key in ("rate", "distortion", "nelbo")
-    }
+    return {key: {bound: entries[key][bound] for bound in BOUNDS} for key in THREE}
+
+
+def _origin(report: Report) -> dict[str, Any]:
+    return {key: report[key] for key in ("checkpoint", "digest")}
 
 
 def _drawn(known: Reference, curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """The reference from no rate to a little beyond the largest rate found."""
+    """The reference from R = 0 to slightly above the largest rate of a point."""
     most = max(point["rate"]["high"] for curve in curves for point in curve["points"])
-    found = [known.curve.at_rate(rate) for rate in np.linspace(0, 1.03 * most, SMOOTH)]
-    points = [
-        {
-            "rate": at.rate,
-            "distortion": known.distortion(at.distortion),
-            "squared_error": at.distortion,
-        }
-        for at in found
-    ]
+    points = []
+    for rate in np.linspace(0, 1.03 * most, SMOOTH):
+        at = known.curve.at_rate(rate)
+        distortion = known.distortion(at.distortion)
+        named = {"rate": at.rate, "distortion": distortion, "squared_error": at.distortion}
+        points.append(named)
     return {"name": "reverse water-filling", "sigma": known.sigma, "points": points}

@@ -1,9 +1,8 @@
-"""Whether single features stand for single factors: MIG, DCI and SAP of frozen features on known
-factors.
+"""Whether each feature represents one factor: MIG, DCI and SAP of frozen features.
 
-Each is 1 where every factor has one feature to itself and near 0 where they are mixed; none is an
-information bound. A rotation of the code keeps every nat and loses all of them. n = images, D =
-feature dimensions, F = factors, B = bins.
+Each score is 1 where every factor has a feature of its own, and near 0 where features mix factors.
+None is a bound on information: a rotation of the features keeps all information, and the scores
+fall. n = images, D = feature dimensions, F = factors, B = bins.
 """
 
 import math
@@ -18,19 +17,16 @@ from core.frozen import Frozen
 from core.run.features import Features
 from probes.probe import Found, Numbers, Probe
 
-# of a feature, as in Locatello et al. 2019; of equal mass, so that a monotone map of a feature
-# changes nothing
-BINS = 20
+BINS = 20  # of a feature, as in Locatello et al. 2019; equal mass, so monotone maps change nothing
 SCORES = ("mig", "sap", "disentanglement", "completeness", "informativeness")
-TREES = 20  # extremely randomised, a factor
-MOST = (
-    5000  # training images that bins, thresholds and trees are fitted on, so that it takes seconds
-)
+TREES = 20  # extremely randomised trees for each factor
+MOST = 5000  # training images for bins, thresholds and trees, so that it takes seconds
 
 
 def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str, Any]:
-    """MIG, DCI and SAP of features on two factors or more. Bins, thresholds and trees are fitted
-    on train, spread evenly over it; all scores are read on test."""
+    """MIG, DCI and SAP of features for two factors or more. Bins, thresholds and trees are fitted
+    to evenly chosen images of train; all scores are measured on test.
+    """
     chosen = torch.arange(min(MOST, len(train.x))) * len(train.x) // min(MOST, len(train.x))
     train, test = several(Features(train.x[chosen], train.y[chosen], train.factors)), several(test)
     edges = _edges(train.x)
@@ -59,17 +55,16 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
 def several(features: Features) -> Features:
     """Features with the factors that have more than one value."""
     kept = [column for column, (_, values) in enumerate(features.factors) if values > 1]
-    return Features(
-        features.x, features.y[:, kept], tuple(features.factors[column] for column in kept)
-    )
+    factors = tuple(features.factors[column] for column in kept)
+    return Features(features.x, features.y[:, kept], factors)
 
 
 def mig(counts: list[Tensor]) -> float:
-    """Mutual information gap (Chen et al. 2018): the mean over factors of (I(c_1; v) - I(c_2; v)) /
-    H(v), c_1 and c_2 the two features that know most of factor v.
+    """Mutual information gap (Chen et al. 2018): the mean over factors v of (I(c_1; v) - I(c_2; v))
+    / H(v), where c_1 and c_2 are the two features with the most information on v.
 
-    `counts` holds one [D, B, values] a factor. The plug-in estimate of I is high by about (B -
-    1)(values - 1) / 2n nats, of both alike.
+    `counts`: [D, B, values] for each factor. The plug-in estimate of I is too high by about
+    (B - 1)(values - 1) / 2n nats, for both features.
     """
     gaps = []
     for joint in counts:
@@ -82,22 +77,20 @@ def mig(counts: list[Tensor]) -> float:
 
 
 def sap(train: list[Tensor], test: list[Tensor]) -> float:
-    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap
-    between the two features that predict best.
+    """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap in
+    accuracy between the two features that predict best.
 
-    A factor is predicted from one feature by thresholds that are best for the balanced accuracy on
-    train: here, a class for each bin. Accuracies are rescaled so that chance is 0 and 1 can be
-    reached, (accuracy - 1/values) / (1 - 1/values).
+    A factor is predicted from one feature by a class for each bin, chosen for the best balanced
+    accuracy on train. Accuracies are rescaled so that chance is 0 and perfection 1:
+    (accuracy - 1/values) / (1 - 1/values).
     """
     gaps = []
     for fitted, read in zip(train, test, strict=True):
         values = fitted.shape[2]
-        likely = (fitted / fitted.sum(1, keepdim=True).clamp(min=1)).argmax(
-            2, keepdim=True
-        )  # [D, B, 1], the class that a bin is most of
-        right = (
-            torch.zeros_like(read).scatter_(2, likely, read.gather(2, likely)).sum(1)
-        )  # [D, values]
+        shares = fitted / fitted.sum(1, keepdim=True).clamp(min=1)
+        likely = shares.argmax(2, keepdim=True)  # [D, B, 1], the class of a bin
+        hits = torch.zeros_like(read).scatter_(2, likely, read.gather(2, likely))
+        right = hits.sum(1)  # [D, values]
         accuracy = (right / read.sum(1).clamp(min=1)).mean(1)
         gaps.append(_gap((accuracy - 1 / values) / (1 - 1 / values)))
     return sum(gaps) / len(gaps)
@@ -111,8 +104,7 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
-    with entropies to the base of their number of values. It takes several features, and several
-    factors.
+    with entropies to the base of their number of values. Needs several factors.
     """
     x, x_test = train.x.numpy(), test.x.numpy()
     importance, accuracy = [], []
@@ -121,28 +113,28 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         trees.fit(x, train.y[:, column].numpy())
         importance.append(trees.feature_importances_)
         accuracy.append(float((trees.predict(x_test) == test.y[:, column].numpy()).mean()))
-    return scores(torch.from_numpy(np.stack(importance, 1))) | {
-        "informativeness": sum(accuracy) / len(accuracy)
-    }
+    found = scores(torch.from_numpy(np.stack(importance, 1)))
+    return found | {"informativeness": sum(accuracy) / len(accuracy)}
 
 
 def scores(importance: Tensor) -> dict[str, float]:
     """Disentanglement and completeness of importances [D, F]."""
     dimensions, factors = importance.shape
     of_dimension, of_factor = importance.sum(1), importance.sum(0)
-    apart = 1 - torch.special.entr(importance / of_dimension.clamp(min=1e-12)[:, None]).sum(
-        1
-    ) / math.log(factors)
-    whole = 1 - torch.special.entr(importance / of_factor.clamp(min=1e-12)).sum(0) / math.log(
-        max(2, dimensions)
+    entr = torch.special.entr
+    by_dimension = entr(importance / of_dimension.clamp(min=1e-12)[:, None]).sum(1)
+    by_factor = entr(importance / of_factor.clamp(min=1e-12)).sum(0)
+    apart, whole = (
+        1 - by_dimension / math.log(factors),
+        1 - by_factor / math.log(max(2, dimensions)),
     )
-    whole = torch.where(of_factor > 0, whole, 0.0)  # what no feature tells, none is complete for
+    whole = torch.where(of_factor > 0, whole, 0.0)  # 0 for a factor that no feature predicts
     weight = of_dimension / importance.sum().clamp(min=1e-12)
     return {"disentanglement": (weight * apart).sum().item(), "completeness": whole.mean().item()}
 
 
 def _gap(x: Tensor) -> float:
-    """The largest minus the second largest of x [D], which is 0 where there is no second."""
+    """The largest minus the second largest of x [D]; the second is 0 where D = 1."""
     top = torch.cat([x, x.new_zeros(1)]).topk(2).values
     return (top[0] - top[1]).item()
 
@@ -159,17 +151,13 @@ def _binned(x: Tensor, edges: Tensor) -> Tensor:
 
 
 def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
-    """How often each bin of each feature meets each value of a factor: [D, B, values] for each
-    factor.
-    """
+    """Counts [D, B, values] for each factor: images by bin of a feature and value of the factor."""
     found = []
     for column, (_, values) in enumerate(features.factors):
         cell = bins * values + features.y[:, column]
-        found.append(
-            torch.zeros(len(bins), BINS * values, dtype=torch.int64)
-            .scatter_add_(1, cell, torch.ones_like(cell))
-            .view(-1, BINS, values)
-        )
+        counts = torch.zeros(len(bins), BINS * values, dtype=torch.int64)
+        counts.scatter_add_(1, cell, torch.ones_like(cell))
+        found.append(counts.view(-1, BINS, values))
     return found
 
 

@@ -1,14 +1,13 @@
-"""How likely test images are under a VAE: bounds on log p(x) that are tighter than the ELBO, from
-importance weights and from annealing.
+"""Bounds on log p(x) of a VAE that are tighter than the ELBO: importance weights and annealing.
 
-A bits-back file is bounded by the ELBO and by none of these, so every report gives the ELBO first.
-All in nats an image. n = images, B = images of a batch, S = samples (or chains) of each, L = latent
-dimensions.
+The size of a bits-back file is bounded by the ELBO and by none of these, so every report gives the
+ELBO first. In nats an image. n = images, B = images of a batch, S = samples (or chains) of each
+image, L = latent dimensions.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,42 +32,33 @@ SIDE = "upper bound on -log p(x), in expectation"
 class Weighed(NamedTuple):
     """Bounds on log p(x) of B images from S importance weights w = p(x, z) / q(z|x) of each."""
 
-    bounds: dict[
-        int, Tensor
-        # k = 1, 10, 100 ... S -> [B], the mean of log (1/k) sum w over groups of k; k = 1 is the
-        # ELBO
-    ]
+    # k = 1, 10, 100 ... S -> [B], the mean over groups of k weights of log (1/k) sum w; 1: the ELBO
+    bounds: dict[int, Tensor]
     effective: Tensor  # [B], (sum w)^2 / sum w^2, from 1 to S
 
 
 @torch.no_grad()
 def likelihood(frozen: Frozen, k: int, images: int) -> dict[str, Any]:
-    """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), of images
+    """The importance-weighted bound on log p(x) with k samples (Burda et al. 2016), for images
     spread over the test split.
 
-        log p(x) >= E log (1/k) sum_s p(x, z_s) / q(z_s|x),   z_s ~ q(z|x),
+        log p(x) >= E log (1/k) sum_s p(x, z_s) / q(z_s|x),   z_s ~ q(z|x)
 
-    which is the ELBO at k = 1, never falls with k and tends to log p(x). Reported as upper bounds
-    on -log p(x).
+    It is the ELBO at k = 1, never falls with k, and tends to log p(x). Reported as upper bounds on
+    -log p(x).
     """
-    method, shape = _model(frozen), frozen.source("test").shape
+    method = _model(frozen)
     parts = [
         importance_weights(joint_of(method, x), q, k, _rng(frozen, number).fork("likelihood"))
         for number, (x, q, _) in enumerate(_coded_images(frozen, images))
     ]
-    values = math.prod(shape) if method.discrete() else None
     read = {count: torch.cat([part.bounds[count] for part in parts]) for count in parts[0].bounds}
-    return {
-        "quantity": "-log p(x)",
-        "split": "test",
-        "unit": "nats an image",
-        "images": len(read[k]),
-        "dimensions": math.prod(shape),
+    numbers, values = _described(frozen, len(read[k]))
+    weighted = f"importance-weighted, k = {k}"
+    return numbers | {
         "k": k,
         "nelbo": entry(interval(-read[1]), f"-ELBO, {k} codes an image", SIDE, values),
-        "importance_weighted": entry(
-            interval(-read[k]), f"importance-weighted, k = {k}", SIDE, values
-        ),
+        "importance_weighted": entry(interval(-read[k]), weighted, SIDE, values),
         "gain": bounds(interval(read[k] - read[1])),
         "sweep": [{"k": count} | bounds(interval(-terms)) for count, terms in read.items()],
         "effective_samples": torch.cat([part.effective for part in parts]).mean().item(),
@@ -76,16 +66,16 @@ def likelihood(frozen: Frozen, k: int, images: int) -> dict[str, Any]:
 
 
 def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """log p(x, z) of codes z [S, B, L] for images x [B, C, H, W]: float64 [S, B], in nats."""
+    """A function that maps codes z [S, B, L] to log p(x, z) for images x [B, C, H, W]: float64
+    [S, B], in nats.
+    """
     prior = method.prior()
 
     def log_joint(z: Tensor) -> Tensor:
         flat = z.flatten(0, 1)
         images = x.expand(len(z), *x.shape).flatten(0, 1)
-        found = method.likelihood(flat).log_prob(images).flatten(1).double().sum(
-            1
-        ) + prior.log_prob(flat)
-        return found.view(z.shape[:2])
+        given_z = method.likelihood(flat).log_prob(images).flatten(1).double().sum(1)
+        return (given_z + prior.log_prob(flat)).view(z.shape[:2])
 
     return log_joint
 
@@ -93,31 +83,23 @@ def joint_of(method: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
 def importance_weights(
     log_joint: Callable[[Tensor], Tensor], q: Distribution, k: int, rng: KeyedRNG
 ) -> Weighed:
-    """k weights an image, summed as they come: no more than `ROWS` codes are held.
+    """k weights for each image; at most `ROWS` codes are in memory.
 
-    `log_joint` takes codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
-    shape [L]. A group of 10^p weights is ten groups of 10^(p-1), so that on one sample the bounds
-    of ten times the k are never lower (Jensen's inequality).
+    `log_joint` maps codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
+    shape [L]. A group of 10^p weights consists of ten groups of 10^(p-1), so that on one sample the
+    bound for 10 k is never lower than that for k (Jensen's inequality).
     """
     mean, sigma = q.mean, q.stddev
-    size, powers = (
-        max(1, ROWS // len(mean)),
-        [10**power for power in range(len(str(k - 1)))] if k > 1 else [],
-    )
-    log_sum, log_squares = (
-        torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device)
-        for _ in range(2)
-    )
-    unfinished = [
-        log_sum.new_empty(0, len(mean)) for _ in powers
-    ]  # log sums of groups that wait until they are ten
+    size = max(1, ROWS // len(mean))
+    powers = [10**power for power in range(len(str(k - 1)))] if k > 1 else []
+    log_sum = torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device)
+    log_squares = log_sum.clone()
+    unfinished = [log_sum.new_empty(0, len(mean)) for _ in powers]  # groups that are not yet ten
     found = [log_sum.new_zeros(len(mean)) for _ in powers]
     for start in range(0, k, size):
         count = min(size, k - start)
-        noise = rng.normal(f"codes/{start}", count * len(mean), mean.shape[1]).view(
-            count, *mean.shape
-        )
-        z = mean + sigma * noise.to(mean.dtype)
+        noise = rng.normal(f"codes/{start}", count * len(mean), mean.shape[1])
+        z = mean + sigma * noise.view(count, *mean.shape).to(mean.dtype)
         groups = log_joint(z) - q.log_prob(z).double()  # [count, B]
         log_sum = torch.logaddexp(log_sum, groups.logsumexp(0))
         log_squares = torch.logaddexp(log_squares, (2 * groups).logsumexp(0))
@@ -132,13 +114,13 @@ def importance_weights(
 
 
 def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
-    """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), of images
+    """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), for images
     spread over the test split.
 
     Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x)
-    is low in expectation (Jensen).
+    is too low in expectation (Jensen).
     """
-    method, shape = _model(frozen), frozen.source("test").shape
+    method = _model(frozen)
     parts = [
         anneal(joint_of(method, x), q, steps, chains, _rng(frozen, number).fork("ais"))
         for number, (x, q, _) in enumerate(_coded_images(frozen, images))
@@ -146,13 +128,9 @@ def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
     elbo, found = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("elbo", "log_evidence")
     )
-    values = math.prod(shape) if method.discrete() else None
-    return {
-        "quantity": "-log p(x)",
-        "split": "test",
-        "unit": "nats an image",
-        "images": len(elbo),
-        "dimensions": math.prod(shape),
+    numbers, values = _described(frozen, len(elbo))
+    annealed = f"annealed, {steps} steps, {chains} chains"
+    return numbers | {
         "steps": steps,
         "chains": chains,
         "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",
@@ -160,14 +138,17 @@ def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
         " own",
         "accepted": sum(part.accepted * len(part.elbo) for part in parts) / len(elbo),
         "nelbo": entry(interval(-elbo), f"-ELBO, {chains} codes an image", SIDE, values),
-        "annealed": entry(
-            interval(-found),
-            f"annealed, {steps} steps, {chains} chains",
-            f"stochastic {SIDE}",
-            values,
-        ),
+        "annealed": entry(interval(-found), annealed, f"stochastic {SIDE}", values),
         "gain": bounds(interval(found - elbo)),
     }
+
+
+def _described(frozen: Frozen, images: int) -> tuple[Numbers, int | None]:
+    """What is measured, and the values of an image if they are discrete."""
+    values = math.prod(frozen.source("test").shape)
+    numbers: Numbers = {"quantity": "-log p(x)", "split": "test", "unit": "nats an image"}
+    numbers |= {"images": images, "dimensions": values}
+    return numbers, values if _model(frozen).discrete() else None
 
 
 def _model(frozen: Frozen) -> LatentModel:
@@ -176,7 +157,7 @@ def _model(frozen: Frozen) -> LatentModel:
 
 
 def _coded_images(frozen: Frozen, images: int) -> Iterator[Coded]:
-    """Plain images of test, evenly spread, with a posterior each."""
+    """Plain test images, evenly spread, with their posteriors."""
     source = frozen.source("test")
     sampler = eval_sampler(len(source), frozen.seed, BLOCK, frozen.device, "likelihood", images)
     return (coded(_model(frozen), batch) for batch in frozen.watched("likelihood", source, sampler))
@@ -191,12 +172,25 @@ SCHEMA = """
         "gain": {"value", "low", "high"} (nats below the ELBO), """
 
 
-class LikelihoodProbe(Probe):
+class BoundProbe(Probe):
+    """A bound on -log p(x) that is tighter than the ELBO."""
+
+    on_request = True
+    bound: ClassVar[str]  # its key among the numbers
+
+    def requires(self, frozen: Frozen) -> str:
+        return posterior(frozen)
+
+    def headline(self, numbers: Numbers) -> dict[str, float]:
+        return {f"{self.name}/{key}": numbers[key]["value"] for key in ("nelbo", self.bound)}
+
+
+class LikelihoodProbe(BoundProbe):
     """The importance-weighted bound on -log p(x)."""
 
     name = "likelihood"
     summary = "-log p(x) by k importance weights an image, with its interval (VAEs)"
-    on_request = True
+    bound = "importance_weighted"
     options = {"k": 5000, "images": 1000}
     schema = (
         SCHEMA
@@ -204,26 +198,20 @@ class LikelihoodProbe(Probe):
         "importance_weighted": as in "rate", "sweep": [{"k", "value", "low", "high"}]"""
     )
 
-    def requires(self, frozen: Frozen) -> str:
-        return posterior(frozen)
-
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(likelihood(frozen, options["k"], options["images"]))
-
-    def headline(self, numbers: Numbers) -> dict[str, float]:
-        return _headline(self.name, numbers, "importance_weighted")
 
     def sentences(self, numbers: Numbers) -> list[str]:
         how = f"{numbers['effective_samples']:.1f} effective"
         return [_sentence(numbers, numbers["importance_weighted"], how)]
 
 
-class AISProbe(Probe):
+class AISProbe(BoundProbe):
     """The bound on -log p(x) by annealed importance sampling."""
 
     name = "ais"
     summary = "-log p(x) by annealed importance sampling, with its interval (VAEs)"
-    on_request = True
+    bound = "annealed"
     options = {"steps": 200, "chains": 8, "images": 100}
     schema = (
         SCHEMA
@@ -231,26 +219,16 @@ class AISProbe(Probe):
         "transition", "accepted" (share), "annealed": as in "rate\""""
     )
 
-    def requires(self, frozen: Frozen) -> str:
-        return posterior(frozen)
-
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(ais(frozen, options["steps"], options["chains"], options["images"]))
-
-    def headline(self, numbers: Numbers) -> dict[str, float]:
-        return _headline(self.name, numbers, "annealed")
 
     def sentences(self, numbers: Numbers) -> list[str]:
         how = f"{100 * numbers['accepted']:.0f} % accepted"
         return [_sentence(numbers, numbers["annealed"], how)]
 
 
-def _headline(probe: str, numbers: Numbers, bound: str) -> dict[str, float]:
-    return {f"{probe}/{key}": numbers[key]["value"] for key in ("nelbo", bound)}
-
-
 def _sentence(numbers: Numbers, bound: Numbers, how: str) -> str:
-    """The ELBO first: it is what a code pays; then the tighter bound and how it was made."""
+    """The ELBO first, as it bounds a code's length; then the tighter bound and its estimator."""
     return (
         f"−log p(x) ≤ {numbers['nelbo']['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f}"
         f" [{bound['low']:,.2f}, {bound['high']:,.2f}] nats{bits(bound, 4)},"

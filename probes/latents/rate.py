@@ -1,5 +1,4 @@
-"""Rate and distortion of a VAE on held-out images, I(X; Z) between its two tractable bounds, and
-where the rate goes.
+"""Rate and distortion of a VAE on held-out images, bounds on I(X; Z), and the parts of the rate.
 
 n = images of the test split, L = latent dimensions, d = values of an image.
 """
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from core.frozen import Frozen, Latents
@@ -19,18 +17,18 @@ from core.information.codes import codes, joined
 from core.information.collapse import active_units, collapse_status
 from core.information.scores import gaussian
 from core.method import LatentModel
-from probes.latents.collapse import at_most, decomposition, dimension_rates
+from probes.latents.rate_parts import at_most, decomposition, dimension_rates
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.report.schema import bits, entry
 
 BLOCK = 512  # images whose rate is computed at a time
-CANDIDATES = 16_384  # images of which the sandwich compares every pair; R and D are of all
+CANDIDATES = 16_384  # images for the bounds on I(X; Z), which compare all pairs; R and D use all
 PARTS = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
 
 
 class RateProbe(Probe):
-    """R, D and D + R of a VAE, the bounds on I(X; Z), and where the rate goes."""
+    """R, D and D + R of a VAE, bounds on I(X; Z), and the parts of the rate."""
 
     name = "rate"
     summary = "R, D, D + R, bounds on I(X; Z), active units, the rate of each dimension (VAEs)"
@@ -52,16 +50,9 @@ class RateProbe(Probe):
     def measure(self, frozen: Frozen, **options: int) -> Found:
         method = frozen.method
         assert isinstance(method, LatentModel)
-        latents = frozen.latents("test")
-        shape = frozen.source("test").shape
-        return Found(
-            rate(
-                Latents(*(x.to(frozen.device) for x in latents)),
-                method.prior(),
-                math.prod(shape),
-                method.discrete(),
-            )
-        )
+        latents = Latents(*(x.to(frozen.device) for x in frozen.latents("test")))
+        values = math.prod(frozen.source("test").shape)
+        return Found(rate(latents, method.prior(), values, method.discrete()))
 
     def cells(self, numbers: Numbers) -> list[str]:
         r = numbers["rate"]["value"]
@@ -78,15 +69,13 @@ class RateProbe(Probe):
         ]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
-        named = {
-            key: numbers[key]["value"] for key in ("rate", "distortion", "nelbo", "lower", "upper")
-        }
-        parts = numbers.get("on_these_images", {}).items()
-        return (
-            named
-            | {"active_units": numbers["active_units"]}
-            | {f"on_these_images/{k}": part["value"] for k, part in parts if isinstance(part, dict)}
-        )
+        keys = ("rate", "distortion", "nelbo", "lower", "upper")
+        named = {key: numbers[key]["value"] for key in keys}
+        named["active_units"] = numbers["active_units"]
+        for key, part in numbers.get("on_these_images", {}).items():
+            if isinstance(part, dict):
+                named[f"on_these_images/{key}"] = part["value"]
+        return named
 
     def sentences(self, numbers: Numbers) -> list[str]:
         r, d, lower, upper, kl = (
@@ -115,7 +104,7 @@ class RateProbe(Probe):
 
 
 def posterior(frozen: Frozen) -> str:
-    """Why a method has no rate; empty where it has one."""
+    """Why a method has no rate, or ""."""
     if isinstance(frozen.method, LatentModel):
         return ""
     return f"{frozen.run.method} has no posterior"
@@ -123,25 +112,30 @@ def posterior(frozen: Frozen) -> str:
 
 @torch.no_grad()
 def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> dict[str, Any]:
-    """R, D and D + R in nats an image and bits a dimension, each with its interval, one posterior
-    sample an image, for images of that many `values`, which are `discrete` (8 bits, or binary).
+    """R, D and D + R in nats an image and bits a dimension, with intervals, from one posterior
+    sample of each image. Images have `values` values, which may be `discrete` (8 bits, or binary).
 
         R = E KL(q(z|x) || p(z)) = I_q(X; Z) + KL(q(z) || p(z)),   D = E -log p(x|z),
         D + R >= -E log p(x),   lower <= I_q(X; Z) <= min(upper, R)
 
     Hoffman & Johnson 2016; Poole et al. 2019.
     """
-    blocks = zip(*(x.split(BLOCK) for x in latents[:3]), strict=True)
-    read = joined([codes(_normal(mean, sigma), z, prior) for mean, sigma, z in blocks])
+    parts = []
+    for mean, sigma, z in zip(*(x.split(BLOCK) for x in latents[:3]), strict=True):
+        normals = Normal(mean, sigma, validate_args=False)
+        parts.append(codes(Independent(normals, 1, validate_args=False), z, prior))
+    read = joined(parts)
     d = latents.distortion
     r, among = read.rate, at_most(read, CANDIDATES)
     pairs = gaussian(among.mean, among.sigma, among.z)
     lower, upper = (interval(*bound) for bound in sandwich(pairs))
-    parts, of_bits = decomposition(read, prior, pairs), values if discrete else None
-    estimate = interval(r)
-    estimator = (
-        "closed-form KL(q(z|x) || p(z))" if read.closed else "log q(z|x) - log p(z), one z an image"
-    )
+    of_rate, of_bits = decomposition(read, prior, pairs), values if discrete else None
+    estimate, n = interval(r), len(among.z)
+    one_z = "log q(z|x) - log p(z), one z an image"
+    estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else one_z
+    of_lower = f"tractable q(z|x), {n} candidates"
+    of_upper = f"tractable q(z|x), leave-one-out, {n} candidates"
+    least_kl = of_rate.get("dimension_wise_kl", {}).get("low", 0.0)
     found = {
         "quantity": "I(X; Z), between an image and its code",
         "split": "test",
@@ -151,21 +145,12 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
         "rate": entry(estimate, estimator, "upper bound on I(X; Z)", of_bits),
         "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
         "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),
-        "lower": entry(
-            lower, f"tractable q(z|x), {len(among.z)} candidates", "lower bound on I(X; Z)", of_bits
-        ),
-        "upper": entry(
-            upper,
-            f"tractable q(z|x), leave-one-out, {len(among.z)} candidates",
-            "upper bound on I(X; Z)",
-            of_bits,
-        ),
-        "ceiling": math.log(len(among.z)),
+        "lower": entry(lower, of_lower, "lower bound on I(X; Z)", of_bits),
+        "upper": entry(upper, of_upper, "upper bound on I(X; Z)", of_bits),
+        "ceiling": math.log(n),
         "marginal_kl": {
             "quantity": "KL(q(z) || p(z))",
-            "low": max(
-                0.0, estimate.mean - upper.mean, parts.get("dimension_wise_kl", {}).get("low", 0.0)
-            ),
+            "low": max(0.0, estimate.mean - upper.mean, least_kl),
             "high": max(0.0, estimate.mean - lower.mean),
         },
         "active_units": active_units(read.mean),
@@ -175,34 +160,23 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
         found["sentence"] = sentence
     if of_dimensions := dimension_rates(read, prior):
         found["dimension_rates"] = of_dimensions
-    return found | parts
-
-
-def _normal(mean: Tensor, sigma: Tensor) -> Distribution:
-    return Independent(Normal(mean, sigma, validate_args=False), 1, validate_args=False)
+    return found | of_rate
 
 
 def _parts(numbers: Numbers) -> str:
-    """Where the rate goes: of all images between bounds, of the images that were read in
-    numbers.
-    """
+    """The parts of the rate: bounds for all images, and values for the images that were read."""
     parts = numbers["on_these_images"]
     of_all = ", ".join(
         f"{numbers[key]['low']:.3f} ≤ {word} ≤ {numbers[key]['high']:.3f}"
         for key, word in PARTS.items()
         if key in numbers
     )
-    sums = " + ".join(
-        f"{word} {parts[key]['value']:.3f}"
-        for key, word in ({"information": "I"} | PARTS).items()
-        if key in parts
-    )
-    whole = (
-        f"R {parts['rate']['value']:.3f} = {sums}"
-        if "dimension_wise_kl" in parts
-        else sums.replace(" +", ",")
-    )
+    named = ({"information": "I"} | PARTS).items()
+    terms = [f"{word} {parts[key]['value']:.3f}" for key, word in named if key in parts]
+    whole = ", ".join(terms)
+    if "dimension_wise_kl" in parts:
+        whole = f"R {parts['rate']['value']:.3f} = {' + '.join(terms)}"
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
-        note = "; I is at its ceiling log n, so the total correlation counts what exceeds it"
+        note = "; I is at its ceiling log n, so the total correlation includes what exceeds it"
     return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"

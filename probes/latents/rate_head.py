@@ -1,15 +1,15 @@
-"""The rate head: what it costs to keep of an image what frozen features of it keep, on one price
-list for every family.
+"""The rate-distortion curve of frozen features: one head is trained for each price beta. The prices
+are the same for every family of encoders.
 
-Features h of an image x are compressed by z ~ q(z|h), a diagonal Gaussian, and the image is read
-from z alone by p(x|z). For each price beta of a nat of rate, the head minimises D + beta R, in nats
-an image, with
+Features h of an image x are compressed to z ~ q(z|h), a diagonal Gaussian, and p(x|z) decodes the
+image from z alone. For each price beta of a nat of rate, a head minimises D + beta R, in nats an
+image, with
 
     R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
-"nothing" is the left end of the curve, beta = infinity: R = 0 and D the cross-entropy of a decoder
-with constant input (Alemi et al. 2018). All of it bounds from the outside: a better head may find a
-curve below.
+"nothing" is the left end of the curve, beta = infinity: R = 0, and D is the cross-entropy of a
+decoder with constant input (Alemi et al. 2018). All points are upper bounds: a better head may find
+a lower curve.
 
 n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
@@ -32,20 +32,14 @@ from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.randomness import KeyedRNG
 from probes.probe import Found, Numbers, Probe
 from probes.report import figures
+from probes.report.schema import bounds
 
 BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
-MAX_IMAGES = {
-    "train": 10_000,
-    "val": 2_048,
-    "test": 10_000,
-}  # images read, evenly spread over the split
+MAX_IMAGES = {"train": 10_000, "val": 2_048, "test": 10_000}  # evenly spread over the split
 BATCH, LATENT, WIDTH = 128, 32, 256
-NOTHING, FIRST, NEXT = (
-    (300, 0.3),
-    (900, 4e-3),
-    (150, 4e-3),
-)  # steps and learning rate: of nothing, the first head, each later one
-WARMUP, CHECKS = 20, 3  # steps; looks at val in a fit
+# steps and learning rate of the constant decoder, of the first head, and of each later one
+NOTHING, FIRST, NEXT = (300, 0.3), (900, 4e-3), (150, 4e-3)
+WARMUP, CHECKS = 20, 3  # warm-up steps; evaluations on val during a fit
 
 
 class Seen(NamedTuple):
@@ -77,15 +71,14 @@ class ConstantDecoder(nn.Module):
 
     def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
         """R = 0 and -log p(x), [B] each, in nats an image."""
-        distortion = (
-            -self.likelihood(self.parameters_of_x.expand_as(x)).log_prob(x).flatten(1).sum(1)
-        )
+        given = self.likelihood(self.parameters_of_x.expand_as(x))
+        distortion = -given.log_prob(x).flatten(1).sum(1)
         return torch.zeros_like(distortion), distortion
 
 
 class RateHead(nn.Module):
-    """q(z|h) from standardised features by a linear map plus a two-layer net, and a decoder that
-    starts from what `nothing` knows.
+    """q(z|h), a linear map plus a two-layer net on standardised features, and a decoder whose
+    output is added to that of the constant decoder `nothing`.
     """
 
     mean: Tensor
@@ -97,16 +90,13 @@ class RateHead(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.skip = nn.Linear(len(mean), 2 * LATENT)
-        self.net = nn.Sequential(
-            nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT)
-        )
-        # at this budget a convolutional decoder reached the same curve in twice the time, and it
-        # asks for sides that divide by 4
+        layers = nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT)
+        self.net = nn.Sequential(*layers)
+        # a convolutional decoder reached the same curve in twice the time, and needs sides that are
+        # multiples of 4
         self.decoder = MLPDecoder(LATENT, tuple(nothing.parameters_of_x.shape[1:]), WIDTH)  # type: ignore[arg-type]
-        self.likelihood, self.parameters_of_x = (
-            copy.deepcopy(nothing.likelihood),
-            copy.deepcopy(nothing.parameters_of_x),
-        )
+        self.likelihood = copy.deepcopy(nothing.likelihood)
+        self.parameters_of_x = copy.deepcopy(nothing.parameters_of_x)
 
     def forward(self, features: Tensor, x: Tensor, rng: KeyedRNG) -> tuple[Tensor, Tensor]:
         """KL(q(z|h) || p(z)) and -log p(x|z) for one z an image, [B] each, in nats an image."""
@@ -114,17 +104,17 @@ class RateHead(nn.Module):
         mean, log_sigma = (self.skip(h) + self.net(h)).chunk(2, 1)
         log_sigma = log_sigma.clamp(-7, 3)
         z = mean + log_sigma.exp() * rng.normal("posterior", *mean.shape)
-        parameters = self.parameters_of_x + self.decoder(z)
-        return kl_from_standard_normal(mean, log_sigma).sum(1), -self.likelihood(
-            parameters
-        ).log_prob(x).flatten(1).sum(1)
+        given_z = self.likelihood(self.parameters_of_x + self.decoder(z))
+        distortion = -given_z.log_prob(x).flatten(1).sum(1)
+        return kl_from_standard_normal(mean, log_sigma).sum(1), distortion
 
 
 def rate_head(frozen: Frozen) -> dict[str, Any]:
-    """The R(D) curve of a checkpoint's features of plain images, with the 8-bit discretised
-    logistic, whatever trained it.
+    """The R(D) curve of a checkpoint's features of plain images. The likelihood is the 8-bit
+    discretised logistic for every method.
     """
-    train, val, test = (see(frozen, split, MAX_IMAGES[split]) for split in ("train", "val", "test"))
+    train, val, test = (see(frozen, split, most) for split, most in MAX_IMAGES.items())
+    likelihood = Likelihood("logistic", train.images.shape[1])
     return {
         "quantity": "I(X; Z), between an image and a code of its frozen features, against -log"
         " p(x|z)",
@@ -133,14 +123,12 @@ def rate_head(frozen: Frozen) -> dict[str, Any]:
         "side": "R: upper bound on I(X; Z); D: cross-entropy; D + R: upper bound on -log p(x)",
         "split": "test",
         "unit": "nats an image",
-    } | rate_distortion(
-        train, val, test, Likelihood("logistic", train.images.shape[1]), frozen.seed
-    )
+    } | measure_curve(train, val, test, likelihood, frozen.seed)
 
 
 @torch.no_grad()
 def see(frozen: Frozen, split: str, most: int) -> Seen:
-    """Images and their features, both of the same rendering."""
+    """Images and their features, both from the same rendering."""
     source = frozen.source(split)
     sampler = eval_sampler(
         len(source), frozen.seed, device=frozen.device, purpose="rate head", most=most
@@ -149,12 +137,11 @@ def see(frozen: Frozen, split: str, most: int) -> Seen:
         (frozen.method.embed(batch.views[0]).float(), batch.views[0])
         for batch in frozen.watched(f"images of {split}", source, sampler)
     ]
-    return Seen(
-        torch.cat([features for features, _ in parts]), torch.cat([images for _, images in parts])
-    )
+    features, images = zip(*parts, strict=True)
+    return Seen(torch.cat(features), torch.cat(images))
 
 
-def rate_distortion(
+def measure_curve(
     train: Seen,
     val: Seen,
     test: Seen,
@@ -162,10 +149,10 @@ def rate_distortion(
     seed: int = 0,
     betas: tuple[float, ...] = BETAS,
 ) -> dict[str, Any]:
-    """R, D and D + R on test for each beta, and for nothing kept, with 95% intervals over the test
-    images.
+    """R, D and D + R on test for each beta, and for the constant decoder, with 95% intervals over
+    test images.
 
-    The heads see train and are chosen on val; test is read once, when all of them are trained.
+    The heads are trained on train and chosen on val; test is read once, after all training.
     """
     nothing, heads = train_heads(train, val, likelihood, seed, betas)
     values = math.prod(test.images.shape[1:])
@@ -185,12 +172,12 @@ def rate_distortion(
 def train_heads(
     train: Seen, val: Seen, likelihood: Likelihood, seed: int, betas: tuple[float, ...]
 ) -> tuple[ConstantDecoder, list[ConstantDecoder | RateHead]]:
-    """The head of least D + beta R on val for each beta, among all that were trained and nothing.
+    """For each beta, the head of least D + beta R on val, among all trained heads and `nothing`.
 
-    So on val R never rises and D never falls with beta, and no point is dearer than nothing. The
-    prices are visited upwards, for a decoder learns slowly from a code that is almost empty and
-    gives up fast what is too dear; and then downwards, for the cheap heads came first and were
-    trained least. Each visit goes on from a copy of the head that is best at its price so far.
+    So on val R never rises and D never falls with beta, and no point costs more than `nothing`.
+    Betas are visited in ascending order, as a decoder learns slowly from an almost empty code, but
+    quickly gives up what costs too much; then in descending order, as the first heads were trained
+    least. Each visit starts from a copy of the head that is best at its beta so far.
     """
     if list(betas) != sorted(set(betas)):
         raise ValueError(f"betas: must ascend, got {betas}")
@@ -209,7 +196,7 @@ def train_heads(
 
 
 def best(fitted: list[Fitted], beta: float) -> ConstantDecoder | RateHead:
-    """The head of least D + beta R on val; of equals the first."""
+    """The head of least D + beta R on val; the first one if several are equal."""
     return min(fitted, key=lambda found: found.cost(beta)).head
 
 
@@ -223,28 +210,24 @@ def fit(
     steps: int,
     lr: float,
 ) -> Fitted:
-    """Minimise D + beta R by Adam on batches number `start` to `start + steps`, and keep the step
-    that is best on val.
+    """Minimise D + beta R by Adam on batches `start` to `start + steps`, and keep the weights that
+    are best on val.
     """
     optimizer = torch.optim.Adam(head.requires_grad_(True).parameters(), lr=lr)
     found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
     n, device = len(train.images), train.images.device
-    for number, (index, rng) in enumerate(
-        train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device), 1
-    ):
+    batches = train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device)
+    for number, (index, rng) in enumerate(batches, 1):
         for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
-            group["lr"] = (
-                lr * min(1.0, number / WARMUP) * (1 + math.cos(math.pi * number / (steps + 1))) / 2
-            )
+            cosine = 1 + math.cos(math.pi * number / (steps + 1))
+            group["lr"] = lr * min(1.0, number / WARMUP) * cosine / 2
         r, d = score(head, train, index, rng.fork("rate head"))
         optimizer.zero_grad()
         (d + beta * r).mean().backward()
         optimizer.step()
         if number % (steps // CHECKS) == 0:
-            now = Fitted(
-                head,
-                *(values.mean().item() for values in measure(head, val, seed, "rate head, val")),
-            )
+            on_val = (x.mean().item() for x in measure(head, val, seed, "rate head, val"))
+            now = Fitted(head, *on_val)
             if now.cost(beta) < found.cost(beta):
                 found, kept = now, copy.deepcopy(head.state_dict())
     head.load_state_dict(kept)
@@ -258,32 +241,24 @@ def score(
     """R and D of the images at `index`, [B] each, in nats an image."""
     index = index.to(seen.images.device)
     image = seen.images[index]
-    return head(
-        seen.features[index],
-        head.likelihood.target(image, rng.uniform("dequantise", *image.shape)),
-        rng,
-    )
+    target = head.likelihood.target(image, rng.uniform("dequantise", *image.shape))
+    return head(seen.features[index], target, rng)
 
 
 @torch.no_grad()
 def measure(
     head: ConstantDecoder | RateHead, seen: Seen, seed: int, purpose: str
 ) -> tuple[Tensor, Tensor]:
-    """R and D of every image of a split, [n] each, in nats; the draws are the same for every
-    head.
-    """
+    """R and D of every image, [n] each, in nats; the random draws are the same for every head."""
     order = eval_sampler(len(seen.images), seed, device=seen.images.device, purpose=purpose)
-    parts = [score(head, seen, index, rng) for index, rng in order]
-    return torch.cat([r for r, _ in parts]), torch.cat([d for _, d in parts])
+    r, d = zip(*(score(head, seen, index, rng) for index, rng in order), strict=True)
+    return torch.cat(r), torch.cat(d)
 
 
 def _point(head: ConstantDecoder | RateHead, test: Seen, seed: int, values: int) -> dict[str, Any]:
     r, d = measure(head, test, seed, "rate head, test")
     named = {"rate": interval(r), "distortion": interval(d), "nelbo": interval(r + d)}
-    entries: dict[str, Any] = {
-        name: {"value": found.mean, "low": found.low, "high": found.high}
-        for name, found in named.items()
-    }
+    entries: dict[str, Any] = {name: bounds(found) for name, found in named.items()}
     return entries | {"bits_per_dim": named["nelbo"].mean / values / math.log(2)}
 
 
@@ -312,15 +287,13 @@ class RateHeadProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         points = reversed(numbers["points"])
         curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
-        return [
-            f"rate head on {numbers['train_images']:,} images, {numbers['likelihood']}, R / D in"
-            " nats: "
-            + " · ".join(
-                f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
-                for label, p in curve
-            )
-        ]
+        pairs = (
+            f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
+            for label, p in curve
+        )
+        head = f"rate head on {numbers['train_images']:,} images, {numbers['likelihood']}"
+        return [f"{head}, R / D in nats: {' · '.join(pairs)}"]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         picture = folder / "rate_distortion.png"
-        return {"rate_distortion": figures.rate_distortion([("features", found.numbers)], picture)}
+        return {"rate_distortion": figures.head_curves([("features", found.numbers)], picture)}

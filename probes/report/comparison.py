@@ -1,4 +1,4 @@
-"""Several checkpoints in one figure, a panel a question."""
+"""Several checkpoints in one figure, with a panel for each question."""
 
 import io
 import warnings
@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 from core.errors import UserError
 from probes.probe import Entry, Probe
 from probes.report import figures
-from probes.report.figures import COLOURS, MARKERS, STYLE, save
+from probes.report.figures import COLOURS, MARKERS, STYLE
 from probes.report.groups import Group, grouped, mean
-from probes.report.naming import data_names
+from probes.report.naming import by_views, data_names
 from probes.report.schema import Report
 from probes.report.store import AGAIN, MALFORMED
 from probes.report.table import Probes, names
@@ -25,8 +25,8 @@ EACH = 0.3  # inches of a panel for each checkpoint, where there are many
 def compare(
     reports: list[Report], probes: Probes, path: Path, groups: Sequence[Group] | None = None
 ) -> Path:
-    """A panel for each title that probes give, drawn by all probes of that title. Every report is
-    drawn for itself, or the given groups of them.
+    """Draw a panel for each title that probes have, by all probes of that title. What is drawn are
+    the given groups of reports, or each report alone.
     """
     groups = grouped(reports, probes, each=True) if groups is None else groups
     panels: dict[str, list[str]] = {}
@@ -45,7 +45,7 @@ def compare(
 def _drawn(
     panels: dict[str, list[str]], groups: Sequence[Group], probes: Probes, path: Path
 ) -> Path:
-    """The figure of all panels: side by side, of many checkpoints one below the other."""
+    """The figure of all panels: side by side, or for many checkpoints one below the other."""
     shown = max(sum(_has(group, titled) for group in groups) for titled in panels.values())
     widths = [WIDTHS.get(title, 1.0) for title in panels]
     many = shown > figures.FEW  # then the panels stand below each other
@@ -64,23 +64,23 @@ def _drawn(
             place.set_title(title)
             for name in members:
                 probes[name].draw(place, entries(groups, name, members))
-        return save(figure, path)
+        return figures.save(figure, path)
 
 
-def rate_distortion(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
-    """The curves of all rate heads, in the colours that checkpoints have in every panel."""
+def compare_curves(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
+    """Draw the curves of all rate heads, in the colours that checkpoints have in every panel."""
     found = entries(groups, "rate_head", ["rate_head"])
     looks = [(entry.colour, entry.marker) for entry in found]
     try:
         curves = [(entry.label, entry.numbers) for entry in found]
-        return figures.rate_distortion(curves, path, looks)
+        return figures.head_curves(curves, path, looks)
     except MALFORMED:
         plt.close("all")
     _refuse(groups, probes, ["rate_head"])
 
 
 def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[str]) -> NoReturn:
-    """A `UserError` that names the file whose numbers can not be drawn."""
+    """Raise a `UserError` that names the file whose numbers can not be drawn."""
     for name in names_of_probes:
         for report in (report for group in groups for report in group.reports):
             if name in report and not _can_be_drawn(probes[name], report[name]):
@@ -106,26 +106,23 @@ def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
 
 
 def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[Entry]:
-    """The groups that have the numbers of a probe, each with the colour and marker that it has in
-    every panel, and with its place among those that have numbers of any probe of the `panel`.
+    """The groups that have numbers of a probe. A group has the same colour and marker in every
+    panel, and a place among the groups that have numbers of any probe of this `panel`.
     """
     found = []
     present = [group for group in groups if _has(group, panel)]
     places = {id(group): place for place, group in enumerate(present)}
     for number, group in enumerate(groups):
-        runs = group.runs(probe)
-        if runs:
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            place = places[id(group)]
+        if runs := group.runs(probe):
+            look = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             label, data = _drawable(group.label), _drawable(group.data)
-            entry = Entry(label, colour, marker, mean(runs), runs, place, data)
-            found.append(entry)
+            found.append(Entry(label, *look, mean(runs), runs, places[id(group)], data))
     return found
 
 
 def _drawable(name: str) -> str:
-    """A name as matplotlib shows it: dollars would be mathematics, and no legend holds a name that
-    begins with "_".
+    """A name in matplotlib's notation: a dollar would begin a formula, and legends leave out names
+    that begin with "_".
     """
     name = f"./{name}" if name.startswith("_") else name
     return name.replace("$", r"\$")
@@ -141,8 +138,8 @@ def file_of(report: Report) -> str:
 
 
 def require_one_data_set(reports: Sequence[Report]) -> None:
-    """`UserError` for reports on different data, by the fingerprints of their test splits: their
-    numbers do not belong on one axis.
+    """Raise `UserError` for reports on different test data, by their fingerprints: their numbers
+    can not share an axis.
     """
     runs: dict[str, list[str]] = {}
     for data, name in zip(data_names(reports), names(reports), strict=True):
@@ -153,6 +150,23 @@ def require_one_data_set(reports: Sequence[Report]) -> None:
             for data, found in list(runs.items())[:3]
         )
         raise UserError(
-            f"the runs are on different data, which do not belong on one axis: {said}; compare runs"
-            " on one data set, or take --mixed"
+            f"the runs are on different data, whose numbers can not share an axis: {said}; compare"
+            " runs on one data set, or add --mixed"
         )
+
+
+def said_of_views(reports: Sequence[Report]) -> str:
+    """A line for runs whose views were made in different ways, empty for others: I(V1; V2) is then
+    another quantity for each.
+    """
+    found = list(by_views(reports).items())
+    if len(found) < 2:
+        return ""
+    said = " and ".join(
+        f"{views} ({', '.join(runs[:3])}{', …' if len(runs) > 3 else ''})"
+        for views, runs in found[:3]
+    )
+    return (
+        f"the views of an image were made in different ways: {said}; I(V1; V2) is another quantity"
+        " for each, so only runs of one kind can be compared by it"
+    )

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, as one group with its mean and its spread."""
+"""Groups of runs that differ only in their seed, with mean and standard deviation."""
 
 import json
 import re
@@ -11,17 +11,17 @@ from statistics import fmean, stdev
 from typing import Any
 
 from probes.probe import Numbers, Probe
-from probes.report.naming import data_names, distinct, fingerprint
+from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
-# numbers that say where a curve is read and what it is compared with: equal, or there is no mean
+# positions on a curve, and references: runs have a mean only where these are equal
 PLACES = ("K", "k", "candidates", "beta", "truth", "best_possible", "ceiling")
-# what is left of the name of a folder once its seed is taken away: simclr of simclr_seed3
+# the seed at the end of a folder's name, such as _seed3 of simclr_seed3
 SEED = re.compile(r"(?:[-_. ]+(?:seeds?|s)|seeds?)?[-_=. ]*\d*$", re.I)
 
 
 class Unalike(Exception):
-    """Numbers of different shape, which have no mean."""
+    """Raised for numbers of different structure, which have no mean."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,22 @@ class Group:
         return self.name if count == 1 else f"{self.name} ({count} seeds)"
 
     def runs(self, probe: str) -> tuple[Numbers, ...]:
-        """The numbers of a probe, of each run that has them."""
+        """The numbers of a probe, for each run that has them."""
         return tuple(report[probe] for report in self.reports if probe in report)
 
 
 def grouped(
     reports: Sequence[Report], probes: dict[str, Probe], each: bool = False, mixed: bool = False
 ) -> list[Group]:
-    """The lines of a comparison, in the order of the reports, with names that never collide.
+    """The lines of a comparison, in the order of the reports; no two have the same name.
 
-    One group holds reports that agree in method, config but for the seed, data, views, and the
-    step of training (of best.ckpt the step may differ). `each`: every report is a line of its own.
-    `mixed`: names carry the data where those differ.
+    A group holds reports with the same method, config (without the seed), data, views and training
+    step (for best.ckpt the step may differ). `each`: every report is its own line. `mixed`: names
+    include the data where those differ. Where information is between other views, they include
+    what made the views.
     """
     data = data_names(reports)
-    several = mixed and len(set(data)) > 1
+    several, other_views = mixed and len(set(data)) > 1, len(by_views(reports)) > 1
     keyed: dict[Any, list[int]] = {}
     for place, report in enumerate(reports):
         key = None if each else _key(report)
@@ -61,26 +62,24 @@ def grouped(
     members = [part for found in keyed.values() for part in _seeds(reports, found, probes)]
     members.sort(key=lambda part: part[0])
     named = distinct([_path(reports, part) for part in members], [data[m[0]] for m in members])
-    return [
-        Group(
-            f"{name} · {data[part[0]]}" if several else name,
-            data[part[0]],
-            tuple(reports[place] for place in part),
-        )
-        for name, part in zip(named, members, strict=True)
-    ]
+    made = []
+    for name, part in zip(named, members, strict=True):
+        views = views_of(reports[part[0]]) if other_views else ""
+        parts = [name, *([data[part[0]]] if several else []), *([f"{views} views"] * bool(views))]
+        runs = tuple(reports[place] for place in part)
+        made.append(Group(" · ".join(parts), data[part[0]], runs))
+    return made
 
 
 def _key(report: Report) -> str | None:
-    """What reports of one group share; None of a report that does not say it."""
+    """What the reports of a group have in common; None if a report does not contain it."""
     identity, config = report.get("identity"), report.get("config_key")
     if not (isinstance(identity, dict) and isinstance(config, str) and config):
         return None
     prints = [fingerprint(report, split) for split in ("train", "test")]
     if type(identity.get("run_seed")) is not int or not all(prints):
         return None
-    best = Path(report["checkpoint"]).stem == "best"
-    at = ["best"] if best else [report["step"]]
+    at = ["best"] if Path(report["checkpoint"]).stem == "best" else [report["step"]]
     facts = [report["method"], config, prints, identity.get("views"), at, report["seed"]]
     return json.dumps(facts, sort_keys=True)
 
@@ -88,8 +87,8 @@ def _key(report: Report) -> str | None:
 def _seeds(
     reports: Sequence[Report], members: list[int], probes: dict[str, Probe]
 ) -> list[list[int]]:
-    """The members as groups in which no seed occurs twice: all, or those of each folder, or each
-    alone.
+    """Split members into groups in which no seed occurs twice: all of them, those of each folder,
+    or each alone.
     """
     if _is_group(reports, members, probes):
         return [members]
@@ -124,9 +123,7 @@ def _is_group(reports: Sequence[Report], members: list[int], probes: dict[str, P
 
 
 def _path(reports: Sequence[Report], members: list[int]) -> str:
-    """The path that names a group: that of its checkpoint, or what the paths of its seeds have in
-    common.
-    """
+    """The path that names a group: that of its checkpoint, or the common part for several seeds."""
     paths = [Path(reports[place]["checkpoint"]) for place in members]
     if len(paths) == 1:
         return str(paths[0])
@@ -137,20 +134,15 @@ def _path(reports: Sequence[Report], members: list[int]) -> str:
     bare = all(re.fullmatch(r"(seeds?|s|run)?[-_=. ]*\d*", first, re.I) for first in firsts)
     if not start and not bare:
         start = reports[members[0]]["method"].split(".")[-1].lower()
-    return str(common / ("" if bare else start) / f"{_stem(paths)}.ckpt")
-
-
-def _stem(paths: list[Path]) -> str:
-    stems = {path.stem for path in paths}
-    return stems.pop() if len(stems) == 1 else "last"
+    stem = paths[0].stem if len({path.stem for path in paths}) == 1 else "last"
+    return str(common / ("" if bare else start) / f"{stem}.ckpt")
 
 
 def mean(runs: Sequence[Any], key: str = "") -> Any:
-    """The mean of nested numbers over runs, at each place. An interval ("low", "high" beside a
-    "value" or "bound") becomes mean minus and plus the standard deviation over the runs; the
-    interval of a single run stays.
+    """The mean of nested numbers over runs. An interval ("low", "high" beside "value" or "bound")
+    becomes mean -+ standard deviation over the runs; that of a single run is kept.
 
-    Texts that differ are counted. Raises `Unalike` for numbers of different shape.
+    Texts that differ are counted. Raises `Unalike` for numbers of different structure.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -179,7 +171,7 @@ def mean(runs: Sequence[Any], key: str = "") -> Any:
 
 
 def counted(texts: Sequence[str]) -> str:
-    """A text that all share, or how often each occurs: "2 converged, 1 critic-limited"."""
+    """The common text, or how often each occurs: "2 converged, 1 critic-limited"."""
     found = Counter(texts)
     if len(found) == 1:
         return texts[0]

@@ -1,5 +1,6 @@
-"""What checkpoints and data sets are called where several stand side by side: never two alike."""
+"""Names of checkpoints and data sets in a comparison; no two are the same."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,22 +11,20 @@ from core.errors import legible
 from probes.report.schema import Report
 
 LONGEST = 60  # characters of a name; a longer one is cut in the middle
-# names of files that say nothing without the folder that they lie in
+# file names that need the name of their folder
 GENERIC = re.compile(r"best|last-\d+|epoch-\d+")
 
 
 def names(reports: Sequence[Report]) -> list[str]:
-    """What each checkpoint is called: the end of its path, as short as tells it from all others.
-
-    Several reports of one checkpoint are told apart by their data, then by a number.
+    """A name for each checkpoint: the shortest end of its path that no other has. Several reports
+    of one checkpoint differ by their data, then by a number.
     """
-    return distinct(
-        [report["checkpoint"] for report in reports], [report.get("data", "") for report in reports]
-    )
+    data = [report.get("data", "") for report in reports]
+    return distinct([report["checkpoint"] for report in reports], data)
 
 
 def distinct(checkpoints: Sequence[str], data: Sequence[str]) -> list[str]:
-    """A name for each path of a checkpoint, of which no two are the same."""
+    """A different name for each path of a checkpoint."""
     parts = [_parts(Path(path)) for path in checkpoints]
     deepest = max(map(len, parts), default=0)
     # how many different checkpoints end in the same way
@@ -40,14 +39,14 @@ def distinct(checkpoints: Sequence[str], data: Sequence[str]) -> list[str]:
 
 
 def _parts(path: Path) -> tuple[str, ...]:
-    """The parts of a path that can name a checkpoint: last.ckpt is what its folder is."""
+    """The parts of a path that can name a checkpoint; last.ckpt has the name of its folder."""
     folders = path.parent.parts
     named = folders != (path.anchor,) and bool(folders)
     return folders if path.stem == "last" and named else (*folders, path.stem or "checkpoint")
 
 
 def _with_data(found: list[str], data: Sequence[str]) -> list[str]:
-    """Names that several reports share, each with its data if those differ."""
+    """Add the data to names that several reports share, if their data differ."""
     shared = Counter(found)
     held = Counter(set(zip(found, data, strict=True)))
     kinds = Counter(name for name, _ in held)
@@ -58,22 +57,19 @@ def _with_data(found: list[str], data: Sequence[str]) -> list[str]:
 
 
 def _numbered(found: list[str]) -> list[str]:
-    """Names that are still the same, the second and later ones with a number."""
+    """Add a number to the second and later ones of equal names."""
     taken: set[str] = set()
     made = []
     for name in found:
-        number, tried = 1, name
-        while tried in taken:
-            number += 1
-            tried = f"{name} #{number}"
-        taken.add(tried)
-        made.append(tried)
+        others = (f"{name} #{number}" for number in itertools.count(2))
+        made.append(next(tried for tried in itertools.chain([name], others) if tried not in taken))
+        taken.add(made[-1])
     return made
 
 
 def fingerprint(report: Report, split: str = "test") -> str:
-    """The fingerprint of a split that a report is on, the same for all seeds of data that are drawn
-    from one; empty where it holds none.
+    """The fingerprint of a report's split, or "". Splits that are drawn from the same population
+    have the same one, whatever their seed.
     """
     found: Any = report.get("identity")
     for key in ("data", split):
@@ -84,8 +80,8 @@ def fingerprint(report: Report, split: str = "test") -> str:
 
 
 def data_names(reports: Sequence[Report]) -> list[str]:
-    """What the data of each report are called: their name, and the start of the fingerprint of the
-    test split where data of one name differ.
+    """The name of each report's data, with the start of the test split's fingerprint where data of
+    the same name differ.
     """
     prints = [(report["data"], fingerprint(report)) for report in reports]
     kinds = Counter(name for name, _ in set(prints))
@@ -93,3 +89,21 @@ def data_names(reports: Sequence[Report]) -> list[str]:
         legible(name if kinds[name] == 1 else f"{name} {code[:8] or 'unknown'}", LONGEST)
         for name, code in prints
     ]
+
+
+def views_of(report: Report) -> str:
+    """What made the two views that a report's bounds on I(V1; V2) are about, in a word; empty
+    where it holds no such bound.
+    """
+    held: Any = report.get("information")
+    word = held.get("augmentation") if isinstance(held, dict) else None
+    return legible(word, LONGEST) if isinstance(word, str) else ""
+
+
+def by_views(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """What made the views -> the names of the reports on such views."""
+    found: dict[str, list[str]] = {}
+    for report, name in zip(reports, names(reports), strict=True):
+        if views := views_of(report):
+            found.setdefault(views, []).append(name)
+    return found

@@ -1,13 +1,13 @@
-"""What a report of a checkpoint holds. A probe says in its own file what its part is (`schema`).
+"""The content of a report. Each probe describes its own part (`Probe.schema`).
 
     {
       "format": "twobounds-probe/2",
       "checkpoint": path, "digest": sha256 of its bytes, "method": name, "step": int,
       "data": name, "seed": int,
-      "config_key": digest of the run's config without its seed and what does not change numbers,
-      "identity": everything that the numbers are a function of: weights, data, seeds, versions,
+      "config_key": digest of the config, without the seed and what does not change numbers,
+      "identity": all that the numbers depend on: weights, data, seeds, versions,
       "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
-      PROBE: its numbers, for each probe that was measured
+      PROBE: its numbers, for each measured probe
     }
 
 All numbers are finite. Information is in nats, intervals are 95%.
@@ -23,25 +23,25 @@ Report = dict[str, Any]
 
 
 def bounds(estimate: Estimate) -> dict[str, float]:
-    """An estimate and its interval, as a report holds them."""
+    """An estimate and its interval, in the form of a report."""
     return {"value": estimate.mean, "low": estimate.low, "high": estimate.high}
 
 
 def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
-    """An estimate in nats an image and what it is; of an image of that many discrete `values`, in
-    bits a dimension too.
+    """An estimate in nats an image, and what it is. For an image of `values` discrete values, also
+    in bits a dimension.
     """
     per_dim = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
     return bounds(estimate) | per_dim | {"estimator": estimator, "side": side}
 
 
 def bits(found: dict[str, Any], digits: int) -> str:
-    """ " (… bits/dim)" of what has them: discrete pixels."""
+    """Text that follows an estimate: " (… bits/dim)" for discrete pixels, else nothing."""
     return f" ({found['bits_per_dim']:.{digits}f} bits/dim)" if "bits_per_dim" in found else ""
 
 
 def not_finite(held: Any, place: str = "") -> str:
-    """The place of the first number in nested dicts and lists that is not finite; empty if none."""
+    """The path of the first number in nested dicts and lists that is not finite, or ""."""
     if isinstance(held, float) and not math.isfinite(held):
         return place
     parts: dict[Any, Any] = held if isinstance(held, dict) else {}

@@ -1,5 +1,6 @@
-"""Reports on disk: strict JSON, signed by the user who measured them."""
+"""Reports on disk: strict JSON, signed with the key of the user who measured them."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import write_atomically
-from core.run.signing import is_own, sign
+from core.run.signing import cache_folder, is_own, sign
 from probes.probe import Probe
 from probes.registry import PROBES
 from probes.report.schema import FORMAT, Report, not_finite
@@ -18,23 +19,23 @@ MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
 LARGEST = 1e30  # a probe's number; it has to be shown
 DEEPEST = 32  # nested parts
-# what a picture or a text raises where it is given other things than a probe's numbers
+# what drawing and printing raise for things that are not a probe's numbers
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
-# the only texts among a probe's numbers, and the only number that may be missing
+# the keys of texts among a probe's numbers, and the only number that may be null
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
 WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators"}
 UNKNOWN = "truth"
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """Where the reports of a checkpoint lie: probe/ for last.ckpt, probe-best/ for best.ckpt."""
+    """The folder of a checkpoint's reports: probe/ for last.ckpt, probe-best/ for best.ckpt."""
     name = "probe" if checkpoint.stem == "last" else f"probe-{checkpoint.stem}"
     return checkpoint.parent / name
 
 
 def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
-    """The folder of a report: `folder_of` the checkpoint, or one beside it that names the data
-    where that one already holds a report on other data.
+    """The folder of a report: `folder_of` the checkpoint, or, if that holds a report on other data,
+    one beside it that is named after the data.
     """
     folder = folder_of(checkpoint)
     try:
@@ -48,18 +49,27 @@ def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
     return folder.with_name(f"{folder.name}-{word}-{prints['test'][:8]}")
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write plain values as JSON, atomically."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
 def save(report: Report, path: Path) -> None:
-    """Write a report atomically, with this user's signature where there is a key."""
+    """Write a report, with this user's signature where there is a key."""
     assert not (bad := not_finite(report)), bad
     code = sign([_text(report)])
-    signed = report | ({"signature": code.hex()} if code else {})
-    text = json.dumps(signed, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_json(path, report | ({"signature": code.hex()} if code else {}))
 
 
 def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
-    """A report from its file, whoever wrote it: `UserError` where it is none, or where what it
-    holds under the name of one of these probes is not what that probe measures.
+    """Read a report that anybody may have written. Raises `UserError` where the file is no report,
+    or where the part of one of these probes is not what that probe measures.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -73,7 +83,7 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
     whole = all(type(report.get(key)) is int for key in ("step", "seed"))
     parts = all(isinstance(report.get(key), dict) for key in ("identity", "options", "absent"))
     if not (texts and whole and parts and _plain(report)):
-        raise UserError(f"{path}: holds what no report holds; {AGAIN}")
+        raise UserError(f"{path}: its content is not that of a report; {AGAIN}")
     for name, probe in (probes or {}).items():
         if name in report:
             try:
@@ -84,10 +94,10 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
 
 
 def find(target: Path) -> tuple[Path | None, list[Path]]:
-    """The report that a run folder, a folder of a report, a checkpoint or a report's own file
-    means, if there is one, and the other reports of that run or checkpoint.
+    """The report of a run folder, a report's folder, a checkpoint or a report file, or None; and
+    the other reports of that run or checkpoint.
 
-    Of a run folder it is that of last.ckpt, or the only one that there is.
+    For a run folder it is the report of last.ckpt, or the only one.
     """
     if os.path.isfile(target) and target.suffix == ".json":
         return target, []
@@ -109,7 +119,7 @@ def find(target: Path) -> tuple[Path | None, list[Path]]:
 
 
 def _of_another(folder: Path) -> bool:
-    """Whether a folder probe-NAME is that of NAME.ckpt beside it, and not of last.ckpt."""
+    """Whether a folder probe-NAME belongs to NAME.ckpt beside it, and not to last.ckpt."""
     word = folder.name.removeprefix("probe-")
     return any(
         word == path.stem or word.startswith(f"{path.stem}-")
@@ -119,8 +129,8 @@ def _of_another(folder: Path) -> bool:
 
 
 def placed(report: Report, path: Path) -> Report:
-    """A report with the "file" that it was read from, and the checkpoint that lies beside that now:
-    a run folder may have been moved or copied since it was probed.
+    """A report with the "file" that it was read from, and with its checkpoint's present path: a run
+    folder may have been moved or copied since it was probed.
     """
     path = path.resolve()
     checkpoint = path.with_suffix(".ckpt")
@@ -131,19 +141,26 @@ def placed(report: Report, path: Path) -> Report:
 
 
 def earlier(path: Path, report: Report) -> Report:
-    """The numbers that this user measured before on the same weights, data, seed and versions:
-    {PROBE: ...}, with their "options".
+    """The report of an earlier call by this user, with the same weights, data, seed and versions;
+    {} where there is none.
 
-    A report that somebody else wrote is moved to probe-of-others.json and never mixed with ours.
+    Nothing is lost: a report that can not be read, that somebody else wrote, or whose writer can
+    not be told, is renamed to a name that is free.
     """
+    if not path.is_file():
+        return {}
     try:
         held = load(path)
     except UserError:
+        _set_aside(path, "can not be read by this version", "unreadable")
         return {}
     code = held.pop("signature", "")
     if not is_own([_text(held)], bytes.fromhex(code) if _hexadecimal(code) else b""):
-        path.replace(path.with_name("probe-of-others.json"))
-        print(f"{path}: was not written by this user; it is kept as probe-of-others.json")
+        if sign([]) is None:
+            why = f"who wrote it can not be told without a key in {cache_folder()}"
+            _set_aside(path, f"{why} (TWOBOUNDS_CACHE names another folder)", "before")
+        else:
+            _set_aside(path, "was not written by this user", "of-others")
         return {}
     there, here = held["identity"], report["identity"]
     same = _contents(there.get("data")) == _contents(here["data"])
@@ -151,14 +168,22 @@ def earlier(path: Path, report: Report) -> Report:
     return held if same and there == rest | {"data": there.get("data")} else {}
 
 
+def _set_aside(path: Path, why: str, word: str) -> None:
+    """Rename a report, which nothing overwrites then."""
+    names = (f"probe-{word}{f'-{i}' if i else ''}.json" for i in itertools.count())
+    kept = next(file for name in names if not os.path.lexists(file := path.with_name(name)))
+    path.replace(kept)
+    print(f"{path}: {why}; it is kept as {kept.name}")
+
+
 def _contents(data: Any) -> dict[str, Any]:
-    """Split to fingerprint: which data they are, wherever they lie."""
+    """Split -> fingerprint: which data they are, whatever their path."""
     parts = data.items() if isinstance(data, dict) else ()
     return {split: part.get("fingerprint") for split, part in parts if isinstance(part, dict)}
 
 
 def _text(report: Report) -> bytes:
-    """What the signature is made of: the report as it reads after a way through JSON."""
+    """The text that is signed: the report as JSON reads it back."""
     return json.dumps(json.loads(json.dumps(report)), sort_keys=True).encode()
 
 
@@ -171,13 +196,12 @@ def _hexadecimal(code: Any) -> bool:
 
 
 def _check(probe: Probe, numbers: Any) -> None:
-    """Raises one of `MALFORMED` where `numbers` are not what a probe measures."""
+    """Raise one of `MALFORMED` where `numbers` are not what a probe measures."""
     if not isinstance(numbers, dict):
         raise TypeError
     if probe.name in PROBES:
         _numbers(numbers)
-    cells = probe.cells(numbers)
-    values = probe.values(numbers)
+    cells, values = probe.cells(numbers), probe.values(numbers)
     if not len(cells) == len(values) == len(probe.columns):
         raise ValueError
     if not all(isinstance(text, str) for text in [*cells, *probe.sentences(numbers)]):
@@ -187,7 +211,7 @@ def _check(probe: Probe, numbers: Any) -> None:
 
 
 def _numbers(held: Any, key: str = "") -> None:
-    """Raises `ValueError` where anything but a number stands in the place of one."""
+    """Raise `ValueError` where a number is missing, or is one that can not be shown."""
     if isinstance(held, dict):
         for name, part in held.items():
             _numbers(part, key if key in WORDS else name)
@@ -208,7 +232,7 @@ def _numbers(held: Any, key: str = "") -> None:
 
 
 def _plain(held: Any, depth: int = 0) -> bool:
-    """Whether all numbers and texts are of a size that can be shown."""
+    """Whether all numbers and texts have a size that can be shown."""
     if depth > DEEPEST:
         return False
     if isinstance(held, dict):

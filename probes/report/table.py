@@ -1,8 +1,9 @@
-"""Reports as one table, as plain sentences and as the numbers of a log."""
+"""Reports as a table, as plain sentences, and as numbers for a log."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from rich.table import Table
 
@@ -21,18 +22,32 @@ SPREAD = (
 )
 
 
+def grid(
+    head: Sequence[str], rows: Iterable[Sequence[str] | None], left: Sequence[str], **look: Any
+) -> Table:
+    """A table for the terminal. The columns named `left` are aligned left, all others right; None
+    in place of a row draws a line. No cell is cut: one that is too long is folded.
+    """
+    made = Table(title_justify="left", caption_justify="left", header_style="bold", **look)
+    for heading in head:
+        made.add_column(heading, overflow="fold", justify="left" if heading in left else "right")
+    for row in rows:
+        made.add_section() if row is None else made.add_row(*row)
+    return made
+
+
 def measured(reports: Sequence[Report], probes: Probes) -> Probes:
-    """The probes of which any of the checkpoints has numbers."""
+    """The probes that have numbers in at least one report."""
     return {name: probe for name, probe in probes.items() if any(name in r for r in reports)}
 
 
 def head(probes: Probes) -> list[str]:
-    """The headings: what a checkpoint is, then the columns of every probe."""
+    """The headings: three for the checkpoint, then the columns of every probe."""
     return ["checkpoint", "method", "data", *(c for p in probes.values() for c in p.columns)]
 
 
 def row(report: Report, name: str, probes: Probes, data: str = "") -> list[str]:
-    """One checkpoint as a line of the table; "–" where a probe has no numbers."""
+    """The line of one checkpoint; "–" where a probe has no numbers."""
     return _cells(Group(name, data or report["data"], (report,)), probes)
 
 
@@ -53,27 +68,20 @@ def _cells(group: Group, probes: Probes) -> list[str]:
 
 
 def spread(column: Sequence[Value | str]) -> str:
-    """A cell of several runs: mean ± standard deviation, of two bounds those of each; texts that
-    differ are counted.
+    """The cell of several runs: mean ± standard deviation, for an interval those of both bounds;
+    texts that differ are counted.
     """
     values = [cell for cell in column if isinstance(cell, Value)]
     if len(values) < len(column):
         return counted([cell if isinstance(cell, str) else shown(cell) for cell in column])
     digits = values[0].digits
-    if any(value.value is None for value in values):
-        return " … ".join(
-            _mean_and_deviation([getattr(value, side) for value in values], digits)
-            for side in ("low", "high")
-        )
-    return _mean_and_deviation([value.value for value in values if value.value is not None], digits)
-
-
-def _mean_and_deviation(found: list[float], digits: int) -> str:
-    return f"{fmean(found):,.{digits}f} ± {stdev(found):,.{digits}f}"
+    sides = ("low", "high") if any(value.value is None for value in values) else ("value",)
+    found = ([getattr(value, side) for value in values] for side in sides)
+    return " … ".join(f"{fmean(x):,.{digits}f} ± {stdev(x):,.{digits}f}" for x in found)
 
 
 def shown(value: Value) -> str:
-    """The number of one run as text, with the interval that it has."""
+    """The number of one run as text, with its interval if it has one."""
     ends = [f"{end:,.{value.digits}f}" for end in (value.low, value.high) if end is not None]
     if value.value is None:
         return " … ".join(ends)
@@ -83,8 +91,8 @@ def shown(value: Value) -> str:
 def table(
     reports: Sequence[Report], probes: Probes, groups: Sequence[Group] | None = None
 ) -> Table:
-    """All checkpoints in one table, each on a line, or the given groups of them. I(V1; V2) and
-    I(X; Z) are different quantities and stand in different columns.
+    """A line for each checkpoint, or for each of the given groups. I(V1; V2) and I(X; Z) are
+    different quantities and have different columns.
     """
     probes = measured(reports, probes)
     groups = grouped(reports, probes, each=True) if groups is None else groups
@@ -94,16 +102,12 @@ def table(
     )
     if any(len(group.reports) > 1 for group in groups):
         caption += SPREAD
-    made = Table(caption=caption + _truths(reports), caption_justify="left", header_style="bold")
-    for number, heading in enumerate(head(probes)):
-        made.add_column(heading, overflow="fold", justify="left" if number < 3 else "right")
-    for group in groups:
-        made.add_row(*_cells(group, probes))
-    return made
+    rows, headings = [_cells(group, probes) for group in groups], head(probes)
+    return grid(headings, rows, headings[:3], caption=caption + _truths(reports))
 
 
 def _truths(reports: Sequence[Report]) -> str:
-    """The truth of I(V1; V2) where it is known, of each data set where they differ."""
+    """The true I(V1; V2) where it is known, for each data set where they differ."""
     found = {
         (report["information"]["truth"], name)
         for report, name in zip(reports, data_names(reports), strict=True)
@@ -129,7 +133,7 @@ def numbers(report: Report, probes: Probes) -> dict[str, float]:
 
 
 def sentences(report: Report, probes: Probes) -> list[str]:
-    """One checkpoint in plain sentences, for the terminal."""
+    """One checkpoint in sentences, for the terminal."""
     (name,) = names([report])
     lines = [f"{name}: {report['method']} at step {report['step']}, data {report['data']}"]
     for key, probe in probes.items():

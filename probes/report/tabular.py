@@ -1,4 +1,4 @@
-"""The table of checkpoints as a file: CSV for programs, LaTeX for papers."""
+"""The table of checkpoints as a file: CSV or LaTeX."""
 
 import csv
 import io
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from core.files import write_atomically
 from probes.probe import Value
 from probes.report.groups import Group, counted
-from probes.report.table import SPREAD, Probes, measured, shown, spread
+from probes.report.store import write_text
+from probes.report.table import SPREAD, Probes, head, measured, shown, spread
 
 SIDES = ("", " low", " high", " sd over seeds")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -30,7 +30,7 @@ SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def columns(group: Group, probes: Probes) -> list[tuple[str, tuple[Value | str, ...]]]:
-    """Each column of the probes with what each run of a group has there."""
+    """Each column of the probes, with the value of each run of a group."""
     found = []
     for key, probe in probes.items():
         runs = [probe.values(numbers) for numbers in group.runs(key)]
@@ -42,8 +42,8 @@ def columns(group: Group, probes: Probes) -> list[tuple[str, tuple[Value | str, 
 
 
 def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
-    """Plain numbers: a line for each group, and for each column of the table its value, the ends of
-    its 95% interval (of a bracket its two bounds) and the standard deviation over seeds.
+    """Plain numbers, a line for each group: for each column of the table the value, the ends of its
+    95% interval (or two bounds), and the standard deviation over seeds.
     """
     probes = measured([report for group in groups for report in group.reports], probes)
     lines = []
@@ -68,21 +68,19 @@ def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
     writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    return _write(path, text.getvalue())
+    return write_text(path, text.getvalue())
 
 
 def _plain(cells: Sequence[Value | str]) -> Mapping[str, object]:
-    """What the CSV holds of one column: sides -> a number or a text."""
+    """One column of the CSV: side -> a number or a text."""
     values = [cell for cell in cells if isinstance(cell, Value)]
     if not cells or len(values) < len(cells):
         texts = [cell if isinstance(cell, str) else shown(cell) for cell in cells]
         return {"": _harmless(counted(texts))} if texts else {}
     if any(value.value is None for value in values):  # two bounds
-        ends = (
-            ("low", [value.low for value in values]),
-            ("high", [value.high for value in values]),
-        )
-        return {f" {side}": fmean(x for x in end if x is not None) for side, end in ends}
+        return {
+            f" {end}": fmean(getattr(value, end) for value in values) for end in ("low", "high")
+        }
     middle = [value.value for value in values if value.value is not None]
     if len(middle) > 1:
         return {"": fmean(middle), " sd over seeds": stdev(middle)}
@@ -91,25 +89,24 @@ def _plain(cells: Sequence[Value | str]) -> Mapping[str, object]:
 
 
 def _harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """A text that no spreadsheet reads as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def write_latex(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
-    """A tabular with booktabs' rules; of a single run each number has its 95% interval."""
+    """A tabular with booktabs' rules; numbers of a single run have their 95% interval."""
     probes = measured([report for group in groups for report in group.reports], probes)
-    heads = ["checkpoint", "method", "data", *(c for p in probes.values() for c in p.columns)]
-    lines = []
+    heads, lines = head(probes), []
     for group in groups:
         texts = [group.label, group.reports[0]["method"].split(".")[-1], group.data]
         lines.append(texts + [_text(cells) for _, cells in columns(group, probes)])
     several = any(len(group.reports) > 1 for group in groups)
     note = f"% [ , ]: 95% interval of one run, test split.{SPREAD if several else ''}"
-    rows = [" & ".join(map(_latex, line)) + r" \\" for line in (heads, *lines)]
+    special = str.maketrans(SPECIAL)
+    rows = [" & ".join(x.translate(special) for x in line) + r" \\" for line in (heads, *lines)]
     body = [rf"\begin{{tabular}}{{lll{'r' * (len(heads) - 3)}}}", r"\toprule", rows[0], r"\midrule"]
-    return _write(
-        path, "\n".join([note, *body, *rows[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
-    )
+    end = [r"\bottomrule", r"\end{tabular}", ""]
+    return write_text(path, "\n".join([note, *body, *rows[1:], *end]))
 
 
 def _text(cells: Sequence[Value | str]) -> str:
@@ -118,12 +115,3 @@ def _text(cells: Sequence[Value | str]) -> str:
     if len(cells) > 1:
         return spread(cells)
     return cells[0] if isinstance(cells[0], str) else shown(cells[0])
-
-
-def _latex(text: str) -> str:
-    return "".join(SPECIAL.get(c, c) for c in text)
-
-
-def _write(path: Path, text: str) -> Path:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return path

@@ -1,1 +1,1 @@
-"""Mutual information of paired samples of any origin, and sources whose truth is known."""
+"""Mutual information of paired samples, and sources whose information is known."""

@@ -1,7 +1,7 @@
-"""Sources of pairs whose mutual information is known: what every estimator is held against.
+"""Sources of pairs whose mutual information is known, to test estimators.
 
-n = pairs, d = dimensions of each side, rho = correlation. A source is a function of (n, seed);
-information in nats.
+n = pairs, d = dimensions of each side, rho = correlation. A source is a function of (n, seed).
+Information is in nats.
 """
 
 import math
@@ -17,8 +17,8 @@ Map = Callable[[Array], Array]
 
 
 class Known(NamedTuple):
-    """Pairs x [n, dx], y [n, dy], and log p(x_i, y_i) / p(x_i) p(y_i) [n], whose mean is what this
-    very sample holds.
+    """Pairs x [n, dx], y [n, dy], and log p(x_i, y_i) / p(x_i) p(y_i) [n], whose mean is the
+    information of this sample.
     """
 
     x: Array
@@ -31,12 +31,12 @@ Source = Callable[[int, int], Known]
 
 
 def correlation(information: float, d: int) -> float:
-    """rho of d equal dimensions that hold so much:  I = -d/2 log(1 - rho^2)."""
+    """rho of d equal dimensions with I = -d/2 log(1 - rho^2)."""
     return math.sqrt(-math.expm1(-2 * information / d))
 
 
 def gaussian(information: float, d: int, informative: int | None = None) -> Source:
-    """Standard normal pairs; `informative` dimensions (all by default) are correlated equally, the
+    """Standard normal pairs; `informative` dimensions (default: all) have one correlation, the
     others are noise.
     """
     carriers = informative or d
@@ -79,19 +79,16 @@ def swiss_roll(x: Array) -> Array:
 
 
 def spiral(x: Array, speed: float = 0.5) -> Array:
-    """Turns the first two coordinates by an angle that grows with the distance from the origin,
-    which turning leaves as it is.
-    """
+    """Rotate the first two coordinates by an angle that grows with the distance from the origin."""
     angle = speed * (x**2).sum(1)
-    turned = x.copy()
-    turned[:, 0] = np.cos(angle) * x[:, 0] - np.sin(angle) * x[:, 1]
-    turned[:, 1] = np.sin(angle) * x[:, 0] + np.cos(angle) * x[:, 1]
-    return turned
+    first = np.cos(angle) * x[:, 0] - np.sin(angle) * x[:, 1]
+    second = np.sin(angle) * x[:, 0] + np.cos(angle) * x[:, 1]
+    return np.column_stack([first, second, x[:, 2:]])
 
 
 def additive_uniform(width: float) -> Source:
-    """y = x + u, x uniform on [0, 1], u on [-width, width]:  I = width - log(2 width), or 1 / (4
-    width) beyond width 1/2.
+    """y = x + u, x uniform on [0, 1], u uniform on [-width, width]:  I = width - log(2 width), or
+    1 / (4 width) above width 1/2.
     """
     information = width - math.log(2 * width) if width <= 0.5 else 1 / (4 * width)
 
@@ -99,17 +96,16 @@ def additive_uniform(width: float) -> Source:
         random = np.random.default_rng(seed)
         x = random.uniform(size=(n, 1))
         y = x + random.uniform(-width, width, size=(n, 1))
-        reach = np.minimum(1, y + width) - np.maximum(
-            0, y - width
-        )  # p(y) = reach / (2 width), p(y|x) = 1 / (2 width)
+        # p(y) = reach / (2 width), p(y|x) = 1 / (2 width)
+        reach = np.minimum(1, y + width) - np.maximum(0, y - width)
         return Known(x, y, -np.log(reach[:, 0]), information)
 
     return draw
 
 
 def student(information: float, d: int, freedom: int) -> Source:
-    """Multivariate t: Gaussian pairs that hold `information`, both sides divided by one chi
-    variable, which adds to it.
+    """Multivariate t: Gaussian pairs with `information`, both sides divided by one chi variable,
+    which adds information.
 
     I = h(x) + h(y) - h(x, y), h of k dimensions = log(Gamma(v/2) (pi v)^(k/2) / Gamma((v+k)/2)) +
     (v+k)/2 (psi((v+k)/2) - psi(v/2)).
@@ -134,16 +130,15 @@ def student(information: float, d: int, freedom: int) -> Source:
         x, y = scale * x, scale * y
         square = ((x**2 + y**2 - 2 * rho * x * y) / (1 - rho**2)).sum(1)
         joint = log_density(square, 2 * d) + information  # log det of the dispersion is -2 I
-        return Known(
-            x, y, joint - log_density((x**2).sum(1), d) - log_density((y**2).sum(1), d), truth
-        )
+        alone_x, alone_y = (log_density((side**2).sum(1), d) for side in (x, y))
+        return Known(x, y, joint - alone_x - alone_y, truth)
 
     truth = information + 2 * entropy(d) - entropy(2 * d)
     return draw
 
 
 def channel(letters: int, error: float) -> Source:
-    """A letter, and what a symmetric channel makes of it:  I = log M - h(error) - error log(M - 1),
+    """A letter, and the output of a symmetric channel:  I = log M - h(error) - error log(M - 1),
     h the binary entropy.
     """
     right, wrong = math.log(letters * (1 - error)), math.log(letters * error / (letters - 1))
@@ -154,19 +149,15 @@ def channel(letters: int, error: float) -> Source:
         kept = random.uniform(size=(n, 1)) >= error
         y = np.where(kept, x, (x + random.integers(1, letters, size=(n, 1))) % letters)
         pointwise = np.where(kept[:, 0], right, wrong)
-        return Known(
-            x.astype(np.float64),
-            y.astype(np.float64),
-            pointwise,
-            (1 - error) * right + error * wrong,
-        )
+        information = (1 - error) * right + error * wrong
+        return Known(x.astype(np.float64), y.astype(np.float64), pointwise, information)
 
     return draw
 
 
 def contents(m: int) -> Source:
-    """What sprites are, without the picture: each side shows the content by its place on a circle
-    and hides it by what is drawn afresh, so that I = log M.
+    """Sprites without pictures: on each side, the content is a place on a circle, and everything
+    else is drawn independently, so that I = log M.
     """
 
     def draw(n: int, seed: int) -> Known:
@@ -176,9 +167,8 @@ def contents(m: int) -> Source:
         for _ in range(2):
             angle = 2 * math.pi * (content + 0.6 * (random.uniform(size=n) - 0.5)) / m
             radius = 1 + 0.5 * random.uniform(size=n)
-            sides.append(
-                np.stack([radius * np.cos(angle), radius * np.sin(angle), random.normal(size=n)], 1)
-            )
+            place = radius * np.cos(angle), radius * np.sin(angle)
+            sides.append(np.stack([*place, random.normal(size=n)], 1))
         return Known(sides[0], sides[1], np.full(n, math.log(m)), math.log(m))
 
     return draw
@@ -186,16 +176,12 @@ def contents(m: int) -> Source:
 
 _BASE, _PLANE = gaussian(0.413, 1), gaussian(1.022, 3, informative=2)
 
+_GAUSSIANS = [(d, nats) for d in (1, 5, 20, 50) for nats in (0, 1, 2, 4)]
+_GAUSSIANS += [(20, nats) for nats in (6, 8, 10)]
+
+# from no information to more than any bound can show
 SUITE: dict[str, Source] = {
-    **{
-        f"gaussian {d} x {d} of {information:g} nats": gaussian(information, d)
-        for d in (1, 5, 20, 50)
-        for information in (0, 1, 2, 4)
-    },
-    **{
-        f"gaussian 20 x 20 of {information:g} nats": gaussian(information, 20)
-        for information in (6, 8, 10)
-    },
+    **{f"gaussian {d} x {d} of {nats:g} nats": gaussian(nats, d) for d, nats in _GAUSSIANS},
     "gaussian 25 x 25 in 2 dimensions": gaussian(1.022, 25, informative=2),
     "normal cdf 5 x 5": mapped(gaussian(1.022, 5, informative=2), ndtr, ndtr),
     "half-cube 5 x 5": mapped(gaussian(1.022, 5, informative=2), half_cube, half_cube),
@@ -212,4 +198,3 @@ SUITE: dict[str, Source] = {
     "channel of 16 letters": channel(16, 0.1),
     "8 contents on a circle": contents(8),
 }
-"""Name -> source, from no information at all to more than any bound can show."""

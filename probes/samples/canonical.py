@@ -1,4 +1,4 @@
-"""The Gaussian critic in closed form: where every critic for paired samples starts.
+"""The Gaussian critic in closed form, from which every critic for paired samples starts.
 
 n = pairs, dx dy = dimensions, r = canonical correlations kept.
 """
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 class Canonical(NamedTuple):
-    """Canonical directions of x and y [dx, r], [dy, r], their means, and correlations [r]."""
+    """Canonical directions of x [dx, r] and y [dy, r], means, and correlations [r]."""
 
     to_u: Array
     to_v: Array
@@ -21,9 +21,7 @@ class Canonical(NamedTuple):
     correlations: Array
 
     def information(self) -> float:
-        """-1/2 sum log(1 - rho^2): the mutual information of Gaussians with these correlations, in
-        nats.
-        """
+        """-1/2 sum log(1 - rho^2): I of Gaussians with these correlations, in nats."""
         return float(-0.5 * np.log1p(-(self.correlations**2)).sum())
 
     def codes(self, x: Array, y: Array) -> tuple[Array, Array]:
@@ -36,22 +34,18 @@ class Canonical(NamedTuple):
         precision = 1 / (1 - self.correlations**2)
         quadratic = 0.5 * self.correlations**2 * precision
         one = np.ones((len(x), 1))
-        alone_u, alone_v = (
-            -(u**2 @ quadratic)[:, None] + self.information(),
-            -(v**2 @ quadratic)[:, None],
-        )
-        return np.concatenate([u * self.correlations * precision, alone_u, one], 1), np.concatenate(
-            [v, one, alone_v], 1
-        )
+        alone_u = -(u**2 @ quadratic)[:, None] + self.information()
+        alone_v = -(v**2 @ quadratic)[:, None]
+        first = np.concatenate([u * self.correlations * precision, alone_u, one], 1)
+        return first, np.concatenate([v, one, alone_v], 1)
 
 
 def canonical(x: Array, y: Array, random: np.random.Generator) -> Canonical:
-    """Directions from four fifths of the pairs, correlations from the other fifth, and only those
-    that stand out from noise.
+    """Directions from four fifths of the pairs, correlations from the other fifth; only
+    correlations above the noise are kept.
 
-    In sample, the canonical correlations of independent data in many dimensions are far from zero;
-    held out they are not. A critic that keeps two out of fifty directions has few numbers to get
-    wrong.
+    On the fitted pairs, the canonical correlations of independent data in many dimensions are far
+    from zero; on held-out pairs they are not. A critic with few directions overfits less.
     """
     order = random.permutation(len(x))
     held, used = order[: len(x) // 5], order[len(x) // 5 :]
@@ -63,9 +57,8 @@ def canonical(x: Array, y: Array, random: np.random.Generator) -> Canonical:
     u, v = (x[held] - mean_x) @ to_u, (y[held] - mean_y) @ to_v
     correlations = (u * v).mean(0) / np.sqrt((u**2).mean(0) * (v**2).mean(0))
     kept = correlations > 2 / np.sqrt(len(held))
-    return Canonical(
-        to_u[:, kept], to_v[:, kept], mean_x, mean_y, correlations[kept].clip(max=0.9999)
-    )
+    rho = correlations[kept].clip(max=0.9999)
+    return Canonical(to_u[:, kept], to_v[:, kept], mean_x, mean_y, rho)
 
 
 def _whitening(x: Array) -> Array:

@@ -1,11 +1,12 @@
-"""Critics for paired samples, cross-fitted: every pair is scored by critics that never saw it.
+"""Cross-fitted critics for paired samples: every pair is scored by critics that never saw it.
 
-n = pairs, F = folds, E = F (F - 1) / 2 critics trained side by side, B = batch, P = code
+n = pairs, F = folds, E = F (F - 1) / 2 critics that are trained in parallel, B = batch, P = code
 dimensions.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ LEAST_STEPS, MOST_STEPS = 600, 3000
 
 
 class Held(NamedTuple):
-    """One fold and what scores it: codes [n_f, P] whose inner product is the score, centred so that
-    it estimates a log density ratio.
+    """One fold and its codes [n_f, P], whose inner product is the score, centred so that it
+    estimates a log density ratio.
     """
 
     rows: Rows
@@ -42,26 +43,22 @@ class Held(NamedTuple):
 class Fit(NamedTuple):
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
-    alpha: float  # of the interpolated bound, best on those folds
+    alpha: float  # the best of the interpolated bound on those folds
     steps: int
 
 
 class Towers(nn.Module):
-    """E critics at once, f(x, y) = base + <g(x), h(y)> + a(x) + b(y), each with weights of its own.
+    """E critics f(x, y) = base + <g(x), h(y)> + a(x) + b(y), each with its own weights.
 
-    `base` is the Gaussian critic, which holds the bilinear term in closed form; the networks g and
-    h start at zero beside it.
+    `base` is the Gaussian critic, with the bilinear term in closed form; the rest starts at zero.
     """
 
     def __init__(self, critics: int, dx: int, dy: int):
         super().__init__()
         self.of_x, self.of_y = (
             nn.ModuleList(
-                [
-                    Stacked(critics, d, HIDDEN),
-                    Stacked(critics, HIDDEN, HIDDEN),
-                    Stacked(critics, HIDDEN, CODES + 1),
-                ]
+                Stacked(critics, *widths)
+                for widths in ((d, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, CODES + 1))
             )
             for d in (dx, dy)
         )
@@ -75,9 +72,8 @@ class Towers(nn.Module):
         """Codes [E, B, P] of both sides."""
         g, h = _through(self.of_x, x), _through(self.of_y, y)
         one = torch.ones_like(g[..., :1])
-        return torch.cat([g, one, base_x], -1), torch.cat(
-            [h[..., :-1], one, h[..., -1:], base_y], -1
-        )
+        of_y = torch.cat([h[..., :-1], one, h[..., -1:], base_y], -1)
+        return torch.cat([g, one, base_x], -1), of_y
 
 
 class Stacked(nn.Module):
@@ -97,13 +93,13 @@ class Stacked(nn.Module):
 def cross_fit(
     x: Array, y: Array, seed: int = 0, objective: str = "infonce", memorise: bool = False
 ) -> Fit:
-    """Train a critic for every pair of folds on the other folds; its best step on one of the two
-    serves the other, and back.
+    """Train a critic for every pair of folds on the other folds. The step that is best on one fold
+    of the pair scores the other fold, and vice versa.
 
-    So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in any
-    choice: the step is chosen on another fold. The mean of critics is better than each, as their
-    errors differ. `objective` is "infonce" or "js" (the Jensen-Shannon one); `memorise` keeps the
-    last step instead of the best, to show that a held-out value forgives nothing.
+    So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in the
+    choice of the step. The mean of critics is better than each one, as their errors differ.
+    `objective` is "infonce" or "js" (Jensen-Shannon). `memorise` keeps the last step instead of the
+    best: an overfitted critic must give a low value on held-out pairs, and this tests it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,26 +117,26 @@ def _read(
     members: list[tuple[int, int]],
     random: np.random.Generator,
 ) -> list[Tensor]:
-    """Features and base codes of all pairs as each critic reads them, [E, n, d] each; maps and base
-    are fitted on its training folds.
+    """The input of each critic for all pairs: features and base codes of x and y, [E, n, d] each.
+    Maps and base are fitted on the critic's training folds.
     """
-    parts: list[list[Array]] = [[], [], [], []]
-    width_x = width_y = 0
+    made = []
     for pair in members:
-        used = np.concatenate([fold for number, fold in enumerate(folds) if number not in pair])
+        used = _others(folds, pair)
         scores_x, scores_y = normal_scores(x[used], x), normal_scores(y[used], y)
         base = canonical(scores_x[used], scores_y[used], random).codes(scores_x, scores_y)
-        made = (features(x[used], x, scores_x), features(y[used], y, scores_y), *base)
-        width_x, width_y = max(width_x, made[0].shape[1]), max(width_y, made[1].shape[1])
-        for part, array in zip(parts, made, strict=True):
-            part.append(array)
-    widths = (width_x, width_y, *[max(array.shape[1] for array in parts[side]) for side in (2, 3)])
-    return [
-        torch.stack(
-            [F.pad(torch.from_numpy(array).float(), (0, width - array.shape[1])) for array in part]
-        )
-        for part, width in zip(parts, widths, strict=True)
-    ]
+        made.append((features(x[used], x, scores_x), features(y[used], y, scores_y), *base))
+    sides = []
+    for arrays in zip(*made, strict=True):
+        width = max(array.shape[1] for array in arrays)
+        tensors = (torch.from_numpy(array).float() for array in arrays)
+        sides.append(torch.stack([F.pad(x, (0, width - x.shape[1])) for x in tensors]))
+    return sides
+
+
+def _others(folds: list[Rows], pair: tuple[int, int]) -> Rows:
+    """The rows of all folds but these two."""
+    return np.concatenate([fold for number, fold in enumerate(folds) if number not in pair])
 
 
 def _train(
@@ -154,13 +150,9 @@ def _train(
     n, critics = sides[0].shape[1], len(members)
     towers = Towers(critics, sides[0].shape[2], sides[1].shape[2])
     optimizer = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=DECAY)
-    used = [
-        np.concatenate([fold for number, fold in enumerate(folds) if number not in pair])
-        for pair in members
-    ]
-    least = min(map(len, used))
+    used = [_others(folds, pair) for pair in members]
+    least, checked = min(map(len, used)), min(MOST_CHECKED, *map(len, folds))
     rows = torch.from_numpy(np.stack([part[:least] for part in used]))
-    checked = min(MOST_CHECKED, min(map(len, folds)))
     judges = [
         torch.from_numpy(np.stack([folds[pair[side]][:checked] for pair in members]))
         for side in (0, 1)
@@ -169,44 +161,40 @@ def _train(
     steps = int(min(MOST_STEPS, max(LEAST_STEPS, STEPS_A_PAIR * n)))
     score = _infonce if objective == "infonce" else js_objective
 
-    def codes(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        return towers(*(side[each, chosen] for side in sides))
-
-    @torch.no_grad()
-    def judged(side: int) -> Tensor:
-        q, k = codes(judges[side])
+    def value(chosen: Tensor) -> Tensor:
+        q, k = towers(*(side[each, chosen] for side in sides))
         return score(q @ k.mT)
 
-    best = [judged(0), judged(1)]
-    kept = [_copy(towers), _copy(towers)]
-    generator, order, place, worse, step = (
-        torch.Generator().manual_seed(seed),
-        torch.empty(0),
-        least,
-        0,
-        0,
-    )
-    for step in range(1, steps + 1):
+    @torch.no_grad()
+    def judged() -> list[Tensor]:
+        return [value(judge) for judge in judges]
+
+    best, kept, worse, step = judged(), [_copy(towers), _copy(towers)], 0, 0
+    batches = _batches(rows, batch, torch.Generator().manual_seed(seed))
+    for step, chosen in zip(range(1, steps + 1), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, step / WARMUP) * (1 - (step - 1) / steps)
-        if place + batch > least:
-            order, place = (
-                rows.gather(1, torch.rand(critics, least, generator=generator).argsort(1)),
-                0,
-            )
-        q, k = codes(order[:, place : place + batch])
-        place += batch
         optimizer.zero_grad()
-        (-score(q @ k.mT)).sum().backward()
+        (-value(chosen)).sum().backward()
         optimizer.step()
         if step % CHECK_EVERY == 0 and not memorise:
-            improved = [_keep(towers, kept[side], judged(side), best[side]) for side in (0, 1)]
+            now = judged()
+            improved = [_keep(towers, kept[side], now[side], best[side]) for side in (0, 1)]
             worse = 0 if any(improved) else worse + 1
             if worse == PATIENCE:
                 break
     if memorise:
         kept = [_copy(towers), _copy(towers)]
     return _score(towers, kept, sides, folds, members, judges, step)
+
+
+def _batches(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches [E, B] of the training rows [E, m] of each critic, in a new order for every epoch."""
+    critics, m = rows.shape
+    while True:
+        order = rows.gather(1, torch.rand(critics, m, generator=generator).argsort(1))
+        for place in range(0, m - batch + 1, batch):
+            yield order[:, place : place + batch]
 
 
 @torch.no_grad()
@@ -219,54 +207,40 @@ def _score(
     judges: list[Tensor],
     steps: int,
 ) -> Fit:
-    """Codes of every fold under the mean of its critics, each centred on the fold that chose it."""
+    """Codes of every fold for the mean of its critics; each is centred on the fold that chose
+    it."""
     gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in folds]
     calibration: list[scores.Scores] = []
     each, longest = torch.arange(len(members))[:, None], max(map(len, folds))
-    for side in (
-        0,
-        1,
-    ):  # the snapshot that members[e][side] chose serves the other fold of the pair
+    for side in (0, 1):  # the weights that fold members[e][side] chose score the other of the pair
         towers.load_state_dict(kept[side])
-        served = torch.from_numpy(
-            np.stack([np.resize(folds[pair[1 - side]], longest) for pair in members])
-        )
+        scored = [np.resize(folds[pair[1 - side]], longest) for pair in members]
+        served = torch.from_numpy(np.stack(scored))
         chosen_q, chosen_k = towers(*(part[each, judges[side]] for part in sides))
         served_q, served_k = towers(*(part[each, served] for part in sides))
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
-            offset = chosen.others.logsumexp(0).item() - math.log(
-                len(chosen.own) * chosen.negatives
-            )
+            negatives = math.log(len(chosen.own) * chosen.negatives)
+            # E_p(x)p(y)[e^f] = 1 on the fold that chose, as for a log density ratio
+            offset = chosen.others.logsumexp(0).item() - negatives
             calibration.append(chosen.shifted(-offset))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
-            constant = torch.full_like(
-                q[:, :1], -offset
-            )  # E_p(x)p(y)[e^f] = 1 on the fold that chose, as of a log density ratio
-            gathered[fold].append(
-                (torch.cat([q, constant], 1), torch.cat([k, torch.ones_like(constant)], 1))
-            )
-    held = [
-        Held(
-            rows,
-            torch.cat([q for q, _ in pairs], 1) / len(pairs),
-            torch.cat([k for _, k in pairs], 1),
-        )
-        for rows, pairs in zip(folds, gathered, strict=True)
-    ]
-    value = float(
-        np.mean([infonce_symmetric(chosen).terms.mean().item() for chosen in calibration])
-    )
-    return Fit(held, value, best_alpha(calibration, ALPHAS), steps)
+            constant = torch.full_like(q[:, :1], -offset)
+            one = torch.ones_like(constant)
+            gathered[fold].append((torch.cat([q, constant], 1), torch.cat([k, one], 1)))
+    held = []
+    for rows, pairs in zip(folds, gathered, strict=True):
+        q, k = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
+        held.append(Held(rows, q / len(pairs), k))
+    values = [infonce_symmetric(chosen).terms.mean().item() for chosen in calibration]
+    return Fit(held, float(np.mean(values)), best_alpha(calibration, ALPHAS), steps)
 
 
 def _infonce(matrix: Tensor) -> Tensor:
-    """Symmetric InfoNCE value of matrices [E, B, B], in nats [E]."""
-    own = matrix.diagonal(dim1=-2, dim2=-1)
-    return (own - (matrix.logsumexp(-1) + matrix.logsumexp(-2)) / 2).mean(-1) + math.log(
-        matrix.shape[-1]
-    )
+    """Symmetric InfoNCE value of score matrices [E, B, B], in nats [E]."""
+    own, ceiling = matrix.diagonal(dim1=-2, dim2=-1), math.log(matrix.shape[-1])
+    return (own - (matrix.logsumexp(-1) + matrix.logsumexp(-2)) / 2).mean(-1) + ceiling
 
 
 def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
@@ -280,7 +254,7 @@ def _copy(towers: Towers) -> dict[str, Tensor]:
 
 
 def _keep(towers: Towers, kept: dict[str, Tensor], value: Tensor, best: Tensor) -> bool:
-    """Take over the critics that are better now than at their best step; whether there is one."""
+    """Keep the critics that are better now than at their best step; whether there is one."""
     better = value > best
     best[better] = value[better]
     for name, tensor in towers.state_dict().items():

@@ -1,5 +1,4 @@
-"""Mutual information of any paired samples: bounds from cross-fitted critics, with what each may
-claim.
+"""Bounds on the mutual information of paired samples, from cross-fitted critics, with verdicts.
 
 n = pairs, C = candidates, the pairs of one held-out fold.
 """
@@ -13,28 +12,18 @@ import torch
 from numpy.typing import ArrayLike
 
 from core.errors import Unmeasurable, UserError, nearest
-from core.information import scores
-from core.information.bounds import (
-    Bound,
-    Estimate,
-    alpha_bound,
-    dv,
-    infonce_symmetric,
-    infonce_terms,
-    interval,
-    js,
-    nwj,
-    smile,
-)
+from core.information import bounds
+from core.information.bounds import Bound, Estimate, infonce_terms, interval
+from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
 from probes.samples.crossfit import FOLDS, Fit, cross_fit
 from probes.samples.estimators import DEFAULT, NONE, SIDES
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
-from probes.samples.pairs import Pairs, check_pairs
+from probes.samples.pairs import PairedSamples, check_pairs
 
-KSG_DIMENSIONS = 10  # in all, above which its bias makes it useless
+KSG_DIMENSIONS = 10  # of x and y together; above it the bias makes the estimate useless
 
 Found = dict[str, Any]
 
@@ -46,17 +35,16 @@ def estimate(
     seed: int = 0,
     name: str = "pairs",
 ) -> Found:
-    """I(X; Y) of paired samples x [n, dx], y [n, dy] in nats, each estimator with interval,
-    ceiling, side and verdict.
+    """I(X; Y) of samples x [n, dx], y [n, dy] in nats, with interval, ceiling, side and verdict.
 
-    - "infonce", the headline: symmetric, C the pairs of a held-out fold; swept over smaller C.
-    - "alpha": Poole's interpolated bound beyond log C, alpha chosen on calibration folds.
-    - "nwj", "js" (critics of its own, trained on the Jensen-Shannon objective), "dv", "smile": see
+    - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
+    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
+    - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
       `core.information.bounds`.
-    - "ksg": nearest neighbours, up to ten dimensions in all.
+    - "ksg": nearest neighbours, for up to ten dimensions of x and y together.
 
-    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). `UserError` where
-    the pairs can not be used (`probes.samples.pairs`).
+    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). Raises
+    `UserError` where the pairs can not be used (`probes.samples.pairs`).
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(300, 1))
@@ -77,8 +65,10 @@ def estimate(
         if estimator == "ksg":
             if reason := _no_ksg(pairs):
                 pairs.remarks.append(f"ksg left out: {reason}")
-            else:
-                found["ksg"] = _ksg(pairs)
+                continue
+            terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
+            value = interval(torch.from_numpy(np.asarray(terms)))
+            found["ksg"] = _entry(value, NONE, None, None, "no bound")
             continue
         read = cross_fit(pairs.x, pairs.y, seed, "js") if estimator == "js" else fit
         found[estimator] = _bound(estimator, read, sweep[-1][1], word)
@@ -101,7 +91,7 @@ def estimate(
 
 
 def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
-    """InfoNCE in both directions at C = 2^4 … the smallest fold, pooled over folds."""
+    """InfoNCE in both directions for C = 2^4 … the smallest fold, pooled over folds."""
     least = min(len(fold.query) for fold in fit.folds)
     counts = sorted({c for c in (2**e for e in range(4, 40)) if c < least} | {least})
     terms = []
@@ -114,35 +104,29 @@ def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
 
 def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     """One estimator pooled over the folds."""
-    read: dict[str, Callable[[scores.Scores], Bound]] = {
-        "infonce": infonce_symmetric,
-        "alpha": lambda s: alpha_bound(s, fit.alpha),
-        "nwj": nwj,
-        "js": js,
-        "dv": dv,
-        "smile": smile,
+    read: dict[str, Callable[[Scores], Bound]] = {
+        key: getattr(bounds, key) for key in ("nwj", "js", "dv", "smile")
     }
-    bounds = [read[estimator](scores.paired(fold.query, fold.key)) for fold in fit.folds]
-    value = interval(torch.cat([b.terms for b in bounds]), torch.cat([b.influence for b in bounds]))
+    read["infonce"] = bounds.infonce_symmetric
+    read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
+    parts = [read[estimator](paired(fold.query, fold.key)) for fold in fit.folds]
+    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
     candidates = min(len(fold.query) for fold in fit.folds)
-    ceiling = {
-        "infonce": math.log(candidates),
-        "alpha": 1 + math.log((candidates - 1) / fit.alpha),
-    }.get(estimator)
+    ceilings = {"infonce": math.log(candidates)}
+    ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)
+    ceiling = ceilings.get(estimator)
     if estimator != "infonce":
-        word = _other_verdict(
-            value,
-            headline,
-            min(ceiling or math.inf, math.log(sum(len(fold.query) for fold in fit.folds))),
-        )
+        of_pairs = math.log(sum(len(fold.query) for fold in fit.folds))
+        word = _other_verdict(value, headline, min(ceiling or math.inf, of_pairs))
     entry = _entry(value, SIDES[estimator], candidates, ceiling, word)
     return entry | ({"alpha": fit.alpha} if estimator == "alpha" else {})
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
-    """Critics are judged against InfoNCE on the same pairs: both bound one quantity, so the lower
-    one is loose. `ceiling` is log n at most, as no distribution-free lower bound can be trusted
-    above it (McAllester & Stratos 2020). Raises `Unmeasurable` for a value that is not finite.
+    """The verdict of another bound, compared with InfoNCE on the same pairs: both bound one
+    quantity, so the lower one is loose. `ceiling` is at most log n, as no distribution-free lower
+    bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
+    are not finite.
     """
     if not all(map(math.isfinite, (*value, *headline))):
         raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
@@ -151,8 +135,8 @@ def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
     return "saturated" if value.mean > NEAR * ceiling else "converged"
 
 
-def _no_ksg(pairs: Pairs) -> str:
-    """Why nearest neighbours say nothing here, if so."""
+def _no_ksg(pairs: PairedSamples) -> str:
+    """Why nearest neighbours give no estimate here, or ""."""
     dimensions = pairs.x.shape[1] + pairs.y.shape[1]
     if dimensions > KSG_DIMENSIONS:
         return f"{dimensions} dimensions are more than the {KSG_DIMENSIONS} it can be used in"
@@ -161,29 +145,17 @@ def _no_ksg(pairs: Pairs) -> str:
     return ""
 
 
-def _ksg(pairs: Pairs) -> Found:
-    terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
-    return _entry(interval(torch.from_numpy(np.asarray(terms))), NONE, None, None, "no bound")
-
-
 def _entry(
     value: Estimate, side: str, candidates: int | None, ceiling: float | None, word: str
 ) -> Found:
-    return {
-        "value": value.mean,
-        "error": value.error,
-        "low": value.low,
-        "high": value.high,
-        "side": side,
-        "candidates": candidates,
-        "ceiling": ceiling,
-        "verdict": word,
-    }
+    found = {"value": value.mean, "error": value.error, "low": value.low, "high": value.high}
+    described = {"side": side, "candidates": candidates, "ceiling": ceiling, "verdict": word}
+    return found | described
 
 
 def conclusion(found: Found) -> str:
-    """What a careful person would say: the lower end of InfoNCE's interval, and what holds it
-    down. Raises `Unmeasurable` where one of its numbers is not finite.
+    """The result in a sentence: the lower end of InfoNCE's interval, and what limits it. Raises
+    `Unmeasurable` where a number is not finite.
     """
     require_finite_numbers(found["estimators"], "estimate")
     headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")
@@ -191,16 +163,13 @@ def conclusion(found: Found) -> str:
     if headline["low"] <= 0:
         return (
             f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f}"
-            " nats):"
-            " x and y are independent, or the critics can not see how they depend"
+            " nats): x and y are independent, or the critics can not see how they depend"
         )
     beyond = ""
     if alpha and word in ("saturated", "K-limited") and alpha["low"] > 0:
         least_alpha = math.floor(100 * alpha["low"]) / 100
-        beyond = (
-            f"; the alpha-bound ({alpha['alpha']:g}), which log C does not hold, says at least"
-            f" {least_alpha:.2f}"
-        )
+        name = f"the alpha-bound ({alpha['alpha']:g}), which log C does not limit"
+        beyond = f"; {name}, says at least {least_alpha:.2f}"
     reason = {
         "converged": "the ceiling does not bind",
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"

@@ -1,5 +1,5 @@
-"""The names of the estimators of `probes.estimate` and what each value is. Nothing is imported, so
-that a command can list them at once.
+"""The estimators of `probes.estimate`, and what each value is. Nothing is imported, so that a
+command can list them fast.
 """
 
 LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"

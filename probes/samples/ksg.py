@@ -11,22 +11,20 @@ Array = NDArray[np.float64]
 
 
 def ksg_terms(x: Array, y: Array, neighbours: int = 3) -> Array:
-    """Terms [n] whose mean estimates I(X; Y) in nats, x [n, dx], y [n, dy]: their algorithm 1, in
-    the maximum norm.
+    """Terms [n] whose mean estimates I(X; Y) in nats, for x [n, dx], y [n, dy]: their algorithm 1,
+    in the maximum norm.
 
         psi(k) + psi(n) - psi(n_x + 1) - psi(n_y + 1)
 
-    with n_x the other samples closer to x_i than the k-th neighbour in the joint space is.
-    Consistent, and biased low in many dimensions or at high information. scikit-learn has the same
-    for single columns (`mutual_info_regression`).
+    n_x: the number of other samples that are closer to x_i than its k-th neighbour in the joint
+    space. Consistent; biased low in many dimensions or at high information. scikit-learn has it for
+    single columns (`mutual_info_regression`).
     """
-    n = len(x)
-    joint = NearestNeighbors(n_neighbors=neighbours, metric="chebyshev").fit(
-        np.concatenate([x, y], 1)
-    )
-    radius = np.nextafter(joint.kneighbors()[0][:, -1], 0)  # strictly closer
-    inside = [
+    joint = NearestNeighbors(n_neighbors=neighbours, metric="chebyshev")
+    distances = joint.fit(np.concatenate([x, y], 1)).kneighbors()[0]
+    radius = np.nextafter(distances[:, -1], 0)  # strictly closer
+    near_x, near_y = (  # the sample itself is included
         KDTree(side, metric="chebyshev").query_radius(side, radius, count_only=True)
         for side in (x, y)
-    ]  # itself included
-    return digamma(neighbours) + digamma(n) - digamma(inside[0]) - digamma(inside[1])
+    )
+    return digamma(neighbours) + digamma(len(x)) - digamma(near_x) - digamma(near_y)

@@ -1,5 +1,4 @@
-"""Paired samples as a critic reads them: marginals mapped to normal scores, and a few features of
-each sample.
+"""The input of a critic for paired samples: normal scores of each column, and a few features.
 
 n = samples, d = dimensions.
 """
@@ -9,31 +8,29 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 Array = NDArray[np.float64]
-SYMBOLS = 16  # a column with at most so many values is a symbol, not a quantity
+SYMBOLS = 16  # a column with at most this many values holds symbols, not quantities
 
 
 def normal_scores(reference: Array, x: Array) -> Array:
-    """Each column through the reference's empirical distribution function, then the normal quantile
-    function; [n, d].
+    """Each column mapped by the empirical distribution function of `reference`, then by the normal
+    quantile function; [n, d].
 
-    Mutual information does not change under invertible maps of a coordinate, and a critic that sees
-    no heavy tails is easier to fit. `reference` is what the critic trains on, so that a held-out
-    sample takes no part in its own map. Ties share their mean rank.
+    Invertible maps of a coordinate do not change mutual information, and a critic is easier to fit
+    without heavy tails. `reference` holds the training pairs, so that a held-out sample does not
+    influence its own map. Ties have their mean rank.
     """
     scores = np.empty_like(x)
     for column in range(x.shape[1]):
         known = np.sort(reference[:, column])
-        rank = (
-            np.searchsorted(known, x[:, column], "left")
-            + np.searchsorted(known, x[:, column], "right")
-        ) / 2
+        left, right = (np.searchsorted(known, x[:, column], side) for side in ("left", "right"))
+        rank = (left + right) / 2
         scores[:, column] = ndtri((rank + 0.5) / (len(known) + 1))
     return scores
 
 
 def features(reference: Array, x: Array, scores: Array) -> Array:
-    """The scores, their radius (what is left of them under rotation, which elliptical tails and
-    spirals turn on), and a one-hot code of every column that holds few distinct values.
+    """The scores, functions of their radius (for dependence through the radius, as of elliptical
+    tails and spirals), and a one-hot code of every column with few distinct values.
     """
     square = (scores**2).sum(1, keepdims=True) / x.shape[1]
     parts = [scores, square - 1, np.log(square + 1e-2)]

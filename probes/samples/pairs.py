@@ -1,4 +1,4 @@
-"""Paired samples from outside: read without running anything, and refused in one line where no
+"""Paired samples from files: they are read without running code, and refused in one line where no
 estimate could be trusted.
 """
 
@@ -16,11 +16,12 @@ from core.errors import UserError, shown
 Array = NDArray[np.float64]
 LEAST = 50
 MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
-MAGIC = b"\x93NUMPY"  # of an npy, which holds one array
+MAGIC = b"\x93NUMPY"  # the first bytes of an npy file, which holds one array
+SAVE = "save the pairs by numpy.savez(path, x=x, y=y)"
 
 
-class Pairs(NamedTuple):
-    """x [n, dx] and y [n, dy], and what a reader of the estimate should know about them."""
+class PairedSamples(NamedTuple):
+    """x [n, dx] and y [n, dy], with remarks for the reader of an estimate."""
 
     x: Array
     y: Array
@@ -28,46 +29,36 @@ class Pairs(NamedTuple):
 
 
 def load_pairs(path: Path) -> tuple[Array, Array]:
-    """The arrays `x` and `y` of an npz. Nothing is ever unpickled, and nothing is allocated that
-    the file is too small for; `UserError` where the file is none or holds other things.
+    """The arrays `x` and `y` of an npz. Nothing is unpickled, and no more memory is allocated than
+    the size of the file justifies. `UserError` where the file is no npz or holds other things.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
     try:
         with open(path, "rb") as file:
             if file.read(6) == MAGIC:
-                raise UserError(
-                    f"{path}: is no npz of named arrays; save the pairs by numpy.savez(path, x=x,"
-                    " y=y)"
-                )
+                raise UserError(f"{path}: is no npz of named arrays; {SAVE}")
             with zipfile.ZipFile(file) as records:
                 x, y = (_array(records, name, path) for name in ("x", "y"))
                 return x, y
     except UserError:
         raise
-    # whatever damaged bytes lead the readers of zip, of zlib and of numpy's header to
-    except Exception as error:
+    except Exception as error:  # damaged bytes can raise anything in zipfile, zlib and numpy
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(
-            f"{path}: can not be read as npz ({reason.splitlines()[0][:200]})"
-        ) from None
+        said = reason.splitlines()[0][:200]
+        raise UserError(f"{path}: can not be read as npz ({said})") from None
 
 
 def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
-    """One array of the npz, once its header, the size of its record and the size of the file go
-    together.
-    """
+    """One array of the npz, after a check that its header, its record and the file's size agree."""
     found = [info for info in records.infolist() if info.filename == f"{name}.npy"]
     if len(found) != 1:
         held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
-        raise UserError(
-            f"{path}: holds {held[:200] or 'nothing'} and {'several' if found else 'no'} {name};"
-            " save the"
-            " pairs by numpy.savez(path, x=x, y=y)"
-        )
+        several = "several" if found else "no"
+        raise UserError(f"{path}: holds {held[:200] or 'nothing'} and {several} {name}; {SAVE}")
     info = found[0]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{path}: {name} is compressed in another way than numpy does it")
+        raise UserError(f"{path}: {name} is compressed in a way that numpy does not use")
     with records.open(info) as record:
         header = (format.read_array_header_1_0, format.read_array_header_2_0)
         version = format.read_magic(record)
@@ -97,8 +88,8 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
     return values.reshape(shape, order="F" if by_columns else "C")
 
 
-def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
-    """Two arrays of equal length as float64 [n, d]; copies of a row are taken out and said.
+def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:
+    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, with a remark.
     `UserError` names what is wrong.
     """
     sides = [_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y))]
@@ -135,12 +126,12 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> Pairs:
                     f"{name}: column {column} of {side} is constant, so it carries nothing; leave"
                     " it out"
                 )
-    return Pairs(a, b, remarks)
+    return PairedSamples(a, b, remarks)
 
 
 def _quantity(side: Array, first: NDArray[np.int64]) -> bool:
-    """Whether equal values of a side come from copies of a row: it takes many values, and mostly
-    another one in each distinct row.
+    """Whether equal values of a side come from copies of a row: the side has many values, and most
+    distinct rows have their own.
     """
     values = max(len(np.unique(column)) for column in side.T)
     return values > np.sqrt(len(side)) and len(np.unique(side[first], axis=0)) > len(first) // 2

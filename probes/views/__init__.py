@@ -1,1 +1,1 @@
-"""What two views of an image share, and how an encoder lays images out."""
+"""Probes of views: the information that two views share, and the geometry of features."""

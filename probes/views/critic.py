@@ -1,5 +1,4 @@
-"""A small critic trained by InfoNCE on frozen features: the same reader for every checkpoint,
-whatever trained it.
+"""A small critic that is trained by InfoNCE on frozen features, the same for every method.
 
 n = images, D = feature dimensions, P = code dimensions.
 """
@@ -12,27 +11,21 @@ from torch import Tensor, nn
 
 from core.errors import Unmeasurable
 from core.information.bounds import infonce_terms
-from core.information.standardise import (
-    mean_and_deviation,
-    require_finite_features,
-    standardised,
-)
+from core.information.standardise import mean_and_deviation, require_finite_features, standardised
 from core.matmul import speed_up
 from core.randomness import KeyedRNG
 
 STEPS, BATCH, RATE, WARMUP = 1600, 512, 2e-3, 20
 CHECK_EVERY, PATIENCE = 50, 6
-# nats: a critic below it may not have begun to learn, so it is not stopped before half of the steps
-PLATEAU = 0.1
+PLATEAU = 0.1  # nats; a critic below it may not have begun to learn, so it gets half of the steps
 
 
 class Critic(nn.Module):
-    """s(x, y) = scale <g(x), g(y)>, with g a linear map plus a three-layer net, normalised;
-    features are standardised first.
+    """s(x, y) = scale <g(x), g(y)>; g is a linear map plus a three-layer net on standardised
+    features, and its output has unit length.
 
-    Without batch norm the net stands still for hundreds of steps where features say nothing
-    linearly (an undertrained VAE's, 0.0 nats after 800 steps for some seeds, and 2.0 with it). It
-    reads the statistics of the training split alone.
+    Batch norm is needed where features carry nothing linearly: for an undertrained VAE the bound
+    was 0.0 nats after 800 steps for some seeds, and 2.0 with it. Its statistics are those of train.
     """
 
     mean: Tensor
@@ -63,18 +56,14 @@ class Critic(nn.Module):
 def train_critic(
     first: Tensor, second: Tensor, val_first: Tensor, val_second: Tensor, seed: int
 ) -> Critic:
-    """Fit a critic to pairs of features [n, D] of the training split; the best step is chosen on
-    the pairs of the calibration split.
+    """Train a critic on pairs of features [n, D] of the training split; the best step is chosen on
+    pairs of the calibration split.
 
-    Raises `Unmeasurable` for features that are not finite, fewer than two pairs in either split,
-    and where no step gives a finite value.
+    Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
+    where no step gives a finite value.
     """
-    for name, features in (
-        ("training", first),
-        ("training", second),
-        ("calibration", val_first),
-        ("calibration", val_second),
-    ):
+    names = ("training", "training", "calibration", "calibration")
+    for name, features in zip(names, (first, second, val_first, val_second), strict=True):
         require_finite_features(features, f"critic, {name} images")
         if len(features) < 2:
             raise Unmeasurable(f"critic: it takes two {name} images or more, got {len(features)}")
@@ -114,7 +103,7 @@ def train_critic(
 
 @torch.no_grad()
 def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> float:
-    """Mean InfoNCE value of the critic on up to 2,048 pairs, by the statistics of its training."""
+    """Mean InfoNCE value of the critic on up to 2,048 pairs; batch norm is in evaluation mode."""
     n, was_training = min(2048, len(first)), critic.training
     critic.eval()
     value = infonce_terms(critic(first[:n]), critic(second[:n]), critic.scale, [n]).mean().item()
@@ -123,16 +112,16 @@ def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> float:
 
 
 def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
-    """The scale that maximises the mean InfoNCE term on a calibration split, by golden-section
+    """The scale with the largest mean InfoNCE value on a calibration split, by golden-section
     search over its logarithm.
 
-    Choosing it on the pairs that are then reported would make the value no bound. Raises
-    `Unmeasurable` for codes or a start that are not finite, of which no scale is the best.
+    If it were chosen on the reported pairs, the value would be no bound. Raises `Unmeasurable` for
+    codes or a start that are not finite.
     """
     for codes in (query, key):
         require_finite_features(codes, "scale, calibration codes")
     if not 0 < start < math.inf:
-        raise Unmeasurable(f"scale: it is sought from a number above 0, got {start}")
+        raise Unmeasurable(f"scale: the search starts from a number above 0, got {start}")
     golden = (math.sqrt(5) - 1) / 2
     n = min(len(query), 2048)
     low, high = math.log(start) - 3, math.log(start) + 3

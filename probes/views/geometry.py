@@ -1,5 +1,5 @@
-"""How a frozen encoder lays out held-out images: agreement of views, spread of images, dimensions
-in use, and whether they have collapsed.
+"""The geometry of features of held-out images: agreement of views, spread, dimensions in use, and
+collapse.
 
 n = images of the test split, V = views of each, D = dimensions.
 """
@@ -13,7 +13,7 @@ from core.information.standardise import require_finite_features, require_finite
 from probes.probe import Found, Numbers, Probe
 from probes.views.information import shuffled, two_views_differ
 
-MAX_IMAGES = 25_600  # images, as RankMe takes them
+MAX_IMAGES = 25_600  # as for RankMe
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 8
 SPACES = ("features", "codes")
 
@@ -41,7 +41,6 @@ class GeometryProbe(Probe):
         }
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        """One line for the features, one for the codes, and one where something has collapsed."""
         lines = []
         for space in SPACES:
             if values := numbers.get(space):
@@ -57,10 +56,9 @@ class GeometryProbe(Probe):
 
 
 def geometry(frozen: Frozen) -> Numbers:
-    """The geometry of the features that probes read and, of a method with codes, of its (query)
-    codes: numbers on the test split.
+    """The geometry of features and, if the method has them, of (query) codes on the test split.
 
-    Alignment and LiDAR are absent where two views would be the same image. `sentence` is there
+    Alignment and LiDAR are absent where two views would be the same image; `sentence` is present
     where something has collapsed.
     """
     most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
@@ -83,8 +81,8 @@ def geometry(frozen: Frozen) -> Numbers:
 
 
 def layout(x: Tensor) -> dict[str, float]:
-    """What can be said of one view of each image, features or codes [n, D]; uniformity is that of
-    their directions. Raises `Unmeasurable` where they are not finite.
+    """The geometry of one view of each image, features or codes [n, D]; uniformity is that of their
+    directions. Raises `Unmeasurable` where they are not finite.
     """
     require_finite_features(x, "geometry")
     spread = deviations(x)
@@ -99,15 +97,10 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def collapse(space: dict[str, float]) -> str:
-    """What has collapsed, as words for a person; empty where nothing has. Raises `Unmeasurable` for
-    a NaN, which is neither.
-    """
+    """What has collapsed, in words, or "". Raises `Unmeasurable` for NaN."""
     require_finite_numbers(space, "geometry")
-    dimensions, rank, dead = (
-        int(space["dimensions"]),
-        space["effective_rank"],
-        space["dead_dimensions"],
-    )
+    dimensions = int(space["dimensions"])
+    rank, dead = space["effective_rank"], space["dead_dimensions"]
     if rank < min(2, (1 + dimensions) / 2) or space["deviation"] < 0.05:
         return (
             f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation"

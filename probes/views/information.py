@@ -1,5 +1,5 @@
-"""The InfoNCE bound of a frozen encoder on held-out images: how many nats two views have in common,
-at least.
+"""The InfoNCE bound of a frozen encoder on held-out images: how many nats two views share, at
+least.
 
     I(V1; V2) >= log C - L,   C = K + 1 candidates, K of them independent negatives
 
@@ -17,20 +17,16 @@ from torch import Tensor
 from core.data.source import Truth
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
-from core.information.bounds import infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
+from probes.views.sweep import sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
-HEADLINE = (
-    "common",
-    "native",
-)  # the first of these that a checkpoint has; test values choose nothing
+HEADLINE = ("common", "native")  # the first of these that a report has; no test value chooses
 
 
 class InformationProbe(Probe):
@@ -76,26 +72,23 @@ class InformationProbe(Probe):
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         best = [(entry, *best_critic(entry.numbers)) for entry in entries]
-        figures.draw_sweeps(
-            axes,
-            [
-                (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
-                for entry, name, found in best
-            ],
-        )
+        sweeps = [
+            (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
+            for entry, name, found in best
+        ]
+        figures.draw_sweeps(axes, sweeps)
 
 
 def information(frozen: Frozen) -> Numbers:
     """Sweeps over C for each critic, on fresh views of the test split.
 
-    - "native": the method's own projection and temperature, where it has one; nothing is fitted.
-    - "native, refitted scale": the same codes, the temperature refitted on the calibration split
-      (val).
-    - "common": one small critic, trained on frozen features of the training split and chosen on
-      val; the same for every family.
+    - "native": the method's own projection and temperature, if it has them; nothing is fitted.
+    - "native, refitted scale": the same codes, with the temperature refitted on val.
+    - "common": a small critic, trained on frozen features of train and chosen on val; the same for
+      every method.
 
-    The test split is read once and chooses nothing; copies of an image in it are left out. The
-    encoder has seen neither val nor test.
+    Test is read once and chooses nothing; copies of images in it are left out. The encoder has seen
+    neither val nor test.
     """
     native = frozen.method if isinstance(frozen.method, PairCritic) else None
     copies = duplicates(frozen.source("test"), frozen.device)
@@ -127,10 +120,9 @@ def critics(
     truth: Truth | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """A sweep of the bound on the pairs of test for each critic, nats.
+    """A sweep of the bound on the pairs of test for each critic, in nats.
 
-    `temperature` is the method's own, where its pairs have codes; `truth` is what is known of the
-    information, if anything.
+    `temperature`: the method's own, if its pairs have codes. `truth`: the information, if known.
     """
     found = {}
     if temperature is not None and test.codes and val.codes:
@@ -147,8 +139,8 @@ def critics(
 
 
 def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
-    """The pairs in random order, so that any run of them holds independent images, but for the
-    images at the places `leave_out`.
+    """The pairs in random order, so that neighbours are independent images; without the images
+    `leave_out`.
     """
     kept = torch.arange(len(pairs.place))
     if leave_out is not None and len(leave_out):
@@ -163,8 +155,8 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
 
 
 def surpassed(critics: dict[str, Any]) -> None:
-    """Every critic bounds the same I(V1; V2) from below, so one that another surpasses on the same
-    pairs is loose, flat in K or not.
+    """Mark critics as critic-limited whose bound another one surpasses: all bound the same
+    I(V1; V2) from below on the same pairs, so the lower bound is loose.
     """
     ends = [found["sweep"][-1][end] for found in critics.values() for end in ("low", "high")]
     if not all(map(math.isfinite, ends)):
@@ -184,47 +176,24 @@ def sweep(
     """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
     verdict at the largest C.
     """
-    query, key = codes
-    n = len(query)
-    negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
-    estimates = [
-        interval(row) for row in infonce_terms(query, key, scale, [k + 1 for k in negatives])
-    ]
+    swept = sweep_over(*codes, scale, calibration)
     rows = []
-    for k, found in zip(negatives, estimates, strict=True):
-        ceiling = math.log(k + 1)
-        row = {"K": k, "candidates": k + 1, "loss": ceiling - found.mean, "bound": found.mean}
-        row |= {"low": found.low, "high": found.high, "ceiling": ceiling}
-        rows.append(row | ({"best_possible": truth.best_infonce(k)} if truth else {}))
-    calibrated = None
-    if calibration is not None:
-        size = max((k + 1 for k in negatives if k + 1 <= len(calibration[0])), default=None)
-        if size:
-            on_val = infonce_terms(*calibration, scale, [size]).mean().item()
-            on_test = next(
-                e.mean for k, e in zip(negatives, estimates, strict=True) if k + 1 == size
-            )
-            # the gap between the splits, at one C
-            calibrated = estimates[-1].mean + on_val - on_test
-    pairs = [(k + 1, e) for k, e in zip(negatives, estimates, strict=True)]
-    cap = cosine_cap(scale, n)
-    return {
-        "scale": scale,
-        "temperature": 1 / scale,
-        "cap": cap,
-        "verdict": verdict(pairs, n, calibrated, cap),
-        "sweep": rows,
-    }
+    for c, found in swept.bounds:
+        row = {"K": c - 1, "candidates": c, "loss": math.log(c) - found.mean, "bound": found.mean}
+        row |= {"low": found.low, "high": found.high, "ceiling": math.log(c)}
+        rows.append(row | ({"best_possible": truth.best_infonce(c - 1)} if truth else {}))
+    described = {"scale": scale, "temperature": 1 / scale, "cap": swept.cap}
+    return described | {"verdict": swept.verdict, "sweep": rows}
 
 
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
-    """The critic that headlines a checkpoint: the common one, the same reader for every family."""
+    """The headline critic of a report: "common" where it has one."""
     found = numbers["critics"]
     return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]
 
 
 def two_views_differ(frozen: Frozen) -> str:
-    """Why two views of an image are the same picture; empty where they are not."""
+    """Why two views of an image are the same, or ""."""
     if frozen.augmentation != "none":
         return ""
     return "two views would be the same image; set data.probe_augment=crop"

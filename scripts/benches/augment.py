@@ -1,10 +1,10 @@
-"""SimCLR's views of 32x32 images, two an image: `core.data.views.augment` by the batch beside
-transforms of an image or a batch at a time.
+"""SimCLR views of 32x32 image: `core.data.views.augment`, which transforms whole batches,
+beside lightly (one image at a time) and kornia.
 
-The CIFAR-10 setting of Chen et al. 2020 (appendix B.9) on every side: Inception crop of 8 to 100 %
-of the area, flip, colour jitter of strength 0.5 with probability 0.8, gray with probability 0.2, no
-blur; floats in [0, 1] come out. That is lightly's SimCLRTransform with cj_strength=0.5 (its advice
-for CIFAR), gaussian_blur=0 and no normalisation.
+All sides use the CIFAR-10 setting of Chen et al. 2020 (appendix B.9): Inception crop of 8 to 100 %
+of the area, flip, colour jitter of strength 0.5 with probability 0.8, grey with probability 0.2, no
+blur; the result is floats in [0, 1]. That is lightly's SimCLRTransform with cj_strength=0.5, its
+advice for CIFAR, gaussian_blur=0 and no normalisation.
 """
 
 import functools
@@ -32,9 +32,7 @@ Views = list[Tensor]  # float [n, 3, 32, 32] in [0, 1], batches of both views
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """Against lightly with the number of workers that is fastest here, and against kornia where it
-    is installed.
-    """
+    """Against lightly, with its fastest number of workers, and kornia if it is installed."""
     images = pictures()
     workers, loader = fastest_loader(images)
     peers: list[tuple[str, Callable[[], Views], tuple[float | None, ...]]] = [
@@ -47,18 +45,14 @@ def contests(device: torch.device) -> Iterator[Contest]:
             rule = replace(policy("simclr", SIZE), compile=compiled)
             run = functools.partial(ours, images.to(device), rule)
             same = functools.partial(agree, images, rule)
-            yield Contest(
-                f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}",
-                run,
-                name,
-                peer,
-                same,
-                target,
-            )
+            work = f"{IMAGES:,} images, {'compiled' if compiled else 'eager'}"
+            yield Contest(work, run, name, peer, same, target)
 
 
 def pictures() -> Tensor:
-    """Smooth colour noise, uint8 [n, 3, 32, 32]: neighbours are alike, as in photographs."""
+    """Smooth colour noise, uint8 [n, 3, 32, 32]: neighbouring pixels are similar, as in
+    photographs.
+    """
     noise = KeyedRNG(0, 0).normal("bench images", IMAGES, 3, SIZE, SIZE)
     return (torchvision.gaussian_blur(noise, [7, 7], [2.0, 2.0]) * 320 + 128).clamp(0, 255).byte()
 
@@ -72,7 +66,7 @@ def ours(images: Tensor, rule: Policy) -> Views:
 
 
 class Pictures(Dataset[Any]):
-    """The images as PIL holds them, and lightly's two views of each."""
+    """The images in PIL's format, and lightly's two views of each."""
 
     def __init__(self, images: Tensor):
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -88,16 +82,12 @@ class Pictures(Dataset[Any]):
 
 
 def fastest_loader(images: Tensor) -> tuple[int, Callable[[], Views]]:
-    """The best of 0, 1, 2 and 4 workers that are already running, by the fastest of four passes."""
+    """The fastest of 0, 1, 2 and 4 running workers, by the best of four passes."""
     found: dict[int, tuple[float, Callable[[], Views]]] = {}
     for workers in (0, 1, 2, 4):
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # more workers than cores are tried on purpose
-            loader = DataLoader(
-                Pictures(images), BATCH // 2, num_workers=workers, persistent_workers=workers > 0
-            )
-            run = functools.partial(read, loader)
+        with warnings.catch_warnings(action="ignore"):  # for more workers than cores
+            kept: Any = {"num_workers": workers, "persistent_workers": workers > 0}
+            run = functools.partial(read, DataLoader(Pictures(images), BATCH // 2, **kept))
             found[workers] = min(timed(run) for _ in range(4)), run
     best = min(found, key=lambda workers: found[workers][0])
     return best, found[best][1]
@@ -114,16 +104,15 @@ def timed(run: Callable[[], Views]) -> float:
 
 
 def kornia(images: Tensor) -> Callable[[], Views]:
-    """The same operations of kornia's; one order of the colour operations a batch, where ours has
-    one an image.
+    """The same operations of kornia, which draws the order of colour operations for each batch; we
+    draw it for each image.
     """
     import kornia.augmentation as K
 
     rule = policy("simclr", SIZE)
     chain = K.AugmentationSequential(
-        K.RandomResizedCrop(
-            (SIZE, SIZE), scale=rule.scale, ratio=rule.ratio, cropping_mode="resample"
-        ),  # the faster of its two
+        # "resample" is the faster of its two ways to crop
+        K.RandomResizedCrop((SIZE, SIZE), rule.scale, rule.ratio, cropping_mode="resample"),
         K.RandomHorizontalFlip(p=rule.flip),
         K.ColorJitter(rule.brightness, rule.contrast, rule.saturation, rule.hue, p=rule.jitter),
         K.RandomGrayscale(p=rule.gray),
@@ -132,8 +121,8 @@ def kornia(images: Tensor) -> Callable[[], Views]:
 
 
 def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
-    """Same draws, same views as torchvision's operations one image at a time; and both sides'
-    pixels are distributed alike.
+    """Our views equal those of torchvision, for the same random draws; and the pixels of both sides
+    have the same distribution.
     """
     drawn = draw(64, SIZE, SIZE, KeyedRNG(0, 0).fork("view0"), rule)
     reference = torch.stack(
@@ -142,49 +131,33 @@ def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
     level = (apply(images[:64], drawn, rule) - 255 * reference).abs().max().item()
     assert level < 0.51, f"an operation is off by {level:.2f} levels"
     left, right = (torch.cat(views).cpu() for views in (mine, theirs))
-    assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), (
-        f"{list(left.shape)} and {list(right.shape)}"
-    )
-    gap = max(
-        (a - b).abs().max().item() for a, b in zip(moments(left), moments(right), strict=True)
-    )
+    shapes = f"{list(left.shape)} and {list(right.shape)}"
+    assert left.shape == right.shape == (2 * IMAGES, 3, SIZE, SIZE), shapes
+    pairs = zip(moments(left), moments(right), strict=True)
+    gap = max((a - b).abs().max().item() for a, b in pairs)
     assert gap < 0.015, f"pixels differ in mean, deviation or roughness by {gap:.3f}"
     gray = [
         (views.amax(1) - views.amin(1)).flatten(1).amax(1).lt(1e-3).float().mean().item()
         for views in (left, right)
     ]
-    assert abs(gray[0] - gray[1]) < 0.03, (
-        f"{gray[0]:.3f} and {gray[1]:.3f} of the images are gray"
-    )  # three standard errors
+    shares = f"{gray[0]:.3f} and {gray[1]:.3f} of the images are grey"
+    assert abs(gray[0] - gray[1]) < 0.03, shares  # three standard errors
     return f"operations within {level:.2f} levels, pixels' moments within {gap:.3f}"
 
 
-def one_by_one(
-    x: Tensor,
-    angle: Any,
-    box: Any,
-    flip: Any,
-    jitter: Any,
-    order: Any,
-    strength: Any,
-    gray: Any,
-    *blur: Any,
-) -> Tensor:
+def one_by_one(x: Tensor, *drawn: Any) -> Tensor:
+    """torchvision's view of one image, from the draws of `core.data.views.draw`."""
+    _, box, flip, jitter, order, strength, gray, *_ = drawn  # no rotation and no blur
     x = torchvision.resized_crop(x, *box.tolist(), size=[SIZE, SIZE], antialias=True)
     x = torchvision.horizontal_flip(x) if flip else x
-    colour = (
-        torchvision.adjust_brightness,
-        torchvision.adjust_contrast,
-        torchvision.adjust_saturation,
-        torchvision.adjust_hue,
-    )
+    colour = ("brightness", "contrast", "saturation", "hue")
     for number in order.tolist() if jitter else []:
-        x = colour[number](x, strength[number].item())
+        x = getattr(torchvision, f"adjust_{colour[number]}")(x, strength[number].item())
     return torchvision.rgb_to_grayscale(x, 3) if gray else x
 
 
 def moments(views: Tensor) -> tuple[Tensor, ...]:
-    """By channel: mean, deviation, and the mean step from a pixel to the next."""
+    """For each channel: mean, deviation, and mean difference of neighbouring pixels."""
     return (
         views.mean((0, 2, 3)),
         views.transpose(0, 1).flatten(1).std(1),

@@ -1,6 +1,4 @@
-"""A contest between our code and a peer's: first that both compute the same thing, then who is
-faster, in turns.
-"""
+"""A contest between our code and a peer's: first a check that both compute the same, then times."""
 
 import gc
 import os
@@ -21,9 +19,8 @@ ROOT = Path(__file__).parents[2]
 class Contest(NamedTuple):
     """`ours()` and `peer()` do the same work on the same input.
 
-    `same(ours, peer)` says in words how equal their results are, and raises AssertionError where
-    they are not. `target` is the ratio asked for, `rounds` the most turns of a contest that takes
-    minutes.
+    `same(ours, peer)` says how close their results are, or raises AssertionError. `target` is the
+    wanted ratio, `rounds` a limit for contests that take minutes.
     """
 
     name: str
@@ -32,7 +29,7 @@ class Contest(NamedTuple):
     peer: Callable[[], Any]
     same: Callable[[Any, Any], str]
     target: float | None = None
-    memory: bool = False  # whether the extra peak memory of both sides is measured too
+    memory: bool = False  # whether the peak memory of both sides is measured too
     rounds: int | None = None
 
 
@@ -45,8 +42,8 @@ class Times(NamedTuple):
 
 
 def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Both once, and whether they agree; then ours and the peer's in turns: medians, quartiles, and
-    the ratio peer / ours.
+    """Run both once and compare the results; then time them in turns: medians, quartiles, and the
+    ratio peer / ours.
     """
     said = contest.same(contest.ours(), contest.peer())  # which warms up as well
     sides: tuple[list[float], list[float]] = ([], [])
@@ -66,8 +63,8 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
 
 
 def within(mine: Iterable[Tensor], peer: Iterable[Tensor], allowed: float = 1e-5) -> float:
-    """The largest relative difference of a loss and its gradients, in the 2-norm; AssertionError
-    where it is more than allowed.
+    """The largest relative difference of losses and gradients, in the 2-norm; AssertionError if it
+    is not `allowed`.
     """
     error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, peer, strict=True))
     assert error < allowed, f"loss or gradient differ by {error:.1e}"
@@ -88,15 +85,14 @@ def _settle(device: torch.device) -> None:
 
 
 def _times(seconds: list[float]) -> Times:
-    low, middle, high = (
-        statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
-    )
+    several = len(seconds) > 1
+    low, middle, high = statistics.quantiles(seconds, n=4) if several else (seconds[0],) * 3
     return Times(middle, low, high)
 
 
 def peak(run: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that one call needs beyond what is there before it."""
-    run()  # what is allocated once and kept (threads' scratch, compiled code) is not of the call
+    """Bytes that one call allocates at its peak."""
+    run()  # memory that is allocated once and kept (thread buffers, compiled code) does not count
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -112,25 +108,17 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def _status(key: str) -> int:
-    line = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
-    )
-    return int(line.split()[1]) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
-    """`peak` of one side of a contest in a process of its own: a heap that has grown once hides
-    what the next call needs.
+    """`peak` of one side of a contest, in its own process: a heap that has grown before would hide
+    what a call needs.
     """
     words = [sys.executable, "-m", "scripts.benches.peak", section, name, side, str(device)]
-    told = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=dict(os.environ, MALLOC_TRIM_THRESHOLD_="0"),
-        check=False,
-    )
+    env = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0")
+    told = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
     if told.returncode:
         raise RuntimeError(f"{section}, {name}: {told.stderr.strip().splitlines()[-1]}")
     return int(told.stdout.split()[-1])

@@ -1,6 +1,4 @@
-"""kNN search and vote: blocks on torch beside lightly's knn_predict, and beside faiss, which is the
-reference.
-"""
+"""kNN search and vote: our blocks in torch beside lightly's knn_predict, and beside faiss."""
 
 from collections.abc import Iterator
 
@@ -40,9 +38,8 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
     def same(mine: Tensor, peer: Tensor) -> str:
         different = int((mine != peer).sum())
-        assert different <= 2, (
-            f"{different} of {len(test.x):,} predictions differ"
-        )  # equal votes up to rounding
+        said = f"{different} of {len(test.x):,} predictions differ"
+        assert different <= 2, said  # votes that are equal up to rounding
         return f"{len(test.x) - different:,} of {len(test.x):,} predictions equal"
 
     name = f"kNN, {len(train.x):,} x {len(test.x):,}, D = {DIMENSIONS}, k = {NEIGHBOURS}"
@@ -52,12 +49,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 
 def clouds(n: int, seed: int) -> Features:
-    """Classes that overlap, so that the votes are not all unanimous."""
+    """Overlapping classes, so that not all votes are unanimous."""
     centres = torch.randn(CLASSES, DIMENSIONS, generator=torch.Generator().manual_seed(9)) * 0.15
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=generator)
-    return Features(
-        centres[y] + torch.randn(n, DIMENSIONS, generator=generator),
-        y[:, None],
-        (("class", CLASSES),),
-    )
+    x = centres[y] + torch.randn(n, DIMENSIONS, generator=generator)
+    return Features(x, y[:, None], (("class", CLASSES),))

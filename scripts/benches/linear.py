@@ -1,5 +1,5 @@
-"""The linear probe: grid of five strengths and refit, beside lightly's recipe on cached features,
-and scikit-learn's lbfgs on raw ones.
+"""The linear probe, a grid of five strengths and a refit, beside lightly's recipe on cached
+features and scikit-learn's lbfgs.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ EPOCHS, BATCH = 90, 256
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """50,000 x 512 features of unequal scale, as encoders make them; the same test accuracy within
-    0.2 points.
+    """50,000 x 512 features of unequal scale, as of encoders; test accuracies agree within 0.2
+    points.
     """
     train, test = features(50_000, 0), features(10_000, 1)
     targets = train.y[:, 0], test.y[:, 0]
@@ -29,12 +29,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return linear(train, test)["top1"]
 
     def sgd() -> float:
-        """lightly's LinearClassifier under Lightning's Trainer, its encoder the identity on
-        features that are there already.
-        """
-        peer = LinearClassifier(
-            torch.nn.Identity(), BATCH, feature_dim=DIMENSIONS, num_classes=CLASSES
-        )
+        """lightly's LinearClassifier under Lightning's Trainer; the identity is its encoder."""
+        sizes = {"feature_dim": DIMENSIONS, "num_classes": CLASSES}
+        peer = LinearClassifier(torch.nn.Identity(), BATCH, **sizes)
         loader = DataLoader(TensorDataset(train.x, targets[0]), BATCH, shuffle=True, drop_last=True)
         lightning(peer, loader, EPOCHS, device)
         with torch.no_grad():
@@ -45,10 +42,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return float(peer.score(test.x.numpy(), targets[1].numpy()))
 
     def same(mine: float, peer: float) -> str:
-        assert abs(mine - peer) < 0.002 or mine > peer, (
-            f"top-1 {100 * mine:.2f} % against {100 * peer:.2f} %"
-        )
-        return f"top-1 {100 * mine:.2f} % and {100 * peer:.2f} %"
+        said = f"top-1 {100 * mine:.2f} % and {100 * peer:.2f} %"
+        assert abs(mine - peer) < 0.002 or mine > peer, said
+        return said
 
     name = f"linear probe, {len(train.x):,} x {DIMENSIONS}, {CLASSES} classes"
     yield Contest(name, ours, f"lightly's recipe, {EPOCHS} epochs", sgd, same, 50.0, rounds=1)
@@ -56,18 +52,14 @@ def contests(device: torch.device) -> Iterator[Contest]:
 
 
 def features(n: int, seed: int) -> Features:
-    """Overlapping classes after a ReLU, in dimensions whose scales spread over a factor of 30 and
-    which are correlated.
-    """
+    """Overlapping classes after a ReLU, in correlated dimensions whose scales differ by up to
+    30."""
     g = torch.Generator().manual_seed(7)
-    centres, mix = (
-        torch.randn(CLASSES, DIMENSIONS, generator=g) * SPREAD,
-        torch.randn(DIMENSIONS, DIMENSIONS, generator=g) / DIMENSIONS**0.5,
-    )
+    centres = torch.randn(CLASSES, DIMENSIONS, generator=g) * SPREAD
+    mix = torch.randn(DIMENSIONS, DIMENSIONS, generator=g) / DIMENSIONS**0.5
     scale = torch.logspace(-1, 0.5, DIMENSIONS)
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=generator)
-    x = (centres[y] + torch.randn(n, DIMENSIONS, generator=generator)) @ (
-        torch.eye(DIMENSIONS) + 0.5 * mix
-    )
+    noisy = centres[y] + torch.randn(n, DIMENSIONS, generator=generator)
+    x = noisy @ (torch.eye(DIMENSIONS) + 0.5 * mix)
     return Features(torch.relu(x + 0.5) * scale, y[:, None], (("class", CLASSES),))

@@ -1,11 +1,10 @@
-"""What Weights & Biases costs training: steps of a run that logs every tenth of them, beside the
-same run with `wandb=disabled`.
-
-Processes of either kind train in turns, so that what else the machine does falls on both. There are
-several of each, because two processes of the very same run differ for good by some percent. What
-W&B's own process does between the turns of its run is not counted. The servers are of this machine:
-one answers, one refuses, one accepts and never says a word, one falls silent when the run has
-begun.
+"""The cost of Weights & Biases: a run that logs every tenth step, beside the same run with
+`wandb=disabled`.
+ Processes of both kinds train in turns, so that other work on the machine slows both alike. There
+are several of each kind, because even two processes of one run differ by some percent. What W&B's
+own process does between the turns of its run is not counted. The servers run on this machine: one
+answers, one refuses, one accepts connections and never answers, one stops answering once the run
+has begun.
 """
 
 import functools
@@ -18,15 +17,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from configs import CONFIGS
 from core.run import config
 from core.run.logger import PATIENCE, Logger
 from scripts.benches.contest import ROOT, Contest
 from scripts.benches.loop import epoch
 from scripts.benches.wandb_server import WAYS, Server
-from scripts.demo import CONFIGS
 
 BATCH, LOG_EVERY, TIMES = 64, 10, 10  # a turn is 100 steps, of which ten are logged
 PROCESSES = 4  # of either kind
@@ -34,26 +34,17 @@ REFUSES, OFFLINE = "refuses", "offline"
 
 
 class Run:
-    """One run in a process of its own: `train()` lets it take a turn, and gives the mean loss of
-    that turn.
-    """
+    """One run in its own process; `train()` gives it a turn and returns the mean loss."""
 
     def __init__(self, mode: str, url: str, device: torch.device, folder: Path):
         self.folder = folder
         folder.mkdir()
-        environment = dict(
-            os.environ, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, TMPDIR=str(folder)
-        )
+        own = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "TMPDIR": str(folder)}
         words = [sys.executable, "-m", "scripts.benches.logger", mode, str(device), str(folder)]
         with open(folder / "errors", "w") as errors:
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
             self.process = subprocess.Popen(
-                words,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
+                words, cwd=ROOT, env=os.environ | own, text=True, **pipes
             )
 
     def train(self) -> float:
@@ -67,16 +58,15 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # an end in peace would wait for the server
+        self.process.kill()  # a regular end would wait for the server
         self.process.communicate()
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
     for way in (*WAYS, REFUSES, OFFLINE):
         with ExitStack() as stack:
-            folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-            )
+            made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
             server = stack.enter_context(Server(way)) if way in WAYS else None
             url = server.url if server else "http://127.0.0.1:9"
             modes = ["offline" if way == OFFLINE else "online", "disabled"] * PROCESSES
@@ -85,19 +75,13 @@ def contests(device: torch.device) -> Iterator[Contest]:
                 for i, mode in enumerate(modes)
             ]
             for run in runs:
-                run.train()  # warms up, in each
-            logged, silent = (itertools.cycle(runs[kind::2]) for kind in range(2))
-            name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B " + (
-                way if way == OFFLINE else f"whose server {way}"
+                run.train()  # warms up
+            logged, silent = (
+                functools.partial(turn, itertools.cycle(runs[kind::2])) for kind in range(2)
             )
-            yield Contest(
-                name,
-                functools.partial(turn, logged),
-                "wandb=disabled",
-                functools.partial(turn, silent),
-                same,
-                0.98,
-            )
+            said = way if way == OFFLINE else f"whose server {way}"
+            name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B {said}"
+            yield Contest(name, logged, "wandb=disabled", silent, same, 0.98)
             check(way, server, folder)
 
 
@@ -111,32 +95,25 @@ def same(mine: float, theirs: float) -> str:
 
 
 def check(way: str, server: Server | None, folder: Path) -> None:
-    """That the server was met as its name says and that the run's metrics are on their way;
-    AssertionError otherwise.
-    """
+    """AssertionError unless the server behaved as its name says and the metrics arrived."""
     done = {
         "answers": lambda: server and server.steps,
         "hangs": lambda: server and server.asked and any(folder.rglob("offline-run-*/*.wandb")),
         "hangs later": lambda: server and server.begun and any(folder.rglob("run-*/*.wandb")),
     }.get(way, lambda: any(folder.rglob("offline-run-*/*.wandb")))
-    until = time.monotonic() + 2 * PATIENCE
+    until = time.monotonic() + 20 * PATIENCE  # W&B itself may be slow
     while not done():
         assert time.monotonic() < until, f"W&B {way}: not what was to be measured"
         time.sleep(0.1)
 
 
 def main(mode: str, device: torch.device, folder: Path) -> None:
-    """Take turns at training until nobody asks any more."""
+    """Train for one turn whenever a line comes in, until the input ends."""
     run = config.read(str(CONFIGS / "simclr_sprites.yaml"), [f"wandb={mode}"])
-    images = torch.randint(
-        256,
-        (LOG_EVERY * BATCH, 3, 32, 32),
-        generator=torch.Generator().manual_seed(0),
-        dtype=torch.uint8,
-    )
-    once = epoch(
-        "simclr_sprites", [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"], images, device
-    )
+    shape, generator = (LOG_EVERY * BATCH, 3, 32, 32), torch.Generator().manual_seed(0)
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    overrides = [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"]
+    once = epoch("simclr_sprites", overrides, images, device)
     logger = Logger(run, folder)
     step = 0
     for _ in sys.stdin:

@@ -1,6 +1,4 @@
-"""NT-Xent, value and gradient, in the batch: `core.information.losses.nt_xent` beside lightly's
-NTXentLoss.
-"""
+"""NT-Xent and its gradient: `core.information.losses.nt_xent` beside lightly's NTXentLoss."""
 
 from collections.abc import Iterator
 
@@ -29,9 +27,8 @@ def contest(n: int, target: float, device: torch.device) -> Contest:
     criterion = NTXentLoss(temperature=TEMPERATURE)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        loss = nt_xent_and_in_batch(
-            F.normalize(first, dim=1), F.normalize(second, dim=1), TEMPERATURE
-        )[0]  # theirs normalises inside
+        unit, other = (F.normalize(x, dim=1) for x in (first, second))  # the peer does it, too
+        loss = nt_xent_and_in_batch(unit, other, TEMPERATURE)[0]
         return (loss, *torch.autograd.grad(loss, (first, second)))
 
     def peer() -> tuple[torch.Tensor, ...]:
@@ -41,12 +38,5 @@ def contest(n: int, target: float, device: torch.device) -> Contest:
     def same(mine: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> str:
         return f"loss and gradient within {within(mine, theirs):.0e}"
 
-    return Contest(
-        f"NT-Xent, N = {n:,}, D = {DIMENSIONS}",
-        ours,
-        "lightly NTXentLoss",
-        peer,
-        same,
-        target,
-        memory=True,
-    )
+    name = f"NT-Xent, N = {n:,}, D = {DIMENSIONS}"
+    return Contest(name, ours, "lightly NTXentLoss", peer, same, target, memory=True)

@@ -1,8 +1,8 @@
-"""The queue's length alone: MoCo's loss and gradient from K = 2^14 to 2^20, each beside K = 2^14 as
-many times as makes the same work.
+"""The length of the queue: MoCo's loss and gradient for K = 2^14 to 2^20, each beside the same work
+with K = 2^14, repeated.
 
-No peer here: one that holds all scores needs gigabytes. A ratio of 1 says that the time is linear
-in K; the extra memory should not grow.
+There is no peer, as one that holds all scores needs gigabytes. A ratio of 1 means that the time is
+linear in K; the memory should not grow.
 """
 
 from collections.abc import Iterator
@@ -39,27 +39,15 @@ def contest(exponent: int, device: torch.device) -> Contest:
             run(part)
 
     def same(*_: object) -> str:
-        """Against eight queries in float64."""
-        some, own, wide = (
-            query[:8].detach().double().requires_grad_(),
-            key[:8].double(),
-            keys.double(),
-        )
+        """Eight queries compared with float64."""
+        some = query[:8].detach().double().requires_grad_()
+        own, wide = key[:8].double(), keys.double()
         scores = torch.cat([(some * own).sum(1, keepdim=True), some @ wide.T], 1) / TEMPERATURE
         exact = (scores.logsumexp(1) - scores[:, 0]).mean()
         loss = queue_loss(query[:8], key[:8], keys, TEMPERATURE)
-        mine, wanted = (
-            (loss, torch.autograd.grad(loss, query)[0][:8]),
-            (exact, torch.autograd.grad(exact, some)[0]),
-        )
+        mine = loss, torch.autograd.grad(loss, query)[0][:8]
+        wanted = exact, torch.autograd.grad(exact, some)[0]
         return f"as float64 within {within(mine, wanted):.0e}"
 
-    return Contest(
-        f"K = 2^{exponent}",
-        lambda: run(keys),
-        f"K = 2^14, {len(keys) // SHORT} times",
-        repeated,
-        same,
-        0.9,
-        memory=True,
-    )
+    name, other = f"K = 2^{exponent}", f"K = 2^14, {len(keys) // SHORT} times"
+    return Contest(name, lambda: run(keys), other, repeated, same, 0.9, memory=True)

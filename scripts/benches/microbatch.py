@@ -1,8 +1,8 @@
-"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings beside
+"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings, beside
 the whole batch at once.
 
-Batch norms are in eval mode, so that both sides compute the same. The price is one more forward
-pass, the gain is memory.
+Batch norms are in evaluation mode, so that both sides compute the same. Micro batches cost one more
+forward pass, and save memory.
 """
 
 from collections.abc import Iterator
@@ -37,12 +37,5 @@ def contest(backbone: str, device: torch.device) -> Contest:
     def same(parted: tuple[torch.Tensor, ...], whole: tuple[torch.Tensor, ...]) -> str:
         return f"loss and gradients within {within(parted, whole, 1e-3):.0e}"
 
-    return Contest(
-        f"{backbone}, {N // MICRO} x {MICRO} images",
-        lambda: run(MICRO),
-        f"one batch of {N:,}",
-        lambda: run(0),
-        same,
-        memory=True,
-        rounds=3,
-    )
+    name, other = f"{backbone}, {N // MICRO} x {MICRO} images", f"one batch of {N:,}"
+    return Contest(name, lambda: run(MICRO), other, lambda: run(0), same, memory=True, rounds=3)

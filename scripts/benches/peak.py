@@ -1,6 +1,4 @@
-"""The extra peak memory of one side of one contest, in a process of its own: prints bytes. Called
-by `contest.peak_elsewhere`.
-"""
+"""Prints the peak memory of one side of a contest, in bytes; `contest.peak_elsewhere` calls it."""
 
 import importlib
 import sys

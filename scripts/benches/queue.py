@@ -1,9 +1,9 @@
 """MoCo's loss, its gradient and the enqueue: `queue_loss` and `KeyQueue` beside lightly's
-NTXentLoss with its memory bank.
+NTXentLoss with a memory bank.
 
-On a GPU both in float32 (our chunks) and inside autocast (our flash attention), and there once more
-replayed as a CUDA graph, which shows the kernels without the time that Python takes to launch them.
-lightly's can not be one: it asks the device where its pointer stands.
+On a GPU both run in float32 (where we use chunks) and in autocast (where we use flash attention).
+Ours also runs as a CUDA graph, which shows the kernels without the time that Python takes to launch
+them. lightly's can not be captured: it reads its pointer from the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,9 +33,8 @@ def contest(
     length: int, target: float | None, device: torch.device, half: bool = False, graph: bool = False
 ) -> Contest:
     generator = torch.Generator().manual_seed(length)
-    query, key = (
-        torch.randn(QUERIES, DIMENSIONS, generator=generator).to(device) for _ in range(2)
-    )
+    shape = QUERIES, DIMENSIONS
+    query, key = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     query.requires_grad_()
     queue = KeyQueue(length, DIMENSIONS).to(device)
     theirs = NTXentLoss(TEMPERATURE, (length, DIMENSIONS)).to(device)
@@ -43,7 +42,7 @@ def contest(
 
     def ours() -> tuple[torch.Tensor, ...]:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            unit = F.normalize(key, dim=1)  # theirs normalises inside
+            unit = F.normalize(key, dim=1)  # the peer normalises, too
             loss = queue_loss(F.normalize(query, dim=1), unit, queue.keys, TEMPERATURE)
             queue.enqueue(unit)
         return (loss, *torch.autograd.grad(loss, query))
@@ -56,28 +55,26 @@ def contest(
     def same(ours: tuple[torch.Tensor, ...], peer: tuple[torch.Tensor, ...]) -> str:
         error = within(ours, peer, 1e-2 if half else 1e-5)  # lightly's logits are in bfloat16 then
         assert (theirs.memory_bank.bank - queue.keys).abs().max() < 1e-6, "the queues differ"
-        assert not half or flash.serves(query, queue.keys, 1 / TEMPERATURE), (
-            "no flash attention here"
-        )
+        serves = not half or flash.serves(query, queue.keys, 1 / TEMPERATURE)
+        assert serves, "no flash attention here"
         return f"loss and gradient within {error:.0e}"
 
     name = f"MoCo, N = {QUERIES}, K = {length:,}, D = {DIMENSIONS}"
     name += ", half precision" * half + ", as a CUDA graph" * graph
     mine = replayed(ours, queue) if graph else ours
-    return Contest(
-        name, mine, "lightly NTXentLoss with memory bank", peer, same, target, memory=not graph
-    )
+    other = "lightly NTXentLoss with memory bank"
+    return Contest(name, mine, other, peer, same, target, memory=not graph)
 
 
 def replayed(
     run: Callable[[], tuple[torch.Tensor, ...]], state: torch.nn.Module
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """The same work recorded once as a CUDA graph; `state`, which it changes, is left as it was."""
+    """The same work as a CUDA graph; `state`, which capturing changes, is restored."""
     before = {name: value.clone() for name, value in state.state_dict().items()}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        run()  # what is made once, is made outside of the record
+        run()  # what is allocated only once must not be captured
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

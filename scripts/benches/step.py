@@ -1,5 +1,5 @@
-"""A whole SimCLR epoch, augmentation included: ours beside lightly's LightningModule example with
-its transform and a DataLoader.
+"""A SimCLR epoch with augmentation: ours beside lightly's LightningModule example with its
+transform and a DataLoader.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,15 +23,14 @@ WORKERS = (0, 1, 2, 4)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """32 steps of 256 images, 32x32: the small net of four strided convolutions, and ResNet-18 with
+    """32 steps of 256 images, 32x32: a small net of four strided convolutions, and ResNet-18 with
     the standard stem.
 
-    The small net once more in bf16, as a user may train it; lightly's epoch stays in float32, so
-    that row is not like for like.
+    The small net also runs in bf16, as a user may train it, beside lightly's epoch in float32: that
+    row does not compare equal work.
     """
-    images = torch.randint(
-        256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator)
     for backbone, stem, target in (("small", "cifar", 4.5), ("resnet18", "imagenet", 1.5)):
         overrides = [
             f"model.backbone={backbone}",
@@ -44,31 +43,21 @@ def contests(device: torch.device) -> Iterator[Contest]:
         workers = best_workers(backbone, stem, images, device)
 
         def same(mine: float, peer: float) -> str:
-            assert abs(mine - peer) < 0.1 * peer, (
-                f"mean loss of the first epoch {mine:.3f} and {peer:.3f}"
-            )
-            return f"mean loss of the first epoch {mine:.2f} and {peer:.2f}"
+            said = f"mean loss of the first epoch {mine:.2f} and {peer:.2f}"
+            assert abs(mine - peer) < 0.1 * peer, said
+            return said
 
         for precision in precisions:
             ours = epoch("simclr_cifar10", overrides, images, device, precision)
             name = f"SimCLR epoch, 32 steps of 256, {backbone}{ours_in(precision)}"
-            theirs, asked = (
-                peer_epoch(backbone, stem, images, device, workers),
-                None if precision else target,
-            )
-            yield Contest(
-                name,
-                ours,
-                f"lightly's LightningModule, {workers} workers",
-                theirs,
-                same,
-                asked,
-                rounds=3,
-            )
+            theirs = peer_epoch(backbone, stem, images, device, workers)
+            other = f"lightly's LightningModule, {workers} workers"
+            wanted = None if precision else target
+            yield Contest(name, ours, other, theirs, same, wanted, rounds=3)
 
 
 class Pictures(Dataset[Any]):
-    """PIL images under lightly's SimCLR transform for 32x32: no blur, as ours."""
+    """PIL images under lightly's SimCLR transform for 32x32, without blur, as ours."""
 
     def __init__(self, images: Tensor):
         self.pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -82,7 +71,7 @@ class Pictures(Dataset[Any]):
 
 
 class Example(LightningModule):
-    """lightly's example of SimCLR, with our network and widths."""
+    """lightly's example of SimCLR with our network."""
 
     def __init__(self, backbone: str, stem: str):
         super().__init__()
@@ -107,7 +96,7 @@ class Example(LightningModule):
 def peer_epoch(
     backbone: str, stem: str, images: Tensor, device: torch.device, workers: int
 ) -> Callable[[], float]:
-    """An epoch under Lightning's Trainer; start of workers included, as every epoch pays it."""
+    """An epoch under Lightning's Trainer, with the start of the workers, as in every epoch."""
     loader = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)
 

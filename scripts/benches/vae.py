@@ -1,6 +1,5 @@
-"""A VAE's training epoch, an MLP on 28x28 images: ours beside pythae's trainer with the same
-layers.
-"""
+"""A training epoch of a VAE with MLPs on 28x28 images: ours beside pythae's with the same
+layers."""
 
 import importlib.util
 import tempfile
@@ -19,54 +18,37 @@ IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """128 steps of 128 binary images, 784-512-512-40-512-512-784; skipped with a word where pythae
-    is not installed.
+    """128 steps of 128 binary images, 784-512-512-40-512-512-784; none if pythae is not installed.
 
-    Like for like first, and once more with ours in bf16 beside pythae in float32.
+    Both run in float32; then ours runs in bf16 beside pythae in float32.
     """
     if not importlib.util.find_spec("pythae"):
         print("vae: pythae is not installed (pip install --no-deps pythae)")
         return
-    overrides = [
-        f"optim.batch_size={BATCH}",
-        f"model.width={WIDTH}",
-        f"model.latent={LATENT}",
-        "optim.warmup_epochs=0",
-    ]
+    overrides = [f"optim.batch_size={BATCH}", "optim.warmup_epochs=0"]
+    overrides += [f"model.width={WIDTH}", f"model.latent={LATENT}"]
 
     def same(mine: float, theirs: float) -> str:
-        assert abs(mine - theirs) < 0.1 * theirs, (
-            f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
-        )
-        return f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+        said = f"mean loss of the first epoch {mine:.1f} and {theirs:.1f} nats"
+        assert abs(mine - theirs) < 0.1 * theirs, said
+        return said
 
     for precision in ("", "bf16-mixed"):
         ours = epoch("beta_vae_mnist", overrides, digits(), device, precision)
         name = f"VAE, MLP on 28x28, {IMAGES // BATCH} steps of {BATCH}{ours_in(precision)}"
-        yield Contest(
-            name,
-            ours,
-            "pythae BaseTrainer",
-            pythae_epoch(digits(), device),
-            same,
-            None if precision else 2.0,
-        )
+        theirs, target = pythae_epoch(digits(), device), None if precision else 2.0
+        yield Contest(name, ours, "pythae BaseTrainer", theirs, same, target)
 
 
 def digits() -> Tensor:
-    """Binary pictures with something to learn: uint8 0 or 255, thick strokes between random
-    points.
-    """
+    """Binary pictures that can be learned, uint8 0 or 255: thick strokes between random points."""
     generator = torch.Generator().manual_seed(0)
     ends = torch.rand(IMAGES, 2, 2, generator=generator) * 27
-    place = torch.stack(
-        torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij"), -1
-    ).view(1, 784, 2)
+    place = torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0))[None]  # [1, 784, 2]
     along = torch.linspace(0, 1, 16)[None, :, None]
     points = ends[:, :1] * along + ends[:, 1:] * (1 - along)
-    return (torch.cdist(place.expand(IMAGES, -1, -1), points).amin(2) < 2).to(torch.uint8).view(
-        -1, *SHAPE
-    ) * 255
+    near = torch.cdist(place.expand(IMAGES, -1, -1), points).amin(2) < 2
+    return 255 * near.to(torch.uint8).view(-1, *SHAPE)
 
 
 def pythae_epoch(images: Tensor, device: torch.device) -> Any:
@@ -80,11 +62,8 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.mean, self.log_covariance = (
-                MLPEncoder(SHAPE, WIDTH),
-                nn.Linear(WIDTH, LATENT),
-                nn.Linear(WIDTH, LATENT),
-            )
+            self.net = MLPEncoder(SHAPE, WIDTH)
+            self.mean, self.log_covariance = (nn.Linear(WIDTH, LATENT) for _ in range(2))
 
         def forward(self, x: Tensor) -> Any:
             h = self.net(x)
@@ -98,13 +77,10 @@ def pythae_epoch(images: Tensor, device: torch.device) -> Any:
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=self.net(z).sigmoid())
 
-    model = VAE(
-        VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce"),
-        Encoder(),
-        Decoder(),
-    )
+    given = VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce")
+    model = VAE(given, Encoder(), Decoder())
     data = BaseDataset(images.float() / 255, torch.zeros(len(images)))
-    with tempfile.TemporaryDirectory() as folder:  # it makes a folder even where it writes nothing
+    with tempfile.TemporaryDirectory() as folder:  # it makes a folder even if it writes nothing
         given = BaseTrainerConfig(
             output_dir=folder,
             per_device_train_batch_size=BATCH,

@@ -1,5 +1,5 @@
-"""A Weights & Biases server for benches and tests: it answers, hangs from the first word, or hangs
-once the run has begun.
+"""A Weights & Biases server for benches and tests, which answers, never answers ("hangs"), or stops
+answering once the run has begun ("hangs later").
 """
 
 import gzip
@@ -7,12 +7,11 @@ import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 WAYS = ("answers", "hangs", "hangs later")
 METRICS = "/file_stream"  # where W&B sends them
-ANSWERS = {  # what W&B's own process has to know before it lets a run begin
+ANSWERS = {  # what W&B's own process must know before it lets a run begin
     "viewer": {"id": "x", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}},
     "serverInfo": {"features": []},
     "createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []},
@@ -23,15 +22,15 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # who has waited too long is gone
+        if not isinstance(sys.exception(), ConnectionError):  # a client that waited too long left
             super().handle_error(request, client_address)
 
 
 class Server:
     """`with Server(way) as server:` serves at `server.url`.
 
-    `asked` are the paths of all that came, answered or not, `steps` those that were taken, `runs`
-    the ids that were announced.
+    `asked`: the paths of all requests; `steps`: the steps whose metrics were accepted; `runs`: the
+    ids of runs.
     """
 
     def __init__(self, way: str):
@@ -49,18 +48,13 @@ class Server:
         threading.Thread(target=self._served.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._served.shutdown()
         self._served.server_close()
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """What is sent back; where the server hangs nothing is, until it ends."""
+        """The answer to a request; where the server hangs, none until it ends."""
         self.asked.append(path)
         if self.way == "hangs" or self.way == "hangs later" and self.begun:
             self._end.wait()
@@ -74,17 +68,14 @@ class Server:
         said = {name: value for name, value in ANSWERS.items() if name in asked["query"]}
         if "upsertBucket(" in asked["query"]:
             self.runs.append(asked["variables"]["name"])
-            bucket = {
-                "id": "b",
-                "name": self.runs[-1],
-                "project": {"name": "twobounds", "entity": {"name": "me"}},
-            }
+            project = {"name": "twobounds", "entity": {"name": "me"}}
+            bucket = {"id": "b", "name": self.runs[-1], "project": project}
             said["upsertBucket"] = {"bucket": bucket, "inserted": True}
         return {"data": said}
 
     @property
     def begun(self) -> bool:
-        """Whether metrics have come."""
+        """Whether metrics have arrived."""
         return any(path.endswith(METRICS) for path in self.asked)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -96,9 +87,8 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 packed = self.headers.get("Content-Encoding") == "gzip"
-                said = json.dumps(
-                    server.answer(self.path, gzip.decompress(body) if packed else body)
-                ).encode()
+                answer = server.answer(self.path, gzip.decompress(body) if packed else body)
+                said = json.dumps(answer).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(said)))

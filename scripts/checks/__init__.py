@@ -1,1 +1,1 @@
-"""What holds a claim of the documentation against the code, a file a claim."""
+"""Checks of claims of the documentation, one file for each."""

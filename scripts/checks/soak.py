@@ -1,4 +1,4 @@
-"""A run that is killed and resumed, and its end beside that of an uninterrupted one."""
+"""The check of `twobounds soak`: a run that is killed and resumed, beside an uninterrupted one."""
 
 import argparse
 import contextlib
@@ -27,66 +27,43 @@ from probes.labels import knn  # noqa: F401
 from scripts import pretrain
 from scripts.patience import Patience, stamp
 
-WAYS = (
-    "kill",
-    "early",
-    "term",
-    "usr1",
-    "full",
-    "torn",
-)  # and "rank" where there are several processes
-ENDS = {
-    "term": {REQUEUE},
-    "usr1": {REQUEUE},
-    "full": {2, 1},
-}  # exit codes of a life; 1 is that of a process whose peer has gone
-FORK = multiprocessing.get_context(
-    "fork"
-)  # a life begins where all is imported: half a second instead of ten
+WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
+# exit codes; 1 is that of a process that ends because another one did
+ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
+# a life starts with all modules imported: in half a second instead of ten
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclass
 class Account:
-    """What a soak has seen."""
+    """What happened: counts by way, steps that had to be repeated, and seconds."""
 
     deaths: dict[str, int]
-    again: list[int] = field(default_factory=list)  # steps that had to be trained again, by death
-    recoveries: list[float] = field(
-        default_factory=list
-    )  # seconds from a death to the first step beyond all that was reached before it
-    endings: list[float] = field(
-        default_factory=list
-    )  # seconds until the others had ended when one process was killed
+    again: list[int] = field(default_factory=list)  # repeated steps, by death
+    # from a death to the first new step
+    recoveries: list[float] = field(default_factory=list)
+    # from the kill of one process to the end of all others
+    endings: list[float] = field(default_factory=list)
 
     def summary(self) -> str:
         ways = ", ".join(f"{count} {way}" for way, count in self.deaths.items())
         told = f"{sum(self.deaths.values())} deaths ({ways})"
         told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
         told += f"; longest recovery {max(self.recoveries):.1f} s"
-        return told + (
-            f"; the others ended within {max(self.endings):.1f} s of a killed process"
-            if self.endings
-            else ""
-        )
+        if self.endings:
+            told += f"; the others ended within {max(self.endings):.1f} s of a killed process"
+        return told
 
 
 def life(words: list[str], output: Path, rank: int, world: int, port: int, limit: int) -> None:
-    """One process of a run, as `pretrain.py` would be started by torchrun; `limit` is the largest
-    file that it may write, in bytes.
+    """One process of a run, started as torchrun would start `pretrain.py`; `limit` is the largest
+    file that it may write, in bytes (0 = no limit).
     """
     if world > 1:
-        place = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": world,
-            "LOCAL_WORLD_SIZE": world,
-            "GROUP_RANK": 0,
-            "MASTER_PORT": port,
-        }
-        os.environ |= {name: str(value) for name, value in place.items()} | {
-            "MASTER_ADDR": "127.0.0.1",
-            "TORCHELASTIC_RUN_ID": "soak",
-        }
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        place |= {"GROUP_RANK": 0, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in place.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "soak"}
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -96,14 +73,11 @@ def life(words: list[str], output: Path, rank: int, world: int, port: int, limit
 
 
 class Run:
-    """A run in a folder, started as often as it takes."""
+    """A run in a folder, which is started again and again."""
 
     def __init__(self, folder: Path, config: str, overrides: list[str], processes: int):
-        self.files, self.world, self.output = (
-            RunFolder(folder),
-            processes,
-            folder.with_suffix(".out"),
-        )
+        self.files, self.world = RunFolder(folder), processes
+        self.output = folder.with_suffix(".out")
         settings = [f"folder={folder}", "trainer.log_every=1", "wandb=disabled", "resume=true"]
         if processes > 1:
             settings += [f"trainer.devices={processes}", "trainer.accelerator=cpu"]
@@ -122,7 +96,7 @@ class Run:
             process.start()
 
     def step(self) -> int:
-        """The newest step that was logged, 0 where none was."""
+        """The last logged step, or 0."""
         lines = self.files.metrics.read_bytes().splitlines() if self.files.metrics.exists() else []
         for line in reversed(lines):
             try:
@@ -132,20 +106,18 @@ class Run:
         return 0
 
     def patience(self) -> Patience:
-        """As long as steps are logged, checkpoints are written or something is said."""
+        """Waits as long as steps are logged, checkpoints are written or text is printed."""
         places = (self.files.last, self.files.metrics, self.output)
         return Patience(self.processes, lambda: [stamp(place) for place in places])
 
     def wait_for(self, step: int) -> bool:
-        """Wait until that step is logged; False where the run ended before."""
+        """Wait until that step is logged; False if the run ends before."""
         patience = self.patience()
         while self.step() < step:
             if not any(process.is_alive() for process in self.processes):
                 return False
             if patience.is_over():
-                raise UserError(
-                    f"the run stands still at step {self.step()}; {self.output} says why"
-                )
+                raise UserError(f"the run hangs at step {self.step()}; {self.output} says why")
             time.sleep(0.002)
         return True
 
@@ -157,15 +129,11 @@ class Run:
             if patience.is_over():
                 for process in alive:
                     process.kill()
-                raise UserError(
-                    f"a process of the run neither gets on nor ends; {self.output} says what it did"
-                )
+                raise UserError(f"a process of the run hangs; {self.output} says what it did")
         return [process.exitcode for process in self.processes]
 
     def resumes_at(self) -> int:
-        """The step of the newest checkpoint that is whole, from which the next life goes on; 0
-        where there is none yet.
-        """
+        """The step of the newest undamaged checkpoint, from which the run resumes, or 0."""
         for path in self.files.versions():
             with contextlib.suppress(checkpoint.Damaged):
                 return int(checkpoint.read(path)["step"])
@@ -173,8 +141,8 @@ class Run:
 
 
 def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
-    """End the present life of a run in that way; the seconds until all processes had ended, None
-    where the run got to its end first.
+    """End a run in one of the ways. Returns the seconds until all processes have ended, or None if
+    the run was finished before.
     """
     asked = time.monotonic()
     if way in ("term", "usr1"):
@@ -186,38 +154,29 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
         for process in run.processes:
             process.kill()
     codes, wanted = run.join(), ENDS.get(way, {-signal.SIGKILL, 1})
-    if not any(codes) or (
-        run.step() == total and -signal.SIGUSR1 in codes
-    ):  # a finished run's next life is told before it listens
+    # a finished run that starts again may get the signal before it has set a handler
+    if not any(codes) or (run.step() == total and -signal.SIGUSR1 in codes):
         return None
     if not set(codes) <= wanted:
-        raise UserError(
-            f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}; {run.output}"
-            " says more"
-        )
+        said = f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}"
+        raise UserError(f"{said}; {run.output} says more")
     last = run.files.last
-    if (
-        way == "torn" and last.exists() and len(run.files.versions()) > 1
-    ):  # one disk's lie at a time
+    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one stays undamaged
         last.write_bytes(last.read_bytes()[: draw.randrange(last.stat().st_size)])
     return time.monotonic() - asked
 
 
 def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Account:
-    """A run of `total` steps, ended `kills` times before it may finish; one of its checkpoints
-    takes `size` bytes.
-    """
-    ways = list(
-        itertools.islice(itertools.cycle([*WAYS, "rank"] if run.world > 1 else WAYS), kills)
-    )
+    """Run `total` steps, with `kills` deaths before the end; a checkpoint has `size` bytes."""
+    known = [*WAYS, "rank"] if run.world > 1 else WAYS
+    ways = list(itertools.islice(itertools.cycle(known), kills))
     draw.shuffle(ways)
     account, reached, died = Account(dict.fromkeys(sorted(set(ways)), 0)), 0, 0.0
     for number, way in enumerate([*ways, "none"]):
         run.start(draw.randrange(size // 10, size) if way == "full" else 0)
         if way == "early":
-            until = (
-                time.monotonic() + draw.random()
-            )  # while it starts, reads the checkpoint or takes again the steps that were lost
+            # while it starts, reads the checkpoint or repeats lost steps
+            until = time.monotonic() + draw.random()
             while time.monotonic() < until and run.step() <= reached:
                 time.sleep(0.002)
         else:
@@ -227,12 +186,10 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
                 died = 0.0
             if alive and way not in ("full", "none"):
                 alive = run.wait_for(round(0.8 * total * (number + draw.random()) / kills))
-                time.sleep(
-                    draw.random() * 0.02
-                )  # anywhere in a step, or in the save that follows it
+                time.sleep(0.02 * draw.random())  # anywhere in a step, or in the save after it
             if not alive and way != "full":
                 if not any(run.join()):
-                    continue  # it got to its end before a signal got to it
+                    continue  # it finished before the signal arrived
                 raise UserError(f"life {number + 1} ended by itself; {run.output} says why")
         if way == "none":
             break
@@ -248,31 +205,21 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
             raise UserError(f"'{way}' lost {run.step() - resumed} steps; {run.output} says more")
         account.again.append(max(0, run.step() - resumed))
         reached = max(reached, run.step())
-        print(
-            f"death {number + 1} of {kills}: {way} at step {run.step()} of {total}, goes on from"
-            f" {resumed}",
-            flush=True,
-        )
+        at = f"{way} at step {run.step()} of {total}, goes on from {resumed}"
+        print(f"death {number + 1} of {kills}: {at}", flush=True)
     if any(run.join()):
         raise UserError(f"the run did not end well; {run.output} says why")
     return account
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """0 where two nested containers of tensors are the same bit by bit, else the largest |a - b| /
+    """0 if two nested containers of tensors are equal bit by bit, else the largest |a - b| /
     max |b|; inf where shapes differ.
     """
-    if (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.shape == b.shape
-        and a.dtype == b.dtype
-    ):
-        return (
-            0.0
-            if torch.equal(a, b)
-            else ((a - b).double().abs().max() / b.double().abs().max()).item()
-        )
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape, a.dtype) == (b.shape, b.dtype):
+        if torch.equal(a, b):
+            return 0.0
+        return ((a - b).double().abs().max() / b.double().abs().max()).item()
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return max((largest_difference(a[key], b[key]) for key in a), default=0.0)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
@@ -281,14 +228,14 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Train one run without interruption and one through all deaths, and compare their ends.
-    Exits with 1 where they differ.
+    """Train one run without interruption and one with all deaths, and compare their ends. Exits
+    with 1 if they differ.
     """
     if given.out.exists():
         raise UserError(f"--out: {given.out} is there already; name another one")
     if min(given.kills, given.processes) < 1:
         raise UserError("--kills and --processes: at least 1")
-    config.read(given.config, given.overrides)  # a mistake in it is one line now, and no folder
+    config.read(given.config, given.overrides)  # refuses mistakes before the folder is made
     make_folder(given.out, "--out", "name another one")
     whole, killed = (
         Run(given.out / name, given.config, given.overrides, given.processes)
@@ -299,30 +246,21 @@ def check(given: argparse.Namespace) -> None:
     if any(whole.join()):
         raise UserError(f"the run did not end well even when left alone; {whole.output} says why")
     untouched, last = time.monotonic() - began, checkpoint.read(whole.files.last)
-    account = soak(
-        killed,
-        given.kills,
-        last["step"],
-        whole.files.last.stat().st_size,
-        random.Random(given.seed),
-    )
+    size, draw = whole.files.last.stat().st_size, random.Random(given.seed)
+    account = soak(killed, given.kills, last["step"], size, draw)
     ended = checkpoint.read(killed.files.last)
     difference = max(
         largest_difference(ended[entry], last[entry])
         for entry in ("method", "optimizer", "step", "best")
     )
     same_log = whole.files.metrics.read_text() == killed.files.metrics.read_text()
-    print(
-        f"{given.config}, {given.processes} process(es), {last['step']} steps, seed {given.seed}:"
-        f" {account.summary()}"
-    )
-    print(
-        f"untouched {untouched:.1f} s, with all deaths {time.monotonic() - began - untouched:.1f} s"
-    )
+    through = time.monotonic() - began - untouched
+    described = f"{given.config}, {given.processes} process(es), {last['step']} steps"
+    print(f"{described}, seed {given.seed}: {account.summary()}")
+    print(f"untouched {untouched:.1f} s, with all deaths {through:.1f} s")
     off = f"largest relative difference {difference:.2g}" if difference else "the same, bit by bit"
     print(f"weights, queue and optimiser: {off}")
     print(f"metrics.jsonl: {'the same text' if same_log else 'DIFFERS'}")
-    if difference > (0.0 if given.processes == 1 else 1e-6) or not (
-        same_log or given.processes > 1
-    ):
+    alone = given.processes == 1
+    if difference > (0.0 if alone else 1e-6) or (alone and not same_log):
         raise SystemExit(1)

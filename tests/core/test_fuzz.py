@@ -134,6 +134,7 @@ def test_a_config_is_checked_or_refused_in_one_line() -> None:
         taken.append(run is not None)
 
     look()
+    print(f"configs: {sum(taken)} taken, {len(taken) - sum(taken)} refused")
     assert 0.02 < sum(taken) / len(taken) < 0.9, "the fuzzer sees good and bad configs"
 
 

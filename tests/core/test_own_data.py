@@ -4,6 +4,7 @@ file.
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,31 @@ STORED = """
             images = labels[:, None, None, :].expand(-1, 3, 32, 32).byte() * 20
             super().__init__(images.contiguous(), labels, {"level": config.levels})
 """
+NAMED = """
+    from core.data.images import Arrays
+
+    from dataclasses import dataclass, field
+
+    import torch
+
+    @dataclass
+    class Inner:
+        code: str = "x"
+
+    @dataclass
+    class NamedConfig:
+        path: str = "here"
+        levels: int = 3
+        inner: Inner = field(default_factory=Inner)
+
+    class Named(Arrays):
+        Config = NamedConfig
+
+        def __init__(self, config, split, seed):
+            self.read = config
+            labels = torch.arange(config.levels)[:, None]
+            super().__init__(torch.zeros(config.levels, 1, 4, 4).byte(), labels, {"level": 9})
+"""
 BROKEN = "raise OSError('no such disk')"
 
 
@@ -98,7 +124,12 @@ def package(tmp_path, monkeypatch):
     """A package outside the repository, which nobody trusts yet."""
     folder = tmp_path / "mydata"
     folder.mkdir()
-    for name, text in (("discs", RENDERED), ("stored", STORED), ("broken", BROKEN)):
+    for name, text in (
+        ("discs", RENDERED),
+        ("stored", STORED),
+        ("named", NAMED),
+        ("broken", BROKEN),
+    ):
         (folder / f"{name}.py").write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_trusted", set())
@@ -154,6 +185,33 @@ def test_what_a_stranger_s_config_names_is_not_imported(package):
     assert "mydata" not in sys.modules and "\n" not in str(error.value)
     with pytest.raises(UserError, match="not trusted"):
         locate_source("mydata.discs.Discs", trusted=["my", "mydata.stored", "mydatax"])
+
+
+@pytest.mark.parametrize(
+    "written", ["007", "1e5", "yes", "runs/exp #1", "a: b", "${oc.env:HOME}", r"\${x}", "null", ""]
+)
+def test_text_among_the_options_is_taken_as_it_stands(written, package, tmp_path):
+    own = ["data.name=mydata.named.Named", "data.options.levels=4", "folder=x"]
+    keys = ("path", "inner.code")
+    run = config.read(
+        "configs/simclr_sprites.yaml", [*own, *(f"data.options.{key}={written}" for key in keys)]
+    )
+    again = config.from_dict(config.to_dict(run), "a checkpoint")
+    other = config.override(run, [f"data.options.path={written}x"], "a checkpoint")
+    for taken, path in ((run, written), (again, written), (other, f"{written}x")):
+        found = open_source(taken.data, "test", 0).config
+        assert (found.path, found.inner.code, found.levels) == (path, written, 4)
+    (tmp_path / "run.yaml").write_text(config.to_yaml(run))
+    assert config.read(tmp_path / "run.yaml", []).data.options == run.data.options
+
+
+def test_text_of_options_in_a_file_is_taken_as_it_stands(package, tmp_path):
+    text = Path("configs/simclr_sprites.yaml").read_text()
+    options = "name: mydata.named.Named, options: {path: 007, levels: 4, inner: {code: no}}"
+    made = text.replace("data:\n  name: sprites\n", f"data: {{{options}}}\n")
+    (tmp_path / "own.yaml").write_text(made)
+    found = open_source(config.read(tmp_path / "own.yaml", []).data, "test", 0).config
+    assert (found.path, found.levels, found.inner.code) == ("007", 4, "no")
 
 
 @pytest.mark.parametrize("how", ["given", "told", "environment", "module"])

@@ -4,7 +4,6 @@ Face.
 
 import io
 import json
-import os
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -169,12 +168,8 @@ def test_binarisation_needs_pixels_that_are_held(tmp_path):
         )
 
 
-@pytest.mark.skipif(
-    not os.environ.get("TWOBOUNDS_DATA"),
-    reason="TWOBOUNDS_DATA names no folder that holds MNIST/raw",
-)
-def test_the_real_mnist():
-    source = open_source(DataConfig(name="mnist", root=os.environ["TWOBOUNDS_DATA"]), "test", 0)
+def test_the_real_mnist(mnist_root):
+    source = open_source(DataConfig(name="mnist", root=str(mnist_root)), "test", 0)
     assert len(source) == 10_000
     assert torch.bincount(source.labels[:, 0]).tolist() == [
         980,

@@ -19,8 +19,8 @@ from core.errors import Unmeasurable
 from core.information.codes import Codes, codes, joined, normal_factors
 from core.information.collapse import active_units, collapse_status
 from core.randomness import KeyedRNG
-from probes.latents import collapse
-from probes.latents.collapse import decomposition, dimension_rates, log_marginals
+from probes.latents import rate_parts as collapse
+from probes.latents.rate_parts import decomposition, dimension_rates, log_marginals
 
 MAP = torch.tensor([[0.8, 0.3], [0.5, 0.7]], dtype=torch.float64)
 SIGMA, IMAGES = 0.7, 8192

@@ -18,7 +18,7 @@ from core.networks.likelihoods import Likelihood
 from core.randomness import KeyedRNG
 from core.run import config
 from probes.latents import rate_head
-from probes.latents.rate_head import Seen, measure, rate_distortion, train_heads
+from probes.latents.rate_head import Seen, measure, measure_curve, train_heads
 from probes.report import figures
 
 CONTENTS, SHAPE = 4, (1, 4, 4)
@@ -57,7 +57,7 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def curve() -> dict:
     splits = [images(n, name) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))]
-    return rate_distortion(*splits, Likelihood("bernoulli", 1), seed=0, betas=(0.1, 1.0, 3.0, 30.0))
+    return measure_curve(*splits, Likelihood("bernoulli", 1), seed=0, betas=(0.1, 1.0, 3.0, 30.0))
 
 
 def error(entry: dict) -> float:
@@ -107,7 +107,7 @@ def test_two_contents_cost_what_quadrature_says(beta):
     for n, name in ((2000, "train"), (500, "val"), (8000, "test")):
         content = KeyedRNG(0, 0).fork(name).integers("content", 2, n)
         splits.append(Seen(F.one_hot(content, 2).float(), pattern[content]))
-    point = rate_distortion(*splits, Likelihood("bernoulli", 1), betas=(beta,))["points"][0]
+    point = measure_curve(*splits, Likelihood("bernoulli", 1), betas=(beta,))["points"][0]
     found = point["distortion"]["value"] + beta * point["rate"]["value"]
     spread = 3 * error(point["nelbo"])
     assert best.fun - spread < found < best.fun + 0.05 + spread
@@ -152,7 +152,7 @@ def test_features_that_say_nothing_buy_nothing():
     splits = [
         images(n, name, known=False) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))
     ]
-    found = rate_distortion(*splits, Likelihood("bernoulli", 1), seed=0, betas=(0.5, 2.0))
+    found = measure_curve(*splits, Likelihood("bernoulli", 1), seed=0, betas=(0.5, 2.0))
     _, _, marginal = entropies()
     for point in found["points"]:
         assert point["rate"]["value"] == pytest.approx(0, abs=0.02)
@@ -172,8 +172,7 @@ def test_the_same_seed_gives_the_same_numbers_and_every_likelihood_fits(name, sh
     splits = [images(200, split) for split in ("train", "val", "test")]
     with torch.random.fork_rng():
         first, again, other = (
-            rate_distortion(*splits, Likelihood(name, 1), seed=s, betas=(1.0, 8.0))
-            for s in (0, 0, 1)
+            measure_curve(*splits, Likelihood(name, 1), seed=s, betas=(1.0, 8.0)) for s in (0, 0, 1)
         )
     assert first == again != other
     assert [point["beta"] for point in first["points"]] == [1.0, 8.0]
@@ -193,9 +192,7 @@ def test_test_images_change_no_weight(short, monkeypatch):
     reports = []
     for seen in (test, Seen(test.features.flip(1) + 1, 1 - test.images)):
         weights.append([])
-        reports.append(
-            rate_distortion(train, val, seen, Likelihood("logistic", 1), betas=(1.0, 8.0))
-        )
+        reports.append(measure_curve(train, val, seen, Likelihood("logistic", 1), betas=(1.0, 8.0)))
     assert reports[0] != reports[1]
     assert len(weights[0]) == len(weights[1]) == 3
     for one, two in zip(*weights, strict=True):
@@ -217,7 +214,7 @@ def test_no_point_is_beaten_by_another_or_by_nothing_where_heads_are_chosen(shor
 def test_heads_that_diverge_leave_nothing(short):
     splits = [images(200, name) for name in ("train", "val", "test")]
     splits[0].features[0] = math.inf
-    found = rate_distortion(*splits, Likelihood("logistic", 1), betas=(1.0, 8.0))
+    found = measure_curve(*splits, Likelihood("logistic", 1), betas=(1.0, 8.0))
     assert [point["nelbo"] for point in found["points"]] == [found["nothing"]["nelbo"]] * 2
 
 
@@ -252,7 +249,7 @@ def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_pa
 def test_betas_must_ascend():
     split = images(10, "train")
     with pytest.raises(ValueError, match="^betas"):
-        rate_distortion(split, split, split, Likelihood("bernoulli", 1), betas=(2.0, 1.0))
+        measure_curve(split, split, split, Likelihood("bernoulli", 1), betas=(2.0, 1.0))
 
 
 def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
@@ -261,5 +258,5 @@ def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
 
 
 def test_the_picture_shows_several_checkpoints(curve, tmp_path):
-    figures.rate_distortion([("a", curve), ("b", curve)], tmp_path / "rd.png")
+    figures.head_curves([("a", curve), ("b", curve)], tmp_path / "rd.png")
     assert (tmp_path / "rd.png").stat().st_size > 1000

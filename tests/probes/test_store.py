@@ -54,8 +54,42 @@ def test_a_crafted_report_is_set_aside_and_not_merged(tmp_path, report, capsys):
     for signature in (crafted["signature"], None, 7, "0" * 64, "é" * 64):
         path.write_text(json.dumps(crafted | {"signature": signature}))
         assert store.earlier(path, report) == {} and not path.exists()
-        assert (tmp_path / "probe-of-others.json").is_file()
         assert "was not written by this user" in capsys.readouterr().out
+    kept = tmp_path.glob("probe-of-others*.json")
+    assert sorted(str(json.loads(file.read_text())["signature"])[:2] for file in kept) == sorted(
+        [crafted["signature"][:2], "No", "7", "00", "éé"]
+    )
+
+
+@pytest.mark.parametrize("home", ["no folder", "a key that others may read"])
+def test_without_a_key_no_report_is_lost(home, tmp_path, report, capsys, monkeypatch):
+    """Who wrote it can not be told then, so it is neither read again nor overwritten."""
+    cache = tmp_path / "file"
+    if home == "no folder":
+        cache.write_text("")
+        cache = cache / "below"
+    else:
+        cache.mkdir()
+        (cache / "key").write_bytes(bytes(32))
+        (cache / "key").chmod(0o644)
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(cache))
+    path = tmp_path / "probe.json"
+    for number in range(3):
+        store.save(report | {"linear": {"top1": number / 4}}, path)
+        assert store.earlier(path, report) == {} and not path.exists()
+        said = capsys.readouterr().out
+        assert f"without a key in {cache}" in said and "TWOBOUNDS_CACHE" in said
+    kept = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("probe-before*.json"))]
+    assert sorted(found["linear"]["top1"] for found in kept) == [0, 0.25, 0.5]
+    assert store.earlier(path, report) == {} and not capsys.readouterr().out
+
+
+def test_a_report_of_another_version_is_kept(tmp_path, report, capsys):
+    path = tmp_path / "probe.json"
+    store.save(report | {"format": "of tomorrow"}, path)
+    assert store.earlier(path, report) == {}
+    assert "tomorrow" in (tmp_path / "probe-unreadable.json").read_text()
+    assert "kept as probe-unreadable.json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

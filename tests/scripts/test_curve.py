@@ -11,7 +11,8 @@ import torch
 from core.information.rate_distortion import WaterFilling
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
-from probes.latents import collapse, curve, rate, rate_head
+from probes.latents import curve, rate, rate_head
+from probes.latents import rate_parts as collapse
 from scripts import rate_distortion as script
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "linear_vae.yaml")

@@ -1,6 +1,4 @@
-"""What a run survives: damaged files, a full disk, a loss that is not finite, a logger's server
-that never answers.
-"""
+"""What a run survives: damaged files, a full disk, a loss that is not finite, a signal."""
 
 import os
 import random
@@ -8,25 +6,22 @@ import re
 import resource
 import struct
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import wandb
 
 from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
 from core.run.folder import RunFolder
-from core.run.logger import Logger
 from core.run.optim import build_optimizer
 from core.run.preemption import REQUEUE
-from scripts.benches.wandb_server import Server
 from tests.front_door import ROOT, run_script, start_script
 
 SMALL = ["model.hidden=16", "model.projection=8"]
+LONG = 1800.0  # seconds: longer than anything that ends takes on the slowest machine
 
 
 @pytest.fixture
@@ -208,7 +203,7 @@ time.sleep(1)"""
     with pytest.raises(UserError, match="another process trains"):
         folder.hold()
     (tmp_path / "end").touch()
-    folder.hold(patience=600.0)
+    folder.hold(patience=LONG)
     before.join()
     assert before.exitcode == 0
 
@@ -239,100 +234,6 @@ def test_what_is_not_finite_is_never_saved(run, spoil):
     with pytest.raises(UserError, match="not finite at step 2.*optim.clip"):
         save(folder, state, 2)
     assert steps(folder) == {"last.ckpt": 1}
-
-
-@pytest.fixture
-def wandb_online(run, monkeypatch):
-    """A run that logs online, to what `WANDB_BASE_URL` says, with less patience; W&B's own process
-    is a new one, which takes seconds.
-    """
-    monkeypatch.setattr("core.run.logger.PATIENCE", 10)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    run[1].run.wandb = "online"
-    wandb.teardown()
-    yield run
-    wandb.teardown()
-
-
-@pytest.mark.parametrize("server", ["refuses", "hangs"])
-def test_a_server_that_does_not_answer_stops_nothing(server, wandb_online, monkeypatch, capfd):
-    folder, state = wandb_online
-    with Server("hangs") as hanging:
-        monkeypatch.setenv(
-            "WANDB_BASE_URL", hanging.url if server == "hangs" else "http://127.0.0.1:9"
-        )
-        first = Logger(state.run, folder.path)
-        first.metrics({"loss": 1.0}, 1)
-        first.close(patience=60)
-        assert bool(hanging.asked) == (server == "hangs")
-    assert "logging offline instead" in capfd.readouterr().err
-    assert within_seconds(lambda: logged_steps(folder, first.id), [1])
-
-
-def test_a_server_that_falls_silent_later_stops_nothing(wandb_online, monkeypatch):
-    folder, state = wandb_online
-    with Server("hangs later") as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        logger = Logger(state.run, folder.path)
-        for step in (1, 2):
-            logger.metrics({"loss": 1 / step}, step)
-        began = time.monotonic()
-        logger.close(patience=60)
-        assert time.monotonic() - began < 40
-        assert server.begun
-    assert within_seconds(lambda: logged_steps(folder, logger.id, "run"), [1, 2])
-
-
-def test_a_server_gets_a_resumed_run_as_one_run_whose_steps_increase(wandb_online, monkeypatch):
-    folder, state = wandb_online
-    with Server("answers") as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        for steps in ((1, 2), (3, 4)):
-            logger = Logger(state.run, folder.path, state.wandb_id)
-            state.wandb_id = logger.id
-            for step in steps:
-                logger.metrics({"loss": 1 / step}, step)
-            logger.close(patience=60)
-        assert within_seconds(lambda: server.steps, [1, 2, 3, 4])
-        assert set(server.runs) == {state.wandb_id}
-
-
-def within_seconds(look, wanted):
-    """Whether `look()` comes to what is wanted: W&B's own process may still be writing when ours
-    goes on.
-    """
-    until = time.monotonic() + 20
-    while (found := look()) != wanted and time.monotonic() < until:
-        time.sleep(0.05)
-    return found == wanted
-
-
-def logged_steps(folder: RunFolder, run_id: str, life: str = "offline-run") -> list[int]:
-    """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its
-    files, in history and summary.
-    """
-    lives = sorted(folder.path.glob(f"wandb/{life}-*-{run_id}/run-{run_id}.wandb"))
-    return [
-        step
-        for life in lives
-        for step in dict.fromkeys(
-            map(int, re.findall(rb"\x04step\x82\x01\x01(\d)", life.read_bytes()))
-        )
-    ]
-
-
-def test_a_resumed_run_is_one_run_whose_steps_increase(run):
-    folder, state = run
-    state.run.wandb = "offline"
-    for steps in ((1, 2), (3, 4)):
-        logger = Logger(state.run, folder.path, state.wandb_id)
-        state.wandb_id = state.wandb_id or logger.id
-        assert logger.id == state.wandb_id
-        for step in steps:
-            logger.metrics({"loss": 1 / step}, step)
-        logger.close(patience=60)
-        time.sleep(1.1)  # W&B names the folder of a life by the second
-    assert within_seconds(lambda: logged_steps(folder, state.wandb_id), [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm", "none"])
@@ -396,12 +297,12 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]]
+    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]]
 )
 def test_a_short_soak(tmp_path, more):
     """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
     sprites = [
-        "data.sprites.train=2048",
+        "data.sprites.train=1024",
         "data.sprites.validation=64",
         "data.sprites.test=64",
         "optim.batch_size=32",

@@ -211,6 +211,27 @@ def test_a_probe_of_ones_own_is_one_file(tmp_path, capsys, monkeypatch):
     sys.modules.pop("mine.spectrum"), sys.modules.pop("mine")
 
 
+def test_numbers_outlive_a_picture_that_is_interrupted(tmp_path, capsys, monkeypatch):
+    saved(tmp_path)
+    call(tmp_path, "--probes", "linear")
+
+    def interrupted(self, found, frozen, folder):
+        assert report(tmp_path)["knn"] == found.numbers, "saved before anything is drawn"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KNNProbe, "figures", interrupted)
+        with pytest.raises(SystemExit):
+            call(tmp_path, "--probes", "knn")
+    left = report(tmp_path)
+    assert "knn" in left and "linear" in left and not list(tmp_path.glob("probe/neighbours.png"))
+    capsys.readouterr()
+    call(tmp_path, "--probes", "linear,knn")
+    said = capsys.readouterr().out
+    assert "linear was measured before" in said and "knn was measured before" not in said
+    assert report(tmp_path)["knn"] == left["knn"] and list(tmp_path.glob("probe/*.png"))
+
+
 def test_a_number_that_is_not_finite_is_absent_with_its_reason(tmp_path, capsys, monkeypatch):
     saved(tmp_path)
     from probes.probe import Found

@@ -1,10 +1,8 @@
-"""What the code of a VAE carries, and where its rate goes: active units, the rate of each
-dimension, and
+"""The parts of a VAE's rate: the rate of each dimension and, for a prior that factorises,
 
     R = I(X; Z) + TC + sum_j KL(q(z_j) || p(z_j)),   TC = KL(q(z) || prod_j q(z_j))
 
-for a prior that factorises (Hoffman & Johnson 2016; Chen et al. 2018). All in nats. n = images, L =
-latent dimensions.
+(Hoffman & Johnson 2016; Chen et al. 2018). In nats. n = images, L = latent dimensions.
 """
 
 import math
@@ -20,45 +18,43 @@ from core.information.codes import Codes, normal_factors
 from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
-PAIRS = (
-    2**32
-    # most values of log q(z_ij | x_k) that the marginals are made of, seconds; beyond it fewer
-    # images are read
-)
-ROWS, COLUMNS = 256, 1024  # of a tile of one dimension, which stays in the cache
+PAIRS = 2**32  # most values of log q(z_ij | x_k), some seconds; above it, fewer images are used
+ROWS, COLUMNS = 256, 1024  # of a block of one dimension, which fits into the cache
+QUANTITIES = {
+    "total_correlation": "KL(q(z) || prod_j q(z_j))",
+    "dimension_wise_kl": "sum_j KL(q(z_j) || p(z_j))",
+}
 
 
 def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:
-    """E KL(q(z_j|x) || p(z_j)) of each dimension, which sum to R; None where the prior does not
-    factorise into normals.
+    """E KL(q(z_j|x) || p(z_j)) of each dimension, with sum R; None where the prior is no product of
+    normals.
     """
     p = normal_factors(prior)
     return None if p is None else kl_divergence(Normal(codes.mean, codes.sigma), p).mean(0).tolist()
 
 
 def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None) -> dict[str, Any]:
-    """The parts of R for q(z) = (1/n) sum_k q(z|x_k) over these n images, and brackets of TC and
-    dimension-wise KL for q(z) over all.
-
-    With z_i ~ q(z|x_i), one an image, and q(z_i) read with image i's own component among the n,
-    each part is unbiased for what it says of these n images, and the parts add up term by term to
-    log q(z_i|x_i) - log p(z_i):
+    """The parts of R for q(z) = (1/n) sum_k q(z|x_k) over these n images, and intervals of TC and
+    dimension-wise KL for q(z) over all images.
 
         I = E log q(z|x) / q(z)  (<= log n),   TC = E log q(z) / prod_j q(z_j),
         dimension-wise KL = sum_j E log q(z_j) / p(z_j)
 
-    Where `joint`, the scores of every pair of an even choice of these images, is of as many as are
-    read here, it is not made again.
+    Each image has one sample z_i ~ q(z|x_i), and q(z_i) contains image i's own component. So each
+    part is unbiased for these n images, and the parts of each image add up to log q(z_i|x_i) -
+    log p(z_i). For q(z) over all images, E log q(z) lies between the estimate without the own
+    component and that with it, by Jensen's inequality, and E log q(z_j) likewise: each interval
+    holds in expectation. Parts with p(z_j) are left out where p(z) does not factorise.
 
-    Of q(z) over all images, E log q(z) is between its leave-one-out estimate and that with the own
-    component, by Jensen's inequality, and E log q(z_j) likewise, so each bracket holds in
-    expectation. The parts that name p(z_j) are left out where p(z) does not factorise.
+    `joint`: scores of all pairs of evenly chosen images; they are reused if the number fits.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))
     if joint is None or len(joint.own) != len(codes.z):
         joint = gaussian(codes.mean, codes.sigma, codes.z)
-    of_all, of_others = _log_aggregate(joint)
+    of_all = torch.logaddexp(joint.own, joint.others) - math.log(len(codes.z))
+    of_others = joint.others - math.log(len(codes.z) - 1)
     log_prior = prior.log_prob(codes.z).double()
     parts = {
         "rate": joint.own - log_prior,
@@ -69,33 +65,23 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     if normal_factors(prior):
         parts["dimension_wise_kl"] = with_own - log_prior
         brackets["dimension_wise_kl"] = (without - log_prior, with_own - log_prior)
-    return {
+    found: dict[str, Any] = {
         "on_these_images": {
             "quantity": "R = I + TC + dimension-wise KL, where q(z) is the mean of q(z|x) over"
             " these images; R at one z an image",
             "images": len(codes.z),
             **{name: bounds(interval(terms)) for name, terms in parts.items()},
-        },
-        **{
-            name: {
-                "quantity": QUANTITIES[name],
-                "low": max(0.0, low.mean().item()),
-                "high": max(0.0, high.mean().item()),
-            }
-            for name, (low, high) in brackets.items()
-        },
+        }
     }
-
-
-QUANTITIES = {
-    "total_correlation": "KL(q(z) || prod_j q(z_j))",
-    "dimension_wise_kl": "sum_j KL(q(z_j) || p(z_j))",
-}
+    for name, ends in brackets.items():
+        low, high = (max(0.0, end.mean().item()) for end in ends)
+        found[name] = {"quantity": QUANTITIES[name], "low": low, "high": high}
+    return found
 
 
 def log_marginals(mean: Tensor, sigma: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """log (1/n) sum_k q(z_ij | x_k) with the own component k = i, and log (1/(n-1)) sum_{k != i}
-    without it; float64 [n, L] each.
+    """log (1/n) sum_k q(z_ij | x_k), and log (1/(n-1)) sum_{k != i} without the own component;
+    float64 [n, L] each.
     """
     n = len(z)
     others = torch.empty(z.shape, dtype=torch.float64, device=z.device)
@@ -105,9 +91,8 @@ def log_marginals(mean: Tensor, sigma: Tensor, z: Tensor) -> tuple[Tensor, Tenso
             others[rows, j] = _log_sum_of_others(mean[:, j], 1 / sigma[:, j], z[:, j], rows)
     own = -0.5 * ((z - mean) / sigma) ** 2 - sigma.log()
     constant = 0.5 * math.log(2 * math.pi)
-    return torch.logaddexp(own, others) - math.log(n) - constant, others - math.log(
-        n - 1
-    ) - constant
+    with_own = torch.logaddexp(own, others) - math.log(n) - constant
+    return with_own, others - math.log(n - 1) - constant
 
 
 def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) -> Tensor:
@@ -121,9 +106,8 @@ def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) ->
         own = (place >= columns.start) & (place < columns.stop)
         kernel[own.nonzero()[:, 0], place[own] - columns.start] = 0
         total += kernel @ inverse[columns]
-    far = (total < torch.finfo(total.dtype).tiny).nonzero()[
-        :, 0
-    ]  # all others are 38 sigma away: the sum underflows, its logarithm need not
+    # where all others are 38 sigma away the sum underflows, but its logarithm can be computed
+    far = (total < torch.finfo(total.dtype).tiny).nonzero()[:, 0]
     found = total.log()
     if len(far):
         exponent = -0.5 * ((z[place[far], None] - mean) * inverse) ** 2 + inverse.log()
@@ -132,18 +116,11 @@ def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) ->
     return found
 
 
-def _log_aggregate(joint: Scores) -> tuple[Tensor, Tensor]:
-    """log q(z_i) with the own component among the n, and without it; [n] each."""
-    n = len(joint.own)
-    return torch.logaddexp(joint.own, joint.others) - math.log(n), joint.others - math.log(n - 1)
-
-
 def at_most(codes: Codes, most: int) -> Codes:
-    """Codes of at most that many images, evenly spread."""
+    """Codes of at most `most` images, evenly spread."""
     n = len(codes.z)
     if n <= most:
         return codes
     chosen = torch.arange(most, device=codes.z.device) * n // most
-    return codes._replace(
-        **{key: getattr(codes, key)[chosen] for key in ("mean", "sigma", "z", "rate")}
-    )
+    kept = {key: getattr(codes, key)[chosen] for key in ("mean", "sigma", "z", "rate")}
+    return codes._replace(**kept)

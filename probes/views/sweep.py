@@ -1,0 +1,36 @@
+"""The InfoNCE bound of paired codes for several numbers of candidates C, and what it may claim."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from core.information.bounds import Estimate, infonce_terms, interval
+from core.information.verdict import cosine_cap, verdict
+
+
+class Sweep(NamedTuple):
+    """Bounds in nats by C, the most that the critic can show, and the verdict at the largest C."""
+
+    bounds: list[tuple[int, Estimate]]
+    cap: float
+    verdict: str
+
+
+def sweep_over(
+    query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
+) -> Sweep:
+    """The bound at C = 2^4 + 1, 2^5 + 1, ... and n, for scores scale <query, key> of codes [n, P].
+
+    `calibration`: other codes, on which the critic was chosen. The gap between the two splits, at
+    one C, shows whether the critic limits the bound.
+    """
+    n = len(query)
+    counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
+    found = [interval(row) for row in infonce_terms(query, key, scale, counts)]
+    sizes = [c for c in counts if calibration and c <= len(calibration[0])]
+    expected = None
+    if calibration and sizes:
+        on_calibration = infonce_terms(*calibration, scale, sizes[-1:]).mean().item()
+        expected = found[-1].mean + on_calibration - found[counts.index(sizes[-1])].mean
+    bounds, cap = list(zip(counts, found, strict=True)), cosine_cap(scale, n)
+    return Sweep(bounds, cap, verdict(bounds, n, expected, cap))

@@ -1,0 +1,54 @@
+"""What several commands share: options, and the steps of a study. Nothing heavy is imported."""
+
+import argparse
+import importlib
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from core.commands import command, through
+
+SCRIPTS = Path(__file__).resolve().parent
+PROCESSES = ("trainer.devices=", "trainer.num_nodes=")  # a step with these starts processes
+
+
+def option(
+    parser: argparse.ArgumentParser, name: str, about: str, default: Any = None, **more: Any
+) -> None:
+    """Add an option; its default, if any, gives its type and is shown by --help."""
+    if default not in (None, []):
+        more.setdefault("type", Path if isinstance(default, Path) else type(default))
+        about = f"{about} (default: %(default)s)".lstrip()
+    parser.add_argument(name, help=about, default=default, **more)
+
+
+def switch(parser: argparse.ArgumentParser, name: str, about: str) -> None:
+    """Add an option without a value."""
+    parser.add_argument(name, action="store_true", help=about)
+
+
+def overrides(parser: argparse.ArgumentParser, about: str) -> None:
+    """Add the argument for keys of a config."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
+
+
+def step(script: str, *words: object) -> None:
+    """Show a command line and run it, in this process where it can be, as importing torch takes
+    seconds. A step that fails ends this command with its exit code.
+    """
+    name, rest = script.removesuffix(".py"), [str(word) for word in words]
+    print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)
+    front = [sys.argv[0], name] if through() else [str(SCRIPTS / script)]
+    if any(word.startswith(PROCESSES) for word in rest):
+        if code := subprocess.call([sys.executable, *front, *rest]):
+            raise SystemExit(code)
+        return
+    handled = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        importlib.import_module(f"scripts.{name}").main(rest)
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""A process is waited for as long as it gets on, and given up when it spins or sleeps without
+progress.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import patience
+from scripts.patience import Patience, cpu_seconds, stamp
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+class Clock:
+    """A machine whose seconds are set by the test: of the clock, and of the process's CPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = self.cpu = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(patience, "cpu_seconds", lambda pid: self.cpu)
+        self.step = 0
+        self.patience = Patience([multiprocessing.Process()], lambda: self.step)
+
+    def after(self, seconds: float, cpu: float, steps: int = 0) -> bool:
+        """Whether it is over, when so much has passed since the last look."""
+        self.now, self.cpu, self.step = self.now + seconds, self.cpu + cpu, self.step + steps
+        return self.patience.is_over()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_step_an_hour_is_progress(clock):
+    assert not any(clock.after(3600, cpu, steps=1) for cpu in (0, 3600, 0, 7200))
+
+
+def test_a_process_that_starves_is_waited_for(clock):
+    """On a machine with other work it gets a fiftieth of a core: an import takes an hour."""
+    assert not any(clock.after(60, 1.2) for _ in range(60))
+
+
+def test_a_process_that_spins_is_given_up_by_its_own_cpu_time(clock):
+    assert not clock.after(1, patience.SPENT - 1)
+    assert clock.after(1, 2)
+    assert not clock.after(1, 0, steps=1), "a step begins anew"
+    assert not clock.after(1, patience.SPENT - 1)
+
+
+def test_a_process_that_sleeps_is_given_up_by_the_clock(clock):
+    looks = [clock.after(60, 0.01) for _ in range(20)]
+    assert looks.index(True) == patience.IDLE // 60
+
+
+def spin(seconds: float) -> None:
+    while time.process_time() < seconds:
+        pass
+    time.sleep(60)
+
+
+@linux
+def test_cpu_seconds_are_those_of_the_process():
+    process = multiprocessing.get_context("fork").Process(target=spin, args=(0.3,))
+    process.start()
+    while (spent := cpu_seconds(process.pid)) < 0.25:
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert spent < 5 and cpu_seconds(os.getpid()) > 0
+    process.kill()
+    process.join()
+    assert cpu_seconds(process.pid) == 0.0
+
+
+def test_a_file_that_is_not_there_has_no_stamp(tmp_path: Path):
+    assert stamp(tmp_path / "none") == 0
+    (tmp_path / "there").touch()
+    assert stamp(tmp_path / "there") > 0
