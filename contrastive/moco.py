@@ -6,7 +6,7 @@ schedule). B = images on this process, K = queue length, D = features, P = proje
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from core.information.geometry import alignment
 from core.information.losses import in_batch_loss, queue_loss
 from core.method import Context, Method
 from core.networks.backbones import Backbone
-from core.networks.batchnorm import in_groups, synchronised
+from core.networks.batchnorm import grouped, in_groups, synchronised
 from core.randomness import KeyedRNG
 
 
@@ -65,18 +65,19 @@ class MoCo(Method):
                 "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection),
             }
         )
+        self._one_pass = grouped(self.query)
         self.key = copy.deepcopy(self.query).requires_grad_(False)
         self.queue = KeyQueue(config.queue, config.projection)
         self._new_keys: Tensor | None = None  # the keys of the current step
 
     def forward(self, batch: Batch) -> Output:
-        queries, keys, in_batch = [], [], []
-        for query_view, key_view, rng in self._directions(batch):
-            (query,) = self.in_micro_batches(lambda view: (_encode(self.query, view),), query_view)
-            key = self._encode_keys(key_view, rng)
-            in_batch.append(in_batch_loss(query, key, self.temperature))
-            queries.append(query)
-            keys.append(key)
+        directions = list(self._directions(batch))
+        keys = self._encode_keys([(view, rng) for _, view, rng in directions])
+        queries = self._encode_queries([view for view, _, _ in directions])
+        in_batch = [
+            in_batch_loss(query, key, self.temperature)
+            for query, key in zip(queries, keys, strict=True)
+        ]
         loss = queue_loss(
             torch.cat(queries), torch.cat(keys), self.queue.keys, self.temperature
         )  # reads the queue once
@@ -85,11 +86,11 @@ class MoCo(Method):
         candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            # no bound: the queued keys come from older encoders
-            "train_bound": math.log(candidates) - loss.detach(),
-            # the form of a valid bound: all keys come from the present encoder
-            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),
-            "alignment": alignment(query.detach(), key),
+            "train_bound": math.log(candidates)
+            - loss.detach(),  # no bound: queued keys are those of older encoders
+            "in_batch_bound": math.log(n)
+            - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            "alignment": alignment(queries[-1].detach(), keys[-1]),
         }
         return Output(loss, metrics)
 
@@ -105,21 +106,74 @@ class MoCo(Method):
         ):
             yield query_view, key_view, batch.rng.fork(f"direction{number}")
 
+    def _encode_queries(self, views: list[Tensor]) -> list[Tensor]:
+        """Unit-length queries [B, P] of the views [B, C, H, W] of each direction, each view with
+        batch statistics of its own.
+
+        One pass for both where torch's own kernel can serve it: half the operators to start.
+        """
+        backbone = self.query["backbone"]
+        plain = self._one_pass and self.query.training and not synchronised(self.query)
+        in_rows = all(p.is_contiguous() for p in backbone.parameters())  # and no channels_last
+        compiled = getattr(backbone, "_compiled_call_impl", None) is not None
+        if len(views) == 1 or not plain or not in_rows or compiled or self.micro_batch:
+
+            def encode(view: Tensor) -> tuple[Tensor, ...]:
+                return (_encode(self.query, view),)
+
+            return [self.in_micro_batches(encode, view)[0] for view in views]
+        turns = torch.stack(views, 1).flatten(0, 1)  # the views of an image one behind the other
+        number = torch.arange(len(turns), device=turns.device) % len(views)
+        with in_groups(self.query, number, len(views), in_turns=True):
+            codes = _encode(self.query, turns)
+        return list(codes.unflatten(0, (-1, len(views))).unbind(1))
+
     @torch.no_grad()
-    def _encode_keys(self, view: Tensor, rng: KeyedRNG) -> Tensor:
-        """Unit-length keys [B, P]; a query and its key share no batch statistics (section 3.3)."""
-        if not self.key.training or self.config.shuffle_groups == 1:
-            return _encode(self.key, view)
-        places, together = rng.uniform("shuffle", len(view)), synchronised(self.key)
-        order = torch.argsort(gather(places) if together else places)
-        groups = order.tensor_split(min(self.config.shuffle_groups, max(1, len(order) // 2)))
-        if together:  # a group has members on every process; its sums go over all processes
-            number = torch.cat([torch.full_like(group, i) for i, group in enumerate(groups)])
-            mine = torch.empty_like(number).index_copy_(0, order, number).chunk(world())[rank()]
-            with in_groups(self.key, mine, len(groups)):
-                return _encode(self.key, view)
-        shuffled = torch.cat([_encode(self.key, view[group]) for group in groups])
-        return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+    def _encode_keys(self, directions: list[tuple[Tensor, KeyedRNG]]) -> list[Tensor]:
+        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. A query
+        and its own key never share batch statistics (section 3.3 of the MoCo paper): the keys of a
+        direction fall into random groups, and each group has statistics of its own.
+        """
+        views = [view for view, _ in directions]
+        if not self.key.training:
+            return [_encode(self.key, view) for view in views]
+        together = synchronised(self.key)
+        # rows of each direction in the order of their groups, [directions, N]
+        order = torch.stack([self._order(len(view), rng, together) for view, rng in directions])
+        n = order.shape[1]
+        groups = min(self.config.shuffle_groups, max(1, n // 2))
+        if not together and (self.micro_batch or not self._one_pass):
+            return [
+                _group_by_group(self.key, view, rows.tensor_split(groups))
+                for view, rows in zip(views, order, strict=True)
+            ]
+        x, count = torch.cat(views), len(views) * groups
+        direction = torch.arange(len(views), device=order.device)[:, None]
+        if not together and n % groups == 0:
+            # the groups take turns: group 0, 1, ..., 0, 1, ...
+            rows = (order + n * direction).view(count, -1).T.flatten()
+            turn = torch.arange(len(rows), device=rows.device) % count
+            with in_groups(self.key, turn, count, in_turns=True):
+                shuffled = _encode(self.key, x[rows])
+            keys = torch.empty_like(shuffled).index_copy_(0, rows, shuffled)
+        else:  # with several processes a group has members on each of them
+            place = torch.arange(n, device=order.device)
+            # the first n mod G groups have a row more, as those of tensor_split
+            group = torch.maximum(place // (n // groups + 1), (place - n % groups) // (n // groups))
+            number = torch.empty_like(order).scatter_(1, order, group.expand_as(order))
+            number = (number + groups * direction).chunk(world(), 1)[rank()]
+            with in_groups(self.key, number.flatten(), count):
+                keys = _encode(self.key, x)
+        return list(keys.chunk(len(views)))
+
+    def _order(self, rows: int, rng: KeyedRNG, together: bool) -> Tensor:
+        """All rows, those of all processes if `together`, in random order; as they are where there
+        is one group.
+        """
+        if self.config.shuffle_groups == 1:
+            return torch.arange(rows * (world() if together else 1), device=self.queue.keys.device)
+        places = rng.uniform("shuffle", rows)
+        return torch.argsort(gather(places) if together else places)
 
     @torch.no_grad()
     def encode_again(self, parts: list[Batch]) -> Tensor:
@@ -134,7 +188,7 @@ class MoCo(Method):
         self.key.train()
         try:
             made = [
-                [self._encode_keys(view, rng) for _, view, rng in self._directions(part)]
+                self._encode_keys([(view, rng) for _, view, rng in self._directions(part)])
                 for part in parts
             ]
         finally:
@@ -187,3 +241,10 @@ class MoCo(Method):
 
 def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
     return F.normalize(at_least_float32(encoder["head"](encoder["backbone"](x))), dim=1)
+
+
+def _group_by_group(encoder: nn.ModuleDict, view: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """Keys of the rows of one group at a time: less memory, and any network can do it."""
+    rows = torch.cat(list(groups))
+    shuffled = torch.cat([_encode(encoder, view[group]) for group in groups])
+    return torch.empty_like(shuffled).index_copy_(0, rows, shuffled)

@@ -43,13 +43,12 @@ class KeyQueue(nn.Module):
 
         The pointer stays on the device, so the host does not wait for it.
         """
-        length = len(self.keys)
+        length, device = len(self.keys), self.keys.device
         skipped = max(0, len(keys) - length)
-        indices = torch.arange(len(keys) - skipped, device=self.keys.device)
-        places = (self.pointer + skipped + indices) % length
+        places = (self.pointer + torch.arange(skipped, len(keys), device=device)).remainder_(length)
         self.keys.index_copy_(0, places, keys[skipped:].to(self.keys.dtype))
-        self.pointer.copy_((self.pointer + len(keys)) % length)
-        self.filled.copy_((self.filled + len(keys)).clamp(max=length))
+        self.pointer.add_(len(keys)).remainder_(length)
+        self.filled.add_(len(keys)).clamp_(max=length)
 
     def oldest(self, per_step: int) -> tuple[Tensor, int]:
         """The remaining keys of the oldest step, [b, D] in their order, and their age in steps.

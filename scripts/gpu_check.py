@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     import torch
 
+    from core.information import chunked, flash
     from core.run.folder import make_folder
     from scripts.checks.gpu import exact, kernels, machine, runs, steps
     from scripts.checks.gpu.report import Check, Stage
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
     compiled = device.type == "cuda" if given.compile is None else given.compile
     check = Check(device, given.out.resolve(), given.seconds, compiled)
+    if not check.gpu:
+        flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
+        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
     stages = {
         "machine": machine.machine,
         "losses": exact.losses,

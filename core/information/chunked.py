@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -25,6 +26,20 @@ LOG2E = 1 / math.log(2)
 
 # Queries per chunk, most keys and most scores of a chunk: on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
+# Where every operator costs a launch, this many scores (256 MiB in float32) are one block: computed
+# and held at once.
+AT_ONCE = 2**26
+DEVICES: tuple[str, ...] = ("cuda",)
+
+
+def at_once(x: Tensor, numbers: int) -> bool:
+    """Whether so many scores, or widened keys, on the device of x are one block."""
+    return x.device.type in DEVICES and numbers <= AT_ONCE
+
+
+def scores_of(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+    """scale <x, y>, [n, m], in one operator."""
+    return torch.addmm(rows.new_empty(()), rows, columns.T, beta=0, alpha=scale)
 
 
 def slices(n: int, size: int) -> Iterator[slice]:
@@ -44,33 +59,49 @@ class QueueInfoNCE(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])
         total, mean = softmax_mean(query, negatives, scale, wanted, half)
-        margin = total - scale * (query.double() * key.double()).sum(1)
+        own = (query.to(total.dtype) * key.to(total.dtype)).sum(1)
+        margin = torch.sub(total, own, alpha=scale)
         if mean is not None:
-            # one minus the probability of the positive
-            weight = (torch.sigmoid(margin) * (scale / len(query))).to(query.dtype)[:, None]
-            ctx.save_for_backward(mean.sub_(key).mul_(weight), query * -weight)
-        return torch.logaddexp(margin, torch.zeros_like(margin)).mean().to(query.dtype)
+            # one minus the positive's probability
+            weight = (torch.sigmoid(margin).mul_(scale / len(query))).to(query.dtype)[:, None]
+            of_query, of_key = ctx.needs_input_grad[:2]
+            ctx.save_for_backward(
+                mean.sub_(key).mul_(weight) if of_query else None,
+                query * weight if of_key else None,
+            )
+        return softplus(margin).mean().to(query.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         query, key = ctx.saved_tensors
-        return query * grad, key * grad, None, None, None
+        return (
+            None if query is None else query * grad,
+            None if key is None else key * -grad,
+            None,
+            None,
+            None,
+        )
 
 
 def softmax_mean(
     query: Tensor, keys: Tensor, scale: float, mean: bool = True, half: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """For query [N, D] and keys [K, D]: log sum_c exp(scale <q, k_c>), float64 [N], and the
-    softmax-weighted mean key [N, D] (None without `mean`).
+    """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), [N], and the
+    softmax-weighted mean key [N, D].
 
-    Extra memory is O(N D) and one chunk of scores. Vectors may have any length: the maximum is
-    subtracted if exponentials would leave float32's range. Keys in half precision are widened chunk
-    by chunk. With `half`, keys may be rounded to it, if `core.information.flash` can be used.
+    Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K; on a
+    GPU the chunk is all of them where they are at most `AT_ONCE`. Chunks are summed in float64. Any
+    vectors: the maximum is taken out where exponentials would leave float32's range. Keys in half
+    precision are widened chunk by chunk, so scores and sums are never in it. With `half` they may
+    be rounded to it instead, where `core.information.flash` serves.
     """
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)
         return total, found if mean else None
+    widened = 0 if keys.dtype == query.dtype else keys.numel()
+    if at_once(query, max(len(query) * len(keys), widened)):
+        return _in_one_block(query, keys.to(query.dtype), scale, mean)
     rows, widest, most = ON_CPU if query.device.type == "cpu" else ON_GPU
     parts = []
     for part in slices(len(query), rows):
@@ -78,6 +109,16 @@ def softmax_mean(
         parts.append(_of_rows(query[part], keys, scale, size, mean))
     totals, means = zip(*parts, strict=True)
     return torch.cat(totals), torch.cat(means) if mean else None
+
+
+def _in_one_block(
+    query: Tensor, keys: Tensor, scale: float, mean: bool
+) -> tuple[Tensor, Tensor | None]:
+    scores = scores_of(query, keys, scale)
+    top = scores.amax(1)
+    total = scores.sub_(top[:, None]).exp_().sum(1)
+    found = (scores @ keys).div_(total[:, None]) if mean else None
+    return total.log_().add_(top), found
 
 
 def _of_rows(
@@ -109,6 +150,11 @@ def _of_rows(
             weighted.add_(matmul(scores, chunk.T))
         del scores  # so that the next chunk gets the same memory, which is still in the cache
     return (top + total.log2()) / LOG2E, weighted.div_(total[:, None])
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact at both ends."""
+    return F.softplus(x, threshold=50.0)
 
 
 def in_range(sums: Tensor) -> bool:

@@ -10,6 +10,7 @@ few queries alone do not fill a GPU.
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Unit-length codes do not need bfloat16's range, and float16 rounds them eight times finer.
-HALF = torch.float16
-LIMIT = 3e-4  # nats; the largest allowed effect of rounding on a loss
-DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU, chunks are faster
+log = logging.getLogger(__name__)
+
+HALF = (
+    torch.float16
+)  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
+LIMIT = 3e-4  # nats that rounding may cost a loss
+DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU chunks are faster
 
 WIDEST = 256  # most dimensions of the kernel
 # queries of one block of the kernel; blocks that fill a GPU; least keys of a part
@@ -38,7 +42,23 @@ def serves(query: Tensor, keys: Tensor, scale: float) -> bool:
         and query.shape[1] <= WIDEST
         and len(keys) > 0
     )
-    return possible and error(scale, *query.shape) <= LIMIT and kernel(query.device) is not None
+    if not possible or error(scale, *query.shape) > LIMIT:
+        return False
+    if kernel(query.device) is None:
+        _say_that_chunks_serve(query.device)
+        return False
+    return True
+
+
+@functools.cache
+def _say_that_chunks_serve(device: torch.device) -> None:
+    """Once for each device: half precision was asked for, and float32 will be slower."""
+    log.warning(
+        "torch %s has no flash attention that fits on %s: the queue's loss is computed chunk by"
+        " chunk, in float32",
+        torch.__version__,
+        device,
+    )
 
 
 def error(scale: float, n: int, d: int) -> float:
@@ -56,32 +76,40 @@ def error(scale: float, n: int, d: int) -> float:
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`core.information.chunked.softmax_mean` by flash attention: log sum_c exp(scale <q, k_c>),
-    float64 [N], and the softmax-weighted mean key [N, D].
+    """As `core.information.chunked.softmax_mean`: log sum_c exp(scale <q, k_c>), [N], and the
+    softmax-weighted mean key [N, D].
 
     Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision.
     """
     rounded = _padded(query)
-    total = query.new_full((len(query),), -math.inf, dtype=torch.float64)
-    mean = query.new_zeros(rounded.shape)
+    found: list[tuple[Tensor, Tensor]] = []
     for chunk in keys.split(MOST // query.shape[1]):
-        total, mean = _with_chunk(total, mean, rounded, chunk, scale)
-    mean = mean[:, : query.shape[1]]
-    # The mean is the gradient of the log-sum-exp: this first-order step corrects the rounding of
-    # the queries.
+        found = [merge(*_together(found + _attended(rounded, chunk, scale)))]
+    ((total, mean),) = ((total, mean[:, : query.shape[1]]) for total, mean in found)
+    # The mean is the gradient of the log-sum-exp, so a first step goes back from the rounded query
+    # to the query.
     return total.add_(((query - rounded[:, : query.shape[1]]) * mean).sum(1), alpha=scale), mean
 
 
-def _with_chunk(
-    total: Tensor, mean: Tensor, query: Tensor, chunk: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def _attended(query: Tensor, chunk: Tensor, scale: float) -> list[tuple[Tensor, Tensor]]:
+    """Log-sum-exps [S, N] and means [S, N, D] of the parts of a chunk of keys."""
     attend = kernel(query.device)
     assert attend is not None
+    found = []
     for parts in _parts(_padded(chunk), len(query)):
-        found, logs = attend(query.expand(len(parts), 1, -1, -1), parts, parts, scale=scale)[:2]
-        totals = torch.cat([total[None], logs[:, 0]])
-        total, mean = merge(totals, torch.cat([mean[None], found[:, 0]]))
-    return total, mean
+        mean, logs = attend(query.expand(len(parts), 1, -1, -1), parts, parts, scale=scale)[:2]
+        found.append((logs[:, 0], mean[:, 0]))
+    return found
+
+
+def _together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All parts in one, those that are merged already ([N] and [N, D]) among them."""
+    if len(found) == 1:
+        return found[0]
+    totals, means = zip(
+        *((x if x[0].ndim == 2 else (x[0][None], x[1][None])) for x in found), strict=True
+    )
+    return torch.cat(totals), torch.cat(means)
 
 
 def _padded(x: Tensor) -> Tensor:
@@ -101,9 +129,15 @@ def _parts(keys: Tensor, n: int) -> Iterator[Tensor]:
 
 
 def merge(totals: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Combine parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to [N] and [N, D]."""
-    total = totals.logsumexp(0)
-    return total, torch.einsum("sn,snd->nd", (totals - total).exp().to(means.dtype), means)
+    """Of parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to those of the whole, [N]
+    and [N, D].
+    """
+    top = totals.amax(0)
+    shares = (totals - top).exp_()
+    total = shares.sum(0)
+    # [N, 1, S] by [N, S, D], in the precision of the sums
+    means = torch.bmm((shares / total).T[:, None], means.to(total.dtype).transpose(0, 1))
+    return total.log_().add_(top), means[:, 0]
 
 
 @functools.cache

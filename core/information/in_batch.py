@@ -2,13 +2,13 @@
 
     L = mean_i log(1 + sum_{c negative of i} exp(s_ic - s_i+)),   s_ij = scale <x_i, y_j>
 
-A tile of scores serves its rows and, transposed, its columns. A first pass over the tiles gives the
-sums; a second pass computes each tile again and adds to the gradients of both sides.
-
-B = pairs on this process, W = processes, D = dimensions. V = 2 if both views are rows and columns
-(NT-Xent), V = 1 if rows are one view and columns the other (CLIP). Rows are [V, B, D], columns
-[V, W B, D]. A block is all views of some pairs. A tile is a block of r pairs by a block of c pairs,
-scores [V r, V c] or, by view, [V, r, V, c]; the scores of a pair with itself are on its diagonals.
+A first pass over the tiles gives the sums, a second computes each tile again and turns it into the
+gradient of both its sides. On a GPU all scores are one block where they are few enough (`AT_ONCE`
+of `core.information.chunked`), and are held. B = pairs on this process, W = processes, V = 2 where
+both views are rows and columns (NT-Xent), 1 where the rows are one view and the columns the other
+(CLIP), D = dimensions. Rows are [V, B, D], columns [V, W B, D], and a block is all views of some
+pairs. A tile is a block of r pairs by a block of c, scores [V r, V c], or by view [V, r, V, c];
+what a pair has with itself lies on the diagonals of that.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.information.chunked import LOG2E, slices
+from core.information.chunked import LOG2E, at_once, scores_of, slices, softplus
 from core.matmul import matmul
 
 ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile: on a CPU it fits into the cache
@@ -100,6 +100,12 @@ class InBatch(torch.autograd.Function):
         ctx: Any, rows: Tensor, columns: Tensor, scale: float, layout: Layout
     ) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad[:2])
+        if at_once(rows, len(rows) * len(columns) * (2 if layout.both else 1)):
+            loss, one_sided, gradients = _in_one_block(rows, columns, scale, layout, wanted)
+            if wanted:
+                ctx.save_for_backward(*gradients)
+            ctx.mark_non_differentiable(one_sided)
+            return loss, one_sided
         scored = _Scored(rows, columns, scale, layout, KEPT if wanted else 0)
         loss, one_sided = (x.to(rows.dtype) for x in scored.losses())
         if wanted:
@@ -112,6 +118,56 @@ class InBatch(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         rows, columns = ctx.saved_tensors
         return rows * grad, None if columns is None else columns * grad, None, None
+
+
+def _in_one_block(
+    rows: Tensor, columns: Tensor, scale: float, layout: Layout, wanted: bool
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Loss, one-sided loss and gradients from one matrix of all scores: where it fits, by few
+    operators, for each is launched by Python.
+    """
+    v = layout.views
+    scores = scores_of(rows, columns, scale).view(v, layout.pairs, v, -1)
+    # what a pair has with itself, [V, V, B]: own positives, which have a place of their own in the
+    # loss, and each row with itself, which is no candidate
+    same = scores[..., layout.mine].diagonal(dim1=1, dim2=3)
+    positive = [(view, v - 1 - view) for view in range(v)]
+    own = same[positive[0]].clone()  # [B], of either view
+    same.fill_(-math.inf)
+    sides = [(3, scores)] if not layout.both else [(3, scores.clone()), (1, scores)]
+    losses, one_sided, weights = [], [], []
+    for dim, side in sides:
+        top = side.amax(dim, keepdim=True).clamp_(min=torch.finfo(side.dtype).min)
+        side.sub_(top).exp_()
+        logs = side.sum(dim, keepdim=True).log_().add_(top)  # [V, B, V, 1] or [1, 1, 1, B]
+        negatives = logs if v == 1 else torch.logaddexp(*logs.unbind(2)).unsqueeze(2)
+        margin = negatives.view(v, -1) - own
+        losses.append(softplus(margin).mean())
+        if v == 2:
+            one_sided.append(
+                softplus(torch.stack([logs[0, :, 1, 0], logs[1, :, 0, 0]]) - own).mean()
+            )
+        if wanted:
+            total = torch.logaddexp(negatives, own.view(1, -1, 1, 1) if dim == 3 else own)
+            weights.append((side.mul_((top - total).exp_()), margin))
+    loss = torch.stack(losses).mean() if layout.both else losses[0]
+    one = one_sided[0] if one_sided else loss.clone()
+    if not wanted:
+        return loss, one, (None, None)
+    share = scale / (len(losses) * v * layout.pairs)
+    # the positive's weight is its probability minus one, taken from the negatives' sum so that no
+    # digit is lost where it is near zero
+    weight, missing = weights[0][0], torch.sigmoid(weights[0][1]).neg_()
+    for other_weight, margin in weights[1:]:
+        weight, missing = weight.add_(other_weight), missing.sub_(torch.sigmoid(margin))
+    same = weight[..., layout.mine].diagonal(dim1=1, dim2=3)
+    for view, other in positive:
+        same[view, other].copy_(missing[view])
+    weight = weight.view(len(rows), -1)
+    by_row = torch.addmm(rows.new_empty(()), weight, columns, beta=0, alpha=share)
+    if layout.square:
+        return loss, one, (by_row.addmm_(weight.T, rows, alpha=share), None)
+    return loss, one, (by_row, torch.addmm(rows.new_empty(()), weight.T, rows, beta=0, alpha=share))
 
 
 class _Scored:

@@ -3,18 +3,20 @@
     L = E[ -log( exp s(q, k+) / sum_c exp s(q, k_c) ) ],   s(q, k) = <q, k> / T,   in nats
 
 N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions.
-Codes may have any length, although methods pass unit codes. Each docstring says what its loss may
-claim about I(V1; V2); only the probe reports a bound. No loss holds a matrix of all scores, each
-computes its gradient with its value, and none has a second derivative.
+Codes have unit length. What each loss may claim about I(V1; V2) is said beside it; the probe, not
+the training loss, reports a bound. No loss holds a matrix of all scores (on a GPU one of up to 2^26
+is held, for that takes fewer operators), each computes its gradient together with its value, and
+none has a second derivative. Vectors need not have unit length.
 """
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from core.batch import at_least_float32
 from core.distributed import gather, rank, world
@@ -92,8 +94,29 @@ def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
         raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: must be above 0, got {temperature}")
-    a, b = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
+    both = _Unit.apply(torch.cat([at_least_float32(first), at_least_float32(second)]))
+    a, b = both.chunk(2)
     return a, b
+
+
+class _Unit(torch.autograd.Function):
+    """Rows in unit length as F.normalize makes them, its gradient in four operators. There is no
+    second derivative.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=1e-12)
+        unit = x / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, norm = ctx.saved_tensors
+        along = (grad * unit).sum(1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).div_(norm)
 
 
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -58,7 +58,11 @@ def train(
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
-        yield {"loss": output.loss.detach(), **output.metrics, "lr": torch.tensor(lr)} | watched
+        metrics = {"loss": output.loss.detach(), **output.metrics}
+        if state.run.trainer.compile in GRAPHS:
+            # they may lie in memory of a graph, which its next replay overwrites
+            metrics = {name: x.detach().clone() for name, x in metrics.items()}
+        yield metrics | {"lr": torch.tensor(lr)} | watched
 
 
 def _clip(

@@ -196,13 +196,13 @@ def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
     )
     grouped.load_state_dict(whole.state_dict())
     rng = make_batch(16).rng
-    keys = grouped._encode_keys(view, rng)
+    (keys,) = grouped._encode_keys([(view, rng)])
     order = torch.argsort(rng.uniform("shuffle", 16))
     first = order[:4]
     torch.testing.assert_close(
-        keys[first], whole._encode_keys(view[first], rng), rtol=1e-4, atol=1e-5
+        keys[first], whole._encode_keys([(view[first], rng)])[0], rtol=1e-4, atol=1e-5
     )
-    assert not torch.allclose(keys, whole._encode_keys(view, rng), atol=1e-3)
+    assert not torch.allclose(keys, whole._encode_keys([(view, rng)])[0], atol=1e-3)
 
 
 @pytest.mark.parametrize(
