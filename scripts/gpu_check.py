@@ -55,9 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
     compiled = device.type == "cuda" if given.compile is None else given.compile
     check = Check(device, given.out.resolve(), given.seconds, compiled)
-    if not check.gpu:
-        flash.DEVICES += ("cpu",)  # so that half precision takes its own way here, too
-        chunked.ON_GPU, chunked.DEVICES = chunked.ON_CPU, ("cuda", "cpu")
     stages = {
         "machine": machine.machine,
         "losses": exact.losses,
@@ -83,14 +80,16 @@ def main(argv: list[str] | None = None) -> None:
 @contextmanager
 def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
     """Inside, half precision takes its own way on a CPU, too."""
-    from core.information import flash
+    from core.information import chunked, flash
 
-    before = flash.DEVICES
-    flash.DEVICES = before if on_gpu else (*before, "cpu")
+    before = flash.DEVICES, chunked.DEVICES, chunked.ON_GPU
+    if not on_gpu:
+        flash.DEVICES, chunked.DEVICES = (*before[0], "cpu"), ("cuda", "cpu")
+        chunked.ON_GPU = chunked.ON_CPU
     try:
         yield
     finally:
-        flash.DEVICES = before
+        flash.DEVICES, chunked.DEVICES, chunked.ON_GPU = before
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

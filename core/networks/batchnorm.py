@@ -5,6 +5,7 @@ torch.nn.SyncBatchNorm supports only GPUs and no groups. B = rows on this proces
 S = places in a map, G = groups of rows with their own statistics.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -33,9 +34,9 @@ class Groups:
     def __init__(self, number: Tensor, count: int, in_turns: bool, parts: "list[GroupedBatchNorm]"):
         self.number, self.count, self.in_turns = number, count, in_turns
         self.repeated: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        # means and unbiased variances [2, G C] of each layer: empty tensors, and computed ones
-        self.places: dict[GroupedBatchNorm, Tensor] = {}
-        self.found: dict[GroupedBatchNorm, Tensor] = {}
+        self.places: dict[GroupedBatchNorm, Tensor] = {}  # zeros [2, G C] of each layer
+        # means and variances [G C] of each layer, and the factor for an unbiased variance
+        self.found: dict[GroupedBatchNorm, tuple[Tensor, Tensor, float]] = {}
         if in_turns:
             self._prepare([part for part in parts if not isinstance(part.weight, DTensor)])
 
@@ -68,15 +69,22 @@ class Groups:
             return part.weight.repeat(self.count), part.bias.repeat(self.count)
         return self.repeated[part]
 
+    def find(self, part: "GroupedBatchNorm", mean: Tensor, variance: Tensor, factor: float) -> None:
+        """Store a layer's statistics until the end of the pass."""
+        if part in self.found:  # called again within one pass
+            self.remember()
+        self.found[part] = mean, variance, factor
+
     @torch.no_grad()
     def remember(self) -> None:
         """Update the running statistics of all layers of the pass with a few operators."""
         found, self.found = self.found, {}
         for momentum in {part.momentum for part in found}:
             parts = [part for part in found if part.momentum == momentum]
+            of_means, of_variances, factors = zip(*(found[part] for part in parts), strict=True)
+            unbiased = torch._foreach_mul(of_variances, factors)
             means, variances = (
-                torch.cat([found[part][i].view(self.count, -1) for part in parts], 1)
-                for i in range(2)
+                torch.cat([x.view(self.count, -1) for x in of], 1) for of in (of_means, unbiased)
             )
             kept, shares = _shares(self.count, momentum, parts[0])
             sizes = [part.num_features for part in parts]
@@ -143,13 +151,10 @@ class GroupedBatchNorm(_BatchNorm):
         mean = variance = None
         if self.track_running_stats:
             assert self.running_mean is not None
-            if self in groups.found:  # called again within one pass
-                groups.remember()
             place = groups.places.pop(self, None)
-            groups.found[self] = (
-                self.running_mean.new_zeros(2, channels) if place is None else place
-            )
-            mean, variance = groups.found[self].unbind()
+            place = self.running_mean.new_zeros(2, channels) if place is None else place
+            mean, variance = place.unbind()
+            groups.find(self, mean, variance, 1.0)
         weight, bias = groups.affine(self)
         return torch.native_batch_norm(wide, weight, bias, mean, variance, True, 1.0, self.eps)[
             0
@@ -164,21 +169,34 @@ class GroupedBatchNorm(_BatchNorm):
         has x's memory format and dtype.
         """
         with torch.autocast(x.device.type, enabled=False):
+            if groups.in_turns and not (self.together and world() > 1):
+                return self._reduced(x, groups)
             mean, variance, values = self._statistics(x, groups)
             if self.track_running_stats:
                 self._remember(mean, variance * (values / (values - 1).clamp(min=1)))
-            scale = torch.rsqrt(variance + self.eps)
-            if self.weight is None:
-                shift = -mean * scale
+            scale, shift = (y[groups.number] for y in self._line(mean, variance))
+            return _on_line(x, scale, shift)
+
+    def _reduced(self, x: Tensor, groups: Groups) -> Tensor:
+        """For groups in turns: two reductions of x [B / G, G, C, ...] and one more operator."""
+        wide = x.unflatten(0, (-1, groups.count))
+        mean, variance = _moments(wide.flatten(3) if x.ndim > 2 else wide[..., None], (0, 3))
+        if self.track_running_stats:
+            values = x.numel() // (groups.count * self.num_features)
+            factor = values / max(1, values - 1)
+            if torch.compiler.is_compiling():
+                self._remember(mean, variance * factor)
             else:
-                scale = scale * self.weight
-                shift = torch.addcmul(self.bias, mean, scale, value=-1)
-            scale, shift = (
-                y[groups.number].view(*x.shape[:2], *[1] * (x.ndim - 2)) for y in (scale, shift)
-            )
-            if torch.compiler.is_compiling():  # the compiler makes one kernel
-                return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
-            return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
+                groups.find(self, mean, variance, factor)
+        return _on_line(wide, *(y[None] for y in self._line(mean, variance))).flatten(0, 1)
+
+    def _line(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Batch norm as x scale + shift; scale and shift [G, C]."""
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is None:
+            return scale, -mean * scale
+        scale = scale * self.weight
+        return scale, torch.addcmul(self.bias, mean, scale, value=-1)
 
     def _statistics(self, x: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance [G, C] and the number of values [G, 1] of each group.
@@ -189,7 +207,7 @@ class GroupedBatchNorm(_BatchNorm):
         units of the last place.
         """
         rows = x.flatten(2) if x.ndim > 2 else x[:, :, None]
-        mean, variance = _of_rows(rows)
+        mean, variance = _moments(rows, (2,))
         ones = torch.ones_like(mean[:, :1])
         if self.together and world() > 1:
             about = self.running_mean
@@ -217,19 +235,27 @@ class GroupedBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(len(means))
 
 
-def _of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each row and channel, [B, C, S] to [B, C], in float32 or wider, without
-    a wider copy of the rows.
+def _on_line(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x scale + shift with x's dtype and memory format; scale lacks x's last dimensions."""
+    scale, shift = (y.view(*y.shape, *[1] * (x.ndim - y.ndim)) for y in (scale, shift))
+    if torch.compiler.is_compiling():  # the compiler makes one kernel
+        return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
+    return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
+
+
+def _moments(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and variance over dimensions, in float32 or wider, without a wider copy of x.
 
     For half precision, the variance is the mean of squares minus the squared mean. Its error is
-    mean^2 / variance units of float32's last place, less than that of rounding the rows.
+    mean^2 / variance units of float32's last place, less than that of rounding x.
     """
-    if rows.dtype in (torch.float32, torch.float64):
-        variance, mean = torch.var_mean(rows, 2, correction=0)
+    if x.dtype in (torch.float32, torch.float64):
+        variance, mean = torch.var_mean(x, over, correction=0)
         return mean, variance
-    mean = rows.mean(2, dtype=torch.float32)
-    norm = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float32)
-    return mean, (norm.square() / rows.shape[2] - mean.square()).clamp_(min=0)
+    values = math.prod(x.shape[i] for i in over)
+    mean = x.mean(over, dtype=torch.float32)
+    square = torch.linalg.vector_norm(x, dim=over, dtype=torch.float32).square_().div_(values)
+    return mean, square.addcmul_(mean, mean, value=-1).clamp_(min=0)
 
 
 class SyncBatchNorm(GroupedBatchNorm):

@@ -89,7 +89,7 @@ class LogisticMixture(DiscreteDistribution):
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """The number chooses a component; rescaled to [0, 1), it also chooses the value."""
-        edges = self.log_weight.exp().cumsum(-1).expand(*uniform.shape, -1)
+        edges = cumulated(self.log_weight.exp()).expand(*uniform.shape, -1)
         chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
         low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))
         parts = (self.parts.loc, self.parts.log_scale)
@@ -101,6 +101,20 @@ class LogisticMixture(DiscreteDistribution):
     @property
     def mean(self) -> Tensor:
         return (self.log_weight.exp() * self.parts.mean).sum(-1)
+
+
+def cumulated(x: Tensor) -> Tensor:
+    """Cumulative sums along the last dimension. On a GPU, torch's own have no fixed order and fail
+    under deterministic algorithms; a matrix product replaces them there.
+    """
+    if x.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return by_product(x)
+    return x.cumsum(-1)
+
+
+def by_product(x: Tensor) -> Tensor:
+    """Cumulative sums as a product with a triangular matrix of ones."""
+    return x @ x.new_ones(x.shape[-1], x.shape[-1]).triu()
 
 
 class Categorical256(DiscreteDistribution):
@@ -116,7 +130,7 @@ class Categorical256(DiscreteDistribution):
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """The level whose step of the cumulative distribution contains the number."""
-        edges = self.log_probability.exp().cumsum(-1)[..., :-1]
+        edges = cumulated(self.log_probability.exp())[..., :-1]
         return (uniform[..., None] >= edges).sum(-1).to(uniform.dtype) / (LEVELS - 1)
 
     @property

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from core.errors import GONE, UserError
 from core.run.config import RunConfig
 
@@ -36,6 +38,11 @@ def _explanation(
     size, micro = run.optim.batch_size, run.optim.micro_batch
     said = " ".join(next(iter(str(error).splitlines()), "").split())[:300]
     said = f"{type(error).__name__}{f': {said}' if said else ''}"
+    if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
+        return (
+            f"trainer.deterministic: {what} uses an operation without a deterministic form; set it to"
+            f" false, or use another network ({said})"
+        )
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return (
             f"optim.batch_size: {what} with {size // world} images a process needs more memory than"

@@ -89,6 +89,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         raise UserError(
             f"trainer.precision: '{trainer.precision}' is none of {', '.join(PRECISIONS)}"
         )
+    if trainer.deterministic:
+        be_deterministic()
     devices = int(trainer.devices) if trainer.devices.lstrip("-").isdigit() else trainer.devices
     try:
         fabric = Fabric(
@@ -110,6 +112,18 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         fabric.strategy._ddp_kwargs[option] = False
     _launch(fabric, run)
     return fabric
+
+
+def be_deterministic() -> None:
+    """Use only deterministic algorithms from now on; torch raises an error if there is none. Call
+    it before CUDA starts, because cuBLAS reads its variable then.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # no code here reads uninitialised memory, and filling it takes time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:

@@ -21,6 +21,10 @@ class TrainerConfig:
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
     compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
     channels_last: bool = False
+    # true: on a GPU, two equal runs, or a resumed one, are equal bit for bit, with the same kind of
+    # card and the same torch. This costs speed; a CPU does not need it. (TF32 has torch's defaults:
+    # float32 convolutions use it, matrix products do not.)
+    deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
     keep_last: int = 2  # number of last.ckpt and its predecessors, last-1.ckpt and so on
