@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     import torch
 
-    from core.information import chunked, flash
     from core.run.folder import make_folder
     from scripts.checks.gpu import exact, kernels, machine, runs, steps
     from scripts.checks.gpu.report import Check, Stage
@@ -80,7 +79,6 @@ def main(argv: list[str] | None = None) -> None:
 @contextmanager
 def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
     """Inside, half precision takes its own way on a CPU, too."""
-    from core.information import chunked, flash
 
     before = flash.DEVICES, chunked.DEVICES, chunked.ON_GPU
     if not on_gpu:
