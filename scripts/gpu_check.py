@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 @contextmanager
 def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
     """Inside, half precision takes its own way on a CPU, too."""
+    from core.information import chunked, flash
 
     before = flash.DEVICES, chunked.DEVICES, chunked.ON_GPU
     if not on_gpu:
