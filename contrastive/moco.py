@@ -86,10 +86,10 @@ class MoCo(Method):
         candidates, n = len(self.queue.keys) + 1, len(batch.index) * world()
         metrics = {
             "infonce": loss.detach(),
-            "train_bound": math.log(candidates)
-            - loss.detach(),  # no bound: queued keys are those of older encoders
-            "in_batch_bound": math.log(n)
-            - torch.stack(in_batch).mean(),  # of a valid form: fresh keys of one encoder
+            # no bound: the queued keys come from older encoders
+            "train_bound": math.log(candidates) - loss.detach(),
+            # the form of a valid bound: all keys come from the present encoder
+            "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),
             "alignment": alignment(queries[-1].detach(), keys[-1]),
         }
         return Output(loss, metrics)
@@ -107,14 +107,12 @@ class MoCo(Method):
             yield query_view, key_view, batch.rng.fork(f"direction{number}")
 
     def _encode_queries(self, views: list[Tensor]) -> list[Tensor]:
-        """Unit-length queries [B, P] of the views [B, C, H, W] of each direction, each view with
-        batch statistics of its own.
-
-        One pass for both where torch's own kernel can serve it: half the operators to start.
+        """Unit-length queries [B, P] of the views [B, C, H, W] of each direction. Each view has its
+        own batch statistics. If torch's kernel allows it, one pass encodes both views.
         """
         backbone = self.query["backbone"]
         plain = self._one_pass and self.query.training and not synchronised(self.query)
-        in_rows = all(p.is_contiguous() for p in backbone.parameters())  # and no channels_last
+        in_rows = all(p.is_contiguous() for p in backbone.parameters())  # not channels_last
         compiled = getattr(backbone, "_compiled_call_impl", None) is not None
         if len(views) == 1 or not plain or not in_rows or compiled or self.micro_batch:
 
@@ -122,7 +120,7 @@ class MoCo(Method):
                 return (_encode(self.query, view),)
 
             return [self.in_micro_batches(encode, view)[0] for view in views]
-        turns = torch.stack(views, 1).flatten(0, 1)  # the views of an image one behind the other
+        turns = torch.stack(views, 1).flatten(0, 1)  # alternating views of an image
         number = torch.arange(len(turns), device=turns.device) % len(views)
         with in_groups(self.query, number, len(views), in_turns=True):
             codes = _encode(self.query, turns)
@@ -130,9 +128,9 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, directions: list[tuple[Tensor, KeyedRNG]]) -> list[Tensor]:
-        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. A query
-        and its own key never share batch statistics (section 3.3 of the MoCo paper): the keys of a
-        direction fall into random groups, and each group has statistics of its own.
+        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. Keys of
+        a direction are divided into random groups with their own batch statistics, so a query
+        and its key never share batch statistics (section 3.3 of the MoCo paper).
         """
         views = [view for view, _ in directions]
         if not self.key.training:
@@ -156,9 +154,9 @@ class MoCo(Method):
             with in_groups(self.key, turn, count, in_turns=True):
                 shuffled = _encode(self.key, x[rows])
             keys = torch.empty_like(shuffled).index_copy_(0, rows, shuffled)
-        else:  # with several processes a group has members on each of them
+        else:  # with several processes, each of them has members of a group
             place = torch.arange(n, device=order.device)
-            # the first n mod G groups have a row more, as those of tensor_split
+            # the first n mod G groups have one more row, as in tensor_split
             group = torch.maximum(place // (n // groups + 1), (place - n % groups) // (n // groups))
             number = torch.empty_like(order).scatter_(1, order, group.expand_as(order))
             number = (number + groups * direction).chunk(world(), 1)[rank()]
@@ -167,9 +165,7 @@ class MoCo(Method):
         return list(keys.chunk(len(views)))
 
     def _order(self, rows: int, rng: KeyedRNG, together: bool) -> Tensor:
-        """All rows, those of all processes if `together`, in random order; as they are where there
-        is one group.
-        """
+        """The rows (of all processes if `together`) in random order; unchanged for one group."""
         if self.config.shuffle_groups == 1:
             return torch.arange(rows * (world() if together else 1), device=self.queue.keys.device)
         places = rng.uniform("shuffle", rows)
@@ -244,7 +240,7 @@ def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
 
 
 def _group_by_group(encoder: nn.ModuleDict, view: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Keys of the rows of one group at a time: less memory, and any network can do it."""
+    """Keys of one group after another: needs less memory, and works for any network."""
     rows = torch.cat(list(groups))
     shuffled = torch.cat([_encode(encoder, view[group]) for group in groups])
     return torch.empty_like(shuffled).index_copy_(0, rows, shuffled)

@@ -33,8 +33,7 @@ TURNS = {
 ORIENTATION = 0x0112  # number of the EXIF tag
 # Formats that Pillow names but can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# bytes of an encoded picture: more than any picture takes that Pillow agrees to decode
-MOST_BYTES = 2**29
+MAX_BYTES = 2**29  # of an encoded picture; any that Pillow decodes is smaller, even uncompressed
 # If one side is longer than the other by more than this factor, only the middle is resized.
 LONGEST = 64
 
@@ -58,11 +57,11 @@ def suffixes() -> frozenset[str]:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a picture's file; raises `Undecodable` where it is too large to be one."""
+    """The bytes of a picture's file; raises `Undecodable` if it is too large for a picture."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MOST_BYTES:
-            raise Undecodable(f"its {size / 2**30:.1f} GiB are more than a picture takes")
+        if size > MAX_BYTES:
+            raise Undecodable(f"its {size / 2**30:.1f} GiB are too large for a picture")
         return file.read()
 
 

@@ -66,7 +66,7 @@ def from_options(kind: type[Source], options: dict[str, Any]) -> Any:
             raise UserError(f"data.options: unknown key '{key}'{nearest(str(key), names)}")
     structured = OmegaConf.structured(kind.Config)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(structured, _literal(options)))
+        return OmegaConf.to_object(OmegaConf.merge(structured, for_omegaconf(options)))
     except OmegaConfBaseException as error:
         said = str(error.msg or error).splitlines()[0]
         raise UserError(f"data.options.{error.full_key or ''}: {said}") from None
@@ -74,10 +74,10 @@ def from_options(kind: type[Source], options: dict[str, Any]) -> Any:
         raise UserError(f"data.options.{error}") from None
 
 
-def _literal(values: Any) -> Any:
-    """Values in whose texts OmegaConf finds no interpolation."""
+def for_omegaconf(values: Any) -> Any:
+    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
     if isinstance(values, dict):
-        return {key: _literal(value) for key, value in values.items()}
+        return {key: for_omegaconf(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_literal(value) for value in values]
+        return [for_omegaconf(value) for value in values]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values

@@ -1,5 +1,5 @@
-"""The Triton kernel of `core.data.fused_views`: a program an image and view. Imported only where
-Triton is.
+"""The Triton kernel of `core.data.fused_views`, one program per image and view. Imported only if
+Triton is installed.
 """
 
 import triton
@@ -13,7 +13,7 @@ LEAST = tl.constexpr(TINY)
 
 @triton.jit
 def weights(start, length, mirrored, size, SIDE: tl.constexpr):
-    """Shares of pixels (columns) in output pixels (rows), [SIDE, SIDE], as `resize.taps`."""
+    """Weights of pixels (columns) in output pixels (rows), [SIDE, SIDE], as in `resize.taps`."""
     out = tl.arange(0, SIDE)[:, None].to(tl.float32)
     pixel = tl.arange(0, SIDE)[None, :].to(tl.float32) - start
     scale = length / size
@@ -27,7 +27,7 @@ def weights(start, length, mirrored, size, SIDE: tl.constexpr):
 
 @triton.jit
 def plane(image, channel, rows, columns, height, width, SIDE: tl.constexpr):
-    """One channel, cut out and resized, as floats in [0, 1]."""
+    """One channel, cropped and resized, in [0, 1]."""
     y, x = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     inside = (y < height) & (x < width)
     pixels = tl.load(image + (channel * height + y) * width + x, mask=inside, other=0)

@@ -104,7 +104,7 @@ class Parameters(NamedTuple):
     sigma: Tensor  # float [B]
 
 
-COLUMNS = 2 * ATTEMPTS + 16  # uniform numbers that a view takes
+COLUMNS = 2 * ATTEMPTS + 16  # uniform numbers for a view
 
 
 def draw(images: int, height: int, width: int, rng: KeyedRNG, policy: Policy) -> Parameters:

@@ -26,14 +26,14 @@ LOG2E = 1 / math.log(2)
 
 # Queries per chunk, most keys and most scores of a chunk: on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
-# Where every operator costs a launch, this many scores (256 MiB in float32) are one block: computed
-# and held at once.
+# Up to this many scores (256 MiB in float32) are computed at once on devices where each operator
+# needs a launch.
 AT_ONCE = 2**26
 DEVICES: tuple[str, ...] = ("cuda",)
 
 
 def at_once(x: Tensor, numbers: int) -> bool:
-    """Whether so many scores, or widened keys, on the device of x are one block."""
+    """Whether `numbers` scores on the device of x are computed at once."""
     return x.device.type in DEVICES and numbers <= AT_ONCE
 
 
@@ -62,7 +62,7 @@ class QueueInfoNCE(torch.autograd.Function):
         own = (query.to(total.dtype) * key.to(total.dtype)).sum(1)
         margin = torch.sub(total, own, alpha=scale)
         if mean is not None:
-            # one minus the positive's probability
+            # one minus the probability of the positive
             weight = (torch.sigmoid(margin).mul_(scale / len(query))).to(query.dtype)[:, None]
             of_query, of_key = ctx.needs_input_grad[:2]
             ctx.save_for_backward(
@@ -87,14 +87,13 @@ class QueueInfoNCE(torch.autograd.Function):
 def softmax_mean(
     query: Tensor, keys: Tensor, scale: float, mean: bool = True, half: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Of query [N, D] against keys [K, D]: log sum_c exp(scale <q, k_c>), [N], and the
-    softmax-weighted mean key [N, D].
+    """For query [N, D] and keys [K, D]: log sum_c exp(scale <q, k_c>), [N], and the mean key
+    [N, D], weighted by the softmax (None without `mean`).
 
-    Without `mean` only the first. Extra memory is O(N D) and one chunk of scores, whatever K; on a
-    GPU the chunk is all of them where they are at most `AT_ONCE`. Chunks are summed in float64. Any
-    vectors: the maximum is taken out where exponentials would leave float32's range. Keys in half
-    precision are widened chunk by chunk, so scores and sums are never in it. With `half` they may
-    be rounded to it instead, where `core.information.flash` serves.
+    Extra memory is O(N D) and one chunk of scores; on a GPU, up to `AT_ONCE` scores are one chunk.
+    Chunks are summed in float64. Vectors may have any length: the maximum is subtracted if
+    exponentials would leave float32's range. Keys in half precision are widened chunk by chunk.
+    With `half`, keys may be rounded to it, if `core.information.flash` can be used.
     """
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)
@@ -153,7 +152,7 @@ def _of_rows(
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), exact at both ends."""
+    """log(1 + e^x), exact for large and small x."""
     return F.softplus(x, threshold=50.0)
 
 

@@ -20,11 +20,10 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-HALF = (
-    torch.float16
-)  # codes of unit length do not need bfloat16's range, and float16 rounds them eight times finer
-LIMIT = 3e-4  # nats that rounding may cost a loss
-DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU chunks are faster
+# Unit-length codes do not need bfloat16's range, and float16 rounds them eight times finer.
+HALF = torch.float16
+LIMIT = 3e-4  # nats; the largest allowed effect of rounding on a loss
+DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU, chunks are faster
 
 WIDEST = 256  # most dimensions of the kernel
 # queries of one block of the kernel; blocks that fill a GPU; least keys of a part
@@ -45,17 +44,17 @@ def serves(query: Tensor, keys: Tensor, scale: float) -> bool:
     if not possible or error(scale, *query.shape) > LIMIT:
         return False
     if kernel(query.device) is None:
-        _say_that_chunks_serve(query.device)
+        _warn_once(query.device)
         return False
     return True
 
 
 @functools.cache
-def _say_that_chunks_serve(device: torch.device) -> None:
-    """Once for each device: half precision was asked for, and float32 will be slower."""
+def _warn_once(device: torch.device) -> None:
+    """Warn once per device that half precision was requested, but float32 is used."""
     log.warning(
-        "torch %s has no flash attention that fits on %s: the queue's loss is computed chunk by"
-        " chunk, in float32",
+        "torch %s has no suitable flash attention on %s: the queue's loss is computed in chunks,"
+        " in float32",
         torch.__version__,
         device,
     )
@@ -76,8 +75,8 @@ def error(scale: float, n: int, d: int) -> float:
 
 
 def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `core.information.chunked.softmax_mean`: log sum_c exp(scale <q, k_c>), [N], and the
-    softmax-weighted mean key [N, D].
+    """`core.information.chunked.softmax_mean` by flash attention: log sum_c exp(scale <q, k_c>),
+    [N], and the softmax-weighted mean key [N, D].
 
     Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision.
     """
@@ -86,8 +85,8 @@ def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Ten
     for chunk in keys.split(MOST // query.shape[1]):
         found = [merge(*_together(found + _attended(rounded, chunk, scale)))]
     ((total, mean),) = ((total, mean[:, : query.shape[1]]) for total, mean in found)
-    # The mean is the gradient of the log-sum-exp, so a first step goes back from the rounded query
-    # to the query.
+    # The mean is the gradient of the log-sum-exp: this first-order step corrects the rounding of
+    # the queries.
     return total.add_(((query - rounded[:, : query.shape[1]]) * mean).sum(1), alpha=scale), mean
 
 
@@ -103,7 +102,7 @@ def _attended(query: Tensor, chunk: Tensor, scale: float) -> list[tuple[Tensor, 
 
 
 def _together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All parts in one, those that are merged already ([N] and [N, D]) among them."""
+    """All parts as one tensor, including merged parts [N] and [N, D]."""
     if len(found) == 1:
         return found[0]
     totals, means = zip(
@@ -129,9 +128,7 @@ def _parts(keys: Tensor, n: int) -> Iterator[Tensor]:
 
 
 def merge(totals: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Of parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to those of the whole, [N]
-    and [N, D].
-    """
+    """Combine parts: log-sum-exps [S, N] and softmax-weighted means [S, N, D] to [N] and [N, D]."""
     top = totals.amax(0)
     shares = (totals - top).exp_()
     total = shares.sum(0)

@@ -2,13 +2,14 @@
 
     L = mean_i log(1 + sum_{c negative of i} exp(s_ic - s_i+)),   s_ij = scale <x_i, y_j>
 
-A first pass over the tiles gives the sums, a second computes each tile again and turns it into the
-gradient of both its sides. On a GPU all scores are one block where they are few enough (`AT_ONCE`
-of `core.information.chunked`), and are held. B = pairs on this process, W = processes, V = 2 where
-both views are rows and columns (NT-Xent), 1 where the rows are one view and the columns the other
-(CLIP), D = dimensions. Rows are [V, B, D], columns [V, W B, D], and a block is all views of some
-pairs. A tile is a block of r pairs by a block of c, scores [V r, V c], or by view [V, r, V, c];
-what a pair has with itself lies on the diagonals of that.
+A tile of scores serves its rows and, transposed, its columns. A first pass over the tiles gives the
+sums; a second pass computes each tile again and adds to the gradients of both sides. On a GPU, up
+to `core.information.chunked.AT_ONCE` scores are computed at once and kept.
+
+B = pairs on this process, W = processes, D = dimensions. V = 2 if both views are rows and columns
+(NT-Xent), V = 1 if rows are one view and columns the other (CLIP). Rows are [V, B, D], columns
+[V, W B, D]. A block is all views of some pairs. A tile is a block of r pairs by a block of c pairs,
+scores [V r, V c] or, by view, [V, r, V, c]; the scores of a pair with itself are on its diagonals.
 """
 
 import math
@@ -123,13 +124,11 @@ class InBatch(torch.autograd.Function):
 def _in_one_block(
     rows: Tensor, columns: Tensor, scale: float, layout: Layout, wanted: bool
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """Loss, one-sided loss and gradients from one matrix of all scores: where it fits, by few
-    operators, for each is launched by Python.
-    """
+    """Loss, one-sided loss and gradients from one matrix of all scores, with few operators."""
     v = layout.views
     scores = scores_of(rows, columns, scale).view(v, layout.pairs, v, -1)
-    # what a pair has with itself, [V, V, B]: own positives, which have a place of their own in the
-    # loss, and each row with itself, which is no candidate
+    # the scores of a pair with itself, [V, V, B]: positives, which the loss treats separately, and
+    # rows with themselves, which are no candidates
     same = scores[..., layout.mine].diagonal(dim1=1, dim2=3)
     positive = [(view, v - 1 - view) for view in range(v)]
     own = same[positive[0]].clone()  # [B], of either view

@@ -1,8 +1,8 @@
-"""Batch norm whose statistics are those of the global batch, so that the number of processes
-changes nothing, or those of groups of rows, so that one pass serves several groups.
+"""Batch norm with the statistics of the global batch, for any number of processes, or with separate
+statistics of groups of rows, for several groups in one pass.
 
-torch.nn.SyncBatchNorm does the first on GPUs only, and has no groups. B = rows on this process, C =
-channels, S = places in a map, G = groups of rows that have statistics of their own.
+torch.nn.SyncBatchNorm supports only GPUs and no groups. B = rows on this process, C = channels,
+S = places in a map, G = groups of rows with their own statistics.
 """
 
 import math
@@ -24,24 +24,24 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Groups:
-    """Which rows of a pass share their statistics, and what the pass found.
+    """The groups of the rows of a pass, and the statistics that the pass computed.
 
-    `number` int64 [B] is the group of each row. In turns: row r belongs to group r % G, and all
-    groups have the same size. Then the rows [B, C, ...] are, without a copy, rows [B / G, G C, ...]
-    whose channels are all channels of all groups, and torch's own kernel serves.
+    `number` int64 [B] is the group of each row. `in_turns`: row r belongs to group r % G, and all
+    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...], with the
+    channels of all groups, and torch's own kernel can be used.
     """
 
     def __init__(self, number: Tensor, count: int, in_turns: bool, parts: "list[GroupedBatchNorm]"):
         self.number, self.count, self.in_turns = number, count, in_turns
         self.repeated: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self.places: dict[GroupedBatchNorm, Tensor] = {}  # [2, G C] each, of zeros
-        # means and variances of the layers, G C of each, and what makes the variances unbiased
+        self.places: dict[GroupedBatchNorm, Tensor] = {}  # zeros [2, G C] of each layer
+        # means and variances [G C] of each layer, and the factor for an unbiased variance
         self.found: dict[GroupedBatchNorm, tuple[Tensor, Tensor, float]] = {}
         if in_turns:
             self._prepare([part for part in parts if not isinstance(part.weight, DTensor)])
 
     def _prepare(self, parts: "list[GroupedBatchNorm]") -> None:
-        """What all layers need, in three operators instead of three for each layer."""
+        """Prepare all layers with three operators, instead of three for each layer."""
         affine = [part for part in parts if part.weight is not None]
         if affine:
             sizes = [self.count * part.num_features for part in affine]
@@ -62,7 +62,7 @@ class Groups:
         return rows.new_zeros(self.count, rows.shape[1]).index_add_(0, self.number, rows)
 
     def affine(self, part: "GroupedBatchNorm") -> tuple[Tensor | None, Tensor | None]:
-        """A layer's weight and bias, once for each group, [G C]."""
+        """A layer's weight and bias, repeated for each group, [G C]."""
         if part.weight is None:
             return None, None
         if part not in self.repeated:
@@ -70,14 +70,14 @@ class Groups:
         return self.repeated[part]
 
     def find(self, part: "GroupedBatchNorm", mean: Tensor, variance: Tensor, factor: float) -> None:
-        """Keep a layer's statistics until the end of the pass."""
+        """Store a layer's statistics until the end of the pass."""
         if part in self.found:  # called again within one pass
             self.remember()
         self.found[part] = mean, variance, factor
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Move the running statistics of all layers of the pass, in a handful of operators."""
+        """Update the running statistics of all layers of the pass with a few operators."""
         found, self.found = self.found, {}
         for momentum in {part.momentum for part in found}:
             parts = [part for part in found if part.momentum == momentum]
@@ -99,11 +99,11 @@ class Groups:
 def _shares(
     count: int, momentum: float | None, part: "GroupedBatchNorm"
 ) -> tuple[float | Tensor, Tensor]:
-    """What one pass after another for G groups leaves in the running statistics r:
+    """The factors (kept, shares [G]) that update running statistics r like G separate passes:
 
         kept r + sum_g share_g x_g,   kept = (1 - m)^G, share_g = m (1 - m)^(G - 1 - g)
 
-    and, without a momentum, the mean of all passes. Shares are [G].
+    Without a momentum m, the result is the mean of all passes.
     """
     tracked, running = part.num_batches_tracked, part.running_mean
     assert tracked is not None and running is not None
@@ -115,10 +115,9 @@ def _shares(
 
 
 class GroupedBatchNorm(_BatchNorm):
-    """Batch norm; in training, inside of `in_groups`, each group of rows has statistics of its
-    own. There is a gradient where groups take turns.
-
-    No subclass of torch's SyncBatchNorm, which DDP refuses to wrap on a CPU.
+    """Batch norm; in training, inside of `in_groups`, each group of rows has its own statistics.
+    Gradients need `in_turns`. (It is no subclass of torch's SyncBatchNorm, which DDP refuses on a
+    CPU.)
     """
 
     process_group = None  # torch's name for all processes
@@ -131,7 +130,7 @@ class GroupedBatchNorm(_BatchNorm):
         """Rows [B, C, ...]."""
         if not self.training or self.groups is None:
             return super().forward(x)
-        self._check_input_dim(x)  # type: ignore[misc]  # asks for two dimensions, of any module
+        self._check_input_dim(x)  # type: ignore[misc]  # rejects rows without channels
         if self.together and world() > 1:
             return self._sums_apart(x, self.groups)
         in_rows = x.is_contiguous() or torch.is_grad_enabled()
@@ -140,8 +139,8 @@ class GroupedBatchNorm(_BatchNorm):
         return self._of_groups(x, self.groups)
 
     def _in_turns(self, x: Tensor, groups: Groups) -> Tensor:
-        """By torch's kernel, the groups as channels: the statistics, taken once with momentum 1,
-        are those of the batch.
+        """Use torch's kernel with the groups as channels. With momentum 1, the running statistics
+        that it returns are those of the batch.
         """
         channels = groups.count * self.num_features
         wide = x.view(len(x) // groups.count, channels, *x.shape[2:])
@@ -161,13 +160,13 @@ class GroupedBatchNorm(_BatchNorm):
             0
         ].view_as(x)
 
-    @torch.compiler.disable  # sums over processes are
+    @torch.compiler.disable  # sums over processes can not be compiled
     def _sums_apart(self, x: Tensor, groups: Groups) -> Tensor:
         return self._of_groups(x, groups)
 
     def _of_groups(self, x: Tensor, groups: Groups) -> Tensor:
-        """(x - mean) / sqrt(variance + eps) times weight plus bias. Memory order and dtype of x
-        stay as they are, and x is not copied.
+        """(x - mean) / sqrt(variance + eps) times weight plus bias, without a copy of x. The result
+        has x's memory format and dtype.
         """
         with torch.autocast(x.device.type, enabled=False):
             if groups.in_turns and not (self.together and world() > 1):
@@ -179,7 +178,7 @@ class GroupedBatchNorm(_BatchNorm):
             return _on_line(x, scale, shift)
 
     def _reduced(self, x: Tensor, groups: Groups) -> Tensor:
-        """Of groups in turns: two reductions of x [B / G, G, C, ...], and one operator writes."""
+        """For groups in turns: two reductions of x [B / G, G, C, ...] and one more operator."""
         wide = x.unflatten(0, (-1, groups.count))
         mean, variance = _moments(wide.flatten(3) if x.ndim > 2 else wide[..., None], (0, 3))
         if self.track_running_stats:
@@ -192,7 +191,7 @@ class GroupedBatchNorm(_BatchNorm):
         return _on_line(wide, *(y[None] for y in self._line(mean, variance))).flatten(0, 1)
 
     def _line(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift [G, C] of the line x scale + shift that batch norm is."""
+        """Batch norm as x scale + shift; scale and shift [G, C]."""
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is None:
             return scale, -mean * scale
@@ -202,10 +201,10 @@ class GroupedBatchNorm(_BatchNorm):
     def _statistics(self, x: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance [G, C] and the number of values [G, 1] of each group.
 
-        Each row gives its own mean and variance. In one process they are put together about the
-        mean of the group. Several processes sum once, about the running mean, which is the same
-        everywhere: that costs the variance about (mean - running mean)^2 / variance units of the
-        last place.
+        They are combined from the means and variances of single rows. One process does this about
+        the mean of the group. Several processes do it about the running mean, which they all know,
+        so that one sum is enough; the variance then loses about (mean - running mean)^2 / variance
+        units of the last place.
         """
         rows = x.flatten(2) if x.ndim > 2 else x[:, :, None]
         mean, variance = _moments(rows, (2,))
@@ -226,7 +225,7 @@ class GroupedBatchNorm(_BatchNorm):
         return found, variance, count * rows.shape[2]
 
     def _remember(self, means: Tensor, variances: Tensor) -> None:
-        """Move the running statistics once for each group [G, C], as one pass for each would."""
+        """Update the running statistics like one pass per group; means and variances [G, C]."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         kept, shares = _shares(len(means), self.momentum, self)
@@ -237,20 +236,18 @@ class GroupedBatchNorm(_BatchNorm):
 
 
 def _on_line(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x scale + shift, scale and shift without the last dimensions of x, in the dtype and the
-    memory order of x.
-    """
+    """x scale + shift with x's dtype and memory format; scale lacks x's last dimensions."""
     scale, shift = (y.view(*y.shape, *[1] * (x.ndim - y.ndim)) for y in (scale, shift))
-    if torch.compiler.is_compiling():  # one kernel in any case
+    if torch.compiler.is_compiling():  # the compiler makes one kernel
         return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
     return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
 
 
 def _moments(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and variance over dimensions, in float32 or wider and without a copy of x in it.
+    """Mean and variance over dimensions, in float32 or wider, without a wider copy of x.
 
-    Of half precision the variance is a mean of squares less a squared mean: off by mean^2 /
-    variance units of float32's last place, which is less than the rounding of x costs.
+    For half precision, the variance is the mean of squares minus the squared mean. Its error is
+    mean^2 / variance units of float32's last place, less than that of rounding x.
     """
     if x.dtype in (torch.float32, torch.float64):
         variance, mean = torch.var_mean(x, over, correction=0)
@@ -262,16 +259,14 @@ def _moments(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 class SyncBatchNorm(GroupedBatchNorm):
-    """Statistics in training are those of all rows of all processes or, inside `in_groups`, of all
+    """Training statistics are those of all rows of all processes or, inside `in_groups`, of all
     rows of the same group.
     """
 
     together = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows [B, C, ...]. The gradient is that of the sum of all processes' losses, as
-        `core.distributed.gather`'s is.
-        """
+        """Rows [B, C, ...]. Gradients as in `core.distributed.gather`."""
         if not self.training or world() == 1 or self.groups is not None:
             return super().forward(x)
         if x.device.type == "cuda":
@@ -282,11 +277,11 @@ class SyncBatchNorm(GroupedBatchNorm):
     def _normalised(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, for x [B, C, S]."""
         x = at_least_float32(x)
+        # the last number counts the values
         sums = torch.cat([x.sum((0, 2)), x.new_full((1,), len(x) * x.shape[2])])
-        # and, last, of how many values
         mean, values = total(sums).split([x.shape[1], 1])
         mean = mean / values
-        # a second look at the data, for E x^2 - (E x)^2 loses digits
+        # a second pass over the data, because E x^2 - (E x)^2 loses digits
         centred = x - mean[:, None]
         variance = total(centred.square().sum((0, 2))) / values
         if self.track_running_stats:
@@ -298,7 +293,7 @@ class SyncBatchNorm(GroupedBatchNorm):
 
 
 class GroupedBatchNormAct(GroupedBatchNorm):
-    """timm's batch norm with an activation behind it."""
+    """timm's batch norm with an activation."""
 
     drop: nn.Module
     act: nn.Module
@@ -308,7 +303,7 @@ class GroupedBatchNormAct(GroupedBatchNorm):
 
 
 class SyncBatchNormAct(GroupedBatchNormAct, SyncBatchNorm):
-    """The same, over processes."""
+    """`GroupedBatchNormAct` over all processes."""
 
 
 KINDS: dict[type, tuple[type[GroupedBatchNorm], type[SyncBatchNorm]]] = {
@@ -334,13 +329,13 @@ def synchronise(module: M) -> M:
 
 
 def grouped(module: nn.Module) -> bool:
-    """Every batch norm of a module as `GroupedBatchNorm`, in place. Says whether one pass can serve
-    groups of rows: not where a layer with statistics of the batch is of another kind.
+    """Make every batch norm of a module a `GroupedBatchNorm`, if their kinds are known. Returns
+    whether one pass can then process several groups of rows.
     """
-    looking = [part for part in module.modules() if hasattr(part, "running_var")]
-    if any(type(part) not in KINDS for part in looking):
+    layers = [part for part in module.modules() if hasattr(part, "running_var")]
+    if any(type(part) not in KINDS for part in layers):
         return False
-    for part in looking:
+    for part in layers:
         part.__class__ = KINDS[type(part)][0]
     return True
 
@@ -354,10 +349,9 @@ def synchronised(module: nn.Module) -> bool:
 def in_groups(
     module: nn.Module, number: Tensor, count: int, in_turns: bool = False
 ) -> Iterator[None]:
-    """Inside, each of G groups of rows has batch statistics of its own: `number` [B] holds the
-    groups of this process's rows. `in_turns` promises that row r is of group r % G; there is a
-    gradient in that case alone. The running statistics are moved at the end, as one pass for each
-    group would have done.
+    """Inside, each of G = `count` groups of rows has its own batch statistics; `number` [B] is the
+    group of each row. `in_turns`: row r belongs to group r % G, which gradients require. At the end
+    the running statistics are updated like by one pass per group.
     """
     parts = [part for part in module.modules() if isinstance(part, GroupedBatchNorm)]
     groups = Groups(number, count, in_turns, parts)

@@ -88,7 +88,7 @@ class LogisticMixture(DiscreteDistribution):
         return torch.logsumexp(self.log_weight + self.parts.log_prob(value[..., None]), -1)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """One number chooses the component and, stretched to [0, 1) again, the value within it."""
+        """The number chooses a component; rescaled to [0, 1), it also chooses the value."""
         edges = cumulated(self.log_weight.exp()).expand(*uniform.shape, -1)
         chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
         low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))
@@ -104,8 +104,8 @@ class LogisticMixture(DiscreteDistribution):
 
 
 def cumulated(x: Tensor) -> Tensor:
-    """Sums of the first 1, 2, ... of the last dimension. On a GPU torch adds floats up in any
-    order, and refuses to where algorithms have to be deterministic: then by a matrix product.
+    """Cumulative sums along the last dimension. On a GPU, torch's own have no fixed order and fail
+    under deterministic algorithms; a matrix product replaces them there.
     """
     if x.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
         return by_product(x)
@@ -113,7 +113,7 @@ def cumulated(x: Tensor) -> Tensor:
 
 
 def by_product(x: Tensor) -> Tensor:
-    """The same sums, as a product with a triangle of ones."""
+    """Cumulative sums as a product with a triangular matrix of ones."""
     return x @ x.new_ones(x.shape[-1], x.shape[-1]).triu()
 
 
@@ -129,7 +129,7 @@ class Categorical256(DiscreteDistribution):
         return self.log_probability.expand(*level.shape[:-1], -1).gather(-1, level)[..., 0]
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """The level whose step of the cumulative probabilities holds the number."""
+        """The level whose step of the cumulative distribution contains the number."""
         edges = cumulated(self.log_probability.exp())[..., :-1]
         return (uniform[..., None] >= edges).sum(-1).to(uniform.dtype) / (LEVELS - 1)
 

@@ -14,7 +14,7 @@ import configs
 from core.checks import one_of
 from core.data import doubtful
 from core.data.datasets import DataConfig
-from core.data.registry import is_own, locate_source, trust
+from core.data.registry import for_omegaconf, is_own, locate_source, trust
 from core.errors import SHOWN, UserError, nearest, shown
 from core.method import Method, locate
 from core.run import yaml_values
@@ -289,7 +289,7 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, and the dataclass checks ranges."""
-    structured, given = OmegaConf.structured(kind), yaml_values.for_omegaconf(values)
+    structured, given = OmegaConf.structured(kind), for_omegaconf(values)
     try:
         return OmegaConf.to_object(OmegaConf.merge(structured, given))
     except OmegaConfBaseException as error:
@@ -333,10 +333,10 @@ def _gives_options(pairs: list[tuple[str, str]]) -> bool:
 
 
 def _text_options(name: str, trusted: Iterable[str]) -> set[str]:
-    """The keys of `data.options` that take text, of the data set of that name."""
+    """The keys of `data.options` with type text, for the data set of that name."""
     try:
         kind = locate_source(name, trusted).Config
-    except UserError:  # it is said when the data are opened
+    except UserError:  # raised again when the data are opened
         return set()
     return {key for key, hint in _dotted(kind, kind, "data.options.") if hint is str}
 

@@ -40,8 +40,8 @@ def _explanation(
     said = f"{type(error).__name__}{f': {said}' if said else ''}"
     if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
         return (
-            f"trainer.deterministic: {what} needs what has no deterministic form here; set it to"
-            f" false, or take another network ({said})"
+            f"trainer.deterministic: {what} has an operation without a deterministic form; set it"
+            f" to false, or use another network ({said})"
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return (

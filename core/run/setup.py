@@ -115,12 +115,12 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def be_deterministic() -> None:
-    """From here on this process takes deterministic algorithms alone, and torch raises where there
-    is none. To be called before CUDA starts: cuBLAS reads its variable then.
+    """Use only deterministic algorithms from now on; torch raises an error if there is none. Call
+    it before CUDA starts, because cuBLAS reads its variable then.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # nothing here reads memory that it has not written, and filling it takes time
+    # no code here reads uninitialised memory, and filling it takes time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False

@@ -21,10 +21,9 @@ class TrainerConfig:
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
     compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
     channels_last: bool = False
-    # On a GPU the same run twice ends with other digits, unless this is true: then two runs, and a
-    # resumed one, are the same bit for bit on one kind of card, with one torch. It costs speed. A
-    # CPU needs no such option. (TF32 is as torch has it: convolutions in float32 take it, matrix
-    # products do not.)
+    # true: on a GPU, two equal runs, or a resumed one, are equal bit for bit, with the same kind of
+    # card and the same torch. This costs speed; a CPU does not need it. (TF32 has torch's defaults:
+    # float32 convolutions use it, matrix products do not.)
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt

@@ -234,11 +234,6 @@ def escaped(values: Any) -> Any:
     return _each_text(values, lambda text: text.replace("${", "\\${"))
 
 
-def for_omegaconf(values: Any) -> Any:
-    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
-    return _each_text(values, lambda text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
-
-
 def dump(values: dict[str, Any]) -> str:
     """Values as YAML that `parse` and `construct` accept."""
     options = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
