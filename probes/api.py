@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
-from core.information.bounds import infonce_terms, interval
+from core.information.bounds import infonce_sweep, infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.randomness import KeyedRNG
 from core.run.features import Features
@@ -135,8 +135,7 @@ def _swept(
     n = len(query)
     counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
     sizes = [c for c in counts if calibration and c <= len(calibration[0])]
-    terms = infonce_terms(query, key, scale, counts)
-    found = [interval(row) for row in terms]
+    found = [interval(*bound) for bound in infonce_sweep(query, key, scale, counts)]
     expected = None
     if calibration and sizes:  # the gap between the splits, at one C
         on_calibration = infonce_terms(*calibration, scale, sizes[-1:]).mean().item()

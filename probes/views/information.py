@@ -17,7 +17,7 @@ from torch import Tensor
 from core.data.source import Truth
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
-from core.information.bounds import infonce_terms, interval
+from core.information.bounds import infonce_sweep, infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.method import PairCritic
 from core.randomness import KeyedRNG
@@ -188,7 +188,7 @@ def sweep(
     n = len(query)
     negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
     estimates = [
-        interval(row) for row in infonce_terms(query, key, scale, [k + 1 for k in negatives])
+        interval(*bound) for bound in infonce_sweep(query, key, scale, [k + 1 for k in negatives])
     ]
     rows = []
     for k, found in zip(negatives, estimates, strict=True):
