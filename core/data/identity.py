@@ -21,6 +21,7 @@ BLOCK = 2**24  # bytes; blocks are hashed in parallel
 WORDS = {
     "labels": "labels",
     "pixels": "pixels",
+    "contents": "files (names or contents)",
     "files": "files (names, sizes or times of change)",
     "content": "stored images",
     "sample": "images, in a sample",
@@ -32,10 +33,12 @@ WORDS = {
 class Identity:
     """What one split holds.
 
-    `digests` depend on the kind of data. A split in memory has "pixels" and "labels". One that
-    streams from files has "files" (relative path, size, modification time) and "labels". One that
-    streams from an array, or from a set with a digest of its own, has "content". Endless data,
-    such as embedded sets, have "sample" and "sampled_labels", of some images.
+    `digests` say what the split was recognised by: "pixels" and "labels" of a split in memory,
+    "contents" (relative path and bytes of each file, or "files": path, size and time of change of
+    a set that is long to read) and "labels" of one that streams from files,
+    "content" of one that streams from an array or a set with a digest of its own, "sample" and
+    "sampled_labels" of some images where nothing else can be had, as of embedded data, which have
+    no end.
     """
 
     name: str  # data.name; `name` and `root` say where the data were found, not what they are
@@ -133,8 +136,10 @@ def digest(data: Tensor | bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def digest_of_files(files: Iterable[tuple[str, int, int, int]]) -> str:
-    """SHA-256 in hex of (relative path, bytes, modification time in ns, label), in order."""
+def digest_of_files(files: Iterable[tuple[str | int, ...]]) -> str:
+    """SHA-256 in hex of what is known of each file, such as (relative path, size in bytes, time of
+    change in ns, label), in order.
+    """
     total = hashlib.sha256()
     for file in files:
         total.update(json.dumps(file).encode() + b"\n")

@@ -4,11 +4,13 @@ n = images in the split, B = images on this process.
 """
 
 import copy
+import hashlib
 import itertools
 import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from core.data.views import Policy, augmented, policy
 from core.errors import UserError
 from core.randomness import KeyedRNG
 from core.transfer import send, to_device
+
+# Bytes of all files of a split, up to which they are known by content: some seconds of reading.
+QUICKLY_READ = 2**32
 
 
 @dataclass
@@ -202,11 +207,31 @@ def labels_of(dataset: Any) -> Tensor | None:
 
 
 def _digest_of_files(facts: Facts) -> dict[str, str]:
-    """{"files": digest of all paths, sizes and modification times}, or {} without files."""
+    """{"contents": digest of path and content of each file}, of large sets {"files": digest of
+    path, size and time of change}; {} of a set without files.
+    """
     if facts.files is None:
         return {}
     top, files = facts.files
-    return {"files": digest_of_files(_with_status(str(top), files))}
+    known = list(_with_status(str(top), files))
+    if sum(size for _, size, _, _ in known) > QUICKLY_READ:
+        return {"files": digest_of_files(known)}
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        contents = pool.map(_digest_of_file, (path for path, _ in files))
+        described = zip(known, contents, strict=True)
+        return {
+            "contents": digest_of_files(
+                (path, code, label) for (path, *_, label), code in described
+            )
+        }
+
+
+def _digest_of_file(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _with_status(top: str, files: list[tuple[str, int]]) -> Iterator[tuple[str, int, int, int]]:
@@ -214,7 +239,9 @@ def _with_status(top: str, files: list[tuple[str, int]]) -> Iterator[tuple[str, 
         try:
             status = os.stat(path)
         except OSError as error:
-            raise UserError(
-                f"data.root: {printable(path)} can not be read ({error.strerror})"
-            ) from None
+            raise _unreadable(path, error) from None
         yield os.path.relpath(path, top), status.st_size, status.st_mtime_ns, label
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    return UserError(f"data.root: {printable(path)} can not be read ({error.strerror})")

@@ -6,6 +6,7 @@ are no bounds and have no function here.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,9 @@ class Estimate(NamedTuple):
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    For InfoNCE, resampling anchors with fixed candidates converges to this interval. Resampling
-    pairs would create duplicates that act as false negatives, and the interval could exclude the
-    point estimate.
+    Resampling whole pairs would make duplicates that act as false negatives, and an interval that
+    can exclude the point estimate; the spread of the terms alone would leave out that anchors share
+    their candidates.
     """
     spread = (terms if influence is None else influence).double()
     mean = terms.double().mean().item()
@@ -56,16 +57,20 @@ def infonce(scores: Scores) -> Bound:
     At most log C; biased low when I is near log C; variance of order 1/n (van den Oord et al.
     2018; Poole et al. 2019, eq. 10).
     """
-    terms = scores.own - torch.logaddexp(scores.own, scores.others) + math.log(scores.negatives + 1)
-    return Bound(terms, terms)
+    total = torch.logaddexp(scores.own, scores.others)
+    terms = scores.own - total + math.log(scores.negatives + 1)
+    return Bound(terms, terms - scores.received(-total).exp() if scores.paired else terms)
 
 
 def infonce_symmetric(scores: Scores) -> Bound:
-    """Lower bound: the mean of InfoNCE over both directions. (Their maximum is no bound.)"""
-    reverse = scores.received(torch.zeros_like(scores.own))
-    total = torch.logaddexp(scores.own, scores.others) + torch.logaddexp(scores.own, reverse)
-    terms = scores.own - total / 2 + math.log(scores.negatives + 1)
-    return Bound(terms, terms)
+    """Lower bound: the mean of InfoNCE over both directions, each of which is one; the larger of
+    the two would be none.
+    """
+    forth, back = infonce(scores), infonce(scores.transposed())
+    return Bound(
+        (forth.terms + back.terms) / 2,
+        (forth.influence + back.influence) / 2,
+    )
 
 
 def alpha_bound(scores: Scores, alpha: float) -> Bound:
@@ -212,19 +217,42 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
     The candidates of anchor i are its own key and the keys of the next C - 1 pairs in cyclic order,
     so the pairs must be in random order. query, key [n, D]; candidates ascending, 2 <= C <= n.
     """
+    counts = torch.tensor(candidates, device=query.device).double()
+    parts = [
+        counts.log() + scores[:, :1] - sums
+        for scores, _, sums in _followed(query, key, scale, candidates)
+    ]
+    return torch.cat(parts).T
+
+
+def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
+    """`infonce_terms` with their influence, a bound for each number of candidates: pair j takes
+    its share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) from each anchor i that it is a candidate of.
+    """
+    received = torch.zeros(len(candidates), len(query), dtype=torch.float64, device=query.device)
+    for scores, place, sums in _followed(query, key, scale, candidates):
+        for count, total, taken in zip(candidates, sums.T, received, strict=True):
+            share = (scores[:, 1:count] - total[:, None]).exp_()
+            taken.index_add_(0, place[:, 1:count].flatten(), share.flatten())
+    terms = infonce_terms(query, key, scale, candidates)
+    return [Bound(row, row - taken) for row, taken in zip(terms, received, strict=True)]
+
+
+def _followed(
+    query: Tensor, key: Tensor, scale: float, candidates: list[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For blocks of anchors: the scores [b, n] of the own key and then of its followers, their
+    places [b, n], and log sum exp of the first C of them [b, len(candidates)].
+    """
     n = len(query)
-    counts = torch.tensor(candidates, device=query.device)
     if candidates != sorted(set(candidates)) or candidates[0] < 2 or candidates[-1] > n:
         raise ValueError(f"candidates: must ascend from 2 or more to at most {n}, got {candidates}")
     columns = torch.arange(n, device=query.device)
-    parts = []
     for rows in columns.split(BLOCK):
-        scores = (query[rows] @ key.T).double() * scale  # [b, n]
-        # own key first, then the following keys
-        scores = scores.gather(1, (rows[:, None] + columns) % n)
-        edges = zip([0, *candidates], candidates, strict=False)
-        # each candidate set contains the smaller ones, so one pass serves all C
-        rings = [scores[:, a:b].logsumexp(1) for a, b in edges]
-        sums = torch.stack(rings, 1).logcumsumexp(1)
-        parts.append(counts.double().log() + scores[:, :1] - sums)
-    return torch.cat(parts).T
+        place = (rows[:, None] + columns) % n
+        scores = ((query[rows] @ key.T).double() * scale).gather(1, place)
+        edges = [0, *candidates]
+        rings = [
+            scores[:, a:b].logsumexp(1) for a, b in zip(edges, edges[1:], strict=False)
+        ]  # candidate sets are nested: one pass serves every C
+        yield scores, place, torch.stack(rings, 1).logcumsumexp(1)

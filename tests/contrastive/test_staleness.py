@@ -112,6 +112,13 @@ def test_a_key_drifts_further_the_older_it_is_and_the_faster_its_encoder_moves(m
     assert 0 < young < old and 0 < slow < old / 2
 
 
+@pytest.mark.parametrize("images", [2, 3, 5, 7])
+def test_no_group_of_keys_is_one_image_which_has_no_statistics(make_batch, images):
+    method = tiny(shuffle_groups=4)
+    method(make_batch(images, shape=SHAPE)).loss.backward()
+    assert all(p.grad.isfinite().all() for p in method.query.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_re_encoding_changes_neither_state_nor_mode(make_batch, training):
     method = tiny()
@@ -162,8 +169,12 @@ def test_validation_makes_the_views_of_the_oldest_keys_again(tmp_path, steps, ag
     assert scores["val/queue_drift"] == 0
     assert (scores["val/queue_age_steps"], scores["val/queue_age_epochs"]) == (age, age / 6)
     assert validation(method, steps + 1)["val/queue_drift"] > 0.01  # the views of another step
-    moving, validation = after_steps(small_run(tmp_path, momentum=0.5, momentum_end=0.5), steps)
-    assert validation(moving, steps)["val/queue_drift"] > 1e-4
+    run = small_run(tmp_path, momentum=0.5, momentum_end=0.5)
+    moving, validation = after_steps(run, steps)
+    source = open_source(run.data, "train", run.seed)
+    batches = list(source.batches(train_sampler(len(source), 16, run.seed, 0, steps), 2))
+    found = validation(moving, steps)["val/queue_drift"]
+    assert found == pytest.approx(drift(moving, batches), rel=1e-2) and found > 1e-4
 
 
 def test_validation_leaves_the_run_as_it_was_and_an_empty_queue_has_no_age(tmp_path):

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from core.data.sprites import best_infonce
-from core.information.bounds import infonce_terms, interval, sandwich
-from core.information.scores import gaussian
+from core.information.bounds import (
+    infonce,
+    infonce_sweep,
+    infonce_symmetric,
+    infonce_terms,
+    interval,
+    sandwich,
+)
+from core.information.scores import gaussian, of_matrix
 from tests import sources
 
 
@@ -80,14 +87,50 @@ def test_best_infonce_in_the_limits_and_by_simulation():
     assert best_infonce(500, 32) == pytest.approx(expected, abs=5e-3)
 
 
-def test_intervals_cover_the_bounds_own_mean():
-    """95% intervals of 500 seeds against the mean of all, InfoNCE with 32 candidates: neither too
-    narrow nor too wide for a critic that is near the best.
+@pytest.mark.parametrize("critic", ["best", "flat", "opposed", "hubs"])
+@pytest.mark.parametrize("candidates", [32, 200])
+def test_intervals_cover_the_bounds_own_mean(critic, candidates):
+    """95% intervals of 500 seeds against the mean of all: neither too narrow nor too wide, for the
+    best critic and for those that are far from it. The terms alone would cover 77 of 100 for one
+    that prefers wrong pairs, as all anchors share its mistakes.
     """
-    pairs = [sources.gaussian_pairs(200, 4, 1.0, seed) for seed in range(500)]
-    found = [interval(infonce_terms(made.query, made.key, 1.0, [32])[0]) for made in pairs]
+    found, alone = [], []
+    for seed in range(500):
+        made = sources.gaussian_pairs(200, 4, 1.0, seed)
+        scale = {"best": 1.0, "hubs": 1.0, "flat": 0.3, "opposed": -0.3}[critic]
+        key = made.key
+        if critic == "hubs":  # keys that are near to every query
+            key = torch.cat([key, 1.5 * torch.randn(200, 1, generator=rng(seed)).double()], 1)
+        query = torch.cat([made.query, torch.ones(200, key.shape[1] - made.key.shape[1])], 1)
+        (bound,) = infonce_sweep(query.double(), key.double(), scale, [candidates])
+        found.append(interval(*bound))
+        alone.append(interval(bound.terms))
     mean = sum(estimate.mean for estimate in found) / 500
-    assert 460 <= sum(estimate.low <= mean <= estimate.high for estimate in found) <= 488
+    held = [sum(e.low <= mean <= e.high for e in each) for each in (found, alone)]
+    assert 455 <= held[0] <= 488, held
+    assert held[1] < 410 or critic != "opposed", held
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_influence_of_a_sweep_is_that_of_the_matrix():
+    """At C = n a key is everybody's candidate, as in `infonce`; below, of the C - 1 before it."""
+    q, k = (torch.randn(40, 5, generator=rng(i), dtype=torch.float64) for i in (1, 2))
+    whole = infonce(of_matrix(2.0 * q @ k.T))
+    few, last = infonce_sweep(q, k, 2.0, [7, 40])
+    torch.testing.assert_close(last, whole)
+    share = torch.zeros(40, 40, dtype=torch.float64)
+    for i in range(40):
+        places = [(i + step) % 40 for step in range(7)]
+        share[i, places] = (2.0 * q[i] @ k[places].T).softmax(0)
+        share[i, i] = 0
+    torch.testing.assert_close(few.influence, few.terms - share.sum(0))
+    both = infonce_symmetric(of_matrix(2.0 * q @ k.T))
+    back = infonce(of_matrix(2.0 * k @ q.T))
+    torch.testing.assert_close(both.influence, (whole.influence + back.influence) / 2)
+    torch.testing.assert_close(both.terms, (whole.terms + back.terms) / 2)
 
 
 def test_an_interval_holds_the_mean_of_normal_terms_95_times_of_100():

@@ -194,6 +194,55 @@ def test_a_digest_reads_every_byte_and_the_threads_do_not_matter():
     assert digest(x) != before and digest(x.view(-1)[:-5]) != before
 
 
+def test_files_that_moved_or_were_copied_are_the_same_data(root, tmp_path):
+    before = identity(root, memory=0.0)
+    for path in root.rglob("*.png"):
+        os.utime(path, ns=(5, 5))
+    shutil.copytree(root, tmp_path / "b")
+    for place in (root, tmp_path / "b"):
+        after = identity(place, memory=0.0)
+        assert after.difference(before.as_dict()) == ""
+        assert after.fingerprint == before.fingerprint
+
+
+def changed_alike(root):
+    """A byte of a file, with its size and its time of change as they were."""
+    path = root / "train/cat/0.png"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def renamed(root):
+    (root / "train/cat/0.png").rename(root / "train/cat/00.png")
+
+
+@pytest.mark.parametrize("change", [changed_alike, renamed])
+def test_files_are_known_by_path_and_content(change, root):
+    before = identity(root, memory=0.0)
+    change(root)
+    after = identity(root, memory=0.0)
+    assert after.difference(before.as_dict()) == "other files (names or contents)"
+    assert after.fingerprint != before.fingerprint
+
+
+def touched(root):
+    os.utime(root / "train/cat/0.png", ns=(7, 7))
+
+
+@pytest.mark.parametrize("change", [touched, renamed])
+def test_files_that_are_long_to_read_are_known_by_their_times(change, root, monkeypatch):
+    monkeypatch.setattr("core.data.images.QUICKLY_READ", 0)
+    monkeypatch.setattr("core.data.images._digest_of_file", lambda path: pytest.fail("was read"))
+    before = identity(root, memory=0.0)
+    assert identity(root, memory=0.0).difference(before.as_dict()) == ""
+    change(root)
+    after = identity(root, memory=0.0)
+    assert after.difference(before.as_dict()) == "other files (names, sizes or times of change)"
+    assert after.fingerprint != before.fingerprint
+
+
 def test_it_is_computed_once_and_only_where_it_is_asked_for(root, monkeypatch):
     _plain.cache_clear()
     sources = [open_source(config(root), "trainval", 0, augmented) for augmented in (True, False)]

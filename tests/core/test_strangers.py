@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from core.console import plain_console
 from core.data.datasets import open_source
 from core.errors import UserError
 from core.method import Method, locate
@@ -356,23 +355,6 @@ def test_a_checkpoint_may_name_what_the_user_trusts(own_package, write, tmp_path
 def test_a_name_that_is_no_class_is_refused(name):
     with pytest.raises(UserError):
         locate(name, ["os", "x", "a b", "é"])
-
-
-@pytest.mark.parametrize("text", ["a[/x]", "[b]", "[red]x[/red]", ":smile:"])
-def test_a_path_is_printed_as_it_stands(text, capsys):
-    plain_console().print(f"{text}: done")
-    plain_console(120).print(f"{text}: done")
-    assert capsys.readouterr().out.count(text) == 2
-
-
-def test_every_output_goes_through_that_console():
-    root = CONFIGS.parent
-    for path in [
-        *root.glob("core/**/*.py"),
-        *root.glob("probes/**/*.py"),
-        *root.glob("scripts/**/*.py"),
-    ]:
-        assert "Console(" not in path.read_text() or path.name == "console.py", path
 
 
 @pytest.mark.parametrize("text", ["\x1b[2Jx", "\u202ex", "a\0b", "\x9bx"])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from core.errors import Unmeasurable
 from core.frozen import Pairs
-from core.information.bounds import infonce_terms, interval
+from core.information.bounds import infonce_sweep, interval
 from probes.views import critic as module
 from probes.views import information as views
 from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
@@ -58,7 +58,7 @@ def test_each_split_serves_its_purpose_alone(quick):
         for name, (codes, scale) in read.items():
             rows = made[name]["sweep"]
             assert [row["K"] for row in rows] == [16, 32, 64, 128, 199]
-            terms = infonce_terms(*codes, scale, [row["K"] + 1 for row in rows])
+            terms = infonce_sweep(*codes, scale, [row["K"] + 1 for row in rows])
             for row, expected in zip(rows, map(interval, terms), strict=True):
                 assert (row["bound"], row["low"], row["high"]) == pytest.approx(
                     (expected.mean, expected.low, expected.high), abs=1e-6

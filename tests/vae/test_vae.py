@@ -157,3 +157,14 @@ def test_a_collapsed_code_is_warned_of_with_what_to_try():
     assert all(word in warning for word in ("free_bits", "annealing", "window"))
     assert method.warning({"information_upper": 3.0, "active_units": 9.0}) == ""
     assert method.warning({"knn": 0.5}) == ""
+
+
+def test_the_log_deviation_of_a_posterior_has_two_ends():
+    """A deviation of e^20 would be a code of noise alone, and its square infinite in float16."""
+    method = BetaVAE(BetaVAEConfig(width=8, latent=3), (1, 28, 28))
+    x = torch.rand(4, 1, 28, 28)
+    for far, end in ((50.0, 3.0), (-50.0, -7.0)):
+        with torch.no_grad():
+            method.to_posterior.bias[3:] = far
+        assert (method.moments(x)[1] == end).all()
+        assert method.posterior(x).stddev.log().flatten().tolist() == pytest.approx([end] * 12)
