@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UserError
-from core.information.bounds import infonce_sweep, infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn as neighbours
@@ -125,16 +123,9 @@ def infonce_bound(
 def _swept(
     query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
 ) -> dict[str, Any]:
-    """The bound at C = 2^4 + 1, ... and n, and what the last of them may claim."""
-    n = len(query)
-    counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
-    sizes = [c for c in counts if calibration and c <= len(calibration[0])]
-    found = [interval(*bound) for bound in infonce_sweep(query, key, scale, counts)]
-    expected = None
-    if calibration and sizes:  # the gap between the splits, at one C
-        on_calibration = infonce_terms(*calibration, scale, sizes[-1:]).mean().item()
-        expected = found[-1].mean + on_calibration - found[counts.index(sizes[-1])].mean
-    cap, last = cosine_cap(scale, n), found[-1]
+    """The bound at every C, described."""
+    swept, n = sweep_over(query, key, scale, calibration), len(query)
+    last = swept.bounds[-1][1]
     return {
         "quantity": "I(X; Y)",
         "estimator": "InfoNCE, one-sided",

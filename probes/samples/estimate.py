@@ -12,19 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from core.errors import Unmeasurable, UserError, nearest
-from core.information import scores
-from core.information.bounds import (
-    Bound,
-    Estimate,
-    alpha_bound,
-    dv,
-    infonce_sweep,
-    infonce_symmetric,
-    interval,
-    js,
-    nwj,
-    smile,
-)
+from core.information import bounds
+from core.information.bounds import Bound, Estimate, infonce_sweep, interval
+from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
 from probes.samples.crossfit import FOLDS, Fit, cross_fit
@@ -104,19 +94,18 @@ def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
     """InfoNCE in both directions for C = 2^4 … the smallest fold, pooled over folds."""
     least = min(len(fold.query) for fold in fit.folds)
     counts = sorted({c for c in (2**e for e in range(4, 40)) if c < least} | {least})
-    both: list[list[Bound]] = []  # of a fold and a direction, at each C
+    folds: list[list[Bound]] = []  # of each fold, at each C
     for fold in fit.folds:
         random = torch.randperm(len(fold.query), generator=torch.Generator().manual_seed(0))
         q, k = fold.query[random], fold.key[random]
         forth, back = (infonce_sweep(*codes, 1.0, counts) for codes in ((q, k), (k, q)))
-        both.append(
-            [
-                Bound(*((a + b) / 2 for a, b in zip(*of, strict=True)))
-                for of in zip(forth, back, strict=True)
-            ]
-        )
-    pooled = [Bound(*map(torch.cat, zip(*of, strict=True))) for of in zip(*both, strict=True)]
+        folds.append([_mean_bound(*of) for of in zip(forth, back, strict=True)])
+    pooled = [Bound(*map(torch.cat, zip(*of, strict=True))) for of in zip(*folds, strict=True)]
     return [(c, interval(*bound)) for c, bound in zip(counts, pooled, strict=True)]
+
+
+def _mean_bound(first: Bound, second: Bound) -> Bound:
+    return Bound((first.terms + second.terms) / 2, (first.influence + second.influence) / 2)
 
 
 def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:

@@ -17,8 +17,6 @@ from torch import Tensor
 from core.data.source import Truth
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
-from core.information.bounds import infonce_sweep, infonce_terms, interval
-from core.information.verdict import cosine_cap, verdict
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
@@ -178,12 +176,7 @@ def sweep(
     """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
     verdict at the largest C.
     """
-    query, key = codes
-    n = len(query)
-    negatives = [k for k in (2**e for e in range(4, 40)) if k < n - 1] + [n - 1]
-    estimates = [
-        interval(*bound) for bound in infonce_sweep(query, key, scale, [k + 1 for k in negatives])
-    ]
+    swept = sweep_over(*codes, scale, calibration)
     rows = []
     for c, found in swept.bounds:
         row = {"K": c - 1, "candidates": c, "loss": math.log(c) - found.mean, "bound": found.mean}

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from core.information.bounds import Estimate, infonce_terms, interval
+from core.information.bounds import Estimate, infonce_sweep, infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 
 
@@ -26,7 +26,7 @@ def sweep_over(
     """
     n = len(query)
     counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
-    found = [interval(row) for row in infonce_terms(query, key, scale, counts)]
+    found = [interval(*bound) for bound in infonce_sweep(query, key, scale, counts)]
     sizes = [c for c in counts if calibration and c <= len(calibration[0])]
     expected = None
     if calibration and sizes:
