@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from core.errors import Unmeasurable
 from core.frozen import Frozen, Latents
 from core.information.bounds import interval, sandwich
 from core.information.codes import codes, joined
@@ -131,6 +132,8 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
 
     Hoffman & Johnson 2016; Poole et al. 2019.
     """
+    if len(latents.z) < 2:
+        raise Unmeasurable("rate: its bounds compare images, so it takes 2 or more")
     blocks = zip(*(x.split(BLOCK) for x in latents[:3]), strict=True)
     read = joined([codes(_normal(mean, sigma), z, prior) for mean, sigma, z in blocks])
     d = latents.distortion
