@@ -245,6 +245,8 @@ def _followed(
     places [b, n], and log sum exp of the first C of them [b, len(candidates)].
     """
     n = len(query)
+    if n < 2:
+        raise Unmeasurable(f"InfoNCE: it takes 2 pairs or more, got {n}")
     if candidates != sorted(set(candidates)) or candidates[0] < 2 or candidates[-1] > n:
         raise ValueError(f"candidates: must ascend from 2 or more to at most {n}, got {candidates}")
     columns = torch.arange(n, device=query.device)

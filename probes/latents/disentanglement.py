@@ -13,6 +13,7 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
+from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.run.features import Features
 from probes.probe import Found, Numbers, Probe
@@ -70,6 +71,8 @@ def mig(counts: list[Tensor]) -> float:
     for joint in counts:
         p = joint.double() / joint[0].sum()
         value = p.sum(1)[0]
+        if (value > 0).sum() < 2:
+            raise Unmeasurable("disentanglement: a factor has one value in all test images")
         independent = p.sum(2, keepdim=True) * value
         information = torch.special.xlogy(p, p / independent.clamp(min=1e-300)).sum((1, 2))
         gaps.append(_gap(information) / torch.special.entr(value).sum().item())

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from torch.distributions import Distribution, Independent, Normal
 
+from core.errors import Unmeasurable
 from core.frozen import Frozen, Latents
 from core.information.bounds import interval, sandwich
 from core.information.codes import codes, joined
@@ -120,6 +121,8 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
 
     Hoffman & Johnson 2016; Poole et al. 2019.
     """
+    if len(latents.z) < 2:
+        raise Unmeasurable("rate: its bounds compare images, so it takes 2 or more")
     parts = []
     for mean, sigma, z in zip(*(x.split(BLOCK) for x in latents[:3]), strict=True):
         normals = Normal(mean, sigma, validate_args=False)

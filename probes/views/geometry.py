@@ -7,6 +7,7 @@ n = images of the test split, V = views of each, D = dimensions.
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
 from core.information.standardise import require_finite_features, require_finite_numbers
@@ -85,6 +86,8 @@ def layout(x: Tensor) -> dict[str, float]:
     directions. Raises `Unmeasurable` where they are not finite.
     """
     require_finite_features(x, "geometry")
+    if len(x) < 2:
+        raise Unmeasurable(f"geometry: it takes 2 images or more, got {len(x)}")
     spread = deviations(x)
     return {
         "dimensions": x.shape[1],

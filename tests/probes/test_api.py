@@ -74,7 +74,9 @@ def test_the_bound_is_the_plain_formula():
     scores = F.normalize(x, dim=1).double() @ F.normalize(y, dim=1).double().T / 0.2
     own = scores.diag() - scores.logsumexp(1) + math.log(600)
     assert found["value"] == pytest.approx(own.mean().item(), abs=1e-5)
-    assert found["error"] == pytest.approx(own.std().item() / math.sqrt(600), rel=1e-4)
+    share = scores.softmax(1).fill_diagonal_(0)  # of a key among the candidates of others
+    influence = own - share.sum(0)
+    assert found["error"] == pytest.approx(influence.std().item() / math.sqrt(600), rel=1e-4)
     assert (found["pairs"], found["candidates"]) == (600, 600)
     assert found["ceiling"] == pytest.approx(math.log(600))
     assert found["sweep"][-1]["bound"] == found["value"]

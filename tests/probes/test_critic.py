@@ -58,8 +58,8 @@ def test_each_split_serves_its_purpose_alone(quick):
         for name, (codes, scale) in read.items():
             rows = made[name]["sweep"]
             assert [row["K"] for row in rows] == [16, 32, 64, 128, 199]
-            terms = infonce_sweep(*codes, scale, [row["K"] + 1 for row in rows])
-            for row, expected in zip(rows, map(interval, terms), strict=True):
+            bounds = infonce_sweep(*codes, scale, [row["K"] + 1 for row in rows])
+            for row, expected in zip(rows, (interval(*bound) for bound in bounds), strict=True):
                 assert (row["bound"], row["low"], row["high"]) == pytest.approx(
                     (expected.mean, expected.low, expected.high), abs=1e-6
                 )

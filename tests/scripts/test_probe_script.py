@@ -232,6 +232,27 @@ def test_numbers_outlive_a_picture_that_is_interrupted(tmp_path, capsys, monkeyp
     assert report(tmp_path)["knn"] == left["knn"] and list(tmp_path.glob("probe/*.png"))
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("method", ["vae", "simclr"])
+def test_a_split_of_one_image_stops_no_probe(split, method, tmp_path, capsys):
+    """What can not be measured says why, and the rest is there."""
+    if method == "vae":
+        saved(tmp_path)
+    else:
+        overrides = [f"folder={tmp_path}", "model.hidden=8", "model.projection=8", "wandb=disabled"]
+        run = config.read("configs/simclr_sprites.yaml", overrides)
+        run.data.sprites = SPRITES
+        made = checkpoint.build_method(run, (3, 32, 32))
+        checkpoint.save(tmp_path / "last.ckpt", State(run, made, build_optimizer(made, run.optim)))
+    names = "linear,knn,geometry,disentanglement,rate,information"
+    call(tmp_path, f"data.sprites.{split}=1", "--probes", names)
+    found = report(tmp_path)
+    assert all((name in found) != (name in found["absent"]) for name in names.split(","))
+    assert all(found["absent"].values()) and "knn" in found
+    if split == "test":
+        assert set(found["absent"]) >= {"geometry", "disentanglement", "rate", "information"}
+
+
 def test_a_number_that_is_not_finite_is_absent_with_its_reason(tmp_path, capsys, monkeypatch):
     saved(tmp_path)
     from probes.probe import Found
