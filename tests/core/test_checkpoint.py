@@ -11,15 +11,15 @@ from core.errors import UserError
 from core.files import write_atomically
 from core.run import checkpoint, config
 from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
+from core.run.resumable import differences
 
 ROOT = Path(__file__).parents[2]
+SMALL = ["model.hidden=16", "model.projection=8"]
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    run = config.read(
-        ROOT / "configs/simclr_sprites.yaml", ["model.hidden=16", "model.projection=8"]
-    )
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", SMALL)
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(
         tmp_path / "last.ckpt",
@@ -40,6 +40,52 @@ def test_a_method_comes_back_from_the_file_alone(saved):
     assert (step, run.model.hidden, method.training) == (7, 16, False)
     for key, value in checkpoint.build_method(run, (3, 32, 32)).state_dict().items():
         torch.testing.assert_close(method.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_what_a_run_was_comes_back(saved):
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", SMALL)
+    made = checkpoint.build_method(run, (3, 32, 32))
+    kept = checkpoint.State(run, made, build_optimizer(made, run.optim), 7, 0.625, "an-id")
+    checkpoint.save(saved, kept)
+    other = checkpoint.build_method(run, (3, 32, 32))
+    state = checkpoint.State(run, other, build_optimizer(other, run.optim))
+    checkpoint.restore(saved, checkpoint.read(saved), state)
+    assert (state.step, state.best, state.wandb_id) == (7, 0.625, "an-id")
+
+
+# keys that change what is computed, each with another value
+COMPUTED = [
+    "seed=5", "model.temperature=0.3", "data.augment=crop", "data.sprites.train=1000",
+    "data.validation=77", "data.bits=12", "optim.name=sgd", "optim.lr=0.5", "optim.batch_size=64",
+    "optim.micro_batch=32", "optim.epochs=9", "optim.warmup_epochs=0", "optim.weight_decay=0.5",
+    "optim.momentum=0.5", "optim.clip=1", "trainer.precision=64-true", "trainer.compile=true",
+]  # fmt: skip
+# and keys that do not
+TOLD = [
+    "folder=elsewhere", "wandb=offline", "resume=true", "data.root=x", "data.workers=3",
+    "data.download=true", "data.memory=3", "data.changed=accept", "data.timeout=9", "data.skip=0.1",
+    "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=fsdp",
+    "trainer.profile=true", "trainer.log_every=3", "trainer.save_every=3", "trainer.keep_last=3",
+    "trainer.keep_epochs=1", "trainer.timeout=99",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", COMPUTED + TOLD)
+def test_a_run_goes_on_with_its_own_config_and_where_it_likes(override, saved):
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", [*SMALL, override])
+    method = checkpoint.build_method(run, (3, 32, 32))
+    optimizer = torch.optim.AdamW(method.parameters())
+    there, here = (config.to_dict(run) for run in (checkpoint.load_method(saved).run, run))
+    key = override.partition("=")[0]
+    assert set(differences(there, here)) == {key} - {"folder"}, "the override is another value"
+    state = checkpoint.State(run, method, optimizer)
+    if override in COMPUTED:
+        with pytest.raises(UserError, match=f"another config \\({key} is "):
+            checkpoint.restore(saved, checkpoint.read(saved), state)
+    else:
+        state.optimizer = build_optimizer(method, run.optim)
+        checkpoint.restore(saved, checkpoint.read(saved), state)
+        assert state.step == 7
 
 
 @pytest.mark.parametrize(
