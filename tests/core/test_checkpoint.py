@@ -1,5 +1,6 @@
 """What a checkpoint refuses, each in one clear line."""
 
+import mmap
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from core.errors import UserError
 from core.files import write_atomically
-from core.run import checkpoint, config
+from core.run import archive, checkpoint, config
 from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
 from core.run.resumable import differences
 
@@ -194,3 +195,27 @@ def test_warmup_cosine_is_linear_then_half_a_cosine():
     assert warmup_cosine(8, 4, 12) == pytest.approx(0.5)
     assert warmup_cosine(12, 4, 12) == pytest.approx(0)
     assert OptimConfig(lr=0.3, batch_size=1024).scaled_lr == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    "offset, size, stride, fits",
+    [
+        (0, (4,), (1,), True),
+        (1, (3,), (1,), True),
+        (1, (4,), (1,), False),
+        (2, (2, 2), (1, 2), False),
+        (0, (2, 2), (2, 1), True),
+        (4, (1,), (1,), False),
+    ],
+)
+def test_a_tensor_ends_inside_its_record(offset, size, stride, fits):
+    content = mmap.mmap(-1, 64)
+    content[:16] = torch.arange(4.0).numpy().tobytes()
+    builder = archive._Builder(content, {"a/data/0": archive.Record(0, 16)}, "a/data/")
+    storage = archive.Storage("0", torch.float32, 4)
+    if not fits:
+        with pytest.raises(archive.Broken, match="larger than its record"):
+            builder.build(archive.Declared(storage, offset, size, stride), 0)
+        return
+    made = builder.build(archive.Declared(storage, offset, size, stride), 0)
+    assert torch.equal(made, torch.arange(4.0).as_strided(size, stride, offset))
