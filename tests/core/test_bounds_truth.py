@@ -61,6 +61,38 @@ def test_each_bound_is_its_formula():
     )
 
 
+def test_each_influence_is_the_derivative_by_a_pairs_weight():
+    """Of the mean of terms, where pair j has the weight w_j as an anchor and as a candidate."""
+    n, a = 30, 0.3
+    f = torch.randn(n, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    s, own, weights = scores.of_matrix(f), f.diagonal(), torch.ones(n, dtype=torch.float64)
+    weights.requires_grad_()
+    exp = f.exp().masked_fill(torch.eye(n, dtype=torch.bool), 0)
+    # where both of alpha's expectations have the same mean, their constants are those of the terms
+    second = exp @ weights / (n - 1)
+    whole = exp @ weights + own.exp()
+    found = {
+        "infonce": (bounds.infonce(s), own - whole.log() + math.log(n)),
+        "nwj": (bounds.nwj(s), 1 + own - second),
+        "js": (bounds.js(s), 1 + own - second),
+    }
+    for name, (bound, terms) in found.items():
+        torch.testing.assert_close(bound.terms, terms.detach(), msg=name)
+        (slope,) = torch.autograd.grad((weights * terms).sum(), weights, retain_graph=True)
+        shift = (bound.influence - slope).detach()  # a constant has no spread
+        assert shift.std() < 1e-9, name
+    spared = exp.detach()[torch.arange(n), (torch.arange(n) + 1) % n]
+    first = (whole.detach() - spared) / (n - 1)
+    mixed, mixed_second = a * first + 1 - a, a * second.detach() + 1 - a
+    share = exp.detach() / (n - 1)
+    expected = (
+        bounds.alpha_bound(s, a).terms
+        - a * (share / mixed[:, None]).sum(0)
+        - (1 - a) * (share / mixed_second[:, None] ** 2).sum(0)
+    )
+    torch.testing.assert_close(bounds.alpha_bound(s, a).influence, expected)
+
+
 @pytest.mark.parametrize(
     "information, d, expected",
     [

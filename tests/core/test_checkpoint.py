@@ -1,5 +1,6 @@
 """What a checkpoint refuses, each in one clear line."""
 
+import mmap
 import os
 import pickle
 from pathlib import Path
@@ -9,17 +10,17 @@ import torch
 
 from core.errors import UserError
 from core.files import write_atomically
-from core.run import checkpoint, config
+from core.run import archive, checkpoint, config
 from core.run.optim import OptimConfig, build_optimizer, warmup_cosine
+from core.run.resumable import differences
 
 ROOT = Path(__file__).parents[2]
+SMALL = ["model.hidden=16", "model.projection=8"]
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    run = config.read(
-        ROOT / "configs/simclr_sprites.yaml", ["model.hidden=16", "model.projection=8"]
-    )
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", SMALL)
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(
         tmp_path / "last.ckpt",
@@ -40,6 +41,52 @@ def test_a_method_comes_back_from_the_file_alone(saved):
     assert (step, run.model.hidden, method.training) == (7, 16, False)
     for key, value in checkpoint.build_method(run, (3, 32, 32)).state_dict().items():
         torch.testing.assert_close(method.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_what_a_run_was_comes_back(saved):
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", SMALL)
+    made = checkpoint.build_method(run, (3, 32, 32))
+    kept = checkpoint.State(run, made, build_optimizer(made, run.optim), 7, 0.625, "an-id")
+    checkpoint.save(saved, kept)
+    other = checkpoint.build_method(run, (3, 32, 32))
+    state = checkpoint.State(run, other, build_optimizer(other, run.optim))
+    checkpoint.restore(saved, checkpoint.read(saved), state)
+    assert (state.step, state.best, state.wandb_id) == (7, 0.625, "an-id")
+
+
+# keys that change what is computed, each with another value
+COMPUTED = [
+    "seed=5", "model.temperature=0.3", "data.augment=crop", "data.sprites.train=1000",
+    "data.validation=77", "data.bits=12", "optim.name=sgd", "optim.lr=0.5", "optim.batch_size=64",
+    "optim.micro_batch=32", "optim.epochs=9", "optim.warmup_epochs=0", "optim.weight_decay=0.5",
+    "optim.momentum=0.5", "optim.clip=1", "trainer.precision=64-true", "trainer.compile=true",
+]  # fmt: skip
+# and keys that do not
+TOLD = [
+    "folder=elsewhere", "wandb=offline", "resume=true", "data.root=x", "data.workers=3",
+    "data.download=true", "data.memory=3", "data.changed=accept", "data.timeout=9", "data.skip=0.1",
+    "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=fsdp",
+    "trainer.profile=true", "trainer.log_every=3", "trainer.save_every=3", "trainer.keep_last=3",
+    "trainer.keep_epochs=1", "trainer.timeout=99",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", COMPUTED + TOLD)
+def test_a_run_goes_on_with_its_own_config_and_where_it_likes(override, saved):
+    run = config.read(ROOT / "configs/simclr_sprites.yaml", [*SMALL, override])
+    method = checkpoint.build_method(run, (3, 32, 32))
+    optimizer = torch.optim.AdamW(method.parameters())
+    there, here = (config.to_dict(run) for run in (checkpoint.load_method(saved).run, run))
+    key = override.partition("=")[0]
+    assert set(differences(there, here)) == {key} - {"folder"}, "the override is another value"
+    state = checkpoint.State(run, method, optimizer)
+    if override in COMPUTED:
+        with pytest.raises(UserError, match=f"another config \\({key} is "):
+            checkpoint.restore(saved, checkpoint.read(saved), state)
+    else:
+        state.optimizer = build_optimizer(method, run.optim)
+        checkpoint.restore(saved, checkpoint.read(saved), state)
+        assert state.step == 7
 
 
 @pytest.mark.parametrize(
@@ -148,3 +195,27 @@ def test_warmup_cosine_is_linear_then_half_a_cosine():
     assert warmup_cosine(8, 4, 12) == pytest.approx(0.5)
     assert warmup_cosine(12, 4, 12) == pytest.approx(0)
     assert OptimConfig(lr=0.3, batch_size=1024).scaled_lr == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    "offset, size, stride, fits",
+    [
+        (0, (4,), (1,), True),
+        (1, (3,), (1,), True),
+        (1, (4,), (1,), False),
+        (2, (2, 2), (1, 2), False),
+        (0, (2, 2), (2, 1), True),
+        (4, (1,), (1,), False),
+    ],
+)
+def test_a_tensor_ends_inside_its_record(offset, size, stride, fits):
+    content = mmap.mmap(-1, 64)
+    content[:16] = torch.arange(4.0).numpy().tobytes()
+    builder = archive._Builder(content, {"a/data/0": archive.Record(0, 16)}, "a/data/")
+    storage = archive.Storage("0", torch.float32, 4)
+    if not fits:
+        with pytest.raises(archive.Broken, match="larger than its record"):
+            builder.build(archive.Declared(storage, offset, size, stride), 0)
+        return
+    made = builder.build(archive.Declared(storage, offset, size, stride), 0)
+    assert torch.equal(made, torch.arange(4.0).as_strided(size, stride, offset))

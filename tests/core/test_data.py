@@ -292,3 +292,13 @@ def test_impossible_settings_name_their_key(change, key):
 def test_more_validation_than_images_is_refused(folder):
     with pytest.raises(UserError, match=r"data\.validation"):
         open_source(config(folder, validation=40), "train", 0)
+
+
+@pytest.mark.parametrize(
+    "n, most, places",
+    [(10, 4, [0, 2, 5, 7]), (5, 5, [0, 1, 2, 3, 4]), (3, 9, [0, 1, 2]), (1000, 3, [0, 333, 666])],
+)
+def test_some_images_are_spread_over_the_whole_split(n, most, places):
+    """Stored sets are often sorted by class: the first images would be of one."""
+    blocks = [index for index, _ in eval_sampler(n, block=2, most=most)]
+    assert torch.cat(blocks).tolist() == places and max(map(len, blocks)) <= 2

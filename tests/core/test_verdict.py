@@ -33,6 +33,12 @@ def test_verdicts(values, images, calibration, cap, expected):
     assert verdict(sweep, images, calibration, cap) == expected
 
 
+@pytest.mark.parametrize("error, word", [(0.01, "critic-limited"), (0.4, "converged")])
+def test_a_gap_that_chance_explains_blames_no_critic(error, word):
+    sweep = [(c, Estimate(2.5, error, 2.5 - 2 * error, 2.5 + 2 * error)) for c in (64, 512, 4096)]
+    assert verdict(sweep, 4096, calibration=3.5) == word
+
+
 def test_cosine_cap_is_what_a_perfect_code_can_reach_at_most():
     assert cosine_cap(1 / 0.5, 4096) == pytest.approx(3.99, abs=0.015)
     code = torch.eye(2, dtype=torch.float64)[torch.tensor([0, 1])] * 2 - 1

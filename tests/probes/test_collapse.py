@@ -18,6 +18,7 @@ from torch.distributions import (
 from core.errors import Unmeasurable
 from core.information.codes import Codes, codes, joined, normal_factors
 from core.information.collapse import active_units, collapse_status
+from core.information.scores import gaussian
 from core.randomness import KeyedRNG
 from probes.latents import rate_parts as collapse
 from probes.latents.rate_parts import decomposition, dimension_rates, log_marginals
@@ -140,6 +141,16 @@ def test_marginals_equal_torch_distributions(monkeypatch):
     torch.testing.assert_close(with_own, dense.logsumexp(1) - math.log(40))
     torch.testing.assert_close(without, others.logsumexp(1) - math.log(39))
     assert without[5, 0] < -5000
+
+
+def test_the_aggregate_posterior_is_a_mean_of_all_and_of_all_others():
+    read = linear_gaussian(30)
+    each = Independent(Normal(read.mean, read.sigma), 1).log_prob(read.z[:, None])  # [i, k]
+    of_all, of_others = collapse._log_aggregate(gaussian(read.mean, read.sigma, read.z))
+    torch.testing.assert_close(of_all, each.exp().mean(1).log().double())
+    own = torch.eye(30, dtype=torch.bool)
+    expected = (each.exp().masked_fill(own, 0).sum(1) / 29).log().double()
+    torch.testing.assert_close(of_others, expected)
 
 
 def test_too_many_images_are_thinned_evenly(monkeypatch):

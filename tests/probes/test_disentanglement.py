@@ -195,3 +195,17 @@ def test_a_factor_of_one_value_is_left_out():
     assert read["factors"] == [name for name, _ in FACTORS] and read["mig"] == pytest.approx(
         1, abs=0.05
     )
+
+
+def test_every_score_is_read_on_test_and_fitted_on_train():
+    """Test labels that have nothing to do with the features score nothing, whatever train says."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, other = (torch.randint(3, (2000, 2), generator=generator) for _ in range(3))
+    factors = (("a", 3), ("b", 3))
+    told, untold = Features(x.float(), x, factors), Features(y.float(), other, factors)
+    named = ("mig", "sap")
+    high, low = disentanglement(told, told), disentanglement(told, untold)
+    assert all(high[name] > 0.9 for name in named) and high["informativeness"] > 0.99
+    assert all(abs(low[name]) < 0.05 for name in named) and low["informativeness"] < 0.4
+    fitted_on_noise = disentanglement(untold, told)
+    assert fitted_on_noise["mig"] > 0.9 and fitted_on_noise["sap"] < 0.6

@@ -267,3 +267,13 @@ def test_lidar_divides_what_views_scramble_by_its_degrees_of_freedom():
         values[divisor] = math.exp(entropy(scipy.linalg.eigh(between, within, eigvals_only=True)))
     assert abs(values[200] - values[400]) > 1e-3
     assert lidar(views, delta=1.0) == pytest.approx(values[200], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "dimensions, rank, collapsed",
+    [(1, 1.0, False), (2, 1.4, True), (2, 1.6, False), (3, 1.9, True), (64, 1.9, True)],
+)
+def test_a_rank_that_few_dimensions_can_not_pass_is_no_collapse(dimensions, rank, collapsed):
+    space = {"dimensions": dimensions, "effective_rank": rank, "deviation": 0.9}
+    said = collapse(space | {"dead_dimensions": 0.0})
+    assert said.startswith("collapsed") == collapsed

@@ -14,7 +14,9 @@ from core.information.standardise import mean_and_deviation
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import logistic
-from probes.labels.linear import STRENGTHS, linear
+from probes.labels.knn import PRESETS, KNNProbe, knn
+from probes.labels.linear import STRENGTHS, LinearProbe, linear
+from probes.latents.disentanglement import DisentanglementProbe, disentanglement
 
 
 def split(n: int, d: int, classes: int, seed: int, spread: float = 0.5) -> Features:
@@ -228,3 +230,29 @@ def test_an_exact_fit_leaves_nothing_of_the_gradient():
         share = (x @ weight.T + bias).softmax(1) - torch.nn.functional.one_hot(y, 5)
         assert (share.T @ x / 60 + strength * weight).abs().max() < 1e-13
         assert share.mean(0).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("probe", [LinearProbe, KNNProbe, DisentanglementProbe])
+def test_a_probe_of_labels_fits_on_train_and_val_and_scores_test(probe):
+    """Each split has a label of its own everywhere, so that reading it leaves a trace."""
+
+    class Traced:
+        seed, device, asked = 0, torch.device("cpu"), []
+
+        def features(self, split):
+            self.asked.append(split)
+            generator = torch.Generator().manual_seed(len(split))
+            x = torch.randn(240, 3, generator=generator)
+            y = (x[:, :2] > 0).long()
+            return Features(x, y, (("a", 2), ("b", 2)))
+
+    frozen = Traced()
+    found = probe().measure(frozen).numbers
+    assert frozen.asked == ["trainval", "test"]
+    train, test = frozen.features("trainval"), frozen.features("test")
+    expected = {
+        LinearProbe: lambda: dict(linear(train, test)),
+        KNNProbe: lambda: {name: knn(train, test, *preset) for name, preset in PRESETS.items()},
+        DisentanglementProbe: lambda: disentanglement(train, test),
+    }[probe]()
+    assert found == expected

@@ -18,6 +18,12 @@ from probes.report.schema import FORMAT
 from probes.session import load_probes
 from scripts import compare
 
+# of the second seed, on other training images and the same test images
+OTHER_TRAIN = {
+    "data": {"train": {"fingerprint": "e" * 64}, "test": {"fingerprint": "f" * 64}},
+    "run_seed": 1,
+    "views": "crop",
+}
 KNOWN = load_probes(list(PROBES))
 
 
@@ -135,7 +141,8 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
 @pytest.mark.parametrize(
     "other",
     [{"key": "l"}, {"print_": "e"}, {"step": 4}, {"method": "contrastive.moco.MoCo"}, {"seed": 0}]
-    + [{"config_key": None}, {"identity": {}}, {"options": {"linear": {"k": 3}}}],
+    + [{"config_key": None}, {"identity": {}}, {"options": {"linear": {"k": 3}}}]
+    + [{"identity": OTHER_TRAIN}],
 )
 def test_what_is_no_second_seed_is_a_line_of_its_own(tmp_path, other):
     folders = [

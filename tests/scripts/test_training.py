@@ -1,14 +1,17 @@
 """The front door: a run, its interruption and its resumption, and what is refused."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.run import checkpoint
+from core.run.loop import Loop
 from scripts.patience import Patience, stamp
 from tests import in_process
 from tests.front_door import ROOT, Done, run_script, start_script
@@ -219,3 +222,18 @@ def test_a_profile_says_where_the_time_goes(tmp_path):
     ]
     assert 95 <= sum(shares) <= 105
     assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize(
+    "score, kept", [(0.4, False), (0.5, False), (0.6, True), (math.nan, False)]
+)
+def test_only_a_better_score_replaces_the_best_checkpoint(score, kept, monkeypatch):
+    """Of equal ones the first stays, so that a resumed run keeps the same."""
+    loop, saves = object.__new__(Loop), []
+    loop.state = SimpleNamespace(best=0.5, step=7, method=SimpleNamespace(criterion="knn"))
+    loop.logger, loop.folder = None, SimpleNamespace(best="best.ckpt")
+    loop._observe = lambda: {"val/knn": score}
+    monkeypatch.setattr(checkpoint, "save", lambda *given: saves.append(given))
+    loop._validate()
+    assert saves == ([("best.ckpt", loop.state)] if kept else [])
+    assert loop.state.best == (score if kept else 0.5)

@@ -1,0 +1,126 @@
+"""What a frozen encoder gives is read again only for the same weights, data, views and seeds."""
+
+import pytest
+import torch
+
+from core.batch import Encoded
+from core.data.images import Arrays, Facts
+from core.data.source import eval_sampler
+from core.data.views import policy
+from core.frozen import Frozen
+from core.information.codes import coded
+from core.run import checkpoint, config
+
+
+class Encoder:
+    """Three pixels as features; codes that say which of the two networks made them."""
+
+    shape = (3, 16, 16)
+
+    def embed(self, x):
+        return x.flatten(1)[:, 60:63].float()
+
+    def encode(self, x, key=False):
+        features = self.embed(x)
+        return Encoded(features, features + (1000 if key else 0))
+
+
+def frozen(folder, *, weights="w", pixels=0, labels=0, run_seed=0, seed=0, augment="crop", **more):
+    def source(split, augmented):
+        generator = torch.Generator().manual_seed(pixels + 7 * len(split))
+        images = torch.randint(256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8)
+        y = (torch.arange(12)[:, None] + labels) % 2
+        views = policy(augment if augmented else "none", 16)
+        return Arrays(images, y, {"class": 2}, views, Facts("arrays", split))
+
+    run = config.RunConfig(method="x", folder="x", seed=run_seed)
+    run.data = config.DataConfig(augment=augment)
+    return Frozen(Encoder(), run, weights=weights, seed=seed, folder=folder, sources=source, **more)
+
+
+READ = {
+    "features": lambda one: list(one.features("test")[:2]),
+    "pairs": lambda one: [*one.pairs("test").features, *one.pairs("test").codes],
+    "views": lambda one: list(one.views("test", 3)),
+}
+CHANGES = [
+    ("features", {"weights": "v"}), ("features", {"pixels": 1}), ("features", {"labels": 1}),
+    ("features", {"run_seed": 1}), ("pairs", {"weights": "v"}), ("pairs", {"pixels": 1}),
+    ("pairs", {"seed": 1}), ("pairs", {"augment": "simclr"}), ("views", {"augment": "moco"}),
+    ("views", {"seed": 1}),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("what", READ)
+def test_the_same_is_encoded_once(what, tmp_path):
+    first, again = frozen(tmp_path / "kept"), frozen(tmp_path / "kept")
+    made, read = READ[what](first), READ[what](again)
+    assert first.encoded > 0 and again.encoded == 0
+    for one, other in zip(made, read, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("what, change", CHANGES)
+def test_what_changes_a_number_is_encoded_anew(what, change, tmp_path):
+    READ[what](frozen(tmp_path / "kept"))
+    other = frozen(tmp_path / "kept", **change)
+    made = READ[what](other)
+    assert other.encoded > 0
+    for one, fresh in zip(made, READ[what](frozen(None, **change)), strict=True):
+        assert torch.equal(one, fresh)
+
+
+def test_the_number_of_views_and_of_images_are_part_of_it(tmp_path):
+    one = frozen(tmp_path / "kept")
+    assert one.views("test", 3).features.shape == (12, 3, 3)
+    assert one.views("test", 2).features.shape == (12, 2, 3)
+    assert one.views("test", 2, most=5).features.shape == (5, 2, 3)
+    assert one.pairs("test", most=5).place.tolist() == [0, 2, 4, 7, 9]
+    assert len(one.pairs("test").place) == 12
+
+
+def test_another_version_of_a_package_encodes_anew(tmp_path, monkeypatch):
+    frozen(tmp_path / "kept").features("test")
+    monkeypatch.setattr("core.frozen.versions", lambda: {"torch": "of tomorrow"})
+    other = frozen(tmp_path / "kept")
+    other.features("test")
+    assert other.encoded == 12 and other.identity["versions"] == {"torch": "of tomorrow"}
+
+
+def test_splits_are_never_taken_for_one_another(tmp_path):
+    one = frozen(tmp_path / "kept")
+    assert not torch.equal(one.features("test").x, one.features("train").x)
+    assert not torch.equal(one.features("train").x, one.features("val").x)
+
+
+def test_queries_and_keys_come_from_their_own_networks(tmp_path):
+    pairs = frozen(tmp_path / "kept", augment="none").pairs("test")
+    assert torch.equal(pairs.codes[0], pairs.features[0])
+    assert torch.equal(pairs.codes[1], pairs.features[1] + 1000)
+    views = frozen(tmp_path / "kept", augment="none").views("test", 2)
+    assert torch.equal(views.codes, views.features)
+
+
+def test_without_a_digest_of_weights_nothing_is_kept(tmp_path):
+    for _ in range(2):
+        one = frozen(tmp_path / "kept", weights="")
+        one.features("test")
+        assert one.encoded == 12 and not (tmp_path / "kept").exists()
+
+
+def test_the_distortion_is_that_of_the_code_that_was_drawn(tmp_path):
+    overrides = ["folder=x", "model.width=4", "model.latent=3", "data.sprites.test=20"]
+    run = config.read("configs/beta_vae_sprites.yaml", overrides)
+    one = Frozen(checkpoint.build_method(run, (3, 32, 32)), run)
+    source, found = one.source("test"), one.latents("test")
+    (batch,) = source.batches(eval_sampler(20, purpose="rate"), 1)
+    x, q, z = coded(one.method, batch)
+    expected = -one.method.likelihood(z).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(found.distortion, expected.detach())
+    torch.testing.assert_close(found.z, z)
+    torch.testing.assert_close((found.mean, found.sigma), (q.mean, q.stddev))
