@@ -4,7 +4,8 @@ compute the same thing.
     twobounds bench                          # all sections
     twobounds bench queue loss --rounds 15
     twobounds bench knn --device cuda --json knn.json
- Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
+
+Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
 both alike; still, measure on an idle one. Ratios are peer / ours: 3.0x means that the peer takes
 three times as long. Memory is the peak of one call beyond what was allocated before it; each side
 runs in a process of its own.

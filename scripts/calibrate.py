@@ -8,7 +8,8 @@ A table and a picture are written. The sources are in probes/samples/benchmark_s
 takes the Python of another environment that holds benchmark-mi, which needs an older numpy:
 python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Then both
 estimate each task, one after the other.
- A lower bound should not exceed by more than 3 standard errors what the sample itself holds: the
+
+A lower bound should not exceed by more than 3 standard errors what the sample itself holds: the
 mean of its pointwise information, which differs from the truth by chance alone. The table says how
 far below it each bound is.
 """

@@ -4,7 +4,8 @@ decoder, that decoder with each remedy, and a VLAE.
     twobounds collapse data.root=/path/that/holds/MNIST    # all rows, 40 minutes on 2 CPU cores
     twobounds collapse data.root=/data --only vae,vlae     # some rows
     twobounds collapse data.root=/data optim.epochs=40 --out runs/long    # another recipe
- A decoder that reads every earlier pixel can draw digits without a code. Then a code that carries
+
+A decoder that reads every earlier pixel can draw digits without a code. Then a code that carries
 nothing (R = 0) is a minimum of the loss. Each remedy is a schedule for the price of the rate; the
 VLAE limits what the decoder may read (Chen et al. 2017). Each row is one run and, on the 10,000
 test images, its R, D, bounds on I(X; Z) and active units. A call that was interrupted goes on where

@@ -3,7 +3,8 @@
     twobounds gpu-check --out gpu
     twobounds gpu-check --out gpu --only losses,simclr --seconds 120
     twobounds gpu-check --device cpu --out gpu
- Losses, views, random numbers and probes are compared with float64 or the CPU; then kernels,
+
+Losses, views, random numbers and probes are compared with float64 or the CPU; then kernels,
 training steps and a resumed run are timed and profiled. OUT/summary.txt has the results,
 OUT/summary.json every number. Both are written after every stage, so that a time limit loses at
 most one stage. The exit code is 1 if a result is wrong. On a CPU the same code runs at toy sizes;

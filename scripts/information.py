@@ -2,7 +2,8 @@
 
     twobounds information pairs.npz
     twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
- Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
+
+Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
 to row i of y, and rows are independent of each other. Critics are cross-fitted: no critic has seen
 the pairs that it scores, so a lower bound holds.
 

@@ -4,7 +4,8 @@ trained model, for one price beta of a nat of rate.
     twobounds rate-distortion linear_vae                             # beside the exact curve
     twobounds rate-distortion beta_vae_sprites --betas 1,3,10,30 optim.epochs=4 --warm-start
     twobounds rate-distortion --checkpoint runs/simclr_sprites       # through the rate head
- A config is trained once for each beta, in a run folder of its own: an interrupted run is resumed,
+
+A config is trained once for each beta, in a run folder of its own: an interrupted run is resumed,
 a finished one is not trained again. A checkpoint of any family is frozen and measured by the rate
 head, with the same prices for all. Each point is (R, D) on the test split with 95% intervals: R = E
 KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). All above the lower convex hull of

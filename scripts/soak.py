@@ -3,13 +3,15 @@ an uninterrupted run.
 
     twobounds soak simclr_sprites --kills 20
     twobounds soak moco_sprites --kills 20 --processes 2 optim.epochs=4
- The ways: `kill`, kill -9; `early`, kill -9 while the run starts; `term` and `usr1`, the signals of
+
+The ways: `kill`, kill -9; `early`, kill -9 while the run starts; `term` and `usr1`, the signals of
 a scheduler (the exit code has to be 75, and no step may be lost); `full`, a limit on the size of
 files, so that a checkpoint can not be written in full (the exit code has to be 2, and the earlier
 checkpoint is kept); `torn`, kill -9, after which last.ckpt is cut short, as a disk may do in a
 power cut; and with several processes `rank`, kill -9 of one of them: the others have to end by
 themselves.
- The exit code is 0 only if both runs end alike: weights, queue and optimiser bit by bit (with
+
+The exit code is 0 only if both runs end alike: weights, queue and optimiser bit by bit (with
 several processes, to 1e-6), and metrics.jsonl with the same text.
 """
 

@@ -1,6 +1,7 @@
 """The cost of Weights & Biases: a run that logs every tenth step, beside the same run with
 `wandb=disabled`.
- Processes of both kinds train in turns, so that other work on the machine slows both alike. There
+
+Processes of both kinds train in turns, so that other work on the machine slows both alike. There
 are several of each kind, because even two processes of one run differ by some percent. What W&B's
 own process does between the turns of its run is not counted. The servers run on this machine: one
 answers, one refuses, one accepts connections and never answers, one stops answering once the run
