@@ -75,7 +75,7 @@ class Frozen:
         quiet: bool = True,
         sources: Callable[[str, bool], Source] | None = None,
     ):
-        """`weights`: a digest, else nothing is kept. `sources` replaces the config's data."""
+        """`weights`: their digest; without it nothing is stored. `sources` replaces the data."""
         if isinstance(method, nn.Module):
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed

@@ -31,7 +31,7 @@ SAFE = 100
 
 
 class Layout(NamedTuple):
-    """Who is a candidate of whom. `both`: columns are anchors, too (only for V = 1, W = 1)."""
+    """The sizes of a batch. `both`: columns are anchors, too (only for V = 1, W = 1)."""
 
     pairs: int  # B
     views: int  # V
@@ -58,7 +58,7 @@ class Tile(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The pairs of each block of rows and columns, and the tiles (of a square: upper triangle)."""
+    """The pairs of each block of rows and columns, and the tiles (the upper ones of a square)."""
 
     rows: list[slice]
     columns: list[slice]
@@ -92,8 +92,8 @@ class InBatch(torch.autograd.Function):
     """rows [V B, D], columns [V W B, D], scale and layout to the loss and, without gradient, the
     loss against only the other view (N candidates).
 
-    The gradient is computed with the loss and kept, O((rows + columns) D); of a square, all of it
-    goes to the rows. There is no second derivative.
+    The gradient is computed with the loss and kept, O((rows + columns) D). For a square, the whole
+    gradient goes to the rows. There is no second derivative.
     """
 
     @staticmethod

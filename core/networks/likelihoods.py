@@ -40,7 +40,7 @@ class Likelihood(nn.Module):
         normal            real values, N(x; parameters, sigma^2), P = 1
 
     logistic, gaussian and normal have one trained scale per channel, bounded away from zero;
-    `sigma` fixes that of normal.
+    `sigma` fixes the scale of normal.
     """
 
     NAMES = ("bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian", "normal")

@@ -99,5 +99,5 @@ class Preemption:
         self.heard = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[signal.SIGINT])
-        # without this, torch raises inside a step when a worker dies of the same signal
+        # without this, torch raises an error inside a step if the same signal kills a worker
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

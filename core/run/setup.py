@@ -137,7 +137,7 @@ def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: config.RunConfig) -> None:
-    """Start the processes, if their number is that of torchrun and divides the batch."""
+    """Start the processes, if their number agrees with torchrun's and divides the batch."""
     size, world = run.optim.batch_size, fabric.world_size
     if size % world:  # checked before any process is started
         raise UserError(

@@ -1,7 +1,8 @@
-"""Signatures of files beside a checkpoint, so that files of other users are not taken for results.
+"""Signatures of files beside a checkpoint, so that files of other users are not mistaken for
+results.
 
 Each user has a secret key in `$TWOBOUNDS_CACHE`, or `$XDG_CACHE_HOME/twobounds`, or
-`~/.cache/twobounds`, which nobody else may read. Without a key nothing is signed, and no earlier
+`~/.cache/twobounds`, which only this user may read. Without a key, nothing is signed and no earlier
 result is read.
 """
 

@@ -158,7 +158,7 @@ def resolve(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 class _Resolver:
-    """Replaces interpolations, once per key, so that texts that double each other stay cheap."""
+    """Replaces interpolations, once per key, so that nested references take little time."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
