@@ -84,10 +84,10 @@ def infonce_bound(
     chooses the temperature, and the bound is computed on the others.
 
     Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
-    interval), "ceiling" (log C), "cap" (the most that this critic can show), "verdict"
+    interval), "ceiling" (log C), "cap" (the largest value that this critic can reach), "verdict"
     (converged, K-limited, saturated or critic-limited; see docs/information.md) and "sweep", the
     bound at every C. `UserError` names what can not be used. Source: van den Oord et al. 2018;
-    Poole et al. 2019. For samples that are no codes, use `probes.estimate`, which trains a critic.
+    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -194,5 +194,5 @@ def _labels(values: Any, name: str, n: int) -> np.ndarray:
 
 
 def _of_one_label(found: dict[str, float]) -> dict[str, float]:
-    """The numbers under keys without the name of the only factor."""
+    """The numbers, with the name of the only factor removed from their keys."""
     return {name.removesuffix("/label"): value for name, value in found.items()}

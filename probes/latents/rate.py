@@ -104,7 +104,7 @@ class RateProbe(Probe):
 
 
 def posterior(frozen: Frozen) -> str:
-    """Why a method has no rate, or ""."""
+    """The reason if a method has no rate, else ""."""
     if isinstance(frozen.method, LatentModel):
         return ""
     return f"{frozen.run.method} has no posterior"
@@ -164,7 +164,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
 
 
 def _parts(numbers: Numbers) -> str:
-    """The parts of the rate: bounds for all images, and values for the images that were read."""
+    """The parts of the rate: bounds for all images, and values for the images that were used."""
     parts = numbers["on_these_images"]
     of_all = ", ".join(
         f"{numbers[key]['low']:.3f} ≤ {word} ≤ {numbers[key]['high']:.3f}"
@@ -178,5 +178,5 @@ def _parts(numbers: Numbers) -> str:
         whole = f"R {parts['rate']['value']:.3f} = {' + '.join(terms)}"
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
-        note = "; I is at its ceiling log n, so the total correlation includes what exceeds it"
+        note = "; I is at its ceiling log n, so the total correlation contains the rest of I"
     return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"

@@ -1,4 +1,4 @@
-"""Paired samples from files: they are read without running code, and refused in one line where no
+"""Paired samples from files: they are read without running code, and refused in one line if no
 estimate could be trusted.
 """
 
@@ -30,7 +30,7 @@ class PairedSamples(NamedTuple):
 
 def load_pairs(path: Path) -> tuple[Array, Array]:
     """The arrays `x` and `y` of an npz. Nothing is unpickled, and no more memory is allocated than
-    the size of the file justifies. `UserError` where the file is no npz or holds other things.
+    the size of the file justifies. `UserError` if the file is not an npz or holds other things.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
@@ -83,14 +83,14 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
                 f" {info.compress_size:,} bytes of it"
             )
         values = np.frombuffer(record.read(size), dtype=dtype, count=count)
-        if record.read(1):  # reads to the end, where the checksum is compared
+        if record.read(1):  # reads to the end, so that the checksum is compared
             raise UserError(f"{path}: {name} is longer than it says")
     return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:
-    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, with a remark.
-    `UserError` names what is wrong.
+    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, and a remark says
+    so. `UserError` names what is wrong.
     """
     sides = [_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y))]
     a, b = sides
@@ -111,8 +111,8 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
             a, b = a[first], b[first]
         else:
             remarks.append(
-                "values repeat, so rows that agree were taken for separate draws; copies of a row"
-                " would inflate the estimate"
+                "values repeat, so equal rows were treated as separate draws; if they are copies of"
+                " a row, the estimate is too high"
             )
     if len(a) < LEAST:
         raise UserError(

@@ -58,8 +58,8 @@ class GeometryProbe(Probe):
 def geometry(frozen: Frozen) -> Numbers:
     """The geometry of features and, if the method has them, of (query) codes on the test split.
 
-    Alignment and LiDAR are absent where two views would be the same image; `sentence` is present
-    where something has collapsed.
+    Alignment and LiDAR are absent if two views would be the same image; `sentence` is present if
+    something has collapsed.
     """
     most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
     pairs = shuffled(frozen.pairs("test", most), frozen.seed)
@@ -82,7 +82,7 @@ def geometry(frozen: Frozen) -> Numbers:
 
 def layout(x: Tensor) -> dict[str, float]:
     """The geometry of one view of each image, features or codes [n, D]; uniformity is that of their
-    directions. Raises `Unmeasurable` where they are not finite.
+    directions. Raises `Unmeasurable` if they are not finite.
     """
     require_finite_features(x, "geometry")
     spread = deviations(x)
@@ -97,7 +97,7 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def collapse(space: dict[str, float]) -> str:
-    """What has collapsed, in words, or "". Raises `Unmeasurable` for NaN."""
+    """What has collapsed, in words; "" if nothing has. Raises `Unmeasurable` for NaN."""
     require_finite_numbers(space, "geometry")
     dimensions = int(space["dimensions"])
     rank, dead = space["effective_rank"], space["dead_dimensions"]
