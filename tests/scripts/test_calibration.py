@@ -87,7 +87,7 @@ def test_the_peer_is_compared_in_nats_and_in_time():
         (("--pairs", "10"), "--pairs"),
         (("--seed", "-1"), "--seed"),
         (("--peer", "/nowhere/python"), "can not be run"),
-        (("--peer", sys.executable), "holds no benchmark-mi"),
+        (("--peer", sys.executable), "has no working benchmark-mi"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, words, message):

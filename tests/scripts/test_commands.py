@@ -95,7 +95,7 @@ assert not [module for module in {HEAVY} if module in sys.modules]
         (["pretrian"], "no command 'pretrian' (did you mean 'pretrain'?)"),
         (["config"], "no command 'config' (did you mean 'configs'?)"),
         (["rate_distorsion"], "did you mean 'rate-distortion'?"),
-        (["configs", "all"], "configs: takes no words, got 'all'"),
+        (["configs", "all"], "configs: takes no arguments, got 'all'"),
         (["scaling", "--batch", "1"], "--batch: must be 2 or more, got 1"),
         (["bench", "quue"], "no section 'quue' (did you mean 'queue'?)"),
         (["calibrate", "--pairs", "3"], "--pairs: must be 50 or more, got 3"),

@@ -124,9 +124,9 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
     said = " ".join(said.split())
     assert code == 0
     if second is None:  # a report that does not say it differs from nothing
-        assert "another quantity" not in said and " views" not in said
+        assert "a different quantity" not in said and " views" not in said
         return
-    assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is another" in said
+    assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is a different" in said
     assert "a · simclr views" in said and f"b · {second} views" in said
     code, said, _ = call(capsys, runs[0], runs[2], "--out", tmp_path / "fig.png")
     assert code == 0 and " views" not in said
