@@ -64,8 +64,8 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
     parser = commands.parser("pretrain", __doc__)
     parser.add_argument(
         "config",
-        help="a YAML file or the name of a packaged config; the first lines of a packaged config show"
-        " its command, its cost and the expected numbers",
+        help="a YAML file or the name of a packaged config; the first lines of a packaged config"
+        " show its command, its cost and the expected numbers",
     )
     overrides(parser, "any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
     switch(parser, "--resume", "resume the run in its folder (the same as resume=true)")
