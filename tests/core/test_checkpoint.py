@@ -1,4 +1,4 @@
-"""What a checkpoint refuses, each in one clear line."""
+"""Checkpoints that are refused, each with one clear line."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What a config says is taken as it is written, and what is wrong names who wrote it."""
+"""Texts of a config are taken literally, and an error names the origin of the wrong value."""
 
 from pathlib import Path
 
@@ -235,7 +235,7 @@ def test_warmup_may_fill_training_and_not_go_beyond():
 
 
 def test_the_config_of_a_run_folder_imports_nothing_of_a_strangers(tmp_path, monkeypatch):
-    """A folder may come from somebody else: what its config.yaml names is not the user's word."""
+    """A folder may come from a stranger, so a name in its config.yaml is not the user's choice."""
     (tmp_path / "planted.py").write_text("open('imported', 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

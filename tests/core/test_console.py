@@ -1,4 +1,4 @@
-"""A path or a name is printed as it stands, whatever it holds."""
+"""A path or a name is printed literally, whatever characters it contains."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Randomness, the config reader, the floors of small things."""
+"""Random numbers, the config reader, and small parts of core."""
 
 import subprocess
 import sys

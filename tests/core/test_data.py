@@ -1,4 +1,4 @@
-"""Real data: splits, layouts, streaming, and what is said when files are missing."""
+"""Real data: splits, layouts, streaming, and the messages for missing files."""
 
 import struct
 import zlib
@@ -20,8 +20,8 @@ from tests.pictures import config, png
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two classes of PNGs, 20 for training and 6 for testing each; a picture's red value tells
-    which it is.
+    """Two classes of PNGs, 20 for training and 6 for testing each; the red value of a picture
+    identifies it.
     """
     root = tmp_path_factory.mktemp("images")
     for split, count in (("train", 20), ("test", 6)):
@@ -161,7 +161,7 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
 def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png")
     path = tmp_path / "train/a" / kind
-    if kind == "bomb.png":  # a few bytes that say they are 60,000 x 60,000 pixels
+    if kind == "bomb.png":  # a few bytes whose header claims 60,000 x 60,000 pixels
         path.write_bytes((tmp_path / "train/a/0.png").read_bytes())
         data = bytearray(path.read_bytes())
         data[16:24] = struct.pack(">II", 60_000, 60_000)
@@ -242,9 +242,7 @@ def test_reading_leaves_torchs_own_generator_alone(folder):
 
 
 class Sequence(IterableDataset):
-    """Stands for timm's reader of a set without random access: pictures of value i, class i mod
-    3.
-    """
+    """Replaces timm's reader of a set without random access: pictures of value i, class i mod 3."""
 
     def __init__(self, given: int, promised: int):
         self.given, self.promised, self.reader = given, promised, None

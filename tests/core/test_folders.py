@@ -1,4 +1,4 @@
-"""Folders of images: which class a file belongs to, and what is left out."""
+"""Folders of images: the class of a file, and the files that are left out."""
 
 import os
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_what_is_no_image_is_left_out_counted_and_said(tmp_path, capfd):
     for name in ("a/notes.txt", "a/labels.csv", "b/clip.mp4", "b/drawing.eps", "README"):
         (tmp_path / "train" / name).write_text("words")
     os.symlink(tmp_path / "nowhere.png", tmp_path / "train/a/lost.png")
-    os.mkfifo(tmp_path / "train/b/pipe.png")  # to read it would wait for ever
+    os.mkfifo(tmp_path / "train/b/pipe.png")  # reading it would wait forever
     source = open_split(tmp_path)
     assert len(source) == 3
     (said,) = capfd.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The Triton kernel of views, run by Triton's interpreter, beside the eager views."""
+"""The Triton kernel of views, run by Triton's interpreter, against the eager views."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def test_the_kernel_makes_the_eager_views_to_one_level():
         ("moco", 3, 40, 24, 20),
         ("simclr", 1, 28, 28, 28),
     ]
-    told = subprocess.run(  # a process of its own, since Triton reads the variable once
+    told = subprocess.run(  # a separate process, because Triton reads the variable only once
         [sys.executable, "-c", COMPARE, json.dumps(cases)],
         env=dict(
             os.environ, TRITON_INTERPRET="1", PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])
@@ -75,7 +75,7 @@ def test_the_parameters_are_what_the_kernel_reads():
 
 
 def test_a_step_copies_its_index_and_the_parameters_of_both_views_and_nothing_else(monkeypatch):
-    """On a device that holds no values, so that nothing can be read back from it either."""
+    """On a device without values, so that nothing can be read back from it."""
     copies = []
 
     def sent(tensors, device, send=transfer.send):

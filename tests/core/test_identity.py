@@ -1,4 +1,4 @@
-"""The identity of a split: equal for equal data wherever they lie, and different for any change."""
+"""The identity of a split: equal for equal data in any folder, and different for any change."""
 
 import json
 import os
@@ -206,7 +206,7 @@ def test_files_that_moved_or_were_copied_are_the_same_data(root, tmp_path):
 
 
 def changed_alike(root):
-    """A byte of a file, with its size and its time of change as they were."""
+    """Change a byte of a file, but keep its size and its time of change."""
     path = root / "train/cat/0.png"
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -1,5 +1,5 @@
-"""Data sets by name: the table of torchvision's, and a set in a package of one's own, which is one
-file.
+"""Data sets by name: the table of torchvision's sets, and a set of one file in a user's own
+package.
 """
 
 import sys
@@ -121,7 +121,7 @@ BROKEN = "raise OSError('no such disk')"
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package outside the repository, which nobody trusts yet."""
+    """A package outside of the repository, which is not trusted yet."""
     folder = tmp_path / "mydata"
     folder.mkdir()
     for name, text in (

@@ -1,4 +1,4 @@
-"""What becomes of a stored picture: transparency, orientation, depth, frames and colour models."""
+"""How stored pictures are read: transparency, orientation, depth, frames and colour models."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def read(data, grey: bool = False, bits: int = 16):
 
 
 def with_alpha() -> Image.Image:
-    """Red below nothing at all, below half, and in full."""
+    """Red that is fully transparent, half transparent, and opaque."""
     picture = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
     picture.putpixel((1, 0), (200, 0, 0, 128))
     picture.putpixel((2, 0), (200, 0, 0, 255))
@@ -96,7 +96,7 @@ def test_pictures_stand_upright(orientation, kind):
     tensor, note = read(data)
     assert (tensor.permute(1, 2, 0).numpy() == np.asarray(expected)).all()
     assert tensor.shape[1:] == ((16, 24) if orientation < 5 else (24, 16))
-    if kind != "TIFF":  # which Pillow turns itself
+    if kind != "TIFF":  # which Pillow itself turns
         assert bool(note & TURNED) == (orientation > 1)
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_exif_block_beside_a_whole_picture_harms_nothing():
 
 
 def deep_png(value: int, side: int = 4) -> bytes:
-    """A PNG of 16 bits in three colours, which Pillow can not write."""
+    """A PNG with 16 bits for each of three colours, which Pillow can not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -219,7 +219,7 @@ def test_what_is_done_to_pictures_is_said_once_a_split(memory, workers, tmp_path
 
 
 class InSequence:
-    """A set that is read through, such as a web data set, with pictures as they are stored."""
+    """A set that is read in sequence, such as a web data set, with pictures as they are stored."""
 
     reader = None
 
@@ -247,7 +247,7 @@ def test_a_long_strip_costs_no_gigabytes():
     start = time.process_time()
     tensor, _ = to_tensor(Image.new("RGB", (60_000, 1), "red"), 224, False)
     assert tensor.shape == (3, 224, 224) and (tensor[0] == 255).all()
-    assert time.process_time() - start < 5  # the whole of it would be 13 million pixels wide
+    assert time.process_time() - start < 5  # fully resized, it would be 13 million pixels wide
 
 
 def test_a_palette_of_colours_is_not_taken_for_grey(tmp_path):

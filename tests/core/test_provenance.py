@@ -1,4 +1,4 @@
-"""data.json: a run goes on with the data that it began with, unless it is told otherwise."""
+"""data.json: a run continues with the data that it began with, unless the user accepts others."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def root(tmp_path) -> Path:
 
 
 def goes_on(tmp_path: Path, root: Path, *more: str) -> str:
-    """What a run of that folder says about its data, as it is checked and written."""
+    """The messages of a run in that folder about its data, which are checked and written."""
     _plain.cache_clear()
     words = [*KEYS, f"data.root={root}", f"folder={tmp_path / 'run'}", *more]
     run = run_config.read(ROOT / "configs/simclr_sprites.yaml", words)

@@ -1,4 +1,4 @@
-"""Rate-distortion functions against one another, against convex optimisation, and Blahut-Arimoto
+"""Rate-distortion functions against each other and against convex optimisation, and Blahut-Arimoto
 against all of them.
 """
 
@@ -16,8 +16,8 @@ EIGENVALUES = (4.0, 0.3, 1.5, 0.3, 0.02)
 
 
 def best_split(eigenvalues, total):
-    """R(D) of independent Gaussian components as a convex program: the distortions D_i that sum to
-    `total` at the least rate.
+    """R(D) of independent Gaussian components as a convex program: the distortions D_i with sum
+    `total` and the least rate.
     """
     values = np.array(eigenvalues)
     found = minimize(
@@ -119,7 +119,7 @@ def test_its_code_has_the_rate_and_the_distortion_that_it_says():
     )
     other = blahut_arimoto(
         p, d, -9.0, gap=1e-9
-    )  # the line through one point lies below every other
+    )  # the line through one point lies below all other points
     assert other.upper >= found.lower + found.slope * (other.distortion - found.distortion) - 1e-12
 
 

@@ -1,5 +1,5 @@
-"""What is kept beside a checkpoint: read again only by the user who wrote it, for the same key,
-whole; and never trusted otherwise.
+"""Rows that are kept beside a checkpoint: they are read only if they are whole, have the same key,
+and the same user wrote them.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Standardisation against scikit-learn's, unit rows against float64, and what is refused."""
+"""Standardisation against scikit-learn's, unit rows against float64, and refused features."""
 
 import math
 
@@ -17,7 +17,7 @@ from core.information.standardise import (
 
 
 def columns(n: int = 1500) -> dict[str, torch.Tensor]:
-    """float32 features of every size, and the dead among them."""
+    """float32 features of many sizes, and which of them are dead."""
     normal = torch.randn(12, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return {
         "usual": (normal[0] + 3).float(),
@@ -88,7 +88,8 @@ def test_rows_of_any_size_become_unit_rows():
 def test_features_that_are_not_finite_are_counted_and_refused(bad):
     x = torch.randn(40, 3)
     require_finite_features(x, "probe")
-    require_finite_features(torch.full((40, 3), 3e38), "probe")  # their sum overflows, they do not
+    # their sum overflows, but the numbers do not
+    require_finite_features(torch.full((40, 3), 3e38), "probe")
     x[3, 1], x[7, 0], x[7, 2] = bad, bad, bad
     with pytest.raises(Unmeasurable, match="^probe: the features of 2 of 40 images"):
         require_finite_features(x, "probe")

@@ -1,6 +1,4 @@
-"""Data sets that are stored elsewhere than in folders: torchvision's files, web data sets, Hugging
-Face.
-"""
+"""Data sets that are not folders of images: torchvision's files, web data sets, Hugging Face."""
 
 import io
 import json
@@ -55,7 +53,7 @@ def test_webdataset_shards(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """20 pictures of each of two classes; the red value tells which it is."""
+    """20 pictures of each of two classes; the red value identifies a picture."""
     for c, name in enumerate(("cat", "dog")):
         (tmp_path / "images/train" / name).mkdir(parents=True)
         for i in range(20):
@@ -145,7 +143,7 @@ def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
         (1, 90),
         (90, 180),
         (180, 251),
-    ):  # of each grey value, as large a share is white as its probability says
+    ):  # for each grey value, the share of white pixels is its probability
         chosen = (grey >= low) & (grey < high)
         expected, n = (grey[chosen] / 255).mean().item(), int(chosen.sum())
         assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(

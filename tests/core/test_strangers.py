@@ -1,5 +1,5 @@
-"""A checkpoint from a stranger is data: it runs, opens, fetches and allocates nothing of its own
-choice, and what it says about itself has to be true.
+"""A checkpoint from a stranger is only data: it can not make the program run code, open or download
+files, or allocate much memory, and what it says about itself must be true.
 """
 
 import io
@@ -26,7 +26,7 @@ def bases() -> dict[str, tuple[dict[str, Any], checkpoint.State]]:
 
 @pytest.fixture
 def write(tmp_path, bases):
-    """Writes a checkpoint with some of its entries changed, and gives its path."""
+    """Writes a checkpoint with some changed entries, and returns its path."""
 
     def written(edit=lambda entries: None, name="simclr_sprites") -> Path:
         target = io.BytesIO()
@@ -72,7 +72,7 @@ ROOTS = [
 def test_a_root_of_a_stranger_is_an_existing_folder(write, tmp_path, monkeypatch, root, kind):
     monkeypatch.chdir(tmp_path)
     for name in ("pipe:touch PWNED", "shard-{0..9}", "file:"):
-        (tmp_path / name).mkdir()  # a folder of that name is not what is meant
+        (tmp_path / name).mkdir()  # a folder of that name is not the package
 
     def edit(entries):
         entries["config"]["data"] |= {"name": kind, "root": root, "download": True}
@@ -174,7 +174,7 @@ def test_counters_of_a_queue_are_inside_it(write, counter, value):
 
 
 def test_a_mask_is_the_methods_own(write):
-    """A flow that sees what it predicts has a density that is none."""
+    """A flow that sees the values that it predicts has no valid density."""
 
     def edit(entries):
         masks = [key for key in entries["method"] if key.endswith("mask")]
@@ -276,7 +276,8 @@ def records_of(path: Path) -> list[tuple[str, bytes]]:
 def test_a_zip_is_as_torch_writes_it(write, edit):
     path = write()
     path.write_bytes(rezipped(records_of(path)))
-    checkpoint.load_method(path)  # written by this test it is read, so that the edit is what fails
+    # the unchanged file is read, so the edit is the reason for the refusal
+    checkpoint.load_method(path)
     path.write_bytes(edit(records_of(path)))
     with pytest.raises(UserError):
         checkpoint.read(path)
@@ -335,7 +336,7 @@ def test_a_users_own_config_may_name_a_package_of_their_own(own_package, tmp_pat
     run = config.read("mine.yaml", [])
     assert issubclass(config.method_class(run), Method) and (tmp_path / "IMPORTED").exists()
     assert type(checkpoint.build_method(run, (3, 32, 32))).__name__ == "Mine"
-    with pytest.raises(UserError, match="no method of"):  # imported there, defined elsewhere
+    with pytest.raises(UserError, match="no method of"):  # imported there, but defined elsewhere
         config.read("mine.yaml", [f"method={own_package}.mine.Other"])
 
 
