@@ -175,7 +175,7 @@ def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
         for p in method.query.parameters():
             p.add_(0.1)
     method(make_batch(8))
-    torch.testing.assert_close(method.queue.keys, queue)  # untouched until the step is over
+    torch.testing.assert_close(method.queue.keys, queue)  # unchanged until the step is over
     method.after_step(0.5)
     for old, new, query in zip(
         before, method.key.parameters(), method.query.parameters(), strict=True
@@ -186,9 +186,7 @@ def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
 
 
 def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
-    """With the leak closed the key of an image depends on the shuffled group it fell into, not on
-    the whole batch.
-    """
+    """Without the leak, the key of an image depends on its random group, not on the whole batch."""
     view = make_batch(16).views[0]
     whole, grouped = (
         MoCo(MoCoConfig(hidden=16, projection=8, shuffle_groups=g), (3, 32, 32)).train()
@@ -260,8 +258,8 @@ def test_queries_come_from_the_query_encoder_and_keys_from_the_key_encoder(make_
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_each_view_is_once_the_query_and_once_the_key(make_batch, symmetric):
-    """The loss by hand, and what goes to the queue: the keys of the second views, then of the
-    first.
+    """The loss by a plain formula, and the keys in the queue: those of the second views, then those
+    of the first.
     """
     method, (first, second) = moco(symmetric=symmetric, shuffle_groups=1), make_batch(8).views[:2]
     method.train()

@@ -46,7 +46,7 @@ def exactly(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("most", [2**23, 2**12])
 def test_parts_and_chunks_of_any_length_are_the_whole(n, k, d, temperature, most):
-    """In float64 nothing is rounded, so only splitting, padding, scaling and merging can be wrong."""
+    """Float64 is not rounded, so only splitting, padding, scaling and merging can be wrong."""
     # a view with any strides is accepted
     query, keys = codes(n, d, 0), codes(k, d, 1).T.contiguous().T
     with here(torch.float64, MOST=most, ROWS=64, BLOCKS=40, LEAST=9):

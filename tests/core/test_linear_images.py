@@ -1,4 +1,4 @@
-"""Linear-Gaussian images: their closed forms agree with a multivariate normal of their covariance."""
+"""Linear-Gaussian images: closed forms agree with a multivariate normal of their covariance."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The probes of plain arrays: the numbers of the probes of checkpoints, and of a plain formula."""
+"""The probes of plain arrays: their numbers equal those of checkpoints and of plain formulas."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_a_bound_at_its_ceiling_says_so():
     x, y = paired(400, 0.01)
     found = infonce_bound(x, y)
     assert found["value"] < found["ceiling"] and found["verdict"] == "saturated"
-    warm = infonce_bound(x, y, temperature=1.0)  # cos / 1 can not show more than its cap
+    warm = infonce_bound(x, y, temperature=1.0)  # cos / 1 can not exceed its cap
     assert warm["value"] < warm["cap"] < 2
 
 

@@ -1,6 +1,4 @@
-"""Disentanglement of codes whose answer is known, and each score against scikit-learn and a plain
-loop.
-"""
+"""Disentanglement of codes with known scores, each against scikit-learn and a plain loop."""
 
 import math
 
@@ -140,8 +138,8 @@ def test_dci_scores_are_the_entropies_of_scipy():
 
 
 def test_dci_finds_which_feature_serves_two_factors():
-    """One feature that is a pair of factors at once, beside three of their own: complete but not
-    disentangled.
+    """One feature that represents two factors, and three features with one factor each: complete,
+    but not disentangled.
     """
     train, test = features("factors", 4000, 0), features("factors", 2000, 1)
     merged = [

@@ -44,7 +44,7 @@ def test_alignment_is_twice_one_minus_the_mean_cosine():
     assert alignment(first, -first).item() == pytest.approx(4)
     assert alignment(unit(20_000, 64, 1), unit(20_000, 64, 2)).item() == pytest.approx(
         2, abs=0.01
-    )  # views that share nothing
+    )  # independent views
 
 
 @pytest.mark.parametrize("n", [2, 3, 511, 512, 513, 1400])
@@ -65,7 +65,7 @@ def test_uniformity_of_evenly_spread_points_on_a_circle_is_a_bessel_function():
         )
     assert uniformity(circle(20)) != pytest.approx(
         math.log(ive(0, 4)), abs=1e-2
-    )  # what counting self-pairs would give
+    )  # the value if self-pairs were counted
 
 
 def test_uniformity_of_a_collapse_is_zero_and_of_many_dimensions_near_minus_four():
@@ -87,7 +87,7 @@ def test_effective_rank_is_the_number_of_dimensions_in_use():
     axes = torch.linalg.qr(normal(400, 32)).Q
     assert effective_rank(axes) == pytest.approx(
         32, rel=1e-4
-    )  # covariance a multiple of the identity
+    )  # the covariance is a multiple of the identity
     assert effective_rank(normal(50_000, 32)) == pytest.approx(32, rel=1e-3)
     assert effective_rank(axes[:, :5] @ normal(5, 512)) < 5.01  # five of 512 dimensions
     assert effective_rank(axes * torch.logspace(0, -1, 32)) < 30
@@ -133,9 +133,7 @@ def test_lidar_counts_what_tells_images_apart_and_not_what_views_scramble():
     )
     assert effective_rank(scrambled.flatten(0, 1)) > 20
     assert lidar(scrambled) < 4
-    assert (
-        lidar(normal(800, 8, 23)) > 20
-    )  # features that ignore the image altogether: the docstring's warning
+    assert lidar(normal(800, 8, 23)) > 20  # features that ignore the image, as the docstring warns
 
 
 def test_deviations_are_one_for_evenly_spread_codes_and_zero_for_unused_dimensions():
@@ -152,7 +150,7 @@ def test_deviations_are_one_for_evenly_spread_codes_and_zero_for_unused_dimensio
 
 
 class Pixels(Method):
-    """Features are some fixed directions of the image; `gain` 0 collapses them."""
+    """Features are projections of the image on fixed directions; `gain` 0 collapses them."""
 
     temperature = 0.1
 
@@ -195,7 +193,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
         "alignment",
         "uniformity",
         "deviation",
-    ):  # these look at directions only, and the codes are the features' directions
+    ):  # these depend only on directions, and the codes are the features' directions
         assert found["codes"][key] == pytest.approx(found["features"][key], rel=1e-4)
     assert found == geometry(Frozen(Critic(), run))
     lines = GeometryProbe().sentences(found)
@@ -254,8 +252,8 @@ def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
 
 
 def test_lidar_divides_what_views_scramble_by_its_degrees_of_freedom():
-    """Images in one direction and views in all: the ratio of eigenvalues depends on n (v - 1), as
-    against n v, where delta is not small beside S_w.
+    """Images differ in one direction and views in all directions. If delta is not small compared
+    with S_w, the ratio of eigenvalues shows whether the divisor is n (v - 1) or n v.
     """
     views = normal(200, 1, 2) * torch.tensor([1.0, 0.2]) + 0.5 * normal(200, 2, 2, seed=1)
     x = views.double().numpy()

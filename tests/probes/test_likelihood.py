@@ -1,5 +1,5 @@
 """Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W
-z, t^2) [d], q(z|x) nearly right.
+z, t^2) [d], with an almost exact q(z|x).
 """
 
 import math
@@ -33,8 +33,8 @@ TRUTH = MARGINAL.log_prob(X.flatten(1))
 
 
 class FactorAnalysis:
-    """Its diagonal posterior has the right mean and the right marginal variances, so it is off by
-    the correlations alone.
+    """Its diagonal posterior has the right mean and the right marginal variances; only the
+    correlations are missing.
     """
 
     def __init__(self, widened: float = 1.0):
@@ -92,8 +92,8 @@ def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_me
 
 
 def test_the_elbo_is_its_closed_form():
-    """log p(x) - KL(q(z|x) || p(z|x)), which is one number here, for the posterior covariance does
-    not depend on x.
+    """log p(x) - KL(q(z|x) || p(z|x)). The KL is the same for all x, because the posterior
+    covariance does not depend on x.
     """
     model = FactorAnalysis()
     q, p = model.covariance.diagonal(), torch.linalg.inv(model.covariance)

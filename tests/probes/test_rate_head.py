@@ -28,8 +28,8 @@ GREY = torch.where(
 
 
 def images(n: int, name: str, known: bool = True) -> Seen:
-    """n images of equally likely contents; the features say which, or nothing. Pixels are
-    Bernoulli, drawn when they are read.
+    """n images of equally likely contents; the features either determine the content or are
+    useless. Pixels are Bernoulli variables and are drawn when they are read.
     """
     content = KeyedRNG(0, 0).fork(name).integers("content", CONTENTS, n)
     return Seen(F.one_hot(content, CONTENTS).float() if known else torch.ones(n, 3), GREY[content])
@@ -67,8 +67,8 @@ def error(entry: dict) -> float:
 def test_a_cheap_rate_approaches_both_entropies(
     curve,
 ):
-    """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes
-    log M where D nears its least.
+    """R = I + KL(q(z) || p(z)), and the mean of Gaussians that hardly overlap is not Gaussian. So R
+    exceeds log M when D is near its minimum.
     """
     _, conditional, _ = entropies()
     cheap, fair = curve["points"][:2]
@@ -81,8 +81,8 @@ def test_a_cheap_rate_approaches_both_entropies(
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 def test_two_contents_cost_what_quadrature_says(beta):
-    """Two contents with opposite pixels: by symmetry the best head is q(z|h) = N(+-a, s^2) in one
-    dimension, and the best decoder that has independent pixels mixes the two patterns by
+    """Two contents with opposite pixels: by symmetry, the best head is q(z|h) = N(+-a, s^2) in one
+    dimension. The best decoder with independent pixels mixes the two patterns with the weights
     p(content|z). D by Gauss-Hermite quadrature, the minimum over a and s by scipy.
     """
     pattern = torch.cat([GREY[:1], 1 - GREY[:1]])

@@ -1,4 +1,4 @@
-"""Reports on disk: strict, signed, never mixed with what somebody else wrote."""
+"""Reports on disk: strict, signed, and never mixed with reports of other users."""
 
 import json
 
@@ -63,7 +63,9 @@ def test_a_crafted_report_is_set_aside_and_not_merged(tmp_path, report, capsys):
 
 @pytest.mark.parametrize("home", ["no folder", "a key that others may read"])
 def test_without_a_key_no_report_is_lost(home, tmp_path, report, capsys, monkeypatch):
-    """Who wrote it can not be told then, so it is neither read again nor overwritten."""
+    """The writer of a report is unknown then, so the report is neither read again nor
+    overwritten.
+    """
     cache = tmp_path / "file"
     if home == "no folder":
         cache.write_text("")

@@ -1,6 +1,4 @@
-"""scripts/calibrate.py: known sources in, a table, a picture and a verdict on the estimators
-out.
-"""
+"""scripts/calibrate.py turns sources of known information into a table, a picture and a summary."""
 
 import json
 import sys
@@ -35,7 +33,7 @@ def test_a_table_a_picture_and_the_figures(tmp_path):
         "channel of 4 letters",
     ]
     assert found["pairs"] == 400 and found["largest_excess"]["standard_errors"] <= 3
-    assert found["mean_absolute_error"]["infonce"] < 0.2  # over the two under 4 nats
+    assert found["mean_absolute_error"]["infonce"] < 0.2  # over the two sources below 4 nats
     table = (tmp_path / "out/here.md").read_text()
     assert table.count("\n| ") == 4 and "saturated" in table
     assert (tmp_path / "out/here.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""The commands: one door for all, `--help` without a heavy import, every script in its own
+"""The commands: one entry for all, `--help` without heavy imports, every script in its own
 checkout, and a wheel that works without the repository.
 """
 
@@ -26,7 +26,7 @@ NAMES = [name.replace("-", "_") for name in COMMANDS]
 def python(
     *words: str | Path, cwd: Path, path: str | Path = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that is told of no checkout but by `path`."""
+    """A fresh interpreter that knows only the checkout in `path`."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     given = {"PYTHONPATH": str(path)} if path else {}
     return subprocess.run(
@@ -40,7 +40,7 @@ def python(
 
 
 def copied(folder: Path) -> Path:
-    """A second checkout, without what is no part of it."""
+    """A second checkout, without files that are not part of the repository."""
     junk = shutil.ignore_patterns("__pycache__", "*.pyc")
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=junk)
@@ -148,13 +148,13 @@ def test_a_script_runs_the_checkout_that_it_stands_in(name, path, second, tmp_pa
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
-    """A checkout whose packages say so when they are imported."""
+    """A checkout whose packages print a line when they are imported."""
     folder = copied(tmp_path_factory.mktemp("second"))
     for room in ("core", "configs"):
         place = folder / room / "__init__.py"
         said = f"\nimport sys\nprint('{room}-of-the-second', file=sys.stderr)\n"
         place.write_text(place.read_text() + said)
-    for script in (folder / "scripts").glob("*.py"):  # so that each of them imports both
+    for script in (folder / "scripts").glob("*.py"):  # so that each script imports both
         script.write_text(
             script.read_text().replace("\nfrom core", "\nimport configs\nfrom core", 1)
         )
@@ -191,7 +191,7 @@ def test_every_config_has_a_name_and_a_head():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of an installed wheel, and nothing else of the repository."""
+    """The folder of an installed wheel, without any other part of the repository."""
     if not (importlib.util.find_spec("pip") and importlib.util.find_spec("setuptools")):
         pytest.skip("a wheel is built with pip and setuptools, and one of them is not installed")
     folder = tmp_path_factory.mktemp("wheel")

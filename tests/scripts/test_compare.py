@@ -1,6 +1,4 @@
-"""The comparison of probed checkpoints, as a person calls it, with reports that were made by hand
-or damaged.
-"""
+"""The comparison of probed checkpoints, as a user calls it, with artificial or damaged reports."""
 
 import copy
 import csv
@@ -115,7 +113,9 @@ def test_seeds_of_one_config_are_mean_and_standard_deviation(tmp_path, capsys):
 
 @pytest.mark.parametrize("second", ["crop", "fresh rendering", None])
 def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
-    """I(V1; V2) is about what makes the views: of crops it is not that of colour changes."""
+    """I(V1; V2) depends on how views are made: crops and colour changes give different
+    quantities.
+    """
     runs = []
     for name, views in (("a", "simclr"), ("b", second), ("c", "simclr")):
         more = {"information": information() | ({"augmentation": views} if views else {})}
@@ -123,7 +123,7 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
     code, said, _ = call(capsys, *runs, "--out", tmp_path / "fig.png")
     said = " ".join(said.split())
     assert code == 0
-    if second is None:  # a report that does not say it differs from nothing
+    if second is None:  # a report without this key is not treated as different
         assert "a different quantity" not in said and " views" not in said
         return
     assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is a different" in said
@@ -278,7 +278,7 @@ def test_a_run_folder_with_several_reports(tmp_path, capsys):
     (run / "last.ckpt").touch(), (run / "best.ckpt").touch()
     out = ("--out", tmp_path / "c.png")
     _, said, _ = call(capsys, run, *out)
-    assert f"takes {run}/probe/probe.json" in said and "probe-best" in said and "12345678" in said
+    assert f"uses {run}/probe/probe.json" in said and "probe-best" in said and "12345678" in said
     code, said, _ = call(capsys, run / "last.ckpt", *out)
     assert code == 0 and "probe-best" not in said
     assert call(capsys, run / "best.ckpt", *out)[0] == 0

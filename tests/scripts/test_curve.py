@@ -1,4 +1,4 @@
-"""The rate-distortion script from the front door, and a short sweep beside the exact curve."""
+"""The rate-distortion script by its command line, and a short sweep against the exact curve."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def door(monkeypatch):
 
     monkeypatch.setattr(
         rate, "CANDIDATES", 512
-    )  # neither the sandwich nor the parts of R are looked at here
+    )  # neither the sandwich nor the parts of R are used here
     monkeypatch.setattr(collapse, "PAIRS", 2**20)
     called: list[str] = []
     monkeypatch.setattr(script, "step", step)

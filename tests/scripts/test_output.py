@@ -1,5 +1,5 @@
-"""What a run says never ends it, and what lies in its folder neither: closed pipes, poor terminals,
-full disks, odd names and odd lines.
+"""Neither its output nor files in its folder end a run: closed pipes, poor terminals, full disks,
+odd names and odd lines.
 """
 
 import errno
@@ -26,7 +26,7 @@ SHORT = [*SMALL, "optim.epochs=1", "model.hidden=16", "model.projection=8"]
 
 
 def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A run whose words are $RUN in a line of bash."""
+    """Run a line of bash, in which $RUN is the command line of a small run."""
     words = [sys.executable, "scripts/pretrain.py", CONFIGS / "simclr_sprites.yaml", *SHORT]
     run = " ".join(f"'{word}'" for word in [*map(str, words), f"folder={folder}"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
@@ -96,7 +96,7 @@ def test_what_can_not_be_written_is_dropped_and_said_once(number, capsys):
 def test_names_are_shown_as_they_are(name, tmp_path):
     answer = train("simclr", tmp_path / name, *SHORT)
     assert answer.code == 0, answer.err
-    assert answer.out.count(name) >= 2, answer.out  # where it runs, and what to do next
+    assert answer.out.count(name) >= 2, answer.out  # the device, and the next step
     assert (tmp_path / name / "last.ckpt").is_file()
 
 
@@ -151,7 +151,7 @@ def test_folders_where_temporary_files_go_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("what", ["metrics.jsonl", "config.yaml", "views.png"])
 def test_a_full_disk_is_one_line_whatever_is_being_written(what, tmp_path, monkeypatch):
-    """Every file that is larger than a few bytes fails as on a full disk."""
+    """Writing any file of more than a few bytes fails, like on a full disk."""
     original, limits = os.replace, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def renamed(source, target):

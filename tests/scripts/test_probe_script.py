@@ -1,5 +1,5 @@
-"""The probe command from a checkpoint to its report, on a VAE of every prior; what it keeps, and
-what it refuses.
+"""The probe command from a checkpoint to its report, on a VAE with every prior; the files that it
+keeps, and the words that it refuses.
 """
 
 import json

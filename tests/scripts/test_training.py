@@ -1,4 +1,4 @@
-"""The front door: a run, its interruption and its resumption, and what is refused."""
+"""The command pretrain: a run, its interruption and its resumption, and refused configs."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def command(method: str, folder: Path, *more: str) -> list[str]:
 
 
 def pretrain(*words: str) -> Done:
-    """What such a command prints, and its exit code."""
+    """Call the command; returns its output and its exit code."""
     return run_script(*words[1:])
 
 
@@ -52,8 +52,8 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
 def test_a_killed_run_resumes_bitwise(method, tmp_path):
-    """kill -9 in the middle, resume: weights, queue, optimiser and every logged number equal those
-    of a run never touched.
+    """After kill -9 in the middle and a resumption, weights, queue, optimiser and all logged
+    numbers equal those of an uninterrupted run.
     """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = pretrain(*command(method, whole))

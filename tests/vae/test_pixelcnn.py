@@ -84,7 +84,7 @@ def test_every_prediction_reads_all_conditioning_features_at_its_own_place(
     )[0, :, :, :, 0]
     corner = jacobian[
         :, 0, 0, :, :2, :2
-        # the first pixel, which reads no image, reads its right and lower neighbours' features as
+        # the first pixel, which reads no pixel, reads its right and lower neighbours' features as
         # well
     ]
     assert (corner != 0).all()
@@ -211,7 +211,9 @@ def test_samples_are_as_frequent_as_log_prob_says(text):
 def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
     text, context, scale, shape
 ):
-    """Sampling evaluates crops, teacher forcing the image: both must mean the same conditionals."""
+    """Sampling reads crops, teacher forcing the whole image: both must give the same
+    conditionals.
+    """
     network, pixels, rng = (
         build(Window.parse(text, context, scale), shape),
         Likelihood("logistic", shape[0]),
@@ -223,8 +225,8 @@ def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
     with torch.no_grad():
         expected = pixels(network(sample, law.condition)).from_uniform(noise)
     assert (
-        (sample - expected).abs().max() <= 1.01 / 255
-    )  # a neighbouring level where the noise lies on an edge but for rounding
+        sample - expected
+    ).abs().max() <= 1.01 / 255  # a neighbouring level if the noise lies on an edge up to rounding
     assert (sample == expected).float().mean() > 0.99
 
 

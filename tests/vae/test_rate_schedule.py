@@ -1,5 +1,5 @@
-"""Schedules for the rate: each keeps what it promises, on a linear VAE of Gaussian data that trains
-in a second.
+"""Schedules for the price of the rate: each reaches its target on a linear VAE of Gaussian data,
+which trains in a second.
 """
 
 import math
@@ -40,7 +40,7 @@ def batch(step: int, size: int = 128) -> Batch:
 def trained(
     rate: RateConfig, steps: int = 1200, lr: float = 0.02
 ) -> tuple[dict[str, float], list[float]]:
-    """What a trained linear VAE measures on 16,384 fresh images, and the price at every step."""
+    """R and D of a trained linear VAE on 16,384 fresh images, and the price at every step."""
     method = linear_vae(rate)
     optimizer, prices = torch.optim.Adam(method.parameters(), lr=lr), []
     for step in range(steps):
@@ -110,7 +110,7 @@ def test_the_price_that_is_logged_is_the_one_of_the_objective():
     ],
 )
 def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
-    """Of the batch's mean, not of each image: sum_g max(lambda, E_x KL_g)."""
+    """For the batch mean, not for each image: sum_g max(lambda, E_x KL_g)."""
     rate = torch.tensor([[3.0, 0.0, 5.0, 1.0], [1.0, 2.0, 1.0, 1.0]], requires_grad=True)
     schedule = RateSchedule(RateConfig("free_bits", nats=2.5, group=group, beta=2.0), 4)
     groups = rate.detach().numpy().mean(0).reshape(-1, group or 4).sum(1)
@@ -213,7 +213,7 @@ def test_a_sampled_rate_below_zero_leaves_a_price(kind):
     ],
 )
 def test_every_annealing_ends_at_its_price(config):
-    """Also the cyclical one, whose last cycle would otherwise end as the next one begins."""
+    """Also the cyclical one: without care, its last step would be the start of the next cycle."""
     assert prices(config, [1.0, 1.5]) == pytest.approx([3, 3])
 
 
@@ -221,7 +221,7 @@ def test_every_annealing_ends_at_its_price(config):
 def test_a_price_that_can_not_reach_its_target_stays_within_limits(kind):
     for measured, limit in ((1e3, 1e4), (1e-3, 1e-4)):
         schedule = RateSchedule(RateConfig(kind, nats=1.0), 1)
-        distortion = 2.0 - measured  # above its target where the rate is below, and back
+        distortion = 2.0 - measured  # above its target while the rate is below, and then back
         for _ in range(400):
             schedule(torch.full((3, 1), measured), torch.full((3,), distortion))
             schedule.after_step(0.5)
@@ -231,7 +231,7 @@ def test_a_price_that_can_not_reach_its_target_stays_within_limits(kind):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
 def test_a_step_that_is_not_finite_moves_no_multiplier(kind, bad):
-    """A gradient scaler skips such a step, and the average would not forget it."""
+    """A gradient scaler skips such a step, but the moving average would keep a NaN forever."""
     plain, disturbed = (RateSchedule(RateConfig(kind, nats=5.0), 2) for _ in range(2))
     for step in range(35):
         rate, distortion = torch.full((3, 2), 4.0 + step), torch.full((3,), 2.0)

@@ -1,5 +1,5 @@
 """The VAE: its rate against torch.distributions, its ELBO against an exact marginal likelihood, and
-what it is composed of.
+its parts.
 """
 
 import math
@@ -160,7 +160,9 @@ def test_a_collapsed_code_is_warned_of_with_what_to_try():
 
 
 def test_the_log_deviation_of_a_posterior_has_two_ends():
-    """A deviation of e^20 would be a code of noise alone, and its square infinite in float16."""
+    """A deviation of e^20 would give a code of only noise, and its square is infinite in
+    float16.
+    """
     method = BetaVAE(BetaVAEConfig(width=8, latent=3), (1, 28, 28))
     x = torch.rand(4, 1, 28, 28)
     for far, end in ((50.0, 3.0), (-50.0, -7.0)):

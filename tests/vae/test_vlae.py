@@ -1,4 +1,6 @@
-"""The VLAE: its distortion is its decoder's, its keys are checked, its pictures are samples."""
+"""The VLAE: its distortion comes from its decoder, its keys are checked, its pictures are
+samples.
+"""
 
 import itertools
 import math
