@@ -271,7 +271,7 @@ test_contract.test_every_network_is_compiled_in_the_mode_that_was_asked_for(Path
     assert "own critic" in told.stdout or "native" in told.stdout, told.stdout
 
 
-def test_what_the_readme_asks_of_a_method_is_all_that_a_probe_needs(tmp_path):
+def test_the_documented_members_of_a_method_are_enough_for_the_probes(tmp_path):
     """A method with the members that docs/extending.md names, and no others, has a rate."""
     section, _, _ = method_of_one_file()
     named = set(re.findall(r"`(\w+)", section))

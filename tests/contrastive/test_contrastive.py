@@ -63,7 +63,7 @@ def test_the_public_losses_normalise_and_equal_lightly_and_a_cross_entropy():
         (lambda a, b: infonce(a, b, 0.1, queue=b[:, :-1]), r"queue \(4, 7\): give \[K, 8\]"),
     ],
 )
-def test_what_is_no_loss_is_named(call, line):
+def test_inputs_without_a_loss_are_named(call, line):
     with pytest.raises(ValueError, match=line):
         call(*torch.randn(2, 4, 8))
 
@@ -149,7 +149,7 @@ def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
     "length, sizes",
     [(10, [4] * 7), (8, [3, 5, 8, 1]), (5, [12, 2, 7]), (1, [3, 1]), (7, [7, 14, 1])],
 )
-def test_queue_keeps_the_last_k_keys_whatever_the_batch(length, sizes):
+def test_the_queue_keeps_the_last_k_keys_for_any_batch(length, sizes):
     queue, everything = KeyQueue(length, 3), []
     for number, size in enumerate(sizes):
         keys = torch.full((size, 3), float(number)) + torch.arange(size)[:, None] / 100

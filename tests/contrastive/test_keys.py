@@ -85,7 +85,7 @@ def test_one_pass_of_both_query_views_is_a_pass_for_each(make_batch, backbone):
 
 @pytest.mark.parametrize("in_turns", [True, False])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_half_precision_keeps_its_dtype_and_order_and_takes_statistics_in_float32(in_turns, memory):
+def test_half_precision_keeps_dtype_and_format_with_statistics_in_float32(in_turns, memory):
     torch.manual_seed(0)
     layers = nn.ModuleList([BatchNormAct2d(6), nn.BatchNorm2d(6)])
     assert grouped(layers)

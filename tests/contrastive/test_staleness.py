@@ -179,7 +179,7 @@ def test_validation_makes_the_views_of_the_oldest_keys_again(tmp_path, steps, ag
     assert found == pytest.approx(drift(moving, batches), rel=1e-2) and found > 1e-4
 
 
-def test_validation_leaves_the_run_as_it_was_and_an_empty_queue_has_no_age(tmp_path):
+def test_validation_does_not_change_the_run_and_an_empty_queue_has_no_age(tmp_path):
     method, validation = after_steps(small_run(tmp_path), 2)
     before = copy.deepcopy(method.state_dict())
     scores = validation(method, 2)

@@ -286,7 +286,7 @@ def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
 
 @pytest.mark.parametrize("kind", ["resumed", "resumed, sharded"])
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size, kind):
+def test_a_run_of_two_processes_continues_with_another_number(made, size, kind):
     whole, begun, goes_on = made[1][0]["moco"], made[2][0][kind], made[size][0][kind]
     assert apart(torch.cat([begun["losses"], goes_on["losses"]]), whole["losses"]) < 1e-6
     torch.testing.assert_close(

@@ -216,7 +216,7 @@ def test_a_critic_on_its_own_training_split_passes_the_truth():
     assert held_out.high < 0
 
 
-def test_interval_takes_terms_or_influence():
+def test_an_interval_uses_terms_or_influence():
     terms = torch.tensor([1.0, 2.0, 3.0])
     assert interval(terms).error == pytest.approx(1 / math.sqrt(3))
     assert interval(*Bound(terms, 2 * terms)).error == pytest.approx(2 / math.sqrt(3))

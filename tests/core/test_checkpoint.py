@@ -34,7 +34,7 @@ def change(path: Path, edit) -> None:
     torch.save(entries, path)
 
 
-def test_a_method_comes_back_from_the_file_alone(saved):
+def test_a_method_is_restored_from_its_file_alone(saved):
     method, run, step, digest = checkpoint.load_method(saved)
     assert digest == checkpoint.digest(saved)
     assert (step, run.model.hidden, method.training) == (7, 16, False)

@@ -44,7 +44,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("key", ["folder", "data.root"])
-def test_a_text_key_takes_text_as_it_stands(key, text, tmp_path):
+def test_a_text_key_takes_text_literally(key, text, tmp_path):
     run = config.read(YAML, [f"{key}={text}"])
     there = run.folder if key == "folder" else run.data.root
     assert there == text
@@ -193,9 +193,7 @@ def from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.
     return config.read(tmp_path / "x.yaml", ["seed=4", "model.hidden=16", "wandb=disabled"])
 
 
-def test_the_environment_is_read_and_a_place_from_it_is_saved_as_it_is_written(
-    tmp_path, monkeypatch
-):
+def test_the_environment_is_read_and_a_path_from_it_is_saved_as_written(tmp_path, monkeypatch):
     run = from_environment(tmp_path, monkeypatch)
     assert (run.data.root, run.folder) == ("/secret/place/data", "/secret/place/data/run4")
     assert run.optim.epochs == 3 == config.to_dict(run)["optim"]["epochs"]

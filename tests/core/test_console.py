@@ -7,7 +7,7 @@ from tests.front_door import ROOT
 
 
 @pytest.mark.parametrize("text", ["a[/x]", "[b]", "[red]x[/red]", ":smile:"])
-def test_a_path_is_printed_as_it_stands(text, capsys):
+def test_a_path_is_printed_literally(text, capsys):
     plain_console().print(f"{text}: done")
     plain_console(120).print(f"{text}: done")
     assert capsys.readouterr().out.count(text) == 2

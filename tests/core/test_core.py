@@ -35,7 +35,7 @@ def test_processes_share_one_draw(world):
     assert torch.equal(KeyedRNG(0, 5).permutation("p", 9), KeyedRNG(0, 5, 1, 2).permutation("p", 9))
 
 
-def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
+def test_weights_are_a_function_of_the_seed_and_not_of_the_global_generator():
     torch.manual_seed(123)
     before = torch.get_rng_state()
     a, b, c = (

@@ -108,7 +108,7 @@ def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"junk", lambda data: data[: len(data) // 2]])
-def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
+def test_a_damaged_image_is_named_and_not_replaced(damage, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     Image.fromarray(noise).save(tmp_path / "train/a/1.png")
@@ -230,7 +230,7 @@ def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
         assert batch.views[0].shape[1:] == source.shape
 
 
-def test_reading_leaves_torchs_own_generator_alone(folder):
+def test_reading_does_not_use_torchs_generator(folder):
     before = torch.get_rng_state()
     for memory in (0.0, 1.0):
         list(

@@ -50,7 +50,7 @@ def test_the_option_is_set_before_the_device_starts(restored):
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
-def test_what_the_user_has_set_for_cublas_stays(restored):
+def test_the_users_setting_for_cublas_is_kept(restored):
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
     be_deterministic()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

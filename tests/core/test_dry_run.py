@@ -138,7 +138,7 @@ def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
         ("beta_vae", ["model.width=3000000"], ["optim.batch_size", "memory"]),
     ],
 )
-def test_what_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, tmp_path):
+def test_a_config_that_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, tmp_path):
     """If no words are given, the run must reach its end."""
     answer = train(method, tmp_path / "run", *EXTRA[method], "optim.epochs=1", *more)
     if not words:
@@ -149,7 +149,7 @@ def test_what_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_size_beyond_what_a_validation_reads_validates_on_one_whole_batch(tmp_path):
+def test_a_batch_larger_than_the_validation_split_validates_on_all_images(tmp_path):
     """Earlier, a batch size above the number of validation images gave an empty batch."""
     few = FULL._replace(metrics=32)
     training, validation = prepared("simclr", tmp_path / "run", "data.sprites.validation=200")
@@ -268,7 +268,7 @@ def test_a_scale_survives_a_resumption(tmp_path):
 
 
 @pytest.mark.parametrize("scaler", [{"scale": "1"}, [1], {"scale": float("nan")}, 3])
-def test_a_scale_that_is_none_is_refused(scaler, tmp_path):
+def test_an_invalid_scale_is_refused(scaler, tmp_path):
     training, _ = prepared("simclr", tmp_path / "run", "trainer.precision=16-mixed")
     checkpoint.save(tmp_path / "a.ckpt", training.state)
     entries = checkpoint.read(tmp_path / "a.ckpt")

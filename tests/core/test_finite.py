@@ -48,9 +48,7 @@ class Spoiled(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("gradient", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_named_where_it_is_clipped(
-    gradient, tmp_path, monkeypatch
-):
+def test_a_gradient_that_is_not_finite_is_named_if_it_is_clipped(gradient, tmp_path, monkeypatch):
     """The loss of step 4 is finite, but its gradient is not."""
     original, calls = SimCLR.project, itertools.count()
 

@@ -122,7 +122,7 @@ def test_the_ring_may_be_overwritten_before_the_backward_pass():
 
 
 @pytest.mark.parametrize("n, k, d", [(256, 65_536, 128), (300, 5003, 37)])
-def test_the_operator_of_a_gpu_takes_and_gives_these_shapes(n, k, d):
+def test_the_shapes_of_the_gpus_operator(n, k, d):
     """Shapes only, because values need a GPU: torch's own description of the operator that is
     called there.
     """
@@ -193,7 +193,7 @@ def test_rounding_of_queries_is_taken_out():
         (256, 128, 0.1, torch.float64, False),
     ],
 )
-def test_it_serves_where_it_can_and_where_it_is_exact_enough(n, d, temperature, dtype, yes):
+def test_it_is_used_if_it_is_available_and_exact_enough(n, d, temperature, dtype, yes):
     query, keys = torch.zeros(n, d, dtype=dtype), torch.zeros(16, d, dtype=dtype)
     assert not flash.serves(query, keys, 1 / temperature)  # on a CPU, never
     with here():

@@ -63,7 +63,7 @@ def test_the_kernel_makes_the_eager_views_to_one_level():
         assert levels <= 1 and share < 1e-3
 
 
-def test_the_parameters_are_what_the_kernel_reads():
+def test_the_parameters_have_the_layout_of_the_kernel():
     policy = views.policy("simclr", 32)
     drawn = views.draw(5, 32, 32, KeyedRNG(0, 0), policy)
     row = views.packed(drawn)
@@ -98,7 +98,7 @@ def test_a_step_copies_its_index_and_the_parameters_of_both_views_and_nothing_el
 
 
 @pytest.mark.parametrize("change", [{"rotation": 20.0}, {"blur": 0.5}])
-def test_what_the_kernel_does_not_do_takes_the_eager_way(change, monkeypatch):
+def test_views_that_the_kernel_does_not_support_are_eager(change, monkeypatch):
     monkeypatch.setattr("core.data.fused_views.serves", lambda image, size: True)
     monkeypatch.setattr("core.data.fused_views.make", lambda *given: pytest.fail("was called"))
     policy = views.replace(views.policy("simclr", 32), **change)
@@ -106,7 +106,7 @@ def test_what_the_kernel_does_not_do_takes_the_eager_way(change, monkeypatch):
     assert views.augment(image, KeyedRNG(0, 0), policy).shape == image.shape
 
 
-def test_the_kernel_serves_small_images_on_a_gpu_alone(monkeypatch):
+def test_the_kernel_is_used_only_for_small_images_on_a_gpu(monkeypatch):
     monkeypatch.setattr(fused_views, "available", lambda: True)
     cpu = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     assert not fused_views.serves(cpu, 32)

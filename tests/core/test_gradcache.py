@@ -106,7 +106,7 @@ def test_batch_norm_sees_a_micro_batch_and_remembers_it_once(size):
         torch.testing.assert_close(buffer, other, msg=name)
 
 
-def test_what_lies_between_images_and_codes_is_kept_of_one_micro_batch_only():
+def test_activations_are_kept_for_only_one_micro_batch():
     """The bytes that the graph of a loss holds: with 16 micro batches, a sixteenth of the
     activations, and the codes.
     """

@@ -79,7 +79,7 @@ def other_class(root):
         (other_class, {1.0: "class 'wolf' is new", 0.0: "class 'wolf' is new"}),
     ],
 )
-def test_a_change_in_place_is_seen_and_said(change, said, memory, root):
+def test_a_change_in_place_is_detected_and_reported(change, said, memory, root):
     before = identity(root, memory=memory)
     change(root)
     after = identity(root, memory=memory)
@@ -101,7 +101,7 @@ def test_other_labels_of_the_same_images_are_other_labels(tmp_path):
 @pytest.mark.parametrize(
     "key, value", [("size", 6), ("grey", True), ("binarise", True), ("validation", 3), ("bits", 12)]
 )
-def test_what_changes_pixels_or_splits_is_part_of_it(key, value, root):
+def test_settings_of_pixels_and_splits_are_part_of_the_identity(key, value, root):
     before, after = identity(root), identity(root, **{key: value})
     assert after.fingerprint != before.fingerprint
     old = getattr(config(root), key)
@@ -243,7 +243,7 @@ def test_files_that_are_long_to_read_are_known_by_their_times(change, root, monk
     assert after.fingerprint != before.fingerprint
 
 
-def test_it_is_computed_once_and_only_where_it_is_asked_for(root, monkeypatch):
+def test_it_is_computed_once_and_only_on_demand(root, monkeypatch):
     _plain.cache_clear()
     sources = [open_source(config(root), "trainval", 0, augmented) for augmented in (True, False)]
     calls = []
@@ -252,7 +252,7 @@ def test_it_is_computed_once_and_only_where_it_is_asked_for(root, monkeypatch):
     assert first is second and len(calls) == 2, "pixels and labels, once"
 
 
-def test_the_size_of_mnist_takes_less_than_a_few_batches():
+def test_the_size_of_mnist_is_known_faster_than_a_few_batches():
     from core.data.images import Arrays
 
     rng = np.random.default_rng(0)

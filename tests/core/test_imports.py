@@ -124,7 +124,7 @@ print(sys.meta_path == before, torchvision.heavy)
     assert fresh(code, tmp_path) == "True False"
 
 
-def test_where_there_is_no_torchvision_python_says_so(tmp_path):
+def test_without_torchvision_python_reports_it(tmp_path):
     code = """
 import sys, core
 sys.path[:] = [p for p in sys.path if "site-packages" not in p]

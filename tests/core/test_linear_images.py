@@ -96,7 +96,7 @@ def test_an_image_is_a_function_of_seed_split_and_place():
         (["data.linear_gaussian.sides=8"], "side"),
     ],
 )
-def test_what_can_not_be_is_one_line(overrides, said):
+def test_invalid_words_are_one_line(overrides, said):
     with pytest.raises(config.UserError, match=said) as refused:
         config.read(
             "configs/beta_vae_sprites.yaml",

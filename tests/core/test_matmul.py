@@ -45,7 +45,7 @@ def ones(*shape: int, **kind: object) -> torch.Tensor:
         (ones(4, 6), ones(7, 6), ones(7, device="meta")),
     ],
 )
-def test_what_is_no_product_of_matrices_is_refused(a, b, bias):
+def test_invalid_products_are_refused(a, b, bias):
     """oneDNN alone would read beyond some of these tensors, and return a result."""
     with pytest.raises(ValueError, match="^matmul: "):
         matmul(a, b, bias)

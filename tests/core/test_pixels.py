@@ -40,7 +40,7 @@ def with_alpha() -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TGA", "ICO", "JPEG2000", "SGI", "DDS"])
-def test_what_is_transparent_is_laid_on_white(kind):
+def test_transparent_pictures_are_laid_on_white(kind):
     picture = with_alpha().resize((12, 4), Image.Resampling.NEAREST)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     tensor, note = read(encoded(picture, kind, **options))
@@ -78,7 +78,7 @@ def test_every_way_to_be_transparent_is_known(data, expected):
     assert grey[0, 0].tolist() == np.asarray(luma)[0].tolist()
 
 
-def test_an_opaque_picture_is_as_pillow_has_it_and_nothing_is_said():
+def test_an_opaque_picture_equals_pillows_without_a_message():
     noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     for picture in (Image.fromarray(noise), Image.fromarray(noise).convert("RGBA")):
         tensor, note = read(encoded(picture))
@@ -130,7 +130,7 @@ def twelve_bits(root: Path, count: int = 3, scale: int = 1) -> None:
 
 @pytest.mark.parametrize("memory", [1.0, 0.0], ids=["held", "streamed"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_twelve_bits_in_sixteen_are_said_and_scaled_where_asked(memory, workers, tmp_path, capfd):
+def test_12_bits_in_16_are_reported_and_scaled_on_request(memory, workers, tmp_path, capfd):
     twelve_bits(tmp_path)
     for bits, expected, said in ((16, 15, True), (12, 255, False)):
         settings = config(tmp_path, bits=bits, memory=memory, workers=workers)
@@ -154,7 +154,7 @@ def test_sixteen_bits_that_fill_their_range_are_not_remarked_on(tmp_path, capfd)
     assert not capfd.readouterr().err
 
 
-def test_colour_of_sixteen_bits_is_said_too_and_not_scaled(tmp_path, capfd):
+def test_16_bit_colour_is_reported_and_not_scaled(tmp_path, capfd):
     (tmp_path / "train/a").mkdir(parents=True)
     for i in range(2):
         (tmp_path / f"train/a/{i}.png").write_bytes(deep_png(4000 + i, 8))
@@ -200,7 +200,7 @@ def test_of_several_frames_the_first_is_read(kind):
 
 
 @pytest.mark.parametrize("memory, workers", [(1.0, 0), (1.0, 1), (0.0, 0), (0.0, 1)])
-def test_what_is_done_to_pictures_is_said_once_a_split(memory, workers, tmp_path, capfd):
+def test_changes_of_pictures_are_reported_once_per_split(memory, workers, tmp_path, capfd):
     png(tmp_path, "train/a/0.png")
     exif = Image.Exif()
     exif[0x0112] = 6

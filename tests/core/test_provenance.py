@@ -94,7 +94,7 @@ def test_other_data_are_refused_unless_they_are_accepted(change, said, tmp_path,
     assert not capsys.readouterr().out, "the new data are the run's own from now on"
 
 
-def test_other_versions_are_said(tmp_path, root, capsys):
+def test_other_versions_are_reported(tmp_path, root, capsys):
     goes_on(tmp_path, root)
     path = tmp_path / "run/data.json"
     kept = json.loads(path.read_text())
@@ -125,7 +125,7 @@ def test_a_run_from_before_says_that_it_does_not_know(tmp_path, root, capsys):
     assert "data.json: missing, so the run's data can not be compared" in capsys.readouterr().out
 
 
-def test_a_value_that_is_none_is_refused():
+def test_an_invalid_value_is_refused():
     with pytest.raises(UserError, match=r"data\.changed: 'maybe' is none of refuse, accept"):
         run_config.read(ROOT / "configs/simclr_sprites.yaml", ["data.changed=maybe", "folder=x"])
 

@@ -81,7 +81,7 @@ def test_a_permutation_is_the_same_on_every_process():
     assert not torch.equal(first, KeyedRNG(5, 4).permutation("order", 1000))
 
 
-def test_drawing_costs_the_same_whatever_the_number_of_processes():
+def test_drawing_costs_the_same_for_any_number_of_processes():
     """A process computes only the words of its own rows."""
 
     def seconds(world):

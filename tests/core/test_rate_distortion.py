@@ -145,6 +145,6 @@ def test_its_code_has_the_rate_and_the_distortion_that_it_says():
         (lambda: blahut_arimoto([0.9, 0.1], 1 - np.eye(2), math.nan), "slope"),
     ],
 )
-def test_what_can_not_be_is_refused(call, said):
+def test_invalid_settings_are_refused(call, said):
     with pytest.raises(ValueError, match=f"^{said}: "):
         call()

@@ -30,7 +30,7 @@ def write(path, key=KEY):
     return made.finish()
 
 
-def test_what_is_written_is_read_again_and_is_a_plain_safetensors_file(tmp_path):
+def test_written_rows_are_read_again_from_a_plain_safetensors_file(tmp_path):
     path = tmp_path / "features" / "a.safetensors"
     for found in (write(path), kept(path, KEY, SHAPES), load_file(path)):
         assert torch.equal(found["x"], torch.arange(12.0).view(6, 2))

@@ -56,7 +56,7 @@ def state():
         dist.destroy_process_group()
 
 
-def test_blocks_are_what_is_called_and_not_the_lists_that_hold_it(state):
+def test_blocks_are_the_called_modules_and_not_the_lists_of_them(state):
     (stage,) = state.method.backbone.net.stages
     assert not isinstance(stage, FSDPModule) and all(
         isinstance(branch, FSDPModule) for branch in stage

@@ -48,7 +48,7 @@ def test_content_is_uniform_and_labels_are_its_factors():
     )
 
 
-def test_the_background_joins_the_content_where_asked():
+def test_the_background_can_be_part_of_the_content():
     source = Sprites(LARGEST, "train", 0)
     assert (
         list(source.factors.items())[5:] == [("background", 16), ("gradient", 8)]
@@ -131,7 +131,7 @@ def test_splits_that_are_read_in_the_same_order_share_no_nuisance():
     assert abs(torch.corrcoef(grey)[0, 1]) < 4 / math.sqrt(256)
 
 
-def test_a_batch_is_a_function_of_seed_and_step_whatever_the_number_of_processes():
+def test_a_batch_is_a_function_of_seed_and_step_for_any_number_of_processes():
     source = Sprites(CONFIG, "train", 0)
     whole = list(source.batches(train_sampler(2000, 64, 7, 29, 33), 2))
     for rank in (0, 1):

@@ -66,7 +66,7 @@ def test_a_feature_that_varies_by_its_rounding_is_dead_and_by_more_is_not():
 
 
 @pytest.mark.parametrize("n", [1, 2, 1023, 1024, 1025, 5000])
-def test_whatever_the_blocks(n):
+def test_mean_and_deviation_for_any_blocks(n):
     x = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
     mean, deviation = mean_and_deviation(x)
     torch.testing.assert_close(mean, x.double().mean(0))
@@ -96,7 +96,7 @@ def test_features_that_are_not_finite_are_counted_and_refused(bad):
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4,), (2, 3, 4)])
-def test_what_is_no_matrix_of_features_is_refused(shape):
+def test_features_that_are_not_a_matrix_are_refused(shape):
     with pytest.raises(Unmeasurable, match=r"^probe: features \[n, D\]"):
         require_finite_features(torch.zeros(shape), "probe")
 

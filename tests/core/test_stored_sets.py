@@ -62,7 +62,7 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def test_hugging_face_is_read_from_the_disk_alone(pictures, tmp_path):
+def test_hugging_face_sets_are_read_only_from_the_disk(pictures, tmp_path):
     hugging_face = pytest.importorskip("datasets")
     settings = replace(config(tmp_path), name=f"hfds/{pictures}", validation=10)
     found = {}

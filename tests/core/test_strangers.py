@@ -97,7 +97,7 @@ def test_data_that_fetch_or_run_take_the_users_own_word(write, tmp_path, kind):
     assert "the checkpoint's data" not in str(error.value)
 
 
-def test_an_existing_folder_is_used_and_the_config_comes_back_as_it_was(write, tmp_path):
+def test_an_existing_folder_is_used_and_the_config_is_restored_unchanged(write, tmp_path):
     run = checkpoint.load_method(write(set_key("data.root", str(tmp_path)))).run
     assert run.data.root == str(tmp_path) and len(open_source(run.data, "test", 0)) > 0
     assert config.to_dict(run) == checkpoint.read(tmp_path / "last.ckpt")["config"]
@@ -232,7 +232,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("what", MOMENTS)
-def test_what_a_run_goes_on_with_is_checked(write, bases, what):
+def test_the_checkpoint_of_a_resumed_run_is_checked(write, bases, what):
     state = bases["simclr_sprites"][1]
     path = write()
     checkpoint.restore(path, checkpoint.read(path), state)

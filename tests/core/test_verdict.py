@@ -33,7 +33,7 @@ def test_verdicts(values, images, calibration, cap, expected):
     assert verdict(sweep, images, calibration, cap) == expected
 
 
-def test_cosine_cap_is_what_a_perfect_code_can_reach_at_most():
+def test_the_cosine_cap_is_the_value_of_a_perfect_code():
     assert cosine_cap(1 / 0.5, 4096) == pytest.approx(3.99, abs=0.015)
     code = torch.eye(2, dtype=torch.float64)[torch.tensor([0, 1])] * 2 - 1
     code = F.normalize(torch.stack([code[0], -code[0]]), dim=1)

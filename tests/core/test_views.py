@@ -147,7 +147,7 @@ def test_hue_of_every_kind_of_colour() -> None:
             close(ours, tv.adjust_hue(cube, shift), 5e-6)
 
 
-def test_a_mixture_of_the_image_alone_changes_no_bit() -> None:
+def test_a_mixture_of_only_the_image_changes_no_bit() -> None:
     image, before = pictures() / 255, pictures() / 255
     colour.mix(image.unbind(1), torch.tensor([colour.SAME]).expand(B, 3))
     assert torch.equal(image, before)
@@ -338,7 +338,7 @@ def test_threads_and_blocks_change_nothing(
         torch.set_num_threads(threads)
 
 
-def test_a_mistake_in_a_block_is_raised_and_leaves_the_threads_alone() -> None:
+def test_an_error_in_a_block_is_raised_and_the_threads_stay_usable() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         blocks.in_blocks(lambda block: 1 // 0, 4, blocks.BLOCK, torch.device("cpu"))  # type: ignore[arg-type,func-returns-value]
@@ -351,7 +351,7 @@ def near(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
-def test_what_is_compiled_makes_the_same_views(name: str, size: int, channels: int) -> None:
+def test_compiled_code_makes_the_same_views(name: str, size: int, channels: int) -> None:
     image, rule = pictures(channels, size, size), policy(name, size)
     drawn = parameters(size, size, rule)
     near(
@@ -372,7 +372,7 @@ def test_compiled_views() -> None:
     assert torch.equal(torch.cat(halves), ours)
 
 
-def test_none_changes_nothing_but_the_size() -> None:
+def test_none_changes_only_the_size() -> None:
     image = pictures()
     assert torch.equal(augment(image, KeyedRNG(0, 0), policy("none", 32)), image)
     wide = pictures(3, 40, 61)

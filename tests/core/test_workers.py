@@ -139,7 +139,7 @@ def test_exhausted_resources_are_one_line(error):
         list(load(split(fail), 0, batch_size=1))
 
 
-def test_another_mistake_stays_what_it_is():
+def test_other_errors_are_unchanged():
     def fail(index: int) -> None:
         raise RuntimeError("a defect")
 
@@ -149,6 +149,6 @@ def test_another_mistake_stays_what_it_is():
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e12])
-def test_a_patience_that_is_none_is_refused(timeout):
+def test_an_invalid_timeout_is_refused(timeout):
     with pytest.raises(ValueError, match="^timeout: must be above 0 seconds"):
         DataConfig(timeout=timeout)

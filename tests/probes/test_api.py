@@ -122,7 +122,7 @@ def test_a_bound_at_its_ceiling_says_so():
     ],
 )
 @pytest.mark.parametrize("probe", [linear, knn])
-def test_what_can_not_be_probed_is_named(probe, change, line):
+def test_a_checkpoint_that_can_not_be_probed_is_named(probe, change, line):
     x, y = clouds(200)
     given = {"train_x": x[:150], "train_y": y[:150], "test_x": x[150:], "test_y": y[150:]}
     with pytest.raises(UserError, match=line):
@@ -142,6 +142,6 @@ def test_what_can_not_be_probed_is_named(probe, change, line):
         (lambda x, y: knn(x, y, x, y, temperature=-1), "temperature: must be above 0"),
     ],
 )
-def test_what_is_no_bound_is_named(call, line):
+def test_inputs_without_a_bound_are_named(call, line):
     with pytest.raises(UserError, match=line):
         call(*paired(60, 0.5))

@@ -147,7 +147,7 @@ def test_too_many_images_are_thinned_evenly(monkeypatch):
     assert decomposition(linear_gaussian(500), STANDARD)["on_these_images"]["images"] == 100
 
 
-def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
+def test_a_code_that_ignores_the_image_has_collapsed_at_any_rate():
     ignored = torch.full((300, 64), 0.5)
     sigma = torch.full((300, 64), 0.8)
     z = ignored + sigma * KeyedRNG(0, 0).normal("z", 300, 64)

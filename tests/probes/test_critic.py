@@ -33,7 +33,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 64)
 
 
-def test_each_split_serves_its_purpose_alone(quick):
+def test_each_split_serves_only_its_own_purpose(quick):
     """The scale comes from val, the critic from train and val, and the values from test."""
     train, val = pairs(200, 0.2, 0), pairs(200, 0.6, 1)
     tests = [pairs(200, noise, seed) for noise, seed in ((0.2, 2), (1.5, 3))]

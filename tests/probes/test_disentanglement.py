@@ -158,7 +158,7 @@ def test_bins_have_equal_mass_and_follow_any_monotone_map():
     assert torch.equal(bins, _binned(x.exp(), _edges(x.exp())))
 
 
-def test_a_feature_that_never_varies_tells_nothing():
+def test_constant_features_score_zero():
     dead = [
         f._replace(x=torch.zeros_like(f.x))
         for f in (features("noise", 500, 0), features("noise", 300, 1))
@@ -167,7 +167,7 @@ def test_a_feature_that_never_varies_tells_nothing():
     assert all(abs(read[name]) < 1e-6 for name in ("mig", "sap", "disentanglement", "completeness"))
 
 
-def test_one_feature_alone_has_no_second():
+def test_the_gap_of_a_single_feature():
     one = [
         f._replace(x=f.x[:, :1]) for f in (features("factors", 500, 0), features("factors", 300, 1))
     ]

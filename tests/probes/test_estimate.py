@@ -72,7 +72,7 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
     assert "says at least" in found["conclusion"]
 
 
-def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
+def test_the_alpha_bounds_ceiling_is_the_value_of_a_perfect_critic():
     """The ceiling is 1 + log(m / alpha) for m negatives; values may exceed log(m / alpha)."""
     perfect = of_matrix(torch.eye(60) * 2000 - 1000)
     read = alpha_bound(perfect, 0.1).terms
@@ -84,7 +84,7 @@ def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_no_word_and_no_conclusion_from_what_is_not_finite(bad):
+def test_numbers_that_are_not_finite_have_no_verdict_and_no_conclusion(bad):
     good = Estimate(2.0, 0.1, 1.8, 2.2)
     assert tool._other_verdict(good, good, 9.0) == "converged"
     for field in Estimate._fields:
@@ -204,7 +204,7 @@ def test_the_canonical_critic_is_the_gaussian_one():
     assert canonical(g.normal(size=(1000, 50)), g.normal(size=(1000, 50)), g).information() < 0.05
 
 
-def test_normal_scores_come_from_the_reference_alone():
+def test_normal_scores_depend_only_on_the_reference():
     g = np.random.default_rng(0)
     reference, x = g.exponential(size=(5000, 2)), g.exponential(size=(200, 2))
     scores = normal_scores(reference, x)
@@ -235,7 +235,7 @@ def test_impossible_pairs_are_refused(x, y, message):
         estimate(x, y)
 
 
-def test_copies_of_rows_are_left_out_and_said():
+def test_copies_of_rows_are_left_out_and_reported():
     x, y, _, _ = pairs_of(0.0, n=300)
     checked = check_pairs(np.concatenate([x, x[:100]]), np.concatenate([y, y[:100]]))
     assert len(checked.x) == 300 and "100 rows are copies" in checked.remarks[0]

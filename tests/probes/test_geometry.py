@@ -48,7 +48,7 @@ def test_alignment_is_twice_one_minus_the_mean_cosine():
 
 
 @pytest.mark.parametrize("n", [2, 3, 511, 512, 513, 1400])
-def test_uniformity_equals_scipys_pairwise_distances_whatever_the_blocks(n):
+def test_uniformity_equals_scipys_pairwise_distances_for_any_blocks(n):
     codes = unit(n, 5)
     assert uniformity(codes) == pytest.approx(
         math.log(np.exp(-2 * pdist(codes.double().numpy()) ** 2).mean()), abs=1e-5
@@ -126,7 +126,7 @@ def test_lidar_without_regularisation_has_the_ratios_of_scikit_learns_discrimina
     )
 
 
-def test_lidar_counts_what_tells_images_apart_and_not_what_views_scramble():
+def test_lidar_counts_directions_of_images_and_not_of_views():
     content = F.pad(10 * normal(800, 1, 3), (0, 20)).expand(-1, 8, -1)
     scrambled = (
         content + F.pad(10 * normal(800, 8, 20, seed=1), (3, 0)) + 0.1 * normal(800, 8, 23, seed=2)
@@ -206,7 +206,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
     )
 
 
-def test_the_probe_says_in_words_what_has_collapsed(run):
+def test_a_sentence_of_the_probe_names_the_collapse(run):
     found = geometry(Frozen(Critic(gain=0.0), run))
     assert (
         "features collapsed: effective rank 1.0 of 12" in found["sentence"]
@@ -230,7 +230,7 @@ def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypa
     "name, augment, differ",
     [("mnist", "none", False), ("mnist", "crop", True), ("sprites", "none", True)],
 )
-def test_views_differ_where_something_makes_them_differ(name, augment, differ):
+def test_views_differ_if_something_makes_them_differ(name, augment, differ):
     assert config.DataConfig(name=name, augment=augment).views_differ is differ
 
 
@@ -241,7 +241,7 @@ def test_a_line_and_dead_dimensions_are_collapses_and_two_used_dimensions_are_no
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
+def test_features_that_are_not_finite_have_no_verdict_on_collapse(bad):
     x = normal(500, 8)
     for key in ("effective_rank", "deviation", "dead_dimensions"):
         with pytest.raises(Unmeasurable, match=f"^geometry: {key}"):
@@ -251,7 +251,7 @@ def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
         layout(x)
 
 
-def test_lidar_divides_what_views_scramble_by_its_degrees_of_freedom():
+def test_lidar_divides_the_scatter_of_views_by_its_degrees_of_freedom():
     """Images differ in one direction and views in all directions. If delta is not small compared
     with S_w, the ratio of eigenvalues shows whether the divisor is n (v - 1) or n v.
     """

@@ -76,7 +76,7 @@ def test_copies_that_a_library_scores_apart_are_still_equal(monkeypatch):
                 )
 
 
-def test_images_whose_hashes_agree_but_not_their_features_are_told_apart(monkeypatch):
+def test_images_with_equal_hashes_but_other_features_are_not_duplicates(monkeypatch):
     bank = copies(400, 90)
     expected = module._originals(bank)
     assert torch.equal(bank[expected], bank) and (expected <= torch.arange(400)).all()

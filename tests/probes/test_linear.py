@@ -94,7 +94,7 @@ def test_the_held_out_tenth_chooses_by_its_own_cross_entropy():
 
 
 @pytest.mark.parametrize("n", [40, 3000])
-def test_the_test_split_chooses_nothing_and_is_what_is_scored(n):
+def test_the_test_split_chooses_nothing_and_is_scored(n):
     """One training split; test splits with its signal, with noise, and with permuted labels."""
     train, test = split(n, 24, 4, 0), split(400, 24, 4, 1)
     turned = test._replace(y=(test.y + 1) % 4)
@@ -175,7 +175,7 @@ def test_a_class_that_was_never_seen_gets_its_frequency_and_no_class_is_the_defa
     assert nothing["top1"] == 0 and nothing["information"] == pytest.approx(0, abs=1e-12)
 
 
-def test_classes_of_one_image_and_of_none_in_what_is_fitted():
+def test_classes_with_one_training_image_or_none():
     """Classes 4 to 8 have one image each, so the part without the held-out images lacks some."""
     train, test = split(40, 16, 4, 0), split(200, 16, 4, 1)
     train.y[:5, 0] = torch.arange(4, 9)

@@ -275,7 +275,7 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
 
 
-def test_extracting_leaves_the_method_as_it_was(tmp_path):
+def test_extracting_does_not_change_the_method(tmp_path):
     run = small_run(tmp_path)
     method = BetaVAE(run.model, (3, 32, 32)).train()
     features = extract(method, Sprites(run.data.sprites, "test", 0), 0, most=50)

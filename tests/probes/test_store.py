@@ -34,7 +34,7 @@ def report():
     }
 
 
-def test_what_this_user_measured_on_the_same_things_is_found_again(tmp_path, report):
+def test_a_users_earlier_measurement_of_the_same_data_is_found(tmp_path, report):
     path = tmp_path / "probe.json"
     store.save(report, path)
     assert store.earlier(path, report)["linear"] == report["linear"]
@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_are_found_wherever_they_are(report, tmp_pat
         store.save(report | {"linear": {"top1": float("nan")}}, tmp_path / "probe.json")
 
 
-def test_names_are_as_short_as_tells_checkpoints_apart():
+def test_names_are_as_short_as_possible_and_different():
     paths = ["/r/x/seed0/last.ckpt", "/r/y/seed0/last.ckpt", "/r/x/seed0/best.ckpt"]
     assert names([{"checkpoint": path} for path in paths]) == ["x/seed0", "y/seed0", "seed0/best"]
     assert names([{"checkpoint": paths[0]}]) == ["seed0"]

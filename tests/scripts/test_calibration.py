@@ -54,7 +54,7 @@ def row(
     }
 
 
-def test_an_excess_counts_above_what_the_sample_itself_holds():
+def test_an_excess_is_counted_from_the_samples_own_information():
     assert calibration.excess(row(1.5), "infonce") == pytest.approx(5)
     assert calibration.excess(row(1.5, truth=9.0, own=1.4), "infonce") == pytest.approx(1)
     found = calibration.collect([row(1.5), row(0.9)], 100, 0, "suite")

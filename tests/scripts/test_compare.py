@@ -112,7 +112,7 @@ def test_seeds_of_one_config_are_mean_and_standard_deviation(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("second", ["crop", "fresh rendering", None])
-def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
+def test_runs_on_other_views_are_reported_and_named(second, tmp_path, capsys):
     """I(V1; V2) depends on how views are made: crops and colour changes give different
     quantities.
     """
@@ -137,7 +137,7 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
     [{"key": "l"}, {"print_": "e"}, {"step": 4}, {"method": "contrastive.moco.MoCo"}, {"seed": 0}]
     + [{"config_key": None}, {"identity": {}}, {"options": {"linear": {"k": 3}}}],
 )
-def test_what_is_no_second_seed_is_a_line_of_its_own(tmp_path, other):
+def test_runs_that_are_not_seeds_of_one_config_have_separate_lines(tmp_path, other):
     folders = [
         written(tmp_path / "a/s0"),
         written(tmp_path / "b/s1", **({"seed": 1} | other)),
@@ -148,7 +148,7 @@ def test_what_is_no_second_seed_is_a_line_of_its_own(tmp_path, other):
     assert [len(g.reports) for g in groups.grouped(reports[:1] + both, KNOWN)] == [2]
 
 
-def test_the_mean_of_numbers_keeps_places_and_takes_the_spread_as_the_band():
+def test_the_mean_over_seeds_has_the_spread_as_its_interval():
     one, two = information(0.0), information(0.4)
     found = groups.mean([one, two])["critics"]["common"]["sweep"][0]
     assert found["K"] == 16 and found["bound"] == pytest.approx(math.log(16) - 0.2)
@@ -185,7 +185,7 @@ def test_thirty_names_and_reports_of_one_checkpoint_on_other_data():
     assert found == ["a on mnist", "a on sprites"]
 
 
-def test_the_folder_where_one_stands_has_a_name(tmp_path, capsys, monkeypatch):
+def test_the_current_folder_has_a_name(tmp_path, capsys, monkeypatch):
     written(tmp_path / "mine")
     monkeypatch.chdir(tmp_path / "mine")
     code, said, _ = call(capsys, ".")
@@ -240,7 +240,7 @@ def test_each_checkpoint_has_one_look_and_one_place_in_every_panel(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fig.pdf", "fig.svg", "fig.png", "fig.PNG"])
-def test_a_picture_is_what_its_name_says(tmp_path, capsys, name):
+def test_a_picture_has_the_format_of_its_name(tmp_path, capsys, name):
     run = written(tmp_path / "_$a$b$_")
     assert call(capsys, run, "--out", tmp_path / name)[0] == 0
     start = (tmp_path / name).read_bytes()[:8]
@@ -413,7 +413,7 @@ def test_the_numbers_of_ones_own_probe_are_checked(tmp_path, capsys, own_probe):
         "json.dumps",
     ],
 )
-def test_what_is_no_probe_is_refused_in_one_line(name, tmp_path, capsys, own_probe):
+def test_a_class_that_is_not_a_probe_is_refused_in_one_line(name, tmp_path, capsys, own_probe):
     said = refused(call(capsys, written(tmp_path / "run"), "--probes", name))
     assert said.startswith("error: --probes: ")
 

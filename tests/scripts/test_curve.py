@@ -187,7 +187,7 @@ def test_the_error_of_the_excess_is_that_of_its_own_terms():
         (["--checkpoint", "runs/none"], "no such checkpoint"),
     ],
 )
-def test_what_can_not_be_is_one_line(door, words, said, tmp_path, capsys):
+def test_invalid_words_are_one_line(door, words, said, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         door(*words, *(["--out", tmp_path / "out"]))
     error = capsys.readouterr().err

@@ -45,7 +45,7 @@ def steps(folder: RunFolder) -> dict[str, int]:
     return {path.name: checkpoint.read(path)["step"] for path in folder.path.glob("*.ckpt")}
 
 
-def test_the_policy_keeps_what_it_says(run):
+def test_the_policy_follows_its_definition(run):
     folder, state = run
     state.run.trainer.keep_last, state.run.trainer.keep_epochs = 3, 2
     for step in range(0, 50, 10):
@@ -164,7 +164,7 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
         folder.resume(state)
 
 
-def test_a_folder_where_a_run_keeps_a_file_is_refused_before_anything_is_written(run):
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_written(run):
     folder, state = run
     folder.metrics.mkdir(parents=True)
     before = sorted(folder.path.rglob("*"))
@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
 
 
 @pytest.mark.parametrize("spoil", ["weight", "optimizer"])
-def test_what_is_not_finite_is_never_saved(run, spoil):
+def test_numbers_that_are_not_finite_are_never_saved(run, spoil):
     folder, state = run
     parameter = next(state.method.parameters())
     parameter.grad = torch.ones_like(parameter)

@@ -207,7 +207,7 @@ def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words
     assert {p.name for p in tmp_path.iterdir()} == {"torn.ckpt"}
 
 
-def test_a_profile_says_where_the_time_goes(tmp_path):
+def test_a_profile_shows_the_time_of_each_part(tmp_path):
     told = pretrain(*command("simclr", tmp_path / "run", "optim.epochs=8", "--profile"))
     assert told.returncode == 0, told.stderr
     account = (tmp_path / "run/profile/account.txt").read_text()

@@ -119,7 +119,7 @@ def test_a_report_without_a_truth_is_refused():
 @pytest.mark.parametrize(
     "words, key", [(["--contents", "3"], "M = '3'"), (["--picture", "a.jpg"], "a.jpg")]
 )
-def test_what_can_not_be_done_is_one_line(words, key, monkeypatch, capsys):
+def test_impossible_requests_are_one_line(words, key, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sprites_truth.py", *words])
     with pytest.raises(SystemExit) as stopped:
         sprites_truth.main()

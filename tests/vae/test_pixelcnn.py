@@ -133,7 +133,7 @@ def test_the_window_at_full_size_by_the_gradient_of_one_pixel(text):
         assert torch.equal(gradient[0] != 0, matrix[0, i, j])
 
 
-def test_weight_norm_is_torchs_where_nothing_is_masked():
+def test_weight_norm_without_a_mask_is_torchs():
     ours = MaskedConv2d(4, 5, torch.ones(3, 3, dtype=torch.bool), "all")
     theirs = weight_norm(torch.nn.Conv2d(4, 5, 3, padding=1))
     ours.gain.data.uniform_(0.5, 2)

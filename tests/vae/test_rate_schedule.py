@@ -122,7 +122,7 @@ def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
     )
 
 
-def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():
+def test_free_bits_keep_more_nats_than_the_same_price_without_them():
     without, _ = trained(RateConfig(beta=20.0))
     kept, _ = trained(RateConfig("free_bits", beta=20.0, nats=1.0))
     assert without["rate"] < 6
@@ -131,7 +131,7 @@ def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():
     )
 
 
-def test_soft_free_bits_move_by_a_tenth_where_the_rate_is_five_percent_off():
+def test_soft_free_bits_change_by_a_tenth_if_the_rate_is_five_percent_off():
     schedule = RateSchedule(RateConfig("soft_free_bits", nats=10.0), 2)
     expected = 1.0
     for r, factor in ((10.4, 1.0), (12.0, 1.1), (9.6, 1.0), (8.0, 1 / 1.1)):
@@ -177,7 +177,7 @@ def test_a_target_distortion_is_met_within_two_percent(nats):
 
 
 @pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
-def test_a_multiplier_goes_on_exactly_from_its_state(kind):
+def test_a_multiplier_continues_exactly_from_its_state(kind):
     config = RateConfig(kind, nats=5.0)
 
     def follow(schedule: RateSchedule, steps: range) -> torch.Tensor:
@@ -261,7 +261,7 @@ def test_the_posteriors_log_sigma_stays_between_its_limits(told, held):
     torch.testing.assert_close(mean, torch.full_like(mean, told))
 
 
-def test_informative_dimensions_carry_a_hundredth_of_a_nat_whatever_their_variance():
+def test_informative_dimensions_have_a_hundredth_of_a_nat_at_any_variance():
     method = linear_vae(RateConfig())
     rate = torch.tensor([[0.0, 0.005, 0.011, 0.2, 3.0, 0.0, 0.0, 0.0]]).repeat(4, 1)
     metrics = method.output(rate, torch.ones(4)).metrics

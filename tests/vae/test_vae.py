@@ -150,7 +150,7 @@ def test_figures_are_rows_of_images(make_batch, images):
         assert row.shape[1:] == (1, 28, 28) and row.min() >= 0 and row.max() <= 1
 
 
-def test_a_collapsed_code_is_warned_of_with_what_to_try():
+def test_a_collapsed_code_gives_a_warning_with_advice():
     method = BetaVAE(BetaVAEConfig(width=8, latent=64), (1, 28, 28))
     warning = method.warning({"information_upper": 0.02, "active_units": 0.0})
     assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")

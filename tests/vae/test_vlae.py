@@ -89,7 +89,7 @@ def test_the_nelbo_stays_above_the_exact_likelihood():
     torch.testing.assert_close(nelbo + p.log(), gap, rtol=1e-4, atol=1e-5)
 
 
-def test_the_code_reaches_every_pixel_and_the_window_limits_the_image_alone():
+def test_the_code_reaches_every_pixel_and_the_window_limits_only_the_image():
     method = small((1, 8, 8), window="1")
     z = KeyedRNG(0, 0).normal("z", 1, 3).requires_grad_()
     x = torch.zeros(1, 1, 8, 8, requires_grad=True)
@@ -123,7 +123,7 @@ def test_impossible_settings_name_their_key(change, key):
         ((3, 8, 8), {"pixel_width": 8, "window": "2"}, "pixel_width"),
     ],
 )
-def test_what_does_not_fit_the_image_is_one_line(shape, change, key):
+def test_a_mismatch_with_the_image_is_one_line(shape, change, key):
     with pytest.raises(UserError, match=rf"^model\.{key}: .*$") as error:
         small(shape, **change)
     assert "\n" not in str(error.value)
