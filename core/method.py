@@ -144,7 +144,7 @@ def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     if not _is_method(found, module_name):
         methods = [key for key, value in vars(module).items() if _is_method(value, module_name)]
         raise UserError(
-            f"method: '{class_name}' is no method of {module_name}{nearest(class_name, methods)}"
+            f"method: '{class_name}' is not a method of {module_name}{nearest(class_name, methods)}"
         )
     return found  # type: ignore[return-value]
 

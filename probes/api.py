@@ -153,7 +153,7 @@ def _matrix(values: Any, name: str) -> Tensor:
     try:
         x = torch.as_tensor(values)
     except (ValueError, TypeError, RuntimeError):
-        raise UserError(f"{name}: is no rectangular array of numbers") from None
+        raise UserError(f"{name}: is not a rectangular array of numbers") from None
     if x.is_complex() or x.ndim != 2 or 0 in x.shape:
         raise UserError(f"{name}: has shape {tuple(x.shape)} of {x.dtype}; give numbers [n, D]")
     x = x.detach().float().cpu().contiguous()

@@ -40,7 +40,7 @@ def load_probes(names: list[str]) -> Probes:
         except AttributeError:
             raise UserError(f"--probes: {module} holds no {kind}") from None
         if not (isinstance(made, type) and issubclass(made, Probe)):
-            raise UserError(f"--probes: {name} is no subclass of probes.probe.Probe")
+            raise UserError(f"--probes: {name} is not a subclass of probes.probe.Probe")
         found[made.name] = made()
     return found
 

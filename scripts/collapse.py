@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     path = store.write_json(options.out / "collapse.json", found)
     titled = {ROWS[name][0]: rate for name, rate in found.items()}
     curve_figures.plane(titled, shown, path.with_suffix(".png"))
-    print(f"Done in {time.monotonic() - started:.0f} s. The table: {path}; the picture beside it")
+    print(f"Done in {time.monotonic() - started:.0f} s. Table: {path}; the picture is beside it")
     print(f"The runs: {options.out}/*/")
 
 

@@ -274,7 +274,7 @@ def prices(text: str) -> list[float]:
             found.append(float(word))
         except ValueError:
             raise UserError(
-                f"--betas: '{word}' is no number; give prices such as {BETAS}"
+                f"--betas: '{word}' is not a number; give prices such as {BETAS}"
             ) from None
         if not 0 < found[-1] < math.inf:
             raise UserError(f"--betas: a price must be above 0, got {word}")

@@ -42,7 +42,7 @@ class Window(NamedTuple):
     def parse(cls, text: str, context: str = "pixels", scale: int = 1) -> "Window":
         """A window from the texts of a config; `ValueError("window: …")` if they are invalid."""
         if context not in CONTEXTS:
-            raise ValueError(f"context: '{context}' is none of {', '.join(CONTEXTS)}")
+            raise ValueError(f"context: '{context}' is not one of {', '.join(CONTEXTS)}")
         if (context == "coarse") != (scale > 1):
             raise ValueError(
                 f"scale: {scale} does not go with context {context}; coarse needs cells of 2"

@@ -47,7 +47,7 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
         )
     if "root" in keys and not is_plain_folder(data.root):
         raise UserError(
-            f"data.root: the checkpoint names {shown(data.root)}, which is no folder on this"
+            f"data.root: the checkpoint names {shown(data.root)}, which is not a folder on this"
             " machine; name a folder by data.root=FOLDER"
         )
 

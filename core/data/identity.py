@@ -103,7 +103,7 @@ class Identity:
         if not found and mine["shape"] != other.get("shape"):
             found.append(_here(mine, other, "shape"))
         if mine["images"] != other.get("images"):
-            found.append(f"{self.images} images where there were {_shown(other.get('images'))}")
+            found.append(f"{self.images} images instead of {_shown(other.get('images'))}")
         if found:
             return ", ".join(found)
         digests = _mapping(other, "digests")

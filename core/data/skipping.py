@@ -14,7 +14,7 @@ from core.errors import UserError
 
 
 class Undecodable(UserError):
-    """The bytes of an image are no picture. (This is no read error, which may be temporary.)"""
+    """The bytes of an image are not a picture. (A read error is different: it may be temporary.)"""
 
 
 class Images(Protocol):

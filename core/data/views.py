@@ -218,7 +218,7 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
         return _compiled()(image, prepare(drawn, image.device), policy)
     by = hue_turn(drawn.jitter, drawn.order).argsort(
         stable=True
-    )  # images that `jitter` treats alike lie side by side
+    )  # images that `jitter` treats in the same way are adjacent
     drawn, here = each(drawn, lambda values: values[by]), to_device(by, image.device)
     work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)

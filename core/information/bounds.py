@@ -21,8 +21,9 @@ BLOCK = 512  # anchors whose scores are in memory at a time
 class Bound(NamedTuple):
     """The mean of `terms` [n] is the estimate; the spread of `influence` [n] gives its error.
 
-    The influence of a pair is its contribution as an anchor plus, where it matters, as a candidate
-    of other anchors (the first-order projection of a statistic whose anchors share candidates).
+    The influence of a pair is its contribution as an anchor plus, if it is used, its contribution
+    as a candidate of other anchors (the first-order projection of a statistic whose anchors share
+    candidates).
     """
 
     terms: Tensor

@@ -128,7 +128,7 @@ def _in_one_block(
     v = layout.views
     scores = scores_of(rows, columns, scale).view(v, layout.pairs, v, -1)
     # the scores of a pair with itself, [V, V, B]: positives, which the loss treats separately, and
-    # rows with themselves, which are no candidates
+    # rows with themselves, which are not candidates
     same = scores[..., layout.mine].diagonal(dim1=1, dim2=3)
     positive = [(view, v - 1 - view) for view in range(v)]
     own = same[positive[0]].clone()  # [B], of either view
@@ -155,7 +155,7 @@ def _in_one_block(
         return loss, one, (None, None)
     share = scale / (len(losses) * v * layout.pairs)
     # the positive's weight is its probability minus one, taken from the negatives' sum so that no
-    # digit is lost where it is near zero
+    # digit is lost if it is near zero
     weight, missing = weights[0][0], torch.sigmoid(weights[0][1]).neg_()
     for other_weight, margin in weights[1:]:
         weight, missing = weight.add_(other_weight), missing.sub_(torch.sigmoid(margin))

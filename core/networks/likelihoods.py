@@ -1,8 +1,8 @@
 """Likelihoods p(x|z) of pixels, and the rate KL(q(z|x) || p(z)) of a Gaussian code.
 
 All constants are kept, so the distortion is a cross-entropy in nats. Binary cross-entropy of grey
-pixels is no likelihood and is not offered. B = images, C H W = image shape, P = numbers that a
-decoder computes for each value of an image.
+pixels is not a likelihood, so it is not offered. B = images, C H W = image shape, P = numbers that
+a decoder computes for each value of an image.
 """
 
 import math

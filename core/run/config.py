@@ -60,7 +60,7 @@ class RunConfig:
 
 
 SECTIONS = ("model", "data", "optim", "trainer")
-NO_KEYS = ("written", "doubtful")  # fields that are no keys of a config
+NO_KEYS = ("written", "doubtful")  # fields that are not keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
 

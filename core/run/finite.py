@@ -89,6 +89,6 @@ def require_finite(
         ]
     if bad:
         raise UserError(
-            f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was:"
+            f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is unchanged:"
             f" {TRY}"
         )

@@ -38,7 +38,7 @@ class Preemption:
     """
 
     def __init__(self, timeout: timedelta | None = None):
-        """`timeout`: how long processes wait for one another, where there are several."""
+        """`timeout`: how long processes wait for each other, if there are several."""
         self.heard: signal.Signals | None = None
         self._agreed_on: signal.Signals | None = None
         # a separate group on the CPU: agreeing must not wait for a device that is still computing

@@ -87,7 +87,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     trainer = run.trainer
     if trainer.precision not in PRECISIONS + SHORT:
         raise UserError(
-            f"trainer.precision: '{trainer.precision}' is none of {', '.join(PRECISIONS)}"
+            f"trainer.precision: '{trainer.precision}' is not one of {', '.join(PRECISIONS)}"
         )
     if trainer.deterministic:
         be_deterministic()

@@ -61,5 +61,5 @@ def _key(path: Path) -> bytes:
         raise PermissionError(f"{path}: others may read this key; chmod 600 it, or remove it")
     key = path.read_bytes()
     if len(key) != LENGTH:
-        raise OSError(f"{path}: is no key of {LENGTH} bytes; remove it")
+        raise OSError(f"{path}: is not a key of {LENGTH} bytes; remove it")
     return key

@@ -39,10 +39,10 @@ class RateProbe(Probe):
         "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
-        "dimension_rates"? [nats of each dimension], "sentence"? (where the code has collapsed),
+        "dimension_rates"? [nats of each dimension], "sentence"? (if the code has collapsed),
         "on_these_images": {"quantity", "images",
             "rate" | "information" | "total_correlation" | "dimension_wise_kl"?:
-                {"value", "low", "high"}}   (? where the prior is a product of normals)"""
+                {"value", "low", "high"}}   (? if the prior is a product of normals)"""
 
     def requires(self, frozen: Frozen) -> str:
         return posterior(frozen)

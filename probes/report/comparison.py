@@ -90,7 +90,7 @@ def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[s
 
 
 def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
-    """Whether the numbers of one checkpoint make a panel, or a picture of their own."""
+    """Whether the numbers of one checkpoint make a panel, or a separate picture."""
     figure, axes = plt.subplots()
     try:
         if probe.panel:

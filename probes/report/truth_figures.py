@@ -139,7 +139,7 @@ def _mark(axes: Axes, x: Any, y: Any, mark: tuple[str, str], label: str | None =
 def _difference(
     axes: Axes, value: float, height: float, error: float, mark: tuple[str, str]
 ) -> None:
-    """One estimate minus its truth; an arrow at the edge where it is farther below."""
+    """One estimate minus its truth; an arrow at the edge if it is farther below."""
     marker, colour = mark
     if value < -EDGE:
         axes.plot(-EDGE, height, "<", color=colour, markersize=4)

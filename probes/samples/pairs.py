@@ -37,7 +37,7 @@ def load_pairs(path: Path) -> tuple[Array, Array]:
     try:
         with open(path, "rb") as file:
             if file.read(6) == MAGIC:
-                raise UserError(f"{path}: is no npz of named arrays; {SAVE}")
+                raise UserError(f"{path}: is not an npz of named arrays; {SAVE}")
             with zipfile.ZipFile(file) as records:
                 x, y = (_array(records, name, path) for name in ("x", "y"))
                 return x, y
@@ -79,7 +79,7 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
         size = count * dtype.itemsize
         if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
             raise UserError(
-                f"{path}: {name} is said to be of shape {shown(shape)}, and the file holds"
+                f"{path}: {name} claims the shape {shown(shape)}, but the file holds"
                 f" {info.compress_size:,} bytes of it"
             )
         values = np.frombuffer(record.read(size), dtype=dtype, count=count)
@@ -141,7 +141,7 @@ def _numbers(values: Any, name: str) -> Array:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
-        raise UserError(f"{name} is no rectangular array of numbers") from None
+        raise UserError(f"{name} is not a rectangular array of numbers") from None
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} holds {array.dtype}, not real numbers")
     if array.ndim == 1:

@@ -25,10 +25,10 @@ class GeometryProbe(Probe):
     summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, collapse"
     schema = """
         "split", "images", "augmentation", "lidar_images"?, "lidar_views"?,
-        "sentence"? (where something has collapsed),
+        "sentence"? (if something has collapsed),
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
-             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? where two views differ)"""
+             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? if two views differ)"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))

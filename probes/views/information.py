@@ -41,7 +41,7 @@ class InformationProbe(Probe):
         "augmentation", "truth" (nats or null),
         "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
             "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
-                       "best_possible"?}]}}   (nats; best_possible where the truth is known)"""
+                       "best_possible"?}]}}   (nats; best_possible if the truth is known)"""
 
     def requires(self, frozen: Frozen) -> str:
         return two_views_differ(frozen)

@@ -80,7 +80,10 @@ def test_other_keys_are_yaml(text, value):
         (["optim.lr=fast"], "'optim.lr=fast': optim.lr: Value 'fast'"),
         (["seed=3", "optim.epochs=2.5"], "'optim.epochs=2.5': optim.epochs:"),
         (["seed=-1"], "'seed=-1': seed: must be"),
-        (["method=vae.beta.Nothing"], "'method=vae.beta.Nothing': method: 'Nothing' is no method"),
+        (
+            ["method=vae.beta.Nothing"],
+            "'method=vae.beta.Nothing': method: 'Nothing' is not a method",
+        ),
         (["method=vae.beta.BetaVAE"], "'method=vae.beta.BetaVAE': model.projection: unknown key"),
         (["optim.lr=[1"], "'optim.lr=[1': line 1:"),
         (["model={temperature: -1}"], "'model={temperature: -1}': model.temperature: must be"),

@@ -75,7 +75,7 @@ def other_class(root):
     [
         (other_pixels, {1.0: "other pixels", 0.0: "other files"}),
         (other_labels, {1.0: "other pixels", 0.0: "other files"}),
-        (more_images, {1.0: "13 images where there were 12", 0.0: "13 images where there were 12"}),
+        (more_images, {1.0: "13 images instead of 12", 0.0: "13 images instead of 12"}),
         (other_class, {1.0: "class 'wolf' is new", 0.0: "class 'wolf' is new"}),
     ],
 )

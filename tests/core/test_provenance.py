@@ -76,7 +76,7 @@ def test_a_run_keeps_its_data_and_its_versions(tmp_path, root):
     "change, said",
     [
         (red, "other pixels"),
-        (fewer, "33 images where there were 36"),
+        (fewer, "33 images instead of 36"),
         (another_class, "class 'c' is new and class 'b' is gone"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_run_from_before_says_that_it_does_not_know(tmp_path, root, capsys):
 
 
 def test_an_invalid_value_is_refused():
-    with pytest.raises(UserError, match=r"data\.changed: 'maybe' is none of refuse, accept"):
+    with pytest.raises(UserError, match=r"data\.changed: 'maybe' is not one of refuse, accept"):
         run_config.read(ROOT / "configs/simclr_sprites.yaml", ["data.changed=maybe", "folder=x"])
 
 
@@ -144,5 +144,5 @@ def test_through_the_front_door(tmp_path, root):
     assert json.loads((tmp_path / "run/data.json").read_text())["data"]["images"] == 36
     fewer(root)
     refused = run("--resume")
-    assert refused.returncode == 2 and "33 images where there were 36" in refused.stderr
+    assert refused.returncode == 2 and "33 images instead of 36" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr

@@ -110,7 +110,7 @@ def test_a_bound_at_its_ceiling_says_so():
         ({"test_x": np.full((50, 6), 1e300)}, "test_x: row 0 holds a value that is not finite"),
         ({"test_x": np.zeros((50, 5))}, "train_x has 6 dimensions and test_x 5"),
         ({"train_x": np.zeros((150, 6), complex)}, "train_x: has shape"),
-        ({"train_x": [[1.0], [1.0, 2.0]]}, "train_x: is no rectangular array"),
+        ({"train_x": [[1.0], [1.0, 2.0]]}, "train_x: is not a rectangular array"),
         (
             {"train_x": np.zeros((0, 6)), "train_y": np.zeros(0, int)},
             r"train_x: has shape \(0, 6\)",

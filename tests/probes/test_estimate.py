@@ -227,7 +227,7 @@ def test_normal_scores_depend_only_on_the_reference():
         (np.array([object()] * 60), np.arange(60.0), "x holds object"),
         (np.zeros((60, 2, 2)), np.arange(60.0), r"x has shape \(60, 2, 2\)"),
         (np.zeros((60, 0)), np.arange(60.0), r"x has shape \(60, 0\)"),
-        ([[1, 2], [3]] * 30, np.arange(60.0), "x is no rectangular array"),
+        ([[1, 2], [3]] * 30, np.arange(60.0), "x is not a rectangular array"),
     ],
 )
 def test_impossible_pairs_are_refused(x, y, message):

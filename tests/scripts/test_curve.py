@@ -172,7 +172,7 @@ def test_the_error_of_the_excess_is_that_of_its_own_terms():
         ([], "--checkpoint"),
         ([CONFIG, CONFIG], "one config"),
         (["no.yaml"], "no such config"),
-        ([CONFIG, "--betas", "1,two"], "'two' is no number"),
+        ([CONFIG, "--betas", "1,two"], "'two' is not a number"),
         ([CONFIG, "--betas", "1,-2"], "above 0"),
         ([CONFIG, "--betas", "1,1.0"], "twice"),
         ([CONFIG, "folder=x"], "--out"),

@@ -139,7 +139,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
         (["model.temperature=-1"], ["model.temperature", "above 0"]),
         (["model.temperature=nan"], ["model.temperature"]),
         (["method=contrastive.moco.MoCo", "model.queue=0"], ["model.queue", "1 or more"]),
-        (["method=os.system"], ["os.system", "is no method of os"]),
+        (["method=os.system"], ["os.system", "is not a method of os"]),
         (["method=contrastive.simclr.SimCLT"], ["SimCLT", "SimCLR"]),
         (["method=contrastive.nothing.X"], ["contrastive/nothing.py"]),
         (["data.name=mnist", "data.root=/nowhere"], ["/nowhere", "data.download=true"]),
