@@ -118,7 +118,7 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("collapse", __doc__)
     overrides(given, "any key of the configs, for every row, such as data.root=/data")
-    option(given, "--only", "which rows, separated by commas", ",".join(ROWS))
+    option(given, "--only", "the rows to run, separated by commas", ",".join(ROWS))
     option(given, "--out", "folder of the runs", Path("runs/collapse"))
     options = given.parse_intermixed_args(argv)
     options.only = options.only.split(",")

@@ -123,7 +123,7 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         for column in range(values.shape[1]):
             if np.ptp(values[:, column]) == 0:
                 raise UserError(
-                    f"{name}: column {column} of {side} is constant, so it carries nothing; leave"
+                    f"{name}: column {column} of {side} is constant and has no information; leave"
                     " it out"
                 )
     return PairedSamples(a, b, remarks)
