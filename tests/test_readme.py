@@ -245,7 +245,7 @@ def method_of_one_file() -> tuple[str, str, str]:
     return section, code, settings
 
 
-def test_the_method_of_one_file_trains_is_probed_and_keeps_the_contract(tmp_path):
+def test_the_method_of_one_file_trains_is_probed_and_fulfils_the_contract(tmp_path):
     """As in docs/extending.md: a user's own package, with the YAML beside it."""
     _, code, settings = method_of_one_file()
     place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
@@ -277,7 +277,9 @@ def test_the_documented_members_of_a_method_are_enough_for_the_probes(tmp_path):
     named = set(re.findall(r"`(\w+)", section))
     for protocol in (PairCritic, LatentModel):
         members = {name for name in vars(protocol) if not name.startswith("_")}
-        assert members | set(protocol.__annotations__) <= named, "the README leaves some out"
+        assert members | set(protocol.__annotations__) <= named, (
+            "the page does not name all members"
+        )
     run = config.RunConfig(
         method="vae.beta.BetaVAE",
         model=BetaVAEConfig(width=4, latent=2),

@@ -110,7 +110,7 @@ def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
     assert sides[0] != sides[1] and not sides[0].requires_grad
 
 
-def test_each_number_beside_the_loss_is_log_of_its_own_candidates_minus_its_own_loss(make_batch):
+def test_each_train_bound_is_log_of_its_own_candidates_minus_its_own_loss(make_batch):
     """SimCLR: 2N - 1 = 15 and N = 8 candidates; MoCo: K + 1 = 11 and N = 8."""
     batch = make_batch(8)
     simclr, moco = (

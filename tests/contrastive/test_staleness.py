@@ -83,9 +83,7 @@ def test_the_oldest_keys_are_the_tail_of_the_step_that_made_them(length, steps, 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("length", [256, 100, 10])
 @pytest.mark.parametrize("steps", [1, 5])
-def test_keys_of_an_encoder_that_stands_still_come_out_bit_for_bit(
-    make_batch, symmetric, length, steps
-):
+def test_keys_of_an_unchanged_encoder_are_equal_bit_for_bit(make_batch, symmetric, length, steps):
     """With momentum 1 the query encoder changes and the key encoder does not. The queue is full or
     not, and longer than a step or not.
     """

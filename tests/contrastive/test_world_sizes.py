@@ -250,7 +250,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
     alone = made[1][0][name]["losses"]
     assert alone.isfinite().all() and alone[-10:].std() > 0.01, (
-        "a run that has died compares nothing"
+        "a run has died, so nothing is compared"
     )
     assert apart(made[size][0][name]["losses"], alone) < 1e-6
 

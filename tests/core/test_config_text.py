@@ -229,7 +229,7 @@ def test_texts_that_double_one_another_stay_small(tmp_path):
         config.read(tmp_path / "x.yaml", [])
 
 
-def test_warmup_may_fill_training_and_not_go_beyond():
+def test_warmup_may_last_as_long_as_training_but_not_longer():
     assert OptimConfig(epochs=1, warmup_epochs=1.0).warmup_epochs == 1
     with pytest.raises(ValueError, match="set at most epochs, 2"):
         OptimConfig(epochs=2, warmup_epochs=2.1)

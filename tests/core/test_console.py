@@ -14,6 +14,6 @@ def test_a_path_is_printed_literally(text, capsys):
 
 
 @pytest.mark.parametrize("room", ["core", "contrastive", "vae", "probes", "scripts"])
-def test_every_output_goes_through_that_console(room):
+def test_every_output_uses_this_console(room):
     for path in ROOT.glob(f"{room}/**/*.py"):
         assert "Console(" not in path.read_text() or path.name == "console.py", path

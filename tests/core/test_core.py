@@ -54,7 +54,7 @@ def test_a_config_survives_the_way_to_plain_values_and_back():
     assert config.override(run, ["data.root=/elsewhere"], "x").data.root == "/elsewhere"
 
 
-def test_the_information_probe_may_have_views_of_its_own():
+def test_the_information_probe_may_have_its_own_views():
     run = config.read(YAML, ["data.augment=none", "data.probe_augment=crop"])
     assert config.for_information(run).data.augment == "crop" and run.data.augment == "none"
     assert config.for_information(config.read(YAML, [])).data.augment == "simclr"

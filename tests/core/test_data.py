@@ -178,7 +178,7 @@ def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path)
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
+def test_the_upper_eight_of_sixteen_bits_are_read(grey, tmp_path):
     values = np.arange(64, dtype=np.uint16).reshape(8, 8)
     (tmp_path / "train/a").mkdir(parents=True)
     for i in range(2):
@@ -186,7 +186,7 @@ def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
     source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
     (batch,) = source.batches(eval_sampler(2), 1)
     assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), (
-        "Pillow's own conversion makes all above 255 white"
+        "Pillow's own conversion makes all values above 255 white"
     )
 
 

@@ -97,7 +97,7 @@ def test_a_schedule_charges_and_follows_the_rate_of_the_global_batch(by_two):
     apart = weight()
     (objective_of(apart, slice(0, 4)) + objective_of(apart, slice(4, 8))).div(2).backward()
     assert (apart.grad - w.grad).norm() > 0.01 * w.grad.norm(), (
-        "the mean of two objectives is another one"
+        "the mean of two objectives is a different number"
     )
 
 

@@ -264,7 +264,7 @@ def test_the_size_of_mnist_is_known_faster_than_a_few_batches():
     start = time.process_time()
     for _ in range(20):
         images.float().mean()
-    assert hashed < 20 * (time.process_time() - start), "no more than reading it some times"
+    assert hashed < 20 * (time.process_time() - start), "not slower than reading it several times"
 
 
 def test_replace_of_a_setting_is_another_config_for_sprites():

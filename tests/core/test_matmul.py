@@ -58,7 +58,7 @@ def test_an_empty_product_is_torchs(n, d, m):
     assert torch.equal(matmul(ones(n, d), ones(m, d), bias), torch.zeros(n, m) + d + bias)
 
 
-def test_however_the_numbers_lie_the_product_is_the_same():
+def test_the_product_is_the_same_for_every_memory_layout():
     """Expanded, overlapping, strided and shifted tensors, and a lazy negation."""
     x = torch.randn(40, generator=torch.Generator().manual_seed(0))
     views = [

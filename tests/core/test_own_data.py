@@ -138,7 +138,7 @@ def package(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
-def test_a_set_of_one_s_own_is_opened_from_one_s_own_config(package):
+def test_a_users_set_is_opened_from_the_users_config(package):
     overrides = [
         "data.name=mydata.discs.Discs",
         "data.options.sizes=3",
@@ -159,7 +159,7 @@ def test_a_set_of_one_s_own_is_opened_from_one_s_own_config(package):
     assert again.data == run.data, "options are kept in what is saved"
 
 
-def test_stored_images_of_one_s_own_are_augmented_like_others(package):
+def test_a_users_stored_images_are_augmented_like_others(package):
     trust("mydata")
     settings = DataConfig(name="mydata.stored.Gradients", augment="simclr", options={"levels": 12})
     plain = open_source(settings, "train", 0, augmented=False)

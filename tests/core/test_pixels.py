@@ -87,7 +87,7 @@ def test_an_opaque_picture_equals_pillows_without_a_message():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright(orientation, kind):
+def test_pictures_are_turned_upright(orientation, kind):
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -193,7 +193,7 @@ def test_pixels_without_a_known_range_are_refused(mode, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP", "MPO"])
-def test_of_several_frames_the_first_is_read(kind):
+def test_the_first_of_several_frames_is_read(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("#ff0000", "#00ff00")]
     tensor, note = read(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert (tensor[:, 0, 0].int() - torch.tensor([255, 0, 0])).abs().max() <= 2 and note == FRAMES

@@ -68,7 +68,7 @@ def test_a_run_keeps_its_data_and_its_versions(tmp_path, root):
         *kept["versions"]
     }
     moved = shutil.copytree(root, tmp_path / "moved")
-    assert goes_on(tmp_path, moved, "resume=true") == fingerprint, "the same data elsewhere"
+    assert goes_on(tmp_path, moved, "resume=true") == fingerprint, "the same data in another folder"
     assert goes_on(tmp_path, moved, "resume=true", "data.memory=0") != fingerprint
 
 
@@ -130,7 +130,7 @@ def test_an_invalid_value_is_refused():
         run_config.read(ROOT / "configs/simclr_sprites.yaml", ["data.changed=maybe", "folder=x"])
 
 
-def test_through_the_front_door(tmp_path, root):
+def test_by_the_command_line(tmp_path, root):
     words = [sys.executable, str(ROOT / "scripts/pretrain.py")]
     words += [str(ROOT / "configs/simclr_sprites.yaml"), *KEYS, "data.augment=simclr"]
     words += [f"data.root={root}", f"folder={tmp_path / 'run'}", "wandb=disabled"]

@@ -88,7 +88,7 @@ def test_one_component_is_the_gaussian_and_a_dead_one_costs_nothing():
 
 
 @pytest.mark.parametrize("p", [0.5, 0.3, 0.05])
-def test_blahut_arimoto_meets_the_bernoulli_curve(p):
+def test_blahut_arimoto_equals_the_bernoulli_curve(p):
     for slope in (-1.0, -3.0, -8.0):
         found = blahut_arimoto([1 - p, p], 1 - np.eye(2), slope)
         truth = bernoulli_rate(p, found.distortion)
@@ -97,7 +97,7 @@ def test_blahut_arimoto_meets_the_bernoulli_curve(p):
 
 
 @pytest.mark.parametrize("distortion", [0.05, 0.25, 0.6, 0.9])
-def test_blahut_arimoto_meets_the_gaussian_curve(distortion):
+def test_blahut_arimoto_equals_the_gaussian_curve(distortion):
     grid = np.linspace(-6, 6, 301)
     p = norm.pdf(grid)
     found = blahut_arimoto(p / p.sum(), (grid[:, None] - grid) ** 2, -0.5 / distortion, gap=5e-5)
@@ -108,7 +108,7 @@ def test_blahut_arimoto_meets_the_gaussian_curve(distortion):
     assert found.distortion == pytest.approx(distortion, rel=1e-2)
 
 
-def test_its_code_has_the_rate_and_the_distortion_that_it_says():
+def test_its_code_has_the_stated_rate_and_distortion():
     rng = np.random.default_rng(0)
     p, d = np.array([0.5, 0.0, 0.2, 0.3]), rng.uniform(size=(4, 3))
     found = blahut_arimoto(p, d, -4.0, gap=1e-9)

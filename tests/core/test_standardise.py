@@ -36,7 +36,7 @@ def columns(n: int = 1500) -> dict[str, torch.Tensor]:
     }
 
 
-def test_features_are_standardised_as_by_scikit_learn_each_by_itself():
+def test_each_feature_is_standardised_like_by_scikit_learn():
     kept = columns()
     x = torch.stack(list(kept.values()), 1)
     peer = StandardScaler().fit(x.double().numpy())

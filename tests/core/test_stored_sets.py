@@ -77,7 +77,7 @@ def test_hugging_face_sets_are_read_only_from_the_disk(pictures, tmp_path):
     asked = hugging_face.config.HF_HUB_OFFLINE
     with pytest.raises(UserError, match=r"data\.download=true"):
         open_source(replace(config(tmp_path), name="hfds/nobody/nothing"), "train", 0)
-    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is put back"
+    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is restored"
 
 
 @pytest.mark.parametrize("root", ["pipe:touch {}", "{}/x::pipe:touch {}", "http://localhost/x"])
@@ -101,10 +101,10 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     assert batch.label[:, 0].tolist() == list(range(10))
 
 
-def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
+def test_only_one_process_at_a_time_downloads(tmp_path, monkeypatch):
     class Fetching:
         def __init__(self, root: str, train: bool, download: bool):
-            assert download and not (Path(root) / "half").exists(), "another one is at it"
+            assert download and not (Path(root) / "half").exists(), "another process downloads them"
             (Path(root) / "half").touch()
             time.sleep(0.05)
             (Path(root) / "half").unlink()
@@ -151,7 +151,7 @@ def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
         )
     _plain.cache_clear()
     assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), (
-        "whatever the run's seed"
+        "the same for every seed of the run"
     )
     assert not torch.equal(parts["test"], parts["trainval"][:10])
 

@@ -242,7 +242,7 @@ def test_the_checkpoint_of_a_resumed_run_is_checked(write, bases, what):
         checkpoint.restore(path, checkpoint.read(path), state)
 
 
-def test_two_moments_of_one_tensor_go_on_as_two(write, bases):
+def test_two_moments_that_share_a_tensor_become_two_tensors(write, bases):
     def edit(entries):
         for kept in entries["optimizer"]["state"].values():
             kept["exp_avg_sq"] = kept["exp_avg"] = torch.ones_like(kept["exp_avg"])
@@ -345,7 +345,7 @@ def test_a_checkpoint_may_name_what_the_user_trusts(own_package, write, tmp_path
     for trusted in ((), ("mypkg",), (f"{own_package}x",), (f"{own_package}.min",)):
         with pytest.raises(UserError, match="--trust PACKAGE"):
             checkpoint.load_method(path, trusted=trusted)
-    assert not (tmp_path / "IMPORTED").exists(), "the name is looked at before anything is imported"
+    assert not (tmp_path / "IMPORTED").exists(), "the name is checked before anything is imported"
     loaded = checkpoint.load_method(path, trusted=(own_package,))
     assert type(loaded.method).__name__ == "Mine"
     monkeypatch.setenv("TWOBOUNDS_TRUST", f"other,{own_package}")

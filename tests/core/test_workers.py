@@ -47,7 +47,7 @@ def test_silent_workers_are_lost_after_the_stated_patience():
 def test_patience_is_for_silence_and_not_for_the_whole(monkeypatch):
     monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several checks while one batch is made
     got = [int(batch[2]) for batch in load(split(slow), 1, timeout=2.5, batch_size=1)]
-    assert got == list(range(12)), "3.6 s in all, and never 2.5 s without a batch"
+    assert got == list(range(12)), "3.6 s in total, but never 2.5 s without a batch"
 
 
 @pytest.mark.parametrize("act", [die_at_five, killed_at_five])

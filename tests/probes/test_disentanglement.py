@@ -81,7 +81,7 @@ def test_a_rotation_and_noise_score_near_zero(kind, most):
     )
 
 
-def test_a_rotation_keeps_what_can_be_read_and_noise_does_not():
+def test_a_rotation_keeps_the_readable_information_and_noise_does_not():
     assert found("rotated")["informativeness"] > 0.9
     assert found("noise")["informativeness"] == pytest.approx(
         np.mean([1 / count for _, count in FACTORS]), abs=0.05
@@ -137,7 +137,7 @@ def test_dci_scores_are_the_entropies_of_scipy():
     assert read["completeness"] == pytest.approx(np.mean(whole))
 
 
-def test_dci_finds_which_feature_serves_two_factors():
+def test_dci_finds_the_feature_of_two_factors():
     """One feature that represents two factors, and three features with one factor each: complete,
     but not disentangled.
     """

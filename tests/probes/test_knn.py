@@ -38,7 +38,7 @@ BANKS = {
 
 @pytest.mark.parametrize("name", BANKS)
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_of_equally_near_images_the_first_are_kept_in_their_order(name, k):
+def test_equally_near_images_are_in_index_order(name, k):
     """Against a stable sort of similarities in float64, in which copies are equal by definition."""
     bank = BANKS[name]
     query = torch.cat([bank[:150], -bank[:20], torch.eye(bank.shape[1])[:1]])

@@ -74,7 +74,7 @@ def frozen(model: FactorAnalysis) -> Frozen:
     return Frozen(model, run, sources=lambda split, augmented: Images())
 
 
-def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_meets_it():
+def test_the_importance_weighted_bound_rises_with_k_up_to_the_truth():
     found = likelihood(frozen(FactorAnalysis()), k=5000, images=IMAGES)
     assert [point["k"] for point in found["sweep"]] == [1, 10, 100, 1000, 5000]
     bounds = [-point["value"] for point in found["sweep"]]
@@ -127,7 +127,7 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
     )
 
 
-def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not():
+def test_annealing_from_the_prior_reaches_the_truth_and_importance_weights_do_not():
     model = FactorAnalysis()
     prior = Independent(Normal(torch.zeros(IMAGES, LATENT, dtype=torch.float64), 1.0), 1)
     weighted = importance_weights(joint_of(model, X), prior, 16, KeyedRNG(0, 0)).bounds[16]

@@ -79,7 +79,7 @@ def test_the_search_in_blocks_equals_faiss(n, k):
     assert torch.equal(*predicted)
 
 
-def test_one_search_serves_every_k():
+def test_one_search_is_enough_for_every_k():
     train, test = blobs(800, 0), blobs(100, 1)
     found = search(train.x, test.x, 200)
     for k, temperature in PRESETS.values():

@@ -139,7 +139,7 @@ def test_help_names_the_way_that_was_taken(called, shown, usage, monkeypatch):
 
 @pytest.mark.parametrize("path", ["", ROOT], ids=["alone", "beside another checkout"])
 @pytest.mark.parametrize("name", [*NAMES, "__main__"])
-def test_a_script_runs_the_checkout_that_it_stands_in(name, path, second, tmp_path):
+def test_a_script_runs_its_own_checkout(name, path, second, tmp_path):
     told = python(second / "scripts" / f"{name}.py", "--help", cwd=tmp_path, path=path)
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("usage: ")

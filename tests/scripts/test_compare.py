@@ -373,7 +373,7 @@ def own_probe(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_probe_of_ones_own_is_in_table_csv_latex_and_picture(tmp_path, capsys, own_probe):
+def test_a_users_probe_is_in_table_csv_latex_and_picture(tmp_path, capsys, own_probe):
     runs = [
         written(tmp_path / f"run{i}", key=str(i), spectrum={"largest": 12.3456 + i}) for i in (0, 1)
     ]
@@ -393,7 +393,7 @@ def test_a_probe_of_ones_own_is_in_table_csv_latex_and_picture(tmp_path, capsys,
     assert code == 0 and "sigma" in rows[0] and "linear %" in rows[0] and "kNN %" not in rows[0]
 
 
-def test_the_numbers_of_ones_own_probe_are_checked(tmp_path, capsys, own_probe):
+def test_the_numbers_of_a_users_probe_are_checked(tmp_path, capsys, own_probe):
     run = written(tmp_path / "run", spectrum={"smallest": 1.0})
     out = tmp_path / "c.png"
     said = refused(call(capsys, run, "--out", out, "--probes", own_probe))
@@ -418,6 +418,6 @@ def test_a_class_that_is_not_a_probe_is_refused_in_one_line(name, tmp_path, caps
     assert said.startswith("error: --probes: ")
 
 
-def test_help_says_how_a_probe_of_ones_own_is_shown(capsys):
+def test_help_explains_how_to_show_a_users_probe(capsys):
     _, said, _ = call(capsys, "--help")
     assert "package.module.Class" in said

@@ -80,7 +80,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
     )
     save(folder, state, 9)
     assert steps(folder) == {"last.ckpt": 9, "last-1.ckpt": 3}, (
-        "the damaged one has not pushed out the whole one"
+        "the damaged file has not replaced the whole one"
     )
     for path in folder.versions():
         path.write_bytes(b"")
@@ -115,7 +115,7 @@ def test_a_kill_between_two_renamings_leaves_two_versions(kills, run, monkeypatc
     assert steps(folder) == {"last.ckpt": 12, "last-1.ckpt": 9}
 
 
-def test_no_flipped_bit_goes_unseen(run):
+def test_every_flipped_bit_is_detected(run):
     folder, state = run
     save(folder, state, 1)
     whole, draw = folder.last.read_bytes(), random.Random(0)

@@ -46,14 +46,14 @@ def test_a_process_that_starves_is_waited_for(clock):
     assert not any(clock.after(60, 1.2) for _ in range(60))
 
 
-def test_a_process_that_spins_is_given_up_by_its_own_cpu_time(clock):
+def test_waiting_for_a_spinning_process_ends_by_its_cpu_time(clock):
     assert not clock.after(1, patience.SPENT - 1)
     assert clock.after(1, 2)
-    assert not clock.after(1, 0, steps=1), "a step begins anew"
+    assert not clock.after(1, 0, steps=1), "waiting starts again after a step"
     assert not clock.after(1, patience.SPENT - 1)
 
 
-def test_a_process_that_sleeps_is_given_up_by_the_clock(clock):
+def test_waiting_for_a_sleeping_process_ends_by_wall_time(clock):
     looks = [clock.after(60, 0.01) for _ in range(20)]
     assert looks.index(True) == patience.IDLE // 60
 

@@ -188,7 +188,7 @@ def test_reports_of_other_weights_data_and_seeds_never_mix(tmp_path):
     assert "linear" not in report(tmp_path)
 
 
-def test_a_probe_of_ones_own_is_one_file(tmp_path, capsys, monkeypatch):
+def test_a_users_probe_is_one_file(tmp_path, capsys, monkeypatch):
     saved(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "spectrum.py").write_text(

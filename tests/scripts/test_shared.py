@@ -46,7 +46,7 @@ def test_a_step_that_fails_ends_the_command_with_its_code(fake):
 @pytest.mark.parametrize(
     "devices, own", [([], False), (["trainer.devices=1"], False), (["trainer.devices=2"], True)]
 )
-def test_a_run_with_several_processes_has_a_process_of_its_own(devices, own, monkeypatch, tmp_path):
+def test_a_run_with_several_processes_starts_in_a_new_process(devices, own, monkeypatch, tmp_path):
     """Lightning starts the other processes by the command line of the first, so it must be
     pretrain's.
     """

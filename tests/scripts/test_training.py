@@ -62,12 +62,12 @@ def test_a_killed_run_resumes_bitwise(method, tmp_path):
     log = killed / "metrics.jsonl"
     patience = Patience([process], lambda: stamp(log))
     while process.is_alive() and not (log.exists() and '"step": 9' in log.read_text()):
-        assert not patience.is_over(), "the run stands still"
+        assert not patience.is_over(), "the run makes no progress"
         time.sleep(0.002)
     process.kill()
     process.join()
     reached = checkpoint.read(killed / "last.ckpt")["step"]
-    assert 0 < reached < 24, "the run was not killed in its middle"
+    assert 0 < reached < 24, "the run was not killed before its end"
     with open(killed / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "lo')  # a line torn by the kill
     resumed = pretrain(*command(method, killed, "--resume"))

@@ -118,7 +118,7 @@ def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
     assert loss.item() == pytest.approx(15 + 2 * sum(max(2.5, float(r)) for r in groups))
     loss.backward()
     assert ((rate.grad != 0).any(0).numpy() == (groups > 2.5).repeat(group or 4)).all(), (
-        "what is free has no gradient"
+        "free nats have no gradient"
     )
 
 
@@ -146,7 +146,7 @@ def test_soft_free_bits_change_by_a_tenth_if_the_rate_is_five_percent_off():
 def test_soft_free_bits_end_at_their_rate():
     found, seen = trained(RateConfig("soft_free_bits", nats=12.0))
     assert found["rate"] == pytest.approx(12.0, rel=0.07)
-    assert seen[-1] > 2, "at price 1 the rate is another"
+    assert seen[-1] > 2, "at price 1 the rate is different"
 
 
 def test_the_capacity_rises_linearly_and_is_charged_on_both_sides():
@@ -167,7 +167,7 @@ def test_a_capacity_holds_the_rate():
 def test_a_target_rate_is_met_within_two_percent(nats):
     found, seen = trained(RateConfig("target_rate", nats=nats))
     assert found["rate"] == pytest.approx(nats, rel=0.02)
-    assert seen[0] == 1 and max(seen[-1], 1 / seen[-1]) > 1.2, "the multiplier had work to do"
+    assert seen[0] == 1 and max(seen[-1], 1 / seen[-1]) > 1.2, "the price differs from its start"
 
 
 @pytest.mark.parametrize("nats", [20.0, 50.0])

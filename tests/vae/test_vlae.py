@@ -146,5 +146,5 @@ def test_pictures_are_samples_that_come_out_the_same_each_time(make_batch):
     assert samples.shape == (5, 1, 8, 8) and set(samples.unique().tolist()) <= {0.0, 1.0}
     shared = decoded(method, method.embed(x[:1]).expand(4, -1), "t", shared=True)
     assert torch.equal(shared, shared[:1].expand(4, -1, -1, -1)), (
-        "with the same noise, pictures differ by their codes alone"
+        "with the same noise, pictures differ only by their codes"
     )
