@@ -1,4 +1,5 @@
-# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make lint`. Each makes .venv where it is missing.
+# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make lint`. Each makes .venv if it is missing.
+# `make clean` deletes .venv and runs/.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)

@@ -1,4 +1,4 @@
-"""`python -m twobounds`: all commands, as the console command `twobounds` has them."""
+"""`python -m twobounds` has the same commands as the console command `twobounds`."""
 
 from scripts.__main__ import main
 

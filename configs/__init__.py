@@ -1,4 +1,4 @@
-"""The configs that come with the package, found by name from any folder."""
+"""The packaged configs, which are found by name from any folder."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ CONFIGS = Path(__file__).resolve().parent
 
 
 def find(name: str | Path) -> Path:
-    """The file of that name or, where there is none, the packaged config that `simclr_sprites`,
-    `simclr_sprites.yaml` or `configs/simclr_sprites.yaml` means. A name that means nothing comes
-    back as it was given.
+    """The file of that name. If there is no such file, the packaged config of that name, written as
+    `simclr_sprites`, `simclr_sprites.yaml` or `configs/simclr_sprites.yaml`. A name of neither kind
+    is returned unchanged.
     """
     given = Path(name)
     packaged = CONFIGS / f"{given.name.removesuffix('.yaml')}.yaml"

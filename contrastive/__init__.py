@@ -1,4 +1,4 @@
-"""Contrastive encoders: two views of one image attract, views of different images repel.
+"""Contrastive encoders: similar codes for views of one image, different codes for other images.
 
 >>> import torch
 >>> from contrastive import MoCo, SimCLR

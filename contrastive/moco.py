@@ -99,7 +99,7 @@ class MoCo(Method):
         return 2 if self.config.symmetric else 1
 
     def _directions(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, KeyedRNG]]:
-        """(query view, key view, randomness), once for each key of an image."""
+        """(query view, key view, random numbers), once for each key of an image."""
         first, second = batch.views[:2]
         for number, (query_view, key_view) in enumerate(
             [(first, second), (second, first)][: self.keys_per_image]
@@ -154,7 +154,7 @@ class MoCo(Method):
             with in_groups(self.key, turn, count, in_turns=True):
                 shuffled = _encode(self.key, x[rows])
             keys = torch.empty_like(shuffled).index_copy_(0, rows, shuffled)
-        else:  # with several processes, each of them has members of a group
+        else:  # with several processes, each process holds rows of every group
             place = torch.arange(n, device=order.device)
             # the first n mod G groups have one more row, as in tensor_split
             group = torch.maximum(place // (n // groups + 1), (place - n % groups) // (n // groups))
@@ -240,7 +240,7 @@ def _encode(encoder: nn.ModuleDict, x: Tensor) -> Tensor:
 
 
 def _group_by_group(encoder: nn.ModuleDict, view: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Keys of one group after another: needs less memory, and works for any network."""
+    """Encode the keys group by group, which needs less memory and works for any network."""
     rows = torch.cat(list(groups))
     shuffled = torch.cat([_encode(encoder, view[group]) for group in groups])
     return torch.empty_like(shuffled).index_copy_(0, rows, shuffled)

@@ -53,8 +53,9 @@ class KeyQueue(nn.Module):
     def oldest(self, per_step: int) -> tuple[Tensor, int]:
         """The remaining keys of the oldest step, [b, D] in their order, and their age in steps.
 
-        Each step brings `per_step` keys. The last step has age 1; age 0 means that no key is real.
-        New keys overwrite the first keys of the oldest step, so its last keys remain.
+        Each step brings `per_step` keys. The keys of the last step have age 1; age 0 means that the
+        queue holds no real key. New keys overwrite the first keys of the oldest step, so its last
+        keys remain.
         """
         filled = int(self.filled)
         age = -(-filled // per_step)

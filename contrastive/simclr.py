@@ -43,7 +43,7 @@ class SimCLR(Method):
         n = len(first) * world()
         metrics = {
             "nt_xent": loss.detach(),
-            # no bound, even on held-out images: the two views of a pair are no independent draws
+            # no bound, even on held-out images: the two views of a pair are not independent
             "train_bound": math.log(2 * n - 1) - loss.detach(),
             # the form of a valid bound; in training the critic has seen these images
             "in_batch_bound": math.log(n) - one_sided,

@@ -30,7 +30,7 @@ def one_of(config: Any, **choices: Iterable[str]) -> None:
     """Each named field is one of its choices."""
     for key, names in choices.items():
         if getattr(config, key) not in (allowed := tuple(names)):
-            raise ValueError(f"{key}: '{getattr(config, key)}' is none of {', '.join(allowed)}")
+            raise ValueError(f"{key}: '{getattr(config, key)}' is not one of {', '.join(allowed)}")
 
 
 def timeout(seconds: float) -> None:

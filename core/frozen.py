@@ -75,7 +75,7 @@ class Frozen:
         quiet: bool = True,
         sources: Callable[[str, bool], Source] | None = None,
     ):
-        """`weights`: a digest, else nothing is kept. `sources` replaces the config's data."""
+        """`weights`: their digest; without it nothing is stored. `sources` replaces the data."""
         if isinstance(method, nn.Module):
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed
@@ -283,7 +283,7 @@ class Frozen:
     def watched(
         self, label: str, source: Source, sampler: Sampler, views: int = 1, total: int | None = None
     ) -> Iterator[Batch]:
-        """The batches, with a progress line; a plain line every 15 s if stderr is no terminal."""
+        """The batches, with a progress line; a plain line every 15 s without a terminal."""
         with tqdm(total=total, desc=label, unit=" images", leave=False, disable=self.quiet) as line:
             line.mininterval = 0.2 if sys.stderr.isatty() else 15.0
             for batch in source.batches(sampler, views):

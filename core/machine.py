@@ -1,4 +1,4 @@
-"""The speed of this machine: without it, a time says little."""
+"""The speed of this machine, which a reader needs to interpret a time."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
-    """GFLOP/s of torch's float32 matrix products [side, side]: the best within some seconds."""
+    """GFLOP/s of torch's float32 matrix products [side, side]: the best result within `seconds`."""
     a = torch.randn(side, side)
     ends, best = time.perf_counter() + seconds, 0.0
     while time.perf_counter() < ends:

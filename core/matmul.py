@@ -13,7 +13,7 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; no gradient. float32 on a CPU: oneDNN.
 
     Raises `ValueError` for other shapes and for different dtypes, devices or layouts: oneDNN does
-    not check them and would read foreign memory.
+    not check them and would read memory outside of the tensors.
     """
     _check(a, b, bias)
     on_cpu = a.dtype == torch.float32 and a.device.type == "cpu"

@@ -70,7 +70,7 @@ class Method(nn.Module, ABC):
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of training that is done."""
+        """Called after each optimiser step with the completed share of training."""
 
     def monitors(self, context: Context) -> dict[str, float]:
         """The method's own numbers for a validation, by name, such as the age of a queue. Called by
@@ -121,7 +121,7 @@ class LatentModel(Protocol):
         ...
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The image as the likelihood reads it, e.g. binarised with uniform `noise` like x."""
+        """The image as the likelihood reads it, e.g. binarised with `noise` [B, C, H, W]."""
         ...
 
 
@@ -144,7 +144,7 @@ def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     if not _is_method(found, module_name):
         methods = [key for key, value in vars(module).items() if _is_method(value, module_name)]
         raise UserError(
-            f"method: '{class_name}' is no method of {module_name}{nearest(class_name, methods)}"
+            f"method: '{class_name}' is not a method of {module_name}{nearest(class_name, methods)}"
         )
     return found  # type: ignore[return-value]
 

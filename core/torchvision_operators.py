@@ -26,9 +26,9 @@ _library: Any = None  # a torch.library.Library; the definitions exist as long a
 
 
 class Finder:
-    """Finds torchvision by the other finders, and declares its operators before its code runs.
+    """Finds torchvision with the other finders, and declares its operators before its code runs.
 
-    A mere search (`importlib.util.find_spec`) imports nothing.
+    Searching alone (`importlib.util.find_spec`) imports nothing.
     """
 
     def find_spec(

@@ -37,7 +37,7 @@ def import_module(name: str, key: str) -> ModuleType:
     """
     module, own = name.rpartition(".")[0], package_of(name) not in ROOMS
     if own and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end, so that it replaces no installed module
+        sys.path.append(os.getcwd())  # at the end, so that it hides no installed module
     try:
         return importlib.import_module(module)
     except Exception as error:

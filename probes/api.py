@@ -84,10 +84,10 @@ def infonce_bound(
     chooses the temperature, and the bound is computed on the others.
 
     Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
-    interval), "ceiling" (log C), "cap" (the most that this critic can show), "verdict"
+    interval), "ceiling" (log C), "cap" (the largest value that this critic can reach), "verdict"
     (converged, K-limited, saturated or critic-limited; see docs/information.md) and "sweep", the
     bound at every C. `UserError` names what can not be used. Source: van den Oord et al. 2018;
-    Poole et al. 2019. For samples that are no codes, use `probes.estimate`, which trains a critic.
+    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -153,7 +153,7 @@ def _matrix(values: Any, name: str) -> Tensor:
     try:
         x = torch.as_tensor(values)
     except (ValueError, TypeError, RuntimeError):
-        raise UserError(f"{name}: is no rectangular array of numbers") from None
+        raise UserError(f"{name}: is not a rectangular array of numbers") from None
     if x.is_complex() or x.ndim != 2 or 0 in x.shape:
         raise UserError(f"{name}: has shape {tuple(x.shape)} of {x.dtype}; give numbers [n, D]")
     x = x.detach().float().cpu().contiguous()
@@ -194,5 +194,5 @@ def _labels(values: Any, name: str, n: int) -> np.ndarray:
 
 
 def _of_one_label(found: dict[str, float]) -> dict[str, float]:
-    """The numbers under keys without the name of the only factor."""
+    """The numbers, with the name of the only factor removed from their keys."""
     return {name.removesuffix("/label"): value for name, value in found.items()}

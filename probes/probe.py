@@ -1,4 +1,4 @@
-"""The class of all probes: what a probe needs, what it measures, and how that is shown."""
+"""The class of all probes: what a probe needs, what it measures, and how results are shown."""
 
 import re
 from pathlib import Path
@@ -19,8 +19,8 @@ class Found(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The number of a cell of the table, with its 95% interval if it has one. Where `value` is
-    None, `low` and `high` are bounds on an unknown number.
+    """The number of a cell of the table, with its 95% interval if it has one. If `value` is None,
+    `low` and `high` are bounds on an unknown number.
     """
 
     value: float | None
@@ -31,7 +31,7 @@ class Value(NamedTuple):
 
 class Entry(NamedTuple):
     """One checkpoint in a figure of several, or several seeds of one config. For several seeds,
-    `numbers` are the mean, and their intervals are mean -+ standard deviation over seeds.
+    `numbers` are the means, and their intervals are mean ± standard deviation over seeds.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Probe:
     """A measurement of a frozen encoder. A subclass is one file and one line of `probes.registry`.
 
     `measure` calls a function of arrays, which can be used alone; the other methods say how its
-    numbers are shown. It raises `core.errors.Unmeasurable` where this encoder, with these data,
+    numbers are shown. `measure` raises `core.errors.Unmeasurable` if this encoder, with these data,
     has no such number.
     """
 
@@ -60,11 +60,11 @@ class Probe:
     panel: ClassVar[str] = ""  # the title of its panel in a comparison; empty = no panel
 
     def requires(self, frozen: Frozen) -> str:
-        """Why this encoder, with these data, can not be measured, or ""."""
+        """The reason if this encoder, with these data, can not be measured, else ""."""
         return ""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
-        """The numbers. Finite ones only; a probe that has none raises `Unmeasurable`."""
+        """The numbers, all finite; raises `Unmeasurable` if they can not be computed."""
         raise NotImplementedError
 
     def cells(self, numbers: Numbers) -> list[str]:
@@ -72,8 +72,8 @@ class Probe:
         return []
 
     def values(self, numbers: Numbers) -> list[Value | str]:
-        """The number of each cell, for means over seeds and for CSV files; a text where a cell is
-        no number. By default, the numbers as the cells show them.
+        """The number of each cell, for means over seeds and for CSV files; a text if a cell is not
+        a number. By default, the numbers as the cells show them.
         """
         return [_read(cell) for cell in self.cells(numbers)]
 

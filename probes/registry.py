@@ -18,7 +18,7 @@ DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 
 
 def names_of(words: str) -> list[str]:
-    """The probes that `--probes` names; `UserError` for a name that can be none."""
+    """The probes that `--probes` names; `UserError` for an impossible name."""
     names = [word.strip() for word in words.split(",") if word.strip()]
     for name in names:
         path = name.split(".")

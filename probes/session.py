@@ -24,8 +24,8 @@ from probes.report.table import Probes
 
 
 def load_probes(names: list[str]) -> Probes:
-    """The probes of these names, by their keys in a report. A name may be `package.module.Class`
-    of a user's own; as it is imported, it must be one that the user typed.
+    """The probes of these names, by their keys in a report. A name may be `package.module.Class` of
+    a user's own package. Its code is imported, so only the user may give such a name.
     """
     found: Probes = {}
     for name in names:
@@ -40,7 +40,7 @@ def load_probes(names: list[str]) -> Probes:
         except AttributeError:
             raise UserError(f"--probes: {module} holds no {kind}") from None
         if not (isinstance(made, type) and issubclass(made, Probe)):
-            raise UserError(f"--probes: {name} is no subclass of probes.probe.Probe")
+            raise UserError(f"--probes: {name} is not a subclass of probes.probe.Probe")
         found[made.name] = made()
     return found
 
@@ -92,7 +92,7 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(self.folder, "probe", "reports lie beside the checkpoint, so copy that first")
+        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
         held = store.earlier(self.folder / "probe.json", self.report)
         self.report |= {key: value for key, value in held.items() if key not in self.report}
         self.report["options"] |= held.get("options", {})
@@ -107,7 +107,7 @@ class Session:
             if found is None:
                 continue
             self.pictures |= probe.figures(found, self.frozen, self.folder)
-            # only now is the probe done: without its options it is measured again
+            # the probe is done now; without its options in the report it would be measured again
             self.report["options"][name] = asked
             store.save(self.report, self.folder / "probe.json")
         return self.report
@@ -123,7 +123,7 @@ class Session:
         made.close()
 
     def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
-        """One probe: its numbers, or the reason why there are none, into the report."""
+        """Put one probe's numbers, or the reason why there are none, into the report."""
         self.report.pop(name, None)
         self.report["options"].pop(name, None)
         self.report["absent"].pop(name, None)
@@ -166,7 +166,7 @@ def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 def config_key(run: config.RunConfig) -> str:
     """SHA-256 in hex of a config without its seed, its folder and the keys that may change when a
-    run is resumed: equal for several seeds of one config.
+    run is resumed: it is the same for all seeds of one config.
     """
     values = config.to_dict(run)
     for key in ("seed", "folder", *RESUMABLE_KEYS):
@@ -187,7 +187,7 @@ def find(target: Path, best: bool = False) -> Path:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name; `UserError` where this machine has none."""
+    """The device of that name; `UserError` if this machine has none."""
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

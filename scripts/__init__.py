@@ -1,3 +1,3 @@
-"""The commands; a script with the name of a command is its entry."""
+"""The commands. A command runs the script of its name."""
 
 import core  # noqa: F401  (so that torchvision can be imported in any order)

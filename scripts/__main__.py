@@ -13,7 +13,7 @@ import configs
 from core.commands import through
 from core.errors import UserError, exit_cleanly, nearest
 
-COMMANDS = {  # the name of a script, with dashes, to what it does
+COMMANDS = {  # the name of a script, with dashes -> what it does
     "pretrain": "train one method on one data set",
     "probe": "measure a checkpoint: labels, information, geometry, rate",
     "compare": "compare probed runs: a table and a picture",
@@ -23,10 +23,10 @@ COMMANDS = {  # the name of a script, with dashes, to what it does
     "sprites-truth": "compare SimCLR's bound with log M for M contents",
     "collapse": "compare remedies against posterior collapse on MNIST",
     "calibrate": "compare the estimators with sources of known information",
-    "bench": "time our code beside a peer's",
-    "gpu-check": "check what a GPU computes, and time it",
+    "bench": "time our code and other libraries",
+    "gpu-check": "check results and times on a GPU",
     "scaling": "count the bytes that processes exchange in a step",
-    "soak": "kill and resume a run, and compare its end with an uninterrupted one",
+    "soak": "kill and resume a run, and compare it with an uninterrupted one",
 }
 LISTED = "list the packaged configs"
 EXAMPLE = "pretrain simclr_sprites optim.epochs=2 folder=runs/mine"
@@ -56,11 +56,11 @@ def about() -> str:
     lines = "\n".join(f"  {name:<16} {line}" for name, line in commands)
     return f"""usage: {front} COMMAND ...
 
-Contrastive encoders and VAEs on one core, and bounds on what they carry, in nats.
+Train contrastive encoders and VAEs, and bound the information that they carry, in nats.
 
 {lines}
 
-{front} COMMAND --help says what a command takes. For example:
+{front} COMMAND --help explains a command. For example:
 
   {front} {EXAMPLE}
   {front} probe runs/mine"""
@@ -69,7 +69,7 @@ Contrastive encoders and VAEs on one core, and bounds on what they carry, in nat
 def list_configs(words: list[str]) -> None:
     """Print each packaged config: its name and the first line of its file."""
     if words and words[0] not in ("-h", "--help"):
-        raise UserError(f"configs: takes no words, got '{words[0]}'")
+        raise UserError(f"configs: takes no arguments, got '{words[0]}'")
     for name in configs.names():
         print(f"{name:<20} {configs.head(name)}")
     print(f"\nThe files are in {configs.CONFIGS}.")

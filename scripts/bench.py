@@ -1,13 +1,14 @@
-"""Time our code beside a peer's own, in one process: ratios of medians, after a check that both
-compute the same thing.
+"""Time our code and that of other libraries ("peers") in one process, after a check that both
+compute the same.
 
     twobounds bench                          # all sections
     twobounds bench queue loss --rounds 15
     twobounds bench knn --device cuda --json knn.json
- Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
-both alike; still, measure on an idle one. Ratios are peer / ours: 3.0x means that the peer takes
-three times as long. Memory is the peak of one call beyond what was allocated before it; each side
-runs in a process of its own.
+
+Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
+both equally. Still, measure on an idle machine. Ratios are median of the peer / our median: 3.0x
+means that the peer takes three times as long. Memory is the additional peak memory of one call; it
+is measured in a separate process for each side.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table(section: str, rows: list[dict[str, Any]]) -> "Table":
-    """A line for each contest: times, spread, ratio beside the target, and memory."""
+    """A line for each contest: times, spread, ratio, target ratio, and memory."""
     from probes.report.table import grid
 
     sides = ("ours", "peer")
@@ -114,10 +115,10 @@ def _spread(times: dict[str, float]) -> str:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("bench", __doc__)
-    given.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)} (default: all)")
+    given.add_argument("sections", nargs="*", help=f"any of {', '.join(SECTIONS)} (default: all)")
     option(given, "--device", "cpu, cuda, cuda:1 …", "cpu")
-    option(given, "--rounds", "timed turns of each side, after one that warms up", 7)
-    option(given, "--json", "where to write every number", type=Path)
+    option(given, "--rounds", "timed turns of each side, after a first one that is not timed", 7)
+    option(given, "--json", "a file for all numbers", type=Path)
     options = given.parse_args(argv)
     for section in options.sections:
         if section not in SECTIONS:

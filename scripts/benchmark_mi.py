@@ -1,8 +1,8 @@
-"""benchmark-mi's tasks and its InfoNCE estimator, which run in an environment of their own.
+"""benchmark-mi's tasks and its InfoNCE estimator, which run in a separate environment.
 
 `Peer` is our side. The other side is this same file, run by the Python of that environment, so the
-top level may import only the standard library. It reads one command a line, and answers with one
-line of JSON.
+top level may import only the standard library. That side reads one command per line, and answers
+each with one line of JSON.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Peer:
             self.process = subprocess.Popen(words, text=True, **pipes)  # type: ignore[call-overload]
         except OSError as error:
             raise UserError(f"--peer: {interpreter} can not be run ({error.strerror})") from None
-        self.names: list[str] = self._answer(f"{interpreter} holds no benchmark-mi that works")
+        self.names: list[str] = self._answer(f"{interpreter} has no working benchmark-mi")
 
     def draw(self, name: str) -> Any:
         """The task's pairs as `Known`."""
@@ -41,7 +41,7 @@ class Peer:
             return Known(file["x"], file["y"], file["pointwise"], float(file["information"]))
 
     def estimate(self, name: str) -> dict[str, float]:
-        """`peer` in nats and `peer_seconds`, on the pairs that were drawn last."""
+        """`peer` in nats and `peer_seconds`, for the pairs of the last `draw`."""
         return self._ask("estimate", name)
 
     def _ask(self, command: str, name: str) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""Compare the estimators of mutual information with sources whose information is known.
+"""Compare estimates of mutual information with the known information of many sources.
 
     twobounds calibrate                             # our own suite, 2 to 5 minutes on 2 CPU cores
     twobounds calibrate --only student,spiral --pairs 2000
-    twobounds calibrate --peer ~/bmi/bin/python     # benchmark-mi's tasks, its InfoNCE beside ours
+    twobounds calibrate --peer ~/bmi/bin/python     # benchmark-mi's tasks, its InfoNCE and ours
 
 A table and a picture are written. The sources are in probes/samples/benchmark_sources.py. --peer
 takes the Python of another environment that holds benchmark-mi, which needs an older numpy:
 python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Then both
 estimate each task, one after the other.
- A lower bound should not exceed by more than 3 standard errors what the sample itself holds: the
-mean of its pointwise information, which differs from the truth by chance alone. The table says how
-far below it each bound is.
+
+A lower bound should not exceed the sample's own information by more than 3 standard errors. The
+sample's own information is the mean of its pointwise information, which differs from the truth only
+by chance. The table shows how far below it each bound is.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | None"]]:
-    """Names, pairs, and the peer, which can estimate the same pairs."""
+    """Names, pairs, and the peer, if it is to estimate the same pairs."""
     from probes.samples.benchmark_sources import SUITE
     from scripts.benchmark_mi import Peer
 
@@ -79,12 +80,12 @@ def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | N
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("calibrate", __doc__)
-    option(given, "--pairs", "of each source", 5000)
-    option(given, "--seed", "of the pairs", 0)
-    option(given, "--estimator-seed", "of folds and critics", 0)
-    option(given, "--only", "words, separated by commas: sources with one of them in their name")
-    option(given, "--peer", "a Python that holds benchmark-mi", type=Path)
-    option(given, "--out", "the files, without ending", Path("runs/calibration"))
+    option(given, "--pairs", "number of pairs of each source", 5000)
+    option(given, "--seed", "seed of the pairs", 0)
+    option(given, "--estimator-seed", "seed of the folds and the critics", 0)
+    option(given, "--only", "words, separated by commas: only sources with one of them in the name")
+    option(given, "--peer", "the Python of an environment with benchmark-mi", type=Path)
+    option(given, "--out", "path of the files, without their suffixes", Path("runs/calibration"))
     options = given.parse_args(argv)
     if options.pairs < 50:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
@@ -93,7 +94,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if not options.out.name or options.out.is_dir():
         example = options.out / "calibration"
         raise UserError(
-            f"--out: {options.out} is a folder; name the files, without ending, such as {example}"
+            f"--out: {options.out} is a folder; name the files without suffix, such as {example}"
         )
     return options
 

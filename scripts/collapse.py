@@ -1,14 +1,15 @@
-"""Compare remedies against posterior collapse on MNIST: a VAE, the same code under a PixelCNN
-decoder, that decoder with each remedy, and a VLAE.
+"""Compare remedies against posterior collapse on MNIST: a VAE, the same VAE with a PixelCNN
+decoder, this decoder with each remedy, and a VLAE.
 
     twobounds collapse data.root=/path/that/holds/MNIST    # all rows, 40 minutes on 2 CPU cores
     twobounds collapse data.root=/data --only vae,vlae     # some rows
     twobounds collapse data.root=/data optim.epochs=40 --out runs/long    # another recipe
- A decoder that reads every earlier pixel can draw digits without a code. Then a code that carries
-nothing (R = 0) is a minimum of the loss. Each remedy is a schedule for the price of the rate; the
-VLAE limits what the decoder may read (Chen et al. 2017). Each row is one run and, on the 10,000
-test images, its R, D, bounds on I(X; Z) and active units. A call that was interrupted goes on where
-it stopped.
+
+A decoder that reads every earlier pixel can draw digits without a code. Then a code without
+information (R = 0) is a minimum of the loss. Each remedy is a schedule for the price of the rate;
+the VLAE limits what the decoder may read (Chen et al. 2017). Each row is one run, with its R, D,
+bounds on I(X; Z) and active units on the 10,000 test images. An interrupted call continues where it
+stopped.
 """
 
 import argparse
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGES = 8  # shown in a row
-NATS = "model.rate.nats=7.84"  # 0.01 nats a pixel, as in the paper: free, or aimed at
+NATS = "model.rate.nats=7.84"  # 0.01 nats a pixel, as in the paper: free nats, or the target
 PIXELCNN = "vae_pixelcnn_mnist"
-ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # what it is called, its config, overrides
+ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # row -> its name, its config, overrides
     "vae": ("VAE", "beta_vae_mnist", ("optim.epochs=20",)),
     "pixelcnn": ("+ PixelCNN", PIXELCNN, ()),
     "linear": (
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     path = store.write_json(options.out / "collapse.json", found)
     titled = {ROWS[name][0]: rate for name, rate in found.items()}
     curve_figures.plane(titled, shown, path.with_suffix(".png"))
-    print(f"Done in {time.monotonic() - started:.0f} s. The table: {path}; the picture beside it")
+    print(f"Done in {time.monotonic() - started:.0f} s. Table: {path}; the picture is beside it")
     print(f"The runs: {options.out}/*/")
 
 
@@ -117,7 +118,7 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("collapse", __doc__)
     overrides(given, "any key of the configs, for every row, such as data.root=/data")
-    option(given, "--only", "which rows, separated by commas", ",".join(ROWS))
+    option(given, "--only", "the rows to run, separated by commas", ",".join(ROWS))
     option(given, "--out", "folder of the runs", Path("runs/collapse"))
     options = given.parse_intermixed_args(argv)
     options.only = options.only.split(",")

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     console, probes = plain_console(), load_probes(options.probes)
     reports = _read(options.runs, probes)
     if not reports:
-        raise UserError(f"none of these is probed; run {command('probe')} on them first")
+        raise UserError(f"none of these has been probed; run {command('probe')} on them first")
     if not options.mixed:
         comparison.require_one_data_set(reports)
     if said := comparison.said_of_views(reports):
@@ -66,18 +66,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="RUN_OR_CKPT",
-        help="run folders or checkpoints that are probed, or their probe.json",
+        help="probed run folders or checkpoints, or their probe.json",
     )
     option(
         given,
         "--probes",
-        f"the probes to show, separated by commas: of {', '.join(PROBES)}, and"
-        " package.module.Class of probes of your own. Alone, your own are shown beside all others"
-        " (default: all others)",
+        f"the probes to show, separated by commas: any of {', '.join(PROBES)}, and"
+        " package.module.Class for probes of your own. If you name only probes of your own, the"
+        " others are shown, too (default: all but your own)",
         type=names_of,
     )
-    option(given, "--out", "the picture: a png, pdf or svg", Path("compare.png"))
-    switch(given, "--each", "a line for every run, seeds too")
+    option(given, "--out", "the picture (png, pdf or svg)", Path("compare.png"))
+    switch(given, "--each", "one line for every run; seeds are not averaged")
     switch(given, "--mixed", "allow runs on different data")
     option(given, "--csv", "the table as plain numbers", type=Path, metavar="FILE")
     option(given, "--latex", "the table as a LaTeX tabular", type=Path, metavar="FILE")
@@ -121,7 +121,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
-    """The reports of run folders, checkpoints and report files; a line for each that has none."""
+    """The reports of run folders, checkpoints and report files; prints a line if one has none."""
     from probes.report import store
 
     found: dict[Path, Report] = {}
@@ -132,7 +132,7 @@ def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
             print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
             continue
         if others:
-            print(f"{target}: takes {path}; there are {', '.join(map(str, others))} too")
+            print(f"{target}: uses {path}; there are also {', '.join(map(str, others))}")
         if path.resolve() in found:
             print(f"{target}: {path} was named before and counts once")
             continue

@@ -1,7 +1,9 @@
-"""Everything once, on embedded images: train SimCLR, MoCo and a beta-VAE, probe and compare them.
+"""Train SimCLR, MoCo and a beta-VAE on embedded images, probe them and compare them.
 
-twobounds demo
-twobounds demo --out /tmp/demo
+    twobounds demo
+    twobounds demo --out /tmp/demo
+
+Runs and pictures are written into runs/demo, or into the folder of --out.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from core.errors import exit_cleanly
 from scripts.shared import option, step
 
 METHODS = ("simclr", "moco", "beta_vae")
-FIRST = "information"  # probed first of all, so that a picture comes early
+FIRST = "information"  # the first probe, so that a picture comes early
 
 
 @exit_cleanly

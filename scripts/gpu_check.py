@@ -1,13 +1,14 @@
-"""Check twobounds on a GPU and measure it there: correctness first, then speed.
+"""Check that twobounds computes correctly on a GPU, and measure its speed there.
 
     twobounds gpu-check --out gpu
     twobounds gpu-check --out gpu --only losses,simclr --seconds 120
     twobounds gpu-check --device cpu --out gpu
- Losses, views, random numbers and probes are compared with float64 or the CPU; then kernels,
-training steps and a resumed run are timed and profiled. OUT/summary.txt has the results,
-OUT/summary.json every number. Both are written after every stage, so that a time limit loses at
-most one stage. The exit code is 1 if a result is wrong. On a CPU the same code runs at toy sizes;
-its times mean nothing.
+
+First, losses, views, random numbers and probes are compared with float64 or the CPU. Then kernels
+and training steps are timed and profiled, and an interrupted run is resumed. OUT/summary.txt has
+the results, OUT/summary.json all numbers. Both are written after every stage, so a time limit loses
+at most one stage. The exit code is 1 if a result is wrong. On a CPU the same code runs with small
+sizes; the times then mean nothing.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from core.commands import parser
 from core.errors import UserError, exit_cleanly, nearest
 from scripts.shared import option
 
-# seconds that a stage may need, in the order in which they run
+# seconds that each stage may need, in the order in which they run
 LEAST = {
     "machine": 5,
     "losses": 20,
@@ -49,7 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     from scripts.checks.gpu.report import Check, Stage
 
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: there is no GPU here; --device cpu runs everything at toy sizes")
+        raise UserError(
+            "--device: there is no GPU here; --device cpu runs all stages, with small sizes"
+        )
     make_folder(given.out, "--out", "name another")
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
     compiled = device.type == "cuda" if given.compile is None else given.compile
@@ -93,14 +96,14 @@ def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("gpu-check", __doc__)
-    given.add_argument("--out", type=Path, required=True, help="the folder of what is found")
-    option(given, "--seconds", "time in all", 440.0)
-    given.add_argument("--only", default="", help=f"stages, of {', '.join(LEAST)} (default: all)")
-    option(given, "--device", "where to run", "cuda", choices=("cuda", "cpu"))
+    given.add_argument("--out", type=Path, required=True, help="folder of the results")
+    option(given, "--seconds", "time limit for all stages", 440.0)
+    given.add_argument("--only", default="", help=f"some of the stages {', '.join(LEAST)}")
+    option(given, "--device", "the device to check", "cuda", choices=("cuda", "cpu"))
     given.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="measure what torch.compile makes, too (default: on a GPU)",
+        help="also measure compiled code (default: only on a GPU)",
     )
     options = given.parse_args(argv)
     options.only = [name for name in options.only.split(",") if name]

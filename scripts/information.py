@@ -1,10 +1,11 @@
-"""Bound the mutual information of paired samples, in nats: how much does y tell about x, at least?
+"""Bound the mutual information of paired samples, in nats: how much information do x and y share?
 
     twobounds information pairs.npz
     twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
- Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
+
+Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
 to row i of y, and rows are independent of each other. Critics are cross-fitted: no critic has seen
-the pairs that it scores, so a lower bound holds.
+the pairs that it scores, so a lower bound is valid.
 
     infonce  lower bound, at most log C for C candidates; the headline
     alpha    lower bound that may exceed log C (Poole et al. 2019)
@@ -16,7 +17,7 @@ the pairs that it scores, so a lower bound holds.
 
 Verdicts: converged (more candidates would add little); K-limited (the bound still rises with C);
 saturated (the bound is close to log C, so the truth may be far above); critic-limited (the critic
-limits the bound, and not log C). In Python: probes.estimate(x, y).
+limits the bound, not log C). In Python: probes.estimate(x, y).
 """
 
 import argparse
@@ -61,9 +62,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("information", __doc__)
-    given.add_argument("pairs", type=Path, help="an npz with arrays x and y")
-    option(given, "--estimators", f"of {', '.join(SIDES)}", ",".join(DEFAULT))
-    option(given, "--seed", "of the folds and the critics", 0)
+    given.add_argument("pairs", type=Path, help="an npz file with arrays x and y")
+    option(given, "--estimators", f"any of {', '.join(SIDES)}", ",".join(DEFAULT))
+    option(given, "--seed", "seed of the folds and the critics", 0)
     switch(given, "--json", "print one JSON object and nothing else")
     options = given.parse_args(argv)
     if options.seed < 0:

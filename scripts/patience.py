@@ -1,4 +1,4 @@
-"""Wait for processes as long as they make progress, however slow the machine is."""
+"""Wait for processes as long as they make progress, even on a slow machine."""
 
 import os
 import time
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-SPENT = 300.0 * (os.cpu_count() or 1)  # seconds of CPU: five minutes of every core
-IDLE = 900.0  # seconds of the clock in which next to no CPU was used
+SPENT = 300.0 * (os.cpu_count() or 1)  # seconds of CPU time: five minutes of every core
+IDLE = 900.0  # seconds of wall time in which almost no CPU time was used
 NEXT_TO_NONE = 0.01 * IDLE
 
 
 class Patience:
     """Decides whether to stop waiting for some processes.
 
-    The speed of machines differs by more than ten, so a limit in seconds would stop a slow run. As
-    long as `sign()` changes, for example the newest step, the processes make progress. Waiting ends
-    after `SPENT` seconds of CPU without a change, or `IDLE` seconds of sleep.
+    Some machines are more than ten times as fast as others, so a limit in seconds would stop a slow
+    run. The processes make progress as long as `sign()` changes; it may return the newest step.
+    Waiting ends after `SPENT` seconds of CPU time without a change, or `IDLE` seconds without work.
     """
 
     def __init__(self, processes: Iterable[BaseProcess], sign: Callable[[], object]):
@@ -39,7 +39,7 @@ class Patience:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU that a process and its dead children have used; 0 if unknown (not Linux)."""
+    """CPU seconds that a process and its dead children have used; 0 if unknown (not Linux)."""
     try:
         # utime, stime, cutime, cstime (proc(5)); the name before them may hold spaces
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
@@ -49,7 +49,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def stamp(path: Path) -> int:
-    """When a file was last written, 0 where there is none: a sign of progress."""
+    """When a file was last written, 0 if it does not exist: a sign of progress."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -4,9 +4,9 @@
     python scripts/pretrain.py configs/simclr_sprites.yaml optim.lr=0.3 trainer.devices=4
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
-A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume` goes on
-exactly where it stopped. SIGTERM and SIGUSR1 end it after the current step with exit code 75
-("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
+A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume`
+continues exactly where the run stopped. SIGTERM and SIGUSR1 end a run after the current step with
+exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
 """
 
 import sys
@@ -60,10 +60,12 @@ def pretrain(path: str, words: list[str]) -> None:
 
 
 def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
-    """The config's path and its overrides, `--resume` among them."""
+    """The config's path and its overrides, which include `--resume`."""
     parser = commands.parser("pretrain", __doc__)
     parser.add_argument(
-        "config", help="a YAML file; those in configs/ say their command, cost and expected numbers"
+        "config",
+        help="a YAML file or the name of a packaged config; the first lines of a packaged config"
+        " show its command, its cost and the expected numbers",
     )
     overrides(parser, "any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
     switch(parser, "--resume", "resume the run in its folder (the same as resume=true)")

@@ -7,7 +7,7 @@
 
 A checkpoint holds its config, so its path is enough. The report probe/probe.json, pictures and
 features are written beside it. Each probe is saved as soon as it is done, and a later call measures
-what is missing. The numbers are logged to the W&B run that trained the checkpoint.
+only the missing probes. The numbers are logged to the W&B run that trained the checkpoint.
 """
 
 import argparse
@@ -34,16 +34,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, checked as far as that is possible without reading a file."""
+    """The options, checked as far as possible without reading a file."""
     parser = commands.parser("probe", __doc__)
     parser.add_argument(
         "words",
         nargs="+",
         metavar="RUN_OR_CKPT",
-        help="run folders (their last.ckpt) or checkpoints; among them data.KEY=VALUE for other"
+        help="run folders (their last.ckpt is probed) or checkpoints; also data.KEY=VALUE for other"
         " data, and PROBE.KEY=VALUE for an option of a probe",
     )
-    switch(parser, "--best", "of a run folder, take best.ckpt")
+    switch(parser, "--best", "probe best.ckpt of a run folder, not last.ckpt")
     default = ",".join(DEFAULT)
     option(
         parser,
@@ -54,7 +54,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     for key, owner in SHORT.items():
         option(parser, f"--{key}", f"short for {key} of {owner}", type=int)
-    switch(parser, "--again", "repeat what was measured before")
+    switch(parser, "--again", "repeat probes that were measured before")
     parser.add_argument(
         "--trust",
         action="append",
@@ -62,8 +62,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PACKAGE",
         help="a package of your own that the checkpoint may name as its method or its data",
     )
-    option(parser, "--seed", "of the views, the critics and the held-out tenth", 0)
-    option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    option(parser, "--seed", "seed of the views, the critics and the held-out tenth", 0)
+    option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
     options = parser.parse_intermixed_args(argv)
     options.probes = list(DEFAULT) if options.probes is None else options.probes
     _sort_words(options)

@@ -1,16 +1,17 @@
-"""Draw rate-distortion curves: what a code costs in nats against what it loses. Each point is one
+"""Draw rate-distortion curves: the rate of a code in nats against its distortion. Each point is one
 trained model, for one price beta of a nat of rate.
 
-    twobounds rate-distortion linear_vae                             # beside the exact curve
+    twobounds rate-distortion linear_vae                             # with the exact curve
     twobounds rate-distortion beta_vae_sprites --betas 1,3,10,30 optim.epochs=4 --warm-start
     twobounds rate-distortion --checkpoint runs/simclr_sprites       # through the rate head
- A config is trained once for each beta, in a run folder of its own: an interrupted run is resumed,
-a finished one is not trained again. A checkpoint of any family is frozen and measured by the rate
-head, with the same prices for all. Each point is (R, D) on the test split with 95% intervals: R = E
-KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). All above the lower convex hull of
-the points is achieved; a better model may lie below. Where R(D) of the data is known in closed form
-(linear_gaussian with the likelihood "normal"), it is drawn, and each point's distance from it is
-printed. The command writes a picture, and the table as JSON beside it.
+
+A config is trained once for each beta, each time in its own run folder. An interrupted run is
+resumed; a finished one is not trained again. A checkpoint of any method is frozen and measured by
+the rate head, with the same prices for all methods. Each point is (R, D) on the test split with 95%
+intervals: R = E KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). Everything above
+the lower convex hull of the points is achievable; a better model may lie below it. If R(D) of the
+data is known in closed form (linear_gaussian with the likelihood "normal"), it is drawn, and each
+point's distance from it is printed. The command writes a picture, and the table as JSON beside it.
 """
 
 import argparse
@@ -79,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def sweep(options: argparse.Namespace) -> list[Path]:
-    """One finished run folder for each beta, in ascending order: a model with a rich code gives up
-    dimensions more easily than it finds them.
+    """One finished run folder for each beta, in ascending order, because it is easier for a model
+    to drop dimensions of a rich code than to find new ones.
     """
     from core.run import config
     from core.run.folder import RunFolder
@@ -115,7 +116,7 @@ def finished(run: "RunConfig") -> bool:
 
 
 def start_from(neighbour: Path, run: "RunConfig") -> None:
-    """Write a checkpoint at step 0 with the weights of a trained run that differs in beta alone.
+    """Write a checkpoint at step 0 with the weights of a trained run that differs only in beta.
     Buffers, such as the price, are not copied.
     """
     import torch
@@ -140,7 +141,7 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
 
 
 def probed(path: Path, probe: str, overrides: list[str]) -> "Report":
-    """The report of a checkpoint that holds this probe; these weights are probed only once."""
+    """A checkpoint's report with this probe; the same weights are probed only once."""
     from core.run import checkpoint
     from probes.report import store
 
@@ -170,8 +171,8 @@ def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Ten
 
 
 def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> None:
-    """Raise `UserError` where a sweep of beta has no meaning, or where the curves of one picture
-    would have different axes.
+    """Raise `UserError` if a sweep of beta has no meaning, or if the curves of one picture would
+    have different axes.
     """
     from core.method import LatentModel
     from core.run import checkpoint
@@ -186,8 +187,8 @@ def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> N
     kind = getattr(getattr(run.model, "rate", None), "kind", None)
     if kind not in KINDS:
         raise UserError(
-            f"{options.config}: model.rate.kind is '{kind}', which takes no fixed beta; a sweep"
-            f" takes {', '.join(KINDS)}"
+            f"{options.config}: model.rate.kind is '{kind}', which has no fixed beta; a sweep"
+            f" needs one of {', '.join(KINDS)}"
         )
     likelihood = getattr(run.model, "likelihood", "")
     if options.checkpoint and likelihood != "logistic":
@@ -218,7 +219,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(
         given,
         "--checkpoint",
-        "draw its frozen features too; repeatable",
+        "also draw the curve of its frozen features; can be repeated",
         [],
         type=Path,
         action="append",
@@ -241,9 +242,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_words(options: argparse.Namespace, configs: list[Path]) -> None:
-    """Set `options.config`; `UserError` for words that do not go together."""
+    """Set `options.config`; `UserError` for words that can not be combined."""
     if len(configs) > 1:
-        raise UserError(f"{configs[1]}: one config a sweep; {configs[0]} is named already")
+        raise UserError(f"{configs[1]}: a sweep has one config, and {configs[0]} is given already")
     if not configs and not options.checkpoint:
         raise UserError(
             "give a config to sweep, such as configs/linear_vae.yaml, or --checkpoint RUN"
@@ -252,8 +253,7 @@ def _check_words(options: argparse.Namespace, configs: list[Path]) -> None:
     for value, key in ((options.betas, "--betas"), (options.warm_start, "--warm-start")):
         if value and not configs:
             raise UserError(
-                f"{key}: is for a config that is swept; the rate head of --checkpoint has prices"
-                " of its own"
+                f"{key}: needs a config to sweep; the rate head of --checkpoint has its own prices"
             )
     for word in options.overrides:
         key = word.partition("=")[0]
@@ -267,19 +267,19 @@ def _check_words(options: argparse.Namespace, configs: list[Path]) -> None:
 
 
 def prices(text: str) -> list[float]:
-    """Betas, ascending; `UserError` for what is no price."""
+    """Betas in ascending order; `UserError` for anything that is not a price."""
     found = []
     for word in text.split(","):
         try:
             found.append(float(word))
         except ValueError:
             raise UserError(
-                f"--betas: '{word}' is no number; give prices such as {BETAS}"
+                f"--betas: '{word}' is not a number; give prices such as {BETAS}"
             ) from None
         if not 0 < found[-1] < math.inf:
             raise UserError(f"--betas: a price must be above 0, got {word}")
     if len(set(found)) < len(found):
-        raise UserError(f"--betas: {text} names a price twice")
+        raise UserError(f"--betas: {text} contains a price twice")
     return sorted(found)
 
 

@@ -1,15 +1,15 @@
-"""Count the bytes that a process sends in a training step, and the memory that a loss needs, and
-print them beside the formulas of docs/scaling.md.
+"""Count the bytes that a process sends in a training step, and measure the memory that a loss
+needs. Both are printed with the formulas of docs/scaling.md.
 
     twobounds scaling
     torchrun --nproc-per-node=2 -m twobounds scaling --batch 64 --queue 4096
     torchrun --nproc-per-node=2 -m twobounds scaling --strategy fsdp
 
-Every collective of a step is counted, those of DDP and FSDP too, by the size of its input tensor;
-what is sent over the network depends on the library. "State" is what a process holds between steps:
-weights, buffers, moments of the optimiser, gradients. "Memory" is the peak of a loss and its
-gradient, without the codes. It is measured only where MALLOC_TRIM_THRESHOLD_=0 is set, so that
-freed memory is returned to the system.
+Every collective of a step is counted, including those of DDP and FSDP, by the size of its input
+tensor. The bytes on the network depend on the library. "State" is what a process holds between
+steps: weights, buffers, moments of the optimiser, gradients. "Memory" is the peak of a loss and its
+gradient, without the codes. It is measured only if MALLOC_TRIM_THRESHOLD_=0 is set, so that freed
+memory is returned to the system.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What several commands share: options, and the steps of a study. Nothing heavy is imported."""
+"""Helpers of several commands: options, and the steps of a study. Imports nothing heavy."""
 
 import argparse
 import importlib
@@ -30,13 +30,14 @@ def switch(parser: argparse.ArgumentParser, name: str, about: str) -> None:
 
 
 def overrides(parser: argparse.ArgumentParser, about: str) -> None:
-    """Add the argument for keys of a config."""
+    """Add the argument for `key=value` overrides of a config."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
 
 
 def step(script: str, *words: object) -> None:
-    """Show a command line and run it: in this process, as importing torch takes seconds, or in its
-    own if it trains with several. A step that fails ends this command with its exit code.
+    """Print a command line and run it: in this process, because importing torch takes seconds, or
+    in a new one if it trains with several processes. If the step fails, this command ends with its
+    exit code.
     """
     name, rest = script.removesuffix(".py"), [str(word) for word in words]
     print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)

@@ -1,16 +1,21 @@
-"""Kill a run in every way in which runs die, resume it each time, and compare its end with that of
-an uninterrupted run.
+"""Kill a run in every way in which runs die, resume it each time, and compare its result with that
+of an uninterrupted run.
 
     twobounds soak simclr_sprites --kills 20
     twobounds soak moco_sprites --kills 20 --processes 2 optim.epochs=4
- The ways: `kill`, kill -9; `early`, kill -9 while the run starts; `term` and `usr1`, the signals of
-a scheduler (the exit code has to be 75, and no step may be lost); `full`, a limit on the size of
-files, so that a checkpoint can not be written in full (the exit code has to be 2, and the earlier
-checkpoint is kept); `torn`, kill -9, after which last.ckpt is cut short, as a disk may do in a
-power cut; and with several processes `rank`, kill -9 of one of them: the others have to end by
-themselves.
- The exit code is 0 only if both runs end alike: weights, queue and optimiser bit by bit (with
-several processes, to 1e-6), and metrics.jsonl with the same text.
+
+The ways:
+
+    kill        kill -9
+    early       kill -9 while the run starts
+    term, usr1  the signals of a scheduler; the exit code must be 75, and no step may be lost
+    full        a limit on the size of files, so that a checkpoint can not be written completely;
+                the exit code must be 2, and the earlier checkpoint must stay
+    torn        kill -9; then last.ckpt is cut short, as may happen in a power cut
+    rank        only with several processes: kill -9 of one; the others must end by themselves
+
+The exit code is 0 only if both runs end with equal weights, queues and optimisers, bit by bit (with
+several processes, to 1e-6), and with the same text in metrics.jsonl.
 """
 
 import argparse
@@ -36,10 +41,10 @@ def main(argv: list[str] | None = None) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     words = parser("soak", __doc__)
     words.add_argument("config", help="a YAML file, such as those in configs/")
-    overrides(words, "any key of the config; choose a short run with small checkpoints")
+    overrides(words, "any key of the config, to make the run short and its checkpoints small")
     option(words, "--kills", "how often the run dies", 20)
-    option(words, "--processes", "processes of the run; several run on the CPU", 1)
-    option(words, "--seed", "of the random ways and moments", 0)
+    option(words, "--processes", "processes of the run; more than one run on the CPU", 1)
+    option(words, "--seed", "seed of the random ways and times", 0)
     option(words, "--out", "a folder that does not exist yet", Path("runs/soak"))
     return words.parse_intermixed_args(argv)
 

@@ -1,14 +1,15 @@
 """Compare measured with true information: SimCLR on sprites with M contents, for M from 2 to
-65,536. There I(V1; V2) = log M exactly.
+65,536. For these images I(V1; V2) = log M exactly.
 
     twobounds sprites-truth                          # all five M, about 5 minutes on 2 CPU cores
     twobounds sprites-truth --contents 2,288         # some of them
     twobounds sprites-truth optim.epochs=6 --out runs/long    # another recipe
 
-For each M, one run is trained with the recipe below, and its critics are measured on 8,192 test
-images with K = 16 ... 8,191 negatives. Beside each bound stands that of the ideal critic,
-log(K + 1) - E log(1 + Binomial(K, 1/M)): it finds all candidates that show the content of the
-anchor, and can not tell them apart. A call that was interrupted goes on where it stopped.
+For each M, one run of simclr_sprites is trained with model.temperature=0.07, and its critics are
+measured on 8,192 test images with K = 16 ... 8,191 negatives. Each bound is compared with that of
+the ideal critic, log(K + 1) - E log(1 + Binomial(K, 1/M)). The ideal critic finds all candidates
+that show the content of the anchor, but can not tell them apart. An interrupted call continues
+where it stopped.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from core.commands import parser
 from core.errors import UserError, exit_cleanly
 from scripts.shared import option, overrides, step
 
-# One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. At the config's 0.1
-# SimCLR's own critic stops at 90 % of the ideal for M = 65,536 and K = 8,191.
+# One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. With the config's
+# 0.1, SimCLR's own critic reaches only 90 % of the ideal for M = 65,536 and K = 8,191.
 RECIPE = ("model.temperature=0.07",)
-CRITIC = "common"  # the critic that is drawn, as in every report; the table holds the others too
+CRITIC = "common"  # the critic in the picture, as in every report; the table has the others, too
 SPRITES = {
     2: {"shapes": 1, "colours": 2, "sizes": 1, "grid": 1},
     16: {"shapes": 2, "colours": 2, "sizes": 1, "grid": 2},
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("sprites_truth", __doc__)
     overrides(given, "any key of the config, for every run, such as optim.epochs=6")
-    option(given, "--contents", "which M, separated by commas", ",".join(map(str, SPRITES)))
+    option(given, "--contents", "values of M, separated by commas", ",".join(map(str, SPRITES)))
     option(given, "--out", "folder of the runs", Path("runs/sprites_truth"))
     option(
         given,

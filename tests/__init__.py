@@ -1,3 +1,3 @@
 """The tests, in the rooms of the code that they test."""
 
-import core  # noqa: F401  (before torch: it says how threads wait)
+import core  # noqa: F401  (before torch, because it sets how threads wait)

@@ -1,9 +1,10 @@
-"""What tests share: one thread a process, a process a core, the CPU, and small batches."""
+"""Settings and fixtures of all tests: one thread per process, one process per core, the CPU."""
 
 import os
 import tarfile
 
-os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in what tests start
+# read when torch is imported, here and in processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from pathlib import Path
@@ -16,8 +17,8 @@ from core.batch import Batch
 from core.randomness import KeyedRNG
 
 ROOT = Path(__file__).parents[1]
-# Files that take longest, longest first: a process is given whole files, and a long one at the end
-# would leave the other cores idle.
+# The slowest files, slowest first: a process runs whole files, and a slow file at the end would
+# leave the other cores idle.
 LONGEST = (
     "test_world_sizes.py",
     "test_faults.py",
@@ -29,7 +30,7 @@ LONGEST = (
 )
 MOST_PROCESSES = 8  # of about 1 GiB each
 
-# No test fails because a machine is slow.
+# No test may fail because a machine is slow.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -38,7 +39,7 @@ hypothesis.settings.load_profile("patient")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto`: a process a core; files that are named run in one, as importing takes longer."""
+    """`-n auto`: one process per core; one process if files are named, to save the imports."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     if config.args and all(".py" in word for word in config.args):
@@ -64,7 +65,7 @@ def _no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the original MNIST/raw, unpacked if it is packed; skips without it."""
+    """A folder with the original MNIST/raw, unpacked if necessary; skips the test without it."""
     named = os.environ.get("TWOBOUNDS_DATA")
     places = [Path(named)] if named else [top / "shared" / "data" for top in (ROOT, ROOT.parent)]
     for place in places:
@@ -80,7 +81,7 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_batch():
-    """A batch of random uint8 images with that many views."""
+    """A batch of random uint8 images with `views` views."""
 
     def make(
         size: int = 8, views: int = 2, shape: tuple[int, int, int] = (3, 32, 32), step: int = 0

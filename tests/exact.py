@@ -1,4 +1,4 @@
-"""InfoNCE losses from float64 matrices of all scores, and errors of ours relative to them."""
+"""InfoNCE losses from float64 matrices of all scores, and the errors of our losses."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def exact_clip(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def codes(n: int, d: int, seed: int, norm: float = 1.0) -> Tensor:
-    """Rows of one length, among them, where there are enough, a zero vector and two pairs of
+    """Rows of one length. If there are enough, they include a zero vector and two pairs of
     duplicates.
     """
     x = norm * F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
@@ -42,8 +42,8 @@ def errors(
     temperature: float,
     floor: float = 0.0,
 ) -> tuple[float, float]:
-    """Of the loss, relative, and of the gradient, relative to the length of the whole of it, or to
-    `floor` where it nearly cancels.
+    """The relative errors of the loss and of the gradient. The latter is relative to the length of
+    the whole gradient, or to `floor` if that is larger.
     """
     narrow, wide = (
         [x.detach().clone().to(dtype).requires_grad_() for x in inputs]

@@ -1,7 +1,7 @@
-"""Scripts as a person starts them, without the seconds that importing torch takes each time.
+"""Run scripts like a user does, but without the seconds that importing torch takes each time.
 
-One server process (multiprocessing's forkserver) imports everything once, and each script is a fork
-of it: a process of its own, with its own arguments, folder, environment, output and exit code.
+One server process (multiprocessing's forkserver) imports everything once. Each script is a fork of
+it: a separate process with its own arguments, folder, environment, output and exit code.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(  # what the scripts import once their words are parsed
+FORKS.set_forkserver_preload(  # what the scripts import after parsing their arguments
     [
         "contrastive.moco",
         "contrastive.simclr",
@@ -37,7 +37,7 @@ FORKS.set_forkserver_preload(  # what the scripts import once their words are pa
 
 @dataclass
 class Done:
-    """What a script left: its exit code (negative: killed by that signal) and what it printed."""
+    """The result of a script: its exit code (negative: killed by that signal) and its output."""
 
     returncode: int
     stdout: str
@@ -50,7 +50,7 @@ def run_script(
     cwd: str | Path = ROOT,
     environment: Mapping[str, str] | None = None,
 ) -> Done:
-    """`python scripts/SCRIPT WORDS`, to its end; its words come as text."""
+    """Run `python scripts/SCRIPT WORDS` to its end; the output is text."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = start_script(
             script,
@@ -67,14 +67,14 @@ def run_script(
 
 
 def run_code(code: str, *words: object, cwd: str | Path = ROOT) -> Done:
-    """`python -c CODE WORDS`, to its end."""
+    """Run `python -c CODE WORDS` to its end."""
     with tempfile.TemporaryDirectory() as folder:
         (path := Path(folder) / "code.py").write_text(code)
         return run_script(path, *words, cwd=cwd)
 
 
 def run_in_processes(function: Callable[..., None], size: int, *given: Any) -> None:
-    """`function(rank, *given)` in `size` processes, which have imported everything already."""
+    """Run `function(rank, *given)` in `size` processes, in which all imports are done already."""
     mp.start_processes(function, given, size, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
@@ -86,7 +86,7 @@ def start_script(
     stdout: int = 1,
     stderr: int = 2,
 ) -> BaseProcess:
-    """The same without waiting; `stdout` and `stderr` are file descriptors."""
+    """Start a script without waiting for it; `stdout` and `stderr` are file descriptors."""
     process = FORKS.Process(
         target=_run,
         args=(
@@ -103,7 +103,7 @@ def start_script(
 
 
 class _Descriptor:
-    """An open file descriptor of this process that the new process receives as its own."""
+    """An open file descriptor of this process, which the new process receives."""
 
     def __init__(self, number: int):
         self.number = number
@@ -124,7 +124,7 @@ def _run(
     os.chdir(cwd)
     for number, given in ((1, out), (2, err)):
         os.dup2(given, number)
-    # Python asked when the server started whether they are terminals, and those were others
+    # Python checked for terminals when the server started, with other descriptors
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.argv = [script, *words]
@@ -134,7 +134,7 @@ def _run(
 
 
 def _call(words: list[str], **options: Any) -> int:
-    """`subprocess.call` of a script that a script starts: a fork of it, which has one thread."""
+    """Replaces `subprocess.call` if a script starts a script: a fork, which has one thread."""
     assert words[0] == sys.executable and not options, words
     sys.stdout.flush()
     process = multiprocessing.get_context("fork").Process(

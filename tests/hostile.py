@@ -1,10 +1,10 @@
-"""Files that somebody made to do harm, and a process that reads them: called by the fuzz tests.
+"""Harmful files, and a process that reads them; the fuzz tests call it.
 
     python -m tests.hostile checkpoints 0 100 FOLDER
 
-reads that many mutated checkpoints (or npz, or folders of images) in FOLDER and prints a line of
-JSON for each: what was done to it and what came of it (`taken`, `refused`, or the name of another
-error), in which time and memory.
+reads mutated checkpoints (or npz files, or folders of images) 0 to 99 in FOLDER and prints a line
+of JSON for each: how it was changed, the result (`taken`, `refused`, or the name of another error),
+time and memory.
 """
 
 import io
@@ -39,7 +39,7 @@ BASES = {
 
 
 def base(name: str) -> tuple[dict[str, Any], checkpoint.State]:
-    """The entries of a checkpoint after two steps, and the state of a run that it may go into."""
+    """The entries of a checkpoint after two steps, and the state of a run that may load it."""
     run = config.read(CONFIGS / f"{name}.yaml", [*BASES[name], "folder=runs/x", "wandb=disabled"])
     method = checkpoint.build_method(run, (3, 32, 32))
     state = checkpoint.State(run, method, build_optimizer(method, run.optim), 2, 0.5, "abc")
@@ -66,7 +66,7 @@ def stepped(state: checkpoint.State) -> None:
 
 
 def read_checkpoint(path: Path, state: checkpoint.State) -> str:
-    """Everything that is done with a checkpoint: probing, opening its data, going on with it."""
+    """Everything that is done with a checkpoint: probing it, opening its data, resuming it."""
     outcomes = []
     try:
         loaded = checkpoint.load_method(path)
@@ -102,13 +102,13 @@ def read_images(path: Path, draw: random.Random) -> str:
 
 
 def memory(key: str) -> float:
-    """MiB of this process: VmHWM, the most that it had, or VmRSS, what it has."""
+    """MiB of this process: VmHWM, the peak, or VmRSS, the present value."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{key}:")[1].split()[0]) / 1024
 
 
 def watched(read: Callable[[Path, Any], str], path: Path, state: Any) -> dict[str, Any]:
-    """What comes of reading a file, in which time and memory."""
+    """The result of reading a file, with time and memory."""
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before, started = memory("VmRSS"), time.process_time()
     try:
@@ -125,7 +125,8 @@ def watched(read: Callable[[Path, Any], str], path: Path, state: Any) -> dict[st
 def main(kind: str, first: int, count: int, folder: Path) -> None:
     os.chdir(folder)
     os.environ |= {"SECRET": "leaked", "WANDB_MODE": "disabled"}
-    most = int(memory("VmData") * 2**20) + 2**33  # ends this process before it ends the machine
+    # this process ends before the memory of the machine is full
+    most = int(memory("VmData") * 2**20) + 2**33
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     bases: list[tuple[bytes, checkpoint.State]] = []
     for name in BASES if kind == "checkpoints" else ():
@@ -136,7 +137,8 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     for number in range(first, first + count):
         draw = random.Random(number)
         path = folder / f"case{number}"
-        print(json.dumps({"case": number}), flush=True)  # the last one seen, if this one kills
+        # if this file kills the process, the last line names it
+        print(json.dumps({"case": number}), flush=True)
         state: Any = draw
         if kind == "folders":
             told = write_folder(path, draw)

@@ -1,5 +1,5 @@
-"""Image folders with something odd or wrong: names, links, rights, formats, damaged pictures, sizes
-that a header only claims.
+"""Image folders with odd or wrong parts: names, links, permissions, formats, damaged pictures,
+false sizes in headers.
 """
 
 import io
@@ -20,7 +20,7 @@ NAMES = [
     "'", '"', "%s", "{a,b}", "*", "?", "-rf", "CON", "\u202eabc", "\U0001f600", "x" * 250, "001",
     "1e3", "²", "A", "trainval", "pipe:touch PWNED", "$(touch PWNED)", "`touch PWNED`",
 ]  # fmt: skip
-# Pillow's name of a format, its extension, and a mode that it can hold
+# Pillow's name of a format, its extension, and a mode that it supports
 FORMATS = [
     ("PNG", "png", "RGB"), ("PNG", "png", "RGBA"), ("PNG", "png", "I;16"), ("PNG", "apng", "P"),
     ("JPEG", "jpg", "RGB"), ("JPEG", "JPEG", "L"), ("JPEG", "jpg", "CMYK"), ("GIF", "gif", "P"),
@@ -43,7 +43,7 @@ def claiming(draw: random.Random) -> tuple[bytes, str]:
     width, height = draw.choice(SIDES), draw.choice(SIDES)
     short = struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
     way = draw.randrange(8)
-    if way < 3:  # with all of its compressed data, or the first of them
+    if way < 3:  # with all of its compressed data, or only their start
         depth, colour, bytes_each = draw.choice([(8, 2, 3), (8, 6, 4), (16, 0, 2), (1, 0, 1)])
         row = bytes(min(width * bytes_each + 1, 2**17))
         body = zlib.compress(row * (min(height, 2**14) if way == 2 else 2), 1)
@@ -105,7 +105,7 @@ def spoiled(content: bytes, draw: random.Random) -> bytes:
 
 
 def odd_entry(place: Path, draw: random.Random) -> str:
-    """Something beside pictures in a folder; what it is."""
+    """Put something that is not a picture into a folder; returns what it is."""
     way = draw.randrange(16)
     name = draw.choice(NAMES)
     good, _ = picture(draw, True)
@@ -168,7 +168,7 @@ def odd_entry(place: Path, draw: random.Random) -> str:
 
 
 def write_folder(top: Path, draw: random.Random) -> str:
-    """A data set of two to four classes in `top`, with up to four things wrong; what they are."""
+    """Write a data set of two to four classes into `top`, with up to four faults; returns them."""
     told = []
     classes = [f"class{i}" for i in range(draw.randrange(2, 5))]
     if draw.randrange(6) == 0:
@@ -207,7 +207,7 @@ def write_folder(top: Path, draw: random.Random) -> str:
 
 
 def read_folder(top: Path, draw: random.Random) -> int:
-    """Read all splits of a folder as a run does, with options drawn; how many images there were."""
+    """Read all splits like a run does, with random options; returns the number of images."""
     settings = DataConfig(
         name="folder",
         root=str(top),

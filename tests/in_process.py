@@ -1,4 +1,4 @@
-"""scripts/pretrain.py, called in this process as a person calls it from a shell."""
+"""Call scripts/pretrain.py in this process, as a user would call it from a shell."""
 
 import contextlib
 import io
@@ -30,17 +30,17 @@ class Answer(NamedTuple):
 
     @property
     def is_one_line(self) -> bool:
-        """Whether it is a refusal as it should be: exit code 2 and one line."""
+        """Whether it is a correct refusal: exit code 2 and one line."""
         return self.code == 2 and self.out == "" and len(self.err.strip().splitlines()) == 1
 
 
 def train(method: str, folder: Path, *more: str) -> Answer:
-    """A small run of a sprites config, from the front door to its exit code."""
+    """A small run of a sprites config by its command line; returns its exit code."""
     return call(str(CONFIGS / f"{method}_sprites.yaml"), f"folder={folder}", *SMALL, *more)
 
 
 def call(*words: str) -> Answer:
-    """main(words), with its exit code and what it said. Signal handlers are put back."""
+    """Call main(words); returns exit code and output. Signal handlers are restored."""
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     out, err, code = io.StringIO(), io.StringIO(), 0
     try:

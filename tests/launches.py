@@ -1,5 +1,5 @@
-"""How many operators a function starts on a device: on a GPU each of them costs Python a kernel's
-launch, whatever its size.
+"""Count the operators that a function starts on a device. On a GPU each one costs Python the launch
+of a kernel, for any size.
 """
 
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# they only name memory, and start nothing
+# they only make views of memory, and start no kernel
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view", "resize_"}
 
 

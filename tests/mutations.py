@@ -1,4 +1,4 @@
-"""Checkpoints and npz with something wrong: values, tensors, the zip's structure, the pickle."""
+"""Wrong checkpoints and npz files: values, tensors, the zip's structure, the pickle."""
 
 import io
 import pickle
@@ -26,7 +26,7 @@ TEXTS = [
 
 
 def bomb(levels: int = 40) -> list[Any]:
-    """A list that is small in a file and 2^levels long when it is written out."""
+    """A list that is small in a file, but has 2^levels elements when it is expanded."""
     made: list[Any] = ["x"]
     for _ in range(levels):
         made = [made, made]
@@ -64,7 +64,7 @@ def change_config(entries: dict[str, Any], draw: random.Random) -> str:
         del there[last]
         return f"config: no {key}"
     there[last] = value
-    if key == "data.name":  # data that read a root, and one that runs a program
+    if key == "data.name":  # data sets that read a root, and one that runs a program
         entries["config"]["data"]["root"] = draw.choice(TEXTS)
     return f"config: {key} = {repr(value)[:40] if isinstance(value, str | float) else type(value)}"
 
@@ -174,7 +174,7 @@ def change_zip(content: bytes, draw: random.Random) -> tuple[bytes, str]:
         return content[: draw.randrange(len(content))], "cut"
     if way in (1, 2, 3):
         made = bytearray(content)
-        tail = draw.random() < 0.5  # the directory, which nothing sums
+        tail = draw.random() < 0.5  # the directory, which has no checksum
         for _ in range(draw.randrange(1, 4)):
             place = draw.randrange(len(made) - 8000 if tail else 0, len(made))
             made[place] ^= 1 << draw.randrange(8)
@@ -232,7 +232,7 @@ def change_pickle(content: bytes, draw: random.Random) -> tuple[bytes, str]:
         text = b"\x80\x05\x96\xff\xff\xff\xff\xff\0\0\0."
     elif way == 6:
         text = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    elif way == 7:  # a storage that is said to be larger than its record
+    elif way == 7:  # a storage whose declared size is larger than its record
         place = text.index(b"X\x03\0\0\0cpu")
         numeric = draw.choice(
             [b"J\xff\xff\xff\x7f", b"\x8a\x06\0\0\0\0\0\x40", b"J\xff\xff\xff\xff"]
@@ -268,7 +268,7 @@ def mutated(content: bytes, draw: random.Random) -> tuple[bytes, str]:
 
 
 def npz(draw: random.Random) -> tuple[bytes, str]:
-    """Bytes of an npz of pairs with something wrong, or nothing."""
+    """Bytes of an npz of pairs, with at most one fault."""
     rows = draw.choice([60, 200])
     x = np.random.default_rng(draw.randrange(100)).normal(size=(rows, 2))
     arrays: dict[str, Any] = {"x": x, "y": x + 1}

@@ -1,4 +1,4 @@
-"""Small folders of pictures, and what a source reads of them."""
+"""Small folders of pictures, and the values that a source reads from them."""
 
 import gzip
 import struct
@@ -20,7 +20,7 @@ def config(root: Path, **more) -> DataConfig:
 
 
 def png(root: Path, *names: str, side: tuple[int, int] = (8, 8)) -> None:
-    """Small pictures, one a name and each of one grey value, with the folders they need."""
+    """Write small pictures, one for each name and each of one grey value, and their folders."""
     for i, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((*side, 3), i, np.uint8)).save(root / name)
@@ -38,7 +38,7 @@ def labels(source: Source) -> list[int]:
 
 
 def write_mnist(root: Path, name: str = "MNIST") -> None:
-    """30 images to train on and 10 to test on, in the files of MNIST and of sets like it."""
+    """Write 30 training and 10 test images in the file format of MNIST and similar sets."""
     raw = root / name / "raw"
     raw.mkdir(parents=True)
     for name, n in (("train", 30), ("t10k", 10)):
@@ -55,7 +55,7 @@ def write_mnist(root: Path, name: str = "MNIST") -> None:
 
 
 class ActingImages:
-    """Numbers for images; `act` is called for each, in the worker."""
+    """Images that hold their number; `act` is called for each, in the worker."""
 
     def __init__(self, act):
         self.act = act
@@ -66,5 +66,5 @@ class ActingImages:
 
 
 def acting_split(act) -> Split:
-    """Twelve of them."""
+    """A split of twelve such images."""
     return Split(ActingImages(act), torch.arange(12), 0.0)

@@ -1,5 +1,5 @@
-"""Gaussian pairs with the optimal critic, as codes whose inner product is log p(x, y) / p(x)
-p(y).
+"""Gaussian pairs with the codes of the optimal critic, whose inner product is
+log p(x, y) / p(x) p(y).
 """
 
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from probes.samples.benchmark_sources import correlation, gaussian
 
 
 class Gaussian(NamedTuple):
-    """Pairs [n, d], codes [n, d + 2], I in nats, and the pointwise information [n], which the codes
-    give.
+    """Pairs [n, d], codes [n, d + 2], I in nats, and the pointwise information [n], the inner
+    products of the codes.
     """
 
     x: Tensor

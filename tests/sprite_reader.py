@@ -1,4 +1,4 @@
-"""A reader of sprites' contents that shares no code with any encoder."""
+"""A reader of the contents of sprites; it shares no code with the encoders."""
 
 import math
 
@@ -8,12 +8,11 @@ from core.data.sprites import SIDE, SpritesConfig, coverage
 
 
 def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
-    """A reader that knows how sprites are drawn and nothing about an image's nuisance: contents [B,
-    F].
+    """The contents [B, F] of images. The reader knows how sprites are drawn, but not the nuisance.
 
-    The background is a plane in each channel, fitted where there is no sprite; what is left is
-    coverage times the difference of two colours, so that shape, size and cell are those of the
-    nearest rendered template, and unmixing by it gives the sprite's colour.
+    The background is a plane in each channel, fitted to pixels without sprite. The remainder is
+    coverage times the difference of two colours. Shape, size and cell are those of the nearest
+    rendered template; dividing by this template gives the sprite's colour.
     """
     x = images.double() / 255
     plane = background(x)  # [B, 3, 3]
@@ -34,7 +33,7 @@ def read(images: torch.Tensor, config: SpritesConfig) -> torch.Tensor:
     templates = coverage(
         content, angles[what[:, 4]], torch.stack([steps[what[:, 5]], steps[what[:, 6]]], 1), config
     ).flatten(1)
-    # least squares with a free brightness: the best template has the largest projection
+    # least squares with any brightness: the best template has the largest projection
     unit = templates / templates.norm(dim=1, keepdim=True)
     best = ((contrast[:, None] @ rest)[:, 0].float() @ unit.T).argmax(1)
     found, cover = content[best].clone(), templates[best].double()[:, None]
@@ -67,7 +66,7 @@ def background(x: torch.Tensor) -> torch.Tensor:
     """Mean and slopes of the background's plane in each channel, [B, 3, 3], by least squares on the
     outermost pixels.
 
-    A sprite reaches few of them, and those are left out of a second fit.
+    A sprite covers few of them; they are left out of a second fit.
     """
     edge = torch.maximum(ROW.abs(), COLUMN.abs()) > 0.5 - 2 / SIDE
     design, pixels = GRID[edge], x.flatten(2)[:, :, edge]

@@ -1,4 +1,4 @@
-"""Every config trains for a few steps on data of its shape, is saved, and comes back from the file
+"""Every config trains for a few steps on data of its shape, is saved, and is restored from its file
 alone.
 """
 
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def stand_in(run: config.RunConfig) -> Source:
-    """Random images of the data set's shape, or embedded data themselves."""
+    """Random images of the data set's shape, or the embedded data."""
     if run.data.name in EMBEDDED:
         return open_source(run.data, "train", 0)
     rng, shape = KeyedRNG(0, 0), SHAPES[run.data.name]
@@ -110,7 +110,7 @@ def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
     }
     assert modes == {"reduce-overhead"} and eager <= {
         "code_prior"
-    }  # which is a distribution, and called by other names
+    }  # a distribution, whose interface has other names
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every example of the documentation of what is exported runs and gives what it says."""
+"""Every example in the docstrings of exported names runs and gives the result that it shows."""
 
 import doctest
 import importlib

@@ -1,8 +1,7 @@
-"""What README.md and docs/ tell a person to type works: every fenced command is run at toy size,
-and the method of one file goes through pretraining, probes and the contract.
+"""The commands in README.md and docs/ work: every fenced command is run at toy size, and the method
+of one file goes through pretraining, probes and the contract.
 
-A command that is new is run as it stands, on toy runs. Where that takes long, `TOY` says what makes
-it short.
+A new command is run as it is written, on toy runs. If that takes too long, `TOY` shortens it.
 """
 
 import configparser
@@ -43,7 +42,7 @@ SMALL = [
     "trainer.compile=false",
     "wandb=disabled",
 ]
-# What a script is given besides, so that it takes seconds; `{train}` is `toy_overrides` of a
+# Additional arguments of a script, so that it takes seconds; `{train}` is `toy_overrides` of a
 # config.
 TOY = {
     "pretrain.py": ["{train}"],
@@ -51,9 +50,9 @@ TOY = {
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
-    "demo.py": ["--help"],  # its steps are the commands that are run here one by one
+    "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
-# Constants of probes, and what is enough where the numbers do not matter.
+# Constants of probes, with small values, because the numbers do not matter here.
 FEW = {
     "NOTHING": (3, 1e-2),
     "FIRST": (3, 1e-2),
@@ -76,13 +75,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Fenced blocks: language and text."""
+    """The fenced blocks of a page: language and text."""
     return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands() -> dict[str, list[str]]:
-    """Words of every command, by its text: each line of a block in `bash`, and of one without a
-    language whose first line begins with `make`, `python` or `$`.
+    """The words of every command, by its text: each line of a `bash` block, and of a block without
+    a language if its first line begins with `make`, `python` or `$`.
     """
     found = {}
     for page in PAGES:
@@ -98,7 +97,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def toy_overrides(path: str, given: list[str]) -> list[str]:
-    """What makes training of this config short, and possible without its data set."""
+    """Overrides that make the training of this config short, and possible without its data set."""
     run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
     more = [*SMALL, *([] if run.data.name in EMBEDDED else ["data.name=sprites"])]
     if run.data.size and run.data.name not in EMBEDDED:
@@ -111,7 +110,7 @@ def toy_overrides(path: str, given: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder that looks like a clone, where runs go."""
+    """A folder that looks like a clone, for the runs."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "scripts", "docs"):
         (folder / name).symlink_to(ROOT / name)
@@ -119,7 +118,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(place: Path, words: list[str]) -> None:
-    """One command, for real, or what can be checked of it on one machine without the network."""
+    """Run one command, or check what is possible on one machine without a network."""
     program, *rest = from_a_checkout(words)
     if program == "make":
         return make(place, rest)
@@ -135,7 +134,7 @@ def run(place: Path, words: list[str]) -> None:
 
 
 def from_a_checkout(words: list[str]) -> list[str]:
-    """`twobounds NAME ...`, alone or under torchrun, as the script that it calls."""
+    """`twobounds NAME ...`, alone or under torchrun, as a call of its script."""
     place = next((i for i, word in enumerate(words) if word == "twobounds"), None)
     if place is None or len(words) < place + 2 or words[place + 1] == "COMMAND":
         return words
@@ -165,7 +164,7 @@ def start(place: Path, program: str, words: list[str]) -> Done:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The words after the script's name, and what makes it short."""
+    """The words after the script's name, with those that make it short."""
     script, given = Path(words[0]).name, words[1:]
     configs = [word for word in given if word.endswith(".yaml")]
     more = TOY.get(script, [])
@@ -177,7 +176,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 def prepare(place: Path, words: list[str]) -> None:
-    """Make the runs and the pairs that a command reads, where no command before it has."""
+    """Make the runs and the pairs that a command reads, unless an earlier command has made them."""
     for word in words:
         if word.endswith(".npz") and not (place / word).exists():
             x = np.random.default_rng(0).normal(size=(60, 2))
@@ -191,7 +190,7 @@ def prepare(place: Path, words: list[str]) -> None:
 
 
 def make(place: Path, words: list[str]) -> None:
-    """The target is there, and the scripts of its recipe run."""
+    """Check that the target exists, and run the scripts of its recipe."""
     told = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     for script in re.findall(r"python (scripts/\S+)", told.stdout):
@@ -200,7 +199,7 @@ def make(place: Path, words: list[str]) -> None:
 
 
 def torchrun(words: list[str]) -> None:
-    """Its config is right, and its numbers of processes are those that the config asks for."""
+    """Check that its config is valid, and that its number of processes agrees with the config."""
     options = dict(word.lstrip("-").split("=") for word in words if word.startswith("--"))
     script, path, *overrides = (word for word in words if not word.startswith("--"))
     trainer = config.read(ROOT / path, overrides).trainer
@@ -210,13 +209,13 @@ def torchrun(words: list[str]) -> None:
 
 
 def extras(words: list[str]) -> None:
-    """What is asked for in brackets is in setup.cfg."""
+    """Check that the extras in brackets are in setup.cfg."""
     for names in re.findall(r"\[(.*)\]", " ".join(words)):
         assert set(names.split(",")) <= set(setup()["options.extras_require"])
 
 
 def entry_points() -> dict[str, str]:
-    """Programs that an installation brings."""
+    """The commands that an installation provides."""
     if not setup().has_section("options.entry_points"):
         return {}
     lines = setup()["options.entry_points"]["console_scripts"].strip().splitlines()
@@ -236,7 +235,7 @@ def test_a_command_of_the_documentation_runs(place, words):
 
 
 def method_of_one_file() -> tuple[str, str, str]:
-    """The section about it in docs/extending.md, the file and its YAML."""
+    """The method of docs/extending.md: its file and its YAML."""
     text = (ROOT / "docs/extending.md").read_text()
     (section,) = (
         part for part in text.split("\n## ") if re.search(r"^class \w+\(Method", part, re.M)
@@ -246,8 +245,8 @@ def method_of_one_file() -> tuple[str, str, str]:
     return section, code, settings
 
 
-def test_the_method_of_one_file_trains_is_probed_and_keeps_the_contract(tmp_path):
-    """As it stands in docs/extending.md: a package of one's own, the YAML beside it."""
+def test_the_method_of_one_file_trains_is_probed_and_fulfils_the_contract(tmp_path):
+    """As in docs/extending.md: a user's own package, with the YAML beside it."""
     _, code, settings = method_of_one_file()
     place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
     for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
@@ -272,13 +271,15 @@ test_contract.test_every_network_is_compiled_in_the_mode_that_was_asked_for(Path
     assert "own critic" in told.stdout or "native" in told.stdout, told.stdout
 
 
-def test_what_the_readme_asks_of_a_method_is_all_that_a_probe_needs(tmp_path):
-    """A method with the members that are named there, and no other, has a rate."""
+def test_the_documented_members_of_a_method_are_enough_for_the_probes(tmp_path):
+    """A method with the members that docs/extending.md names, and no others, has a rate."""
     section, _, _ = method_of_one_file()
     named = set(re.findall(r"`(\w+)", section))
     for protocol in (PairCritic, LatentModel):
         members = {name for name in vars(protocol) if not name.startswith("_")}
-        assert members | set(protocol.__annotations__) <= named, "the README leaves some out"
+        assert members | set(protocol.__annotations__) <= named, (
+            "the page does not name all members"
+        )
     run = config.RunConfig(
         method="vae.beta.BetaVAE",
         model=BetaVAEConfig(width=4, latent=2),

@@ -1,4 +1,4 @@
-"""Variational autoencoders: an image is compressed into a code whose rate is known in nats.
+"""Variational autoencoders compress an image into a code whose rate is known in nats.
 
 >>> import torch
 >>> from torch.distributions import kl_divergence

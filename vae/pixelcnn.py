@@ -18,7 +18,7 @@ from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 
 EVERYWHERE = torch.ones(3, 3, dtype=torch.bool)
-# with the row itself, because the layers before have read only rows above
+# including the row itself, because the earlier layers have read only rows above
 ABOVE = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
 LEFT = torch.tensor([[1, 0, 0]], dtype=torch.bool)
 BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
@@ -107,7 +107,9 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions, residual but for the first, with residual 1x1 blocks between."""
+    """N masked 3x3 convolutions (all but the first are residual), with residual 1x1 blocks
+    between.
+    """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
         super().__init__()
@@ -152,7 +154,7 @@ class TwoStacks(nn.Module):
         self.read_left = MaskedConv2d(channels, width, LEFT)
         self.join = pointwise(width, width, "all")
         dilations = [1]
-        # the first layer reaches 1; together they must reach the far corner
+        # the first layer reaches 1 pixel; all layers together must reach the far corner
         while sum(dilations) < max(shape[1:]) - 2:
             dilations.append(2 * dilations[-1])
         self.layers = nn.ModuleList(Gated(width, shape[0], dilation) for dilation in dilations)

@@ -139,14 +139,14 @@ class FlowPrior(Prior):
     """An autoregressive flow of mean-only steps, e = y - mu(y), with mu a MADE of three masked
     layers (Germain et al. 2015; Chen et al. 2017). It starts as the standard normal.
 
-    All steps have the same order 1 .. L. So log |det| = 0, and together they are p(z_i|z_<i) =
-    N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one column per
+    All steps have the same order 1 .. L. So log |det| = 0, and together the steps give p(z_i|z_<i)
+    = N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one column per
     dimension, a closed form given the earlier sampled dimensions:
 
         R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1))
 
     This is the expectation of log q(z_i|x) - log p(z_i|z_<i) over z_i. It is never negative, and
-    has less variance.
+    has less variance than that difference.
     """
 
     def __init__(self, latent: int, steps: int, width: int):
@@ -154,7 +154,7 @@ class FlowPrior(Prior):
         if latent < 2:
             raise UserError(
                 "model.prior.kind: flow needs a model.latent of 2 or more, because a single"
-                " dimension has none before it"
+                " dimension has no earlier one"
             )
         self.columns = latent
         before = torch.ones(latent, latent, dtype=torch.bool).tril(-1)

@@ -1,5 +1,5 @@
 """VLAE: a VAE whose decoder predicts each pixel from the code and from nearby pixels, so the code
-needs to carry only what nearby pixels do not tell.
+needs to carry only information that nearby pixels do not have.
 
 Chen et al.: Variational Lossy Autoencoder, 2017 (arXiv:1611.02731). With `window: full` it is a VAE
 with a PixelCNN decoder. B = images, C H W = image shape, L = latent dimensions, U = feature maps.
@@ -42,9 +42,9 @@ class VLAE(BetaVAE):
     """A VAE with p(x|z) = prod_i p(x_i | earlier values in the window of i, u(z)), where u(z)
     [B, U, H, W] are the decoder's feature maps.
 
-    The code need not contain what the window tells about a pixel. If all earlier pixels are in the
-    window, a code of rate 0 can minimise D + R (collapse); a small window leaves the long-range
-    structure to the code (Chen et al. 2017, section 3).
+    The code need not contain information about a pixel that its window already gives. If all
+    earlier pixels are in the window, a code of rate 0 can minimise D + R (collapse); a small window
+    leaves the long-range structure to the code (Chen et al. 2017, section 3).
     """
 
     Config = VLAEConfig

@@ -17,7 +17,8 @@ CONTEXTS = ("pixels", "grey", "coarse")
 
 
 class Window(NamedTuple):
-    """The pixels that pixel (i, j) may read, by rows above it and columns to its right.
+    """The pixels that pixel (i, j) may read, by their distance in rows above and columns to the
+    right.
 
         full   every earlier pixel
         N      what N masked 3x3 convolutions reach: up to N rows above, columns -N ... k in the
@@ -26,8 +27,8 @@ class Window(NamedTuple):
                4x2, 5x3, 7x4)
 
     `context` "pixels" reads them unchanged, "grey" the mean of their channels, and "coarse"
-    averages over cells of scale x scale pixels. An AxB window then counts cells: B rows of them
-    above the pixel's own cell, A wide.
+    averages over cells of scale x scale pixels. An AxB window of "coarse" counts cells: B rows of
+    cells above the pixel's own cell, A cells wide.
     """
 
     kind: str  # full | stack | rectangle
@@ -41,7 +42,7 @@ class Window(NamedTuple):
     def parse(cls, text: str, context: str = "pixels", scale: int = 1) -> "Window":
         """A window from the texts of a config; `ValueError("window: …")` if they are invalid."""
         if context not in CONTEXTS:
-            raise ValueError(f"context: '{context}' is none of {', '.join(CONTEXTS)}")
+            raise ValueError(f"context: '{context}' is not one of {', '.join(CONTEXTS)}")
         if (context == "coarse") != (scale > 1):
             raise ValueError(
                 f"scale: {scale} does not go with context {context}; coarse needs cells of 2"

@@ -1,7 +1,8 @@
 """Checks of data sections that come from a file of unknown origin.
 
-A checkpoint names the data of its training. Such a name may open only a folder that exists, may
-fetch nothing, and may ask for limited sizes only; for the rest the user must give an override.
+A checkpoint names the data of its training. Such a name may open only an existing folder, may not
+download anything, and may ask only for limited sizes. For everything else the user must give an
+override.
 """
 
 import re
@@ -21,7 +22,8 @@ ALL = ("name", "root", *SIZES)  # the keys that are not trusted when they come f
 
 
 def refuse_doubtful(data: Any, embedded: bool) -> None:
-    """`UserError` if a `DataConfig` would open what only a user may name; it says how to allow it.
+    """Raise `UserError` if a `DataConfig` would open data that only a user may name. The message
+    says how to allow it.
 
     `data.doubtful` holds the keys whose values come from a file. `embedded` data open no files.
     """
@@ -45,8 +47,8 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
         )
     if "root" in keys and not is_plain_folder(data.root):
         raise UserError(
-            f"data.root: the checkpoint names {shown(data.root)}, which is no folder on this"
-            " machine; name one by data.root=FOLDER"
+            f"data.root: the checkpoint names {shown(data.root)}, which is not a folder on this"
+            " machine; name a folder by data.root=FOLDER"
         )
 
 

@@ -49,7 +49,7 @@ class Folder(Dataset[tuple[bytes, int]]):
         if strange:
             raise UserError(
                 f"data.root: {printable(root)} holds the class '{printable(strange[0])}', which the"
-                " train split does not hold; classes are those of the train split"
+                " train split lacks; the folders of the train split define the classes"
             )
         number = {name: label for label, name in enumerate(self.classes)}
         every = [(path, number[name]) for name, files in found.items() for path in files]

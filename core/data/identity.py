@@ -33,12 +33,14 @@ WORDS = {
 class Identity:
     """What one split holds.
 
-    `digests` say what the split was recognised by: "pixels" and "labels" of a split in memory,
-    "contents" (relative path and bytes of each file, or "files": path, size and time of change of
-    a set that is long to read) and "labels" of one that streams from files,
-    "content" of one that streams from an array or a set with a digest of its own, "sample" and
-    "sampled_labels" of some images where nothing else can be had, as of embedded data, which have
-    no end.
+    `digests` are the hashes by which the split is recognised:
+
+    - in memory: "pixels" and "labels";
+    - streamed from files: "labels" and "contents" (relative path and bytes of each file); if
+      reading takes too long, "files" (path, size and time of change) instead of "contents";
+    - streamed from an array, or from a set with its own digest: "content";
+    - otherwise, such as for embedded data, which are endless: "sample" and "sampled_labels", of
+      some images.
     """
 
     name: str  # data.name; `name` and `root` say where the data were found, not what they are
@@ -55,7 +57,7 @@ class Identity:
     def fingerprint(self) -> str:
         """SHA-256 in hex of everything except the place: a copy in another folder is equal.
 
-        If pixels and labels were hashed, the source files do not count.
+        If pixels and labels were hashed, the digests of files are left out.
         """
         digests = self.digests
         if "pixels" in digests:
@@ -66,8 +68,8 @@ class Identity:
 
     @cached_property
     def population(self) -> str:
-        """Numbers are comparable between splits of the same population: the fingerprint, or for
-        data that are drawn from a seed, SHA-256 in hex of everything except the seed.
+        """SHA-256 in hex that two splits share if their numbers are comparable: the fingerprint,
+        without the seed for data that are drawn from a seed.
         """
         if "seed" not in self.settings:
             return self.fingerprint
@@ -84,8 +86,9 @@ class Identity:
     def difference(self, other: Any) -> str:
         """One line that says how these data differ from `other`; empty if they do not.
 
-        `other` is a result of `as_dict`, perhaps read from a file with arbitrary content. If both
-        have no digest in common (one folder held in memory and streamed), the rest is compared.
+        `other` is a result of `as_dict`, perhaps read from a file with arbitrary content. If the
+        two have no digest in common (such as one folder in memory and streamed), only the rest is
+        compared.
         """
         if not isinstance(other, Mapping):
             return f"the other data are described by {_shown(other)}, which is not an identity"
@@ -100,7 +103,7 @@ class Identity:
         if not found and mine["shape"] != other.get("shape"):
             found.append(_here(mine, other, "shape"))
         if mine["images"] != other.get("images"):
-            found.append(f"{self.images} images where there were {_shown(other.get('images'))}")
+            found.append(f"{self.images} images instead of {_shown(other.get('images'))}")
         if found:
             return ", ".join(found)
         digests = _mapping(other, "digests")
@@ -150,7 +153,7 @@ def digest_of_sample(images: Tensor) -> str:
     """SHA-256 in hex of the bits "value > threshold", for randomly spread thresholds.
 
     Another processor may round the last digit of a rendered value differently, which changes a
-    hash of values, but one of these bits only with probability of about 0.001. A renderer that
+    hash of values, but one of these bits only with a probability of about 0.001. A renderer that
     moves all values by 0.001 of their range changes the digest almost surely. At most 8,192 evenly
     spread values are used.
     """

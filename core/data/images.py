@@ -30,7 +30,7 @@ from core.errors import UserError
 from core.randomness import KeyedRNG
 from core.transfer import send, to_device
 
-# Bytes of all files of a split, up to which they are known by content: some seconds of reading.
+# Bytes in all files of a split. Up to this limit their contents are hashed, which takes seconds.
 QUICKLY_READ = 2**32
 
 
@@ -174,8 +174,8 @@ def require_labels(labels: Tensor, classes: int, where: str) -> None:
 
 
 def digests_of(images: Split) -> dict[str, str]:
-    """The digests of a split that streams: of torchvision's stored array, or of its labels and its
-    list of files, or of 64 decoded images with Hugging Face's own digest.
+    """The digests of a split that streams: of its labels if they are known and, unless it consists
+    of files, of torchvision's stored array, or of 64 decoded images and Hugging Face's own digest.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)
@@ -207,8 +207,8 @@ def labels_of(dataset: Any) -> Tensor | None:
 
 
 def _digest_of_files(facts: Facts) -> dict[str, str]:
-    """{"contents": digest of path and content of each file}, of large sets {"files": digest of
-    path, size and time of change}; {} of a set without files.
+    """{"contents": digest of path and content of each file}, for large sets {"files": digest of
+    path, size and time of change}; {} for a set without files.
     """
     if facts.files is None:
         return {}

@@ -252,7 +252,7 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _translate_deaths() -> None:
-    """Shorten torch's error about a dead worker, which can come even in the middle of a step."""
+    """Shorten torch's error about a dead worker, which can be raised in the middle of a step."""
     before = signal.getsignal(signal.SIGCHLD)
     if not callable(before) or getattr(before, "translates", False):
         return
@@ -269,7 +269,7 @@ def _translate_deaths() -> None:
 
 
 def _ignore_deaths() -> None:
-    """After the first death, no further one may interrupt its handling."""
+    """Ignore further deaths of workers, so that the first one can be handled."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

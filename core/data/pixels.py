@@ -115,7 +115,7 @@ def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
         )
     if deep_colour:
         if bits != 16:
-            raise TooDeep("holds 16-bit colour, of which Pillow reads only 8 bits: store it with 8")
+            raise TooDeep("holds 16-bit colour, but Pillow reads only 8 bits: store it with 8")
         peak = max(high for _, high in _ranges(picture.getextrema())[:3])
         note |= COLOUR_16 | (256 * peak + 256 << DEPTH)
     if picture.has_transparency_data:

@@ -24,7 +24,7 @@ _trusted: set[str] = set()
 
 
 def trust(*names: str) -> None:
-    """Let this process import data sets from the packages of these names, which the user wrote."""
+    """Let this process import data sets from these packages, because the user has named them."""
     _trusted.update(map(package_of, names))
 
 

@@ -33,7 +33,7 @@ def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
 
 
 def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
-    """The input pixels and weights that resize [start, start + length) to S pixels, reversed where
+    """The input pixels and weights that resize [start, start + length) to S pixels, reversed if
     `flip`; three tensors [B]. No axis is longer than n.
 
     Output pixel i is the sum over k of weight[k, i] times input pixel index[k, i]; both are

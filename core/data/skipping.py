@@ -14,7 +14,7 @@ from core.errors import UserError
 
 
 class Undecodable(UserError):
-    """The bytes of an image are no picture. (This is no read error, which may be temporary.)"""
+    """The bytes of an image are not a picture. (A read error is different: it may be temporary.)"""
 
 
 class Images(Protocol):
@@ -35,9 +35,9 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
     """Chosen images of a data set by their place in the split, as (image, label, place that was
     read, note).
 
-    An image that can not be decoded is replaced by the next image of the split that can, with its
-    label. The replacement depends only on the files, so batch i stays a function of (seed, i), in
-    memory, streamed or resumed.
+    An image that can not be decoded is replaced by the next decodable image of the split, with its
+    own label. The replacement depends only on the files, so batch i stays a function of (seed, i),
+    in memory, streamed or resumed.
     """
 
     def __init__(self, images: Images, chosen: Tensor, share: float, notes: Noted | None = None):
@@ -100,7 +100,7 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
 
 
 def first_decodable(open_image: Callable[[int], object], n: int, share: float) -> int:
-    """The first image that can be decoded; an error if more than a share of n images can not."""
+    """The first image that can be decoded; an error if more than `share` of n images can not be."""
     if not n:
         raise UserError("data.root: the data set holds no images; name another")
     errors: list[Undecodable] = []

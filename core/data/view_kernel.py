@@ -37,7 +37,7 @@ def plane(image, channel, rows, columns, height, width, SIDE: tl.constexpr):
 
 @triton.jit
 def mixed(red, green, blue, weight, inside, pixels):
-    """`colour.mix` of three planes; weight points at (own, gray, level)."""
+    """`colour.mix` of three planes; `weight` points at (own, gray, level)."""
     own, gray, level = tl.load(weight), tl.load(weight + 1), tl.load(weight + 2)
     y = red * RED + green * GREEN + blue * BLUE
     mean = tl.sum(tl.sum(tl.where(inside, y, 0.0), 1), 0) / pixels

@@ -61,8 +61,8 @@ def policy(name: str, size: int) -> Policy:
       cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
     - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur
       up to 64 pixels.
-    - "crop": for digits and other black-ground shapes whose class a flip changes and whose colour
-      says nothing: crop and small rotation.
+    - "crop": crop and small rotation, for digits and other shapes on black: a flip would change
+      their class, and colours carry no information.
     - "none": the image (its central square, if it is not square).
     """
     inception = Policy(
@@ -119,7 +119,7 @@ def _uniform(images: int, rng: KeyedRNG) -> Tensor:
 def parameters(u: Tensor, height: int, width: int, policy: Policy) -> Parameters:
     """Parameters for images of H x W from uniform numbers [B, 36]."""
     shape, place, u = u.split([2 * ATTEMPTS, 2, 14], 1)
-    # one column each; names that stand for several numbers follow
+    # names of one column each; the names of several columns follow
     rotation, flip, jittered, gray, blur, sigma, hue = u[:, :7].unbind(1)
     spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
     factor = _between((1 - spread).clamp(min=0), 1 + spread, u[:, 7:10])
@@ -181,7 +181,7 @@ def augmented(image: Tensor, rngs: Sequence[KeyedRNG], policy: Policy) -> tuple[
         return (image,) * len(rngs)
     uniform = [_uniform(len(image), rng) for rng in rngs]
     if not (policy.rotation or policy.blur) and fused_views.serves(image, policy.size):
-        # of all views at once: on a GPU each operation of the CPU counts
+        # for all views at once, because each operation on the CPU delays a GPU
         rows = packed(parameters(torch.cat(uniform), height, width, policy))
         rows = to_device(rows, image.device).unflatten(0, (len(rngs), -1))
         return fused_views.make(image, rows, policy.size).unbind(0)
@@ -218,7 +218,7 @@ def apply(image: Tensor, drawn: Parameters, policy: Policy) -> Tensor:
         return _compiled()(image, prepare(drawn, image.device), policy)
     by = hue_turn(drawn.jitter, drawn.order).argsort(
         stable=True
-    )  # images that `jitter` treats alike lie side by side
+    )  # images that `jitter` treats in the same way are adjacent
     drawn, here = each(drawn, lambda values: values[by]), to_device(by, image.device)
     work = prepare(drawn, image.device)
     out = image.new_empty(len(image), image.shape[1], policy.size, policy.size)
@@ -248,7 +248,7 @@ def leaves(values: Any) -> list[Tensor]:
 
 
 def prepare(drawn: Parameters, device: torch.device) -> Work:
-    """What is done to each image, on its device; all of it is copied at once."""
+    """The operations on each image, on its device, which are copied there together."""
     gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
     work = Work(
         drawn.angle,
@@ -266,7 +266,7 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
     """Views; each step runs only on the images that it changes. They are sorted by `hue_turn`.
 
-    `known` is on the CPU: it tells which images these are, without waiting for the device.
+    `known` is on the CPU, so reading which images these are does not wait for the device.
     """
     x = cut_out(image, work, policy)
     if policy.jitter:
@@ -287,7 +287,7 @@ def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
     if policy.jitter or policy.gray:
         planes = [
             plane.clone() for plane in x.unbind(1)
-        ]  # the compiler fuses what it does to tensors, not what it does to parts of one
+        ]  # the compiler fuses operations on whole tensors, but not on slices
         if policy.jitter:
             jitter(planes, work.colour)
         if policy.gray:
@@ -310,7 +310,9 @@ def cut_out(image: Tensor, work: Work, policy: Policy) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest of 256 levels. The way over int is faster than a direct conversion to bytes."""
+    """The nearest of 256 levels. Converting to int first is faster than a direct conversion to
+    bytes.
+    """
     return x.mul_(255).add_(0.5).int().byte()
 
 

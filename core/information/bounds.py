@@ -21,8 +21,9 @@ BLOCK = 512  # anchors whose scores are in memory at a time
 class Bound(NamedTuple):
     """The mean of `terms` [n] is the estimate; the spread of `influence` [n] gives its error.
 
-    The influence of a pair is its contribution as an anchor plus, where it matters, as a candidate
-    of other anchors (the first-order projection of a statistic whose anchors share candidates).
+    The influence of a pair is its contribution as an anchor plus, if it is used, its contribution
+    as a candidate of other anchors (the first-order projection of a statistic whose anchors share
+    candidates).
     """
 
     terms: Tensor
@@ -42,7 +43,7 @@ def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
     Resampling whole pairs would make duplicates that act as false negatives, and an interval that
-    can exclude the point estimate; the spread of the terms alone would leave out that anchors share
+    can exclude the point estimate; the spread of the terms alone would ignore that anchors share
     their candidates.
     """
     spread = (terms if influence is None else influence).double()
@@ -63,8 +64,8 @@ def infonce(scores: Scores) -> Bound:
 
 
 def infonce_symmetric(scores: Scores) -> Bound:
-    """Lower bound: the mean of InfoNCE over both directions, each of which is one; the larger of
-    the two would be none.
+    """Lower bound: the mean of InfoNCE over both directions. Each direction is a lower bound, but
+    the larger of the two is not.
     """
     forth, back = infonce(scores), infonce(scores.transposed())
     return Bound(
@@ -191,7 +192,7 @@ def leave_one_out(log_density: Scores) -> Bound:
 
 def sandwich(log_density: Scores) -> tuple[Bound, Bound]:
     """A lower bound <= min(I_q, log C) and an upper bound >= I_q from scores log q(z_i|x_j) (Poole
-    et al. 2019, section 2.5). The lower one is InfoNCE with the true log density as its critic.
+    et al. 2019, section 2.5). The lower bound is InfoNCE with the true log density as its critic.
     """
     return infonce(log_density), leave_one_out(log_density)
 
@@ -226,8 +227,9 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
 
 
 def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
-    """`infonce_terms` with their influence, a bound for each number of candidates: pair j takes
-    its share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) from each anchor i that it is a candidate of.
+    """`infonce_terms` with their influence, a bound for each number of candidates: pair j subtracts
+    its share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) from each anchor i of which it is a
+    candidate.
     """
     received = torch.zeros(len(candidates), len(query), dtype=torch.float64, device=query.device)
     for scores, place, sums in _followed(query, key, scale, candidates):
@@ -241,8 +243,8 @@ def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int
 def _followed(
     query: Tensor, key: Tensor, scale: float, candidates: list[int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For blocks of anchors: the scores [b, n] of the own key and then of its followers, their
-    places [b, n], and log sum exp of the first C of them [b, len(candidates)].
+    """For blocks of anchors: the scores [b, n] of the own key and of the keys after it, their
+    places [b, n], and log sum exp of the first C scores [b, len(candidates)].
     """
     n = len(query)
     if n < 2:

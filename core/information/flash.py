@@ -67,9 +67,9 @@ def error(scale: float, n: int, d: int) -> float:
     A coordinate's relative error is uniform, with a deviation of at most eps / sqrt(12). This moves
     a score, scale <q, k>, by that times scale sqrt(sum_i q_i^2 k_i^2), or scale sqrt(3 / D) for
     q = k with normally distributed coordinates. Errors of different keys are independent, so the
-    worst case is that each query has one key of its own with all of its softmax. (If all queries
-    share that key, as after a collapse, the error is sqrt(N) times larger.) `softmax_mean` corrects
-    the rounding of the queries.
+    worst case is that each query's softmax lies on a single key, a different one for each query.
+    (If all queries share that key, as after a collapse, the error is sqrt(N) times larger.)
+    `softmax_mean` corrects the rounding of the queries.
     """
     return 1.5 * torch.finfo(HALF).eps * scale / math.sqrt(n * d)
 

@@ -31,7 +31,7 @@ SAFE = 100
 
 
 class Layout(NamedTuple):
-    """Who is a candidate of whom. `both`: columns are anchors, too (only for V = 1, W = 1)."""
+    """The sizes of a batch. `both`: columns are anchors, too (only for V = 1, W = 1)."""
 
     pairs: int  # B
     views: int  # V
@@ -58,7 +58,7 @@ class Tile(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The pairs of each block of rows and columns, and the tiles (of a square: upper triangle)."""
+    """The pairs of each block of rows and columns, and the tiles (the upper ones of a square)."""
 
     rows: list[slice]
     columns: list[slice]
@@ -92,8 +92,8 @@ class InBatch(torch.autograd.Function):
     """rows [V B, D], columns [V W B, D], scale and layout to the loss and, without gradient, the
     loss against only the other view (N candidates).
 
-    The gradient is computed with the loss and kept, O((rows + columns) D); of a square, all of it
-    goes to the rows. There is no second derivative.
+    The gradient is computed with the loss and kept, O((rows + columns) D). For a square, the whole
+    gradient goes to the rows. There is no second derivative.
     """
 
     @staticmethod
@@ -128,7 +128,7 @@ def _in_one_block(
     v = layout.views
     scores = scores_of(rows, columns, scale).view(v, layout.pairs, v, -1)
     # the scores of a pair with itself, [V, V, B]: positives, which the loss treats separately, and
-    # rows with themselves, which are no candidates
+    # rows with themselves, which are not candidates
     same = scores[..., layout.mine].diagonal(dim1=1, dim2=3)
     positive = [(view, v - 1 - view) for view in range(v)]
     own = same[positive[0]].clone()  # [B], of either view
@@ -155,7 +155,7 @@ def _in_one_block(
         return loss, one, (None, None)
     share = scale / (len(losses) * v * layout.pairs)
     # the positive's weight is its probability minus one, taken from the negatives' sum so that no
-    # digit is lost where it is near zero
+    # digit is lost if it is near zero
     weight, missing = weights[0][0], torch.sigmoid(weights[0][1]).neg_()
     for other_weight, margin in weights[1:]:
         weight, missing = weight.add_(other_weight), missing.sub_(torch.sigmoid(margin))

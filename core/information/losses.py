@@ -3,10 +3,10 @@
     L = E[ -log( exp s(q, k+) / sum_c exp s(q, k_c) ) ],   s(q, k) = <q, k> / T,   in nats
 
 N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions.
-Codes have unit length. What each loss may claim about I(V1; V2) is said beside it; the probe, not
-the training loss, reports a bound. No loss holds a matrix of all scores (on a GPU one of up to 2^26
-is held, for that takes fewer operators), each computes its gradient together with its value, and
-none has a second derivative. Vectors need not have unit length.
+Each docstring says what its loss may claim about I(V1; V2); the probe, not the training loss,
+reports a bound. Losses are computed without a matrix of all scores, except on a GPU, where up to
+2^26 scores are held because this needs fewer operators. The gradient is computed together with the
+loss, and there is no second derivative. Codes usually have unit length, but need not.
 """
 
 import functools
@@ -88,7 +88,7 @@ def infonce(
 
 
 def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both with unit length; `ValueError` if they are no pairs or the temperature is invalid."""
+    """Both with unit length. `ValueError` if they are not pairs, or for a bad temperature."""
     if first.ndim != 2 or first.shape != second.shape or not len(first):
         shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
         raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
@@ -100,7 +100,7 @@ def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
 
 
 class _Unit(torch.autograd.Function):
-    """Rows in unit length as F.normalize makes them, its gradient in four operators. There is no
+    """Rows scaled to unit length like by F.normalize, with a gradient of four operators and no
     second derivative.
     """
 
@@ -122,9 +122,10 @@ class _Unit(torch.autograd.Function):
 def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """MoCo's loss (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
-    query, key [B, D]; queue [K, D] in any precision, without gradient, may be overwritten before
-    the backward pass; returns a scalar. In training, log(K + 1) - L is no bound: the queued keys
-    come from older encoders, so they are no draws from the marginal of the present key.
+    query, key [B, D]; queue [K, D] in any precision, without gradient; it may be overwritten before
+    the backward pass. Returns a scalar. In training, log(K + 1) - L is no bound: the queued keys
+    come from older encoders, so they are not draws from the marginal distribution of the present
+    key.
 
     Under autocast on a GPU, queries and queue of unit length may be rounded to float16 for flash
     attention, if that changes the loss by less than 3e-4 nats (`core.information.flash`).

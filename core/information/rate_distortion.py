@@ -1,4 +1,5 @@
-"""Rate-distortion functions in closed form: the least nats that describe a source to a distortion.
+"""Rate-distortion functions in closed form: the fewest nats that describe a source with a given
+distortion.
 
     R(D) = min I(X; Y) over p(y|x) with E d(x, y) <= D            (Shannon 1959; Berger 1971)
 

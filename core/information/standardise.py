@@ -24,7 +24,7 @@ def require_finite_features(x: Tensor, what: str) -> None:
     if bad := int((~x.isfinite()).any(1).sum()):
         raise Unmeasurable(
             f"{what}: the features of {bad:,} of {len(x):,} images hold NaN or infinite numbers, so"
-            " nothing can be said of them; look at the weights and at the precision"
+            " they can not be measured; check the weights and the precision"
         )
 
 
@@ -35,7 +35,7 @@ def require_finite_numbers(found: Mapping[str, Any], what: str) -> None:
         if isinstance(parts, Mapping):
             require_finite_numbers(parts, f"{what}, {key}")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise Unmeasurable(f"{what}: {key} is {value}, so nothing can be said")
+            raise Unmeasurable(f"{what}: {key} is {value}, which is not finite")
 
 
 def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:

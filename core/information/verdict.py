@@ -34,13 +34,14 @@ def verdict(
     - K-limited: still rising with log C.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
-    log C but 0.45 too low. So the slope counts. Raises `Unmeasurable` for NaN and infinite numbers.
+    log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
+    numbers.
     """
     numbers = [value for _, found in sweep for value in found] + [calibration or 0.0]
     if math.isnan(cap) or not all(map(math.isfinite, numbers)):
         raise Unmeasurable(
             "the bound is not a finite number at some number of candidates, so it has no verdict;"
-            " look at the features and at the critic's scale"
+            " check the features and the critic's scale"
         )
     candidates, last = sweep[-1]
     ceiling = min(math.log(candidates), math.log(images), cap)

@@ -116,8 +116,8 @@ def _shares(
 
 class GroupedBatchNorm(_BatchNorm):
     """Batch norm; in training, inside of `in_groups`, each group of rows has its own statistics.
-    Gradients need `in_turns`. (It is no subclass of torch's SyncBatchNorm, which DDP refuses on a
-    CPU.)
+    Gradients need `in_turns`. (It is not a subclass of torch's SyncBatchNorm, because DDP refuses
+    that on a CPU.)
     """
 
     process_group = None  # torch's name for all processes
@@ -351,7 +351,7 @@ def in_groups(
 ) -> Iterator[None]:
     """Inside, each of G = `count` groups of rows has its own batch statistics; `number` [B] is the
     group of each row. `in_turns`: row r belongs to group r % G, which gradients require. At the end
-    the running statistics are updated like by one pass per group.
+    the running statistics are updated as if each group had been a pass of its own.
     """
     parts = [part for part in module.modules() if isinstance(part, GroupedBatchNorm)]
     groups = Groups(number, count, in_turns, parts)

@@ -1,8 +1,8 @@
 """Likelihoods p(x|z) of pixels, and the rate KL(q(z|x) || p(z)) of a Gaussian code.
 
 All constants are kept, so the distortion is a cross-entropy in nats. Binary cross-entropy of grey
-pixels is no likelihood and is not offered. B = images, C H W = image shape, P = numbers that a
-decoder computes for each value of an image.
+pixels is not a likelihood, so it is not offered. B = images, C H W = image shape, P = numbers that
+a decoder computes for each value of an image.
 """
 
 import math
@@ -40,7 +40,7 @@ class Likelihood(nn.Module):
         normal            real values, N(x; parameters, sigma^2), P = 1
 
     logistic, gaussian and normal have one trained scale per channel, bounded away from zero;
-    `sigma` fixes that of normal.
+    `sigma` fixes the scale of normal.
     """
 
     NAMES = ("bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian", "normal")

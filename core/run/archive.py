@@ -242,7 +242,7 @@ class _Builder:
             or (record.size and record.start % width)
         ):
             raise Broken("the record of a tensor is missing or of another size")
-        room = end = 1  # numbers that the sides so far cover
+        room = end = 1  # how many numbers the dimensions so far span
         for step, n in sorted(zip(stride, size, strict=True)):
             if n > 1 and step < room:
                 raise Foreign("a tensor that repeats its numbers")

@@ -51,7 +51,7 @@ class _Bytes(TorchDispatchMode):
 
 def _new_bytes(func: Any, args: Any, kwargs: Any) -> int:
     """The bytes of an operation's new results, without views of its inputs. 0 if shapes alone do
-    not determine the result; such results are no larger than the input.
+    not determine the result; such results are at most as large as the input.
     """
     shapes: tuple[Any, dict[str, Any]] = tree_map_only(Tensor, _shape_of, (args, kwargs))
     given, options = shapes

@@ -198,7 +198,7 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
 
 
 def _restore_scaler(path: Path, held: Any, scaler: torch.amp.GradScaler | None) -> None:
-    """Restore the scale of a 16-mixed run; if the file has none, the scale starts anew."""
+    """Restore the scale of a 16-mixed run; if the file has none, the initial scale is used."""
     if scaler is None or held == {}:
         return
     own = scaler.state_dict()

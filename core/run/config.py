@@ -60,7 +60,7 @@ class RunConfig:
 
 
 SECTIONS = ("model", "data", "optim", "trainer")
-NO_KEYS = ("written", "doubtful")  # fields that are no keys of a config
+NO_KEYS = ("written", "doubtful")  # fields that are not keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
 
@@ -76,8 +76,8 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     """A checked `RunConfig` from a YAML file and `key=value` overrides. A `UserError` names the
     key, its origin and the remedy. `${oc.env:NAME}` is read from the environment.
 
-    The packages that the file names are trusted, because it is the user's own; for a run folder,
-    which may come from a stranger, `trusted` lists the trusted ones.
+    Packages that the file names are trusted, because the file is the user's own. A run folder may
+    come from a stranger, so there `trusted` lists the trusted packages.
     """
     try:
         path = configs.find(path)
@@ -174,7 +174,7 @@ def to_dict(run: RunConfig) -> dict[str, Any]:
 
 
 def to_yaml(run: RunConfig) -> str:
-    """The config as YAML that `read` accepts. Text that only looks like an interpolation stays."""
+    """The config as YAML that `read` accepts. Text that looks like an interpolation is escaped."""
     values = yaml_values.escaped(_values(run))
     for key, text in _as_written(run, _values(run)):
         yaml_values.put(values, key, text)
@@ -198,7 +198,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _read(
     values: Any, pairs: list[tuple[str, str]], origin: str, model: type, text: set[str]
 ) -> RunConfig:
-    """The run of a file's values and overrides. A `UserError` names the override if it is wrong."""
+    """The run of a file's values and overrides. A `UserError` names an override that is wrong."""
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a config is a mapping of keys to values")
     try:
@@ -267,7 +267,7 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
     sections["model"] = model
     built = {n: _checked(kind, values.get(n, {}), f"{n}.") for n, kind in sections.items()}
     top = {key: value for key, value in values.items() if key not in sections}
-    try:  # `replace` checks once more, now what sections require of each other
+    try:  # `replace` checks again, now also what one section requires of another
         return replace(_checked(RunConfig, top, ""), **built)
     except ValueError as error:
         raise _wrong("", error) from None

@@ -19,8 +19,9 @@ ONE_IMAGE = "Expected more than 1 value per channel"  # torch's batch norm for a
 def in_one_line(
     run: RunConfig, shape: tuple[int, int, int], world: int, what: str
 ) -> Iterator[None]:
-    """Inside, any error becomes a `UserError` that names the key to change, or the place. `what`
-    was tried on images [C, H, W] of `shape` in `world` processes.
+    """Inside, any error becomes a `UserError` that names the key to change, or the place of the
+    error. `what` is the failed action; `shape` is (C, H, W) of the images; `world` is the number of
+    processes.
     """
     try:
         yield

@@ -18,7 +18,7 @@ class FiniteLosses:
     """Collects the metrics of steps; `look` checks them. Only `look` waits for the device."""
 
     def __init__(self, checkpoint: Path | None):
-        # the checkpoint that a failed run can return to; None if there is none yet
+        # the checkpoint from which a failed run can continue; None if there is none yet
         self.checkpoint = checkpoint
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
         self.newest: dict[str, float] = {}
@@ -89,6 +89,6 @@ def require_finite(
         ]
     if bad:
         raise UserError(
-            f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is as it was:"
+            f"{bad[0]} is not finite at step {step}; nothing was saved and {path} is unchanged:"
             f" {TRY}"
         )

@@ -102,7 +102,7 @@ class RunFolder:
             )
 
     def _refuse_obstacles(self) -> None:
-        """`UserError` for a folder where the run writes a file, or a file where it has a folder."""
+        """`UserError` if a folder has the name of a file that the run writes, or vice versa."""
         kept = (self.config, self.data, self.metrics, self.last, self.best, self.path / ".lock")
         numbered = [*self.path.glob("last-*.ckpt"), *self.path.glob("epoch-*.ckpt")]
         for file in (*kept, *numbered):
@@ -134,8 +134,8 @@ class RunFolder:
         self._provenance = provenance(source.identity)
 
     def hold(self, patience: float = 0.0) -> None:
-        """Lock the folder until this process ends; `UserError` if another process still has it
-        after `patience` seconds. On a file system without locks nothing is locked.
+        """Lock the folder until this process ends. `UserError` if another process still holds the
+        lock after `patience` seconds. On a file system without locks nothing is locked.
         """
         make_folder(self.path, "folder", NAME_ANOTHER)
         ends = time.monotonic() + patience
@@ -247,7 +247,7 @@ def _step_of(line: bytes) -> float:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Try to lock a file; whether this process has the lock now. It keeps the lock."""
+    """Try to lock a file. Returns whether this process holds the lock now; it keeps the lock."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -86,7 +86,7 @@ def _checked(
             made[key] = None
             continue
         if not isinstance(value, Tensor):
-            raise UserError(f"{what}: '{key}' is {shown(value)}, which is no tensor")
+            raise UserError(f"{what}: '{key}' is {shown(value)}, which is not a tensor")
         shape = torch.Size() if key == "step" else parameter.shape
         kinds = (torch.float32, torch.float64) if key == "step" else (parameter.dtype,)
         if value.shape != shape or value.dtype not in kinds:

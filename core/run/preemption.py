@@ -38,7 +38,7 @@ class Preemption:
     """
 
     def __init__(self, timeout: timedelta | None = None):
-        """`timeout`: how long processes wait for one another, where there are several."""
+        """`timeout`: how long processes wait for each other, if there are several."""
         self.heard: signal.Signals | None = None
         self._agreed_on: signal.Signals | None = None
         # a separate group on the CPU: agreeing must not wait for a device that is still computing
@@ -99,5 +99,5 @@ class Preemption:
         self.heard = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[signal.SIGINT])
-        # without this, torch raises inside a step when a worker dies of the same signal
+        # without this, torch raises an error inside a step if the same signal kills a worker
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

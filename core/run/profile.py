@@ -49,7 +49,7 @@ class Profile:
         done, self.running = self.running, None
         done.__exit__(None, None, None)
         account = describe(done, step)
-        make_folder(self.folder, "trainer.profile", "remove what lies there")
+        make_folder(self.folder, "trainer.profile", "remove the file of that name")
         trace, text = self.folder / "trace.json", self.folder / "account.txt"
         write_atomically(trace, lambda temporary: done.export_chrome_trace(str(temporary)))
         write_atomically(text, lambda temporary: temporary.write_text(account, "utf-8"))

@@ -18,7 +18,7 @@ LABELS = {  # instead of keys that say too little
     "in_batch_bound": "in-batch log N - L",
     "information_upper": "I(X; Z) at most",
 }
-PLAIN_EVERY = 15.0  # seconds between lines if the output is no terminal
+PLAIN_EVERY = 15.0  # seconds between lines if the output is not a terminal
 
 
 def in_words(metrics: dict[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Keys that do not change what is computed: where the run is executed, what is written and logged.
+# Keys that do not change results: the place where the run is executed, its files and its logs.
 RESUMABLE_KEYS = {"resume", "wandb"}
 RESUMABLE_KEYS |= {
     f"data.{key}" for key in ("root", "workers", "download", "memory", "changed", "timeout", "skip")

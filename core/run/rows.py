@@ -77,7 +77,7 @@ class Rows:
                 self._create({name: (x.dtype, shapes[name]) for name, x in rows.items()})
                 return
             except OSError as error:
-                print(f"{self.path.parent}: nothing is kept there ({error.strerror}); going on")
+                print(f"{self.path.parent}: nothing can be kept there ({error.strerror})")
                 self.discard()
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 

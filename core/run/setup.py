@@ -87,7 +87,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     trainer = run.trainer
     if trainer.precision not in PRECISIONS + SHORT:
         raise UserError(
-            f"trainer.precision: '{trainer.precision}' is none of {', '.join(PRECISIONS)}"
+            f"trainer.precision: '{trainer.precision}' is not one of {', '.join(PRECISIONS)}"
         )
     if trainer.deterministic:
         be_deterministic()
@@ -137,7 +137,7 @@ def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: config.RunConfig) -> None:
-    """Start the processes, if their number is that of torchrun and divides the batch."""
+    """Start the processes, if their number agrees with torchrun's and divides the batch."""
     size, world = run.optim.batch_size, fabric.world_size
     if size % world:  # checked before any process is started
         raise UserError(

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map_only
 from core.method import Method
 from core.networks.backbones import Backbone
 
-# parameters from which a block is sharded alone; smaller blocks would cost more messages than they
-# save memory
+# A block with at least this many parameters is sharded alone. For smaller blocks, the cost of more
+# messages would exceed the saved memory.
 BLOCK = 2**20
 
 

@@ -1,7 +1,8 @@
-"""Signatures of files beside a checkpoint, so that files of other users are not taken for results.
+"""Signatures of files beside a checkpoint, so that files of other users are not mistaken for
+results.
 
 Each user has a secret key in `$TWOBOUNDS_CACHE`, or `$XDG_CACHE_HOME/twobounds`, or
-`~/.cache/twobounds`, which nobody else may read. Without a key nothing is signed, and no earlier
+`~/.cache/twobounds`, which only this user may read. Without a key, nothing is signed and no earlier
 result is read.
 """
 
@@ -60,5 +61,5 @@ def _key(path: Path) -> bytes:
         raise PermissionError(f"{path}: others may read this key; chmod 600 it, or remove it")
     key = path.read_bytes()
     if len(key) != LENGTH:
-        raise OSError(f"{path}: is no key of {LENGTH} bytes; remove it")
+        raise OSError(f"{path}: is not a key of {LENGTH} bytes; remove it")
     return key

@@ -69,8 +69,8 @@ def _clip(
     fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
 ) -> dict[str, Tensor]:
     """Clip gradients to the norm `optim.clip`, without waiting for the device. Returns the norm
-    before clipping, for `FiniteLosses`; with a gradient scaler (16-mixed) nothing, because then
-    gradients may overflow, and the scaler skips such steps.
+    before clipping, for `FiniteLosses`. With a gradient scaler (16-mixed) it returns nothing:
+    gradients may overflow then, and the scaler skips such steps.
     """
     norm = fabric.clip_gradients(
         model, optimizer, max_norm=state.run.optim.clip, error_if_nonfinite=False

@@ -39,7 +39,7 @@ class TrainerConfig:
         timeout(self.timeout)
         if self.compile not in (False, True, *GRAPHS):
             raise ValueError(
-                f"compile: '{self.compile}' is none of false, true, {', '.join(GRAPHS)}"
+                f"compile: '{self.compile}' is not one of false, true, {', '.join(GRAPHS)}"
             )
         one_of(self, strategy=STRATEGIES)
         if self.strategy == "fsdp" and self.precision not in SHARDED:

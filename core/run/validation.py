@@ -1,4 +1,4 @@
-"""Validation during training, on images held out of it: the method's metrics and monitors, the
+"""Validation during training, on held-out images: the method's metrics and monitors, the
 geometry of its features, and scores of frozen features such as an online kNN.
 """
 
@@ -72,8 +72,8 @@ class Validation:
         """Mean metrics on fresh views of the validation split, the geometry of the features, the
         method's monitors, and the scores of its features.
 
-        All processes must call it: they extract features together; the first one does the rest and
-        returns it, the others return nothing.
+        All processes must call it: they extract features together. The first process does the rest
+        and returns the numbers; the others return an empty result.
         """
         found = self._measure(method, step, FULL)
         warning = method.warning({name.removeprefix("val/"): x for name, x in found.items()})

@@ -27,7 +27,7 @@ ENVIRONMENT = re.compile(r"\s*oc\.env\s*:\s*([^,\s]+)\s*(?:,(.*))?", re.DOTALL)
 
 
 class Literal(str):
-    """Text that is no interpolation, even if it looks like one."""
+    """Text that is not an interpolation, even if it looks like one."""
 
 
 def file_text(path: Path) -> str:
@@ -93,7 +93,7 @@ def node_at(tree: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def scalar_at(tree: yaml.Node | None, key: str) -> str | None:
-    """The literal text at a dotted key; None if it is no scalar."""
+    """The literal text at a dotted key; None if it is not a scalar."""
     found = node_at(tree, key)
     return found.value if found is not None and _is_scalar(found) else None
 
@@ -158,7 +158,7 @@ def resolve(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 class _Resolver:
-    """Replaces interpolations, once per key, so that texts that double each other stay cheap."""
+    """Replaces interpolations, once per key, so that nested references take little time."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values

@@ -21,7 +21,7 @@ from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
-QUERIES, GROUP = 256, 16  # test images searched at a time; training images in a group
+QUERIES, GROUP = 256, 16  # test images in one search; training images in a group
 
 
 class Neighbours(NamedTuple):
@@ -38,9 +38,9 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
     """Exact search by cosine similarity: with faiss on the CPU (the reference), or with torch on
     `device`. At most n neighbours are found.
 
-    Ties are resolved in index order, so that every library finds the same neighbours: copies of an
-    image, whose similarity is the same by definition, and similarities that are equal in float32.
-    Raises `Unmeasurable` for features that are not finite.
+    Ties are put in index order, so that every library finds the same neighbours. Ties are copies of
+    an image, whose similarities are equal by definition, and similarities that are equal in
+    float32. Raises `Unmeasurable` for features that are not finite.
     """
     for name, features in (("training", bank), ("test", query)):
         require_finite_features(features, f"kNN, {name} images")
@@ -60,8 +60,8 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
     the bank; results on the CPU, in the order of `search`.
 
     Selection costs more than multiplication, so most of a row is never sorted. Columns are put into
-    groups: the k groups with the largest maxima hold the k largest values, as no value of another
-    group exceeds those k maxima.
+    groups. The k groups with the largest maxima contain the k largest values, because no value of
+    another group exceeds these k maxima.
     """
     groups, one_more = len(bank) // GROUP, min(k + 1, len(bank))
     rest = torch.arange(groups * GROUP, len(bank), device=bank.device)
@@ -86,8 +86,8 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
 def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbours:
     """The first k of k + 1 neighbours (or of all n), with ties in index order; on the CPU.
 
-    Whole rows are searched again only where the k-th and the next are tied, and for copies of
-    images, as libraries may give copies similarities that differ by rounding.
+    Whole rows are searched again only if the k-th and the next neighbour are tied, and for copies
+    of images, because a library may give copies similarities that differ by rounding.
     """
     similarity, place = found
     equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
@@ -145,7 +145,7 @@ def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -
     """
     if not temperature > 0:
         raise ValueError(f"temperature: must be above 0, got {temperature}")
-    # a common factor changes no vote
+    # a common factor does not change the winner
     weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)
     votes = torch.zeros(len(labels), classes, dtype=torch.float64)
     return votes.scatter_add_(1, labels, weight).argmax(1)
@@ -165,7 +165,7 @@ def knn(
     k = min(k, len(train.x))
     similarity, neighbour = (found or search(train.x, test.x, k)).first(k)
     if not similarity.isfinite().all() or neighbour.min() < 0:
-        raise Unmeasurable("kNN: an image has no neighbours, as its features are not finite")
+        raise Unmeasurable("kNN: an image has no neighbours: its features are not finite")
     scores = {}
     for column, (factor, classes) in enumerate(train.factors):
         predicted = vote(similarity, train.y[:, column][neighbour], classes, temperature)

@@ -25,7 +25,7 @@ from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
-FEW = 100  # images; with fewer, each tenth is held out in turn, as one tenth alone would be chance
+FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
 ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
@@ -37,16 +37,17 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
     Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of
     the class frequencies of train (one image added to each class), CE that of the probe. So it is
-    what a linear classifier gains from the features. A class without training images has the
-    probability of its frequency. lambda is chosen by CE on a held-out tenth of train (for few
-    images, on each tenth in turn), and the probe is then fitted to all of train. Test is read once.
+    what a linear classifier gains from the features. For a class without training images, the
+    predicted probability is the class frequency. lambda is chosen by CE on a held-out tenth of
+    train (for few images, on each tenth in turn), and the probe is then fitted to all of train.
+    Test is read once.
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
     for name, features in (("training", train), ("test", test)):
         require_finite_features(features.x, f"linear probe, {name} images")
     if len(train.x) < 2:
-        raise Unmeasurable("linear probe: it takes two training images or more, got 1")
+        raise Unmeasurable("linear probe: needs two training images or more, got 1")
     order = KeyedRNG(seed, 0).permutation("linear probe", len(train.x))
     x, x_test = _standardised(train, test, order)
     labels, model = train.y[order], Logistic(x)
@@ -75,10 +76,10 @@ class Reader(NamedTuple):
     bias: Tensor  # [P]
     present: Tensor  # bool [Y], P of them
     frequency: Tensor  # float64 [Y]
-    parameters: Tensor  # [P, D + 1], where another fit may start
+    parameters: Tensor  # [P, D + 1], from which another fit may start
 
     def log_probabilities(self, x: Tensor) -> Tensor:
-        """float64 [n, Y]; a class without training images has the probability of its frequency."""
+        """float64 [n, Y]; a class without training images gets its frequency as probability."""
         made = self.frequency.log().repeat(len(x), 1)
         seen = F.log_softmax(F.linear(x, self.weight, self.bias).double(), 1)
         made[:, self.present] = seen + self.frequency[self.present].sum().log()
@@ -97,7 +98,7 @@ def _fit(
     """A reader for each strength, fitted to these rows alone."""
     frequency = _frequency(y[rows], classes)
     present = torch.bincount(y[rows], minlength=classes) > 0
-    places = present.cumsum(0) - 1  # numbers of the classes that are present
+    places = present.cumsum(0) - 1  # new numbers for the classes that occur
     count = int(present.sum())
     if start is not None and start.shape[1] != count:
         start = None
@@ -110,7 +111,7 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
     """The index of the strength with the least CE on held-out images, and a start for the refit."""
     n = len(y)
     tenth = max(1, n // 10)
-    # images are shuffled already, so slices will do, and neither part is copied for each factor
+    # images are shuffled already, so slices are enough, and no part is copied for each factor
     splits: list[tuple[slice | Tensor, slice | Tensor]] = [(slice(tenth), slice(tenth, None))]
     if n < FEW:
         places = torch.arange(n)
@@ -123,14 +124,14 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
             found = reader.log_probabilities(model.x[held])
             losses[number] += F.nll_loss(found, y[held], reduction="sum")
     if not losses.isfinite().all():
-        raise Unmeasurable("linear probe: no fit of it gives held-out images a finite probability")
+        raise Unmeasurable("linear probe: no fit gives held-out images a finite probability")
     best = int(losses.argmin())
     return best, readers[best].parameters[None]
 
 
 def _standardised(train: Features, test: Features, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Features standardised by mean and deviation of train, the training images in that order. For
-    a small problem in float64, with no more dimensions than there are training images.
+    """Features standardised by mean and deviation of train; training images are put into `order`.
+    For a small problem they are float64, with no more dimensions than there are training images.
     """
     mean, deviation = mean_and_deviation(train.x)
     dimensions = min(train.x.shape)

@@ -30,13 +30,13 @@ class Point(NamedTuple):
 
 
 class Logistic:
-    """Minimises mean cross-entropy + (lambda / 2) |W|^2, with biases that are not penalised, for S
-    strengths lambda in one pass over x for each step.
+    """Minimises mean cross-entropy + (lambda / 2) |W|^2 for S strengths lambda; each step reads x
+    once. Biases are not penalised.
 
-    The objective is strictly convex in W, so the start changes the time and not the result, which
+    The objective is strictly convex in W. So the start changes the time, but not the result, which
     equals that of scikit-learn's LogisticRegression(C = 1 / (n lambda)). Steps are taken in the
-    eigenbasis of x'x / n. There the curvature at the start is diagonal, (eigenvalue / Y + lambda),
-    and L-BFGS starts from its inverse, which saves hundreds of steps.
+    eigenbasis of x'x / n. There the initial curvature is diagonal, (eigenvalue / Y + lambda), and
+    L-BFGS starts from its inverse, which saves hundreds of steps.
     """
 
     def __init__(self, x: Tensor):
@@ -58,15 +58,15 @@ class Logistic:
         """Parameters [S, Y, D + 1] in the eigenbasis, biases last, fitted to these rows alone;
         labels y are int64 [n].
 
-        A fit ends where a step lowers the objective by less than `rough` of it, or only by
-        rounding. A fit in float64, for few images, ends where the gradient is zero to rounding:
-        there the objective is so flat that two fits may agree in it to a part in a million, and
-        differ by 0.1 nats on test images.
+        A fit ends when a step lowers the objective by less than `rough` times its value, or only by
+        rounding. A fit in float64, for few images, ends when the gradient is zero up to rounding.
+        For few images the objective is so flat that two fits may agree in it to one part in a
+        million, and still differ by 0.1 nats on test images.
         """
         x, y = self.x[rows], y[rows]
         w = x.new_zeros(len(strengths), classes, x.shape[1] + 1) if start is None else start.clone()
         if classes == 1:
-            return w  # nothing to learn: any weights give the one class all probability
+            return w  # a single class: any weights give it probability 1
         if x.dtype == torch.float64:
             return self._exact(x, y, w, strengths)
         penalty = x.new_tensor(strengths)
@@ -93,7 +93,7 @@ class Logistic:
         self, x: Tensor, y: Tensor, now: "Point", direction: Tensor, shrunk: Tensor, running: Tensor
     ) -> "Point":
         """Move each running strength along its direction, by the longest of the steps 1, 1/2, 1/4 …
-        that lowers its objective enough (Armijo); one that finds none stays where it is.
+        that lowers its objective enough (Armijo). If no step does, the strength does not move.
         """
         slope = _dot(now.gradient, direction)
         step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))
@@ -108,12 +108,12 @@ class Logistic:
             if len(trying) == 0:
                 break
             step[trying] /= 2
-        for part, before in zip(moved, now, strict=True):  # no descent: rounding
+        for part, before in zip(moved, now, strict=True):  # no descent, because of rounding
             part[trying] = before[trying]
         return moved
 
     def _exact(self, x: Tensor, y: Tensor, w: Tensor, strengths: tuple[float, ...]) -> Tensor:
-        """The parameters at which the gradient is zero to rounding, by Newton's method."""
+        """The parameters at which the gradient is zero up to rounding, by Newton's method."""
         rotated = torch.cat([x @ self.basis, x.new_ones(len(x), 1)], 1)
         target = torch.nn.functional.one_hot(y, w.shape[1]).to(x.dtype)
         arrays = rotated.cpu().numpy(), target.cpu().numpy()
@@ -149,10 +149,10 @@ class Logistic:
 
 
 def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [D] and eigenvectors [D, D] of a float64 matrix. Where the library fails, the
-    coordinate axes: the basis changes the speed of a fit and not its result.
+    """Eigenvalues [D] and eigenvectors [D, D] of a float64 matrix. If the library fails, the
+    coordinate axes: the basis changes the speed of a fit, but not its result.
 
-    In float32, several releases of torch raise or return NaN on a CPU where features are dead.
+    In float32 on a CPU, several releases of torch raise an error or return NaN for dead features.
     """
     try:
         values, basis = torch.linalg.eigh(covariance)
@@ -191,7 +191,7 @@ def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
         slope, steepest = float((gradient * direction).sum()), float(np.linalg.norm(gradient))
         rounding = 4 * np.finfo(x.dtype).eps * max(1.0, now)
         if -slope <= rounding and steepest > least / 2:
-            break  # neither the objective nor its gradient still falls
+            break  # neither the objective nor its gradient decreases any more
         step, least = 1.0, min(least, steepest)
         for _ in range(MOST_HALVINGS):
             moved = w + step * direction
@@ -233,7 +233,7 @@ def _apart(w: Array) -> Array:
 
 def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Tensor) -> Tensor:
     """L-BFGS's inverse Hessian times the gradient, for each strength (Nocedal & Wright 2006, 7.4).
-    A strength that did not move has no curvature, and the pair is left out.
+    A strength that did not move has no curvature, so its pair is left out.
     """
     made, shares = gradient.clone(), []
     kept = [(step, change, _dot(step, change)) for step, change in pairs]

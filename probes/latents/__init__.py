@@ -1,1 +1,1 @@
-"""Probes of latent-variable models: what a code costs, and what it carries."""
+"""Probes of latent-variable models: the rate of a code, and the information in it."""

@@ -1,14 +1,15 @@
 """Annealed importance sampling (Neal 2001) with Hamiltonian transitions, as Wu et al. (2017) use
 it to evaluate decoders.
 
-It goes from a density s(z) that can be sampled to an unnormalised one, f(z) = log p(x, z), along
+It goes from a density s(z), which can be sampled, to an unnormalised density with the logarithm
+f(z) = log p(x, z), along
 
     log pi_t(z) = (1 - beta_t) log s(z) + beta_t f(z),   0 = beta_0 < beta_1 < ... < beta_T = 1.
 
 A chain starts at z_0 ~ s; transition t, to z_t, leaves pi_t invariant. The weight of the chain is
 log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}), with E w = integral of e^f = p(x). So the
 log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
-bound. With T = 1 there is no transition, and it is the importance-weighted bound.
+bound. With T = 1 there is no transition, and the result is the importance-weighted bound.
 
 B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
 """
@@ -54,7 +55,7 @@ class Point(NamedTuple):
         return (1 - beta) * self.start_slope + beta * self.target_slope
 
     def where(self, chosen: Tensor, other: "Point") -> "Point":
-        """This point where chosen [S, B], else the other."""
+        """This point where `chosen` [S, B] is true, the other point elsewhere."""
         both = zip(self, other, strict=True)
         return Point(*(torch.where(chosen[(...,) + (None,) * (a.ndim - 2)], a, b) for a, b in both))
 
@@ -68,10 +69,10 @@ def anneal(
 ) -> Annealed:
     """log p(x) of B images from `chains` chains of `steps` steps each.
 
-    `log_joint` maps codes [S, B, L] to f [S, B] and is differentiable; `start` has batch shape [B]
-    and event shape [L], and its standard deviations are the unit of the step sizes. Those are tuned
-    on other chains and then fixed, one for each step and image: a transition that is tuned on its
-    own chain does not leave pi_t invariant, so that E w = p(x) would not hold.
+    `log_joint` maps codes [S, B, L] to f [S, B] and is differentiable. `start` has batch shape [B]
+    and event shape [L]; its standard deviations are the unit of the step sizes. There is one step
+    size for each step and image. They are tuned on other chains and then fixed: a transition that
+    is tuned on its own chain does not leave pi_t invariant, and then E w = p(x) would not hold.
     """
     betas = schedule(steps)
     sizes = _run(log_joint, start, betas, TUNING, rng.fork("tuning"), None)[1] if steps > 1 else []
@@ -92,7 +93,7 @@ def _run(
     rng: KeyedRNG,
     sizes: list[Tensor] | None,
 ) -> tuple[Annealed, list[Tensor]]:
-    """The result of the chains, and the step sizes [B] of each step: those given, or tuned ones."""
+    """The result of the chains, and the step sizes [B] of each step: given or tuned."""
     mean, scale = start.mean, start.stddev
     shape = (chains, *mean.shape)
 

@@ -1,8 +1,8 @@
-"""A rate-distortion curve: checkpoints as points (R, D), beside R(D) of the data where that is
-known.
+"""A rate-distortion curve: checkpoints as points (R, D), and R(D) of the data if it is known.
 
 R bounds I(X; Z) from above and D = E -log p(x|z) is a cross-entropy, both in nats an image. Each
-point is achieved, and so is all above the curve; a better model may lie below (Alemi et al. 2018).
+point and the whole region above the curve are achievable; a better model may lie below the curve
+(Alemi et al. 2018).
 The table:
 
     {
@@ -64,8 +64,8 @@ class Reference(NamedTuple):
     def excess(self, point: dict[str, Any]) -> dict[str, Any]:
         """R - R(D) at the point's own distortion, in nats.
 
-        Its error is that of R + k D, k = -dR/dD; the covariance of R and D follows from the error
-        of their sum.
+        Its error is that of R + k D with k = -dR/dD. The covariance of R and D follows from the
+        error of their sum.
         """
         found = self.curve.at_distortion(self.squared_error(point["distortion"]["value"]))
         k = -found.slope * 2 * self.sigma**2
@@ -93,7 +93,7 @@ def reference(run: RunConfig) -> Reference | None:
 def of_sweep(
     reports: list[Report], betas: list[float], title: str, known: Reference | None
 ) -> dict[str, Any]:
-    """The curve of runs that differ in beta alone, from their reports."""
+    """The curve of runs that differ only in beta, from their reports."""
     points = []
     for beta, report in zip(betas, reports, strict=True):
         point = {"beta": beta} | _three(report["rate"]) | _origin(report)
@@ -117,7 +117,7 @@ def of_head(report: Report) -> dict[str, Any]:
 def table(
     probe: dict[str, Any], data: str, curves: list[dict[str, Any]], known: Reference | None
 ) -> dict[str, Any]:
-    """All curves of one picture; `probe` is a part of a report, which names unit and split."""
+    """All curves of one picture; `probe` is the part of a report that names unit and split."""
     shared = {key: probe[key] for key in ("unit", "split", "dimensions")}
     reference = _drawn(known, curves) if known else None
     return {"format": FORMAT, "data": data, **shared, "curves": curves, "reference": reference}

@@ -1,8 +1,8 @@
 """Whether each feature represents one factor: MIG, DCI and SAP of frozen features.
 
-Each score is 1 where every factor has a feature of its own, and near 0 where features mix factors.
-None is a bound on information: a rotation of the features keeps all information, and the scores
-fall. n = images, D = feature dimensions, F = factors, B = bins.
+Each score is 1 if every factor has its own feature, and near 0 if features mix factors. The scores
+are not bounds on information: a rotation of the features keeps all information, but lowers the
+scores. n = images, D = feature dimensions, F = factors, B = bins.
 """
 
 import math
@@ -18,10 +18,10 @@ from core.frozen import Frozen
 from core.run.features import Features
 from probes.probe import Found, Numbers, Probe
 
-BINS = 20  # of a feature, as in Locatello et al. 2019; equal mass, so monotone maps change nothing
+BINS = 20  # of a feature, as in Locatello et al. 2019; equal mass, so monotone maps have no effect
 SCORES = ("mig", "sap", "disentanglement", "completeness", "informativeness")
 TREES = 20  # extremely randomised trees for each factor
-MOST = 5000  # training images for bins, thresholds and trees, so that it takes seconds
+MOST = 5000  # training images for bins, thresholds and trees, so that the probe takes seconds
 
 
 def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def several(features: Features) -> Features:
 
 def mig(counts: list[Tensor]) -> float:
     """Mutual information gap (Chen et al. 2018): the mean over factors v of (I(c_1; v) - I(c_2; v))
-    / H(v), where c_1 and c_2 are the two features with the most information on v.
+    / H(v), where c_1 and c_2 are the two features with the most information about v.
 
     `counts`: [D, B, values] for each factor. The plug-in estimate of I is too high by about
     (B - 1)(values - 1) / 2n nats, for both features.
@@ -107,7 +107,7 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
-    with entropies to the base of their number of values. Needs several factors.
+    where the base of each entropy is its number of values. Needs several factors.
     """
     x, x_test = train.x.numpy(), test.x.numpy()
     importance, accuracy = [], []
@@ -137,7 +137,7 @@ def scores(importance: Tensor) -> dict[str, float]:
 
 
 def _gap(x: Tensor) -> float:
-    """The largest minus the second largest of x [D]; the second is 0 where D = 1."""
+    """The largest minus the second largest of x [D]; the second is 0 if D = 1."""
     top = torch.cat([x, x.new_zeros(1)]).topk(2).values
     return (top[0] - top[1]).item()
 
@@ -165,17 +165,17 @@ def _contingency(bins: Tensor, features: Features) -> list[Tensor]:
 
 
 class DisentanglementProbe(Probe):
-    """MIG, SAP and DCI of the features, where the data have two known factors or more."""
+    """MIG, SAP and DCI of the features, if the data have two known factors or more."""
 
     name = "disentanglement"
-    summary = "MIG, SAP and DCI of the features, where the data have two known factors or more"
+    summary = "MIG, SAP and DCI of the features, if the data have two known factors or more"
     schema = """
         "split", "images", "train_images", "dimensions", "factors", "mig", "sap",
         "disentanglement", "completeness", "informativeness" (these three: DCI), "estimators" """
 
     def requires(self, frozen: Frozen) -> str:
         values = frozen.source("test").factors.values()
-        return "" if sum(count > 1 for count in values) > 1 else "it takes two known factors"
+        return "" if sum(count > 1 for count in values) > 1 else "needs two known factors or more"
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         train, test = (frozen.features(split) for split in ("trainval", "test"))

@@ -1,6 +1,6 @@
 """Bounds on log p(x) of a VAE that are tighter than the ELBO: importance weights and annealing.
 
-The size of a bits-back file is bounded by the ELBO and by none of these, so every report gives the
+The ELBO bounds the size of a bits-back file, and these bounds do not, so every report gives the
 ELBO first. In nats an image. n = images, B = images of a batch, S = samples (or chains) of each
 image, L = latent dimensions.
 """
@@ -25,7 +25,7 @@ from probes.probe import Found, Numbers, Probe
 from probes.report.schema import bits, bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
-BLOCK = 64  # images at a time, so that both bounds read the same draws of an image
+BLOCK = 64  # images in a batch, so that both bounds use the same random numbers for an image
 SIDE = "upper bound on -log p(x), in expectation"
 
 
@@ -44,8 +44,8 @@ def likelihood(frozen: Frozen, k: int, images: int) -> dict[str, Any]:
 
         log p(x) >= E log (1/k) sum_s p(x, z_s) / q(z_s|x),   z_s ~ q(z|x)
 
-    It is the ELBO at k = 1, never falls with k, and tends to log p(x). Reported as upper bounds on
-    -log p(x).
+    It is the ELBO at k = 1, never decreases with k, and tends to log p(x). The report gives upper
+    bounds on -log p(x).
     """
     method = _model(frozen)
     parts = [
@@ -86,7 +86,7 @@ def importance_weights(
     """k weights for each image; at most `ROWS` codes are in memory.
 
     `log_joint` maps codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
-    shape [L]. A group of 10^p weights consists of ten groups of 10^(p-1), so that on one sample the
+    shape [L]. A group of 10^p weights consists of ten groups of 10^(p-1). So on one sample the
     bound for 10 k is never lower than that for k (Jensen's inequality).
     """
     mean, sigma = q.mean, q.stddev
@@ -94,7 +94,7 @@ def importance_weights(
     powers = [10**power for power in range(len(str(k - 1)))] if k > 1 else []
     log_sum = torch.full((len(mean),), -math.inf, dtype=torch.float64, device=mean.device)
     log_squares = log_sum.clone()
-    unfinished = [log_sum.new_empty(0, len(mean)) for _ in powers]  # groups that are not yet ten
+    unfinished = [log_sum.new_empty(0, len(mean)) for _ in powers]  # groups until there are ten
     found = [log_sum.new_zeros(len(mean)) for _ in powers]
     for start in range(0, k, size):
         count = min(size, k - start)
@@ -117,7 +117,7 @@ def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
     """Annealed importance sampling from q(z|x) to p(x, z) (Neal 2001; Wu et al. 2017), for images
     spread over the test split.
 
-    Reported as an upper bound on -log p(x): the estimate of p(x) has no bias, so that of log p(x)
+    The report gives an upper bound on -log p(x): the estimate of p(x) has no bias, so its logarithm
     is too low in expectation (Jensen).
     """
     method = _model(frozen)
@@ -144,7 +144,7 @@ def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
 
 
 def _described(frozen: Frozen, images: int) -> tuple[Numbers, int | None]:
-    """What is measured, and the values of an image if they are discrete."""
+    """What is measured, and the number of values of an image if they are discrete."""
     values = math.prod(frozen.source("test").shape)
     numbers: Numbers = {"quantity": "-log p(x)", "split": "test", "unit": "nats an image"}
     numbers |= {"images": images, "dimensions": values}
@@ -228,7 +228,7 @@ class AISProbe(BoundProbe):
 
 
 def _sentence(numbers: Numbers, bound: Numbers, how: str) -> str:
-    """The ELBO first, as it bounds a code's length; then the tighter bound and its estimator."""
+    """The ELBO, which bounds a code's length; then the tighter bound and its estimator."""
     return (
         f"−log p(x) ≤ {numbers['nelbo']['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f}"
         f" [{bound['low']:,.2f}, {bound['high']:,.2f}] nats{bits(bound, 4)},"

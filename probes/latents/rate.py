@@ -40,10 +40,10 @@ class RateProbe(Probe):
         "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
-        "dimension_rates"? [nats of each dimension], "sentence"? (where the code has collapsed),
+        "dimension_rates"? [nats of each dimension], "sentence"? (if the code has collapsed),
         "on_these_images": {"quantity", "images",
             "rate" | "information" | "total_correlation" | "dimension_wise_kl"?:
-                {"value", "low", "high"}}   (? where the prior is a product of normals)"""
+                {"value", "low", "high"}}   (? if the prior is a product of normals)"""
 
     def requires(self, frozen: Frozen) -> str:
         return posterior(frozen)
@@ -105,7 +105,7 @@ class RateProbe(Probe):
 
 
 def posterior(frozen: Frozen) -> str:
-    """Why a method has no rate, or ""."""
+    """The reason if a method has no rate, else ""."""
     if isinstance(frozen.method, LatentModel):
         return ""
     return f"{frozen.run.method} has no posterior"
@@ -167,7 +167,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
 
 
 def _parts(numbers: Numbers) -> str:
-    """The parts of the rate: bounds for all images, and values for the images that were read."""
+    """The parts of the rate: bounds for all images, and values for the images that were used."""
     parts = numbers["on_these_images"]
     of_all = ", ".join(
         f"{numbers[key]['low']:.3f} ≤ {word} ≤ {numbers[key]['high']:.3f}"
@@ -181,5 +181,5 @@ def _parts(numbers: Numbers) -> str:
         whole = f"R {parts['rate']['value']:.3f} = {' + '.join(terms)}"
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
-        note = "; I is at its ceiling log n, so the total correlation includes what exceeds it"
+        note = "; I is at its ceiling log n, so the total correlation contains the rest of I"
     return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"

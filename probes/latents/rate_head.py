@@ -1,9 +1,9 @@
 """The rate-distortion curve of frozen features: one head is trained for each price beta. The prices
-are the same for every family of encoders.
+are the same for all encoders.
 
 Features h of an image x are compressed to z ~ q(z|h), a diagonal Gaussian, and p(x|z) decodes the
-image from z alone. For each price beta of a nat of rate, a head minimises D + beta R, in nats an
-image, with
+image from z alone. For each beta, the price of a nat of rate, a head minimises D + beta R, in nats
+an image, with
 
     R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
@@ -92,8 +92,8 @@ class RateHead(nn.Module):
         self.skip = nn.Linear(len(mean), 2 * LATENT)
         layers = nn.Linear(len(mean), WIDTH), nn.GELU(), nn.Linear(WIDTH, 2 * LATENT)
         self.net = nn.Sequential(*layers)
-        # a convolutional decoder reached the same curve in twice the time, and needs sides that are
-        # multiples of 4
+        # a convolutional decoder reached the same curve in twice the time, and works only if sides
+        # are multiples of 4
         self.decoder = MLPDecoder(LATENT, tuple(nothing.parameters_of_x.shape[1:]), WIDTH)  # type: ignore[arg-type]
         self.likelihood = copy.deepcopy(nothing.likelihood)
         self.parameters_of_x = copy.deepcopy(nothing.parameters_of_x)
@@ -174,10 +174,11 @@ def train_heads(
 ) -> tuple[ConstantDecoder, list[ConstantDecoder | RateHead]]:
     """For each beta, the head of least D + beta R on val, among all trained heads and `nothing`.
 
-    So on val R never rises and D never falls with beta, and no point costs more than `nothing`.
-    Betas are visited in ascending order, as a decoder learns slowly from an almost empty code, but
-    quickly gives up what costs too much; then in descending order, as the first heads were trained
-    least. Each visit starts from a copy of the head that is best at its beta so far.
+    So on val, R never rises and D never falls with beta, and no point costs more than `nothing`.
+    Betas are visited first in ascending order, because a decoder learns slowly from an almost empty
+    code, but quickly drops information that costs too much. Then they are visited in descending
+    order, because the first heads had the least training. Each visit starts from a copy of the head
+    that is best at its beta so far.
     """
     if list(betas) != sorted(set(betas)):
         raise ValueError(f"betas: must ascend, got {betas}")
@@ -266,7 +267,7 @@ class RateHeadProbe(Probe):
     """The rate-distortion curve of frozen features: one head trained per beta."""
 
     name = "rate_head"
-    summary = "R(D) of what frozen features keep of an image, one head per beta, for every family"
+    summary = "rate-distortion curve of frozen features, one trained head per beta"
     on_request = True
     schema = """
         "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",

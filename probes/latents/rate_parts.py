@@ -18,7 +18,7 @@ from core.information.codes import Codes, normal_factors
 from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
-PAIRS = 2**32  # most values of log q(z_ij | x_k), some seconds; above it, fewer images are used
+PAIRS = 2**32  # values of log q(z_ij | x_k), some seconds; if there are more, fewer images are used
 ROWS, COLUMNS = 256, 1024  # of a block of one dimension, which fits into the cache
 QUANTITIES = {
     "total_correlation": "KL(q(z) || prod_j q(z_j))",
@@ -27,7 +27,7 @@ QUANTITIES = {
 
 
 def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:
-    """E KL(q(z_j|x) || p(z_j)) of each dimension, with sum R; None where the prior is no product of
+    """E KL(q(z_j|x) || p(z_j)) of each dimension, with sum R; None if the prior is not a product of
     normals.
     """
     p = normal_factors(prior)
@@ -44,8 +44,8 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     Each image has one sample z_i ~ q(z|x_i), and q(z_i) contains image i's own component. So each
     part is unbiased for these n images, and the parts of each image add up to log q(z_i|x_i) -
     log p(z_i). For q(z) over all images, E log q(z) lies between the estimate without the own
-    component and that with it, by Jensen's inequality, and E log q(z_j) likewise: each interval
-    holds in expectation. Parts with p(z_j) are left out where p(z) does not factorise.
+    component and the one with it, by Jensen's inequality. The same is true for E log q(z_j). So
+    each interval holds in expectation. Parts with p(z_j) are left out if p(z) does not factorise.
 
     `joint`: scores of all pairs of evenly chosen images; they are reused if the number fits.
     """
@@ -67,7 +67,7 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
         brackets["dimension_wise_kl"] = (without - log_prior, with_own - log_prior)
     found: dict[str, Any] = {
         "on_these_images": {
-            "quantity": "R = I + TC + dimension-wise KL, where q(z) is the mean of q(z|x) over"
+            "quantity": "R = I + TC + dimension-wise KL; q(z) is the mean of q(z|x) over"
             " these images; R at one z an image",
             "images": len(codes.z),
             **{name: bounds(interval(terms)) for name, terms in parts.items()},
@@ -106,7 +106,7 @@ def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) ->
         own = (place >= columns.start) & (place < columns.stop)
         kernel[own.nonzero()[:, 0], place[own] - columns.start] = 0
         total += kernel @ inverse[columns]
-    # where all others are 38 sigma away the sum underflows, but its logarithm can be computed
+    # if all others are 38 sigma away, the sum underflows, but its logarithm can be computed
     far = (total < torch.finfo(total.dtype).tiny).nonzero()[:, 0]
     found = total.log()
     if len(far):

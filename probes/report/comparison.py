@@ -19,14 +19,14 @@ from probes.report.store import AGAIN, MALFORMED
 from probes.report.table import Probes, names
 
 WIDTHS = {"Between views: lower bound on I(V1; V2)": 1.9, "Input and code: bounds on I(X; Z)": 1.3}
-EACH = 0.3  # inches of a panel for each checkpoint, where there are many
+EACH = 0.3  # inches of a panel for each checkpoint, if there are many
 
 
 def compare(
     reports: list[Report], probes: Probes, path: Path, groups: Sequence[Group] | None = None
 ) -> Path:
-    """Draw a panel for each title that probes have, by all probes of that title. What is drawn are
-    the given groups of reports, or each report alone.
+    """Draw one panel for each panel title; all probes with that title draw into it. An entry of a
+    panel is one of the given groups of reports, or a single report.
     """
     groups = grouped(reports, probes, each=True) if groups is None else groups
     panels: dict[str, list[str]] = {}
@@ -68,7 +68,7 @@ def _drawn(
 
 
 def compare_curves(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
-    """Draw the curves of all rate heads, in the colours that checkpoints have in every panel."""
+    """Draw the curves of all rate heads; a checkpoint has the same colour as in every panel."""
     found = entries(groups, "rate_head", ["rate_head"])
     looks = [(entry.colour, entry.marker) for entry in found]
     try:
@@ -90,7 +90,7 @@ def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[s
 
 
 def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
-    """Whether the numbers of one checkpoint make a panel, or a picture of their own."""
+    """Whether the numbers of one checkpoint make a panel, or a separate picture."""
     figure, axes = plt.subplots()
     try:
         if probe.panel:
@@ -107,7 +107,7 @@ def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
 
 def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[Entry]:
     """The groups that have numbers of a probe. A group has the same colour and marker in every
-    panel, and a place among the groups that have numbers of any probe of this `panel`.
+    panel. Its place is counted among the groups that have numbers of any probe of this `panel`.
     """
     found = []
     present = [group for group in groups if _has(group, panel)]
@@ -121,8 +121,8 @@ def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[E
 
 
 def _drawable(name: str) -> str:
-    """A name in matplotlib's notation: a dollar would begin a formula, and legends leave out names
-    that begin with "_".
+    """A name with special characters escaped: in matplotlib a dollar begins a formula, and legends
+    leave out names that begin with "_".
     """
     name = f"./{name}" if name.startswith("_") else name
     return name.replace("$", r"\$")
@@ -133,7 +133,7 @@ def _has(group: Group, panel: Sequence[str]) -> bool:
 
 
 def file_of(report: Report) -> str:
-    """The file that a report was read from, where that is known."""
+    """The file that a report was read from, if it is known."""
     return str(report.get("file", report["checkpoint"]))
 
 
@@ -150,14 +150,14 @@ def require_one_data_set(reports: Sequence[Report]) -> None:
             for data, found in list(runs.items())[:3]
         )
         raise UserError(
-            f"the runs are on different data, whose numbers can not share an axis: {said}; compare"
-            " runs on one data set, or add --mixed"
+            f"the runs are on different data, so their numbers can not share an axis: {said};"
+            " compare runs on one data set, or add --mixed"
         )
 
 
 def said_of_views(reports: Sequence[Report]) -> str:
-    """A line for runs whose views were made in different ways, empty for others: I(V1; V2) is then
-    another quantity for each.
+    """A warning for runs whose views were made in different ways, because then I(V1; V2) is a
+    different quantity for each; empty for other runs.
     """
     found = list(by_views(reports).items())
     if len(found) < 2:
@@ -167,6 +167,6 @@ def said_of_views(reports: Sequence[Report]) -> str:
         for views, runs in found[:3]
     )
     return (
-        f"the views of an image were made in different ways: {said}; I(V1; V2) is another quantity"
-        " for each, so only runs of one kind can be compared by it"
+        f"the views of an image were made in different ways: {said}; I(V1; V2) is a different"
+        " quantity for each, so compare it only among runs with the same kind of views"
     )

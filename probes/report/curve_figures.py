@@ -1,4 +1,4 @@
-"""Pictures of rate and distortion, beside images and what the codes of each point give back."""
+"""Pictures of rate and distortion, beside images and their reconstructions at each point."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ RATE = "rate R, {unit}: upper bound on I(X; Z)   ({split} split, 95% intervals)"
 
 
 def curves_and_images(found: dict[str, Any], shown: Shown, path: Path) -> None:
-    """Left: D against R and, where the source's own curve is known, how far each point is above
+    """Left: D against R and, if the source's own curve is known, the distance of each point from
     it. Right: rows of images.
     """
     points = [point for drawn in found["curves"] for point in drawn["points"]]
@@ -62,13 +62,13 @@ def plane(found: dict[str, dict[str, Any]], shown: Shown, path: Path) -> None:
             axes.plot(ends, total - ends, color="#e4e4e4", linewidth=0.8, zorder=0)
         axes.set(title="Rate and distortion; grey: D + R constant, 2 nats apart", ylim=(low, high))
         axes.set(xlabel=RATE.format(unit="nats an image", split="test"), ylabel=DISTORTION)
-        _images(sides[1].subplots(), shown, "Images, and what their codes give back")
+        _images(sides[1].subplots(), shown, "Images and their reconstructions")
         save(figure, path)
 
 
 def _beside(axes: Axes, labelled: dict[str, dict[str, Any]], line: float) -> None:
-    """A label to the right of each point (R, D), moved up where it would cover another; `line` is
-    the height of a label.
+    """A label to the right of each point (R, D), moved up if it would cover another label; `line`
+    is the height of a label.
     """
     taken: list[tuple[float, float]] = []
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labelled)}
@@ -88,7 +88,7 @@ def _curves(axes: Axes, found: dict[str, Any], points: list[dict[str, Any]]) -> 
     _elbo(axes, points)
     if reference := found["reference"]:
         r, d = ([point[key] for point in reference["points"]] for key in ("rate", "distortion"))
-        # the reference climbs far out of sight where R nears 0, so the points set the limits
+        # the reference is very large where R is near 0, so the points set the limits of the axes
         distortions = [point["distortion"]["value"] for point in points]
         low, high = min(distortions), max(distortions)
         margin = max(high - low, 0.05 * abs(high), 1e-9)
@@ -97,10 +97,10 @@ def _curves(axes: Axes, found: dict[str, Any], points: list[dict[str, Any]]) -> 
         axes.plot(r, d, color=BLACK, linewidth=1.4, label=label, zorder=1)
         axes.fill_between(r, d, low, color="#f2f2f2", linewidth=0, zorder=0)
         words: Any = {"xycoords": "axes fraction", "color": "#777777"}
-        axes.annotate("below R(D): no code", (0.02, 0.03), **words)
+        axes.annotate("below R(D): impossible", (0.02, 0.03), **words)
         axes.annotate("above: achievable", (0.5, 0.5), **words)
         axes.set_ylim(low, high)
-    axes.set(title=f"What a code of {found['data']} costs and what it loses", ylabel=DISTORTION)
+    axes.set(title=f"Rate and distortion of codes of {found['data']}", ylabel=DISTORTION)
     axes.legend(loc="upper right")
 
 
@@ -109,7 +109,7 @@ def _elbo(axes: Axes, points: list[dict[str, Any]]) -> None:
     nelbo = min(point["nelbo"]["value"] for point in points)
     low, high = axes.get_ylim()
     ends = np.array([0.0, 1.06 * max(point["rate"]["high"] for point in points)])
-    label = f"D + R = {nelbo:,.2f}: the best ELBO, all along the line".replace("-", "−")
+    label = f"D + R = {nelbo:,.2f}: the best ELBO, constant on this line".replace("-", "−")
     axes.plot(ends, nelbo - ends, "--", color=GREY, linewidth=1, label=label, zorder=1)
     axes.set(xlim=(-0.02 * ends[1], ends[1]), ylim=(low, high))
 
@@ -135,7 +135,7 @@ def _excess(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 
 def _images(
-    axes: Axes, shown: Shown, title: str = "Images, and what each point gives back"
+    axes: Axes, shown: Shown, title: str = "Images, and reconstructions of each point"
 ) -> None:
     """Rows of images on one canvas; values below 0 are shown on a scale of two colours about 0."""
     rows = [images.detach().cpu().float().permute(0, 2, 3, 1).numpy() for _, images in shown]

@@ -26,8 +26,8 @@ COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 COLOURS += ("#5b5b5b", "#332288", "#882255", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 BLACK, GREY = "#222222", "#888888"
-FEW = 8  # entries; with more of them, texts are smaller
-BANDS = "bands: 95% interval; of several seeds\nmean ± standard deviation over seeds"
+FEW = 8  # entries; if there are more, texts are smaller
+BANDS = "bands: 95% interval; for several seeds,\nmean ± standard deviation over seeds"
 RATE, DISTORTION = "rate R, nats an image", "distortion D, nats an image"
 STYLE: Any = {
     "font.size": 10,
@@ -89,7 +89,7 @@ def head_curves(
             curve(axes, [head["nothing"], *head["points"]], colour, label, marker)
         title = "Rate-distortion curve of frozen features"
         axes.set(title=title, xlabel=RATE, ylabel=DISTORTION)
-        legend(axes, "points and hull: on and above it is achieved")
+        legend(axes, "points and hull: all values above the hull are achievable")
     return path
 
 
@@ -109,7 +109,7 @@ def curve(
     axes.errorbar(r[0], d[0], y_bars, x_bars, fmt=marker, **look)
     hull = lower_hull(list(zip(r[0].tolist(), d[0].tolist(), strict=True)))
     axes.plot(*zip(*hull, strict=True), color=colour, linewidth=1.2)
-    betas: dict[tuple[float, float], list[str]] = {}  # one model may be the best at several prices
+    betas: dict[tuple[float, float], list[str]] = {}  # one head may be the best at several betas
     for point, place in zip(points, zip(r[0], d[0], strict=True), strict=True):
         if "beta" in point:
             betas.setdefault(place, []).append(f"{point['beta']:g}")
@@ -128,8 +128,8 @@ def dimensions(rates: list[float], path: Path) -> Path:
 
 
 def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lower convex hull of points (R, D), from the least R to the least D: every point on it is
-    achieved by two heads that take turns.
+    """The lower convex hull of points (R, D), from the least R to the least D. Two heads that are
+    used in turns achieve every point on it.
     """
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points):
@@ -146,8 +146,8 @@ def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def draw_accuracies(
     axes: Axes, entries: list[Entry], value: Callable[[Numbers], float], solid: bool
 ) -> None:
-    """A bar for each checkpoint: on the left of its place if `solid`, else pale on the right. For
-    several seeds, the mean, with a line for the standard deviation.
+    """A bar for each checkpoint: solid at the left of its place if `solid`, else pale at the right.
+    For several seeds the bar is the mean, and a line shows the standard deviation.
     """
     shift, alpha = (-0.2, 1.0) if solid else (0.2, 0.45)
     look: Any = {"ha": "center", "va": "bottom", "rotation": 90 if len(entries) > 3 else 0}
@@ -168,7 +168,7 @@ def draw_accuracies(
 
 
 def _named_places(axes: Axes, entries: list[Entry]) -> None:
-    """Label the places of entries, and keep labels that another probe of the panel has set."""
+    """Label the places of entries; labels that another probe of the panel has set stay."""
     named: dict[float, str] = {}
     if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
         texts = [label.get_text() for label in axes.get_xticklabels()]
@@ -183,10 +183,9 @@ def _named_places(axes: Axes, entries: list[Entry]) -> None:
 
 
 def draw_sweeps(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
-    """Bounds against K with their intervals, their ceiling, and the truth where it is known.
+    """Bounds against K with their intervals, their ceiling, and the truth if it is known.
 
-    Curves that coincide are drawn on top of each other: the first is the broadest, later ones are
-    dashed.
+    Curves may coincide, so the first curve is the broadest, and later ones are dashed.
     """
     curves = [[row["bound"] for row in rows] for _, rows in sweeps]
     near = 0.002 * max(max(max(c) for c in curves) - min(min(c) for c in curves), 1e-9)
@@ -223,8 +222,8 @@ def legend(axes: Axes, title: str | None = None) -> None:
 
 
 def _truths(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
-    """The truth, and the best bound that is possible at K: in black where all checkpoints share it,
-    else in the colour of the first checkpoint on each data set.
+    """The truth, and the best possible bound at K: in black if all checkpoints share it, else in
+    the colour of the first checkpoint on each data set.
     """
     known: dict[Any, tuple[Entry, list[dict[str, Any]]]] = {}
     for entry, rows in sweeps:
@@ -235,7 +234,7 @@ def _truths(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> Non
         if truth is None:
             continue
         colour, of = (BLACK, "") if shared else (entry.colour, f" of {data or entry.label}")
-        # dashes, so that each of several lines that coincide is seen in the gaps of the others
+        # dashes, so that coinciding lines are visible in the gaps of each other
         solid: Any = "-" if shared else (6 * number, (6, 6 * others))
         dashed: Any = "--" if shared else (3 * number, (3, 3 * others))
         if "best_possible" in rows[0]:

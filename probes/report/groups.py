@@ -14,14 +14,14 @@ from probes.probe import Numbers, Probe
 from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
-# positions on a curve, and references: runs have a mean only where these are equal
+# positions on a curve, and references: runs have a mean only if these are equal
 PLACES = ("K", "k", "candidates", "beta", "truth", "best_possible", "ceiling")
 # the seed at the end of a folder's name, such as _seed3 of simclr_seed3
 SEED = re.compile(r"(?:[-_. ]+(?:seeds?|s)|seeds?)?[-_=. ]*\d*$", re.I)
 
 
 class Unalike(Exception):
-    """Raised for numbers of different structure, which have no mean."""
+    """Raised if numbers have different structures, so they have no mean."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The name, with the number of seeds where there are several."""
+        """The name, with the number of seeds if there are several."""
         count = len(self.reports)
         return self.name if count == 1 else f"{self.name} ({count} seeds)"
 
@@ -50,8 +50,8 @@ def grouped(
 
     A group holds reports with the same method, config (without the seed), data, views and training
     step (for best.ckpt the step may differ). `each`: every report is its own line. `mixed`: names
-    include the data where those differ. Where information is between other views, they include
-    what made the views.
+    include the data if those differ. If views were made in different ways, names include the
+    augmentation.
     """
     data = data_names(reports)
     several, other_views = mixed and len(set(data)) > 1, len(by_views(reports)) > 1
@@ -72,7 +72,7 @@ def grouped(
 
 
 def _key(report: Report) -> str | None:
-    """What the reports of a group have in common; None if a report does not contain it."""
+    """What the reports of a group have in common; None if this report lacks it."""
     identity, config = report.get("identity"), report.get("config_key")
     if not (isinstance(identity, dict) and isinstance(config, str) and config):
         return None
@@ -140,9 +140,9 @@ def _path(reports: Sequence[Report], members: list[int]) -> str:
 
 def mean(runs: Sequence[Any], key: str = "") -> Any:
     """The mean of nested numbers over runs. An interval ("low", "high" beside "value" or "bound")
-    becomes mean -+ standard deviation over the runs; that of a single run is kept.
+    becomes mean ± standard deviation over the runs; the interval of a single run is kept.
 
-    Texts that differ are counted. Raises `Unalike` for numbers of different structure.
+    Different texts are counted. Raises `Unalike` for numbers of different structure.
     """
     first = runs[0]
     if len(runs) == 1:

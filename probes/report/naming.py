@@ -16,8 +16,8 @@ GENERIC = re.compile(r"best|last-\d+|epoch-\d+")
 
 
 def names(reports: Sequence[Report]) -> list[str]:
-    """A name for each checkpoint: the shortest end of its path that no other has. Several reports
-    of one checkpoint differ by their data, then by a number.
+    """A name for each checkpoint: the shortest end of its path that no other checkpoint has. The
+    names of several reports of one checkpoint get their data added, then a number.
     """
     data = [report.get("data", "") for report in reports]
     return distinct([report["checkpoint"] for report in reports], data)
@@ -69,7 +69,7 @@ def _numbered(found: list[str]) -> list[str]:
 
 def fingerprint(report: Report, split: str = "test") -> str:
     """The fingerprint of a report's split, or "". Splits that are drawn from the same population
-    have the same one, whatever their seed.
+    have the same fingerprint for all seeds.
     """
     found: Any = report.get("identity")
     for key in ("data", split):
@@ -80,8 +80,8 @@ def fingerprint(report: Report, split: str = "test") -> str:
 
 
 def data_names(reports: Sequence[Report]) -> list[str]:
-    """The name of each report's data, with the start of the test split's fingerprint where data of
-    the same name differ.
+    """The name of each report's data, with the start of the test split's fingerprint if data of the
+    same name differ.
     """
     prints = [(report["data"], fingerprint(report)) for report in reports]
     kinds = Counter(name for name, _ in set(prints))
@@ -92,8 +92,8 @@ def data_names(reports: Sequence[Report]) -> list[str]:
 
 
 def views_of(report: Report) -> str:
-    """What made the two views that a report's bounds on I(V1; V2) are about, in a word; empty
-    where it holds no such bound.
+    """The augmentation of the views in a report's bounds on I(V1; V2), in a word; empty if the
+    report has no such bound.
     """
     held: Any = report.get("information")
     word = held.get("augmentation") if isinstance(held, dict) else None
@@ -101,7 +101,7 @@ def views_of(report: Report) -> str:
 
 
 def by_views(reports: Sequence[Report]) -> dict[str, list[str]]:
-    """What made the views -> the names of the reports on such views."""
+    """The augmentation of the views -> the names of the reports on such views."""
     found: dict[str, list[str]] = {}
     for report, name in zip(reports, names(reports), strict=True):
         if views := views_of(report):

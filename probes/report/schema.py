@@ -4,10 +4,10 @@
       "format": "twobounds-probe/2",
       "checkpoint": path, "digest": sha256 of its bytes, "method": name, "step": int,
       "data": name, "seed": int,
-      "config_key": digest of the config, without the seed and what does not change numbers,
-      "identity": all that the numbers depend on: weights, data, seeds, versions,
-      "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
-      PROBE: its numbers, for each measured probe
+      "config_key": digest of the config, without the seed and keys that do not change numbers,
+      "identity": everything that determines the numbers: weights, data, seeds, versions, "options":
+      {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers}, PROBE: its numbers, for each
+      measured probe
     }
 
 All numbers are finite. Information is in nats, intervals are 95%.
@@ -28,8 +28,8 @@ def bounds(estimate: Estimate) -> dict[str, float]:
 
 
 def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> dict[str, Any]:
-    """An estimate in nats an image, and what it is. For an image of `values` discrete values, also
-    in bits a dimension.
+    """An estimate in nats an image, with its estimator and side. For an image of `values` discrete
+    values, also in bits per dimension.
     """
     per_dim = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
     return bounds(estimate) | per_dim | {"estimator": estimator, "side": side}

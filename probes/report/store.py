@@ -17,9 +17,9 @@ AGAIN = "run `twobounds probe` again"
 MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
-LARGEST = 1e30  # a probe's number; it has to be shown
+LARGEST = 1e30  # of a probe's number, which must fit into a table
 DEEPEST = 32  # nested parts
-# what drawing and printing raise for things that are not a probe's numbers
+# errors of drawing and printing for values that are not a probe's numbers
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 # the keys of texts among a probe's numbers, and the only number that may be null
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
@@ -34,8 +34,8 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def place(checkpoint: Path, identity: dict[str, Any], data: str) -> Path:
-    """The folder of a report: `folder_of` the checkpoint, or, if that holds a report on other data,
-    one beside it that is named after the data.
+    """The folder of a report: `folder_of` the checkpoint or, if that holds a report on other data,
+    a folder beside it whose name contains the data's name.
     """
     folder = folder_of(checkpoint)
     try:
@@ -61,15 +61,15 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def save(report: Report, path: Path) -> None:
-    """Write a report, with this user's signature where there is a key."""
+    """Write a report, with this user's signature if there is a key."""
     assert not (bad := not_finite(report)), bad
     code = sign([_text(report)])
     write_json(path, report | ({"signature": code.hex()} if code else {}))
 
 
 def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
-    """Read a report that anybody may have written. Raises `UserError` where the file is no report,
-    or where the part of one of these probes is not what that probe measures.
+    """Read a report of unknown origin. Raises `UserError` if the file is not a report, or if the
+    part of one of these probes does not have that probe's form.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -107,10 +107,10 @@ def find(target: Path) -> tuple[Path | None, list[Path]]:
     if not os.path.isdir(folder.parent):
         return None, []
     held = sorted(path for path in folder.parent.glob("probe*/probe.json") if path.is_file())
-    if not os.path.isdir(target):  # a checkpoint: its own, and those on other data
+    if not os.path.isdir(target):  # for a checkpoint: its own reports, on all data
         others = f"{folder.name}-"
         held = [p for p in held if p.parent == folder or p.parent.name.startswith(others)]
-        if folder.name == "probe":  # probe-best is of another checkpoint
+        if folder.name == "probe":  # probe-best belongs to another checkpoint
             held = [p for p in held if not _of_another(p.parent)]
     if folder / "probe.json" in held:
         held.remove(folder / "probe.json")
@@ -142,10 +142,10 @@ def placed(report: Report, path: Path) -> Report:
 
 def earlier(path: Path, report: Report) -> Report:
     """The report of an earlier call by this user, with the same weights, data, seed and versions;
-    {} where there is none.
+    {} if there is none.
 
-    Nothing is lost: a report that can not be read, that somebody else wrote, or whose writer can
-    not be told, is renamed to a name that is free.
+    Nothing is lost: a report that can not be read, that another user wrote, or whose writer is not
+    known, is renamed to an unused name.
     """
     if not path.is_file():
         return {}
@@ -157,7 +157,7 @@ def earlier(path: Path, report: Report) -> Report:
     code = held.pop("signature", "")
     if not is_own([_text(held)], bytes.fromhex(code) if _hexadecimal(code) else b""):
         if sign([]) is None:
-            why = f"who wrote it can not be told without a key in {cache_folder()}"
+            why = f"its writer is unknown, because {cache_folder()} holds no key"
             _set_aside(path, f"{why} (TWOBOUNDS_CACHE names another folder)", "before")
         else:
             _set_aside(path, "was not written by this user", "of-others")
@@ -169,7 +169,7 @@ def earlier(path: Path, report: Report) -> Report:
 
 
 def _set_aside(path: Path, why: str, word: str) -> None:
-    """Rename a report, which nothing overwrites then."""
+    """Rename a report, so that nothing overwrites it."""
     names = (f"probe-{word}{f'-{i}' if i else ''}.json" for i in itertools.count())
     kept = next(file for name in names if not os.path.lexists(file := path.with_name(name)))
     path.replace(kept)
@@ -177,7 +177,7 @@ def _set_aside(path: Path, why: str, word: str) -> None:
 
 
 def _contents(data: Any) -> dict[str, Any]:
-    """Split -> fingerprint: which data they are, whatever their path."""
+    """Split -> fingerprint, which identifies the data without their path."""
     parts = data.items() if isinstance(data, dict) else ()
     return {split: part.get("fingerprint") for split, part in parts if isinstance(part, dict)}
 
@@ -196,7 +196,7 @@ def _hexadecimal(code: Any) -> bool:
 
 
 def _check(probe: Probe, numbers: Any) -> None:
-    """Raise one of `MALFORMED` where `numbers` are not what a probe measures."""
+    """Raise one of `MALFORMED` if `numbers` do not have the form of a probe's numbers."""
     if not isinstance(numbers, dict):
         raise TypeError
     if probe.name in PROBES:
@@ -211,7 +211,7 @@ def _check(probe: Probe, numbers: Any) -> None:
 
 
 def _numbers(held: Any, key: str = "") -> None:
-    """Raise `ValueError` where a number is missing, or is one that can not be shown."""
+    """Raise `ValueError` if a number is missing or can not be shown."""
     if isinstance(held, dict):
         for name, part in held.items():
             _numbers(part, key if key in WORDS else name)

@@ -17,16 +17,16 @@ from probes.report.schema import Report
 Probes = dict[str, Probe]
 LONGEST = 200  # characters of a cell
 SPREAD = (
-    " ± of several seeds is the standard deviation over seeds, no 95% interval; ± of a single run"
-    " is half its 95% interval."
+    " For several seeds, ± is the standard deviation over seeds, not a 95% interval; for a single"
+    " run, ± is half its 95% interval."
 )
 
 
 def grid(
     head: Sequence[str], rows: Iterable[Sequence[str] | None], left: Sequence[str], **look: Any
 ) -> Table:
-    """A table for the terminal. The columns named `left` are aligned left, all others right; None
-    in place of a row draws a line. No cell is cut: one that is too long is folded.
+    """A table for the terminal. The columns in `left` are aligned left, all others right; None
+    instead of a row draws a line. Long cells are folded, not cut.
     """
     made = Table(title_justify="left", caption_justify="left", header_style="bold", **look)
     for heading in head:
@@ -47,7 +47,7 @@ def head(probes: Probes) -> list[str]:
 
 
 def row(report: Report, name: str, probes: Probes, data: str = "") -> list[str]:
-    """The line of one checkpoint; "–" where a probe has no numbers."""
+    """The line of one checkpoint; "–" for a probe without numbers."""
     return _cells(Group(name, data or report["data"], (report,)), probes)
 
 
@@ -68,8 +68,8 @@ def _cells(group: Group, probes: Probes) -> list[str]:
 
 
 def spread(column: Sequence[Value | str]) -> str:
-    """The cell of several runs: mean ± standard deviation, for an interval those of both bounds;
-    texts that differ are counted.
+    """The cell of several runs: mean ± standard deviation (for an interval, of both bounds);
+    different texts are counted.
     """
     values = [cell for cell in column if isinstance(cell, Value)]
     if len(values) < len(column):
@@ -107,7 +107,7 @@ def table(
 
 
 def _truths(reports: Sequence[Report]) -> str:
-    """The true I(V1; V2) where it is known, for each data set where they differ."""
+    """The true I(V1; V2) if it is known, for each data set if they differ."""
     found = {
         (report["information"]["truth"], name)
         for report, name in zip(reports, data_names(reports), strict=True)

@@ -89,12 +89,12 @@ def _plain(cells: Sequence[Value | str]) -> Mapping[str, object]:
 
 
 def _harmless(text: str) -> str:
-    """A text that no spreadsheet reads as a formula."""
+    """A text changed so that no spreadsheet reads it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def write_latex(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
-    """A tabular with booktabs' rules; numbers of a single run have their 95% interval."""
+    """A LaTeX tabular with booktabs' rules; numbers of a single run have their 95% interval."""
     probes = measured([report for group in groups for report in group.reports], probes)
     heads, lines = head(probes), []
     for group in groups:

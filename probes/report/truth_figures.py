@@ -1,5 +1,5 @@
-"""Pictures of estimates beside the truth: sprites of several sizes, and the suite of known
-sources.
+"""Pictures of estimates beside the truth: sprites with M contents, and sources of known
+information.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ MARKS = {
     "ksg": ("x", COLOURS[5]),
 }
 PEER = ("d", COLOURS[3])
-EDGE = 1.2  # nats below the truth at which the right-hand panel ends
+EDGE = 1.2  # nats below the truth that the right panel shows
 LEGEND = {
     "ko": "measured, 95% interval (mostly inside the dot)",
     "k-": "ideal critic with K negatives",
@@ -75,13 +75,13 @@ def _beside(axes: Axes, height: float, text: str, colour: str) -> None:
 
 
 def _ceiling(axes: Axes, negatives: np.ndarray) -> None:
-    """Grey above log(K + 1), which no critic with K negatives passes; a tick at every other K."""
+    """Grey above log(K + 1), which no critic with K negatives exceeds; a tick at every second K."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(negatives[0] / 1.3, negatives[-1] * 1.3)
     axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     k = np.geomspace(*axes.get_xlim(), 200)
     axes.fill_between(k, np.log(k + 1), axes.get_ylim()[1], color="#f0f0f0", linewidth=0, zorder=0)
-    text = "above log(K + 1): out of reach of any critic with K negatives"
+    text = "above log(K + 1): impossible for any critic with K negatives"
     axes.annotate(text, (0.03, 0.6), xycoords="axes fraction", color="#777777")
     axes.set_xticks(sorted({*negatives[::2], negatives[-1]}))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -139,7 +139,7 @@ def _mark(axes: Axes, x: Any, y: Any, mark: tuple[str, str], label: str | None =
 def _difference(
     axes: Axes, value: float, height: float, error: float, mark: tuple[str, str]
 ) -> None:
-    """One estimate minus its truth; an arrow at the edge where it is farther below."""
+    """One estimate minus its truth; an arrow at the edge if it is farther below."""
     marker, colour = mark
     if value < -EDGE:
         axes.plot(-EDGE, height, "<", color=colour, markersize=4)

@@ -104,8 +104,8 @@ def additive_uniform(width: float) -> Source:
 
 
 def student(information: float, d: int, freedom: int) -> Source:
-    """Multivariate t: Gaussian pairs with `information`, both sides divided by one chi variable,
-    which adds information.
+    """Multivariate t: Gaussian pairs with `information`; both sides are divided by the same chi
+    variable, which adds information.
 
     I = h(x) + h(y) - h(x, y), h of k dimensions = log(Gamma(v/2) (pi v)^(k/2) / Gamma((v+k)/2)) +
     (v+k)/2 (psi((v+k)/2) - psi(v/2)).
@@ -139,7 +139,7 @@ def student(information: float, d: int, freedom: int) -> Source:
 
 def channel(letters: int, error: float) -> Source:
     """A letter, and the output of a symmetric channel:  I = log M - h(error) - error log(M - 1),
-    h the binary entropy.
+    where h is the binary entropy.
     """
     right, wrong = math.log(letters * (1 - error)), math.log(letters * error / (letters - 1))
 
@@ -179,7 +179,7 @@ _BASE, _PLANE = gaussian(0.413, 1), gaussian(1.022, 3, informative=2)
 _GAUSSIANS = [(d, nats) for d in (1, 5, 20, 50) for nats in (0, 1, 2, 4)]
 _GAUSSIANS += [(20, nats) for nats in (6, 8, 10)]
 
-# from no information to more than any bound can show
+# from zero information to more than any of the bounds can show
 SUITE: dict[str, Source] = {
     **{f"gaussian {d} x {d} of {nats:g} nats": gaussian(nats, d) for d, nats in _GAUSSIANS},
     "gaussian 25 x 25 in 2 dimensions": gaussian(1.022, 25, informative=2),

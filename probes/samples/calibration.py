@@ -29,10 +29,10 @@ def measure(name: str, source: Known, seed: int = 0) -> Row:
 
 def excess(row: Row, estimator: str) -> float:
     """By how many standard errors an estimate exceeds the sample's own information, which differs
-    from the truth by chance alone.
+    from the truth only by chance.
     """
     entry = row["estimators"][estimator]
-    # the error is 0 where a critic gives every pair the score 0
+    # the error is 0 if a critic gives every pair the score 0
     return float((entry["value"] - row["own"]) / max(entry["error"], 1e-9))
 
 

@@ -1,4 +1,4 @@
-"""The Gaussian critic in closed form, from which every critic for paired samples starts.
+"""The Gaussian critic in closed form, with which the training of every critic for pairs starts.
 
 n = pairs, dx dy = dimensions, r = canonical correlations kept.
 """

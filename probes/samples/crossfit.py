@@ -1,4 +1,4 @@
-"""Cross-fitted critics for paired samples: every pair is scored by critics that never saw it.
+"""Cross-fitted critics for paired samples: every pair is scored by critics that have not seen it.
 
 n = pairs, F = folds, E = F (F - 1) / 2 critics that are trained in parallel, B = batch, P = code
 dimensions.
@@ -93,13 +93,14 @@ class Stacked(nn.Module):
 def cross_fit(
     x: Array, y: Array, seed: int = 0, objective: str = "infonce", memorise: bool = False
 ) -> Fit:
-    """Train a critic for every pair of folds on the other folds. The step that is best on one fold
-    of the pair scores the other fold, and vice versa.
+    """For every pair of folds, train a critic on the other folds. The weights of the training step
+    that is best on one fold of the pair score the other fold, and vice versa.
 
     So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in the
-    choice of the step. The mean of critics is better than each one, as their errors differ.
-    `objective` is "infonce" or "js" (Jensen-Shannon). `memorise` keeps the last step instead of the
-    best: an overfitted critic must give a low value on held-out pairs, and this tests it.
+    choice of the step. This mean is better than a single critic, because their errors differ.
+    `objective` is "infonce" or "js" (Jensen-Shannon). `memorise` is for tests: it keeps the last
+    step instead of the best, so that the critic overfits, which must give a low value on held-out
+    pairs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -207,12 +208,13 @@ def _score(
     judges: list[Tensor],
     steps: int,
 ) -> Fit:
-    """Codes of every fold for the mean of its critics; each is centred on the fold that chose
-    it."""
+    """Codes of every fold for the mean of its critics. A critic is centred on the fold that chose
+    its step.
+    """
     gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in folds]
     calibration: list[scores.Scores] = []
     each, longest = torch.arange(len(members))[:, None], max(map(len, folds))
-    for side in (0, 1):  # the weights that fold members[e][side] chose score the other of the pair
+    for side in (0, 1):  # the weights that fold members[e][side] chose score the pair's other fold
         towers.load_state_dict(kept[side])
         scored = [np.resize(folds[pair[1 - side]], longest) for pair in members]
         served = torch.from_numpy(np.stack(scored))
@@ -254,7 +256,9 @@ def _copy(towers: Towers) -> dict[str, Tensor]:
 
 
 def _keep(towers: Towers, kept: dict[str, Tensor], value: Tensor, best: Tensor) -> bool:
-    """Keep the critics that are better now than at their best step; whether there is one."""
+    """Keep the critics that are better now than at their best step. Returns whether there is
+    one.
+    """
     better = value > best
     best[better] = value[better]
     for name, tensor in towers.state_dict().items():

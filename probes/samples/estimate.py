@@ -1,6 +1,6 @@
 """Bounds on the mutual information of paired samples, from cross-fitted critics, with verdicts.
 
-n = pairs, C = candidates, the pairs of one held-out fold.
+n = pairs, C = candidates (the pairs of one held-out fold).
 """
 
 import math
@@ -23,7 +23,7 @@ from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
 from probes.samples.pairs import PairedSamples, check_pairs
 
-KSG_DIMENSIONS = 10  # of x and y together; above it the bias makes the estimate useless
+KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
 
 Found = dict[str, Any]
 
@@ -43,8 +43,8 @@ def estimate(
       `core.information.bounds`.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together.
 
-    Every pair is scored by critics that never saw it (`probes.samples.crossfit`). Raises
-    `UserError` where the pairs can not be used (`probes.samples.pairs`).
+    Every pair is scored by critics that have not seen it (`probes.samples.crossfit`). Raises
+    `UserError` if the pairs can not be used (`probes.samples.pairs`).
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(300, 1))
@@ -129,10 +129,10 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
-    """The verdict of another bound, compared with InfoNCE on the same pairs: both bound one
-    quantity, so the lower one is loose. `ceiling` is at most log n, as no distribution-free lower
-    bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
-    are not finite.
+    """The verdict of another bound, compared with InfoNCE on the same pairs: both bound the same
+    quantity, so the smaller value is loose. `ceiling` is at most log n, because no
+    distribution-free lower bound can be trusted above it (McAllester & Stratos 2020). Raises
+    `Unmeasurable` for values that are not finite.
     """
     if not all(map(math.isfinite, (*value, *headline))):
         raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
@@ -142,12 +142,12 @@ def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
 
 
 def _no_ksg(pairs: PairedSamples) -> str:
-    """Why nearest neighbours give no estimate here, or ""."""
+    """The reason if nearest neighbours give no estimate here, else ""."""
     dimensions = pairs.x.shape[1] + pairs.y.shape[1]
     if dimensions > KSG_DIMENSIONS:
-        return f"{dimensions} dimensions are more than the {KSG_DIMENSIONS} it can be used in"
+        return f"{dimensions} dimensions are more than its limit of {KSG_DIMENSIONS}"
     if any(len(np.unique(side, axis=0)) < 0.95 * len(side) for side in (pairs.x, pairs.y)):
-        return "values repeat, and distances of zero are no neighbourhood"
+        return "values repeat, so distances to neighbours are zero"
     return ""
 
 
@@ -161,7 +161,7 @@ def _entry(
 
 def conclusion(found: Found) -> str:
     """The result in a sentence: the lower end of InfoNCE's interval, and what limits it. Raises
-    `Unmeasurable` where a number is not finite.
+    `Unmeasurable` if a number is not finite.
     """
     require_finite_numbers(found["estimators"], "estimate")
     headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")

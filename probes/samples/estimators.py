@@ -1,4 +1,4 @@
-"""The estimators of `probes.estimate`, and what each value is. Nothing is imported, so that a
+"""The estimators of `probes.estimate`, and what each value is. It imports nothing, so that a
 command can list them fast.
 """
 

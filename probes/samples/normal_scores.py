@@ -29,8 +29,9 @@ def normal_scores(reference: Array, x: Array) -> Array:
 
 
 def features(reference: Array, x: Array, scores: Array) -> Array:
-    """The scores, functions of their radius (for dependence through the radius, as of elliptical
-    tails and spirals), and a one-hot code of every column with few distinct values.
+    """The scores, functions of their radius (for dependence through the radius, such as in
+    elliptical distributions and spirals), and a one-hot code of every column with few distinct
+    values.
     """
     square = (scores**2).sum(1, keepdims=True) / x.shape[1]
     parts = [scores, square - 1, np.log(square + 1e-2)]

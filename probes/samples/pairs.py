@@ -1,4 +1,4 @@
-"""Paired samples from files: they are read without running code, and refused in one line where no
+"""Paired samples from files: they are read without running code, and refused in one line if no
 estimate could be trusted.
 """
 
@@ -30,14 +30,14 @@ class PairedSamples(NamedTuple):
 
 def load_pairs(path: Path) -> tuple[Array, Array]:
     """The arrays `x` and `y` of an npz. Nothing is unpickled, and no more memory is allocated than
-    the size of the file justifies. `UserError` where the file is no npz or holds other things.
+    the size of the file justifies. `UserError` if the file is not an npz or holds other things.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
     try:
         with open(path, "rb") as file:
             if file.read(6) == MAGIC:
-                raise UserError(f"{path}: is no npz of named arrays; {SAVE}")
+                raise UserError(f"{path}: is not an npz of named arrays; {SAVE}")
             with zipfile.ZipFile(file) as records:
                 x, y = (_array(records, name, path) for name in ("x", "y"))
                 return x, y
@@ -79,18 +79,18 @@ def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
         size = count * dtype.itemsize
         if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
             raise UserError(
-                f"{path}: {name} is said to be of shape {shown(shape)}, and the file holds"
+                f"{path}: {name} claims the shape {shown(shape)}, but the file holds"
                 f" {info.compress_size:,} bytes of it"
             )
         values = np.frombuffer(record.read(size), dtype=dtype, count=count)
-        if record.read(1):  # reads to the end, where the checksum is compared
+        if record.read(1):  # reads to the end, so that the checksum is compared
             raise UserError(f"{path}: {name} is longer than it says")
     return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:
-    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, with a remark.
-    `UserError` names what is wrong.
+    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, and a remark says
+    so. `UserError` names what is wrong.
     """
     sides = [_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y))]
     a, b = sides
@@ -111,8 +111,8 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
             a, b = a[first], b[first]
         else:
             remarks.append(
-                "values repeat, so rows that agree were taken for separate draws; copies of a row"
-                " would inflate the estimate"
+                "values repeat, so equal rows were treated as separate draws; if they are copies of"
+                " a row, the estimate is too high"
             )
     if len(a) < LEAST:
         raise UserError(
@@ -123,7 +123,7 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         for column in range(values.shape[1]):
             if np.ptp(values[:, column]) == 0:
                 raise UserError(
-                    f"{name}: column {column} of {side} is constant, so it carries nothing; leave"
+                    f"{name}: column {column} of {side} is constant and has no information; leave"
                     " it out"
                 )
     return PairedSamples(a, b, remarks)
@@ -141,7 +141,7 @@ def _numbers(values: Any, name: str) -> Array:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
-        raise UserError(f"{name} is no rectangular array of numbers") from None
+        raise UserError(f"{name} is not a rectangular array of numbers") from None
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} holds {array.dtype}, not real numbers")
     if array.ndim == 1:

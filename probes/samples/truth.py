@@ -15,8 +15,8 @@ HEAD = ("M", "log M", "K", "measured (nats)", "95% interval", "ideal", "measured
 
 
 def collect(reports: list[Report], critic: str) -> dict[str, Any]:
-    """For each M, the sweep over K of every critic. One `critic`, the same for all M, is drawn and
-    printed.
+    """For each M, the sweep over K of every critic. The same `critic` is drawn and printed for all
+    M.
     """
     contents = []
     for report in reports:

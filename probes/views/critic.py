@@ -17,15 +17,17 @@ from core.randomness import KeyedRNG
 
 STEPS, BATCH, RATE, WARMUP = 1600, 512, 2e-3, 20
 CHECK_EVERY, PATIENCE = 50, 6
-PLATEAU = 0.1  # nats; a critic below it may not have begun to learn, so it gets half of the steps
+# nats; a critic below it may not have begun to learn, so it gets at least half of the steps
+PLATEAU = 0.1
 
 
 class Critic(nn.Module):
     """s(x, y) = scale <g(x), g(y)>; g is a linear map plus a three-layer net on standardised
     features, and its output has unit length.
 
-    Batch norm is needed where features carry nothing linearly: for an undertrained VAE the bound
-    was 0.0 nats after 800 steps for some seeds, and 2.0 with it. Its statistics are those of train.
+    Batch norm is needed if features carry no information linearly: for a VAE with little training,
+    the bound after 800 steps was 0.0 nats for some seeds without batch norm, and 2.0 with it. Its
+    statistics come from train.
     """
 
     mean: Tensor
@@ -60,13 +62,13 @@ def train_critic(
     pairs of the calibration split.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
-    where no step gives a finite value.
+    if no step gives a finite value.
     """
     names = ("training", "training", "calibration", "calibration")
     for name, features in zip(names, (first, second, val_first, val_second), strict=True):
         require_finite_features(features, f"critic, {name} images")
         if len(features) < 2:
-            raise Unmeasurable(f"critic: it takes two {name} images or more, got {len(features)}")
+            raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = speed_up(Critic(first))

@@ -1,5 +1,5 @@
-"""Copies of an image in a split. A copy of the anchor among its negatives is no independent sample,
-and no critic can distinguish it from the anchor.
+"""Copies of an image in a split. A copy of the anchor among its negatives is not an independent
+sample, and no critic can distinguish it from the anchor.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from core.data.source import Source, eval_sampler
 def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
     """Indices int64 of the images that equal an earlier one of the split in all values.
 
-    `source` gives plain images. Images that are rendered anew on every access have no copies.
+    `source` gives plain images. Images that are rendered again on every access have no copies.
     """
     if source.rendered:
         return torch.empty(0, dtype=torch.int64)

@@ -26,10 +26,10 @@ class GeometryProbe(Probe):
     summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, collapse"
     schema = """
         "split", "images", "augmentation", "lidar_images"?, "lidar_views"?,
-        "sentence"? (where something has collapsed),
+        "sentence"? (if something has collapsed),
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
-             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? where two views differ)"""
+             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? if two views differ)"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))
@@ -59,8 +59,8 @@ class GeometryProbe(Probe):
 def geometry(frozen: Frozen) -> Numbers:
     """The geometry of features and, if the method has them, of (query) codes on the test split.
 
-    Alignment and LiDAR are absent where two views would be the same image; `sentence` is present
-    where something has collapsed.
+    Alignment and LiDAR are absent if two views would be the same image; `sentence` is present if
+    something has collapsed.
     """
     most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
     pairs = shuffled(frozen.pairs("test", most), frozen.seed)
@@ -83,7 +83,7 @@ def geometry(frozen: Frozen) -> Numbers:
 
 def layout(x: Tensor) -> dict[str, float]:
     """The geometry of one view of each image, features or codes [n, D]; uniformity is that of their
-    directions. Raises `Unmeasurable` where they are not finite.
+    directions. Raises `Unmeasurable` if they are not finite.
     """
     require_finite_features(x, "geometry")
     if len(x) < 2:
@@ -100,7 +100,7 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def collapse(space: dict[str, float]) -> str:
-    """What has collapsed, in words, or "". Raises `Unmeasurable` for NaN."""
+    """What has collapsed, in words; "" if nothing has. Raises `Unmeasurable` for NaN."""
     require_finite_numbers(space, "geometry")
     dimensions = int(space["dimensions"])
     rank, dead = space["effective_rank"], space["dead_dimensions"]

@@ -1,5 +1,5 @@
-"""The InfoNCE bound of a frozen encoder on held-out images: how many nats two views share, at
-least.
+"""The InfoNCE bound of a frozen encoder on held-out images: two views share at least this many
+nats.
 
     I(V1; V2) >= log C - L,   C = K + 1 candidates, K of them independent negatives
 
@@ -26,7 +26,7 @@ from probes.views.duplicates import duplicates
 from probes.views.sweep import sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
-HEADLINE = ("common", "native")  # the first of these that a report has; no test value chooses
+HEADLINE = ("common", "native")  # the first of these that a report has; test values do not choose
 
 
 class InformationProbe(Probe):
@@ -41,7 +41,7 @@ class InformationProbe(Probe):
         "augmentation", "truth" (nats or null),
         "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
             "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
-                       "best_possible"?}]}}   (nats; best_possible where the truth is known)"""
+                       "best_possible"?}]}}   (nats; best_possible if the truth is known)"""
 
     def requires(self, frozen: Frozen) -> str:
         return two_views_differ(frozen)
@@ -155,8 +155,8 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
 
 
 def surpassed(critics: dict[str, Any]) -> None:
-    """Mark critics as critic-limited whose bound another one surpasses: all bound the same
-    I(V1; V2) from below on the same pairs, so the lower bound is loose.
+    """Mark a critic as critic-limited if another critic's bound is larger: all bound the same I(V1;
+    V2) from below on the same pairs, so the smaller bound is loose.
     """
     ends = [found["sweep"][-1][end] for found in critics.values() for end in ("low", "high")]
     if not all(map(math.isfinite, ends)):
@@ -187,13 +187,13 @@ def sweep(
 
 
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
-    """The headline critic of a report: "common" where it has one."""
+    """The headline critic of a report: "common" if it has one."""
     found = numbers["critics"]
     return [(key, found[key]) for key in (*HEADLINE, *found) if key in found][0]
 
 
 def two_views_differ(frozen: Frozen) -> str:
-    """Why two views of an image are the same, or ""."""
+    """The reason if two views of an image are the same, else ""."""
     if frozen.augmentation != "none":
         return ""
     return "two views would be the same image; set data.probe_augment=crop"

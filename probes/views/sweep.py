@@ -1,4 +1,4 @@
-"""The InfoNCE bound of paired codes for several numbers of candidates C, and what it may claim."""
+"""The InfoNCE bound of paired codes for several numbers of candidates C, with a verdict."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,9 @@ from core.information.verdict import cosine_cap, verdict
 
 
 class Sweep(NamedTuple):
-    """Bounds in nats by C, the most that the critic can show, and the verdict at the largest C."""
+    """Bounds in nats by C, the critic's largest possible value, and the verdict at the largest
+    C.
+    """
 
     bounds: list[tuple[int, Estimate]]
     cap: float
@@ -21,8 +23,8 @@ def sweep_over(
 ) -> Sweep:
     """The bound at C = 2^4 + 1, 2^5 + 1, ... and n, for scores scale <query, key> of codes [n, P].
 
-    `calibration`: other codes, on which the critic was chosen. The gap between the two splits, at
-    one C, shows whether the critic limits the bound.
+    `calibration`: other codes, on which the critic was chosen. The difference between the two
+    splits, at the same C, shows whether the critic limits the bound.
     """
     n = len(query)
     counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]

@@ -1,3 +1,3 @@
-"""The contests of `twobounds bench`, one file for each section: our code and a peer's own code, on
-the same input, in one process.
+"""The contests of `twobounds bench`, one file for each section: our code and another library's (the
+"peer"), on the same input, in one process.
 """

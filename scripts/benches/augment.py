@@ -1,10 +1,10 @@
-"""SimCLR views of 32x32 image: `core.data.views.augment`, which transforms whole batches,
-beside lightly (one image at a time) and kornia.
+"""SimCLR views of 32x32 images: `core.data.views.augment`, which transforms whole batches, lightly
+(one image at a time) and kornia.
 
 All sides use the CIFAR-10 setting of Chen et al. 2020 (appendix B.9): Inception crop of 8 to 100 %
 of the area, flip, colour jitter of strength 0.5 with probability 0.8, grey with probability 0.2, no
-blur; the result is floats in [0, 1]. That is lightly's SimCLRTransform with cj_strength=0.5, its
-advice for CIFAR, gaussian_blur=0 and no normalisation.
+blur; the result is floats in [0, 1]. This is lightly's SimCLRTransform with cj_strength=0.5 (its
+advice for CIFAR), gaussian_blur=0 and no normalisation.
 """
 
 import functools
@@ -104,14 +104,14 @@ def timed(run: Callable[[], Views]) -> float:
 
 
 def kornia(images: Tensor) -> Callable[[], Views]:
-    """The same operations of kornia, which draws the order of colour operations for each batch; we
-    draw it for each image.
+    """The same operations with kornia, which draws one order of colour operations for each batch.
+    (We draw one for each image.)
     """
     import kornia.augmentation as K
 
     rule = policy("simclr", SIZE)
     chain = K.AugmentationSequential(
-        # "resample" is the faster of its two ways to crop
+        # "resample" is the faster of kornia's two ways to crop
         K.RandomResizedCrop((SIZE, SIZE), rule.scale, rule.ratio, cropping_mode="resample"),
         K.RandomHorizontalFlip(p=rule.flip),
         K.ColorJitter(rule.brightness, rule.contrast, rule.saturation, rule.hue, p=rule.jitter),
@@ -121,8 +121,8 @@ def kornia(images: Tensor) -> Callable[[], Views]:
 
 
 def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
-    """Our views equal those of torchvision, for the same random draws; and the pixels of both sides
-    have the same distribution.
+    """Check that our views equal torchvision's for the same random numbers, and that the pixels of
+    both sides have the same distribution.
     """
     drawn = draw(64, SIZE, SIZE, KeyedRNG(0, 0).fork("view0"), rule)
     reference = torch.stack(

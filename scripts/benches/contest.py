@@ -21,7 +21,7 @@ class Contest(NamedTuple):
     """`ours()` and `peer()` do the same work on the same input.
 
     `same(ours, peer)` says how close their results are, or raises AssertionError. `target` is the
-    wanted ratio, `rounds` a limit for contests that take minutes.
+    ratio that we want; `rounds` limits the turns of contests that take minutes.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Contest(NamedTuple):
     peer: Callable[[], Any]
     same: Callable[[Any, Any], str]
     target: float | None = None
-    memory: bool = False  # whether the peak memory of both sides is measured too
+    memory: bool = False  # whether the peak memory of both sides is measured, too
     rounds: int | None = None
 
 
@@ -46,7 +46,7 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
     """Run both once and compare the results; then time them in turns: medians, quartiles, and the
     ratio peer / ours.
     """
-    said = contest.same(contest.ours(), contest.peer())  # which warms up as well
+    said = contest.same(contest.ours(), contest.peer())  # these calls also warm up
     sides: tuple[list[float], list[float]] = ([], [])
     for _ in range(min(rounds, contest.rounds or rounds)):
         for side, run in zip(sides, (contest.ours, contest.peer), strict=True):
@@ -65,7 +65,7 @@ def race(contest: Contest, rounds: int, device: torch.device) -> dict[str, Any]:
 
 def within(mine: Iterable[Tensor], peer: Iterable[Tensor], allowed: float = 1e-5) -> float:
     """The largest relative difference of losses and gradients, in the 2-norm; AssertionError if it
-    is not `allowed`.
+    is not below `allowed`.
     """
     error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, peer, strict=True))
     assert error < allowed, f"loss or gradient differ by {error:.1e}"
@@ -114,8 +114,8 @@ def _status(key: str) -> int:
 
 
 def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
-    """`peak` of one side of a contest, in its own process: a heap that has grown before would hide
-    what a call needs.
+    """`peak` of one side of a contest, in its own process, because a heap that has grown before
+    would hide the memory of a call.
     """
     words = [sys.executable, "-m", "scripts.benches.contest", section, name, side, str(device)]
     env = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0")

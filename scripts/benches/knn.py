@@ -1,4 +1,4 @@
-"""kNN search and vote: our blocks in torch beside lightly's knn_predict, and beside faiss."""
+"""kNN search and vote: our blocks in torch against lightly's knn_predict, and against faiss."""
 
 from collections.abc import Iterator
 
@@ -39,7 +39,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
     def same(mine: Tensor, peer: Tensor) -> str:
         different = int((mine != peer).sum())
         said = f"{different} of {len(test.x):,} predictions differ"
-        assert different <= 2, said  # votes that are equal up to rounding
+        assert different <= 2, said  # votes may be equal up to rounding
         return f"{len(test.x) - different:,} of {len(test.x):,} predictions equal"
 
     name = f"kNN, {len(train.x):,} x {len(test.x):,}, D = {DIMENSIONS}, k = {NEIGHBOURS}"

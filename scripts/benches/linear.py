@@ -1,5 +1,5 @@
-"""The linear probe, a grid of five strengths and a refit, beside lightly's recipe on cached
-features and scikit-learn's lbfgs.
+"""The linear probe (a grid of five strengths and a refit) against lightly's recipe on cached
+features and against scikit-learn's lbfgs.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ EPOCHS, BATCH = 90, 256
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """50,000 x 512 features of unequal scale, as of encoders; test accuracies agree within 0.2
-    points.
+    """50,000 x 512 features of unequal scale, like those of encoders. Test accuracies agree within
+    0.2 percentage points.
     """
     train, test = features(50_000, 0), features(10_000, 1)
     targets = train.y[:, 0], test.y[:, 0]

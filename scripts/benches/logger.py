@@ -1,8 +1,9 @@
-"""The cost of Weights & Biases: a run that logs every tenth step, beside the same run with
+"""The cost of Weights & Biases: a run that logs every tenth step, against the same run with
 `wandb=disabled`.
- Processes of both kinds train in turns, so that other work on the machine slows both alike. There
-are several of each kind, because even two processes of one run differ by some percent. What W&B's
-own process does between the turns of its run is not counted. The servers run on this machine: one
+
+Processes of both kinds train in turns, so that other work on the machine slows both equally. There
+are several of each kind, because even two processes of the same run differ by some percent. The
+work of W&B's own process between the turns is not counted. The servers run on this machine: one
 answers, one refuses, one accepts connections and never answers, one stops answering once the run
 has begun.
 """
@@ -103,12 +104,12 @@ def check(way: str, server: Server | None, folder: Path) -> None:
     }.get(way, lambda: any(folder.rglob("offline-run-*/*.wandb")))
     until = time.monotonic() + 20 * PATIENCE  # W&B itself may be slow
     while not done():
-        assert time.monotonic() < until, f"W&B {way}: not what was to be measured"
+        assert time.monotonic() < until, f"W&B {way}: the server did not behave as planned"
         time.sleep(0.1)
 
 
 def main(mode: str, device: torch.device, folder: Path) -> None:
-    """Train for one turn whenever a line comes in, until the input ends."""
+    """Train for one turn for each line of the input, until it ends."""
     run = config.read(str(CONFIGS / "simclr_sprites.yaml"), [f"wandb={mode}"])
     shape, generator = (LOG_EVERY * BATCH, 3, 32, 32), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)

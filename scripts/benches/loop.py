@@ -1,4 +1,4 @@
-"""Training loops for contests: ours, without folder, logger and validation, and Lightning's."""
+"""Training loops for contests: ours (without folder, logger and validation) and Lightning's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def epoch(
     """A function that trains one more epoch of configs/NAME.yaml on uint8 images [n, C, H, W] and
     returns the mean loss.
 
-    `precision`: `trainer.precision`, if it is not that of the config.
+    `precision`: `trainer.precision`, if it differs from the config's.
     """
     chosen = [f"trainer.accelerator={device.type}"]
     chosen += [f"trainer.precision={precision}"] if precision else []
@@ -46,7 +46,7 @@ def epoch(
 
 
 def ours_in(precision: str) -> str:
-    """The end of a contest's name: empty where both sides have the same precision."""
+    """The end of a contest's name: empty if both sides have the same precision."""
     return f", ours in {precision}" if precision else ""
 
 

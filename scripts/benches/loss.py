@@ -1,4 +1,4 @@
-"""NT-Xent and its gradient: `core.information.losses.nt_xent` beside lightly's NTXentLoss."""
+"""NT-Xent and its gradient: `core.information.losses.nt_xent` against lightly's NTXentLoss."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def contest(n: int, target: float, device: torch.device) -> Contest:
     criterion = NTXentLoss(temperature=TEMPERATURE)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        unit, other = (F.normalize(x, dim=1) for x in (first, second))  # the peer does it, too
+        unit, other = (F.normalize(x, dim=1) for x in (first, second))  # the peer normalises, too
         loss = nt_xent_and_in_batch(unit, other, TEMPERATURE)[0]
         return (loss, *torch.autograd.grad(loss, (first, second)))
 

@@ -1,8 +1,8 @@
-"""The length of the queue: MoCo's loss and gradient for K = 2^14 to 2^20, each beside the same work
-with K = 2^14, repeated.
+"""The length of the queue: MoCo's loss and gradient for K = 2^14 to 2^20, against repeated calls
+with K = 2^14 that do the same work.
 
-There is no peer, as one that holds all scores needs gigabytes. A ratio of 1 means that the time is
-linear in K; the memory should not grow.
+There is no other library, because one that holds all scores needs gigabytes. A ratio of 1 means
+that the time is linear in K. The memory should not grow.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def contest(exponent: int, device: torch.device) -> Contest:
             run(part)
 
     def same(*_: object) -> str:
-        """Eight queries compared with float64."""
+        """Compare eight queries with float64."""
         some = query[:8].detach().double().requires_grad_()
         own, wide = key[:8].double(), keys.double()
         scores = torch.cat([(some * own).sum(1, keepdim=True), some @ wide.T], 1) / TEMPERATURE

@@ -1,5 +1,5 @@
-"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings, beside
-the whole batch at once.
+"""SimCLR's loss and gradient on 1,024 images: 8 micro batches of 128 with cached embeddings,
+against the whole batch at once.
 
 Batch norms are in evaluation mode, so that both sides compute the same. Micro batches cost one more
 forward pass, and save memory.

@@ -1,9 +1,9 @@
-"""MoCo's loss, its gradient and the enqueue: `queue_loss` and `KeyQueue` beside lightly's
+"""MoCo's loss, its gradient and the enqueueing: `queue_loss` and `KeyQueue` against lightly's
 NTXentLoss with a memory bank.
 
 On a GPU both run in float32 (where we use chunks) and in autocast (where we use flash attention).
-Ours also runs as a CUDA graph, which shows the kernels without the time that Python takes to launch
-them. lightly's can not be captured: it reads its pointer from the device.
+Our code also runs as a CUDA graph, which shows the kernels without the time that Python needs to
+launch them. lightly's code can not be captured, because it reads its pointer from the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def contest(
         return (loss, *torch.autograd.grad(loss, query))
 
     def same(ours: tuple[torch.Tensor, ...], peer: tuple[torch.Tensor, ...]) -> str:
-        error = within(ours, peer, 1e-2 if half else 1e-5)  # lightly's logits are in bfloat16 then
+        error = within(ours, peer, 1e-2 if half else 1e-5)  # then lightly's logits are bfloat16
         assert (theirs.memory_bank.bank - queue.keys).abs().max() < 1e-6, "the queues differ"
         serves = not half or flash.serves(query, queue.keys, 1 / TEMPERATURE)
         assert serves, "no flash attention here"
@@ -69,12 +69,12 @@ def contest(
 def replayed(
     run: Callable[[], tuple[torch.Tensor, ...]], state: torch.nn.Module
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """The same work as a CUDA graph; `state`, which capturing changes, is restored."""
+    """The same work as a CUDA graph. `state` is restored, because capturing changes it."""
     before = {name: value.clone() for name, value in state.state_dict().items()}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        run()  # what is allocated only once must not be captured
+        run()  # the first call makes allocations that must not be captured
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

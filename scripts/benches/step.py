@@ -1,4 +1,4 @@
-"""A SimCLR epoch with augmentation: ours beside lightly's LightningModule example with its
+"""A SimCLR epoch with augmentation: ours against lightly's LightningModule example with its
 transform and a DataLoader.
 """
 
@@ -25,8 +25,8 @@ def contests(device: torch.device) -> Iterator[Contest]:
     """32 steps of 256 images, 32x32: a small net of four strided convolutions, and ResNet-18 with
     the standard stem.
 
-    The small net also runs in bf16, as a user may train it, beside lightly's epoch in float32: that
-    row does not compare equal work.
+    The small net also runs in bf16, as a user may train it, against lightly's epoch in float32.
+    This row does not compare equal work.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator)
@@ -88,7 +88,9 @@ class Example(LightningModule):
 def peer_epoch(
     backbone: str, stem: str, images: Tensor, device: torch.device, workers: int
 ) -> Callable[[], float]:
-    """An epoch under Lightning's Trainer, with the start of the workers, as in every epoch."""
+    """An epoch under Lightning's Trainer; it includes the start of the workers, like every
+    epoch.
+    """
     loader = DataLoader(Labelled(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)
 

@@ -1,5 +1,6 @@
-"""A training epoch of a VAE with MLPs on 28x28 images: ours beside pythae's with the same
-layers."""
+"""A training epoch of a VAE with MLPs on 28x28 images: ours against pythae's with the same
+layers.
+"""
 
 import importlib.util
 import tempfile
@@ -20,7 +21,7 @@ IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
 def contests(device: torch.device) -> Iterator[Contest]:
     """128 steps of 128 binary images, 784-512-512-40-512-512-784; none if pythae is not installed.
 
-    Both run in float32; then ours runs in bf16 beside pythae in float32.
+    First both run in float32; then ours runs in bf16 against pythae in float32.
     """
     if not importlib.util.find_spec("pythae"):
         print("vae: pythae is not installed (pip install --no-deps pythae)")
@@ -52,7 +53,7 @@ def digits() -> Tensor:
 
 
 def pythae_epoch(images: Tensor, device: torch.device) -> Any:
-    """One epoch of pythae's own trainer, without its files; each call goes on from the last."""
+    """One epoch of pythae's own trainer, without its files; each call continues the training."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput

@@ -1,5 +1,5 @@
-"""A Weights & Biases server for benches and tests, which answers, never answers ("hangs"), or stops
-answering once the run has begun ("hangs later").
+"""A Weights & Biases server for benches and tests. It answers, never answers ("hangs"), or stops
+answering when the run has begun ("hangs later").
 """
 
 import gzip
@@ -11,7 +11,7 @@ from typing import Any
 
 WAYS = ("answers", "hangs", "hangs later")
 METRICS = "/file_stream"  # where W&B sends them
-ANSWERS = {  # what W&B's own process must know before it lets a run begin
+ANSWERS = {  # what W&B's own process needs to know before a run begins
     "viewer": {"id": "x", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}},
     "serverInfo": {"features": []},
     "createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []},
@@ -22,7 +22,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client that waited too long left
+        if not isinstance(sys.exception(), ConnectionError):  # a client gave up waiting
             super().handle_error(request, client_address)
 
 
@@ -54,7 +54,7 @@ class Server:
         self._served.server_close()
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """The answer to a request; where the server hangs, none until it ends."""
+        """The answer to a request. A server that hangs gives none until it ends."""
         self.asked.append(path)
         if self.way == "hangs" or self.way == "hangs later" and self.begun:
             self._end.wait()

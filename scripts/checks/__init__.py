@@ -1,1 +1,1 @@
-"""Checks of claims of the documentation, one file for each."""
+"""Checks of what the documentation claims, one file for each."""

@@ -1,9 +1,9 @@
 """Draw the rooms of the project and the imports between them, read from the source files.
 
-python -m scripts.checks.architecture            # writes docs/pictures/architecture.png
+    python -m scripts.checks.architecture        # writes docs/pictures/architecture.png
 
-An arrow means "imports"; its width grows with the number of importing modules. All arrows point
-down: a room knows only the rooms on the floors below it.
+An arrow means "imports"; it is wider if more modules import. All arrows point down: a room imports
+only from rooms on the floors below it.
 """
 
 import ast
@@ -53,7 +53,7 @@ ABOUT = {
     "scripts": "commands, studies, benches",
     "contrastive": "encoders of two views",
     "vae": "codes with a rate",
-    "probes": "what a checkpoint carries",
+    "probes": "measurements of checkpoints",
     "core.frozen": "an encoder with its data; `load`",
     "core.run": "config, loop, checkpoint, folder, validation",
     "core.data": "sources, views, identity",
@@ -90,7 +90,7 @@ def imports() -> Counter[tuple[str, str]]:
 
 
 def imported(file: Path, known: dict[str, Path]) -> set[str]:
-    """The project's modules that a file imports, wherever the statement is."""
+    """The project's modules that a file imports, also inside of functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -115,7 +115,7 @@ def draw() -> Figure:
     core.set(facecolor="#f4f4f4", edgecolor="#cccccc")
     axes.add_patch(core)
     axes.text(0.85, 5.95, "core", fontsize=22, color="#aaaaaa", fontweight="bold")
-    axes.text(0.3, 0, "An arrow means: imports. A thick arrow: many modules do.", color="#777777")
+    axes.text(0.3, 0, "An arrow means: imports. A thick arrow: many imports.", color="#777777")
     edges = imports()
     for source, target in sorted(edges):
         draw_arrow(axes, source, target, edges)

@@ -1,5 +1,5 @@
-"""The measurements of `twobounds scaling`: collectives of a training step by the size of their
-input, and the peak memory of a loss.
+"""The measurements of `twobounds scaling`: the bytes that go into the collectives of a training
+step, and the peak memory of a loss.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from core.run.sharding import sharded
 from core.run.train import train
 from scripts.benches.contest import peak
 
-STEPS = 3  # the last one is counted: DDP arranges its buckets in the first two
+STEPS = 3  # only the last one is counted: DDP arranges its buckets in the first two
 KINDS = {
     "allreduce_": "all_reduce",
     "allgather_": "all_gather",
@@ -54,7 +54,7 @@ class Counted(TorchDispatchMode):
     ) -> Any:
         if func.namespace == "c10d":
             name = func._schema.name.split("::")[1]
-            # the first argument of other collectives is where the result goes
+            # the first argument of other collectives is the place of the result
             given = args[0] if name in ("allreduce_", "broadcast_") else args[1]
             tensors = (x for x in tree_leaves(given) if isinstance(x, Tensor))
             self.bytes[KINDS.get(name, name)] += sum(x.nbytes for x in tensors)
@@ -113,7 +113,9 @@ def statistics(module: nn.Module) -> int:
 
 
 def count(options: argparse.Namespace) -> None:
-    """Print a step of three methods beside the formulas, then the memory of the losses."""
+    """Print the bytes of a step of three methods, with the formulas, then the memory of the
+    losses.
+    """
     for name in OWN:
         overrides = [
             f"optim.batch_size={options.batch}",

@@ -1,4 +1,4 @@
-"""The check of `twobounds soak`: a run that is killed and resumed, beside an uninterrupted one."""
+"""The check of `twobounds soak`: compare a killed and resumed run with an uninterrupted one."""
 
 import argparse
 import contextlib
@@ -28,15 +28,15 @@ from scripts import pretrain
 from scripts.patience import Patience, stamp
 
 WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
-# exit codes; 1 is that of a process that ends because another one did
+# exit codes; a process that ends because another one has ended has code 1
 ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
-# a life starts with all modules imported: in half a second instead of ten
+# a life is forked with all modules imported, so it starts in half a second instead of ten
 FORK = multiprocessing.get_context("fork")
 
 
 @dataclass
 class Account:
-    """What happened: counts by way, steps that had to be repeated, and seconds."""
+    """What happened: deaths by way, repeated steps, and seconds."""
 
     deaths: dict[str, int]
     again: list[int] = field(default_factory=list)  # repeated steps, by death
@@ -73,7 +73,7 @@ def life(words: list[str], output: Path, rank: int, world: int, port: int, limit
 
 
 class Run:
-    """A run in a folder, which is started again and again."""
+    """A run in a folder that is started repeatedly."""
 
     def __init__(self, folder: Path, config: str, overrides: list[str], processes: int):
         self.files, self.world = RunFolder(folder), processes
@@ -122,14 +122,14 @@ class Run:
         return True
 
     def join(self) -> list[int | None]:
-        """The exit codes, once every process has ended."""
+        """The exit codes, after every process has ended."""
         patience = self.patience()
         while alive := [process for process in self.processes if process.is_alive()]:
             alive[0].join(0.2)
             if patience.is_over():
                 for process in alive:
                     process.kill()
-                raise UserError(f"a process of the run hangs; {self.output} says what it did")
+                raise UserError(f"a process of the run hangs; {self.output} shows its output")
         return [process.exitcode for process in self.processes]
 
     def resumes_at(self) -> int:
@@ -161,7 +161,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
         said = f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}"
         raise UserError(f"{said}; {run.output} says more")
     last = run.files.last
-    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one stays undamaged
+    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one version stays whole
         last.write_bytes(last.read_bytes()[: draw.randrange(last.stat().st_size)])
     return time.monotonic() - asked
 
@@ -205,7 +205,7 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
             raise UserError(f"'{way}' lost {run.step() - resumed} steps; {run.output} says more")
         account.again.append(max(0, run.step() - resumed))
         reached = max(reached, run.step())
-        at = f"{way} at step {run.step()} of {total}, goes on from {resumed}"
+        at = f"{way} at step {run.step()} of {total}, continues from {resumed}"
         print(f"death {number + 1} of {kills}: {at}", flush=True)
     if any(run.join()):
         raise UserError(f"the run did not end well; {run.output} says why")
@@ -214,7 +214,7 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
 
 def largest_difference(a: Any, b: Any) -> float:
     """0 if two nested containers of tensors are equal bit by bit, else the largest |a - b| /
-    max |b|; inf where shapes differ.
+    max |b|; inf if shapes differ.
     """
     if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.shape, a.dtype) == (b.shape, b.dtype):
         if torch.equal(a, b):
@@ -228,13 +228,13 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Train one run without interruption and one with all deaths, and compare their ends. Exits
-    with 1 if they differ.
+    """Train one run without interruption and one with all deaths, and compare their ends. Exit code
+    1 if they differ.
     """
     if given.out.exists():
-        raise UserError(f"--out: {given.out} is there already; name another one")
+        raise UserError(f"--out: {given.out} exists already; name another folder")
     if min(given.kills, given.processes) < 1:
-        raise UserError("--kills and --processes: at least 1")
+        raise UserError("--kills, --processes: must be 1 or more")
     config.read(given.config, given.overrides)  # refuses mistakes before the folder is made
     make_folder(given.out, "--out", "name another one")
     whole, killed = (
@@ -244,7 +244,7 @@ def check(given: argparse.Namespace) -> None:
     began = time.monotonic()
     whole.start()
     if any(whole.join()):
-        raise UserError(f"the run did not end well even when left alone; {whole.output} says why")
+        raise UserError(f"even the uninterrupted run failed; {whole.output} says why")
     untouched, last = time.monotonic() - began, checkpoint.read(whole.files.last)
     size, draw = whole.files.last.stat().st_size, random.Random(given.seed)
     account = soak(killed, given.kills, last["step"], size, draw)
@@ -257,7 +257,7 @@ def check(given: argparse.Namespace) -> None:
     through = time.monotonic() - began - untouched
     described = f"{given.config}, {given.processes} process(es), {last['step']} steps"
     print(f"{described}, seed {given.seed}: {account.summary()}")
-    print(f"untouched {untouched:.1f} s, with all deaths {through:.1f} s")
+    print(f"uninterrupted {untouched:.1f} s, with all deaths {through:.1f} s")
     off = f"largest relative difference {difference:.2g}" if difference else "the same, bit by bit"
     print(f"weights, queue and optimiser: {off}")
     print(f"metrics.jsonl: {'the same text' if same_log else 'DIFFERS'}")

@@ -63,7 +63,7 @@ def test_the_public_losses_normalise_and_equal_lightly_and_a_cross_entropy():
         (lambda a, b: infonce(a, b, 0.1, queue=b[:, :-1]), r"queue \(4, 7\): give \[K, 8\]"),
     ],
 )
-def test_what_is_no_loss_is_named(call, line):
+def test_inputs_without_a_loss_are_named(call, line):
     with pytest.raises(ValueError, match=line):
         call(*torch.randn(2, 4, 8))
 
@@ -110,7 +110,7 @@ def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
     assert sides[0] != sides[1] and not sides[0].requires_grad
 
 
-def test_each_number_beside_the_loss_is_log_of_its_own_candidates_minus_its_own_loss(make_batch):
+def test_each_train_bound_is_log_of_its_own_candidates_minus_its_own_loss(make_batch):
     """SimCLR: 2N - 1 = 15 and N = 8 candidates; MoCo: K + 1 = 11 and N = 8."""
     batch = make_batch(8)
     simclr, moco = (
@@ -149,7 +149,7 @@ def test_log_2n_minus_1_exceeds_the_truth_and_log_n_does_not():
     "length, sizes",
     [(10, [4] * 7), (8, [3, 5, 8, 1]), (5, [12, 2, 7]), (1, [3, 1]), (7, [7, 14, 1])],
 )
-def test_queue_keeps_the_last_k_keys_whatever_the_batch(length, sizes):
+def test_the_queue_keeps_the_last_k_keys_for_any_batch(length, sizes):
     queue, everything = KeyQueue(length, 3), []
     for number, size in enumerate(sizes):
         keys = torch.full((size, 3), float(number)) + torch.arange(size)[:, None] / 100
@@ -175,7 +175,7 @@ def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
         for p in method.query.parameters():
             p.add_(0.1)
     method(make_batch(8))
-    torch.testing.assert_close(method.queue.keys, queue)  # untouched until the step is over
+    torch.testing.assert_close(method.queue.keys, queue)  # unchanged until the step is over
     method.after_step(0.5)
     for old, new, query in zip(
         before, method.key.parameters(), method.query.parameters(), strict=True
@@ -186,9 +186,7 @@ def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
 
 
 def test_moco_keys_do_not_share_batch_statistics_with_their_queries(make_batch):
-    """With the leak closed the key of an image depends on the shuffled group it fell into, not on
-    the whole batch.
-    """
+    """Without the leak, the key of an image depends on its random group, not on the whole batch."""
     view = make_batch(16).views[0]
     whole, grouped = (
         MoCo(MoCoConfig(hidden=16, projection=8, shuffle_groups=g), (3, 32, 32)).train()
@@ -260,8 +258,8 @@ def test_queries_come_from_the_query_encoder_and_keys_from_the_key_encoder(make_
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_each_view_is_once_the_query_and_once_the_key(make_batch, symmetric):
-    """The loss by hand, and what goes to the queue: the keys of the second views, then of the
-    first.
+    """The loss by a plain formula, and the keys in the queue: those of the second views, then those
+    of the first.
     """
     method, (first, second) = moco(symmetric=symmetric, shuffle_groups=1), make_batch(8).views[:2]
     method.train()

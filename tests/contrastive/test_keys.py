@@ -1,4 +1,4 @@
-"""MoCo's keys: one pass for all groups gives what a pass for each group gives, by few operators."""
+"""MoCo's keys: one pass for all groups equals a pass for each group, but needs few operators."""
 
 import copy
 from unittest import mock
@@ -29,8 +29,8 @@ def moco(backbone: str = "small", shape: tuple[int, int, int] = SHAPE, **options
 
 
 def one_group_after_another(method: MoCo, batch: object) -> tuple[Tensor, nn.Module]:
-    """The keys of a batch, and the encoder that has made them, by a plain loop over the groups;
-    outside of `in_groups` batch norms are torch's own.
+    """The keys of a batch by a plain loop over the groups, and the encoder afterwards. Outside of
+    `in_groups`, batch norms are torch's own.
     """
     key, made = copy.deepcopy(method.key), []
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_one_pass_makes_the_keys_and_running_statistics_of_a_pass_for_each_group
             part.momentum = momentum
     batch = make_batch(n, shape=SHAPE)
     batch = batch._replace(views=tuple(view.to(dtype) / 255 for view in batch.views))
-    for _ in range(2):  # running statistics that have moved once move again
+    for _ in range(2):  # running statistics that were updated before are updated again
         expected, plain = one_group_after_another(method, batch)
         keys = method._encode_keys([(view, rng) for _, view, rng in method._directions(batch)])
         torch.testing.assert_close(torch.cat(keys), expected, rtol=limit, atol=limit)
@@ -85,7 +85,7 @@ def test_one_pass_of_both_query_views_is_a_pass_for_each(make_batch, backbone):
 
 @pytest.mark.parametrize("in_turns", [True, False])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_half_precision_keeps_its_dtype_and_order_and_takes_statistics_in_float32(in_turns, memory):
+def test_half_precision_keeps_dtype_and_format_with_statistics_in_float32(in_turns, memory):
     torch.manual_seed(0)
     layers = nn.ModuleList([BatchNormAct2d(6), nn.BatchNorm2d(6)])
     assert grouped(layers)
@@ -109,7 +109,7 @@ def test_half_precision_keeps_its_dtype_and_order_and_takes_statistics_in_float3
 
 
 def test_an_encoder_whose_statistics_know_no_groups_is_passed_group_by_group(make_batch):
-    """A kind of batch norm that nobody foresaw, and micro batches, which promise less memory."""
+    """An unknown kind of batch norm, and micro batches, which must save memory."""
 
     class Own(nn.BatchNorm2d):
         pass
@@ -162,7 +162,7 @@ def test_grouped_layers_can_be_synchronised():
     ],
 )
 def test_a_step_of_resnet_18_takes_few_operators(make_batch, memory, half, of_keys, of_all):
-    """On a GPU each of them is a kernel that Python has to start."""
+    """On a GPU each operator is a kernel that Python must launch."""
     method, batch = moco("resnet18", (3, 32, 32), queue=256), make_batch(8, shape=(3, 32, 32))
     method = method.to(memory_format=memory)
     with (

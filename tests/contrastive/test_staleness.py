@@ -1,5 +1,5 @@
-"""How stale MoCo's queue is: where its oldest keys are, what the present encoder makes of their
-views, and what that does to the loss.
+"""How stale MoCo's queue is: the place of its oldest keys, the present encoder's keys of the same
+views, and the effect on the loss.
 """
 
 import copy
@@ -35,8 +35,8 @@ def tiny(**options) -> MoCo:
 
 
 def trained(method: MoCo, make_batch, steps: int) -> list:
-    """Take large steps on random images; returns the batches. 16 images a step are 32 keys where
-    the loss is symmetric.
+    """Take large steps on random images; returns the batches. 16 images a step give 32 keys if the
+    loss is symmetric.
     """
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.3)
     batches = [make_batch(16, shape=SHAPE, step=step) for step in range(steps)]
@@ -49,7 +49,9 @@ def trained(method: MoCo, make_batch, steps: int) -> list:
 
 
 def drift(method: MoCo, batches: list) -> float:
-    """1 - mean cosine, by torch's own cosine, of the oldest keys and the same keys made now."""
+    """1 - mean cosine, by torch's own function, of the oldest keys and the same keys encoded
+    now.
+    """
     keys, age = method.queue.oldest(16 * method.keys_per_image)
     now = method.encode_again([batches[-age]])[-len(keys) :]
     return 1 - torch.nn.functional.cosine_similarity(keys.double(), now.double()).mean().item()
@@ -81,11 +83,9 @@ def test_the_oldest_keys_are_the_tail_of_the_step_that_made_them(length, steps, 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("length", [256, 100, 10])
 @pytest.mark.parametrize("steps", [1, 5])
-def test_keys_of_an_encoder_that_stands_still_come_out_bit_for_bit(
-    make_batch, symmetric, length, steps
-):
-    """With momentum 1 the queries move and the keys do not, in a queue that is full or not, longer
-    than a step or not.
+def test_keys_of_an_unchanged_encoder_are_equal_bit_for_bit(make_batch, symmetric, length, steps):
+    """With momentum 1 the query encoder changes and the key encoder does not. The queue is full or
+    not, and longer than a step or not.
     """
     method = tiny(momentum=1.0, momentum_end=1.0, symmetric=symmetric, queue=length)
     batches = trained(method, make_batch, steps)
@@ -147,7 +147,7 @@ def small_run(folder, **options) -> config.RunConfig:
 
 
 def after_steps(run: config.RunConfig, steps: int) -> tuple[MoCo, Validation]:
-    """A method after so many steps of the real loop, and the validation of its run."""
+    """A method after `steps` steps of the real loop, and the validation of its run."""
     source = open_source(run.data, "train", run.seed)
     method = checkpoint.build_method(run, source.shape)
     assert isinstance(method, MoCo)
@@ -177,7 +177,7 @@ def test_validation_makes_the_views_of_the_oldest_keys_again(tmp_path, steps, ag
     assert found == pytest.approx(drift(moving, batches), rel=1e-2) and found > 1e-4
 
 
-def test_validation_leaves_the_run_as_it_was_and_an_empty_queue_has_no_age(tmp_path):
+def test_validation_does_not_change_the_run_and_an_empty_queue_has_no_age(tmp_path):
     method, validation = after_steps(small_run(tmp_path), 2)
     before = copy.deepcopy(method.state_dict())
     scores = validation(method, 2)
@@ -199,7 +199,7 @@ def test_validation_leaves_the_run_as_it_was_and_an_empty_queue_has_no_age(tmp_p
 
 
 def test_keys_of_several_processes_are_made_again_in_the_order_of_the_queue(tmp_path):
-    """Two processes of 8 images, each with statistics of its own: the queue holds each direction's
+    """Two processes with 8 images and separate statistics each: the queue holds each direction's
     keys in rank order.
     """
     run = small_run(tmp_path, momentum=1.0, momentum_end=1.0)
@@ -220,8 +220,8 @@ def test_keys_of_several_processes_are_made_again_in_the_order_of_the_queue(tmp_
 
 
 def test_a_stale_queue_moves_the_training_number_away_from_the_one_with_fresh_keys(make_batch):
-    """log(K + 1) - L against the queue as it is, and against the same keys made now: apart where
-    keys drift, equal where they do not.
+    """log(K + 1) - L against the queue, and against the same keys encoded now: different if keys
+    drift, equal if they do not.
     """
 
     def gap(momentum: float) -> float:

@@ -1,7 +1,7 @@
 """The same run in 1, 2 and 4 processes (gloo, float64): one loss curve, one queue, one set of
 running statistics.
 
-The well-known wrong variants go through the same comparison and fail it.
+Well-known wrong variants fail the same comparison.
 """
 
 import os
@@ -46,7 +46,7 @@ MLP = {
 VAE = {"backbone": "small", "decoder": "mlp", "width": 16, "latent": 4, "likelihood": "logistic"}
 METHODS: dict[
     str, tuple[str, dict[str, Any], dict[str, Any]]
-] = {  # by sgd: AdamW would forgive a gradient of the wrong scale
+] = {  # with sgd, because AdamW would hide a gradient of the wrong scale
     "simclr": ("contrastive.simclr.SimCLR", CONTRASTIVE, {"lr": 1.0}),
     "moco": ("contrastive.moco.MoCo", MOCO, {"lr": 1.0}),
     "moco, one direction": ("contrastive.moco.MoCo", MOCO | {"symmetric": False}, {"lr": 1.0}),
@@ -60,19 +60,21 @@ METHODS: dict[
 
 
 def no_gradient(x: Tensor) -> Tensor:
-    """A local loss against candidates that carry no gradient."""
+    """A local loss against candidates without gradient."""
     return gather(x.detach())
 
 
 def own_gradient(x: Tensor) -> Tensor:
-    """The same with the own rows put back, which is what many repositories do."""
+    """The same, but the own rows have a gradient, as in many repositories."""
     parts = list(gather(x.detach()).chunk(world()))
     parts[torch.distributed.get_rank()] = x
     return torch.cat(parts)
 
 
 class Averaging(torch.autograd.Function):
-    """gather, its gradient averaged over processes although DDP averages too: off by 1/W."""
+    """gather with a gradient that is averaged over processes, although DDP also averages: wrong by
+    a factor of 1/W.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -99,8 +101,8 @@ def run_of(name: str) -> config.RunConfig:
 
 
 class Tiny(nn.Sequential):
-    """A backbone with one batch norm: each costs four sums over processes a pass, which is what the
-    time of these tests goes into.
+    """A backbone with only one batch norm, because each batch norm needs four sums over processes
+    in a pass, and these take most of the time of the tests.
     """
 
     DIM = 16
@@ -124,8 +126,8 @@ def trained(
     begun: Path | None = None,
     saved: Path | None = None,
 ) -> dict[str, Any]:
-    """Losses of the global batch at each step, and the buffers at the end; what one run saves
-    another may go on with.
+    """Losses of the global batch at each step, and the buffers at the end. A run may continue from
+    the checkpoint of another.
     """
     run, rng = run_of(name), KeyedRNG(0, 0)
     images = rng.integers("colour", 216, 60, 3, 1, 1) + rng.integers("noise", 40, 60, *SHAPE)
@@ -165,7 +167,7 @@ def trained(
 
 
 def resumed(fabric: Fabric, middle: Path) -> dict[str, Any]:
-    """A run that two processes begin; one and four go on with it."""
+    """A run that two processes start, and that one and four processes continue."""
     return (
         trained(fabric, "moco", stop=STEPS // 2, saved=middle)
         if fabric.world_size == 2
@@ -174,7 +176,7 @@ def resumed(fabric: Fabric, middle: Path) -> dict[str, Any]:
 
 
 def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
-    """All methods, whole on every process and sharded among them, and resumed runs."""
+    """All methods, replicated on every process or sharded among them, and resumed runs."""
     made = {name: trained(fabric, name) for name in METHODS}
     made["resumed"] = resumed(fabric, folder / "whole.ckpt")
     sharding = fabric
@@ -221,7 +223,7 @@ def process(number: int, size: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
-    """What 1, 2 and 4 processes make, by number of processes and rank."""
+    """The results of 1, 2 and 4 processes, by number of processes and rank."""
     folder = tmp_path_factory.mktemp("worlds")
     for size in (2, 4):
         with socket.socket() as free:
@@ -248,7 +250,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
     alone = made[1][0][name]["losses"]
     assert alone.isfinite().all() and alone[-10:].std() > 0.01, (
-        "a run that has died compares nothing"
+        "a run has died, so nothing is compared"
     )
     assert apart(made[size][0][name]["losses"], alone) < 1e-6
 
@@ -256,8 +258,8 @@ def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("size", [2, 4])
 def test_every_process_holds_the_same_buffers(made, name, size):
-    """Queue, pointer, running statistics, prices: bit for bit on every rank, and those of one
-    process up to summation.
+    """Queue, pointer, running statistics and prices are equal bit for bit on all ranks, and equal
+    to those of one process up to the order of sums.
     """
     alone, ranks = (
         made[1][0][name]["buffers"],
@@ -284,7 +286,7 @@ def test_sharding_changes_neither_losses_nor_buffers(made, name, size):
 
 @pytest.mark.parametrize("kind", ["resumed", "resumed, sharded"])
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_run_that_two_processes_began_goes_on_in_another_number(made, size, kind):
+def test_a_run_of_two_processes_continues_with_another_number(made, size, kind):
     whole, begun, goes_on = made[1][0]["moco"], made[2][0][kind], made[size][0][kind]
     assert apart(torch.cat([begun["losses"], goes_on["losses"]]), whole["losses"]) < 1e-6
     torch.testing.assert_close(

@@ -49,8 +49,8 @@ def test_every_number_of_candidates_equals_a_plain_softmax():
 
 
 def test_the_optimal_critic_of_a_gaussian_pair_stays_below_the_truth_and_near_it():
-    """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1): the ideal
-    critic, fed as codes.
+    """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1), so the ideal
+    critic can be given as codes.
     """
     rho, n = 0.8, 4096
     truth = -0.5 * math.log(1 - rho**2)
@@ -90,16 +90,17 @@ def test_best_infonce_in_the_limits_and_by_simulation():
 @pytest.mark.parametrize("critic", ["best", "flat", "opposed", "hubs"])
 @pytest.mark.parametrize("candidates", [32, 200])
 def test_intervals_cover_the_bounds_own_mean(critic, candidates):
-    """95% intervals of 500 seeds against the mean of all: neither too narrow nor too wide, for the
-    best critic and for those that are far from it. The terms alone would cover 77 of 100 for one
-    that prefers wrong pairs, as all anchors share its mistakes.
+    """95% intervals of 500 seeds against the mean of all seeds: neither too narrow nor too wide,
+    for the best critic and for bad ones. With the terms alone, the intervals of a critic that
+    prefers wrong pairs would cover the mean in 77 of 100 seeds, because all anchors share its
+    mistakes.
     """
     found, alone = [], []
     for seed in range(500):
         made = sources.gaussian_pairs(200, 4, 1.0, seed)
         scale = {"best": 1.0, "hubs": 1.0, "flat": 0.3, "opposed": -0.3}[critic]
         key = made.key
-        if critic == "hubs":  # keys that are near to every query
+        if critic == "hubs":  # keys that are close to every query
             key = torch.cat([key, 1.5 * torch.randn(200, 1, generator=rng(seed)).double()], 1)
         query = torch.cat([made.query, torch.ones(200, key.shape[1] - made.key.shape[1])], 1)
         (bound,) = infonce_sweep(query.double(), key.double(), scale, [candidates])
@@ -116,7 +117,9 @@ def rng(seed: int) -> torch.Generator:
 
 
 def test_the_influence_of_a_sweep_is_that_of_the_matrix():
-    """At C = n a key is everybody's candidate, as in `infonce`; below, of the C - 1 before it."""
+    """At C = n a key is a candidate of all anchors, as in `infonce`; else of the C - 1 before
+    it.
+    """
     q, k = (torch.randn(40, 5, generator=rng(i), dtype=torch.float64) for i in (1, 2))
     whole = infonce(of_matrix(2.0 * q @ k.T))
     few, last = infonce_sweep(q, k, 2.0, [7, 40])
@@ -165,8 +168,8 @@ def test_the_sandwich_on_a_linear_gaussian_channel(d, expected):
     published figures at C = 4096.
     """
     information, rate = expected[1], expected[3]
-    # I = d/2 log(1 + a^2/s^2) and R = d/2 (a^2 + s^2 - 1 - log s^2) fix a and s; the smaller total
-    # variance is below 1
+    # I = d/2 log(1 + a^2/s^2) and R = d/2 (a^2 + s^2 - 1 - log s^2) determine a and s; the smaller
+    # total variance is below 1
     snr = math.exp(2 * information / d) - 1
     surplus = 2 * (rate - information) / d  # (v - 1 - log v) with v = a^2 + s^2
     low, high = 1e-3, 1.0

@@ -1,5 +1,5 @@
-"""Every bound against plain formulas, and against sources whose truth is known: it stays on its
-side, and its interval covers its mean.
+"""Every bound against plain formulas and against sources of known information: it stays on its side
+of the truth, and its interval covers its mean.
 """
 
 import math
@@ -102,8 +102,8 @@ def test_each_influence_is_the_derivative_by_a_pairs_weight():
     ],
 )
 def test_the_optimal_critic_follows_known_values(information, d, expected):
-    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks, so that the
-    standard error is that of blocks.
+    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks; the standard error
+    is that of the mean over blocks.
     """
     for c, value in zip((256, 1024, 4096), expected, strict=True):
         blocks = torch.tensor(
@@ -125,7 +125,7 @@ def test_no_lower_bound_passes_the_truth(name, information):
         found = interval(*LOWER[name](scores.paired(pairs.query, pairs.key, scale)))
         own = (
             pairs.pointwise.mean().item()
-        )  # the sample's own information, whose error the bound shares
+        )  # the sample's own information, which has the same error as the bound
         assert found.mean <= max(information, own) + 3 * found.error + 1e-9
 
 
@@ -172,7 +172,7 @@ def test_alpha_lies_between_nwj_and_infonce():
 
 
 def test_the_js_critic_is_read_with_its_one():
-    """At I = 0 the ideal critic is V = 0, and its reading 0; without the shift it would be 0 -
+    """At I = 0 the ideal critic is V = 0, and the bound is 0. Without the shift it would be 0 -
     e^-1.
     """
     zero = scores.of_matrix(torch.zeros(50, 50))
@@ -183,7 +183,7 @@ def test_the_js_critic_is_read_with_its_one():
 
 
 def test_smile_is_no_bound():
-    """Its second expectation forgets what is clipped: far above the truth at 10 nats with the
+    """Clipping lowers its second expectation, so at 10 nats it is far above the truth with the
     optimal critic.
     """
     found = interval(*bounds.smile(optimal(2048, 10.0, 0), 2.0))
@@ -191,8 +191,8 @@ def test_smile_is_no_bound():
 
 
 def test_dv_on_few_pairs_is_biased_upwards():
-    """Mean over many small samples above the truth, which is why it is not called a lower bound of
-    a sample.
+    """The mean over many small samples is above the truth, so on a sample DV is not called a lower
+    bound.
     """
     values = torch.tensor(
         [bounds.dv(optimal(12, 2.0, seed, d=2)).terms.mean() for seed in range(3000)]
@@ -213,9 +213,9 @@ def test_dv_on_few_pairs_is_biased_upwards():
     ],
 )
 def test_intervals_cover_the_bounds_own_mean(name, information):
-    """95% intervals of 500 samples of 200 pairs, against the mean of all: they are neither too
-    narrow nor too wide. NWJ and DV only where e^I is not large: their tails are too heavy beyond,
-    and the interval of a sample can not know what it did not draw.
+    """95% intervals of 500 samples of 200 pairs, against the mean of all samples: neither too
+    narrow nor too wide. NWJ and DV are tested only if e^I is not large: otherwise their tails are
+    too heavy, and most samples do not contain the rare large values.
     """
     bound = LOWER.get(name, bounds.dv)
     found = [interval(*bound(optimal(200, information, seed))) for seed in range(500)]
@@ -224,7 +224,7 @@ def test_intervals_cover_the_bounds_own_mean(name, information):
 
 
 def test_a_critic_on_its_own_training_split_passes_the_truth():
-    """Independent x and y: a critic fitted to 300 pairs claims nats on them, and none on others."""
+    """Independent x and y: a critic fitted to 300 pairs finds nats on these, and none on others."""
     g = torch.Generator().manual_seed(0)
     x, y, fresh_x, fresh_y = (torch.randn(300, 10, generator=g) for _ in range(4))
     with torch.random.fork_rng():
@@ -248,7 +248,7 @@ def test_a_critic_on_its_own_training_split_passes_the_truth():
     assert held_out.high < 0
 
 
-def test_interval_takes_terms_or_influence():
+def test_an_interval_uses_terms_or_influence():
     terms = torch.tensor([1.0, 2.0, 3.0])
     assert interval(terms).error == pytest.approx(1 / math.sqrt(3))
     assert interval(*Bound(terms, 2 * terms)).error == pytest.approx(2 / math.sqrt(3))

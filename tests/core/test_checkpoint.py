@@ -1,4 +1,4 @@
-"""What a checkpoint refuses, each in one clear line."""
+"""Checkpoints that are refused, each with one clear line."""
 
 import mmap
 import os
@@ -35,7 +35,7 @@ def change(path: Path, edit) -> None:
     torch.save(entries, path)
 
 
-def test_a_method_comes_back_from_the_file_alone(saved):
+def test_a_method_is_restored_from_its_file_alone(saved):
     method, run, step, digest = checkpoint.load_method(saved)
     assert digest == checkpoint.digest(saved)
     assert (step, run.model.hidden, method.training) == (7, 16, False)

@@ -1,4 +1,4 @@
-"""What a config says is taken as it is written, and what is wrong names who wrote it."""
+"""Texts of a config are taken literally, and an error names the origin of the wrong value."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("key", ["folder", "data.root"])
-def test_a_text_key_takes_text_as_it_stands(key, text, tmp_path):
+def test_a_text_key_takes_text_literally(key, text, tmp_path):
     run = config.read(YAML, [f"{key}={text}"])
     there = run.folder if key == "folder" else run.data.root
     assert there == text
@@ -80,7 +80,10 @@ def test_other_keys_are_yaml(text, value):
         (["optim.lr=fast"], "'optim.lr=fast': optim.lr: Value 'fast'"),
         (["seed=3", "optim.epochs=2.5"], "'optim.epochs=2.5': optim.epochs:"),
         (["seed=-1"], "'seed=-1': seed: must be"),
-        (["method=vae.beta.Nothing"], "'method=vae.beta.Nothing': method: 'Nothing' is no method"),
+        (
+            ["method=vae.beta.Nothing"],
+            "'method=vae.beta.Nothing': method: 'Nothing' is not a method",
+        ),
         (["method=vae.beta.BetaVAE"], "'method=vae.beta.BetaVAE': model.projection: unknown key"),
         (["optim.lr=[1"], "'optim.lr=[1': line 1:"),
         (["model={temperature: -1}"], "'model={temperature: -1}': model.temperature: must be"),
@@ -193,9 +196,7 @@ def from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.
     return config.read(tmp_path / "x.yaml", ["seed=4", "model.hidden=16", "wandb=disabled"])
 
 
-def test_the_environment_is_read_and_a_place_from_it_is_saved_as_it_is_written(
-    tmp_path, monkeypatch
-):
+def test_the_environment_is_read_and_a_path_from_it_is_saved_as_written(tmp_path, monkeypatch):
     run = from_environment(tmp_path, monkeypatch)
     assert (run.data.root, run.folder) == ("/secret/place/data", "/secret/place/data/run4")
     assert run.optim.epochs == 3 == config.to_dict(run)["optim"]["epochs"]
@@ -228,14 +229,14 @@ def test_texts_that_double_one_another_stay_small(tmp_path):
         config.read(tmp_path / "x.yaml", [])
 
 
-def test_warmup_may_fill_training_and_not_go_beyond():
+def test_warmup_may_last_as_long_as_training_but_not_longer():
     assert OptimConfig(epochs=1, warmup_epochs=1.0).warmup_epochs == 1
     with pytest.raises(ValueError, match="set at most epochs, 2"):
         OptimConfig(epochs=2, warmup_epochs=2.1)
 
 
 def test_the_config_of_a_run_folder_imports_nothing_of_a_strangers(tmp_path, monkeypatch):
-    """A folder may come from somebody else: what its config.yaml names is not the user's word."""
+    """A folder may come from a stranger, so a name in its config.yaml is not the user's choice."""
     (tmp_path / "planted.py").write_text("open('imported', 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

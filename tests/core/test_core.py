@@ -1,4 +1,4 @@
-"""Randomness, the config reader, the floors of small things."""
+"""Random numbers, the config reader, and small parts of core."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_processes_share_one_draw(world):
     assert torch.equal(KeyedRNG(0, 5).permutation("p", 9), KeyedRNG(0, 5, 1, 2).permutation("p", 9))
 
 
-def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
+def test_weights_are_a_function_of_the_seed_and_not_of_the_global_generator():
     torch.manual_seed(123)
     before = torch.get_rng_state()
     a, b, c = (
@@ -54,7 +54,7 @@ def test_a_config_survives_the_way_to_plain_values_and_back():
     assert config.override(run, ["data.root=/elsewhere"], "x").data.root == "/elsewhere"
 
 
-def test_the_information_probe_may_have_views_of_its_own():
+def test_the_information_probe_may_have_its_own_views():
     run = config.read(YAML, ["data.augment=none", "data.probe_augment=crop"])
     assert config.for_information(run).data.augment == "crop" and run.data.augment == "none"
     assert config.for_information(config.read(YAML, [])).data.augment == "simclr"

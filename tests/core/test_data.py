@@ -1,4 +1,4 @@
-"""Real data: splits, layouts, streaming, and what is said when files are missing."""
+"""Real data: splits, layouts, streaming, and the messages for missing files."""
 
 import struct
 import zlib
@@ -20,8 +20,8 @@ from tests.pictures import config, png
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two classes of PNGs, 20 for training and 6 for testing each; a picture's red value tells
-    which it is.
+    """Two classes of PNGs, 20 for training and 6 for testing each; the red value of a picture
+    identifies it.
     """
     root = tmp_path_factory.mktemp("images")
     for split, count in (("train", 20), ("test", 6)):
@@ -108,7 +108,7 @@ def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"junk", lambda data: data[: len(data) // 2]])
-def test_a_damaged_image_is_named_and_none_takes_its_place(damage, tmp_path):
+def test_a_damaged_image_is_named_and_not_replaced(damage, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/2.png")
     Image.fromarray(noise).save(tmp_path / "train/a/1.png")
@@ -161,7 +161,7 @@ def test_a_stated_share_of_damaged_images_is_skipped_counted_and_named(workers, 
 def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/1.png")
     path = tmp_path / "train/a" / kind
-    if kind == "bomb.png":  # a few bytes that say they are 60,000 x 60,000 pixels
+    if kind == "bomb.png":  # a few bytes whose header claims 60,000 x 60,000 pixels
         path.write_bytes((tmp_path / "train/a/0.png").read_bytes())
         data = bytearray(path.read_bytes())
         data[16:24] = struct.pack(">II", 60_000, 60_000)
@@ -178,7 +178,7 @@ def test_a_picture_that_pillow_refuses_or_can_not_scale_is_named(kind, tmp_path)
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
+def test_the_upper_eight_of_sixteen_bits_are_read(grey, tmp_path):
     values = np.arange(64, dtype=np.uint16).reshape(8, 8)
     (tmp_path / "train/a").mkdir(parents=True)
     for i in range(2):
@@ -186,7 +186,7 @@ def test_of_sixteen_bits_the_upper_eight_are_read(grey, tmp_path):
     source = open_source(config(tmp_path, validation=1, grey=grey), "trainval", 0)
     (batch,) = source.batches(eval_sampler(2), 1)
     assert (batch.views[0] == torch.from_numpy(values * 4).int()).all(), (
-        "Pillow's own conversion makes all above 255 white"
+        "Pillow's own conversion makes all values above 255 white"
     )
 
 
@@ -230,7 +230,7 @@ def test_the_shape_of_a_source_is_that_of_its_views(memory, tmp_path):
         assert batch.views[0].shape[1:] == source.shape
 
 
-def test_reading_leaves_torchs_own_generator_alone(folder):
+def test_reading_does_not_use_torchs_generator(folder):
     before = torch.get_rng_state()
     for memory in (0.0, 1.0):
         list(
@@ -242,9 +242,7 @@ def test_reading_leaves_torchs_own_generator_alone(folder):
 
 
 class Sequence(IterableDataset):
-    """Stands for timm's reader of a set without random access: pictures of value i, class i mod
-    3.
-    """
+    """Replaces timm's reader of a set without random access: pictures of value i, class i mod 3."""
 
     def __init__(self, given: int, promised: int):
         self.given, self.promised, self.reader = given, promised, None

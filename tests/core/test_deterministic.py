@@ -1,4 +1,4 @@
-"""`trainer.deterministic`: what it sets, what it refuses in one line, and what stands in for an
+"""`trainer.deterministic`: its settings, its refusals in one line, and the replacement of an
 operator that has no deterministic form on a GPU.
 """
 
@@ -17,7 +17,7 @@ from core.run.setup import be_deterministic, start_fabric
 
 @pytest.fixture
 def restored():
-    """Afterwards torch and the environment are as they were."""
+    """Restores torch's settings and the environment after a test."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     filled = torch.utils.deterministic.fill_uninitialized_memory
     with mock.patch.dict(os.environ):
@@ -50,14 +50,14 @@ def test_the_option_is_set_before_the_device_starts(restored):
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
-def test_what_the_user_has_set_for_cublas_stays(restored):
+def test_the_users_setting_for_cublas_is_kept(restored):
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
     be_deterministic()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_an_operator_without_a_deterministic_form_is_named_in_one_line(restored):
-    """torch's own check: on a CPU it is met by what every such operator calls on a GPU."""
+    """torch's own check, called on a CPU like every such operator calls it on a GPU."""
     be_deterministic()
     with (
         pytest.raises(UserError, match=r"^trainer\.deterministic: a training step .*put_") as error,

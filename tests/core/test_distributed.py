@@ -1,5 +1,5 @@
-"""Two processes (gloo) give the gradients of one that holds the whole batch, and the well-known
-wrong variant does not.
+"""Two processes (gloo) give the same gradients as one process with the whole batch, and a
+well-known wrong variant does not.
 """
 
 import os
@@ -33,8 +33,8 @@ def loss_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
 
 
 def objective_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Free bits, some groups of which are free on one half of the batch and none on the other, so
-    that the global mean decides.
+    """Free bits: some groups are below the limit on one half of the batch and no group is on the
+    other half, so that the global mean matters.
     """
     schedule = RateSchedule(RateConfig("free_bits", nats=0.8), 4)
     x = views(0) * (torch.arange(8) < 4)[:, None].double().add(0.2)
@@ -42,7 +42,7 @@ def objective_of(w: torch.Tensor, rows: slice) -> torch.Tensor:
 
 
 def followed(rows: slice) -> torch.Tensor:
-    """The multiplier after a step with this process's part of the batch."""
+    """The multiplier after one step with this process's part of the batch."""
     schedule = RateSchedule(RateConfig("target_rate", nats=2.0), 6)
     schedule(views(0)[rows].square().float(), views(1)[rows].sum(1).float())
     schedule.after_step(0.5)
@@ -79,7 +79,7 @@ def process(number: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> list[torch.Tensor]:
-    """What two processes make together: gradients of NT-Xent, right and wrong, and of a schedule; a
+    """Results of two processes: gradients of NT-Xent (right and wrong) and of a schedule, and a
     multiplier.
     """
     folder = tmp_path_factory.mktemp("two")
@@ -97,7 +97,7 @@ def test_a_schedule_charges_and_follows_the_rate_of_the_global_batch(by_two):
     apart = weight()
     (objective_of(apart, slice(0, 4)) + objective_of(apart, slice(4, 8))).div(2).backward()
     assert (apart.grad - w.grad).norm() > 0.01 * w.grad.norm(), (
-        "the mean of two objectives is another one"
+        "the mean of two objectives is a different number"
     )
 
 

@@ -1,5 +1,5 @@
-"""The dry run: what would fail after an epoch is refused in one line before a folder is made, and
-nothing of the run is changed by it.
+"""The dry run: errors that would come after an epoch are reported in one line before a folder is
+made, and the dry run changes nothing of the run.
 """
 
 import copy
@@ -84,14 +84,14 @@ def test_a_dry_run_changes_nothing_and_learns_for_real(method, precision, tmp_pa
 
         with patch.object(validation, "rehearse", looked_at):
             dry_run(training, validation)
-    # a scaler leaves out its first steps where gradients overflow, as those of 20,000 nats do
+    # a scaler skips its first steps if gradients overflow, like those of 20,000 nats
     assert moved == [(1, (method, precision) != ("beta_vae", "16-mixed"))]
     assert same(before, kept(training)) and not training.state.optimizer.state
     assert not list(tmp_path.iterdir())
 
 
 def sizes_in(model) -> dict[str, set[int]]:
-    """The sizes of batches that a method is given from now on, by the name of its function."""
+    """The sizes of the batches that a method receives from now on, by the name of the function."""
     sizes: dict[str, set[int]] = {"embed": set(), "encode": set(), "forward": set()}
     for name in sizes:
         made = getattr(model, name)
@@ -110,7 +110,7 @@ def sizes_in(model) -> dict[str, set[int]]:
 def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
     method, images, last, tmp_path
 ):
-    """A last block of 88 has no error of its own, one of a single image may."""
+    """A last block of 88 images causes no new error, but a block of a single image may."""
     more = [f"data.sprites.validation={images}", "optim.batch_size=100"]
     training, validation = prepared(method, tmp_path / "run", *more)
     model = training.state.method
@@ -138,8 +138,8 @@ def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
         ("beta_vae", ["model.width=3000000"], ["optim.batch_size", "memory"]),
     ],
 )
-def test_what_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, tmp_path):
-    """Where no words are given, it has to run to its end."""
+def test_a_config_that_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, tmp_path):
+    """If no words are given, the run must reach its end."""
     answer = train(method, tmp_path / "run", *EXTRA[method], "optim.epochs=1", *more)
     if not words:
         assert answer.code == 0, answer.err
@@ -149,8 +149,8 @@ def test_what_can_not_run_is_one_line_and_leaves_no_folder(method, more, words, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_size_beyond_what_a_validation_reads_validates_on_one_whole_batch(tmp_path):
-    """A batch of more images than a validation reads was an empty batch."""
+def test_a_batch_larger_than_the_validation_split_validates_on_all_images(tmp_path):
+    """Earlier, a batch size above the number of validation images gave an empty batch."""
     few = FULL._replace(metrics=32)
     training, validation = prepared("simclr", tmp_path / "run", "data.sprites.validation=200")
     sizes = sizes_in(training.state.method)
@@ -220,7 +220,8 @@ def test_a_loss_or_gradient_that_is_not_finite_at_the_first_step_is_refused(tmp_
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
 def test_one_validation_image_has_no_spread_and_the_rest_is_measured(method, tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # such as torch's of a deviation of one number
+        # such as torch's warning about the deviation of a single number
+        warnings.simplefilter("error", UserWarning)
         answer = train(method, tmp_path / "run", *EXTRA[method], "data.sprites.validation=1")
     assert answer.code == 0, answer.err
     lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
@@ -251,7 +252,7 @@ def test_a_float64_checkpoint_is_loaded_and_probed_as_float32(tmp_path):
 
 
 def test_a_scale_survives_a_resumption(tmp_path):
-    """Of a VAE of 20,000 nats the scale of 16-mixed is halved many times in the first steps."""
+    """With a loss of 20,000 nats, the scale of 16-mixed is halved many times in the first steps."""
     mlp = ["model.backbone=mlp", "model.decoder=mlp", "optim.epochs=2", "trainer.save_every=8"]
     words = ["beta_vae", tmp_path / "run", "trainer.precision=16-mixed", *TINY["beta_vae"], *mlp]
     whole = train(*words)
@@ -267,7 +268,7 @@ def test_a_scale_survives_a_resumption(tmp_path):
 
 
 @pytest.mark.parametrize("scaler", [{"scale": "1"}, [1], {"scale": float("nan")}, 3])
-def test_a_scale_that_is_none_is_refused(scaler, tmp_path):
+def test_an_invalid_scale_is_refused(scaler, tmp_path):
     training, _ = prepared("simclr", tmp_path / "run", "trainer.precision=16-mixed")
     checkpoint.save(tmp_path / "a.ckpt", training.state)
     entries = checkpoint.read(tmp_path / "a.ckpt")

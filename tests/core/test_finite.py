@@ -1,5 +1,5 @@
-"""What is not finite ends a run in one line that names the step, and watching for it waits for
-nothing.
+"""A number that is not finite ends a run with one line that names the step, and the check does not
+wait for the device.
 """
 
 import itertools
@@ -25,7 +25,7 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
     for step, loss in enumerate([3.0, 2.5, float("inf"), float("nan"), 1.0], start=1):
         losses.add(step, {"loss": torch.tensor(loss), "lr": torch.tensor(0.1)})
         if step == 1:
-            for _ in range(2):  # a second look at the same step shows it again
+            for _ in range(2):  # a second call of `look` for the same step raises again
                 assert losses.look() == {"loss": 3.0, "lr": pytest.approx(0.1)}
     with pytest.raises(
         UserError,
@@ -35,7 +35,7 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
 
 
 class Spoiled(torch.autograd.Function):
-    """The identity, whose gradient is what is told."""
+    """The identity, but with a given gradient."""
 
     @staticmethod
     def forward(ctx, x, gradient):
@@ -48,22 +48,20 @@ class Spoiled(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("gradient", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_named_where_it_is_clipped(
-    gradient, tmp_path, monkeypatch
-):
-    """The loss of step 4 is finite and its gradient is not."""
+def test_a_gradient_that_is_not_finite_is_named_if_it_is_clipped(gradient, tmp_path, monkeypatch):
+    """The loss of step 4 is finite, but its gradient is not."""
     original, calls = SimCLR.project, itertools.count()
 
     def project(self, x):
         codes = original(self, x)
-        # the first call that trains is that of the dry run
+        # the first training call is that of the dry run
         spoiled = self.training and next(calls) == 4
         return Spoiled.apply(codes, gradient) if spoiled else codes
 
     monkeypatch.setattr(SimCLR, "project", project)
     answer = in_process.train("simclr", tmp_path / "run", "optim.clip=1", *SMALL)
     assert answer.code == 2 and len(answer.err.strip().splitlines()) == 1, answer
-    # an infinite gradient becomes nan on its way back
+    # an infinite gradient becomes nan in the backward pass
     said = "the norm of the gradient is nan at step 4; the last finite metrics are those"
     assert f"{said} of step 3: loss" in answer.err and "last.ckpt holds an earlier" in answer.err
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
@@ -72,7 +70,7 @@ def test_a_gradient_that_is_not_finite_is_named_where_it_is_clipped(
 
 
 def test_clipping_does_not_wait_for_the_device(tmp_path, monkeypatch):
-    """A step that clips asks the device for as many numbers as one that does not."""
+    """A step with clipping reads as many numbers from the device as a step without."""
     asked: list[int] = []
     item, truth = torch.Tensor.item, torch.Tensor.__bool__
     monkeypatch.setattr(torch.Tensor, "item", lambda x: asked.append(1) or item(x))

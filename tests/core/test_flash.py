@@ -1,5 +1,5 @@
-"""The queue's loss by flash attention, through the operator's twin on the CPU, against float64
-matrices of all scores.
+"""The queue's loss by flash attention, with the operator's CPU version, against float64 matrices of
+all scores.
 """
 
 from unittest import mock
@@ -19,14 +19,14 @@ CPU = torch.device("cpu")
 
 
 def here(dtype: torch.dtype = flash.HALF, **constants: object):
-    """Flash attention on the CPU, in any precision; `constants` make few keys many parts and
+    """Flash attention on the CPU, in any precision; `constants` divide few keys into many parts and
     chunks.
     """
     return mock.patch.multiple(flash, DEVICES=("cpu",), HALF=dtype, **constants)
 
 
 def in_half(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """The loss as training in half precision calls it, and proof that flash attention made it."""
+    """The loss as half-precision training calls it; checks that flash attention computed it."""
     with (
         torch.autocast("cpu", torch.bfloat16),
         mock.patch.object(chunked, "_of_rows", side_effect=AssertionError),
@@ -35,7 +35,7 @@ def in_half(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Te
 
 
 def exactly(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, ...]:
-    """Attention on rounded vectors without rounding anything else."""
+    """Attention on rounded vectors, without any other rounding."""
     scores = scale * query.double() @ keys.double().mT
     return scores.softmax(-1) @ values.double(), scores.logsumexp(-1)
 
@@ -46,10 +46,9 @@ def exactly(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("most", [2**23, 2**12])
 def test_parts_and_chunks_of_any_length_are_the_whole(n, k, d, temperature, most):
-    """In float64 nothing is rounded, so only splitting, padding, scaling and merging are left to be
-    wrong.
-    """
-    query, keys = codes(n, d, 0), codes(k, d, 1).T.contiguous().T  # a view of any strides will do
+    """Float64 is not rounded, so only splitting, padding, scaling and merging can be wrong."""
+    # a view with any strides is accepted
+    query, keys = codes(n, d, 0), codes(k, d, 1).T.contiguous().T
     with here(torch.float64, MOST=most, ROWS=64, BLOCKS=40, LEAST=9):
         total, mean = flash.softmax_mean(query, keys, 1 / temperature)
     scores = query.double() @ keys.double().T / temperature
@@ -77,8 +76,8 @@ def test_keys_are_split_so_that_blocks_fill_the_device_and_none_is_lost_or_copie
 @pytest.mark.parametrize("n, k, d", [(300, 5003, 128), (300, 4096, 37)])
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 def test_loss_and_gradient_in_float32(n, k, d, temperature):
-    """Through queue_loss, duplicates and zero vectors included; at T = 0.01 as good as float32's
-    scores of 100 nats allow.
+    """By queue_loss, with duplicates and zero vectors; at T = 0.01 as exact as float32's scores of
+    100 nats allow.
     """
     first, second, queue = codes(n, d, 0), codes(n, d, 1), codes(k, d, 2)
     with here(torch.float32):
@@ -113,7 +112,7 @@ def test_the_ring_may_be_overwritten_before_the_backward_pass():
     with here():
         loss = in_half(
             query, key, queue.keys.half(), 1.0
-        )  # a queue in the kernel's own precision is read where it lies
+        )  # a queue in the kernel's own precision is read without a copy
         ring = in_half(query, key, queue.keys, 1.0)
     queue.enqueue(codes(70, 16, 2))
     for of in (loss, ring):
@@ -123,9 +122,9 @@ def test_the_ring_may_be_overwritten_before_the_backward_pass():
 
 
 @pytest.mark.parametrize("n, k, d", [(256, 65_536, 128), (300, 5003, 37)])
-def test_the_operator_of_a_gpu_takes_and_gives_these_shapes(n, k, d):
-    """Without values, which need a GPU: torch's own account of the operator that is called
-    there.
+def test_the_shapes_of_the_gpus_operator(n, k, d):
+    """Shapes only, because values need a GPU: torch's own description of the operator that is
+    called there.
     """
     query, keys = torch.empty(n, d, device="meta"), torch.empty(k, d, device="meta")
     with mock.patch.object(
@@ -141,8 +140,8 @@ def test_the_operator_of_a_gpu_takes_and_gives_these_shapes(n, k, d):
 
 
 def simulated(temperature: float, dtype: torch.dtype, near: bool) -> Tensor:
-    """Errors [N] of log-sum-exps by flash attention, where nothing but queries and keys is rounded;
-    each query may have a near key.
+    """Errors [N] of log-sum-exps by flash attention if only queries and keys are rounded; each
+    query may have a near key.
     """
     query, keys = (
         F.normalize(torch.randn(n, 128, generator=torch.Generator().manual_seed(n)), dim=1)
@@ -158,8 +157,8 @@ def simulated(temperature: float, dtype: torch.dtype, near: bool) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.01, 0.02, 0.05, 0.1, 0.2])
 def test_the_rule_for_rounding_holds(temperature, dtype):
-    """A bound in the worst case, far above the error with random keys, and no wild one: at T = 0.01
-    the spread is over a third of it.
+    """The rule bounds the worst case. It is far above the error with random keys, but not too
+    loose: at T = 0.01 the spread is over a third of it.
     """
     with here(dtype):
         bound = flash.error(1 / temperature, 256, 128)
@@ -173,8 +172,8 @@ def test_the_rule_for_rounding_holds(temperature, dtype):
 
 
 def test_rounding_of_queries_is_taken_out():
-    """Keys that float16 holds exactly leave only the query's rounding, and of it only the
-    square.
+    """With keys that are exact in float16, only the query is rounded, and after the correction only
+    the square of its error remains.
     """
     query, keys = codes(64, 128, 0), codes(4096, 128, 1).half()
     with here(), mock.patch.object(flash, "kernel", lambda device: exactly):
@@ -194,7 +193,7 @@ def test_rounding_of_queries_is_taken_out():
         (256, 128, 0.1, torch.float64, False),
     ],
 )
-def test_it_serves_where_it_can_and_where_it_is_exact_enough(n, d, temperature, dtype, yes):
+def test_it_is_used_if_it_is_available_and_exact_enough(n, d, temperature, dtype, yes):
     query, keys = torch.zeros(n, d, dtype=dtype), torch.zeros(16, d, dtype=dtype)
     assert not flash.serves(query, keys, 1 / temperature)  # on a CPU, never
     with here():
@@ -220,7 +219,7 @@ def test_training_in_float32_keeps_the_chunks():
 
 @pytest.mark.parametrize("precision, yes", [("bf16-mixed", True), ("32-true", False)])
 def test_the_precision_of_training_decides(precision, yes):
-    """As Fabric runs a method: its mixed precision is autocast around forward."""
+    """As in a training run: Fabric's mixed precision is autocast around `forward`."""
 
     class Method(torch.nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

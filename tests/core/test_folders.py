@@ -1,4 +1,4 @@
-"""Folders of images: which class a file belongs to, and what is left out."""
+"""Folders of images: the class of a file, and the files that are left out."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_same_folder_name_under_two_classes_is_not_one_class(tmp_path):
     assert open_split(tmp_path).identity.classes == ("left", "right")
 
 
-def test_hidden_names_are_left_out_and_said(tmp_path, capfd):
+def test_hidden_names_are_left_out_and_reported(tmp_path, capfd):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/.ipynb_checkpoints/0.png")
     png(tmp_path, "train/a/.thumbnails/0.png", "train/a/._1.png", "train/a/.DS_Store.png")
     source = open_split(tmp_path)
@@ -56,12 +56,12 @@ def test_every_format_that_pillow_decodes_is_read(suffix, tmp_path):
     assert (batch.views[0].int()[batch.label[:, 0] == 1] - 90).abs().max() <= 2
 
 
-def test_what_is_no_image_is_left_out_counted_and_said(tmp_path, capfd):
+def test_files_that_are_not_images_are_left_out_and_counted(tmp_path, capfd):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/b/0.png", "train/loose.png")
     for name in ("a/notes.txt", "a/labels.csv", "b/clip.mp4", "b/drawing.eps", "README"):
         (tmp_path / "train" / name).write_text("words")
     os.symlink(tmp_path / "nowhere.png", tmp_path / "train/a/lost.png")
-    os.mkfifo(tmp_path / "train/b/pipe.png")  # to read it would wait for ever
+    os.mkfifo(tmp_path / "train/b/pipe.png")  # reading it would wait forever
     source = open_split(tmp_path)
     assert len(source) == 3
     (said,) = capfd.readouterr().err.splitlines()
@@ -83,7 +83,7 @@ def test_a_file_of_postscript_starts_no_other_program(tmp_path):
         open_split(tmp_path)
 
 
-def test_a_class_without_images_is_refused_in_train_and_said_in_test(tmp_path, capfd):
+def test_a_class_without_images_is_refused_in_train_and_reported_in_test(tmp_path, capfd):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "test/a/0.png")
     (tmp_path / "test/b").mkdir()
     (tmp_path / "train/b").mkdir()
@@ -190,7 +190,7 @@ def test_one_image_is_a_split(count, validation, tmp_path):
 
 
 @pytest.mark.parametrize("memory", [1.0, 0.0])
-def test_a_class_that_is_held_out_whole_is_said(memory, tmp_path, capfd):
+def test_a_class_that_is_held_out_completely_is_reported(memory, tmp_path, capfd):
     png(tmp_path, *(f"train/{c}/0.png" for c in "abcd"))
     source = open_split(tmp_path, "train", validation=3, memory=memory)
     assert len(source) == 1 and source.factors == {"class": 4}

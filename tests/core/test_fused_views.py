@@ -1,4 +1,4 @@
-"""The Triton kernel of views, run by Triton's interpreter, beside the eager views."""
+"""The Triton kernel of views, run by Triton's interpreter, against the eager views."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def test_the_kernel_makes_the_eager_views_to_one_level():
         ("moco", 3, 40, 24, 20),
         ("simclr", 1, 28, 28, 28),
     ]
-    told = subprocess.run(  # a process of its own, since Triton reads the variable once
+    told = subprocess.run(  # a separate process, because Triton reads the variable only once
         [sys.executable, "-c", COMPARE, json.dumps(cases)],
         env=dict(
             os.environ, TRITON_INTERPRET="1", PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])
@@ -63,7 +63,7 @@ def test_the_kernel_makes_the_eager_views_to_one_level():
         assert levels <= 1 and share < 1e-3
 
 
-def test_the_parameters_are_what_the_kernel_reads():
+def test_the_parameters_have_the_layout_of_the_kernel():
     policy = views.policy("simclr", 32)
     drawn = views.draw(5, 32, 32, KeyedRNG(0, 0), policy)
     row = views.packed(drawn)
@@ -75,7 +75,7 @@ def test_the_parameters_are_what_the_kernel_reads():
 
 
 def test_a_step_copies_its_index_and_the_parameters_of_both_views_and_nothing_else(monkeypatch):
-    """On a device that holds no values, so that nothing can be read back from it either."""
+    """On a device without values, so that nothing can be read back from it."""
     copies = []
 
     def sent(tensors, device, send=transfer.send):
@@ -98,7 +98,7 @@ def test_a_step_copies_its_index_and_the_parameters_of_both_views_and_nothing_el
 
 
 @pytest.mark.parametrize("change", [{"rotation": 20.0}, {"blur": 0.5}])
-def test_what_the_kernel_does_not_do_takes_the_eager_way(change, monkeypatch):
+def test_views_that_the_kernel_does_not_support_are_eager(change, monkeypatch):
     monkeypatch.setattr("core.data.fused_views.serves", lambda image, size: True)
     monkeypatch.setattr("core.data.fused_views.make", lambda *given: pytest.fail("was called"))
     policy = views.replace(views.policy("simclr", 32), **change)
@@ -106,7 +106,7 @@ def test_what_the_kernel_does_not_do_takes_the_eager_way(change, monkeypatch):
     assert views.augment(image, KeyedRNG(0, 0), policy).shape == image.shape
 
 
-def test_the_kernel_serves_small_images_on_a_gpu_alone(monkeypatch):
+def test_the_kernel_is_used_only_for_small_images_on_a_gpu(monkeypatch):
     monkeypatch.setattr(fused_views, "available", lambda: True)
     cpu = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     assert not fused_views.serves(cpu, 32)

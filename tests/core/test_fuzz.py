@@ -1,7 +1,6 @@
-"""Whatever a config says, it is a checked RunConfig or one line that names what is wrong; never a
-traceback.
+"""Any config gives a checked RunConfig or one line that names what is wrong, but never a traceback.
 
-TWOBOUNDS_FUZZ=2000 looks at that many configs instead of the few that fit into a test.
+TWOBOUNDS_FUZZ=2000 tries 2,000 configs instead of the few that a test has time for.
 """
 
 import dataclasses
@@ -49,7 +48,7 @@ anything = st.recursive(
 
 
 def fitting(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type, in and out of its range, at times another type."""
+    """Values of a field's type, inside and outside of its range, and sometimes of another type."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return section(hint)
     if get_origin(hint) in (list, tuple):
@@ -65,8 +64,8 @@ def fitting(hint: Any) -> st.SearchStrategy[Any]:
 
 @functools.cache
 def section(kind: type) -> st.SearchStrategy[Any]:
-    """A mapping for a dataclass: some keys at their defaults, a few at other values or of other
-    types, at times one that it has not.
+    """A mapping for a dataclass: some keys have their defaults, a few have other values or types,
+    and sometimes a key is unknown.
     """
     defaults = {
         f.name: st.just(f.default)
@@ -92,7 +91,7 @@ def section(kind: type) -> st.SearchStrategy[Any]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> Any:
-    """A whole config. Most name a method that there is."""
+    """A whole config. Most name a method that exists."""
     method = draw(st.one_of(st.sampled_from(METHODS), st.sampled_from(METHODS), words, leaves))
     values = draw(section(config.RunConfig))
     if not isinstance(values, dict):
@@ -107,7 +106,7 @@ def runs(draw: st.DrawFn) -> Any:
 
 
 def accepted(read: Any) -> config.RunConfig | None:
-    """The config, or None where one line refused it."""
+    """The config, or None if it was refused with one line."""
     try:
         run = read()
     except UserError as error:
@@ -127,7 +126,7 @@ def test_a_config_is_checked_or_refused_in_one_line() -> None:
     @given(runs())
     def look(values: Any) -> None:
         run = accepted(lambda: config.from_dict(values, "fuzz.yaml"))
-        if run:  # what was taken is written and read back as itself
+        if run:  # an accepted config is written and read back without a change
             assert repr(config.to_dict(config.from_dict(config.to_dict(run), "again"))) == repr(
                 config.to_dict(run)
             )

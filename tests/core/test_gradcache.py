@@ -1,5 +1,5 @@
-"""Micro batches give the value and the gradient of the whole batch, for every method; a plain mean
-over them does not.
+"""Micro batches give the loss and the gradient of the whole batch, for every method; a simple mean
+over micro batches does not.
 """
 
 import pytest
@@ -71,7 +71,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_eight_micro_batches_of_128_have_the_gradient_of_1024_images(name):
-    """Batch norm in eval mode, for its statistics would be those of a micro batch."""
+    """Batch norm is in eval mode, because its statistics would be those of a micro batch."""
     whole, parted = build(name).eval(), build(name, 128).eval()
     one, eight = whole(images(1024, whole)), parted(images(1024, parted))
     assert eight.loss.item() == pytest.approx(one.loss.item(), rel=1e-12)
@@ -106,9 +106,9 @@ def test_batch_norm_sees_a_micro_batch_and_remembers_it_once(size):
         torch.testing.assert_close(buffer, other, msg=name)
 
 
-def test_what_lies_between_images_and_codes_is_kept_of_one_micro_batch_only():
-    """Bytes that the graph of a loss holds, activations and codes: a sixteenth of them and the
-    codes stay.
+def test_activations_are_kept_for_only_one_micro_batch():
+    """The bytes that the graph of a loss holds: with 16 micro batches, a sixteenth of the
+    activations, and the codes.
     """
 
     def held(micro_batch: int) -> int:

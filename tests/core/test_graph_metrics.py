@@ -1,4 +1,4 @@
-"""Metrics of a step outlive the replay of the graph that made them."""
+"""Metrics of a step stay unchanged when the graph that made them is replayed."""
 
 from types import SimpleNamespace
 from unittest import mock
@@ -12,7 +12,7 @@ from core.run.train import train
 
 
 class Replayed(nn.Module):
-    """What a CUDA graph does: each call writes its outputs into the memory of the call before."""
+    """Acts like a CUDA graph: each call writes its outputs into the memory of the previous call."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The identity of a split: equal for equal data wherever they lie, and different for any change."""
+"""The identity of a split: equal for equal data in any folder, and different for any change."""
 
 import json
 import os
@@ -75,11 +75,11 @@ def other_class(root):
     [
         (other_pixels, {1.0: "other pixels", 0.0: "other files"}),
         (other_labels, {1.0: "other pixels", 0.0: "other files"}),
-        (more_images, {1.0: "13 images where there were 12", 0.0: "13 images where there were 12"}),
+        (more_images, {1.0: "13 images instead of 12", 0.0: "13 images instead of 12"}),
         (other_class, {1.0: "class 'wolf' is new", 0.0: "class 'wolf' is new"}),
     ],
 )
-def test_a_change_in_place_is_seen_and_said(change, said, memory, root):
+def test_a_change_in_place_is_detected_and_reported(change, said, memory, root):
     before = identity(root, memory=memory)
     change(root)
     after = identity(root, memory=memory)
@@ -101,7 +101,7 @@ def test_other_labels_of_the_same_images_are_other_labels(tmp_path):
 @pytest.mark.parametrize(
     "key, value", [("size", 6), ("grey", True), ("binarise", True), ("validation", 3), ("bits", 12)]
 )
-def test_what_changes_pixels_or_splits_is_part_of_it(key, value, root):
+def test_settings_of_pixels_and_splits_are_part_of_the_identity(key, value, root):
     before, after = identity(root), identity(root, **{key: value})
     assert after.fingerprint != before.fingerprint
     old = getattr(config(root), key)
@@ -206,7 +206,7 @@ def test_files_that_moved_or_were_copied_are_the_same_data(root, tmp_path):
 
 
 def changed_alike(root):
-    """A byte of a file, with its size and its time of change as they were."""
+    """Change a byte of a file, but keep its size and its time of change."""
     path = root / "train/cat/0.png"
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -243,7 +243,7 @@ def test_files_that_are_long_to_read_are_known_by_their_times(change, root, monk
     assert after.fingerprint != before.fingerprint
 
 
-def test_it_is_computed_once_and_only_where_it_is_asked_for(root, monkeypatch):
+def test_it_is_computed_once_and_only_on_demand(root, monkeypatch):
     _plain.cache_clear()
     sources = [open_source(config(root), "trainval", 0, augmented) for augmented in (True, False)]
     calls = []
@@ -252,7 +252,7 @@ def test_it_is_computed_once_and_only_where_it_is_asked_for(root, monkeypatch):
     assert first is second and len(calls) == 2, "pixels and labels, once"
 
 
-def test_the_size_of_mnist_takes_less_than_a_few_batches():
+def test_the_size_of_mnist_is_known_faster_than_a_few_batches():
     from core.data.images import Arrays
 
     rng = np.random.default_rng(0)
@@ -264,7 +264,7 @@ def test_the_size_of_mnist_takes_less_than_a_few_batches():
     start = time.process_time()
     for _ in range(20):
         images.float().mean()
-    assert hashed < 20 * (time.process_time() - start), "no more than reading it some times"
+    assert hashed < 20 * (time.process_time() - start), "not slower than reading it several times"
 
 
 def test_replace_of_a_setting_is_another_config_for_sprites():

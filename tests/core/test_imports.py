@@ -1,4 +1,4 @@
-"""Importing a package is light, and torchvision can be imported in any order beside ours."""
+"""Importing a package is fast, and torchvision can be imported before or after our packages."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# A torchvision that registers a fake kernel for an operator of its own, as the real one does; where
-# its shared library does not load, and nobody declares the operator, importing it fails.
+# A torchvision that registers a fake kernel for its own operator, like the real one. If its shared
+# library does not load and the operator is not declared, importing it fails.
 TORCHVISION = """
 import torch
 imported = 1 + globals().get("imported", 0)
@@ -20,7 +20,7 @@ def nms(dets, scores, iou_threshold):
 
 
 def fresh(code: str, *paths: Path) -> str:
-    """What a fresh interpreter prints."""
+    """The output of a fresh interpreter."""
     told = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -124,7 +124,7 @@ print(sys.meta_path == before, torchvision.heavy)
     assert fresh(code, tmp_path) == "True False"
 
 
-def test_where_there_is_no_torchvision_python_says_so(tmp_path):
+def test_without_torchvision_python_reports_it(tmp_path):
     code = """
 import sys, core
 sys.path[:] = [p for p in sys.path if "site-packages" not in p]

@@ -24,8 +24,8 @@ from tests.front_door import run_in_processes
 
 
 def small_chunks():
-    """Chunks and tiles so small that few codes make many of them, and none comes out even; one tile
-    is kept, others are computed again.
+    """Very small chunks and tiles, so that few codes need many of them, and the last ones are
+    incomplete; one tile is kept, the others are computed again.
     """
     return mock.patch.multiple(chunked, ON_CPU=(3, 7, 15)), mock.patch.multiple(
         in_batch, ON_CPU=4, KEPT=16
@@ -50,7 +50,7 @@ def test_any_number_of_any_vectors_equals_all_scores_in_float64(
     )
     scores = (
         norm**2 / temperature
-    )  # the largest; a score is rounded by its size, and a probability by its score's rounding
+    )  # the largest score: its size determines the rounding of scores, and so of probabilities
     limit = 1e-9 if dtype == torch.float64 else max(1e-6, 2.5e-7 * scores)
     contests = [
         (
@@ -77,8 +77,8 @@ def test_any_number_of_any_vectors_equals_all_scores_in_float64(
     "temperature, limit", [(0.01, 3e-6), (0.05, 1e-6), (0.2, 1e-6), (1.0, 1e-6)]
 )
 def test_float32_in_training_sizes(temperature, limit):
-    """Loss within 1e-6 at any temperature; at 0.01 the gradient is as good as float32's scores of
-    100 nats allow (torch's own: 1.2e-6).
+    """The loss is within 1e-6 at any temperature. At 0.01 the gradient is as exact as float32's
+    scores of 100 nats allow (torch's own: 1.2e-6).
     """
     first, second, queue = codes(200, 128, 0), codes(200, 128, 1), codes(5000, 128, 2)
     for ours, exact in [
@@ -94,8 +94,8 @@ def test_float32_in_training_sizes(temperature, limit):
 
 
 def test_a_small_loss_keeps_its_digits():
-    """Where the own key is far ahead, the sum over all candidates differs from its exponential by
-    less than float32 shows.
+    """If the own key has by far the largest score, the sum over all candidates differs from its
+    exponential by less than float32 can represent.
     """
     key, queue = codes(32, 64, 0)[6:], codes(500, 64, 1)
     loss, gradient = errors(
@@ -165,8 +165,8 @@ def test_there_is_no_second_derivative_and_no_work_without_a_gradient():
 
 @pytest.mark.parametrize("temperature", [0.05, 0.2])
 def test_keys_in_bfloat16_cost_little(temperature):
-    """K = 2^18; the rounding of a key is its own, so it averages out. The sums are float32 or
-    wider: in bfloat16 they would stop at 256.
+    """K = 2^18. Rounding errors of different keys are independent, so they average out. The sums
+    are float32 or wider: in bfloat16 they would stop at 256.
     """
     query, key = codes(16, 128, 0).requires_grad_(), codes(16, 128, 1)
     queue = F.normalize(torch.randn(2**18, 128, generator=torch.Generator().manual_seed(2)), dim=1)

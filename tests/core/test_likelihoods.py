@@ -1,5 +1,5 @@
-"""Likelihoods: probabilities that sum to one, samples that follow them, constants that are kept,
-and values that are refused.
+"""Likelihoods: probabilities sum to one, samples follow them, constants are kept, and wrong values
+are refused.
 """
 
 import math
@@ -114,7 +114,7 @@ def test_samples_fall_on_the_levels_as_often_as_log_prob_says(law: DiscreteDistr
 )
 def test_quantiles_invert_the_cumulative_probabilities(law: DiscreteDistribution):
     cumulative = law.log_prob(LEVELS).exp().cumsum(0)
-    kept = slice(0, 255)  # the last is 1 but for rounding
+    kept = slice(0, 255)  # the last is 1 up to rounding
     torch.testing.assert_close(
         law.from_uniform(cumulative[kept] * (1 - 1e-9)), LEVELS[kept], rtol=0, atol=1e-12
     )
@@ -155,8 +155,8 @@ def test_targets_binarise_keep_or_dequantise():
 
 @pytest.mark.parametrize("name", ["categorical", "logistic_mixture"])
 def test_each_value_has_its_own_run_of_the_decoders_channels(name):
-    """Changing the channels of one colour changes the law of that colour alone; samples and means
-    have the image's shape.
+    """Changing the channels of one colour changes only the distribution of that colour; samples and
+    means have the image's shape.
     """
     likelihood, rng = Likelihood(name, 3, components=4), KeyedRNG(0, 0)
     assert likelihood.channels == {"categorical": 256, "logistic_mixture": 12}[name]

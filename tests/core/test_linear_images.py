@@ -1,6 +1,4 @@
-"""Linear-Gaussian images: what is said of them is what a multivariate normal of their covariance
-says.
-"""
+"""Linear-Gaussian images: closed forms agree with a multivariate normal of their covariance."""
 
 import numpy as np
 import pytest
@@ -98,7 +96,7 @@ def test_an_image_is_a_function_of_seed_split_and_place():
         (["data.linear_gaussian.sides=8"], "side"),
     ],
 )
-def test_what_can_not_be_is_one_line(overrides, said):
+def test_invalid_words_are_one_line(overrides, said):
     with pytest.raises(config.UserError, match=said) as refused:
         config.read(
             "configs/beta_vae_sprites.yaml",
@@ -115,7 +113,7 @@ def test_the_best_infonce_is_that_of_a_simulation_with_the_true_densities():
     y = correlations * x + (1 - correlations**2).sqrt() * noise
     others = torch.randn(n, k, 3, generator=g).double()  # each anchor has negatives of its own
 
-    def log_ratio(x, y):  # log p(y|x) / p(y), of each coefficient a normal
+    def log_ratio(x, y):  # log p(y|x) / p(y); each coefficient is normal
         deviation = (1 - correlations**2).sqrt()
         given = torch.distributions.Normal(correlations * x, deviation).log_prob(y)
         return (given - torch.distributions.Normal(0.0, 1.0).log_prob(y)).sum(-1)

@@ -1,4 +1,4 @@
-"""Products by oneDNN, and linear layers made of them, against torch's own in float64."""
+"""Products by oneDNN, and linear layers that use them, against torch's own in float64."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_a_product_is_torchs(shape, transposed):
     expected = a.double() @ b.double().T
     torch.testing.assert_close(matmul(a, b).double(), expected, rtol=1e-5, atol=1e-4)
     assert matmul(a.double(), b.double()).dtype == torch.float64
-    bias = torch.randn(m, 2, generator=g)[:, 0]  # does not lie in one piece
+    bias = torch.randn(m, 2, generator=g)[:, 0]  # is not contiguous
     torch.testing.assert_close(matmul(a, b, bias).double(), expected + bias, rtol=1e-5, atol=1e-4)
 
 
@@ -45,8 +45,8 @@ def ones(*shape: int, **kind: object) -> torch.Tensor:
         (ones(4, 6), ones(7, 6), ones(7, device="meta")),
     ],
 )
-def test_what_is_no_product_of_matrices_is_refused(a, b, bias):
-    """oneDNN by itself reads beyond some of these, and answers."""
+def test_invalid_products_are_refused(a, b, bias):
+    """oneDNN alone would read beyond some of these tensors, and return a result."""
     with pytest.raises(ValueError, match="^matmul: "):
         matmul(a, b, bias)
 
@@ -58,8 +58,8 @@ def test_an_empty_product_is_torchs(n, d, m):
     assert torch.equal(matmul(ones(n, d), ones(m, d), bias), torch.zeros(n, m) + d + bias)
 
 
-def test_however_the_numbers_lie_the_product_is_the_same():
-    """Expanded, overlapping, strided, shifted, and with a sign that is not yet in memory."""
+def test_the_product_is_the_same_for_every_memory_layout():
+    """Expanded, overlapping, strided and shifted tensors, and a lazy negation."""
     x = torch.randn(40, generator=torch.Generator().manual_seed(0))
     views = [
         x[:6].expand(4, 6),

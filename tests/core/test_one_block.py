@@ -1,5 +1,5 @@
-"""Where every operator is launched by itself, all scores are one block: the same losses, by few
-operators. The GPU's ways, taken on the CPU.
+"""On devices where each operator needs a launch, all scores are one block: the same losses with few
+operators. The CPU takes the GPU's code paths here.
 """
 
 import logging
@@ -65,7 +65,7 @@ def test_one_block_equals_all_scores_in_float64(n, k, d, temperature, norm, dtyp
             off, gradient = errors(
                 loss, exact, [first, second], temperature, floor=0.1 * norm / temperature
             )
-            if dtype == torch.float32:  # the relative error of a loss near zero is another thing
+            if dtype == torch.float32:  # the relative error of a loss near zero is larger
                 found = loss(first, second, temperature).double()
                 off = abs(found - exact(first.double(), second.double(), temperature)).item()
             assert max(off, gradient) < limit
@@ -107,7 +107,7 @@ def test_more_scores_than_fit_are_no_block(most, blocks):
         queue_loss(query, key, queue, 0.1)
         assert made.call_count == 2 * blocks
         made.reset_mock()
-        # keys in half precision are widened, which counts as well
+        # keys in half precision are widened, which is one more operator
         queue_loss(query[:1], key[:1], codes(64 * 64, 8, 2).half(), 0.1)
         assert not made.called
 

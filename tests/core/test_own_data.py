@@ -1,5 +1,5 @@
-"""Data sets by name: the table of torchvision's, and a set in a package of one's own, which is one
-file.
+"""Data sets by name: the table of torchvision's sets, and a set of one file in a user's own
+package.
 """
 
 import sys
@@ -121,7 +121,7 @@ BROKEN = "raise OSError('no such disk')"
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package outside the repository, which nobody trusts yet."""
+    """A package outside of the repository, which is not trusted yet."""
     folder = tmp_path / "mydata"
     folder.mkdir()
     for name, text in (
@@ -138,7 +138,7 @@ def package(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
-def test_a_set_of_one_s_own_is_opened_from_one_s_own_config(package):
+def test_a_users_set_is_opened_from_the_users_config(package):
     overrides = [
         "data.name=mydata.discs.Discs",
         "data.options.sizes=3",
@@ -159,7 +159,7 @@ def test_a_set_of_one_s_own_is_opened_from_one_s_own_config(package):
     assert again.data == run.data, "options are kept in what is saved"
 
 
-def test_stored_images_of_one_s_own_are_augmented_like_others(package):
+def test_a_users_stored_images_are_augmented_like_others(package):
     trust("mydata")
     settings = DataConfig(name="mydata.stored.Gradients", augment="simclr", options={"levels": 12})
     plain = open_source(settings, "train", 0, augmented=False)
@@ -176,7 +176,7 @@ def test_stored_images_of_one_s_own_are_augmented_like_others(package):
     )
 
 
-def test_what_a_stranger_s_config_names_is_not_imported(package):
+def test_a_strangers_config_imports_nothing(package):
     values = config.to_dict(config.read("configs/simclr_sprites.yaml", ["folder=x"]))
     values["data"]["name"] = "mydata.broken.Anything"
     run = config.from_dict(values, "a checkpoint")
@@ -190,7 +190,7 @@ def test_what_a_stranger_s_config_names_is_not_imported(package):
 @pytest.mark.parametrize(
     "written", ["007", "1e5", "yes", "runs/exp #1", "a: b", "${oc.env:HOME}", r"\${x}", "null", ""]
 )
-def test_text_among_the_options_is_taken_as_it_stands(written, package, tmp_path):
+def test_text_options_are_taken_literally(written, package, tmp_path):
     own = ["data.name=mydata.named.Named", "data.options.levels=4", "folder=x"]
     keys = ("path", "inner.code")
     run = config.read(
@@ -205,7 +205,7 @@ def test_text_among_the_options_is_taken_as_it_stands(written, package, tmp_path
     assert config.read(tmp_path / "run.yaml", []).data.options == run.data.options
 
 
-def test_text_of_options_in_a_file_is_taken_as_it_stands(package, tmp_path):
+def test_text_options_in_a_file_are_taken_literally(package, tmp_path):
     text = Path("configs/simclr_sprites.yaml").read_text()
     options = "name: mydata.named.Named, options: {path: 007, levels: 4, inner: {code: no}}"
     made = text.replace("data:\n  name: sprites\n", f"data: {{{options}}}\n")
@@ -243,7 +243,7 @@ def test_mistakes_are_one_line(name, options, said, package):
     assert "\n" not in str(error.value) and str(error.value).startswith("data.")
 
 
-def test_settings_that_do_not_go_with_what_is_rendered_are_refused(package):
+def test_settings_that_do_not_fit_rendered_data_are_refused(package):
     trust("mydata")
     for more in ({"grey": True}, {"binarise": True}, {"size": 48}):
         with pytest.raises(UserError, match=rf"^data\.{next(iter(more))}: mydata\.discs\.Discs "):
@@ -269,7 +269,7 @@ def test_fashion_mnist_is_one_of_torchvision_s(tmp_path):
     assert source.shape == (1, 28, 28) and source.identity.classes[0] == "T-shirt/top"
 
 
-def test_every_set_of_the_table_is_torchvision_s_and_asks_for_what_it_is_given():
+def test_every_set_of_the_table_is_torchvisions_and_accepts_its_arguments():
     import inspect
 
     from torchvision import datasets

@@ -1,4 +1,4 @@
-"""What becomes of a stored picture: transparency, orientation, depth, frames and colour models."""
+"""How stored pictures are read: transparency, orientation, depth, frames and colour models."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def read(data, grey: bool = False, bits: int = 16):
 
 
 def with_alpha() -> Image.Image:
-    """Red below nothing at all, below half, and in full."""
+    """Red that is fully transparent, half transparent, and opaque."""
     picture = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
     picture.putpixel((1, 0), (200, 0, 0, 128))
     picture.putpixel((2, 0), (200, 0, 0, 255))
@@ -40,7 +40,7 @@ def with_alpha() -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TGA", "ICO", "JPEG2000", "SGI", "DDS"])
-def test_what_is_transparent_is_laid_on_white(kind):
+def test_transparent_pictures_are_laid_on_white(kind):
     picture = with_alpha().resize((12, 4), Image.Resampling.NEAREST)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     tensor, note = read(encoded(picture, kind, **options))
@@ -78,7 +78,7 @@ def test_every_way_to_be_transparent_is_known(data, expected):
     assert grey[0, 0].tolist() == np.asarray(luma)[0].tolist()
 
 
-def test_an_opaque_picture_is_as_pillow_has_it_and_nothing_is_said():
+def test_an_opaque_picture_equals_pillows_without_a_message():
     noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     for picture in (Image.fromarray(noise), Image.fromarray(noise).convert("RGBA")):
         tensor, note = read(encoded(picture))
@@ -87,7 +87,7 @@ def test_an_opaque_picture_is_as_pillow_has_it_and_nothing_is_said():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright(orientation, kind):
+def test_pictures_are_turned_upright(orientation, kind):
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -96,7 +96,7 @@ def test_pictures_stand_upright(orientation, kind):
     tensor, note = read(data)
     assert (tensor.permute(1, 2, 0).numpy() == np.asarray(expected)).all()
     assert tensor.shape[1:] == ((16, 24) if orientation < 5 else (24, 16))
-    if kind != "TIFF":  # which Pillow turns itself
+    if kind != "TIFF":  # which Pillow itself turns
         assert bool(note & TURNED) == (orientation > 1)
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_exif_block_beside_a_whole_picture_harms_nothing():
 
 
 def deep_png(value: int, side: int = 4) -> bytes:
-    """A PNG of 16 bits in three colours, which Pillow can not write."""
+    """A PNG with 16 bits for each of three colours, which Pillow can not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -130,7 +130,7 @@ def twelve_bits(root: Path, count: int = 3, scale: int = 1) -> None:
 
 @pytest.mark.parametrize("memory", [1.0, 0.0], ids=["held", "streamed"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_twelve_bits_in_sixteen_are_said_and_scaled_where_asked(memory, workers, tmp_path, capfd):
+def test_12_bits_in_16_are_reported_and_scaled_on_request(memory, workers, tmp_path, capfd):
     twelve_bits(tmp_path)
     for bits, expected, said in ((16, 15, True), (12, 255, False)):
         settings = config(tmp_path, bits=bits, memory=memory, workers=workers)
@@ -154,7 +154,7 @@ def test_sixteen_bits_that_fill_their_range_are_not_remarked_on(tmp_path, capfd)
     assert not capfd.readouterr().err
 
 
-def test_colour_of_sixteen_bits_is_said_too_and_not_scaled(tmp_path, capfd):
+def test_16_bit_colour_is_reported_and_not_scaled(tmp_path, capfd):
     (tmp_path / "train/a").mkdir(parents=True)
     for i in range(2):
         (tmp_path / f"train/a/{i}.png").write_bytes(deep_png(4000 + i, 8))
@@ -193,14 +193,14 @@ def test_pixels_without_a_known_range_are_refused(mode, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP", "MPO"])
-def test_of_several_frames_the_first_is_read(kind):
+def test_the_first_of_several_frames_is_read(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("#ff0000", "#00ff00")]
     tensor, note = read(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert (tensor[:, 0, 0].int() - torch.tensor([255, 0, 0])).abs().max() <= 2 and note == FRAMES
 
 
 @pytest.mark.parametrize("memory, workers", [(1.0, 0), (1.0, 1), (0.0, 0), (0.0, 1)])
-def test_what_is_done_to_pictures_is_said_once_a_split(memory, workers, tmp_path, capfd):
+def test_changes_of_pictures_are_reported_once_per_split(memory, workers, tmp_path, capfd):
     png(tmp_path, "train/a/0.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -219,7 +219,7 @@ def test_what_is_done_to_pictures_is_said_once_a_split(memory, workers, tmp_path
 
 
 class InSequence:
-    """A set that is read through, such as a web data set, with pictures as they are stored."""
+    """A set that is read in sequence, such as a web data set, with pictures as they are stored."""
 
     reader = None
 
@@ -247,7 +247,7 @@ def test_a_long_strip_costs_no_gigabytes():
     start = time.process_time()
     tensor, _ = to_tensor(Image.new("RGB", (60_000, 1), "red"), 224, False)
     assert tensor.shape == (3, 224, 224) and (tensor[0] == 255).all()
-    assert time.process_time() - start < 5  # the whole of it would be 13 million pixels wide
+    assert time.process_time() - start < 5  # fully resized, it would be 13 million pixels wide
 
 
 def test_a_palette_of_colours_is_not_taken_for_grey(tmp_path):

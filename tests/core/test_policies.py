@@ -1,4 +1,4 @@
-"""The policies of augmentation by name, held to the papers' numbers."""
+"""The policies of augmentation by name, against the papers' numbers."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""What a run does when it is told to stop: the step under way is finished, and all processes end
-alike.
+"""A run that gets a signal to stop: the current step is finished, and all processes end in the same
+way.
 """
 
 import os
@@ -15,7 +15,7 @@ from core.run.preemption import REQUEUE, Preemption
 
 @pytest.fixture
 def in_the_foreground():
-    """Ctrl-C is not ignored, as it is where a script has put the tests into the background."""
+    """Do not ignore Ctrl-C, even if a script runs the tests in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""data.json: a run goes on with the data that it began with, unless it is told otherwise."""
+"""data.json: a run continues with the data that it began with, unless the user accepts others."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def root(tmp_path) -> Path:
 
 
 def goes_on(tmp_path: Path, root: Path, *more: str) -> str:
-    """What a run of that folder says about its data, as it is checked and written."""
+    """The messages of a run in that folder about its data, which are checked and written."""
     _plain.cache_clear()
     words = [*KEYS, f"data.root={root}", f"folder={tmp_path / 'run'}", *more]
     run = run_config.read(ROOT / "configs/simclr_sprites.yaml", words)
@@ -68,7 +68,7 @@ def test_a_run_keeps_its_data_and_its_versions(tmp_path, root):
         *kept["versions"]
     }
     moved = shutil.copytree(root, tmp_path / "moved")
-    assert goes_on(tmp_path, moved, "resume=true") == fingerprint, "the same data elsewhere"
+    assert goes_on(tmp_path, moved, "resume=true") == fingerprint, "the same data in another folder"
     assert goes_on(tmp_path, moved, "resume=true", "data.memory=0") != fingerprint
 
 
@@ -76,7 +76,7 @@ def test_a_run_keeps_its_data_and_its_versions(tmp_path, root):
     "change, said",
     [
         (red, "other pixels"),
-        (fewer, "33 images where there were 36"),
+        (fewer, "33 images instead of 36"),
         (another_class, "class 'c' is new and class 'b' is gone"),
     ],
 )
@@ -94,7 +94,7 @@ def test_other_data_are_refused_unless_they_are_accepted(change, said, tmp_path,
     assert not capsys.readouterr().out, "the new data are the run's own from now on"
 
 
-def test_other_versions_are_said(tmp_path, root, capsys):
+def test_other_versions_are_reported(tmp_path, root, capsys):
     goes_on(tmp_path, root)
     path = tmp_path / "run/data.json"
     kept = json.loads(path.read_text())
@@ -125,12 +125,12 @@ def test_a_run_from_before_says_that_it_does_not_know(tmp_path, root, capsys):
     assert "data.json: missing, so the run's data can not be compared" in capsys.readouterr().out
 
 
-def test_a_value_that_is_none_is_refused():
-    with pytest.raises(UserError, match=r"data\.changed: 'maybe' is none of refuse, accept"):
+def test_an_invalid_value_is_refused():
+    with pytest.raises(UserError, match=r"data\.changed: 'maybe' is not one of refuse, accept"):
         run_config.read(ROOT / "configs/simclr_sprites.yaml", ["data.changed=maybe", "folder=x"])
 
 
-def test_through_the_front_door(tmp_path, root):
+def test_by_the_command_line(tmp_path, root):
     words = [sys.executable, str(ROOT / "scripts/pretrain.py")]
     words += [str(ROOT / "configs/simclr_sprites.yaml"), *KEYS, "data.augment=simclr"]
     words += [f"data.root={root}", f"folder={tmp_path / 'run'}", "wandb=disabled"]
@@ -144,5 +144,5 @@ def test_through_the_front_door(tmp_path, root):
     assert json.loads((tmp_path / "run/data.json").read_text())["data"]["images"] == 36
     fewer(root)
     refused = run("--resume")
-    assert refused.returncode == 2 and "33 images where there were 36" in refused.stderr
+    assert refused.returncode == 2 and "33 images instead of 36" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr

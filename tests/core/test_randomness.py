@@ -81,8 +81,8 @@ def test_a_permutation_is_the_same_on_every_process():
     assert not torch.equal(first, KeyedRNG(5, 4).permutation("order", 1000))
 
 
-def test_drawing_costs_the_same_whatever_the_number_of_processes():
-    """A process makes the words of its own rows alone."""
+def test_drawing_costs_the_same_for_any_number_of_processes():
+    """A process computes only the words of its own rows."""
 
     def seconds(world):
         times = []
@@ -116,7 +116,7 @@ def test_tensors_are_packed_for_one_copy_and_come_out_as_they_went_in(monkeypatc
         copies.append(non_blocking)
         return x
 
-    with monkeypatch.context() as patched:  # a GPU that is this machine's memory
+    with monkeypatch.context() as patched:  # a "GPU" in this machine's memory
         patched.setattr(torch, "empty", unpinned)
         patched.setattr(torch.Tensor, "to", moved)
         found = send(tensors, torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""Rate-distortion functions against one another, against convex optimisation, and Blahut-Arimoto
+"""Rate-distortion functions against each other and against convex optimisation, and Blahut-Arimoto
 against all of them.
 """
 
@@ -16,8 +16,8 @@ EIGENVALUES = (4.0, 0.3, 1.5, 0.3, 0.02)
 
 
 def best_split(eigenvalues, total):
-    """R(D) of independent Gaussian components as a convex program: the distortions D_i that sum to
-    `total` at the least rate.
+    """R(D) of independent Gaussian components as a convex program: the distortions D_i with sum
+    `total` and the least rate.
     """
     values = np.array(eigenvalues)
     found = minimize(
@@ -88,7 +88,7 @@ def test_one_component_is_the_gaussian_and_a_dead_one_costs_nothing():
 
 
 @pytest.mark.parametrize("p", [0.5, 0.3, 0.05])
-def test_blahut_arimoto_meets_the_bernoulli_curve(p):
+def test_blahut_arimoto_equals_the_bernoulli_curve(p):
     for slope in (-1.0, -3.0, -8.0):
         found = blahut_arimoto([1 - p, p], 1 - np.eye(2), slope)
         truth = bernoulli_rate(p, found.distortion)
@@ -97,7 +97,7 @@ def test_blahut_arimoto_meets_the_bernoulli_curve(p):
 
 
 @pytest.mark.parametrize("distortion", [0.05, 0.25, 0.6, 0.9])
-def test_blahut_arimoto_meets_the_gaussian_curve(distortion):
+def test_blahut_arimoto_equals_the_gaussian_curve(distortion):
     grid = np.linspace(-6, 6, 301)
     p = norm.pdf(grid)
     found = blahut_arimoto(p / p.sum(), (grid[:, None] - grid) ** 2, -0.5 / distortion, gap=5e-5)
@@ -108,7 +108,7 @@ def test_blahut_arimoto_meets_the_gaussian_curve(distortion):
     assert found.distortion == pytest.approx(distortion, rel=1e-2)
 
 
-def test_its_code_has_the_rate_and_the_distortion_that_it_says():
+def test_its_code_has_the_stated_rate_and_distortion():
     rng = np.random.default_rng(0)
     p, d = np.array([0.5, 0.0, 0.2, 0.3]), rng.uniform(size=(4, 3))
     found = blahut_arimoto(p, d, -4.0, gap=1e-9)
@@ -119,7 +119,7 @@ def test_its_code_has_the_rate_and_the_distortion_that_it_says():
     )
     other = blahut_arimoto(
         p, d, -9.0, gap=1e-9
-    )  # the line through one point lies below every other
+    )  # the line through one point lies below all other points
     assert other.upper >= found.lower + found.slope * (other.distortion - found.distortion) - 1e-12
 
 
@@ -145,6 +145,6 @@ def test_its_code_has_the_rate_and_the_distortion_that_it_says():
         (lambda: blahut_arimoto([0.9, 0.1], 1 - np.eye(2), math.nan), "slope"),
     ],
 )
-def test_what_can_not_be_is_refused(call, said):
+def test_invalid_settings_are_refused(call, said):
     with pytest.raises(ValueError, match=f"^{said}: "):
         call()

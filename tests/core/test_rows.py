@@ -1,5 +1,5 @@
-"""What is kept beside a checkpoint: read again only by the user who wrote it, for the same key,
-whole; and never trusted otherwise.
+"""Rows that are kept beside a checkpoint: they are read only if they are whole, have the same key,
+and the same user wrote them.
 """
 
 import errno
@@ -30,7 +30,7 @@ def write(path, key=KEY):
     return made.finish()
 
 
-def test_what_is_written_is_read_again_and_is_a_plain_safetensors_file(tmp_path):
+def test_written_rows_are_read_again_from_a_plain_safetensors_file(tmp_path):
     path = tmp_path / "features" / "a.safetensors"
     for found in (write(path), kept(path, KEY, SHAPES), load_file(path)):
         assert torch.equal(found["x"], torch.arange(12.0).view(6, 2))
@@ -94,7 +94,7 @@ def test_a_full_disk_or_a_folder_in_the_way_leaves_the_arrays_in_memory(
         patch.setattr(os, "posix_fallocate", full)
         found = write(tmp_path / "features" / "a.safetensors")
     assert torch.equal(found["x"], torch.arange(12.0).view(6, 2))
-    assert "nothing is kept there" in capsys.readouterr().out
+    assert "nothing can be kept there" in capsys.readouterr().out
     assert not list((tmp_path / "features").iterdir())
     (tmp_path / "file").write_text("")
     assert len(write(tmp_path / "file" / "a.safetensors")["x"]) == 6

@@ -14,7 +14,7 @@ N = 53
 
 @pytest.fixture(params=["codes", "matrix"])
 def made(request, monkeypatch):
-    """Scores in tiles that divide nothing evenly, and the same as one matrix."""
+    """Scores in tiles that do not divide the sizes evenly, and the same scores as one matrix."""
     monkeypatch.setattr(scores, "ROWS", 7)
     monkeypatch.setattr(scores, "COLUMNS", 11)
     g = torch.Generator().manual_seed(0)
@@ -115,4 +115,4 @@ def test_ten_million_candidates_stream_in_under_two_gibibytes():
         [sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stderr
-    assert int(told.stdout) < 2 * 2**20  # KiB, everything included
+    assert int(told.stdout) < 2 * 2**20  # KiB, for the whole process

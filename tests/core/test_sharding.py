@@ -1,5 +1,5 @@
-"""A sharded method, here in a group of one process: which modules are blocks, and the whole copy
-that validation reads.
+"""A sharded method, here in a group of one process: the modules that are blocks, and the whole copy
+for validation.
 """
 
 from unittest.mock import patch
@@ -19,7 +19,7 @@ SHAPE = (3, 8, 8)
 
 
 class Branches(nn.Module):
-    """A backbone whose branches lie in a list of lists, as those of timm's HRNet do."""
+    """A backbone whose branches are in a list of lists, as in timm's HRNet."""
 
     DIM = 4
 
@@ -56,7 +56,7 @@ def state():
         dist.destroy_process_group()
 
 
-def test_blocks_are_what_is_called_and_not_the_lists_that_hold_it(state):
+def test_blocks_are_the_called_modules_and_not_the_lists_of_them(state):
     (stage,) = state.method.backbone.net.stages
     assert not isinstance(stage, FSDPModule) and all(
         isinstance(branch, FSDPModule) for branch in stage

@@ -1,5 +1,5 @@
-"""Sprites: the content is uniform, can be read from any view without error, and is all that two
-views share.
+"""Sprites: the content is uniform, can be read from any view without error, and is the only
+information that two views share.
 """
 
 import math
@@ -48,7 +48,7 @@ def test_content_is_uniform_and_labels_are_its_factors():
     )
 
 
-def test_the_background_joins_the_content_where_asked():
+def test_the_background_can_be_part_of_the_content():
     source = Sprites(LARGEST, "train", 0)
     assert (
         list(source.factors.items())[5:] == [("background", 16), ("gradient", 8)]
@@ -65,7 +65,7 @@ def test_the_background_joins_the_content_where_asked():
         )
     plain = Sprites(
         SpritesConfig(4, 8, 1, 4, train=2000), "train", 0
-    )  # a further factor leaves the draws of the others alone
+    )  # a further factor does not change the draws of the others
     assert torch.equal(source.content[:, :5], plain.content)
 
 
@@ -84,8 +84,8 @@ def test_views_share_the_content_and_nothing_else():
 
 @pytest.mark.parametrize("config", [CONFIG, LARGEST], ids=["M=288", "M=65536"])
 def test_views_of_one_content_are_independent(config):
-    """Where every image has the same content, nothing that can be measured on one view tells
-    anything about the other.
+    """If all images have the same content, no measurement of one view predicts one of the other
+    view.
     """
     source = Sprites(config, "train", 0)
     source.content = source.content[:1].repeat(2000, 1)
@@ -101,7 +101,7 @@ def test_views_of_one_content_are_independent(config):
     )  # mean and slopes of the background, the sprite's brightest values, contrast
     across = torch.corrcoef(rows)[
         : len(rows) // 2, len(rows) // 2 :
-    ].nan_to_num()  # a channel that is always clipped does not vary
+    ].nan_to_num()  # a channel that is always clipped has no variance
     assert across.abs().max() < 5 / math.sqrt(2000)
 
 
@@ -131,7 +131,7 @@ def test_splits_that_are_read_in_the_same_order_share_no_nuisance():
     assert abs(torch.corrcoef(grey)[0, 1]) < 4 / math.sqrt(256)
 
 
-def test_a_batch_is_a_function_of_seed_and_step_whatever_the_number_of_processes():
+def test_a_batch_is_a_function_of_seed_and_step_for_any_number_of_processes():
     source = Sprites(CONFIG, "train", 0)
     whole = list(source.batches(train_sampler(2000, 64, 7, 29, 33), 2))
     for rank in (0, 1):

@@ -1,4 +1,4 @@
-"""Standardisation against scikit-learn's, unit rows against float64, and what is refused."""
+"""Standardisation against scikit-learn's, unit rows against float64, and refused features."""
 
 import math
 
@@ -17,7 +17,7 @@ from core.information.standardise import (
 
 
 def columns(n: int = 1500) -> dict[str, torch.Tensor]:
-    """float32 features of every size, and the dead among them."""
+    """float32 features of many sizes, and which of them are dead."""
     normal = torch.randn(12, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return {
         "usual": (normal[0] + 3).float(),
@@ -36,7 +36,7 @@ def columns(n: int = 1500) -> dict[str, torch.Tensor]:
     }
 
 
-def test_features_are_standardised_as_by_scikit_learn_each_by_itself():
+def test_each_feature_is_standardised_like_by_scikit_learn():
     kept = columns()
     x = torch.stack(list(kept.values()), 1)
     peer = StandardScaler().fit(x.double().numpy())
@@ -66,7 +66,7 @@ def test_a_feature_that_varies_by_its_rounding_is_dead_and_by_more_is_not():
 
 
 @pytest.mark.parametrize("n", [1, 2, 1023, 1024, 1025, 5000])
-def test_whatever_the_blocks(n):
+def test_mean_and_deviation_for_any_blocks(n):
     x = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
     mean, deviation = mean_and_deviation(x)
     torch.testing.assert_close(mean, x.double().mean(0))
@@ -88,14 +88,15 @@ def test_rows_of_any_size_become_unit_rows():
 def test_features_that_are_not_finite_are_counted_and_refused(bad):
     x = torch.randn(40, 3)
     require_finite_features(x, "probe")
-    require_finite_features(torch.full((40, 3), 3e38), "probe")  # their sum overflows, they do not
+    # their sum overflows, but the numbers do not
+    require_finite_features(torch.full((40, 3), 3e38), "probe")
     x[3, 1], x[7, 0], x[7, 2] = bad, bad, bad
     with pytest.raises(Unmeasurable, match="^probe: the features of 2 of 40 images"):
         require_finite_features(x, "probe")
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4,), (2, 3, 4)])
-def test_what_is_no_matrix_of_features_is_refused(shape):
+def test_features_that_are_not_a_matrix_are_refused(shape):
     with pytest.raises(Unmeasurable, match=r"^probe: features \[n, D\]"):
         require_finite_features(torch.zeros(shape), "probe")
 

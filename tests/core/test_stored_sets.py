@@ -1,6 +1,4 @@
-"""Data sets that are stored elsewhere than in folders: torchvision's files, web data sets, Hugging
-Face.
-"""
+"""Data sets that are not folders of images: torchvision's files, web data sets, Hugging Face."""
 
 import io
 import json
@@ -55,7 +53,7 @@ def test_webdataset_shards(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """20 pictures of each of two classes; the red value tells which it is."""
+    """20 pictures of each of two classes; the red value identifies a picture."""
     for c, name in enumerate(("cat", "dog")):
         (tmp_path / "images/train" / name).mkdir(parents=True)
         for i in range(20):
@@ -64,7 +62,7 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def test_hugging_face_is_read_from_the_disk_alone(pictures, tmp_path):
+def test_hugging_face_sets_are_read_only_from_the_disk(pictures, tmp_path):
     hugging_face = pytest.importorskip("datasets")
     settings = replace(config(tmp_path), name=f"hfds/{pictures}", validation=10)
     found = {}
@@ -79,7 +77,7 @@ def test_hugging_face_is_read_from_the_disk_alone(pictures, tmp_path):
     asked = hugging_face.config.HF_HUB_OFFLINE
     with pytest.raises(UserError, match=r"data\.download=true"):
         open_source(replace(config(tmp_path), name="hfds/nobody/nothing"), "train", 0)
-    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is put back"
+    assert asked == hugging_face.config.HF_HUB_OFFLINE, "the switch is restored"
 
 
 @pytest.mark.parametrize("root", ["pipe:touch {}", "{}/x::pipe:touch {}", "http://localhost/x"])
@@ -103,10 +101,10 @@ def test_mnist_is_read_from_its_original_files(tmp_path):
     assert batch.label[:, 0].tolist() == list(range(10))
 
 
-def test_of_several_processes_one_at_a_time_fetches(tmp_path, monkeypatch):
+def test_only_one_process_at_a_time_downloads(tmp_path, monkeypatch):
     class Fetching:
         def __init__(self, root: str, train: bool, download: bool):
-            assert download and not (Path(root) / "half").exists(), "another one is at it"
+            assert download and not (Path(root) / "half").exists(), "another process downloads them"
             (Path(root) / "half").touch()
             time.sleep(0.05)
             (Path(root) / "half").unlink()
@@ -145,7 +143,7 @@ def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
         (1, 90),
         (90, 180),
         (180, 251),
-    ):  # of each grey value, as large a share is white as its probability says
+    ):  # for each grey value, the share of white pixels is its probability
         chosen = (grey >= low) & (grey < high)
         expected, n = (grey[chosen] / 255).mean().item(), int(chosen.sum())
         assert (parts["trainval"][chosen] / 255).mean().item() == pytest.approx(
@@ -153,7 +151,7 @@ def test_static_binarisation_is_drawn_once_for_each_image(tmp_path):
         )
     _plain.cache_clear()
     assert torch.equal(parts["test"], open_source(fixed, "test", 7).images), (
-        "whatever the run's seed"
+        "the same for every seed of the run"
     )
     assert not torch.equal(parts["test"], parts["trainval"][:10])
 

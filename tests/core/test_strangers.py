@@ -1,5 +1,5 @@
-"""A checkpoint from a stranger is data: it runs, opens, fetches and allocates nothing of its own
-choice, and what it says about itself has to be true.
+"""A checkpoint from a stranger is only data: it can not make the program run code, open or download
+files, or allocate much memory, and what it says about itself must be true.
 """
 
 import io
@@ -26,7 +26,7 @@ def bases() -> dict[str, tuple[dict[str, Any], checkpoint.State]]:
 
 @pytest.fixture
 def write(tmp_path, bases):
-    """Writes a checkpoint with some of its entries changed, and gives its path."""
+    """Writes a checkpoint with some changed entries, and returns its path."""
 
     def written(edit=lambda entries: None, name="simclr_sprites") -> Path:
         target = io.BytesIO()
@@ -72,7 +72,7 @@ ROOTS = [
 def test_a_root_of_a_stranger_is_an_existing_folder(write, tmp_path, monkeypatch, root, kind):
     monkeypatch.chdir(tmp_path)
     for name in ("pipe:touch PWNED", "shard-{0..9}", "file:"):
-        (tmp_path / name).mkdir()  # a folder of that name is not what is meant
+        (tmp_path / name).mkdir()  # a folder of that name is not the package
 
     def edit(entries):
         entries["config"]["data"] |= {"name": kind, "root": root, "download": True}
@@ -97,7 +97,7 @@ def test_data_that_fetch_or_run_take_the_users_own_word(write, tmp_path, kind):
     assert "the checkpoint's data" not in str(error.value)
 
 
-def test_an_existing_folder_is_used_and_the_config_comes_back_as_it_was(write, tmp_path):
+def test_an_existing_folder_is_used_and_the_config_is_restored_unchanged(write, tmp_path):
     run = checkpoint.load_method(write(set_key("data.root", str(tmp_path)))).run
     assert run.data.root == str(tmp_path) and len(open_source(run.data, "test", 0)) > 0
     assert config.to_dict(run) == checkpoint.read(tmp_path / "last.ckpt")["config"]
@@ -174,7 +174,7 @@ def test_counters_of_a_queue_are_inside_it(write, counter, value):
 
 
 def test_a_mask_is_the_methods_own(write):
-    """A flow that sees what it predicts has a density that is none."""
+    """A flow that sees the values that it predicts has no valid density."""
 
     def edit(entries):
         masks = [key for key in entries["method"] if key.endswith("mask")]
@@ -232,7 +232,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("what", MOMENTS)
-def test_what_a_run_goes_on_with_is_checked(write, bases, what):
+def test_the_checkpoint_of_a_resumed_run_is_checked(write, bases, what):
     state = bases["simclr_sprites"][1]
     path = write()
     checkpoint.restore(path, checkpoint.read(path), state)
@@ -242,7 +242,7 @@ def test_what_a_run_goes_on_with_is_checked(write, bases, what):
         checkpoint.restore(path, checkpoint.read(path), state)
 
 
-def test_two_moments_of_one_tensor_go_on_as_two(write, bases):
+def test_two_moments_that_share_a_tensor_become_two_tensors(write, bases):
     def edit(entries):
         for kept in entries["optimizer"]["state"].values():
             kept["exp_avg_sq"] = kept["exp_avg"] = torch.ones_like(kept["exp_avg"])
@@ -276,7 +276,8 @@ def records_of(path: Path) -> list[tuple[str, bytes]]:
 def test_a_zip_is_as_torch_writes_it(write, edit):
     path = write()
     path.write_bytes(rezipped(records_of(path)))
-    checkpoint.load_method(path)  # written by this test it is read, so that the edit is what fails
+    # the unchanged file is read, so the edit is the reason for the refusal
+    checkpoint.load_method(path)
     path.write_bytes(edit(records_of(path)))
     with pytest.raises(UserError):
         checkpoint.read(path)
@@ -335,7 +336,7 @@ def test_a_users_own_config_may_name_a_package_of_their_own(own_package, tmp_pat
     run = config.read("mine.yaml", [])
     assert issubclass(config.method_class(run), Method) and (tmp_path / "IMPORTED").exists()
     assert type(checkpoint.build_method(run, (3, 32, 32))).__name__ == "Mine"
-    with pytest.raises(UserError, match="no method of"):  # imported there, defined elsewhere
+    with pytest.raises(UserError, match="no method of"):  # imported there, but defined elsewhere
         config.read("mine.yaml", [f"method={own_package}.mine.Other"])
 
 
@@ -344,7 +345,7 @@ def test_a_checkpoint_may_name_what_the_user_trusts(own_package, write, tmp_path
     for trusted in ((), ("mypkg",), (f"{own_package}x",), (f"{own_package}.min",)):
         with pytest.raises(UserError, match="--trust PACKAGE"):
             checkpoint.load_method(path, trusted=trusted)
-    assert not (tmp_path / "IMPORTED").exists(), "the name is looked at before anything is imported"
+    assert not (tmp_path / "IMPORTED").exists(), "the name is checked before anything is imported"
     loaded = checkpoint.load_method(path, trusted=(own_package,))
     assert type(loaded.method).__name__ == "Mine"
     monkeypatch.setenv("TWOBOUNDS_TRUST", f"other,{own_package}")

@@ -1,4 +1,4 @@
-"""The words beside a number."""
+"""The verdict on a number."""
 
 import math
 
@@ -49,9 +49,7 @@ def test_cosine_cap_is_what_a_perfect_code_can_reach_at_most():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", range(4))
 def test_a_number_that_is_not_finite_has_no_verdict(bad, place):
-    """Every comparison with NaN is false, and what is neither limited nor saturated would be called
-    converged.
-    """
+    """Every comparison with NaN is false, so without a check the verdict would be "converged"."""
     sweep = [(c, flat(v)) for c, v in zip((64, 512, 1024, 4096), (2.4, 2.5, 2.5, 2.5), strict=True)]
     assert verdict(sweep, 4096, 2.5) == "converged"
     with pytest.raises(Unmeasurable, match="no verdict"):
@@ -79,7 +77,9 @@ def test_no_alpha_is_chosen_by_a_nan():
     [(0.04, "converged"), (0.06, "K-limited"), (0.45, "K-limited"), (0.6, "saturated")],
 )
 def test_the_slope_is_nats_an_e_fold_of_candidates(slope, word):
-    """Between the last number of candidates and the nearest that is at most half of it."""
+    """The slope is taken between the last number of candidates and the largest one that is at most
+    half of it.
+    """
     sweep = [(c, flat(1 + slope * math.log(c))) for c in (16, 64, 200, 256)]
     assert verdict(sweep, 10**6, cap=math.inf) == word
     sweep[2] = 200, flat(0.1)  # not looked at

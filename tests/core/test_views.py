@@ -1,5 +1,5 @@
-"""Every operation against torchvision's, image by image with the same parameters; what is drawn
-against what torchvision draws.
+"""Every operation against torchvision's, image by image with the same parameters; and the random
+parameters against torchvision's.
 """
 
 import shutil
@@ -33,8 +33,8 @@ POLICIES = [
 
 
 def pictures(channels: int = 3, height: int = 32, width: int = 32, images: int = B) -> Tensor:
-    """uint8 noise, smooth enough to have neighbours alike, with gray, black and white images and
-    saturated pixels among them.
+    """uint8 noise, so smooth that neighbouring pixels are similar, including gray, black and white
+    images and saturated pixels.
     """
     noise = KeyedRNG(0, 0).normal("picture", images, channels, height, width)
     smooth = tv.gaussian_blur(noise, [5, 5], [1.5, 1.5]) * 500 + 128
@@ -131,11 +131,11 @@ def test_colour_operation(number: int, channels: int) -> None:
     close(ours, one_by_one(TORCHVISION[number], image / 255, strength))
     close(
         (ours * 255).round(), one_by_one(TORCHVISION[number], image, strength), 2
-    )  # torchvision cuts fractions off, and twice
+    )  # torchvision truncates fractions, and does so twice
 
 
 def test_hue_of_every_kind_of_colour() -> None:
-    """All 8 corners, edges and gray levels of the colour cube, and colours a hair's breadth from
+    """All 8 corners, the edges and the gray levels of the colour cube, and colours that are almost
     gray; whole turns change nothing.
     """
     level = torch.tensor([0, 1e-6, 0.25, 0.5, 0.5 + 1e-6, 0.75, 1])
@@ -147,7 +147,7 @@ def test_hue_of_every_kind_of_colour() -> None:
             close(ours, tv.adjust_hue(cube, shift), 5e-6)
 
 
-def test_a_mixture_of_the_image_alone_changes_no_bit() -> None:
+def test_a_mixture_of_only_the_image_changes_no_bit() -> None:
     image, before = pictures() / 255, pictures() / 255
     colour.mix(image.unbind(1), torch.tensor([colour.SAME]).expand(B, 3))
     assert torch.equal(image, before)
@@ -180,7 +180,7 @@ def test_jitter_gives_each_image_its_own_order(channels: int) -> None:
     for known in (turn, None):
         ours = image.clone()
         colour.jitter(ours.unbind(1), colour.steps(chosen, order, strength), known)
-        close(ours, theirs, 2e-5)  # hue of nearly gray pixels magnifies rounding
+        close(ours, theirs, 2e-5)  # the hue of almost gray pixels magnifies rounding errors
         assert known is None or torch.equal(ours[~chosen], image[~chosen])
     assert 0 < chosen.sum() < 60
 
@@ -290,7 +290,7 @@ def test_rates_strengths_and_orders() -> None:
         drawn.sigma,
     ]
     together = np.corrcoef(torch.stack([c.float() for c in columns]).numpy()) - np.eye(len(columns))
-    together[0, 1] = together[1, 0] = 0  # a small box has room both ways
+    together[0, 1] = together[1, 0] = 0  # a small box has room in both directions
     assert (
         np.abs(together).max() < 0.055
     )  # four standard deviations: no two purposes share a stream
@@ -338,7 +338,7 @@ def test_threads_and_blocks_change_nothing(
         torch.set_num_threads(threads)
 
 
-def test_a_mistake_in_a_block_is_raised_and_leaves_the_threads_alone() -> None:
+def test_an_error_in_a_block_is_raised_and_the_threads_stay_usable() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         blocks.in_blocks(lambda block: 1 // 0, 4, blocks.BLOCK, torch.device("cpu"))  # type: ignore[arg-type,func-returns-value]
@@ -346,12 +346,12 @@ def test_a_mistake_in_a_block_is_raised_and_leaves_the_threads_alone() -> None:
 
 
 def near(ours: Tensor, theirs: Tensor) -> None:
-    """Equal but for the few pixels whose rounding falls to the other side."""
+    """Equal except for the few pixels that are rounded to the other side."""
     assert (ours.int() - theirs.int()).abs().max() <= 1 and (ours != theirs).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), POLICIES)
-def test_what_is_compiled_makes_the_same_views(name: str, size: int, channels: int) -> None:
+def test_compiled_code_makes_the_same_views(name: str, size: int, channels: int) -> None:
     image, rule = pictures(channels, size, size), policy(name, size)
     drawn = parameters(size, size, rule)
     near(
@@ -372,7 +372,7 @@ def test_compiled_views() -> None:
     assert torch.equal(torch.cat(halves), ours)
 
 
-def test_none_changes_nothing_but_the_size() -> None:
+def test_none_changes_only_the_size() -> None:
     image = pictures()
     assert torch.equal(augment(image, KeyedRNG(0, 0), policy("none", 32)), image)
     wide = pictures(3, 40, 61)

@@ -1,4 +1,4 @@
-"""Decoding workers that die, fall silent or are too many: one line, and never a hang."""
+"""Decoding workers that die, hang or are too many give one line, and never hang the run."""
 
 import os
 import signal
@@ -45,9 +45,9 @@ def test_silent_workers_are_lost_after_the_stated_patience():
 
 
 def test_patience_is_for_silence_and_not_for_the_whole(monkeypatch):
-    monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several looks while one batch is made
+    monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several checks while one batch is made
     got = [int(batch[2]) for batch in load(split(slow), 1, timeout=2.5, batch_size=1)]
-    assert got == list(range(12)), "3.6 s in all, and never 2.5 s without a batch"
+    assert got == list(range(12)), "3.6 s in total, but never 2.5 s without a batch"
 
 
 @pytest.mark.parametrize("act", [die_at_five, killed_at_five])
@@ -139,7 +139,7 @@ def test_exhausted_resources_are_one_line(error):
         list(load(split(fail), 0, batch_size=1))
 
 
-def test_another_mistake_stays_what_it_is():
+def test_other_errors_are_unchanged():
     def fail(index: int) -> None:
         raise RuntimeError("a defect")
 
@@ -149,6 +149,6 @@ def test_another_mistake_stays_what_it_is():
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e12])
-def test_a_patience_that_is_none_is_refused(timeout):
+def test_an_invalid_timeout_is_refused(timeout):
     with pytest.raises(ValueError, match="^timeout: must be above 0 seconds"):
         DataConfig(timeout=timeout)

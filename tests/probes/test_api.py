@@ -1,4 +1,4 @@
-"""The probes of plain arrays: the numbers of the probes of checkpoints, and of a plain formula."""
+"""The probes of plain arrays: their numbers equal those of checkpoints and of plain formulas."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_a_bound_at_its_ceiling_says_so():
     x, y = paired(400, 0.01)
     found = infonce_bound(x, y)
     assert found["value"] < found["ceiling"] and found["verdict"] == "saturated"
-    warm = infonce_bound(x, y, temperature=1.0)  # cos / 1 can not show more than its cap
+    warm = infonce_bound(x, y, temperature=1.0)  # cos / 1 can not exceed its cap
     assert warm["value"] < warm["cap"] < 2
 
 
@@ -112,7 +112,7 @@ def test_a_bound_at_its_ceiling_says_so():
         ({"test_x": np.full((50, 6), 1e300)}, "test_x: row 0 holds a value that is not finite"),
         ({"test_x": np.zeros((50, 5))}, "train_x has 6 dimensions and test_x 5"),
         ({"train_x": np.zeros((150, 6), complex)}, "train_x: has shape"),
-        ({"train_x": [[1.0], [1.0, 2.0]]}, "train_x: is no rectangular array"),
+        ({"train_x": [[1.0], [1.0, 2.0]]}, "train_x: is not a rectangular array"),
         (
             {"train_x": np.zeros((0, 6)), "train_y": np.zeros(0, int)},
             r"train_x: has shape \(0, 6\)",
@@ -124,7 +124,7 @@ def test_a_bound_at_its_ceiling_says_so():
     ],
 )
 @pytest.mark.parametrize("probe", [linear, knn])
-def test_what_can_not_be_probed_is_named(probe, change, line):
+def test_a_checkpoint_that_can_not_be_probed_is_named(probe, change, line):
     x, y = clouds(200)
     given = {"train_x": x[:150], "train_y": y[:150], "test_x": x[150:], "test_y": y[150:]}
     with pytest.raises(UserError, match=line):
@@ -144,6 +144,6 @@ def test_what_can_not_be_probed_is_named(probe, change, line):
         (lambda x, y: knn(x, y, x, y, temperature=-1), "temperature: must be above 0"),
     ],
 )
-def test_what_is_no_bound_is_named(call, line):
+def test_inputs_without_a_bound_are_named(call, line):
     with pytest.raises(UserError, match=line):
         call(*paired(60, 0.5))

@@ -1,5 +1,5 @@
-"""The sources of known information know it: closed form against the mean of the pointwise
-information, against scipy, and end to end.
+"""The sources of known information: their closed forms against the mean of the pointwise
+information, against scipy, and against estimates.
 """
 
 import math

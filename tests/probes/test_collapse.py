@@ -1,4 +1,4 @@
-"""Where the rate goes, on codes whose densities are all closed forms: x ~ N(0, 1) in two
+"""The parts of the rate, on codes whose densities are all closed forms: x ~ N(0, 1) in two
 dimensions, z = A x + s e, p(z) = N(0, 1).
 """
 
@@ -30,8 +30,8 @@ COVARIANCE = MAP @ MAP.T + SIGMA**2 * torch.eye(2, dtype=torch.float64)  # of q(
 
 
 def linear_gaussian(n: int = IMAGES) -> Codes:
-    """Images and noise with exactly the moments of independent standard normals: what is quadratic
-    in them has no sampling error.
+    """Images and noise with exactly the moments of independent standard normals, so quadratic
+    functions of them have no sampling error.
     """
     joint = KeyedRNG(0, 0).normal("joint", n, 4).double()
     joint -= joint.mean(0)
@@ -109,8 +109,8 @@ def test_dimension_rates_sum_to_the_rate():
 
 
 def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(found):
-    """The mixture of two equal standard normals is the standard normal, without torch knowing
-    it.
+    """The mixture of two equal standard normals is the standard normal, but torch does not know
+    this.
     """
     twice = Independent(Normal(torch.zeros(2, 2, dtype=torch.float64), 1.0), 1)
     mixture = MixtureSameFamily(Categorical(torch.ones(2, dtype=torch.float64)), twice)
@@ -158,7 +158,7 @@ def test_too_many_images_are_thinned_evenly(monkeypatch):
     assert decomposition(linear_gaussian(500), STANDARD)["on_these_images"]["images"] == 100
 
 
-def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
+def test_a_code_that_ignores_the_image_has_collapsed_at_any_rate():
     ignored = torch.full((300, 64), 0.5)
     sigma = torch.full((300, 64), 0.8)
     z = ignored + sigma * KeyedRNG(0, 0).normal("z", 300, 64)
@@ -181,7 +181,7 @@ def test_a_code_that_ignores_the_image_has_collapsed_whatever_its_rate():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("field", ["mean", "sigma", "z", "rate"])
 def test_a_code_that_is_not_finite_has_not_collapsed_and_carries_nothing_known(field, bad):
-    """max(0, NaN) is 0, which would be called a collapse."""
+    """max(0, NaN) is 0, which would look like a collapse."""
     read = linear_gaussian(200)
     value = getattr(read, field).clone()
     value[3] = bad
@@ -190,7 +190,7 @@ def test_a_code_that_is_not_finite_has_not_collapsed_and_carries_nothing_known(f
 
 
 def test_a_unit_is_active_by_the_variance_of_its_mean_and_not_by_its_nats():
-    """A precise code of small means carries nats and is not active, a broad one is active."""
+    """A precise code with small means carries nats, but is not active; a broad code is active."""
     read = linear_gaussian(500)
     assert active_units(read.mean * torch.tensor([1e-3, 1.0])) == 1
     variance = read.mean.var(0)

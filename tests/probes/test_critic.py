@@ -1,5 +1,5 @@
-"""Critics and what may choose them: pairs of train, of the calibration split, and of test leave
-traces, so that a choice by the wrong ones is seen.
+"""Critics and the data that may choose them: pairs of train, of the calibration split and of test
+are different, so that a choice on the wrong split is detected.
 """
 
 import math
@@ -19,7 +19,7 @@ from probes.views.information import critics, surpassed
 
 
 def pairs(n: int, noise: float, seed: int, d: int = 6) -> Pairs:
-    """Views that agree but for noise; their codes prefer a scale that depends on it."""
+    """Views that agree up to noise; the best scale for their codes depends on the noise."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=g)
     views = (x + noise * torch.randn(n, d, generator=g), x + noise * torch.randn(n, d, generator=g))
@@ -33,8 +33,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 64)
 
 
-def test_each_split_serves_its_purpose_alone(quick):
-    """The scale is that of val, the critic that of train and val, and the values those of test."""
+def test_each_split_serves_only_its_own_purpose(quick):
+    """The scale comes from val, the critic from train and val, and the values from test."""
     train, val = pairs(200, 0.2, 0), pairs(200, 0.6, 1)
     tests = [pairs(200, noise, seed) for noise, seed in ((0.2, 2), (1.5, 3))]
     found = [critics(train, val, test, 0.1) for test in tests]
@@ -76,8 +76,8 @@ def test_a_critic_of_other_training_pairs_is_another(quick):
 
 
 def test_the_best_step_is_the_one_that_calibration_pairs_prefer(quick, monkeypatch):
-    """Of pairs that share nothing a critic learns its training pairs by heart: the first steps are
-    the best for others, and the last ones for them.
+    """If pairs share no information, a critic memorises its training pairs: the first steps are the
+    best for other pairs, and the last steps for the training pairs.
     """
     g = torch.Generator().manual_seed(0)
     train, val = ([torch.randn(96, 8, generator=g) for _ in range(2)] for _ in range(2))
@@ -110,7 +110,7 @@ def test_the_scale_of_a_critic_ends_at_200():
     "noise, start, end", [(0.02, 1.0, math.exp(3)), (3.0, 1e3, 1e3 / math.exp(3))]
 )
 def test_a_scale_is_sought_within_three_e_folds(noise, start, end):
-    """Where the best one lies beyond, the end is what is found."""
+    """If the best scale lies outside of this range, the end of the range is found."""
     codes = pairs(300, noise, 0).codes
     assert refit_scale(*codes, start) == pytest.approx(end, rel=0.01)
 
@@ -156,7 +156,7 @@ def test_critics_are_not_compared_by_a_nan(end):
 
 
 def test_train_fits_val_chooses_and_test_is_reported(monkeypatch):
-    """Each split leaves its number in every row that is read of it; a copy in test is left out."""
+    """Every row of a split contains the split's number; a copy in test is left out."""
     numbers = {"train": 1.0, "val": 2.0, "test": 3.0}
 
     def read(split: str, most: int | None = None) -> Pairs:

@@ -1,6 +1,4 @@
-"""Disentanglement of codes whose answer is known, and each score against scikit-learn and a plain
-loop.
-"""
+"""Disentanglement of codes with known scores, each against scikit-learn and a plain loop."""
 
 import math
 
@@ -83,7 +81,7 @@ def test_a_rotation_and_noise_score_near_zero(kind, most):
     )
 
 
-def test_a_rotation_keeps_what_can_be_read_and_noise_does_not():
+def test_a_rotation_keeps_the_readable_information_and_noise_does_not():
     assert found("rotated")["informativeness"] > 0.9
     assert found("noise")["informativeness"] == pytest.approx(
         np.mean([1 / count for _, count in FACTORS]), abs=0.05
@@ -140,9 +138,9 @@ def test_dci_scores_are_the_entropies_of_scipy():
     assert read["completeness"] == pytest.approx(np.mean(whole))
 
 
-def test_dci_finds_which_feature_serves_two_factors():
-    """One feature that is a pair of factors at once, beside three of their own: complete but not
-    disentangled.
+def test_dci_finds_the_feature_of_two_factors():
+    """One feature that represents two factors, and three features with one factor each: complete,
+    but not disentangled.
     """
     train, test = features("factors", 4000, 0), features("factors", 2000, 1)
     merged = [
@@ -161,7 +159,7 @@ def test_bins_have_equal_mass_and_follow_any_monotone_map():
     assert torch.equal(bins, _binned(x.exp(), _edges(x.exp())))
 
 
-def test_a_feature_that_never_varies_tells_nothing():
+def test_constant_features_score_zero():
     dead = [
         f._replace(x=torch.zeros_like(f.x))
         for f in (features("noise", 500, 0), features("noise", 300, 1))
@@ -170,7 +168,7 @@ def test_a_feature_that_never_varies_tells_nothing():
     assert all(abs(read[name]) < 1e-6 for name in ("mig", "sap", "disentanglement", "completeness"))
 
 
-def test_one_feature_alone_has_no_second():
+def test_the_gap_of_a_single_feature():
     one = [
         f._replace(x=f.x[:, :1]) for f in (features("factors", 500, 0), features("factors", 300, 1))
     ]

@@ -1,5 +1,5 @@
-"""`probes.views.information.estimate` and scripts/information.py: pairs from outside, whose truth
-is known or which must be refused.
+"""`probes.estimate` and scripts/information.py: pairs of a user, whose information is known or
+which must be refused.
 """
 
 import json
@@ -68,12 +68,12 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
         "ceiling"
     ] == pytest.approx(math.log(400))
     assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
-    assert alpha["verdict"] == "saturated"  # above log n no lower bound can be trusted
+    assert alpha["verdict"] == "saturated"  # no lower bound above log n can be trusted
     assert "says at least" in found["conclusion"]
 
 
-def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
-    """1 + log(m / alpha), m the negatives of each: log(m / alpha) would be passed."""
+def test_the_alpha_bounds_ceiling_is_the_value_of_a_perfect_critic():
+    """The ceiling is 1 + log(m / alpha) for m negatives; values may exceed log(m / alpha)."""
     perfect = of_matrix(torch.eye(60) * 2000 - 1000)
     read = alpha_bound(perfect, 0.1).terms
     torch.testing.assert_close(read, torch.full_like(read, 1 + math.log(59 / 0.1)))
@@ -84,7 +84,7 @@ def test_the_alpha_bounds_ceiling_is_what_a_perfect_critic_reads():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_no_word_and_no_conclusion_from_what_is_not_finite(bad):
+def test_numbers_that_are_not_finite_have_no_verdict_and_no_conclusion(bad):
     good = Estimate(2.0, 0.1, 1.8, 2.2)
     assert tool._other_verdict(good, good, 9.0) == "converged"
     for field in Estimate._fields:
@@ -102,8 +102,8 @@ def test_no_word_and_no_conclusion_from_what_is_not_finite(bad):
 
 
 def test_a_memorising_critic_finds_nothing_in_independent_pairs():
-    """The last step of overtrained critics, which know their training pairs by heart: held out they
-    claim nothing.
+    """The last step of overtrained critics, which have memorised their training pairs: on held-out
+    pairs they find nothing.
     """
     g = np.random.default_rng(0)
     x, y = g.normal(size=(300, 10)), g.normal(size=(300, 10))
@@ -117,7 +117,7 @@ def test_a_memorising_critic_finds_nothing_in_independent_pairs():
 
 
 def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
-    """Pairs of one fold can change nothing of how that fold's critics were made."""
+    """Pairs of a fold do not influence the critics that score this fold."""
     x, y, _, _ = pairs_of(1.0, n=400, d=2)
     fit = cross_fit(x, y)
     assert sorted(np.concatenate([held.rows for held in fit.folds]).tolist()) == list(range(400))
@@ -125,14 +125,14 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     spoiled = y.copy()
     spoiled[fold] = np.random.default_rng(1).permutation(
         y[fold]
-    )  # same marginals, another pairing: the codes must be the same, shuffled
+    )  # same marginals, another pairing: the codes must be the same, but shuffled
     again = cross_fit(x, spoiled)
     torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
 
 
 def test_a_constant_in_the_critic_is_taken_out(monkeypatch):
-    """InfoNCE does not see it, NWJ and alpha do: scores are those of a log density ratio, whose
-    exponential has a mean of 1 over independent pairs.
+    """A constant does not change InfoNCE, but NWJ and alpha. Scores estimate a log density ratio,
+    whose exponential has the mean 1 over independent pairs.
     """
     monkeypatch.setattr(crossfit, "LEAST_STEPS", 40)
     monkeypatch.setattr(crossfit, "MOST_STEPS", 40)
@@ -191,7 +191,7 @@ def test_ksg_equals_scikit_learn():
 
 
 def test_the_canonical_critic_is_the_gaussian_one():
-    """Close to log p(x, y) / p(x) p(y) with many pairs, and silent on independent ones in many
+    """It is close to log p(x, y) / p(x) p(y) for many pairs, and 0 for independent pairs in many
     dimensions.
     """
     made = gaussian_pairs(20_000, 3, 1.2, 0)
@@ -204,7 +204,7 @@ def test_the_canonical_critic_is_the_gaussian_one():
     assert canonical(g.normal(size=(1000, 50)), g.normal(size=(1000, 50)), g).information() < 0.05
 
 
-def test_normal_scores_come_from_the_reference_alone():
+def test_normal_scores_depend_only_on_the_reference():
     g = np.random.default_rng(0)
     reference, x = g.exponential(size=(5000, 2)), g.exponential(size=(200, 2))
     scores = normal_scores(reference, x)
@@ -227,7 +227,7 @@ def test_normal_scores_come_from_the_reference_alone():
         (np.array([object()] * 60), np.arange(60.0), "x holds object"),
         (np.zeros((60, 2, 2)), np.arange(60.0), r"x has shape \(60, 2, 2\)"),
         (np.zeros((60, 0)), np.arange(60.0), r"x has shape \(60, 0\)"),
-        ([[1, 2], [3]] * 30, np.arange(60.0), "x is no rectangular array"),
+        ([[1, 2], [3]] * 30, np.arange(60.0), "x is not a rectangular array"),
     ],
 )
 def test_impossible_pairs_are_refused(x, y, message):
@@ -235,7 +235,7 @@ def test_impossible_pairs_are_refused(x, y, message):
         estimate(x, y)
 
 
-def test_copies_of_rows_are_left_out_and_said():
+def test_copies_of_rows_are_left_out_and_reported():
     x, y, _, _ = pairs_of(0.0, n=300)
     checked = check_pairs(np.concatenate([x, x[:100]]), np.concatenate([y, y[:100]]))
     assert len(checked.x) == 300 and "100 rows are copies" in checked.remarks[0]

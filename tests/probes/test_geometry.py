@@ -44,11 +44,11 @@ def test_alignment_is_twice_one_minus_the_mean_cosine():
     assert alignment(first, -first).item() == pytest.approx(4)
     assert alignment(unit(20_000, 64, 1), unit(20_000, 64, 2)).item() == pytest.approx(
         2, abs=0.01
-    )  # views that share nothing
+    )  # independent views
 
 
 @pytest.mark.parametrize("n", [2, 3, 511, 512, 513, 1400])
-def test_uniformity_equals_scipys_pairwise_distances_whatever_the_blocks(n):
+def test_uniformity_equals_scipys_pairwise_distances_for_any_blocks(n):
     codes = unit(n, 5)
     assert uniformity(codes) == pytest.approx(
         math.log(np.exp(-2 * pdist(codes.double().numpy()) ** 2).mean()), abs=1e-5
@@ -65,7 +65,7 @@ def test_uniformity_of_evenly_spread_points_on_a_circle_is_a_bessel_function():
         )
     assert uniformity(circle(20)) != pytest.approx(
         math.log(ive(0, 4)), abs=1e-2
-    )  # what counting self-pairs would give
+    )  # the value if self-pairs were counted
 
 
 def test_uniformity_of_a_collapse_is_zero_and_of_many_dimensions_near_minus_four():
@@ -87,7 +87,7 @@ def test_effective_rank_is_the_number_of_dimensions_in_use():
     axes = torch.linalg.qr(normal(400, 32)).Q
     assert effective_rank(axes) == pytest.approx(
         32, rel=1e-4
-    )  # covariance a multiple of the identity
+    )  # the covariance is a multiple of the identity
     assert effective_rank(normal(50_000, 32)) == pytest.approx(32, rel=1e-3)
     assert effective_rank(axes[:, :5] @ normal(5, 512)) < 5.01  # five of 512 dimensions
     assert effective_rank(axes * torch.logspace(0, -1, 32)) < 30
@@ -126,16 +126,14 @@ def test_lidar_without_regularisation_has_the_ratios_of_scikit_learns_discrimina
     )
 
 
-def test_lidar_counts_what_tells_images_apart_and_not_what_views_scramble():
+def test_lidar_counts_directions_of_images_and_not_of_views():
     content = F.pad(10 * normal(800, 1, 3), (0, 20)).expand(-1, 8, -1)
     scrambled = (
         content + F.pad(10 * normal(800, 8, 20, seed=1), (3, 0)) + 0.1 * normal(800, 8, 23, seed=2)
     )
     assert effective_rank(scrambled.flatten(0, 1)) > 20
     assert lidar(scrambled) < 4
-    assert (
-        lidar(normal(800, 8, 23)) > 20
-    )  # features that ignore the image altogether: the docstring's warning
+    assert lidar(normal(800, 8, 23)) > 20  # features that ignore the image, as the docstring warns
 
 
 def test_deviations_are_one_for_evenly_spread_codes_and_zero_for_unused_dimensions():
@@ -152,7 +150,7 @@ def test_deviations_are_one_for_evenly_spread_codes_and_zero_for_unused_dimensio
 
 
 class Pixels(Method):
-    """Features are some fixed directions of the image; `gain` 0 collapses them."""
+    """Features are projections of the image on fixed directions; `gain` 0 collapses them."""
 
     temperature = 0.1
 
@@ -195,7 +193,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
         "alignment",
         "uniformity",
         "deviation",
-    ):  # these look at directions only, and the codes are the features' directions
+    ):  # these depend only on directions, and the codes are the features' directions
         assert found["codes"][key] == pytest.approx(found["features"][key], rel=1e-4)
     assert found == geometry(Frozen(Critic(), run))
     lines = GeometryProbe().sentences(found)
@@ -208,7 +206,7 @@ def test_the_probe_measures_features_and_codes_on_the_test_split(run):
     )
 
 
-def test_the_probe_says_in_words_what_has_collapsed(run):
+def test_a_sentence_of_the_probe_names_the_collapse(run):
     found = geometry(Frozen(Critic(gain=0.0), run))
     assert (
         "features collapsed: effective rank 1.0 of 12" in found["sentence"]
@@ -232,7 +230,7 @@ def test_views_that_are_one_picture_have_no_alignment_and_no_lidar(run, monkeypa
     "name, augment, differ",
     [("mnist", "none", False), ("mnist", "crop", True), ("sprites", "none", True)],
 )
-def test_views_differ_where_something_makes_them_differ(name, augment, differ):
+def test_views_differ_if_something_makes_them_differ(name, augment, differ):
     assert config.DataConfig(name=name, augment=augment).views_differ is differ
 
 
@@ -243,7 +241,7 @@ def test_a_line_and_dead_dimensions_are_collapses_and_two_used_dimensions_are_no
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
+def test_features_that_are_not_finite_have_no_verdict_on_collapse(bad):
     x = normal(500, 8)
     for key in ("effective_rank", "deviation", "dead_dimensions"):
         with pytest.raises(Unmeasurable, match=f"^geometry: {key}"):
@@ -253,9 +251,9 @@ def test_what_is_not_finite_has_neither_collapsed_nor_not(bad):
         layout(x)
 
 
-def test_lidar_divides_what_views_scramble_by_its_degrees_of_freedom():
-    """Images in one direction and views in all: the ratio of eigenvalues depends on n (v - 1), as
-    against n v, where delta is not small beside S_w.
+def test_lidar_divides_the_scatter_of_views_by_its_degrees_of_freedom():
+    """Images differ in one direction and views in all directions. If delta is not small compared
+    with S_w, the ratio of eigenvalues shows whether the divisor is n (v - 1) or n v.
     """
     views = normal(200, 1, 2) * torch.tensor([1.0, 0.2]) + 0.5 * normal(200, 2, 2, seed=1)
     x = views.double().numpy()

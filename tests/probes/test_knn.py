@@ -1,5 +1,5 @@
-"""The neighbours' search where images are equally near, not finite, or of any size: faiss and the
-blocks of torch keep the same ones.
+"""The search of neighbours if images are equally near, not finite, or very large or small: faiss
+and the blocks of torch find the same ones.
 """
 
 import math
@@ -19,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def copies(n: int, different: int, d: int = 17) -> torch.Tensor:
-    """n images of which that many differ, in random order."""
+    """n images, of which only some are different, in random order."""
     place = torch.randint(different, (n,), generator=torch.Generator().manual_seed(n))
     return normal(different, d)[place]
 
@@ -38,7 +38,7 @@ BANKS = {
 
 @pytest.mark.parametrize("name", BANKS)
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_of_equally_near_images_the_first_are_kept_in_their_order(name, k):
+def test_equally_near_images_are_in_index_order(name, k):
     """Against a stable sort of similarities in float64, in which copies are equal by definition."""
     bank = BANKS[name]
     query = torch.cat([bank[:150], -bank[:20], torch.eye(bank.shape[1])[:1]])
@@ -56,7 +56,7 @@ def test_of_equally_near_images_the_first_are_kept_in_their_order(name, k):
 
 
 def test_copies_that_a_library_scores_apart_are_still_equal(monkeypatch):
-    """A kernel may sum a column at the edge of a block in another order, and its copy not."""
+    """A kernel may sum a column at the edge of a block in another order than its copy."""
     bank = torch.cat([normal(500, 16), normal(500, 16)[:300], normal(200, 16, seed=1)])
     query = normal(64, 16, seed=2)
     expected = search(bank, query, 20, torch.device("cpu"))
@@ -76,7 +76,7 @@ def test_copies_that_a_library_scores_apart_are_still_equal(monkeypatch):
                 )
 
 
-def test_images_whose_hashes_agree_but_not_their_features_are_told_apart(monkeypatch):
+def test_images_with_equal_hashes_but_other_features_are_not_duplicates(monkeypatch):
     bank = copies(400, 90)
     expected = module._originals(bank)
     assert torch.equal(bank[expected], bank) and (expected <= torch.arange(400)).all()
@@ -104,7 +104,7 @@ def test_features_that_are_not_finite_have_no_neighbours(bad, side, device):
 
 
 def test_a_missing_neighbour_votes_for_nothing():
-    """faiss gives -1 where it finds none, and -1 is the last image to an index."""
+    """faiss returns -1 for a missing neighbour, but as an index -1 is the last image."""
     y = torch.ones(10, 1, dtype=torch.long)
     train, test = (Features(normal(10, 4, seed=s), y, (("class", 2),)) for s in (0, 1))
     missing = Neighbours(torch.zeros(10, 3), torch.full((10, 3), -1))
@@ -117,7 +117,7 @@ def test_a_missing_neighbour_votes_for_nothing():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_that_is_not_above_zero_gives_no_votes(temperature):
-    """exp(0 / 0) is NaN, and the largest of nothing but NaN would be the first class."""
+    """exp(0 / 0) is NaN, and the maximum of NaNs would be the first class."""
     with pytest.raises(ValueError, match="^temperature"):
         vote(torch.ones(3, 4), torch.ones(3, 4, dtype=torch.long), 2, temperature)
 

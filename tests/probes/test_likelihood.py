@@ -1,5 +1,5 @@
 """Bounds on log p(x) against the closed form of a linear-Gaussian model: z ~ N(0, 1) [L], x ~ N(W
-z, t^2) [d], q(z|x) nearly right.
+z, t^2) [d], with an almost exact q(z|x).
 """
 
 import math
@@ -33,8 +33,8 @@ TRUTH = MARGINAL.log_prob(X.flatten(1))
 
 
 class FactorAnalysis:
-    """Its diagonal posterior has the right mean and the right marginal variances, so it is off by
-    the correlations alone.
+    """Its diagonal posterior has the right mean and the right marginal variances; only the
+    correlations are missing.
     """
 
     def __init__(self, widened: float = 1.0):
@@ -74,7 +74,7 @@ def frozen(model: FactorAnalysis) -> Frozen:
     return Frozen(model, run, sources=lambda split, augmented: Images())
 
 
-def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_meets_it():
+def test_the_importance_weighted_bound_rises_with_k_up_to_the_truth():
     found = likelihood(frozen(FactorAnalysis()), k=5000, images=IMAGES)
     assert [point["k"] for point in found["sweep"]] == [1, 10, 100, 1000, 5000]
     bounds = [-point["value"] for point in found["sweep"]]
@@ -92,8 +92,8 @@ def test_the_importance_weighted_bound_rises_with_k_stays_under_the_truth_and_me
 
 
 def test_the_elbo_is_its_closed_form():
-    """log p(x) - KL(q(z|x) || p(z|x)), which is one number here, for the posterior covariance does
-    not depend on x.
+    """log p(x) - KL(q(z|x) || p(z|x)). The KL is the same for all x, because the posterior
+    covariance does not depend on x.
     """
     model = FactorAnalysis()
     q, p = model.covariance.diagonal(), torch.linalg.inv(model.covariance)
@@ -127,7 +127,7 @@ def test_weights_are_summed_in_chunks_as_they_would_be_at_once(monkeypatch):
     )
 
 
-def test_annealing_meets_the_truth_from_the_prior_which_importance_weights_do_not():
+def test_annealing_from_the_prior_reaches_the_truth_and_importance_weights_do_not():
     model = FactorAnalysis()
     prior = Independent(Normal(torch.zeros(IMAGES, LATENT, dtype=torch.float64), 1.0), 1)
     weighted = importance_weights(joint_of(model, X), prior, 16, KeyedRNG(0, 0)).bounds[16]

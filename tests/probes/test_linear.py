@@ -1,5 +1,5 @@
 """The linear probe against scikit-learn's numbers on the same split at the same strength, its
-choice of the strength, and training splits that hold next to nothing.
+choice of the strength, and very small training splits.
 """
 
 import math
@@ -20,7 +20,7 @@ from probes.latents.disentanglement import DisentanglementProbe, disentanglement
 
 
 def split(n: int, d: int, classes: int, seed: int, spread: float = 0.5) -> Features:
-    """Overlapping classes after a ReLU; every class is there where n is classes or more."""
+    """Overlapping classes after a ReLU; every class occurs if n is large enough."""
     centres = torch.randn(classes, d, generator=torch.Generator().manual_seed(99)) * spread
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % classes
@@ -35,9 +35,9 @@ def peer(train: Features, test: Features, strength: float) -> tuple[float, float
     x, x_test = (((part.x - mean) / deviation).numpy() for part in (train, test))
     y, y_test = train.y[:, 0].numpy(), test.y[:, 0].numpy()
     classes = train.factors[0][1]
-    # of two classes scikit-learn penalises the difference of the weights, half of what we do
+    # for two classes scikit-learn penalises the difference of the weights, half of our penalty
     strength = strength / 2 if classes == 2 else strength
-    small = x.shape[1] * classes < 700  # where it is quick; lbfgs stops at gradients of 1e-10
+    small = x.shape[1] * classes < 700  # if it is fast; lbfgs stops at gradients of 1e-10
     solver = "newton-cholesky" if small else "lbfgs"
     model = LogisticRegression(
         C=1 / (len(x) * strength), solver=solver, tol=1e-12, max_iter=100_000
@@ -59,7 +59,7 @@ def peer(train: Features, test: Features, strength: float) -> tuple[float, float
     ],
 )
 def test_the_scores_are_scikit_learns(n, d, classes, tolerance):
-    """Few images to the last digit, many to what a score shows."""
+    """For few images to the last digit, for many images to the digits of a score."""
     train, test = split(n, d, classes, 0, 0.2), split(1000, d, classes, 1, 0.2)
     found = linear(train, test)
     top1, information = peer(train, test, found["lambda/class"])
@@ -76,7 +76,7 @@ def noise(n: int, seed: int, classes: int = 5) -> Features:
 
 @pytest.mark.parametrize("n", [60, 400, 3000])
 def test_the_strength_is_chosen_on_images_that_were_held_out(n):
-    """Of noise the fitted images prefer the weakest strength and others the strongest."""
+    """With noise, the fitted images prefer the weakest strength and others the strongest."""
     assert linear(noise(n, 0), noise(300, 1))["lambda/class"] == max(STRENGTHS)
 
 
@@ -92,12 +92,12 @@ def test_the_held_out_tenth_chooses_by_its_own_cross_entropy():
         model.fit(x[150:], y[150:])
         losses.append(-model.predict_log_proba(x[:150])[np.arange(150), y[:150]].mean())
     assert linear(train, test, seed=3)["lambda/class"] == STRENGTHS[int(np.argmin(losses))]
-    assert 0 < np.argmin(losses) < len(STRENGTHS) - 1  # not the choice of an edge
+    assert 0 < np.argmin(losses) < len(STRENGTHS) - 1  # not a choice at the edge of the grid
 
 
 @pytest.mark.parametrize("n", [40, 3000])
-def test_the_test_split_chooses_nothing_and_is_what_is_scored(n):
-    """Of one training split: a test split of its own signal, of noise, of turned labels."""
+def test_the_test_split_chooses_nothing_and_is_scored(n):
+    """One training split; test splits with its signal, with noise, and with permuted labels."""
     train, test = split(n, 24, 4, 0), split(400, 24, 4, 1)
     turned = test._replace(y=(test.y + 1) % 4)
     noisy = test._replace(x=noise(400, 7).x[:, :24])
@@ -110,7 +110,9 @@ def test_the_test_split_chooses_nothing_and_is_what_is_scored(n):
 
 
 def test_a_feature_of_another_scale_changes_nothing():
-    """Each is judged by its own deviation: one that is 1e7 times the others hides none of them."""
+    """Each feature is scaled by its own deviation, so one that is 1e7 times larger hides no
+    other.
+    """
     train, test = split(600, 10, 5, 0), split(600, 10, 5, 1)
     scale = torch.tensor([1e4] + [1e-3] * 9)
     plain = linear(train, test)
@@ -126,7 +128,7 @@ def test_a_feature_of_another_scale_changes_nothing():
 
 @pytest.mark.parametrize("fails", ["float32 raises", "float32 is NaN", "all raise"])
 def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
-    """In float32 several releases of torch raise or return NaN where features are dead."""
+    """In float32, several releases of torch raise an error or return NaN for dead features."""
     train, test = split(1500, 30, 5, 0), split(300, 30, 5, 1)
     train.x[:, :12] = test.x[:, :12] = 0
     plain, decompose = linear(train, test), torch.linalg.eigh
@@ -139,7 +141,7 @@ def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
         raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
-    for part in (None, 30):  # to the last digit, and in float32
+    for part in (None, 30):  # exact fits in float64, and fits in float32
         if part:
             monkeypatch.setattr("probes.labels.linear.SMALL", 0)
         assert linear(train, test) == pytest.approx(plain, abs=2e-4)
@@ -175,8 +177,8 @@ def test_a_class_that_was_never_seen_gets_its_frequency_and_no_class_is_the_defa
     assert nothing["top1"] == 0 and nothing["information"] == pytest.approx(0, abs=1e-12)
 
 
-def test_classes_of_one_image_and_of_none_in_what_is_fitted():
-    """Classes 4 to 8 have one image each, so a part without the held-out images lacks some."""
+def test_classes_with_one_training_image_or_none():
+    """Classes 4 to 8 have one image each, so the part without the held-out images lacks some."""
     train, test = split(40, 16, 4, 0), split(200, 16, 4, 1)
     train.y[:5, 0] = torch.arange(4, 9)
     train, test = (part._replace(factors=(("class", 12),)) for part in (train, test))

@@ -1,5 +1,5 @@
-"""The rate probe on a VAE that is all closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e,
-p(x|z) = N(b z, t^2), p(z) = N(0, 1).
+"""The rate probe on a VAE with closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e, p(x|z) =
+N(b z, t^2), p(z) = N(0, 1).
 """
 
 import math
@@ -18,7 +18,7 @@ A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384
 
 
 class LinearGaussian:
-    """Linear encoder and decoder, Gaussian throughout."""
+    """A linear encoder and decoder with Gaussian distributions."""
 
     def posterior(self, x):
         return Independent(Normal(A * x.flatten(1), S), 1)
@@ -38,8 +38,8 @@ class LinearGaussian:
 
 class Moments:
     """Images and posterior noise whose joint first and second moments are exactly those of
-    independent standard normals, so that what is quadratic in them has no sampling error, and what
-    is left is the bias and error of the bounds.
+    independent standard normals. So quadratic functions of them have no sampling error, and only
+    the bias and the error of the bounds remain.
     """
 
     shape = (1, 1, DIMENSIONS)

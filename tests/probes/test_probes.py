@@ -72,14 +72,14 @@ def test_the_search_in_blocks_equals_faiss(n, k):
     torch.testing.assert_close(ours.similarity, reference.similarity, rtol=1e-5, atol=1e-6)
     assert (
         ours.place == reference.place
-    ).double().mean() > 0.999  # neighbours at one distance up to rounding may change places
+    ).double().mean() > 0.999  # neighbours at the same distance, up to rounding, may be exchanged
     predicted = [
         vote(found.similarity, train.y[:, 0][found.place], 5, 0.1) for found in (reference, ours)
     ]
     assert torch.equal(*predicted)
 
 
-def test_one_search_serves_every_k():
+def test_one_search_is_enough_for_every_k():
     train, test = blobs(800, 0), blobs(100, 1)
     found = search(train.x, test.x, 200)
     for k, temperature in PRESETS.values():
@@ -163,9 +163,7 @@ def test_the_linear_probe_scores_every_factor_and_its_information():
 
 
 class Oracle(Method):
-    """An encoder that reads a sprite's content exactly: what the best contrastive method would
-    be.
-    """
+    """An encoder that reads a sprite's content exactly, like the best contrastive method."""
 
     temperature = 1 / 40
 
@@ -189,7 +187,7 @@ class Oracle(Method):
 def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_the_truth(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(critic, "STEPS", 400)  # 24 contents are soon learned
+    monkeypatch.setattr(critic, "STEPS", 400)  # 24 contents are learned fast
     monkeypatch.setattr(critic, "BATCH", 128)
     sprites = SpritesConfig(
         shapes=2, colours=3, sizes=1, grid=2, train=600, validation=200, test=500
@@ -242,7 +240,7 @@ def test_a_vae_whose_code_ignores_the_image_carries_nothing(tmp_path):
 
 
 def test_a_prior_without_a_closed_form_is_sampled_and_says_so(tmp_path):
-    """A flow that is still the standard normal, beside the standard normal itself."""
+    """An untrained flow, which is the standard normal, against the standard normal itself."""
     run = small_run(tmp_path)
     methods = [
         BetaVAE(replace(run.model, prior=PriorConfig(kind)), (3, 32, 32)).eval()
@@ -277,7 +275,7 @@ def test_the_sandwich_of_an_untrained_vae_is_ordered(tmp_path):
     assert 0 <= found["marginal_kl"]["low"] <= found["marginal_kl"]["high"]
 
 
-def test_extracting_leaves_the_method_as_it_was(tmp_path):
+def test_extracting_does_not_change_the_method(tmp_path):
     run = small_run(tmp_path)
     method = BetaVAE(run.model, (3, 32, 32)).train()
     features = extract(method, Sprites(run.data.sprites, "test", 0), 0, most=50)

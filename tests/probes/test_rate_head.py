@@ -28,8 +28,8 @@ GREY = torch.where(
 
 
 def images(n: int, name: str, known: bool = True) -> Seen:
-    """n images of equally likely contents; the features say which, or nothing. Pixels are
-    Bernoulli, drawn when they are read.
+    """n images of equally likely contents; the features either determine the content or are
+    useless. Pixels are Bernoulli variables and are drawn when they are read.
     """
     content = KeyedRNG(0, 0).fork(name).integers("content", CONTENTS, n)
     return Seen(F.one_hot(content, CONTENTS).float() if known else torch.ones(n, 3), GREY[content])
@@ -67,8 +67,8 @@ def error(entry: dict) -> float:
 def test_a_cheap_rate_approaches_both_entropies(
     curve,
 ):
-    """R = I + KL(q(z) || p(z)), and Gaussians that hardly touch add up to no Gaussian: so R passes
-    log M where D nears its least.
+    """R = I + KL(q(z) || p(z)), and the mean of Gaussians that hardly overlap is not Gaussian. So R
+    exceeds log M when D is near its minimum.
     """
     _, conditional, _ = entropies()
     cheap, fair = curve["points"][:2]
@@ -80,9 +80,9 @@ def test_a_cheap_rate_approaches_both_entropies(
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
-def test_two_contents_cost_what_quadrature_says(beta):
-    """Two contents with opposite pixels: by symmetry the best head is q(z|h) = N(+-a, s^2) in one
-    dimension, and the best decoder that has independent pixels mixes the two patterns by
+def test_the_cost_of_two_contents_equals_quadrature(beta):
+    """Two contents with opposite pixels: by symmetry, the best head is q(z|h) = N(+-a, s^2) in one
+    dimension. The best decoder with independent pixels mixes the two patterns with the weights
     p(content|z). D by Gauss-Hermite quadrature, the minimum over a and s by scipy.
     """
     pattern = torch.cat([GREY[:1], 1 - GREY[:1]])
@@ -199,7 +199,7 @@ def test_test_images_change_no_weight(short, monkeypatch):
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_no_point_is_beaten_by_another_or_by_nothing_where_heads_are_chosen(short):
+def test_no_point_costs_more_than_another_head_or_nothing_on_val(short):
     train, val = images(200, "train"), images(200, "val")
     betas = (0.5, 2.0, 8.0, 500.0)
     nothing, heads = train_heads(train, val, Likelihood("logistic", 1), 0, betas)
@@ -218,7 +218,7 @@ def test_heads_that_diverge_leave_nothing(short):
     assert [point["nelbo"] for point in found["points"]] == [found["nothing"]["nelbo"]] * 2
 
 
-def test_any_checkpoint_has_a_curve_whatever_its_own_likelihood_is(short, tmp_path):
+def test_a_checkpoint_with_any_likelihood_has_a_curve(short, tmp_path):
     small = [
         "data.sprites.train=300",
         "data.sprites.validation=100",
@@ -252,7 +252,7 @@ def test_betas_must_ascend():
         measure_curve(split, split, split, Likelihood("bernoulli", 1), betas=(2.0, 1.0))
 
 
-def test_the_hull_leaves_out_what_a_mixture_of_others_beats():
+def test_the_hull_leaves_out_points_above_a_mixture_of_others():
     points = [(0.0, 10.0), (1.0, 9.0), (2.0, 4.0), (3.0, 5.0), (4.0, 3.0), (5.0, 3.5)]
     assert figures.lower_hull(points) == [(0.0, 10.0), (2.0, 4.0), (4.0, 3.0)]
 

@@ -1,4 +1,4 @@
-"""Reports on disk: strict, signed, never mixed with what somebody else wrote."""
+"""Reports on disk: strict, signed, and never mixed with reports of other users."""
 
 import json
 
@@ -34,7 +34,7 @@ def report():
     }
 
 
-def test_what_this_user_measured_on_the_same_things_is_found_again(tmp_path, report):
+def test_a_users_earlier_measurement_of_the_same_data_is_found(tmp_path, report):
     path = tmp_path / "probe.json"
     store.save(report, path)
     assert store.earlier(path, report)["linear"] == report["linear"]
@@ -63,7 +63,9 @@ def test_a_crafted_report_is_set_aside_and_not_merged(tmp_path, report, capsys):
 
 @pytest.mark.parametrize("home", ["no folder", "a key that others may read"])
 def test_without_a_key_no_report_is_lost(home, tmp_path, report, capsys, monkeypatch):
-    """Who wrote it can not be told then, so it is neither read again nor overwritten."""
+    """The writer of a report is unknown then, so the report is neither read again nor
+    overwritten.
+    """
     cache = tmp_path / "file"
     if home == "no folder":
         cache.write_text("")
@@ -143,7 +145,7 @@ def test_numbers_that_are_not_finite_are_found_wherever_they_are(report, tmp_pat
         store.save(report | {"linear": {"top1": float("nan")}}, tmp_path / "probe.json")
 
 
-def test_names_are_as_short_as_tells_checkpoints_apart():
+def test_names_are_as_short_as_possible_and_different():
     paths = ["/r/x/seed0/last.ckpt", "/r/y/seed0/last.ckpt", "/r/x/seed0/best.ckpt"]
     assert names([{"checkpoint": path} for path in paths]) == ["x/seed0", "y/seed0", "seed0/best"]
     assert names([{"checkpoint": paths[0]}]) == ["seed0"]

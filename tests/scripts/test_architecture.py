@@ -1,4 +1,4 @@
-"""The picture of the architecture shows the imports, all of them pointing down."""
+"""The picture of the architecture shows all imports, and all arrows point down."""
 
 import grimp
 import matplotlib.pyplot as plt
@@ -10,7 +10,7 @@ from scripts.checks import architecture
 
 @pytest.fixture(scope="module")
 def edges() -> set[tuple[str, str]]:
-    """Imports between rooms, as grimp reads them."""
+    """Imports between rooms, according to grimp."""
     graph = grimp.build_graph(*architecture.PACKAGES, cache_dir=None)
     found = set()
     for importer in graph.modules:

@@ -1,6 +1,4 @@
-"""scripts/calibrate.py: known sources in, a table, a picture and a verdict on the estimators
-out.
-"""
+"""scripts/calibrate.py turns sources of known information into a table, a picture and a summary."""
 
 import json
 import sys
@@ -35,7 +33,7 @@ def test_a_table_a_picture_and_the_figures(tmp_path):
         "channel of 4 letters",
     ]
     assert found["pairs"] == 400 and found["largest_excess"]["standard_errors"] <= 3
-    assert found["mean_absolute_error"]["infonce"] < 0.2  # over the two under 4 nats
+    assert found["mean_absolute_error"]["infonce"] < 0.2  # over the two sources below 4 nats
     table = (tmp_path / "out/here.md").read_text()
     assert table.count("\n| ") == 4 and "saturated" in table
     assert (tmp_path / "out/here.png").stat().st_size > 10_000
@@ -56,7 +54,7 @@ def row(
     }
 
 
-def test_an_excess_counts_above_what_the_sample_itself_holds():
+def test_an_excess_is_counted_from_the_samples_own_information():
     assert calibration.excess(row(1.5), "infonce") == pytest.approx(5)
     assert calibration.excess(row(1.5, truth=9.0, own=1.4), "infonce") == pytest.approx(1)
     found = calibration.collect([row(1.5), row(0.9)], 100, 0, "suite")
@@ -87,7 +85,7 @@ def test_the_peer_is_compared_in_nats_and_in_time():
         (("--pairs", "10"), "--pairs"),
         (("--seed", "-1"), "--seed"),
         (("--peer", "/nowhere/python"), "can not be run"),
-        (("--peer", sys.executable), "holds no benchmark-mi"),
+        (("--peer", sys.executable), "has no working benchmark-mi"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, words, message):

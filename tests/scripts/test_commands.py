@@ -1,4 +1,4 @@
-"""The commands: one door for all, `--help` without a heavy import, every script in its own
+"""The commands: one entry for all, `--help` without heavy imports, every script in its own
 checkout, and a wheel that works without the repository.
 """
 
@@ -26,7 +26,7 @@ NAMES = [name.replace("-", "_") for name in COMMANDS]
 def python(
     *words: str | Path, cwd: Path, path: str | Path = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that is told of no checkout but by `path`."""
+    """A fresh interpreter that knows only the checkout in `path`."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     given = {"PYTHONPATH": str(path)} if path else {}
     return subprocess.run(
@@ -40,7 +40,7 @@ def python(
 
 
 def copied(folder: Path) -> Path:
-    """A second checkout, without what is no part of it."""
+    """A second checkout, without files that are not part of the repository."""
     junk = shutil.ignore_patterns("__pycache__", "*.pyc")
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=junk)
@@ -95,7 +95,7 @@ assert not [module for module in {HEAVY} if module in sys.modules]
         (["pretrian"], "no command 'pretrian' (did you mean 'pretrain'?)"),
         (["config"], "no command 'config' (did you mean 'configs'?)"),
         (["rate_distorsion"], "did you mean 'rate-distortion'?"),
-        (["configs", "all"], "configs: takes no words, got 'all'"),
+        (["configs", "all"], "configs: takes no arguments, got 'all'"),
         (["scaling", "--batch", "1"], "--batch: must be 2 or more, got 1"),
         (["bench", "quue"], "no section 'quue' (did you mean 'queue'?)"),
         (["calibrate", "--pairs", "3"], "--pairs: must be 50 or more, got 3"),
@@ -139,7 +139,7 @@ def test_help_names_the_way_that_was_taken(called, shown, usage, monkeypatch):
 
 @pytest.mark.parametrize("path", ["", ROOT], ids=["alone", "beside another checkout"])
 @pytest.mark.parametrize("name", [*NAMES, "__main__"])
-def test_a_script_runs_the_checkout_that_it_stands_in(name, path, second, tmp_path):
+def test_a_script_runs_its_own_checkout(name, path, second, tmp_path):
     told = python(second / "scripts" / f"{name}.py", "--help", cwd=tmp_path, path=path)
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("usage: ")
@@ -148,13 +148,13 @@ def test_a_script_runs_the_checkout_that_it_stands_in(name, path, second, tmp_pa
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
-    """A checkout whose packages say so when they are imported."""
+    """A checkout whose packages print a line when they are imported."""
     folder = copied(tmp_path_factory.mktemp("second"))
     for room in ("core", "configs"):
         place = folder / room / "__init__.py"
         said = f"\nimport sys\nprint('{room}-of-the-second', file=sys.stderr)\n"
         place.write_text(place.read_text() + said)
-    for script in (folder / "scripts").glob("*.py"):  # so that each of them imports both
+    for script in (folder / "scripts").glob("*.py"):  # so that each script imports both
         script.write_text(
             script.read_text().replace("\nfrom core", "\nimport configs\nfrom core", 1)
         )
@@ -191,7 +191,7 @@ def test_every_config_has_a_name_and_a_head():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of an installed wheel, and nothing else of the repository."""
+    """The folder of an installed wheel, without any other part of the repository."""
     if not (importlib.util.find_spec("pip") and importlib.util.find_spec("setuptools")):
         pytest.skip("a wheel is built with pip and setuptools, and one of them is not installed")
     folder = tmp_path_factory.mktemp("wheel")

@@ -1,6 +1,4 @@
-"""The comparison of probed checkpoints, as a person calls it, with reports that were made by hand
-or damaged.
-"""
+"""The comparison of probed checkpoints, as a user calls it, with artificial or damaged reports."""
 
 import copy
 import csv
@@ -120,8 +118,10 @@ def test_seeds_of_one_config_are_mean_and_standard_deviation(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("second", ["crop", "fresh rendering", None])
-def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
-    """I(V1; V2) is about what makes the views: of crops it is not that of colour changes."""
+def test_runs_on_other_views_are_reported_and_named(second, tmp_path, capsys):
+    """I(V1; V2) depends on how views are made: crops and colour changes give different
+    quantities.
+    """
     runs = []
     for name, views in (("a", "simclr"), ("b", second), ("c", "simclr")):
         more = {"information": information() | ({"augmentation": views} if views else {})}
@@ -129,10 +129,10 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
     code, said, _ = call(capsys, *runs, "--out", tmp_path / "fig.png")
     said = " ".join(said.split())
     assert code == 0
-    if second is None:  # a report that does not say it differs from nothing
-        assert "another quantity" not in said and " views" not in said
+    if second is None:  # a report without this key is not treated as different
+        assert "a different quantity" not in said and " views" not in said
         return
-    assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is another" in said
+    assert f"in different ways: simclr (a, c) and {second} (b); I(V1; V2) is a different" in said
     assert "a · simclr views" in said and f"b · {second} views" in said
     code, said, _ = call(capsys, runs[0], runs[2], "--out", tmp_path / "fig.png")
     assert code == 0 and " views" not in said
@@ -144,7 +144,7 @@ def test_runs_on_other_views_are_said_and_named(second, tmp_path, capsys):
     + [{"config_key": None}, {"identity": {}}, {"options": {"linear": {"k": 3}}}]
     + [{"identity": OTHER_TRAIN}],
 )
-def test_what_is_no_second_seed_is_a_line_of_its_own(tmp_path, other):
+def test_runs_that_are_not_seeds_of_one_config_have_separate_lines(tmp_path, other):
     folders = [
         written(tmp_path / "a/s0"),
         written(tmp_path / "b/s1", **({"seed": 1} | other)),
@@ -155,7 +155,7 @@ def test_what_is_no_second_seed_is_a_line_of_its_own(tmp_path, other):
     assert [len(g.reports) for g in groups.grouped(reports[:1] + both, KNOWN)] == [2]
 
 
-def test_the_mean_of_numbers_keeps_places_and_takes_the_spread_as_the_band():
+def test_the_mean_over_seeds_has_the_spread_as_its_interval():
     one, two = information(0.0), information(0.4)
     found = groups.mean([one, two])["critics"]["common"]["sweep"][0]
     assert found["K"] == 16 and found["bound"] == pytest.approx(math.log(16) - 0.2)
@@ -192,7 +192,7 @@ def test_thirty_names_and_reports_of_one_checkpoint_on_other_data():
     assert found == ["a on mnist", "a on sprites"]
 
 
-def test_the_folder_where_one_stands_has_a_name(tmp_path, capsys, monkeypatch):
+def test_the_current_folder_has_a_name(tmp_path, capsys, monkeypatch):
     written(tmp_path / "mine")
     monkeypatch.chdir(tmp_path / "mine")
     code, said, _ = call(capsys, ".")
@@ -247,7 +247,7 @@ def test_each_checkpoint_has_one_look_and_one_place_in_every_panel(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fig.pdf", "fig.svg", "fig.png", "fig.PNG"])
-def test_a_picture_is_what_its_name_says(tmp_path, capsys, name):
+def test_a_picture_has_the_format_of_its_name(tmp_path, capsys, name):
     run = written(tmp_path / "_$a$b$_")
     assert call(capsys, run, "--out", tmp_path / name)[0] == 0
     start = (tmp_path / name).read_bytes()[:8]
@@ -285,7 +285,7 @@ def test_a_run_folder_with_several_reports(tmp_path, capsys):
     (run / "last.ckpt").touch(), (run / "best.ckpt").touch()
     out = ("--out", tmp_path / "c.png")
     _, said, _ = call(capsys, run, *out)
-    assert f"takes {run}/probe/probe.json" in said and "probe-best" in said and "12345678" in said
+    assert f"uses {run}/probe/probe.json" in said and "probe-best" in said and "12345678" in said
     code, said, _ = call(capsys, run / "last.ckpt", *out)
     assert code == 0 and "probe-best" not in said
     assert call(capsys, run / "best.ckpt", *out)[0] == 0
@@ -380,7 +380,7 @@ def own_probe(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_probe_of_ones_own_is_in_table_csv_latex_and_picture(tmp_path, capsys, own_probe):
+def test_a_users_probe_is_in_table_csv_latex_and_picture(tmp_path, capsys, own_probe):
     runs = [
         written(tmp_path / f"run{i}", key=str(i), spectrum={"largest": 12.3456 + i}) for i in (0, 1)
     ]
@@ -400,7 +400,7 @@ def test_a_probe_of_ones_own_is_in_table_csv_latex_and_picture(tmp_path, capsys,
     assert code == 0 and "sigma" in rows[0] and "linear %" in rows[0] and "kNN %" not in rows[0]
 
 
-def test_the_numbers_of_ones_own_probe_are_checked(tmp_path, capsys, own_probe):
+def test_the_numbers_of_a_users_probe_are_checked(tmp_path, capsys, own_probe):
     run = written(tmp_path / "run", spectrum={"smallest": 1.0})
     out = tmp_path / "c.png"
     said = refused(call(capsys, run, "--out", out, "--probes", own_probe))
@@ -420,11 +420,11 @@ def test_the_numbers_of_ones_own_probe_are_checked(tmp_path, capsys, own_probe):
         "json.dumps",
     ],
 )
-def test_what_is_no_probe_is_refused_in_one_line(name, tmp_path, capsys, own_probe):
+def test_a_class_that_is_not_a_probe_is_refused_in_one_line(name, tmp_path, capsys, own_probe):
     said = refused(call(capsys, written(tmp_path / "run"), "--probes", name))
     assert said.startswith("error: --probes: ")
 
 
-def test_help_says_how_a_probe_of_ones_own_is_shown(capsys):
+def test_help_explains_how_to_show_a_users_probe(capsys):
     _, said, _ = call(capsys, "--help")
     assert "package.module.Class" in said

@@ -1,4 +1,4 @@
-"""The rate-distortion script from the front door, and a short sweep beside the exact curve."""
+"""The rate-distortion script by its command line, and a short sweep against the exact curve."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def door(monkeypatch):
 
     monkeypatch.setattr(
         rate, "CANDIDATES", 512
-    )  # neither the sandwich nor the parts of R are looked at here
+    )  # neither the sandwich nor the parts of R are used here
     monkeypatch.setattr(collapse, "PAIRS", 2**20)
     called: list[str] = []
     monkeypatch.setattr(script, "step", step)
@@ -172,7 +172,7 @@ def test_the_error_of_the_excess_is_that_of_its_own_terms():
         ([], "--checkpoint"),
         ([CONFIG, CONFIG], "one config"),
         (["no.yaml"], "no such config"),
-        ([CONFIG, "--betas", "1,two"], "'two' is no number"),
+        ([CONFIG, "--betas", "1,two"], "'two' is not a number"),
         ([CONFIG, "--betas", "1,-2"], "above 0"),
         ([CONFIG, "--betas", "1,1.0"], "twice"),
         ([CONFIG, "folder=x"], "--out"),
@@ -187,7 +187,7 @@ def test_the_error_of_the_excess_is_that_of_its_own_terms():
         (["--checkpoint", "runs/none"], "no such checkpoint"),
     ],
 )
-def test_what_can_not_be_is_one_line(door, words, said, tmp_path, capsys):
+def test_invalid_words_are_one_line(door, words, said, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         door(*words, *(["--out", tmp_path / "out"]))
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a run survives: damaged files, a full disk, a loss that is not finite, a signal."""
+"""Faults that a run survives: damaged files, a full disk, a loss that is not finite, a signal."""
 
 import os
 import random
@@ -45,7 +45,7 @@ def steps(folder: RunFolder) -> dict[str, int]:
     return {path.name: checkpoint.read(path)["step"] for path in folder.path.glob("*.ckpt")}
 
 
-def test_the_policy_keeps_what_it_says(run):
+def test_the_policy_follows_its_definition(run):
     folder, state = run
     state.run.trainer.keep_last, state.run.trainer.keep_epochs = 3, 2
     for step in range(0, 50, 10):
@@ -80,7 +80,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
     )
     save(folder, state, 9)
     assert steps(folder) == {"last.ckpt": 9, "last-1.ckpt": 3}, (
-        "the damaged one has not pushed out the whole one"
+        "the damaged file has not replaced the whole one"
     )
     for path in folder.versions():
         path.write_bytes(b"")
@@ -108,14 +108,14 @@ def test_a_kill_between_two_renamings_leaves_two_versions(kills, run, monkeypatc
             with pytest.raises(KeyboardInterrupt):
                 save(folder, state, 9)
     assert set(steps(folder).values()) == {3, 6}
-    folder.last.write_bytes(b"")  # by whatever name it is known
+    folder.last.write_bytes(b"")  # under any of its names
     assert "at step 3 from last-2.ckpt" in folder.resume(state)
     for step in (9, 12):
         save(folder, state, step)
     assert steps(folder) == {"last.ckpt": 12, "last-1.ckpt": 9}
 
 
-def test_no_flipped_bit_goes_unseen(run):
+def test_every_flipped_bit_is_detected(run):
     folder, state = run
     save(folder, state, 1)
     whole, draw = folder.last.read_bytes(), random.Random(0)
@@ -137,8 +137,8 @@ def test_no_flipped_bit_goes_unseen(run):
 
 
 def test_a_record_that_says_it_is_a_folder_is_damage(run):
-    """One bit of the zip's directory, under no checksum: torch would read nothing there and leave
-    the tensor as the memory was.
+    """One bit of the zip's directory, which has no checksum: torch would read nothing and leave the
+    tensor uninitialised.
     """
     folder, state = run
     save(folder, state, 1)
@@ -159,12 +159,12 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
     save(folder, state, 1)
     monkeypatch.setattr(
         "core.run.folder.gather_round_robin", lambda mine: [*mine, 0]
-    )  # another node, whose folder is its own and empty
+    )  # another node, which sees a different, empty folder
     with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
         folder.resume(state)
 
 
-def test_a_folder_where_a_run_keeps_a_file_is_refused_before_anything_is_written(run):
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_written(run):
     folder, state = run
     folder.metrics.mkdir(parents=True)
     before = sorted(folder.path.rglob("*"))
@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(run):
 
 
 @pytest.mark.parametrize("spoil", ["weight", "optimizer"])
-def test_what_is_not_finite_is_never_saved(run, spoil):
+def test_numbers_that_are_not_finite_are_never_saved(run, spoil):
     folder, state = run
     parameter = next(state.method.parameters())
     parameter.grad = torch.ones_like(parameter)
@@ -248,7 +248,7 @@ def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(
         )
 
     monkeypatch.delenv("RANK", raising=False)
-    if launcher == "torchrun":  # before the processes have met
+    if launcher == "torchrun":  # before the processes are connected
         monkeypatch.setenv("RANK", "0")
     if launcher == "slurm":
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -300,7 +300,7 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
     "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]]
 )
 def test_a_short_soak(tmp_path, more):
-    """Ways to die, each at most once: what is left is bitwise a run that was left alone."""
+    """Some deaths, each way at most once: the result equals an uninterrupted run bit by bit."""
     sprites = [
         "data.sprites.train=1024",
         "data.sprites.validation=64",

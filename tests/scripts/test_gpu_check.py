@@ -37,7 +37,7 @@ def test_a_training_step_of_each_kind_is_measured(tmp_path):
         assert row["profile"]["kernels"] > 100 and 0 < row["profile"]["device_busy"] <= 1
 
 
-def test_a_loss_that_is_wrong_is_said_and_ends_the_command_with_1(tmp_path, monkeypatch, capsys):
+def test_a_wrong_loss_is_reported_and_the_exit_code_is_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exact, "nt_xent", lambda a, b, t: 1.001 * (a * b).sum())
     with pytest.raises(SystemExit) as ended:
         gpu_check.main(["--device", "cpu", "--out", str(tmp_path), "--only", "losses"])
@@ -67,7 +67,7 @@ def test_a_stage_that_raises_does_not_hide_the_next(tmp_path, monkeypatch):
         (["--device", "cuda"], "no GPU here"),
     ],
 )
-def test_what_can_not_be_done_is_said_in_one_line(words, said, tmp_path, capsys):
+def test_impossible_requests_are_refused_in_one_line(words, said, tmp_path, capsys):
     if torch.cuda.is_available() and "cuda" in words:
         pytest.skip("there is a GPU here")
     with pytest.raises(SystemExit) as ended:

@@ -1,5 +1,5 @@
-"""What a run says never ends it, and what lies in its folder neither: closed pipes, poor terminals,
-full disks, odd names and odd lines.
+"""Neither its output nor files in its folder end a run: closed pipes, poor terminals, full disks,
+odd names and odd lines.
 """
 
 import errno
@@ -26,7 +26,7 @@ SHORT = [*SMALL, "optim.epochs=1", "model.hidden=16", "model.projection=8"]
 
 
 def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A run whose words are $RUN in a line of bash."""
+    """Run a line of bash, in which $RUN is the command line of a small run."""
     words = [sys.executable, "scripts/pretrain.py", CONFIGS / "simclr_sprites.yaml", *SHORT]
     run = " ".join(f"'{word}'" for word in [*map(str, words), f"folder={folder}"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
@@ -41,7 +41,7 @@ def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProc
     )
 
 
-def test_a_run_goes_on_when_nobody_reads_it(tmp_path):
+def test_a_run_continues_if_nobody_reads_its_output(tmp_path):
     done = shell("$RUN | head -c 1", tmp_path / "run")
     assert done.returncode == 0 and len(done.stdout) == 1, done.stderr
     assert done.stderr == "output ends here (Broken pipe); the program continues\n"
@@ -81,7 +81,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_what_can_not_be_written_is_dropped_and_said_once(number, capsys):
+def test_output_that_can_not_be_written_is_dropped_with_one_message(number, capsys):
     broken = Broken(number)
     stream = LastingStream(broken)
     for word in ("one", "two", "three"):
@@ -96,7 +96,7 @@ def test_what_can_not_be_written_is_dropped_and_said_once(number, capsys):
 def test_names_are_shown_as_they_are(name, tmp_path):
     answer = train("simclr", tmp_path / name, *SHORT)
     assert answer.code == 0, answer.err
-    assert answer.out.count(name) >= 2, answer.out  # where it runs, and what to do next
+    assert answer.out.count(name) >= 2, answer.out  # the device, and the next step
     assert (tmp_path / name / "last.ckpt").is_file()
 
 
@@ -131,7 +131,7 @@ def test_a_folder_of_an_impossible_name_is_one_line(name, words, tmp_path, monke
         ("profile", True),
     ],
 )
-def test_what_is_in_the_way_is_said_before_the_run(name, file, tmp_path):
+def test_obstacles_in_the_folder_are_reported_before_the_run(name, file, tmp_path):
     place = tmp_path / "run" / name
     place.parent.mkdir()
     place.write_text("") if file else place.mkdir()
@@ -140,7 +140,7 @@ def test_what_is_in_the_way_is_said_before_the_run(name, file, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir()] == [name]
 
 
-def test_folders_where_temporary_files_go_are_left_alone(tmp_path):
+def test_folders_with_the_names_of_temporary_files_are_kept(tmp_path):
     folder = tmp_path / "run"
     for name in (".last.ckpt.1.tmp", f".last.ckpt.{os.getpid()}.tmp", ".config.yaml.x.tmp"):
         (folder / name).mkdir(parents=True)
@@ -150,8 +150,8 @@ def test_folders_where_temporary_files_go_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["metrics.jsonl", "config.yaml", "views.png"])
-def test_a_full_disk_is_one_line_whatever_is_being_written(what, tmp_path, monkeypatch):
-    """Every file that is larger than a few bytes fails as on a full disk."""
+def test_a_full_disk_is_one_line_for_every_file(what, tmp_path, monkeypatch):
+    """Writing any file of more than a few bytes fails, like on a full disk."""
     original, limits = os.replace, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def renamed(source, target):

@@ -1,4 +1,4 @@
-"""A process is waited for as long as it gets on, and given up when it spins or sleeps without
+"""We wait for a process as long as it makes progress, and stop when it computes or sleeps without
 progress.
 """
 
@@ -17,7 +17,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 class Clock:
-    """A machine whose seconds are set by the test: of the clock, and of the process's CPU."""
+    """A machine whose wall time and CPU time are set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = self.cpu = 0.0
@@ -27,7 +27,7 @@ class Clock:
         self.patience = Patience([multiprocessing.Process()], lambda: self.step)
 
     def after(self, seconds: float, cpu: float, steps: int = 0) -> bool:
-        """Whether it is over, when so much has passed since the last look."""
+        """Whether waiting is over, after so much time since the last check."""
         self.now, self.cpu, self.step = self.now + seconds, self.cpu + cpu, self.step + steps
         return self.patience.is_over()
 
@@ -42,18 +42,18 @@ def test_a_step_an_hour_is_progress(clock):
 
 
 def test_a_process_that_starves_is_waited_for(clock):
-    """On a machine with other work it gets a fiftieth of a core: an import takes an hour."""
+    """On a busy machine it may get a fiftieth of a core, so an import takes an hour."""
     assert not any(clock.after(60, 1.2) for _ in range(60))
 
 
-def test_a_process_that_spins_is_given_up_by_its_own_cpu_time(clock):
+def test_waiting_for_a_spinning_process_ends_by_its_cpu_time(clock):
     assert not clock.after(1, patience.SPENT - 1)
     assert clock.after(1, 2)
-    assert not clock.after(1, 0, steps=1), "a step begins anew"
+    assert not clock.after(1, 0, steps=1), "waiting starts again after a step"
     assert not clock.after(1, patience.SPENT - 1)
 
 
-def test_a_process_that_sleeps_is_given_up_by_the_clock(clock):
+def test_waiting_for_a_sleeping_process_ends_by_wall_time(clock):
     looks = [clock.after(60, 0.01) for _ in range(20)]
     assert looks.index(True) == patience.IDLE // 60
 

@@ -1,5 +1,5 @@
-"""The probe command from a checkpoint to its report, on a VAE of every prior; what it keeps, and
-what it refuses.
+"""The probe command from a checkpoint to its report, on a VAE with every prior; the files that it
+keeps, and the words that it refuses.
 """
 
 import json
@@ -121,17 +121,17 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
         (["model.width=3"], "'model.width=3': only data.* of a checkpoint's config"),
         (["--probes", "nowhere.at.All"], "--probes: there is no module nowhere.at"),
-        (["--probes", "json.JSONDecoder"], "--probes: json.JSONDecoder is no subclass of"),
+        (["--probes", "json.JSONDecoder"], "--probes: json.JSONDecoder is not a subclass of"),
     ],
 )
-def test_what_can_not_be_is_one_line(capsys, words, line):
+def test_invalid_words_are_one_line(capsys, words, line):
     with pytest.raises(SystemExit) as stopped:
         call("runs/none", *words)
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and said.startswith(f"error: {line}") and said.count("\n") == 1
 
 
-def test_a_checkpoint_without_a_posterior_is_told_what_is_left_out(tmp_path, capsys):
+def test_a_checkpoint_without_a_posterior_reports_the_missing_parts(tmp_path, capsys):
     from contrastive.simclr import SimCLR
 
     run = config.RunConfig(
@@ -156,7 +156,7 @@ def test_the_slow_probes_are_asked_for_by_name():
         assert probe.on_request == (name in ON_REQUEST) and probe.summary and probe.schema
 
 
-def test_an_interrupted_call_goes_on_with_what_is_missing(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_call_continues_with_the_missing_probes(tmp_path, capsys, monkeypatch):
     saved(tmp_path)
 
     def interrupted(self, frozen, **options):
@@ -188,7 +188,7 @@ def test_reports_of_other_weights_data_and_seeds_never_mix(tmp_path):
     assert "linear" not in report(tmp_path)
 
 
-def test_a_probe_of_ones_own_is_one_file(tmp_path, capsys, monkeypatch):
+def test_a_users_probe_is_one_file(tmp_path, capsys, monkeypatch):
     saved(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "spectrum.py").write_text(

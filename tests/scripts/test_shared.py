@@ -1,4 +1,4 @@
-"""What commands share: options with their defaults, and the steps of a study in one process."""
+"""Helpers of the commands: options with their defaults, and steps of a study in one process."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from scripts import shared
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Put a command `fake` in place, whose main is the given function."""
+    """Add a command `fake` whose main is the given function."""
 
     def make(main):
         monkeypatch.setitem(sys.modules, "scripts.fake", SimpleNamespace(main=main))
@@ -46,8 +46,10 @@ def test_a_step_that_fails_ends_the_command_with_its_code(fake):
 @pytest.mark.parametrize(
     "devices, own", [([], False), (["trainer.devices=1"], False), (["trainer.devices=2"], True)]
 )
-def test_a_run_with_several_processes_has_a_process_of_its_own(devices, own, monkeypatch, tmp_path):
-    """Lightning starts the others by the command line of the first, which has to be pretrain's."""
+def test_a_run_with_several_processes_starts_in_a_new_process(devices, own, monkeypatch, tmp_path):
+    """Lightning starts the other processes by the command line of the first, so it must be
+    pretrain's.
+    """
     inside, outside = [], []
     monkeypatch.setitem(sys.modules, "scripts.pretrain", SimpleNamespace(main=inside.append))
     monkeypatch.setattr(shared.subprocess, "call", lambda words: outside.append(words) or 0)

@@ -1,4 +1,4 @@
-"""The front door: a run, its interruption and its resumption, and what is refused."""
+"""The command pretrain: a run, its interruption and its resumption, and refused configs."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def command(method: str, folder: Path, *more: str) -> list[str]:
 
 
 def pretrain(*words: str) -> Done:
-    """What such a command prints, and its exit code."""
+    """Call the command; returns its output and its exit code."""
     return run_script(*words[1:])
 
 
@@ -55,8 +55,8 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
 def test_a_killed_run_resumes_bitwise(method, tmp_path):
-    """kill -9 in the middle, resume: weights, queue, optimiser and every logged number equal those
-    of a run never touched.
+    """After kill -9 in the middle and a resumption, weights, queue, optimiser and all logged
+    numbers equal those of an uninterrupted run.
     """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = pretrain(*command(method, whole))
@@ -65,12 +65,12 @@ def test_a_killed_run_resumes_bitwise(method, tmp_path):
     log = killed / "metrics.jsonl"
     patience = Patience([process], lambda: stamp(log))
     while process.is_alive() and not (log.exists() and '"step": 9' in log.read_text()):
-        assert not patience.is_over(), "the run stands still"
+        assert not patience.is_over(), "the run makes no progress"
         time.sleep(0.002)
     process.kill()
     process.join()
     reached = checkpoint.read(killed / "last.ckpt")["step"]
-    assert 0 < reached < 24, "the run was not killed in its middle"
+    assert 0 < reached < 24, "the run was not killed before its end"
     with open(killed / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "lo')  # a line torn by the kill
     resumed = pretrain(*command(method, killed, "--resume"))
@@ -142,7 +142,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
         (["model.temperature=-1"], ["model.temperature", "above 0"]),
         (["model.temperature=nan"], ["model.temperature"]),
         (["method=contrastive.moco.MoCo", "model.queue=0"], ["model.queue", "1 or more"]),
-        (["method=os.system"], ["os.system", "is no method of os"]),
+        (["method=os.system"], ["os.system", "is not a method of os"]),
         (["method=contrastive.simclr.SimCLT"], ["SimCLT", "SimCLR"]),
         (["method=contrastive.nothing.X"], ["contrastive/nothing.py"]),
         (["data.name=mnist", "data.root=/nowhere"], ["/nowhere", "data.download=true"]),
@@ -210,7 +210,7 @@ def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words
     assert {p.name for p in tmp_path.iterdir()} == {"torn.ckpt"}
 
 
-def test_a_profile_says_where_the_time_goes(tmp_path):
+def test_a_profile_shows_the_time_of_each_part(tmp_path):
     told = pretrain(*command("simclr", tmp_path / "run", "optim.epochs=8", "--profile"))
     assert told.returncode == 0, told.stderr
     account = (tmp_path / "run/profile/account.txt").read_text()

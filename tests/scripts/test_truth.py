@@ -1,5 +1,5 @@
-"""Measured against true: the contents have the sizes that their names say, and the script goes from
-configs to a table and a picture.
+"""Measured and true information: sprites have as many contents as their names say, and the script
+makes a table and a picture from configs.
 """
 
 import json
@@ -61,8 +61,8 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
     asked = []
 
     def step(script: str, *words: object) -> None:
-        """In place of minutes of training: what was asked, checked as the script itself would, and
-        a report.
+        """Replaces minutes of training: checks the arguments like the script itself, and writes a
+        report.
         """
         asked.append(script)
         if script == "pretrain.py":
@@ -119,7 +119,7 @@ def test_a_report_without_a_truth_is_refused():
 @pytest.mark.parametrize(
     "words, key", [(["--contents", "3"], "M = '3'"), (["--picture", "a.jpg"], "a.jpg")]
 )
-def test_what_can_not_be_done_is_one_line(words, key, monkeypatch, capsys):
+def test_impossible_requests_are_one_line(words, key, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sprites_truth.py", *words])
     with pytest.raises(SystemExit) as stopped:
         sprites_truth.main()

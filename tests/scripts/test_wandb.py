@@ -1,5 +1,5 @@
-"""What W&B's server does stops no run: it refuses, never answers, or falls silent later; what is
-logged is one run whose steps increase.
+"""A run continues if W&B's server refuses, never answers, or stops answering later. The log is one
+W&B run whose steps increase.
 """
 
 import re
@@ -31,7 +31,7 @@ def run(tmp_path) -> tuple[RunFolder, checkpoint.State]:
 
 @pytest.fixture(scope="module")
 def wandb_seconds(tmp_path_factory) -> float:
-    """What W&B takes here, on this machine as it is now, for a run that asks no server."""
+    """The seconds that W&B takes now on this machine for a run without a server."""
     wandb.teardown()
     began = time.monotonic()
     wandb.init(mode="offline", dir=tmp_path_factory.mktemp("wandb")).finish()
@@ -41,8 +41,8 @@ def wandb_seconds(tmp_path_factory) -> float:
 
 @pytest.fixture
 def wandb_online(run, wandb_seconds, monkeypatch):
-    """A run that logs online, to what `WANDB_BASE_URL` says, with as little patience as W&B can
-    start in; its own process is a new one.
+    """A run that logs online to `WANDB_BASE_URL`, with the shortest time limit in which W&B can
+    start; W&B's own process is a new one.
     """
     monkeypatch.setattr("core.run.logger.PATIENCE", max(6, round(4 * wandb_seconds)))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -94,8 +94,8 @@ def test_a_server_gets_a_resumed_run_as_one_run_whose_steps_increase(wandb_onlin
 
 
 def comes_to(look, wanted):
-    """Whether `look()` comes to what is wanted: W&B's own process may still be writing when ours
-    goes on.
+    """Whether `look()` returns the wanted value in the end: W&B's own process may still be writing
+    while ours continues.
     """
     until = time.monotonic() + LONG
     while (found := look()) != wanted and time.monotonic() < until:
@@ -104,8 +104,8 @@ def comes_to(look, wanted):
 
 
 def logged_steps(folder: RunFolder, run_id: str, life: str = "offline-run") -> list[int]:
-    """The steps that W&B has on the disk, life by life: keys and JSON values stand as text in its
-    files, in history and summary.
+    """The steps that W&B has on the disk, for each life of the run: its files contain keys and JSON
+    values as text, in history and summary.
     """
     lives = sorted(folder.path.glob(f"wandb/{life}-*-{run_id}/run-{run_id}.wandb"))
     return [
@@ -127,5 +127,5 @@ def test_a_resumed_run_is_one_run_whose_steps_increase(run):
         for step in steps:
             logger.metrics({"loss": 1 / step}, step)
         logger.close(patience=LONG)
-        time.sleep(1.1)  # W&B names the folder of a life by the second
+        time.sleep(1.1)  # W&B names the folder of a life after the second of its start
     assert comes_to(lambda: logged_steps(folder, state.wandb_id), [1, 2, 3, 4])

@@ -84,7 +84,7 @@ def test_every_prediction_reads_all_conditioning_features_at_its_own_place(
     )[0, :, :, :, 0]
     corner = jacobian[
         :, 0, 0, :, :2, :2
-        # the first pixel, which reads no image, reads its right and lower neighbours' features as
+        # the first pixel, which reads no pixel, reads its right and lower neighbours' features as
         # well
     ]
     assert (corner != 0).all()
@@ -133,7 +133,7 @@ def test_the_window_at_full_size_by_the_gradient_of_one_pixel(text):
         assert torch.equal(gradient[0] != 0, matrix[0, i, j])
 
 
-def test_weight_norm_is_torchs_where_nothing_is_masked():
+def test_weight_norm_without_a_mask_is_torchs():
     ours = MaskedConv2d(4, 5, torch.ones(3, 3, dtype=torch.bool), "all")
     theirs = weight_norm(torch.nn.Conv2d(4, 5, 3, padding=1))
     ours.gain.data.uniform_(0.5, 2)
@@ -211,7 +211,9 @@ def test_samples_are_as_frequent_as_log_prob_says(text):
 def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
     text, context, scale, shape
 ):
-    """Sampling evaluates crops, teacher forcing the image: both must mean the same conditionals."""
+    """Sampling reads crops, teacher forcing the whole image: both must give the same
+    conditionals.
+    """
     network, pixels, rng = (
         build(Window.parse(text, context, scale), shape),
         Likelihood("logistic", shape[0]),
@@ -223,8 +225,8 @@ def test_a_sample_follows_from_its_noise_by_the_conditionals_of_the_whole_image(
     with torch.no_grad():
         expected = pixels(network(sample, law.condition)).from_uniform(noise)
     assert (
-        (sample - expected).abs().max() <= 1.01 / 255
-    )  # a neighbouring level where the noise lies on an edge but for rounding
+        sample - expected
+    ).abs().max() <= 1.01 / 255  # a neighbouring level if the noise lies on an edge up to rounding
     assert (sample == expected).float().mean() > 0.99
 
 

@@ -16,7 +16,7 @@ from vae.priors import FlowPrior, PriorConfig, StandardNormal, VampPrior
 
 
 def flow(latent: int, steps: int = 4, width: int = 32) -> FlowPrior:
-    """A flow that is no standard normal any more."""
+    """A flow that is not the standard normal any more."""
     prior = FlowPrior(latent, steps, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,5 +1,5 @@
-"""Schedules for the rate: each keeps what it promises, on a linear VAE of Gaussian data that trains
-in a second.
+"""Schedules for the price of the rate: each reaches its target on a linear VAE of Gaussian data,
+which trains in a second.
 """
 
 import math
@@ -40,7 +40,7 @@ def batch(step: int, size: int = 128) -> Batch:
 def trained(
     rate: RateConfig, steps: int = 1200, lr: float = 0.02
 ) -> tuple[dict[str, float], list[float]]:
-    """What a trained linear VAE measures on 16,384 fresh images, and the price at every step."""
+    """R and D of a trained linear VAE on 16,384 fresh images, and the price at every step."""
     method = linear_vae(rate)
     optimizer, prices = torch.optim.Adam(method.parameters(), lr=lr), []
     for step in range(steps):
@@ -110,7 +110,7 @@ def test_the_price_that_is_logged_is_the_one_of_the_objective():
     ],
 )
 def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
-    """Of the batch's mean, not of each image: sum_g max(lambda, E_x KL_g)."""
+    """For the batch mean, not for each image: sum_g max(lambda, E_x KL_g)."""
     rate = torch.tensor([[3.0, 0.0, 5.0, 1.0], [1.0, 2.0, 1.0, 1.0]], requires_grad=True)
     schedule = RateSchedule(RateConfig("free_bits", nats=2.5, group=group, beta=2.0), 4)
     groups = rate.detach().numpy().mean(0).reshape(-1, group or 4).sum(1)
@@ -118,11 +118,11 @@ def test_free_bits_charge_each_group_no_less_than_its_share(group, columns):
     assert loss.item() == pytest.approx(15 + 2 * sum(max(2.5, float(r)) for r in groups))
     loss.backward()
     assert ((rate.grad != 0).any(0).numpy() == (groups > 2.5).repeat(group or 4)).all(), (
-        "what is free has no gradient"
+        "free nats have no gradient"
     )
 
 
-def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():
+def test_free_bits_keep_more_nats_than_the_same_price_without_them():
     without, _ = trained(RateConfig(beta=20.0))
     kept, _ = trained(RateConfig("free_bits", beta=20.0, nats=1.0))
     assert without["rate"] < 6
@@ -131,7 +131,7 @@ def test_free_bits_are_kept_where_the_same_price_without_them_keeps_fewer():
     )
 
 
-def test_soft_free_bits_move_by_a_tenth_where_the_rate_is_five_percent_off():
+def test_soft_free_bits_change_by_a_tenth_if_the_rate_is_five_percent_off():
     schedule = RateSchedule(RateConfig("soft_free_bits", nats=10.0), 2)
     expected = 1.0
     for r, factor in ((10.4, 1.0), (12.0, 1.1), (9.6, 1.0), (8.0, 1 / 1.1)):
@@ -146,7 +146,7 @@ def test_soft_free_bits_move_by_a_tenth_where_the_rate_is_five_percent_off():
 def test_soft_free_bits_end_at_their_rate():
     found, seen = trained(RateConfig("soft_free_bits", nats=12.0))
     assert found["rate"] == pytest.approx(12.0, rel=0.07)
-    assert seen[-1] > 2, "at price 1 the rate is another"
+    assert seen[-1] > 2, "at price 1 the rate is different"
 
 
 def test_the_capacity_rises_linearly_and_is_charged_on_both_sides():
@@ -167,7 +167,7 @@ def test_a_capacity_holds_the_rate():
 def test_a_target_rate_is_met_within_two_percent(nats):
     found, seen = trained(RateConfig("target_rate", nats=nats))
     assert found["rate"] == pytest.approx(nats, rel=0.02)
-    assert seen[0] == 1 and max(seen[-1], 1 / seen[-1]) > 1.2, "the multiplier had work to do"
+    assert seen[0] == 1 and max(seen[-1], 1 / seen[-1]) > 1.2, "the price differs from its start"
 
 
 @pytest.mark.parametrize("nats", [20.0, 50.0])
@@ -177,7 +177,7 @@ def test_a_target_distortion_is_met_within_two_percent(nats):
 
 
 @pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
-def test_a_multiplier_goes_on_exactly_from_its_state(kind):
+def test_a_multiplier_continues_exactly_from_its_state(kind):
     config = RateConfig(kind, nats=5.0)
 
     def follow(schedule: RateSchedule, steps: range) -> torch.Tensor:
@@ -213,7 +213,7 @@ def test_a_sampled_rate_below_zero_leaves_a_price(kind):
     ],
 )
 def test_every_annealing_ends_at_its_price(config):
-    """Also the cyclical one, whose last cycle would otherwise end as the next one begins."""
+    """Also the cyclical one: without care, its last step would be the start of the next cycle."""
     assert prices(config, [1.0, 1.5]) == pytest.approx([3, 3])
 
 
@@ -221,7 +221,7 @@ def test_every_annealing_ends_at_its_price(config):
 def test_a_price_that_can_not_reach_its_target_stays_within_limits(kind):
     for measured, limit in ((1e3, 1e4), (1e-3, 1e-4)):
         schedule = RateSchedule(RateConfig(kind, nats=1.0), 1)
-        distortion = 2.0 - measured  # above its target where the rate is below, and back
+        distortion = 2.0 - measured  # above its target while the rate is below, and then back
         for _ in range(400):
             schedule(torch.full((3, 1), measured), torch.full((3,), distortion))
             schedule.after_step(0.5)
@@ -231,7 +231,7 @@ def test_a_price_that_can_not_reach_its_target_stays_within_limits(kind):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", ["soft_free_bits", "target_rate", "target_distortion"])
 def test_a_step_that_is_not_finite_moves_no_multiplier(kind, bad):
-    """A gradient scaler skips such a step, and the average would not forget it."""
+    """A gradient scaler skips such a step, but the moving average would keep a NaN forever."""
     plain, disturbed = (RateSchedule(RateConfig(kind, nats=5.0), 2) for _ in range(2))
     for step in range(35):
         rate, distortion = torch.full((3, 2), 4.0 + step), torch.full((3,), 2.0)
@@ -261,7 +261,7 @@ def test_the_posteriors_log_sigma_stays_between_its_limits(told, held):
     torch.testing.assert_close(mean, torch.full_like(mean, told))
 
 
-def test_informative_dimensions_carry_a_hundredth_of_a_nat_whatever_their_variance():
+def test_informative_dimensions_have_a_hundredth_of_a_nat_at_any_variance():
     method = linear_vae(RateConfig())
     rate = torch.tensor([[0.0, 0.005, 0.011, 0.2, 3.0, 0.0, 0.0, 0.0]]).repeat(4, 1)
     metrics = method.output(rate, torch.ones(4)).metrics

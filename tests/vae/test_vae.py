@@ -1,5 +1,5 @@
 """The VAE: its rate against torch.distributions, its ELBO against an exact marginal likelihood, and
-what it is composed of.
+its parts.
 """
 
 import math
@@ -150,7 +150,7 @@ def test_figures_are_rows_of_images(make_batch, images):
         assert row.shape[1:] == (1, 28, 28) and row.min() >= 0 and row.max() <= 1
 
 
-def test_a_collapsed_code_is_warned_of_with_what_to_try():
+def test_a_collapsed_code_gives_a_warning_with_advice():
     method = BetaVAE(BetaVAEConfig(width=8, latent=64), (1, 28, 28))
     warning = method.warning({"information_upper": 0.02, "active_units": 0.0})
     assert warning.startswith("collapsed: 0 of 64 units active, z carries at most 0.02 nats; ")
@@ -160,7 +160,9 @@ def test_a_collapsed_code_is_warned_of_with_what_to_try():
 
 
 def test_the_log_deviation_of_a_posterior_has_two_ends():
-    """A deviation of e^20 would be a code of noise alone, and its square infinite in float16."""
+    """A deviation of e^20 would give a code of only noise, and its square is infinite in
+    float16.
+    """
     method = BetaVAE(BetaVAEConfig(width=8, latent=3), (1, 28, 28))
     x = torch.rand(4, 1, 28, 28)
     for far, end in ((50.0, 3.0), (-50.0, -7.0)):

@@ -1,4 +1,6 @@
-"""The VLAE: its distortion is its decoder's, its keys are checked, its pictures are samples."""
+"""The VLAE: its distortion comes from its decoder, its keys are checked, its pictures are
+samples.
+"""
 
 import itertools
 import math
@@ -87,7 +89,7 @@ def test_the_nelbo_stays_above_the_exact_likelihood():
     torch.testing.assert_close(nelbo + p.log(), gap, rtol=1e-4, atol=1e-5)
 
 
-def test_the_code_reaches_every_pixel_and_the_window_limits_the_image_alone():
+def test_the_code_reaches_every_pixel_and_the_window_limits_only_the_image():
     method = small((1, 8, 8), window="1")
     z = KeyedRNG(0, 0).normal("z", 1, 3).requires_grad_()
     x = torch.zeros(1, 1, 8, 8, requires_grad=True)
@@ -121,7 +123,7 @@ def test_impossible_settings_name_their_key(change, key):
         ((3, 8, 8), {"pixel_width": 8, "window": "2"}, "pixel_width"),
     ],
 )
-def test_what_does_not_fit_the_image_is_one_line(shape, change, key):
+def test_a_mismatch_with_the_image_is_one_line(shape, change, key):
     with pytest.raises(UserError, match=rf"^model\.{key}: .*$") as error:
         small(shape, **change)
     assert "\n" not in str(error.value)
@@ -144,5 +146,5 @@ def test_pictures_are_samples_that_come_out_the_same_each_time(make_batch):
     assert samples.shape == (5, 1, 8, 8) and set(samples.unique().tolist()) <= {0.0, 1.0}
     shared = decoded(method, method.embed(x[:1]).expand(4, -1), "t", shared=True)
     assert torch.equal(shared, shared[:1].expand(4, -1, -1, -1)), (
-        "with the same noise, pictures differ by their codes alone"
+        "with the same noise, pictures differ only by their codes"
     )

@@ -1,1 +1,1 @@
-"""The stages of `twobounds gpu-check`: is what a GPU computes right, and how fast is it?"""
+"""The stages of `twobounds gpu-check`: are a GPU's results right, and how fast is it?"""

@@ -1,5 +1,5 @@
-"""Is what the device computes right? Each loss and its gradient beside float64, views, random
-numbers, neighbours and regression beside the CPU.
+"""Are the device's results right? Each loss and its gradient are compared with float64; views,
+random numbers, neighbours and regression are compared with the CPU.
 """
 
 import itertools
@@ -28,7 +28,7 @@ LIMITS = {
 
 
 def losses(check: Check) -> None:
-    """Every loss and its gradient against float64: the worst case of each must keep its limit."""
+    """Compare every loss and its gradient with float64; the worst case must be within its limit."""
     worst: dict[str, list[float]] = {}
 
     def compare(name: str, found: list[Tensor], exact: list[Tensor]) -> None:
@@ -47,7 +47,7 @@ def losses(check: Check) -> None:
         if not (loss <= LIMITS[name][0] and gradient <= LIMITS[name][1]):
             check.fail(f"{name} is beyond its limits {LIMITS[name]}")
     if check.gpu and "queue_flash" not in worst:
-        check.fail("flash attention never served the queue's loss")
+        check.fail("flash attention was never used for the queue's loss")
 
 
 Compare = Callable[[str, list[Tensor], list[Tensor]], None]
@@ -104,14 +104,14 @@ def _exact_clip(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def _with_gradient(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    """The loss and its gradient by each input."""
+    """The loss and its gradient with respect to each input."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     value = loss(*leaves)
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
 
 def as_on_the_cpu(check: Check) -> None:
-    """The same views, random numbers, neighbours and regression on the device as on the CPU."""
+    """Check that views, random numbers, neighbours and regression are the same as on the CPU."""
     _views(check)
     _random_numbers(check)
     _neighbours(check)

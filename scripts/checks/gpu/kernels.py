@@ -1,4 +1,6 @@
-"""Times of the losses and the views alone, each beside the plain way to write it in torch."""
+"""Times of the losses and the views alone, each compared with the plain way to write it in
+torch.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +84,7 @@ def _race(check: Check, name: str, ways: dict[str, Callable[[], Any]]) -> None:
             if check.gpu:
                 row[f"{way}, MiB"] = _memory(run)
                 row[f"{way}, graph"] = clock(check, graphed(run))
-        except RuntimeError as error:  # out of memory, or no graph can be recorded of it
+        except RuntimeError as error:  # out of memory, or it can not be captured as a graph
             row[f"{way}, error"] = str(error)[:200]
     check.put(name, row)
     times = {way: found[0] for way, found in row.items() if isinstance(found, list)}

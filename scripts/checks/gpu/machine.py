@@ -1,4 +1,4 @@
-"""What the device is, and the two rates that bound everything on it."""
+"""The device, and the two rates that limit everything on it."""
 
 import os
 import sys
@@ -16,8 +16,8 @@ from scripts.checks.gpu.report import Check
 
 
 def machine(check: Check) -> None:
-    """Versions, policy of float32 products, bytes and products a second, cost of a launch and of a
-    copy.
+    """Versions, the setting for float32 products, bytes and operations per second, and the time of
+    a launch and of a copy.
     """
     facts: dict[str, Any] = {
         "python": sys.version.split()[0],

@@ -26,8 +26,8 @@ def settle(check: Check) -> None:
 def clock(
     check: Check, run: Callable[[], Any], most: int = 50, seconds: float = 0.4
 ) -> list[float]:
-    """Milliseconds of a call: median, lower and upper quartile. On a GPU between two events around
-    each call, so time in which the GPU waits for Python counts.
+    """Milliseconds of a call: median, lower and upper quartile. On a GPU they are measured between
+    two events around each call, so the time in which the GPU waits for Python is included.
     """
     for _ in range(3):
         run()
@@ -65,7 +65,7 @@ def graphed(run: Callable[[], Any]) -> Callable[[], None]:
 
 
 def waits(check: Check, run: Callable[[], Any]) -> dict[str, int]:
-    """Where in our code the host waits for the device, by torch's own warnings: place -> times."""
+    """Where in our code the host waits for the device, according to torch: place -> count."""
     if not check.gpu:
         return {}
     torch.cuda.set_sync_debug_mode("warn")
@@ -84,10 +84,11 @@ def waits(check: Check, run: Callable[[], Any]) -> dict[str, int]:
 
 
 def profiled(check: Check, run: Callable[[], Any], steps: int) -> dict[str, Any]:
-    """Of `steps` calls, each one step: milliseconds a step, the share of it in which a kernel runs,
-    kernels a step, and the kernels that take most: (name, milliseconds a step, calls a step).
+    """For `steps` calls of one step each: milliseconds per step, the share of the time in which a
+    kernel runs, kernels per step, and the slowest kernels: (name, milliseconds per step, calls per
+    step).
 
-    On a CPU operators take the place of kernels.
+    On a CPU, operators are counted instead of kernels.
     """
     settle(check)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * check.gpu

@@ -1,5 +1,5 @@
-"""What a check finds, written anew after every stage, so that a time limit loses at most the stage
-that is under way.
+"""The results of a check. They are written after every stage, so a time limit loses at most the
+current stage.
 """
 
 import json
@@ -16,14 +16,14 @@ from core.files import write_atomically
 
 
 class Stage(NamedTuple):
-    """`run(check)` writes into `check`; it is skipped where fewer than `least` seconds are left."""
+    """`run(check)` writes into `check`. It is skipped if fewer than `least` seconds are left."""
 
     run: Callable[["Check"], None]
     least: float
 
 
 class Check:
-    """The device under test, the time that is left, and what was found so far."""
+    """The device under test, the remaining time, and the results so far."""
 
     def __init__(self, device: torch.device, folder: Path, seconds: float, compiled: bool):
         self.device, self.folder, self.compiled = device, folder, compiled
@@ -35,11 +35,11 @@ class Check:
 
     @property
     def left(self) -> float:
-        """Seconds until the check has to end."""
+        """Seconds until the check must end."""
         return self._seconds - (time.monotonic() - self._began)
 
     def put(self, name: str, value: Any) -> None:
-        """Keep a number, or a tree of numbers, of the stage under way."""
+        """Store a number, or a tree of numbers, of the current stage."""
         self.found.setdefault(self._stage, {})[name] = value
 
     def say(self, text: str) -> None:
@@ -47,12 +47,12 @@ class Check:
         print(f"[{time.monotonic() - self._began:6.1f} s] {text}", flush=True)
 
     def fail(self, text: str) -> None:
-        """A result that is wrong: it is said, and the command's exit code tells of it."""
+        """Report a wrong result; the command's exit code will be 1."""
         self.failed.append(f"{self._stage}: {text}")
         self.say(f"{self._stage}: WRONG: {text}")
 
     def run(self, name: str, stage: Stage) -> None:
-        """One stage. What it raises is recorded, and the next stage starts."""
+        """Run one stage. An error is recorded, and the next stage starts."""
         self._stage, began = name, time.monotonic()
         least = stage.least if self.gpu else 3
         if self.left < least:
@@ -61,14 +61,14 @@ class Check:
         else:
             try:
                 stage.run(self)
-            except Exception as error:  # a kernel that fails must not hide what others do
+            except Exception as error:  # a kernel that fails must not hide the results of others
                 self.put("failed", traceback.format_exc())
                 self.fail(f"{type(error).__name__}: {str(error).strip()[:500]}")
         self.put("seconds", time.monotonic() - began)
         self.write()
 
     def write(self) -> None:
-        """summary.json with every number, and summary.txt with what was said."""
+        """Write summary.json with all numbers, and summary.txt with all messages."""
         found = {"stages": self.found, "failed": self.failed}
         for name, text in (
             ("summary.json", json.dumps(found, indent=1, default=str)),

@@ -1,5 +1,5 @@
-"""Whole runs through the command line: one that is interrupted and resumed beside two that are
-not, and SimCLR on CIFAR-10 as far as the time reaches.
+"""Whole runs by the command line: an interrupted and resumed run against two uninterrupted ones,
+and SimCLR on CIFAR-10 for as long as time allows.
 """
 
 import json
@@ -18,9 +18,8 @@ from scripts.checks.gpu.report import Check
 
 
 def resume(check: Check) -> None:
-    """With `trainer.deterministic`, are the weights of a run that was stopped and resumed those of
-    an uninterrupted one, and those of two equal runs the same, bit for bit? And how far are two
-    equal runs from one another without it?
+    """With `trainer.deterministic`, two equal runs and a resumed one must have the same weights,
+    bit for bit. Without it, the difference of two equal runs is measured.
     """
     folder = Path(tempfile.mkdtemp())
     started = {name: _start(check, folder / name) for name in ("whole", "again")}
@@ -62,7 +61,7 @@ def _start(check: Check, folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def pretrain(config: str, words: list[str], log: Path) -> subprocess.Popen[str]:
-    """Training in a process of its own, by the command line; what it says goes into `log`."""
+    """Train in a separate process, by the command line. Its output is written to `log`."""
     script, path = ROOT / "scripts" / "pretrain.py", ROOT / "configs" / f"{config}.yaml"
     with log.open("a") as out:
         return subprocess.Popen(
@@ -101,11 +100,11 @@ def _last_line(folder: Path) -> str:
 
 
 def cifar10(check: Check) -> None:
-    """SimCLR, ResNet-18, CIFAR-10 from folders, by the config's own epochs: it is stopped where
-    time is up, and its accuracy is that of its last validation.
+    """SimCLR with ResNet-18 on CIFAR-10 from folders, for the epochs of the config. It is stopped
+    when time is up; then its accuracy is that of the last validation.
 
     TWOBOUNDS_CIFAR10 names the folder that holds train/ and test/. TWOBOUNDS_RUN names the run's
-    folder; where it holds a run already, that run goes on.
+    folder; if it holds a run already, that run is continued.
     """
     root = os.environ.get("TWOBOUNDS_CIFAR10", "")
     if not root:
@@ -139,7 +138,7 @@ def cifar10(check: Check) -> None:
 def _followed(
     check: Check, process: subprocess.Popen[str], metrics: Path
 ) -> tuple[list[tuple[float, int]], int]:
-    """(seconds, step) every two seconds, until the run ends or time is up, and its exit code."""
+    """(seconds, step) every two seconds until the run ends or time is up, and the exit code."""
     start, seen = time.monotonic(), []
     while process.poll() is None:
         rows = _rows(metrics)

@@ -1,4 +1,4 @@
-"""Whole training steps of each method, by the project's own loop, on images that are in memory."""
+"""Whole training steps of each method, by the project's own loop, on images in memory."""
 
 import time
 import traceback
@@ -21,7 +21,7 @@ Variant = tuple[str, Sequence[str], float]  # name, overrides, seconds that it m
 
 
 class Steps:
-    """A run of configs/NAME.yaml that is taken a step at a time."""
+    """A run of configs/NAME.yaml, one step at a time."""
 
     def __init__(self, check: Check, name: str, overrides: list[str], shape: tuple[int, int, int]):
         accelerator = f"trainer.accelerator={check.device.type}"
@@ -44,7 +44,7 @@ class Steps:
         return next(self.steps)
 
     def without_views(self) -> Callable[[], None]:
-        """A step on one batch that is there already: nothing is drawn, augmented or copied."""
+        """A step on a batch that exists already: nothing is drawn, augmented or copied."""
         batch = next(self.batches)
 
         def step() -> None:
@@ -59,7 +59,7 @@ class Steps:
 
 
 def measure(check: Check, name: str, steps: Steps) -> dict[str, Any]:
-    """Images a second, where the host waits, what the device does, peak memory."""
+    """Images per second, waits of the host, work of the device, peak memory."""
     size, start = steps.run.optim.batch_size, time.perf_counter()
     first_loss = steps.step()["loss"].item()
     settle(check)
@@ -99,7 +99,7 @@ def compare(
     small: Sequence[str],
     shape: tuple[int, int, int] = (3, 32, 32),
 ) -> None:
-    """Each variant of a config that the time left allows; `small` makes it small on a CPU."""
+    """Measure the variants of a config while time is left; `small` makes them small on a CPU."""
     for variant, overrides, least in variants:
         title = f"{name}, {variant}"
         if not check.compiled and any("compile" in word for word in overrides):
@@ -114,7 +114,7 @@ def compare(
         try:
             steps = Steps(check, name, [*overrides, *(() if check.gpu else small)], shape)
             row = measure(check, title, steps)
-        except Exception as error:  # the other variants are measured all the same
+        except Exception as error:  # the other variants are still measured
             check.put(title, traceback.format_exc()[-3000:])
             check.fail(f"{title}: {type(error).__name__}: {str(error)[:300]}")
             continue
