@@ -43,7 +43,7 @@ def file_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: can not be read ({reason}); see configs/") from None
     if len(content) > BYTES:
-        raise UserError(f"{path}: is longer than {BYTES:,} bytes, which no config needs")
+        raise UserError(f"{path}: is longer than {BYTES:,} bytes, so it is not a config")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -80,7 +80,7 @@ def test_without_a_key_no_report_is_lost(home, tmp_path, report, capsys, monkeyp
         store.save(report | {"linear": {"top1": number / 4}}, path)
         assert store.earlier(path, report) == {} and not path.exists()
         said = capsys.readouterr().out
-        assert f"without a key in {cache}" in said and "TWOBOUNDS_CACHE" in said
+        assert f"its writer is unknown, because {cache}" in said and "TWOBOUNDS_CACHE" in said
     kept = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("probe-before*.json"))]
     assert sorted(found["linear"]["top1"] for found in kept) == [0, 0.25, 0.5]
     assert store.earlier(path, report) == {} and not capsys.readouterr().out

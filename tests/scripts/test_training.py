@@ -195,7 +195,7 @@ def test_probe_and_compare_through_the_front_door(finished):
         ("compare.py", ["/nowhere"], "probe"),
         ("compare.py", ["{torn}"], "probe"),
         ("pretrain.py", ["configs/none.yaml"], "configs/"),
-        ("pretrain.py", ["docs/pictures/compare.png"], "is no config"),
+        ("pretrain.py", ["docs/pictures/compare.png"], "is not a config"),
         ("calibrate.py", ["--out", "."], "is a folder"),
         ("bench.py", ["vae", "--json", "{torn}/a.json"], "--json"),
         ("sprites_truth.py", ["--out", "{torn}"], "--out"),
