@@ -1,11 +1,16 @@
 """A probe in a package of the user's own: how it is found, and what happens when it is wrong."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+from scripts import compare
 from tests.scripts.test_probe_script import call, report, saved
+
+ROOT = Path(__file__).parents[2]
 
 BODY = """
 from pathlib import Path
@@ -78,6 +83,27 @@ def test_a_package_in_the_current_folder_is_found_and_its_option_has_a_short_nam
     call("last.ckpt", "--probes", "ownprobes.made.Counted", "counted.times=3")
     found = report(package.parents[1])
     assert found["counted"] == {"images": 600} and found["options"]["counted"] == {"times": 3}
+
+
+def test_the_probe_of_the_documentation_has_numbers_pictures_and_a_panel(package, capsys):
+    """As it stands in docs/extending.md."""
+    folder = package.parents[1]
+    text = (ROOT / "docs/extending.md").read_text()
+    (code,) = re.findall(r"^```python\n# mypackage/spectrum.py\n(.*?)^```", text, re.M | re.S)
+    package.write_text(code)
+    saved(folder)
+    call(folder, "--probes", "ownprobes.made.Spectrum", "spectrum.percent=50")
+    found = report(folder)["spectrum"]
+    assert (
+        sum(found["shares"][: found["components"]])
+        >= 0.5
+        > sum(found["shares"][: found["components"] - 1])
+    )
+    assert "components hold 50 %" in capsys.readouterr().out
+    assert (folder / "probe/spectrum.png").is_file()
+    picture = folder / "compare.svg"
+    compare.main([str(folder), "--probes", "ownprobes.made.Spectrum", "--out", str(picture)])
+    assert "Shares of variance" in picture.read_text() and "for 50 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
