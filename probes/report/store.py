@@ -88,9 +88,18 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
         if name in report:
             try:
                 check(probe, report[name])
-            except MALFORMED:
-                raise UserError(f"{path}: its part '{name}' is damaged; {AGAIN}") from None
+            except MALFORMED as error:
+                raise damaged(path, name, error) from None
     return report
+
+
+def damaged(path: Path | str, name: str, error: Exception) -> UserError:
+    """What is said of numbers that a probe can not show. It may be a mistake of a user's probe."""
+    why = ""
+    if name not in PROBES:
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        why = f", or the probe can not show it ({said})"
+    return UserError(f"{path}: its part '{name}' is damaged{why}; {AGAIN}")
 
 
 def find(target: Path) -> tuple[Path | None, list[Path]]:
