@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from core.batch import Batch, Encoded, Output
 from core.errors import UserError, nearest, shown
 from core.gradcache import in_micro_batches
-from core.trust import NAME, ROOMS, TRUST, import_module, is_trusted
+from core.trust import NAME, ROOMS, TRUST, import_module, is_trusted, package_of
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,13 @@ def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     `Method`. Raises `UserError`.
     """
     if not (NAME.fullmatch(name) and is_trusted(name, {*ROOMS, *trusted})):
+        hint = "a method of your own is package.module.Class"
+        if NAME.fullmatch(name):
+            package = package_of(name)
+            hint = f"if {package} is your own, add --trust {package} or set {TRUST}={package}"
         raise UserError(
             f"method: {shown(name)} is not allowed; name a class in {' or '.join(ROOMS)}, such as"
-            " contrastive.simclr.SimCLR, or trust the package that holds it: --trust PACKAGE or"
-            f" {TRUST}=PACKAGE"
+            f" contrastive.simclr.SimCLR; {hint}"
         )
     module_name, _, class_name = name.rpartition(".")
     module = import_module(name, "method")

@@ -30,6 +30,12 @@ def is_trusted(name: str, packages: Iterable[str]) -> bool:
     return any(f"{module}.".startswith(f"{package}.") for package in names)
 
 
+def option_for(*names: str) -> str:
+    """What a command on a checkpoint with these names needs: " --trust PACKAGE", or ""."""
+    own = {package_of(n) for n in names if NAME.fullmatch(n) and not is_trusted(n, ROOMS)}
+    return "".join(f" --trust {package}" for package in sorted(own))
+
+
 def import_module(name: str, key: str) -> ModuleType:
     """The module of a trusted class. A user's package may lie in the current folder.
 

@@ -2,9 +2,9 @@
 
 import argparse
 import hashlib
-import importlib
 import json
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
 from core.run.resumable import RESUMABLE_KEYS
+from probes import own
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -29,19 +30,10 @@ def load_probes(names: list[str]) -> Probes:
     """
     found: Probes = {}
     for name in names:
-        module, _, kind = PROBES.get(name, name).rpartition(".")
-        try:
-            made = getattr(importlib.import_module(module), kind)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module.startswith(error.name):
-                raise
-            said = f"there is no module {module}{nearest(name, PROBES)}"
-            raise UserError(f"--probes: {said}") from None
-        except AttributeError:
-            raise UserError(f"--probes: {module} holds no {kind}") from None
-        if not (isinstance(made, type) and issubclass(made, Probe)):
-            raise UserError(f"--probes: {name} is not a subclass of probes.probe.Probe")
-        found[made.name] = made()
+        kind = own.locate(name)
+        if type(found.get(kind.name, kind())) is not kind:
+            raise UserError(f"--probes: two probes have the name '{kind.name}'; rename one of them")
+        found[kind.name] = kind()
     return found
 
 
@@ -49,10 +41,10 @@ def probe_all(options: argparse.Namespace) -> None:
     """Probe every named checkpoint, then print one table."""
     console = plain_console()
     probes = load_probes(options.probes)
-    settings = _checked(options.settings)
+    settings = _checked(options.settings, probes, options.probes)
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
-    reports = []
+    reports, failures = [], []
     for path in [find(Path(target), options.best) for target in options.targets]:
         started = time.monotonic()
         trusted = tuple(options.trust)
@@ -64,7 +56,10 @@ def probe_all(options: argparse.Namespace) -> None:
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
         reports.append(report)
+        failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
+    if failures:
+        raise UserError(f"{'; '.join(failures)} (tracebacks above; all other numbers are saved)")
 
 
 class Session:
@@ -74,6 +69,7 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.trusted = trusted
         self.pictures: dict[str, Path] = {}
+        self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
         self.report: Report = {
             "format": FORMAT,
@@ -99,18 +95,37 @@ class Session:
         for name, probe in probes.items():
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
+            before = before and own.fits(probe, held[name])
             if before and not again:
                 self._say(f"{name} was measured before (--again repeats it)")
                 continue
-            found = self._measure(name, probe, asked)
-            store.save(self.report, self.folder / "probe.json")
-            if found is None:
-                continue
-            self.pictures |= probe.figures(found, self.frozen, self.folder)
-            # the probe is done now; without its options in the report it would be measured again
-            self.report["options"][name] = asked
-            store.save(self.report, self.folder / "probe.json")
+            try:
+                self._complete(name, probe, asked)
+            except Exception as error:
+                if not own.is_own(probe) or isinstance(error, UserError | OSError):
+                    raise
+                self._failed(name, error)
         return self.report
+
+    def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
+        """Measure a probe, draw its pictures, and save the report after both."""
+        found = self._measure(name, probe, options)
+        store.save(self.report, self.folder / "probe.json")
+        if found is None:
+            return
+        self.pictures |= own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        # only now is the probe done: without its options it is measured again
+        self.report["options"][name] = options
+        store.save(self.report, self.folder / "probe.json")
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Note that a probe of the user's own raised. The other probes continue."""
+        traceback.print_exception(error)
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        self.failures.append(f"the probe {name} raised {said}")
+        if name not in self.report:  # else it has numbers, but no pictures
+            self.report["absent"][name] = f"it raised {said}"
+            store.save(self.report, self.folder / "probe.json")
 
     def log(self, probes: Probes) -> None:
         """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
@@ -131,9 +146,11 @@ class Session:
         if not why:
             self._say(f"{name.replace('_', ' ')} …")
             try:
-                found = probe.measure(self.frozen, **options)
+                found = own.checked_found(probe.measure(self.frozen, **options))
                 if bad := not_finite(found.numbers):
                     raise Unmeasurable(f"its number {bad} is not finite")
+                if own.is_own(probe):
+                    store.check(probe, found.numbers)
             except Unmeasurable as error:
                 why = str(error)
         if why:
@@ -147,20 +164,26 @@ class Session:
         self.console.print(f"{self.path}: {line}", style="dim")
 
 
-def _checked(settings: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """The options by the keys of probes in a report, from the names that the user typed;
-    `UserError` for an unknown option.
+def _checked(
+    settings: dict[str, dict[str, int]], probes: Probes, typed: list[str]
+) -> dict[str, dict[str, int]]:
+    """The options by the keys of probes in a report. The user may have typed that key or the
+    probe's full name. `UserError` for an unknown option.
     """
-    checked = {}
-    for typed, given in settings.items():
-        ((name, probe),) = load_probes([typed]).items()
+    keys = {name: own.locate(name).name for name in typed}
+    checked: dict[str, dict[str, int]] = {}
+    for word, given in settings.items():
+        name = keys.get(word, word)
+        if name not in probes:
+            raise UserError(f"'{word}': no probe that is asked for{nearest(word, probes)}")
+        options = probes[name].options
         for key, value in given.items():
-            if key not in probe.options:
-                reason = nearest(key, probe.options) if probe.options else ""
-                raise UserError(f"{typed}.{key}: the probe has no such option{reason}")
+            if key not in options:
+                reason = nearest(key, options)
+                raise UserError(f"{word}.{key}: the probe has no such option{reason}")
             if value < 1:
-                raise UserError(f"{typed}.{key}: must be 1 or more, got {value}")
-        checked[name] = given
+                raise UserError(f"{word}.{key}: must be 1 or more, got {value}")
+        checked[name] = checked.get(name, {}) | given
     return checked
 
 

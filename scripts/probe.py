@@ -93,7 +93,9 @@ def _sort_words(options: argparse.Namespace) -> None:
 def _setting(options: argparse.Namespace, word: str) -> None:
     key, _, value = word.partition("=")
     name, _, setting = key.rpartition(".")
-    if name not in options.probes:
+    # a probe of the user's own has a short name, too, which is known only after its import
+    own = name.isidentifier() and any("." in asked for asked in options.probes)
+    if name not in options.probes and not own:
         raise UserError(
             f"'{word}': only data.* of a checkpoint's config can be overridden, such as"
             f" data.root=/data, and options of the probes asked for: {', '.join(options.probes)}"

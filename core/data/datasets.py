@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from core.checks import at_least, one_of, timeout
+from core.data import own
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
@@ -66,7 +67,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not (self.name in NAMES or self.name.startswith(PREFIXES) or is_own(self.name)):
             raise ValueError(
-                f"name: there is no '{self.name}'{nearest(self.name, [*NAMES, *PREFIXES])}"
+                f"name: there is no '{self.name}'{nearest(self.name, [*NAMES, *PREFIXES])};"
+                " a set of your own is package.module.Class"
             )
         for key in ("augment", "probe_augment"):
             try:
@@ -133,6 +135,8 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
     source.name, source.split, source.config, source.seed = config.name, split, section, seed
     if isinstance(source, Stored) and source.facts.name == Facts.name:
         source.facts = Facts(config.name, split, settings=dict(config.options))
+    if is_own(config.name) and not isinstance(source, Stored):
+        own.check(source)
     return source
 
 

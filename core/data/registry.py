@@ -49,13 +49,19 @@ def locate_source(name: str, trusted: Iterable[str] = ()) -> type[Source]:
             f" --trust {package_of(name)} or set {TRUST}={package_of(name)}"
         )
     module_name, _, kind = name.rpartition(".")
-    found = vars(import_module(name, "data.name")).get(kind)
-    if not (isinstance(found, type) and issubclass(found, Source) and hasattr(found, "Config")):
+    module = vars(import_module(name, "data.name"))
+    found = module.get(kind)
+    if not _is_set(found):
+        sets = [key for key, value in module.items() if _is_set(value)]
         raise UserError(
             f"data.name: '{kind}' of {module_name} is not a data set; it must be a subclass of"
-            " core.data.source.Source with a dataclass Config"
+            f" core.data.source.Source with a dataclass Config{nearest(kind, sets)}"
         )
-    return found
+    return found  # type: ignore[return-value]
+
+
+def _is_set(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Source) and hasattr(value, "Config")
 
 
 def from_options(kind: type[Source], options: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from core.errors import GONE, UserError
 from core.run.config import RunConfig
+from core.trust import ROOMS, package_of
 
 # parts of errors about memory
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -57,10 +58,11 @@ def _explanation(
             f" at a time, but {size // world} images a process in {of} leave a single one; use a"
             " number that leaves none"
         )
+    own = "" if package_of(run.method) in ROOMS else f", or mend the code of {run.method}"
     compiled = "trainer.compile, " if run.trainer.compile else ""
     return (
         f"model: {what} of {run.method} fails for images of {'x'.join(map(str, shape))}; change"
-        f" {compiled}data.size or the keys of model ({said}, in {_place(error)})"
+        f" {compiled}data.size or the keys of model{own} ({said}, in {_place(error)})"
     )
 
 

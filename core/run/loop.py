@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core import trust
 from core.commands import command
 from core.distributed import mean_over_ranks
 from core.method import Method
@@ -99,6 +100,7 @@ class Loop:
             self.progress.say(
                 f"done: {self.folder.last} at step {state.step}; next: {command('probe')}"
                 f" {shlex.quote(str(self.folder.path))}"
+                f"{trust.option_for(state.run.method, state.run.data.name)}"
             )
 
     def _due(self, step: int) -> Due:

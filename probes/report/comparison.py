@@ -15,7 +15,7 @@ from probes.report.figures import COLOURS, MARKERS, STYLE
 from probes.report.groups import Group, grouped, mean
 from probes.report.naming import by_views, data_names
 from probes.report.schema import Report
-from probes.report.store import AGAIN, MALFORMED
+from probes.report.store import AGAIN, MALFORMED, damaged
 from probes.report.table import Probes, names
 
 WIDTHS = {"Between views: lower bound on I(V1; V2)": 1.9, "Input and code: bounds on I(X; Z)": 1.3}
@@ -83,14 +83,15 @@ def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[s
     """Raise a `UserError` that names the file whose numbers can not be drawn."""
     for name in names_of_probes:
         for report in (report for group in groups for report in group.reports):
-            if name in report and not _can_be_drawn(probes[name], report[name]):
-                raise UserError(f"{file_of(report)}: its part '{name}' is damaged; {AGAIN}")
+            error = _why_not_drawn(probes[name], report[name]) if name in report else None
+            if error:
+                raise damaged(file_of(report), name, error) from None
     files = ", ".join(file_of(group.reports[0]) for group in groups[:3])
     raise UserError(f"{files}: their numbers can not be drawn side by side; {AGAIN}")
 
 
-def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
-    """Whether the numbers of one checkpoint make a panel, or a separate picture."""
+def _why_not_drawn(probe: Probe, numbers: dict[str, Any]) -> Exception | None:
+    """The error if the numbers of one checkpoint make no panel or picture of their own."""
     figure, axes = plt.subplots()
     try:
         if probe.panel:
@@ -98,11 +99,11 @@ def _can_be_drawn(probe: Probe, numbers: dict[str, Any]) -> bool:
         else:
             figures.curve(axes, [numbers["nothing"], *numbers["points"]], COLOURS[0], "")
         figure.savefig(io.BytesIO(), dpi=110)
-    except MALFORMED:
-        return False
+    except MALFORMED as error:
+        return error
     finally:
         plt.close(figure)
-    return True
+    return None
 
 
 def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[Entry]:

@@ -19,6 +19,9 @@ from typing import Any
 from core.information.bounds import Estimate
 
 FORMAT = "twobounds-probe/2"
+# keys that are not names of probes; "file" and "signature" are added to a report on disk
+KEYS = {"format", "checkpoint", "digest", "method", "step", "data", "seed", "config_key"}
+KEYS |= {"identity", "options", "absent", "file", "signature"}
 Report = dict[str, Any]
 
 

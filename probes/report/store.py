@@ -87,10 +87,19 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
     for name, probe in (probes or {}).items():
         if name in report:
             try:
-                _check(probe, report[name])
-            except MALFORMED:
-                raise UserError(f"{path}: its part '{name}' is damaged; {AGAIN}") from None
+                check(probe, report[name])
+            except MALFORMED as error:
+                raise damaged(path, name, error) from None
     return report
+
+
+def damaged(path: Path | str, name: str, error: Exception) -> UserError:
+    """What is said of numbers that a probe can not show. It may be a mistake of a user's probe."""
+    why = ""
+    if name not in PROBES:
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        why = f", or the probe can not show it ({said})"
+    return UserError(f"{path}: its part '{name}' is damaged{why}; {AGAIN}")
 
 
 def find(target: Path) -> tuple[Path | None, list[Path]]:
@@ -195,19 +204,20 @@ def _hexadecimal(code: Any) -> bool:
     return isinstance(code, str) and len(code) == 64 and set(code) <= set("0123456789abcdef")
 
 
-def _check(probe: Probe, numbers: Any) -> None:
-    """Raise one of `MALFORMED` if `numbers` do not have the form of a probe's numbers."""
+def check(probe: Probe, numbers: Any) -> None:
+    """Raise one of `MALFORMED` where `numbers` are not what a probe measures."""
     if not isinstance(numbers, dict):
-        raise TypeError
+        raise TypeError("the numbers of a probe must be a dict")
     if probe.name in PROBES:
         _numbers(numbers)
     cells, values = probe.cells(numbers), probe.values(numbers)
     if not len(cells) == len(values) == len(probe.columns):
-        raise ValueError
+        counts = f"{len(probe.columns)} columns, {len(cells)} cells, {len(values)} values"
+        raise ValueError(f"a table needs as many cells and values as columns: {counts}")
     if not all(isinstance(text, str) for text in [*cells, *probe.sentences(numbers)]):
-        raise TypeError
+        raise TypeError("cells and sentences must be texts")
     if not all(type(value) in (int, float) for value in probe.headline(numbers).values()):
-        raise TypeError
+        raise TypeError("the values of headline must be numbers")
 
 
 def _numbers(held: Any, key: str = "") -> None:

@@ -229,6 +229,7 @@ def test_ways_to_trust_a_package(how, package, monkeypatch):
     [
         ("mydata.nothing.Discs", {}, "there is no file mydata/nothing.py"),
         ("mydata.discs.Disc", {}, "'Disc' of mydata.discs is not a data set"),
+        ("mydata.discs.Disc", {}, r"did you mean 'Discs'\?"),
         ("mydata.discs.NoSet", {}, "subclass of core.data.source.Source"),
         ("mydata.broken.Any", {}, r"mydata\.broken can not be imported \(OSError: no such disk\)"),
         ("mydata.discs.Discs", {"size": 3}, r"unknown key 'size' \(did you mean 'sizes'\?\)"),
@@ -250,6 +251,8 @@ def test_settings_that_do_not_fit_rendered_data_are_refused(package):
             open_source(DataConfig(name="mydata.discs.Discs", **more), "train", 0)
         with pytest.raises(ValueError, match=rf"^{next(iter(more))}: sprites "):
             DataConfig(**more)
+    with pytest.raises(ValueError, match=r"a set of your own is package\.module\.Class"):
+        DataConfig(name="discs")
     with pytest.raises(ValueError, match="^options: mnist has none"):
         DataConfig(name="mnist", options={"a": 1})
 

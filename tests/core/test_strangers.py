@@ -15,6 +15,7 @@ from core.data.datasets import open_source
 from core.errors import UserError
 from core.method import Method, locate
 from core.run import checkpoint, config, logger
+from core.trust import option_for
 from tests.hostile import BASES, CONFIGS, base, stepped, watched
 from tests.mutations import bomb, rezipped
 
@@ -343,7 +344,7 @@ def test_a_users_own_config_may_name_a_package_of_their_own(own_package, tmp_pat
 def test_a_checkpoint_may_name_what_the_user_trusts(own_package, write, tmp_path, monkeypatch):
     path = write(set_key("method", f"{own_package}.mine.Mine"))
     for trusted in ((), ("mypkg",), (f"{own_package}x",), (f"{own_package}.min",)):
-        with pytest.raises(UserError, match="--trust PACKAGE"):
+        with pytest.raises(UserError, match=f"--trust {own_package} "):
             checkpoint.load_method(path, trusted=trusted)
     assert not (tmp_path / "IMPORTED").exists(), "the name is checked before anything is imported"
     loaded = checkpoint.load_method(path, trusted=(own_package,))
@@ -356,6 +357,15 @@ def test_a_checkpoint_may_name_what_the_user_trusts(own_package, write, tmp_path
 def test_a_name_that_is_no_class_is_refused(name):
     with pytest.raises(UserError):
         locate(name, ["os", "x", "a b", "é"])
+
+
+def test_the_option_that_a_users_own_package_needs(monkeypatch):
+    assert option_for("contrastive.simclr.SimCLR", "sprites", "hfds/a.b/c") == ""
+    assert (
+        option_for("mine.a.Mine", "toys.rings.Rings", "mine.b.Set") == " --trust mine --trust toys"
+    )
+    monkeypatch.setenv("TWOBOUNDS_TRUST", "mine")
+    assert option_for("mine.a.Mine", "mnist") == ""
 
 
 @pytest.mark.parametrize("text", ["\x1b[2Jx", "\u202ex", "a\0b", "\x9bx"])

@@ -120,8 +120,8 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         (["--probes", "ais", "ais.step=3"], "ais.step: the probe has no such option (did you mean"),
         (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
         (["model.width=3"], "'model.width=3': only data.* of a checkpoint's config"),
-        (["--probes", "nowhere.at.All"], "--probes: there is no module nowhere.at"),
-        (["--probes", "json.JSONDecoder"], "--probes: json.JSONDecoder is not a subclass of"),
+        (["--probes", "nowhere.at.All"], "--probes: there is no file nowhere/at.py for"),
+        (["--probes", "json.JSONDecoder"], "--probes: 'JSONDecoder' of json is no subclass of"),
     ],
 )
 def test_invalid_words_are_one_line(capsys, words, line):

@@ -1,0 +1,73 @@
+"""A probe of the user's own: found by its full name. What it returns is checked when it is
+measured, so that a mistake is reported with its place, and not when the report is shown.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError, nearest
+from core.trust import import_module
+from probes.probe import Found, Probe
+from probes.registry import PROBES
+from probes.report import store
+from probes.report.schema import KEYS
+
+
+def locate(name: str) -> type[Probe]:
+    """The class of a probe by its name in `PROBES`, or by `package.module.Class`. The user's
+    package may lie in the current folder. Raises `UserError`.
+    """
+    place = PROBES.get(name, name)
+    module_name, _, kind = place.rpartition(".")
+    if name in PROBES:
+        module = importlib.import_module(module_name)
+    else:
+        module = import_module(place, "--probes")
+    found = vars(module).get(kind)
+    if not (isinstance(found, type) and issubclass(found, Probe)):
+        probes = [key for key, value in vars(module).items() if _is_probe(value)]
+        said = f"'{kind}' of {module_name} is no subclass of probes.probe.Probe"
+        raise UserError(f"--probes: {said}{nearest(kind, probes)}")
+    key = getattr(found, "name", None)
+    if not (isinstance(key, str) and key.isidentifier()):
+        raise UserError(f"--probes: {place} needs a `name`: one word, such as name = 'spectrum'")
+    if key in KEYS or PROBES.get(key, place) != place:
+        raise UserError(f"--probes: the name '{key}' of {place} is taken; choose another")
+    return found
+
+
+def is_own(probe: Probe) -> bool:
+    """Whether a probe is not one of the project's."""
+    return f"{type(probe).__module__}.{type(probe).__name__}" not in PROBES.values()
+
+
+def checked_found(found: Any) -> Found:
+    """What `measure` returned. TypeError if it is no `Found` of values that JSON can hold."""
+    if not isinstance(found, Found):
+        said = f"got {type(found).__name__}"
+        raise TypeError(f"measure must return probes.probe.Found(numbers), {said}")
+    json.dumps(found.numbers)
+    return found
+
+
+def checked_pictures(made: Any) -> dict[str, Path]:
+    """What `figures` returned. TypeError if it is no dict of files that exist."""
+    files = made.values() if isinstance(made, dict) else [None]
+    if not all(isinstance(file, Path) and file.is_file() for file in files):
+        raise TypeError("figures must save its pictures into `folder` and return {name: path}")
+    return made
+
+
+def fits(probe: Probe, numbers: Any) -> bool:
+    """Whether these earlier numbers are of this version of the probe."""
+    try:
+        store.check(probe, numbers)
+    except store.MALFORMED:
+        return False
+    return True
+
+
+def _is_probe(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Probe) and value is not Probe
