@@ -53,8 +53,7 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))
     if joint is None or len(joint.own) != len(codes.z):
         joint = gaussian(codes.mean, codes.sigma, codes.z)
-    of_all = torch.logaddexp(joint.own, joint.others) - math.log(len(codes.z))
-    of_others = joint.others - math.log(len(codes.z) - 1)
+    of_all, of_others = log_aggregate(joint)
     log_prior = prior.log_prob(codes.z).double()
     parts = {
         "rate": joint.own - log_prior,
@@ -114,6 +113,12 @@ def _log_sum_of_others(mean: Tensor, inverse: Tensor, z: Tensor, rows: slice) ->
         exponent[torch.arange(len(far)), place[far]] = -math.inf
         found[far] = exponent.logsumexp(1)
     return found
+
+
+def log_aggregate(joint: Scores) -> tuple[Tensor, Tensor]:
+    """log q(z_i) with the own component among the n, and without it; [n] each."""
+    n = len(joint.own)
+    return torch.logaddexp(joint.own, joint.others) - math.log(n), joint.others - math.log(n - 1)
 
 
 def at_most(codes: Codes, most: int) -> Codes:

@@ -146,7 +146,7 @@ def test_marginals_equal_torch_distributions(monkeypatch):
 def test_the_aggregate_posterior_is_a_mean_of_all_and_of_all_others():
     read = linear_gaussian(30)
     each = Independent(Normal(read.mean, read.sigma), 1).log_prob(read.z[:, None])  # [i, k]
-    of_all, of_others = collapse._log_aggregate(gaussian(read.mean, read.sigma, read.z))
+    of_all, of_others = collapse.log_aggregate(gaussian(read.mean, read.sigma, read.z))
     torch.testing.assert_close(of_all, each.exp().mean(1).log().double())
     own = torch.eye(30, dtype=torch.bool)
     expected = (each.exp().masked_fill(own, 0).sum(1) / 29).log().double()
