@@ -3,6 +3,7 @@
 n = images in the split.
 """
 
+import gc
 import math
 import os
 import signal
@@ -245,10 +246,19 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
     """The iterator of a DataLoader, with running workers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # see `_sensible`
-        batches = iter(DataLoader(dataset, num_workers=workers, **options))
+        batches = iter(
+            DataLoader(dataset, num_workers=workers, worker_init_fn=_keep_what_was, **options)
+        )
     if workers and threading.current_thread() is threading.main_thread():
         _translate_deaths()
     return batches
+
+
+def _keep_what_was(worker: int) -> None:
+    """A forked worker must not collect its parent's garbage: destructors of objects that own
+    threads, of which a fork has none, would abort it.
+    """
+    gc.freeze()
 
 
 def _translate_deaths() -> None:

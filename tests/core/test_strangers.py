@@ -337,7 +337,7 @@ def test_a_users_own_config_may_name_a_package_of_their_own(own_package, tmp_pat
     run = config.read("mine.yaml", [])
     assert issubclass(config.method_class(run), Method) and (tmp_path / "IMPORTED").exists()
     assert type(checkpoint.build_method(run, (3, 32, 32))).__name__ == "Mine"
-    with pytest.raises(UserError, match="no method of"):  # imported there, but defined elsewhere
+    with pytest.raises(UserError, match="not a method of"):  # imported there, but defined elsewhere
         config.read("mine.yaml", [f"method={own_package}.mine.Other"])
 
 

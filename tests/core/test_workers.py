@@ -1,5 +1,6 @@
 """Decoding workers that die, hang or are too many give one line, and never hang the run."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -152,3 +153,28 @@ def test_other_errors_are_unchanged():
 def test_an_invalid_timeout_is_refused(timeout):
     with pytest.raises(ValueError, match="^timeout: must be above 0 seconds"):
         DataConfig(timeout=timeout)
+
+
+class Aborts:
+    """In a garbage cycle; its destructor ends a process other than the one that made it."""
+
+    def __init__(self) -> None:
+        self.itself, self.maker = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.maker:
+            os.abort()
+
+
+def collect(index: int) -> None:
+    gc.collect()
+
+
+def test_a_worker_does_not_collect_the_garbage_of_its_parent():
+    gc.disable()  # so that it is still there when the worker is forked
+    try:
+        Aborts()
+        got = [int(batch[2]) for batch in load(split(collect), 1, batch_size=1)]
+    finally:
+        gc.enable()
+    assert got == list(range(12))

@@ -160,7 +160,7 @@ def test_processes_that_find_other_checkpoints_do_not_train_together(run, monkey
     monkeypatch.setattr(
         "core.run.folder.gather_round_robin", lambda mine: [*mine, 0]
     )  # another node, which sees a different, empty folder
-    with pytest.raises(UserError, match=r"steps 0, 1 in .*; it has to be one folder"):
+    with pytest.raises(UserError, match=r"steps 0, 1 in .*; it must be one folder"):
         folder.resume(state)
 
 
