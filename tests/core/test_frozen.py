@@ -6,6 +6,7 @@ import torch
 from core.batch import Encoded
 from core.data.images import Arrays, Facts
 from core.data.source import eval_sampler
+from core.data.sprites import Sprites, SpritesConfig
 from core.data.views import policy
 from core.frozen import Frozen
 from core.information.codes import coded
@@ -104,6 +105,21 @@ def test_queries_and_keys_come_from_their_own_networks(tmp_path):
     assert torch.equal(pairs.codes[1], pairs.features[1] + 1000)
     views = frozen(tmp_path / "kept", augment="none").views("test", 2)
     assert torch.equal(views.codes, views.features)
+
+
+@pytest.mark.parametrize("split", ["trainval", "val", "test"])
+def test_images_are_those_that_features_encoded(split, tmp_path):
+    """Of stored images, and of sprites, each view of which is rendered with other nuisance."""
+    sizes = SpritesConfig(train=2500, validation=300, test=2300)  # several blocks of reading
+    run = config.RunConfig(method="x", folder="x", seed=3)
+    sprites = Frozen(
+        Encoder(), run, weights="w", folder=tmp_path,
+        sources=lambda split, augmented: Sprites(sizes, split, 3),
+    )  # fmt: skip
+    for one in (frozen(tmp_path), sprites):
+        features = one.features(split)[0]
+        places = torch.tensor([len(features) - 1, 0, len(features) // 2, 0])
+        assert torch.equal(one.method.embed(one.images(split, places)), features[places])
 
 
 def test_without_a_digest_of_weights_nothing_is_kept(tmp_path):
