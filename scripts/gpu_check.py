@@ -12,6 +12,7 @@ sizes; the times then mean nothing.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="also measure compiled code (default: only on a GPU)",
     )
     options = given.parse_args(argv)
+    if not 0 < options.seconds < math.inf:
+        raise UserError(f"--seconds: must be above 0, got {options.seconds:g}")
     options.only = [name for name in options.only.split(",") if name]
     for name in options.only:
         if name not in LEAST:

@@ -4,7 +4,20 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+
+# any number of codes, of any dimension and length
+any_codes = given(
+    n=st.integers(1, 23),
+    k=st.integers(1, 40),
+    d=st.integers(1, 19),
+    temperature=st.sampled_from([0.01, 0.07, 0.3, 1.0]),
+    norm=st.sampled_from([1.0, 1.0, 5.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 999),
+)
 
 
 def exact_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -17,8 +17,10 @@ COLUMNS = 27  # parameters per image: box 4, mirror 1, mixtures before 9, hue 1,
 
 
 def serves(image: Tensor, size: int) -> bool:
-    """Whether the kernel can make these views: small uint8 images on a GPU, with Triton."""
-    small = max(size, *image.shape[2:]) <= LARGEST
+    """Whether the kernel can make these views: small grey or colour images of uint8 on a GPU, with
+    Triton.
+    """
+    small = max(size, *image.shape[2:]) <= LARGEST and image.shape[1] in (1, 3)
     return image.device.type == "cuda" and image.dtype == torch.uint8 and small and available()
 
 

@@ -114,3 +114,6 @@ def test_the_kernel_is_used_only_for_small_images_on_a_gpu(monkeypatch):
         for side, size, served in ((32, 32, True), (96, 32, False), (32, 96, False)):
             image = torch.zeros(2, 3, side, side, dtype=torch.uint8, device="cuda")
             assert fused_views.serves(image, size) is served
+        for channels, served in ((1, True), (2, False), (4, False)):
+            image = torch.zeros(2, channels, 32, 32, dtype=torch.uint8, device="cuda")
+            assert fused_views.serves(image, 32) is served

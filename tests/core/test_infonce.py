@@ -11,15 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from torch import Tensor
 
 from contrastive.queue import KeyQueue
 from core.distributed import rank, world
 from core.information import chunked, in_batch
 from core.information.losses import clip_loss, in_batch_loss, nt_xent_and_in_batch, queue_loss
-from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
+from tests.exact import any_codes, codes, errors, exact_clip, exact_nt_xent, exact_queue
 from tests.front_door import run_in_processes
 
 
@@ -33,15 +32,7 @@ def small_chunks():
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    n=st.integers(1, 23),
-    k=st.integers(1, 40),
-    d=st.integers(1, 19),
-    temperature=st.sampled_from([0.01, 0.07, 0.3, 1.0]),
-    norm=st.sampled_from([1.0, 1.0, 5.0]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 999),
-)
+@any_codes
 def test_any_number_of_any_vectors_equals_all_scores_in_float64(
     n, k, d, temperature, norm, dtype, seed
 ):

@@ -8,8 +8,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from torch import Tensor
 
 from core.information import chunked, flash, in_batch, losses
@@ -21,7 +20,7 @@ from core.information.losses import (
     nt_xent_and_in_batch,
     queue_loss,
 )
-from tests.exact import codes, errors, exact_clip, exact_nt_xent, exact_queue
+from tests.exact import any_codes, codes, errors, exact_clip, exact_nt_xent, exact_queue
 from tests.launches import launches
 
 
@@ -30,15 +29,7 @@ def in_one_block(most: int = 2**26):
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    n=st.integers(1, 23),
-    k=st.integers(1, 40),
-    d=st.integers(1, 19),
-    temperature=st.sampled_from([0.01, 0.07, 0.3, 1.0]),
-    norm=st.sampled_from([1.0, 1.0, 5.0]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 999),
-)
+@any_codes
 def test_one_block_equals_all_scores_in_float64(n, k, d, temperature, norm, dtype, seed):
     first, second, queue = (
         codes(size, d, seed + part, norm).to(dtype) for part, size in enumerate((n, n, k))

@@ -65,6 +65,8 @@ def test_a_stage_that_raises_does_not_hide_the_next(tmp_path, monkeypatch):
     [
         (["--only", "loses"], "losses"),
         (["--device", "cuda"], "no GPU here"),
+        (["--device", "cpu", "--seconds", "nan"], "--seconds"),
+        (["--device", "cpu", "--seconds", "-5"], "--seconds"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_line(words, said, tmp_path, capsys):
@@ -75,3 +77,11 @@ def test_impossible_requests_are_refused_in_one_line(words, said, tmp_path, caps
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_run_that_fails_is_a_wrong_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TWOBOUNDS_CIFAR10", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main(["--device", "cpu", "--out", str(tmp_path), "--only", "cifar10"])
+    assert ended.value.code == 1
+    assert "WRONG: exit code 2: error: data.root" in capsys.readouterr().out

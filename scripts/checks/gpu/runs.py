@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.run import checkpoint
+from core.run.preemption import REQUEUE
 from scripts.checks.gpu.measure import ROOT
 from scripts.checks.gpu.report import Check
 
@@ -131,6 +132,8 @@ def cifar10(check: Check) -> None:
     check.put("validations", validations)
     check.say(f"cifar10: exit code {code}, {_speed(seen)}; last validation {validations[-1:]}")
     check.write()
+    if code not in (0, REQUEUE):
+        check.fail(f"exit code {code}: {_last_line(check.folder)}")
     if code == 0 and (check.left > 40 or not check.gpu):
         _probe(check, run)
 
