@@ -37,9 +37,7 @@ def test_later_steps_do_not_change_what_is_being_written(run, monkeypatch):
     moment = state.optimizer.state[first]
     moments = {name: value.clone() for name, value in moment.items() if name != "step"}
     write = checkpoint.write
-    monkeypatch.setattr(
-        checkpoint, "write", lambda *given: (goes_on.wait(), write(*given)) and None
-    )
+    monkeypatch.setattr(checkpoint, "write", lambda *given: [goes_on.wait(), write(*given)])
     state.step = 1
     folder.save(state, 10, best=True, wait=False)
     assert not folder.last.exists()
