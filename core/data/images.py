@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,7 +146,8 @@ class Stream(Stored):
         wanted, pin = (index.tolist() for index, _ in ahead), torch.cuda.is_available()
         (classes,) = self.factors.values()
         loaded = load(self.images, self.workers, self.timeout, batch_sampler=wanted, pin_memory=pin)
-        for (image, label, read, notes), (index, rng) in zip(loaded, order, strict=True):
+        timed = self._timed(loaded)
+        for (image, label, read, notes), (index, rng) in zip(timed, order, strict=True):
             self.images.account(index, read, notes)
             require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
             image = image.to(rng.device, non_blocking=True)
@@ -153,6 +155,15 @@ class Stream(Stored):
             yield make_batch(image, label, index, rng, self.policy, views)
         if self.images.notes:
             self.images.notes.judge()
+
+    def _timed(self, loaded: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            began = time.monotonic()
+            batch = next(loaded, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def make_batch(

@@ -47,6 +47,7 @@ class Source(ABC):
     truth: Truth | None = None  # the known information between two views
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word
+    waited: float = 0.0  # seconds in which a batch was asked for, and its images were not ready
 
     @classmethod
     def check(cls, data: Any) -> None:

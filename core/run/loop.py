@@ -26,6 +26,9 @@ from core.run.train import train
 from core.run.validation import Validation
 
 
+STARVED = 0.25  # a share of the time
+
+
 class Due(NamedTuple):
     """What must be done after a step."""
 
@@ -69,6 +72,7 @@ class Loop:
         self.progress = ProgressLine(
             training.total, self.state.step, run.optim.batch_size, shown=first
         )
+        self.starved = False  # whether it was said that training waits for images
         self.clock = SaveClock(run.trainer.save_minutes if first else 0)
         self.profiled = folder.path / "profile" if run.trainer.profile and first else None
 
@@ -133,6 +137,7 @@ class Loop:
         self.folder.saver.check()
         values = mean_over_ranks(self.losses.look(), fabric.device)
         if due.logs and self.logger:
+            self._say_if_starved()
             self.progress.show(values)
             self._write(values)
             self.logger.metrics({**values, "images_per_s": self.progress.images_per_second}, step)
@@ -173,6 +178,20 @@ class Loop:
 
     def _scores(self, method: Method) -> dict[str, float]:
         return self.training.fabric.broadcast(self.validation(method, self.state.step))
+
+    def _say_if_starved(self) -> None:
+        """Say once, after the first minute, if training waits for images that workers decode."""
+        minutes, source = self.progress.seconds / 60, self.training.source
+        if self.starved or minutes < 1:
+            return
+        share = source.waited / self.progress.seconds
+        self.starved = share > STARVED
+        if self.starved:
+            self.progress.say(
+                f"the training waits for images {share:.0%} of the time: with more workers"
+                " (data.workers), a smaller copy of the pictures, or all images in memory"
+                " (data.memory) it is faster"
+            )
 
     def _write(self, values: dict[str, float]) -> None:
         step = self.state.step

@@ -97,7 +97,9 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             accelerator=trainer.accelerator,
             devices=devices,
             num_nodes=trainer.num_nodes,
-            strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
+            strategy=sharding.strategy(trainer.precision)
+            if trainer.strategy == "fsdp"
+            else trainer.strategy,
             **_precision(trainer),
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:

@@ -121,3 +121,14 @@ def test_a_run_saves_when_its_checkpoint_is_old(tmp_path, monkeypatch):
     assert [step for _, step in written] == [0, 5, 8] + list(range(9))
     for name, weight in states[0]["method"].items():
         assert torch.equal(weight, states[1]["method"][name])
+
+
+def test_a_run_that_waits_for_images_says_so_once(tmp_path, monkeypatch, capsys):
+    """After the first minute; a run whose images are in memory never waits."""
+    monkeypatch.setattr("core.run.progress.ProgressLine.seconds", 120.0)
+    small = ["model.hidden=16", "model.projection=8", "data.sprites.train=256"]
+    assert train("simclr", tmp_path / "fast", *small).code == 0
+    assert "waits for images" not in capsys.readouterr().out
+    monkeypatch.setattr("core.data.sprites.Sprites.waited", 60.0)
+    answer = train("simclr", tmp_path / "slow", *small)
+    assert answer.code == 0 and answer.out.count("the training waits for images 50% of the") == 1

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from core.data.datasets import DataConfig, open_source
-from core.data.loading import WorkersLost, load
+from core.data.loading import WorkersLost, load, sensible
 from core.data.source import eval_sampler
 from core.errors import UserError
 from core.run.preemption import Preemption
@@ -92,7 +92,8 @@ def test_a_run_that_is_being_stopped_does_not_wait_for_its_workers():
     with Preemption() as preemption:
         heard = []
         start = time.monotonic()
-        for batch in preemption.until(load(split(die_at_five), 1, timeout=500, batch_size=1)):
+        batches = load(split(die_at_five), 1, timeout=500, batch_size=1)
+        for batch in preemption.until(lambda taken: batches):
             heard.append(int(batch[2]))
             if len(heard) == 1:
                 os.kill(os.getpid(), signal.SIGUSR1)
@@ -116,6 +117,15 @@ def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, re
         and not recwarn
         and len(os.listdir("/proc/self/task")) < before + 50
     )
+
+
+def test_processes_of_one_machine_share_its_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12))
+    assert [sensible(n) for n in (-1, 0, 3)] == [8, 0, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert sensible(-1) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert sensible(-1) == 1
 
 
 def test_no_more_processes_than_batches_are_started(tmp_path, monkeypatch):
