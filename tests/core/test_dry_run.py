@@ -127,7 +127,7 @@ def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
 @pytest.mark.parametrize(
     "method, more, words",
     [
-        ("moco", ["optim.micro_batch=63"], ["optim.micro_batch", "leave a single one"]),
+        ("moco", ["optim.micro_batch=63"], ["optim.micro_batch", "holds a single one"]),
         ("simclr", ["optim.batch_size=2", "data.sprites.train=9", "model.backbone=resnet10t"], []),
         ("simclr", ["model.backbone=mixer_s16_224"], ["data.size", "Input height (32)"]),
         ("simclr", ["model.backbone=ghostnet_050", "data.sprites.train=64"], []),

@@ -66,9 +66,9 @@ def test_files_that_are_not_images_are_left_out_and_counted(tmp_path, capfd):
     assert len(source) == 3
     (said,) = capfd.readouterr().err.splitlines()
     for words in (
-        "4 no images, such as labels.csv",
+        "4 not images, such as labels.csv",
         "1 links that lead nowhere, such as lost.png",
-        "1 no regular files, such as pipe.png",
+        "1 not regular files, such as pipe.png",
         "2 outside the classes' folders, such as README",
     ):
         assert words in said, said

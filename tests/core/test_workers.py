@@ -108,7 +108,7 @@ def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, re
     cpus = len(os.sched_getaffinity(0))
     said = capfd.readouterr().err
     assert (
-        f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} decode"
+        f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} are used"
         in said
     )
     assert (
