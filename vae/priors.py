@@ -42,14 +42,14 @@ class PriorConfig:
 class Prior(nn.Module, ABC):
     """p(z). A call returns the present distribution, with event [L]."""
 
-    columns: int  # G, of the rate
+    columns: int  # G, the number of terms of an image's rate
 
     @abstractmethod
     def forward(self) -> Distribution: ...
 
     @abstractmethod
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
-        """Estimates [B, G] in nats; the mean of their sum over columns is KL(q(z|x) || p(z)).
+        """Terms [B, G] in nats; the expectation of their sum over G is KL(q(z|x) || p(z)).
 
         z ~ q(z|x) = N(mean, sigma^2); all [B, L].
         """

@@ -66,7 +66,7 @@ class Blocks(NamedTuple):
 
 
 def cut(layout: Layout, size: int) -> Blocks:
-    """Blocks of at most `size` rows or columns. The rows' own pairs have equal blocks on both sides."""
+    """At most `size` rows or columns in a block. Rows' pairs have the same blocks on both sides."""
     size = size // layout.views
     rows = list(slices(layout.pairs, size))
     parts = (

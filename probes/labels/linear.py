@@ -70,7 +70,9 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
 
 class Reader(NamedTuple):
-    """A fitted probe: a linear map to the classes of its training images, and all frequencies."""
+    """A fitted probe: a linear map to the classes that occur in its training images, and the
+    frequencies of all classes.
+    """
 
     weight: Tensor  # [P, D]
     bias: Tensor  # [P]

@@ -287,7 +287,7 @@ class RateHeadProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         points = reversed(numbers["points"])
-        curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
+        curve = [("no code", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
         pairs = (
             f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
             for label, p in curve

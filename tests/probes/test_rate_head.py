@@ -243,7 +243,7 @@ def test_a_checkpoint_with_any_likelihood_has_a_curve(short, tmp_path):
                 point["rate"]["value"] + point["distortion"]["value"], rel=1e-5
             )
         said = rate_head.RateHeadProbe().sentences(found)
-        assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
+        assert "no code 0.00 /" in said[-1] and "β 625" in said[-1]
 
 
 def test_betas_must_ascend():

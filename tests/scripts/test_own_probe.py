@@ -161,7 +161,10 @@ def test_a_name_that_can_not_be_is_refused_before_anything_is_read(package, caps
     ("word", "line"),
     [
         ("counted.time=2", "counted.time: the probe has no such option (did you mean 'times'?)"),
-        ("count.times=2", "'count': no probe that is asked for (did you mean 'counted'?)"),
+        (
+            "count.times=2",
+            "'count': this call measures no such probe (did you mean 'counted'?)",
+        ),
         ("counted.times=0", "counted.times: must be 1 or more, got 0"),
     ],
 )
