@@ -1,4 +1,4 @@
-"""A data set of the user's own whose batches are not what it says is refused, with its name."""
+"""A user's own data set is refused, with its name, if its batches differ from what it declares."""
 
 from dataclasses import dataclass
 

@@ -22,7 +22,7 @@ def in_the_foreground():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_ends_the_batches_after_the_step_under_way(number, in_the_foreground):
+def test_a_signal_ends_the_batches_after_the_current_step(number, in_the_foreground):
     before, done = signal.getsignal(number), []
     with Preemption() as preemption:
         for step in preemption.until(range(10)):
@@ -37,7 +37,7 @@ def test_a_signal_ends_the_batches_after_the_step_under_way(number, in_the_foreg
 @pytest.mark.parametrize(
     "here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)]
 )
-def test_processes_end_with_one_exit_code_whichever_heard_the_signal(
+def test_all_processes_end_with_one_exit_code_whichever_got_the_signal(
     here, there, code, monkeypatch
 ):
     monkeypatch.setattr(dist, "all_reduce", lambda number, how, group: number.clamp_(min=there))
@@ -50,7 +50,7 @@ def test_processes_end_with_one_exit_code_whichever_heard_the_signal(
     )
 
 
-def test_a_job_in_the_background_leaves_ctrl_c_to_others(in_the_foreground):
+def test_a_job_in_the_background_ignores_ctrl_c(in_the_foreground):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Preemption() as preemption:
         for _ in preemption.until(range(3)):
