@@ -64,7 +64,7 @@ class RateConfig:
     warmup: float | None = None  # share of training in which beta (0.1) or C (0.5) rises
     cycles: int | None = None  # 4
     ramp: float | None = None  # 0.5: share of a cycle in which beta rises
-    gamma: float | None = None  # 100: the price of a nat of distance from the capacity
+    gamma: float | None = None  # 100: the price of a nat of difference between rate and capacity
     nats: float | None = None  # free nats of a group; or the target R, C or D
     group: int | None = None  # 1: dimensions that share their free bits; 0 = all of them
 

@@ -87,7 +87,7 @@ def alpha_bound(scores: Scores, alpha: float) -> Bound:
     mixed, mixed_second, terms = _interpolated(scores, alpha)
     if not scores.paired:
         return Bound(terms, terms)
-    # the derivative of both expectations with respect to a key's share in all M
+    # the derivative of both expectations with respect to the weight of one key in every M and M'
     first = alpha * (scores.received(-mixed) - math.log(scores.negatives)).exp()
     second = (1 - alpha) * (scores.received(-2 * mixed_second) - math.log(scores.negatives)).exp()
     return Bound(terms, terms - first - second)

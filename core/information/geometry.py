@@ -69,8 +69,8 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
 
     Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse gives
     1. Unlike in `effective_rank`, directions in which views differ as much as images weigh little.
-    The mean of V views adds S_w / V to S_b, so features that ignore the image give a high value:
-    read it together with `alignment`. NaN for features that are not finite.
+    S_b contains S_w / V, the noise of a mean of V views, so features that ignore the image give a
+    high value: read it together with `alignment`. NaN for features that are not finite.
     """
     n, v, d = views.shape
     if n < 2 or v < 2:

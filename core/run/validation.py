@@ -98,7 +98,7 @@ class Validation:
         # without synchronised batch norm, each process encodes alone, by its own running statistics
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # a rehearsal of the scores needs no rows of train
+            # a dry run of the scores needs no features of train
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():

@@ -152,7 +152,7 @@ def measure_curve(
     """R, D and D + R on test for each beta, and for the constant decoder, with 95% intervals over
     test images.
 
-    The heads are trained on train and chosen on val; test is read once, after all training.
+    The heads are trained on train and chosen on val; nothing is chosen on test.
     """
     nothing, heads = train_heads(train, val, likelihood, seed, betas)
     values = math.prod(test.images.shape[1:])
