@@ -132,7 +132,7 @@ class GroupedBatchNorm(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[misc]  # rejects rows without channels
         if self.together and world() > 1:
-            return self._sums_apart(x, self.groups)
+            return self._of_groups(x, self.groups)
         in_rows = x.is_contiguous() or torch.is_grad_enabled()
         if self.groups.in_turns and in_rows and not torch.compiler.is_compiling():
             return self._in_turns(x.contiguous(), self.groups)
@@ -159,10 +159,6 @@ class GroupedBatchNorm(_BatchNorm):
         return torch.native_batch_norm(wide, weight, bias, mean, variance, True, 1.0, self.eps)[
             0
         ].view_as(x)
-
-    @torch.compiler.disable  # sums over processes can not be compiled
-    def _sums_apart(self, x: Tensor, groups: Groups) -> Tensor:
-        return self._of_groups(x, groups)
 
     def _of_groups(self, x: Tensor, groups: Groups) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, without a copy of x. The result
@@ -269,11 +265,10 @@ class SyncBatchNorm(GroupedBatchNorm):
         """Rows [B, C, ...]. Gradients as in `core.distributed.gather`."""
         if not self.training or world() == 1 or self.groups is not None:
             return super().forward(x)
-        if x.device.type == "cuda":
+        if x.device.type == "cuda" and not torch.compiler.is_compiling():
             return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]  # torch's kernels
         return self._normalised(x.reshape(*x.shape[:2], -1)).reshape(x.shape).to(x.dtype)
 
-    @torch.compiler.disable  # sums over processes can not be compiled
     def _normalised(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, for x [B, C, S]."""
         x = at_least_float32(x)

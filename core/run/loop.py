@@ -1,6 +1,7 @@
 """The loop of a run from its present step to its end: steps, logs, validations, checkpoints."""
 
 import shlex
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core import trust
+from core.batch import Batch
 from core.commands import command
 from core.distributed import mean_over_ranks
 from core.method import Method
@@ -18,6 +20,7 @@ from core.run.logger import Logger
 from core.run.preemption import Preemption
 from core.run.profile import Profile
 from core.run.progress import ProgressLine, in_words
+from core.run.saver import SaveClock
 from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
@@ -66,6 +69,7 @@ class Loop:
         self.progress = ProgressLine(
             training.total, self.state.step, run.optim.batch_size, shown=first
         )
+        self.clock = SaveClock(run.trainer.save_minutes if first else 0)
         self.profiled = folder.path / "profile" if run.trainer.profile and first else None
 
     def begin(self) -> None:
@@ -79,22 +83,28 @@ class Loop:
     def to_the_end(self) -> None:
         """Take all remaining steps; after a signal, save the run and exit."""
         training, state = self.training, self.state
-        limit = timedelta(seconds=state.run.trainer.timeout)
-        with Preemption(limit) as preemption, self.progress, Profile(self.profiled) as profile:
-            batches = preemption.until(training.batches(state.step, training.total))
+        limit, first = timedelta(seconds=state.run.trainer.timeout), state.step
+
+        def batches(taken: int) -> Iterator[Batch]:
+            return training.batches(first + taken, training.total)
+
+        preemption = Preemption(limit, self.clock.due)
+        with preemption, self.progress, Profile(self.profiled) as profile:
             for metrics in train(
                 training.fabric,
                 training.model,
                 training.optimizer,
                 state,
-                batches,
+                preemption.until(batches),
                 training.total,
                 training.steps_per_epoch,
             ):
                 self._profile(profile)
-                self._after(metrics)
+                self._after(metrics, preemption.saves)
             if preemption.stopping and state.step < training.total:
                 self._stop(preemption)
+        self.folder.saver.wait()
+        training.fabric.barrier()
         if self.logger:
             self.logger.close()
             self.progress.say(
@@ -103,36 +113,37 @@ class Loop:
                 f"{trust.option_for(state.run.method, state.run.data.name)}"
             )
 
-    def _due(self, step: int) -> Due:
+    def _due(self, step: int, timely: bool) -> Due:
         trainer, last = self.state.run.trainer, step == self.training.total
         epochs = trainer.validate_every * self.training.steps_per_epoch
         return Due(
             logs=step % trainer.log_every == 0 or last,
             validates=bool(epochs) and (step % epochs == 0 or last),
-            saves=step % trainer.save_every == 0 or last,
+            saves=step % trainer.save_every == 0 or last or timely,
         )
 
-    def _after(self, metrics: dict[str, Tensor]) -> None:
-        """Do what is due after a step with these metrics."""
+    def _after(self, metrics: dict[str, Tensor], timely: bool) -> None:
+        """Do what is due after a step with these metrics. `timely`: the last save is too old."""
         step, fabric = self.state.step, self.training.fabric
         self.losses.add(step, metrics)
         self.progress.advance(step)
-        due = self._due(step)
+        due = self._due(step, timely)
         if not any(due):
             return
+        self.folder.saver.check()
         values = mean_over_ranks(self.losses.look(), fabric.device)
         if due.logs and self.logger:
             self.progress.show(values)
             self._write(values)
             self.logger.metrics({**values, "images_per_s": self.progress.images_per_second}, step)
-        if due.validates:
-            self._validate()
+        best = due.validates and self._validate()
         if due.saves:
-            self.folder.save(self.state, self.training.steps_per_epoch)
-        fabric.barrier()
+            self.clock.restart()
+        if due.saves or best:
+            self.folder.save(self.state, self.training.steps_per_epoch, due.saves, best, wait=False)
 
-    def _validate(self) -> None:
-        """Validate the method; save best.ckpt if it is better than all before."""
+    def _validate(self) -> bool:
+        """Validate the method. Returns whether it is better than all before."""
         state, scores = self.state, self._observe()
         if self.logger:
             self._write(scores)
@@ -143,9 +154,10 @@ class Loop:
             if self.validation.warning:
                 self.progress.say(f"warning: {self.validation.warning}")
         score = scores[f"val/{state.method.criterion}"]
-        if score > state.best:
-            state.best = score
-            checkpoint.save(self.folder.best, state)
+        if score <= state.best:
+            return False
+        state.best = score
+        return True
 
     def _observe(self, scored: bool = True) -> dict[str, float]:
         """Save pictures and, if `scored`, validate. All processes must call it."""

@@ -181,8 +181,26 @@ def build_state(
 
 
 def _compile(method: Method, asked: bool | str) -> None:
-    mode = asked if isinstance(asked, str) else "default"
+    for network in compiled_parts(method):
+        compile_network(network, mode=asked if isinstance(asked, str) else "default")
+
+
+def compiled_parts(method: Method) -> Iterator[nn.Module]:
+    """The networks that `trainer.compile` compiles; losses and queue are not among them."""
     for part in method.children():
         # a ModuleDict itself is never called
-        for network in part.values() if isinstance(part, nn.ModuleDict) else [part]:
-            network.compile(mode=mode)
+        yield from part.values() if isinstance(part, nn.ModuleDict) else [part]
+
+
+def compile_network(network: nn.Module, **options: Any) -> None:
+    """Like `network.compile(**options)`, which does nothing, without a word, if the network's
+    `forward` is torch's own, as in a subclass of nn.Sequential.
+    """
+    call = network._call_impl
+
+    def called(*args: Any, **named: Any) -> Any:
+        return call(*args, **named)
+
+    # the compiler keeps its graphs by code object, up to a small number
+    called.__code__ = called.__code__.replace()
+    network._compiled_call_impl = torch.compile(called, **options)
