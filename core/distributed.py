@@ -14,7 +14,8 @@ import torch.distributed._functional_collectives as functional
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
-# The replacements have another name in each release of torch; setup.cfg pins a range with these.
+# torch's new functions change their names from release to release. These old ones exist in all
+# releases that setup.cfg allows.
 warnings.filterwarnings(
     "ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning
 )

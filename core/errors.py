@@ -58,7 +58,7 @@ def shown(value: object) -> str:
 
 
 class Unmeasurable(UserError):
-    """A probe can not be measured here. The message says why; other probes continue."""
+    """A probe can not measure this checkpoint. The message says why; other probes continue."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

@@ -175,7 +175,7 @@ def _checked(
     for word, given in settings.items():
         name = keys.get(word, word)
         if name not in probes:
-            raise UserError(f"'{word}': no probe that is asked for{nearest(word, probes)}")
+            raise UserError(f"'{word}': this call measures no such probe{nearest(word, probes)}")
         options = probes[name].options
         for key, value in given.items():
             if key not in options:

@@ -1,5 +1,5 @@
-"""Compare measured with true information: SimCLR on sprites with M contents, for M from 2 to
-65,536. For these images I(V1; V2) = log M exactly.
+"""Compare measured with true information: SimCLR on sprites with M contents (combinations of shape,
+colour, place and so on), for M from 2 to 65,536. For these images I(V1; V2) = log M exactly.
 
     twobounds sprites-truth                          # all five M, about 5 minutes on 2 CPU cores
     twobounds sprites-truth --contents 2,288         # some of them

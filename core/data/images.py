@@ -49,7 +49,7 @@ class Facts:
 
 
 class Stored(Source):
-    """Images that exist before they are read, and that a policy augments."""
+    """Images that are stored, not rendered. A policy augments them."""
 
     policy: Policy
     facts: Facts
@@ -119,7 +119,7 @@ class Arrays(Stored):
 
 
 class Stream(Stored):
-    """A split that is decoded while it is read, by workers; its views are made on the device."""
+    """A split that worker processes decode while it is read. Views are made on the device."""
 
     def __init__(
         self,
@@ -185,8 +185,11 @@ def require_labels(labels: Tensor, classes: int, where: str) -> None:
 
 
 def digests_of(images: Split) -> dict[str, str]:
-    """The digests of a split that streams: of its labels if they are known and, unless it consists
-    of files, of torchvision's stored array, or of 64 decoded images and Hugging Face's own digest.
+    """The digests of a split that streams, without those of its files.
+
+    "labels" if they are known without decoding. For torchvision's stored arrays "content"; for
+    other sets without files "sample" (of 64 decoded images), "content" if Hugging Face has its own
+    digest, and "sampled_labels" instead of unknown "labels".
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

@@ -1,4 +1,4 @@
-"""Decode images in worker processes, and report workers that starve or die.
+"""Decode images in worker processes, and report workers that die or send nothing.
 
 n = images in the split.
 """
@@ -247,7 +247,7 @@ def sensible(workers: int) -> int:
     if workers > most:
         say_once(
             f"data.workers: {workers} are more than {MAX_WORKERS} for each of {cpus} processors;"
-            f" {most} decode"
+            f" {most} are used"
         )
     return min(workers, most)
 
@@ -265,8 +265,8 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _keep_what_was(worker: int) -> None:
-    """A forked worker must not collect its parent's garbage: destructors of objects that own
-    threads, of which a fork has none, would abort it.
+    """Keep a forked worker from collecting its parent's garbage. The destructor of an object that
+    owns threads would abort the worker, because a fork does not copy threads.
     """
     gc.freeze()
 

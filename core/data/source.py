@@ -106,7 +106,7 @@ def train_sampler(
 ) -> Sampler:
     """Batches `start` to `stop` of endless shuffled epochs. Batch i is a function of (seed, i).
 
-    `batch_size` is global, and each process gets a W-th of it. An epoch has n // batch_size
+    `batch_size` is global, and each process gets 1/W of it. An epoch has n // batch_size
     batches.
     """
     per_epoch, mine = n // batch_size, batch_size // world

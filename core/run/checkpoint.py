@@ -303,7 +303,7 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
         raise
     except Exception as error:  # a network's own error about its sizes
         raise UserError(
-            f"{path}: its config makes no network ({type(error).__name__}: {error})"
+            f"{path}: no network can be built from its config ({type(error).__name__}: {error})"
         ) from None
 
 

@@ -153,8 +153,8 @@ class RunFolder:
                 raise BlockingIOError
         except (BlockingIOError, PermissionError):
             raise UserError(
-                f"folder: another process trains in {self.path} or it is not yours; end it, or"
-                f" {NAME_ANOTHER}"
+                f"folder: another process trains in {self.path}, or the folder is not yours; end"
+                f" it, or {NAME_ANOTHER}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -166,7 +166,7 @@ class Loop:
 
     def _observe(self, scored: bool = True) -> dict[str, float]:
         """Save pictures and, if `scored`, validate. All processes must call it."""
-        # with shared weights this is a copy, which is freed at the end of this function
+        # with sharded weights this is a copy, which is freed at the end of this function
         method = checkpoint.whole_method(self.state)
         # other batch sizes and modes: compiling would not pay off
         with torch.compiler.set_stance("force_eager"):

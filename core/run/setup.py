@@ -40,7 +40,7 @@ SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 
 @dataclass
 class Training:
-    """A run that is set up. `model` and `optimizer` are Fabric's wrappers of the state's."""
+    """A run that is set up. `model`, `optimizer`: Fabric's wrappers of those in the state."""
 
     fabric: Fabric
     state: State
@@ -117,8 +117,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def be_deterministic() -> None:
-    """Use only deterministic algorithms from now on; torch raises an error if there is none. Call
-    it before CUDA starts, because cuBLAS reads its variable then.
+    """Use only deterministic algorithms from now on; an operation without one raises an error. Call
+    this before CUDA starts, because cuBLAS reads its environment variable then.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

@@ -55,7 +55,9 @@ def shard(method: Method, mesh: DeviceMesh, policy: MixedPrecisionPolicy = FLOAT
 
 
 def gather_full(held: Any, keep: bool) -> Any:
-    """A tree with all sharded tensors gathered on the CPU (`keep`), by all processes."""
+    """A tree with each sharded tensor gathered on the CPU, or None without `keep`. All processes
+    must call it.
+    """
 
     def gathered(part: DTensor) -> Tensor | None:
         full = part.full_tensor()

@@ -26,7 +26,7 @@ from core.run.pictures import save_grid
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
 BLOCK = 512  # images encoded at a time
-FEW = 16  # a last block up to this size is rehearsed; larger ones cause no errors of their own
+FEW = 16  # a last block of at most this size is rehearsed; in a larger one, nothing new can fail
 
 
 class Extent(NamedTuple):
@@ -95,10 +95,10 @@ class Validation:
     def _measure(self, method: Method, step: int, extent: Extent) -> dict[str, float]:
         was_training, scores = method.training, {}
         method.eval()
-        # if running statistics differ, those of the first process are saved
+        # without synchronised batch norm, each process encodes alone, by its own running statistics
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # a rehearsal of the scores needs no rows of train
+            # a dry run of the scores needs no features of train
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():

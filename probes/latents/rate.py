@@ -138,7 +138,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
     estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else one_z
     of_lower = f"tractable q(z|x), {n} candidates"
     of_upper = f"tractable q(z|x), leave-one-out, {n} candidates"
-    # R and its parts have the noise of the same samples; R itself may be in closed form
+    # the sampling noise of R: the parts use one z an image, but R may be a closed form
     noise = of_rate["on_these_images"]["rate"]["value"] - estimate.mean
     least_kl = (
         of_rate["dimension_wise_kl"]["low"] - noise if "dimension_wise_kl" in of_rate else 0.0
@@ -186,4 +186,4 @@ def _parts(numbers: Numbers) -> str:
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
         note = "; I is at its ceiling log n, so the total correlation contains the rest of I"
-    return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"
+    return f"{of_all}; for these {parts['images']:,} images alone: {whole}{note}"

@@ -94,7 +94,7 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
 
 
 def damaged(path: Path | str, name: str, error: Exception) -> UserError:
-    """What is said of numbers that a probe can not show. It may be a mistake of a user's probe."""
+    """The error for numbers that a probe can not show. A user's own probe may be at fault."""
     why = ""
     if name not in PROBES:
         said = f"{type(error).__name__}: {error}".rstrip(": ")

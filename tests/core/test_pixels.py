@@ -100,7 +100,7 @@ def test_pictures_are_turned_upright(orientation, kind):
         assert bool(note & TURNED) == (orientation > 1)
 
 
-def test_a_damaged_exif_block_beside_a_whole_picture_harms_nothing():
+def test_a_damaged_exif_block_does_not_spoil_the_picture():
     data = encoded(
         Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
     )

@@ -23,7 +23,7 @@ def in_the_foreground():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_ends_the_batches_after_the_step_under_way(number, in_the_foreground):
+def test_a_signal_ends_the_batches_after_the_current_step(number, in_the_foreground):
     before, done = signal.getsignal(number), []
     with Preemption() as preemption:
         for step in preemption.until(lambda taken: range(taken, 10)):
@@ -54,7 +54,7 @@ class Peers:
 @pytest.mark.parametrize(
     "here, there, code", [(None, 2, 130), (2, 0, 130), (2, 15, REQUEUE), (None, 10, REQUEUE)]
 )
-def test_processes_end_with_one_exit_code_whichever_heard_the_signal(
+def test_all_processes_end_with_one_exit_code_whichever_got_the_signal(
     here, there, code, monkeypatch
 ):
     preemption = Preemption()
@@ -105,7 +105,7 @@ def test_two_processes_stop_before_one_step_and_save_after_one_step(tmp_path):
     assert taken[0] == taken[1] == [(step, step == 3) for step in range(5)]
 
 
-def test_a_job_in_the_background_leaves_ctrl_c_to_others(in_the_foreground):
+def test_a_job_in_the_background_ignores_ctrl_c(in_the_foreground):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Preemption() as preemption:
         for _ in preemption.until(lambda taken: range(taken, 3)):
