@@ -25,7 +25,6 @@ from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-
 STARVED = 0.25  # a share of the time
 
 
