@@ -91,6 +91,9 @@ class Session:
         """Measure what is missing, or everything if `again`, and return the report."""
         make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
         held = self._take_over()
+        if not held and (self.folder / "probe.json").is_file():
+            for picture in self.folder.glob("*.png"):  # of other weights, data or seed
+                picture.unlink()
         for name, probe in probes.items():
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked

@@ -144,8 +144,8 @@ class Validation:
         return found
 
     def _two_views(self, method: Method, most: int) -> tuple[str, Tensor, Tensor]:
-        """ "codes" or, without them, "features", and those of two views of `most` images: unit rows,
-        float32 [n, P] each, shuffled.
+        """The word "codes" (of a method without them "features"), and those of two views of `most`
+        images: unit rows, float32 [n, P] each, shuffled.
         """
         order = eval_sampler(
             len(self.pairs), self.run.seed, device=self.device, purpose="information", most=most

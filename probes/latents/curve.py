@@ -7,7 +7,8 @@ The table:
 
     {
       "format": "twobounds-rate-distortion/1", "data": name, "unit", "split",
-      "image_values" (numbers of an image), "curves": [{"name", "method", "images", "estimator", "points": [POINT],
+      "image_values": numbers of an image,
+      "curves": [{"name", "method", "images", "estimator", "points": [POINT],
                   "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }

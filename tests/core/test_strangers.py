@@ -105,7 +105,7 @@ def test_an_existing_folder_is_used_and_the_config_is_restored_unchanged(write, 
 
 
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "${seed}", "${oc.decode:1}", "${", "\\${x}"])
-def test_text_of_a_checkpoint_is_literal(write, monkeypatch, text):
+def test_text_of_a_checkpoint_is_literal(write, monkeypatch, tmp_path, text):
     monkeypatch.setenv("SECRET", "leaked")
     path = write(set_key("folder", text))
     run = checkpoint.load_method(path).run

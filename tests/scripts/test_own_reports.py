@@ -114,3 +114,13 @@ def test_numbers_are_logged_to_the_run_that_trained_the_measured_weights(tmp_pat
     monkeypatch.setattr(logger, "Logger", Noted)
     call(tmp_path / "run", "--probes", "knn")
     assert method.views == 1 and ids == ["measured"]
+
+
+def test_pictures_of_other_weights_do_not_stay_beside_the_new_numbers(tmp_path):
+    saved(tmp_path)
+    call(tmp_path, "--probes", "knn")
+    call(tmp_path, "--probes", "linear")
+    assert (tmp_path / "probe/neighbours.png").is_file()
+    saved(tmp_path, spread=5.0)
+    call(tmp_path, "--probes", "linear")
+    assert not list(tmp_path.glob("probe/*.png")) and "knn" not in report(tmp_path)
