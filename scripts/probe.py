@@ -21,7 +21,7 @@ if not __package__:  # run by its path: import from this checkout
 from core import commands
 from core.errors import UserError, exit_cleanly
 from probes.registry import DEFAULT, ON_REQUEST, names_of
-from scripts.shared import option, switch
+from scripts.shared import option, require_seeds, switch
 
 if TYPE_CHECKING:
     from probes.report.schema import Report
@@ -70,6 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(parser, "--seed", "seed of the views, the critics and the held-out tenth", 0)
     option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
     options = parser.parse_intermixed_args(argv)
+    require_seeds(seed=options.seed)
     options.probes = list(DEFAULT) if options.probes is None else options.probes
     _sort_words(options)
     return options

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.commands import command, through
-from core.errors import UserError
+from core.errors import UserError, shown
 
 if TYPE_CHECKING:
     from core.run.checkpoint import Loaded
@@ -33,6 +33,14 @@ def option(
 def switch(parser: argparse.ArgumentParser, name: str, about: str) -> None:
     """Add an option without a value."""
     parser.add_argument(name, action="store_true", help=about)
+
+
+def require_seeds(**seeds: int) -> None:
+    """`UserError` for a seed that no generator takes; `estimator_seed` is --estimator-seed."""
+    for name, value in seeds.items():
+        if not 0 <= value < 2**63:
+            key = f"--{name.replace('_', '-')}"
+            raise UserError(f"{key}: must be 0 or more and below 2^63, got {shown(value)}")
 
 
 def overrides(parser: argparse.ArgumentParser, about: str) -> None:

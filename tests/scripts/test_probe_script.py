@@ -122,6 +122,8 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     ("words", "line"),
     [
         (["--probes", "likelihood", "--k", "0"], "likelihood.k: must be 1 or more, got 0"),
+        (["--seed", "-1"], "--seed: must be 0 or more and below 2^63, got -1"),
+        (["--seed", str(2**63)], "--seed: must be 0 or more and below 2^63, got 92233"),
         (["--k", "5"], "--k: only likelihood read it; add it to --probes"),
         (["--images", "5"], "--images: only likelihood and ais read it; add it to --probes"),
         (["--probes", "elbo"], "--probes: there is no 'elbo' (valid: "),
