@@ -23,7 +23,7 @@ if not __package__:  # run by its path: import from this checkout
 from configs import CONFIGS
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, overrides, step
+from scripts.shared import option, overrides, probed, step
 
 # One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. With the config's
 # 0.1, SimCLR's own critic reaches only 90 % of the ideal for M = 65,536 and K = 8,191.
@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         run = options.out / f"m{m}"
         sizes = [f"data.sprites.{key}={value}" for key, value in SPRITES[m].items()]
         step("pretrain.py", CONFIGS / config, f"folder={run}", *recipe, *sizes, "--resume")
-        step("probe.py", run, "--probes", "information")
-        reports.append(store.load(run / "probe" / "probe.json"))
+        reports.append(probed(run, "information"))
     table = truth.collect(reports, CRITIC)
     sprites = {m: SPRITES[m] for m in options.contents}
     table["recipe"] = {"config": f"configs/{config}", "overrides": recipe, "sprites": sprites}

@@ -273,8 +273,16 @@ def load_method(
 
     Its class must lie in the project's rooms or in a `trusted` package.
     """
-    path = Path(path)
-    entries = read(path)
+    return method_of(Path(path), read(Path(path)), device, trusted)
+
+
+def method_of(
+    path: Path,
+    entries: Entries,
+    device: torch.device | str = "cpu",
+    trusted: Iterable[str] = (),
+) -> Loaded:
+    """`load_method` for entries that were read from `path`."""
     run = run_of(path, entries, trusted)
     method = build_for(path, entries, run)
     double = run.trainer.precision.startswith("64")

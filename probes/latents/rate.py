@@ -36,7 +36,7 @@ class RateProbe(Probe):
     columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
     panel = "Input and code: bounds on I(X; Z)"
     schema = """
-        "quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units",
+        "quantity", "split", "unit", "images", "image_values", "ceiling", "active_units",
         "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
@@ -148,7 +148,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
         "split": "test",
         "unit": "nats an image",
         "images": len(r),
-        "dimensions": values,
+        "image_values": values,
         "rate": entry(estimate, estimator, "upper bound on I(X; Z)", of_bits),
         "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
         "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),

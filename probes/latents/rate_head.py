@@ -159,7 +159,7 @@ def measure_curve(
     return {
         "images": len(test.images),
         "train_images": len(train.images),
-        "dimensions": values,
+        "image_values": values,
         "latent_dimensions": LATENT,
         "points": [
             {"beta": beta} | _point(head, test, seed, values)
@@ -271,7 +271,7 @@ class RateHeadProbe(Probe):
     on_request = True
     schema = """
         "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
-        "dimensions", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
+        "image_values", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
         POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"},
                "bits_per_dim" (of nelbo)"""
 

@@ -1,8 +1,11 @@
 """Reports on disk: strict JSON, signed with the key of the user who measured them."""
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,15 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write plain values as JSON, atomically."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process is, if the file system has locks."""
+    with open(folder / ".lock", "a") as file:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def save(report: Report, path: Path) -> None:

@@ -187,9 +187,10 @@ def test_validation_does_not_change_the_run_and_an_empty_queue_has_no_age(tmp_pa
     )
     assert {
         "val/alignment",
-        "val/uniformity",
-        "val/effective_rank",
-        "val/deviation",
+        "val/codes/alignment",
+        "val/codes/uniformity",
+        "val/features/effective_rank",
+        "val/features/deviation",
     } <= scores.keys()
     assert not any("queue" in key for key in validation(after_steps(small_run(tmp_path), 0)[0], 0))
     assert not any(

@@ -105,14 +105,14 @@ def test_an_existing_folder_is_used_and_the_config_is_restored_unchanged(write, 
 
 
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "${seed}", "${oc.decode:1}", "${", "\\${x}"])
-def test_text_of_a_checkpoint_is_literal(write, monkeypatch, text):
+def test_text_of_a_checkpoint_is_literal(write, monkeypatch, tmp_path, text):
     monkeypatch.setenv("SECRET", "leaked")
     path = write(set_key("folder", text))
     run = checkpoint.load_method(path).run
     assert run.folder == text == config.to_dict(run)["folder"]
     assert config.override(run, ["data.size=0"], "x").folder == text
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert "leaked" not in repr(logger.attach(path)._options)
+    assert "leaked" not in repr(logger.Logger(checkpoint.load_method(path).run, tmp_path)._options)
 
 
 BOMBS = [

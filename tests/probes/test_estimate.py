@@ -303,6 +303,7 @@ def test_the_script_prints_a_table_or_json(tmp_path):
     [
         (("none.npz",), "no such file"),
         (("pairs.npz", "--seed", "-1"), "--seed"),
+        (("pairs.npz", "--seed", str(2**70)), "--seed"),
         (("x.npz",), "is constant"),
     ],
 )

@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_numbers_and_every_likelihood_fits(name, sh
         )
     assert first == again != other
     assert [point["beta"] for point in first["points"]] == [1.0, 8.0]
-    assert (first["images"], first["train_images"], first["dimensions"]) == (200, 200, 16)
+    assert (first["images"], first["train_images"], first["image_values"]) == (200, 200, 16)
 
 
 def test_test_images_change_no_weight(short, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_checkpoint_with_any_likelihood_has_a_curve(short, tmp_path):
         run = config.read(Path(__file__).parents[2] / f"configs/{name}.yaml", [*small, *more])
         method = locate(run.method)(run.model, (3, 32, 32)).requires_grad_(False)
         found = rate_head.rate_head(Frozen(method, run))
-        assert (found["train_images"], found["images"], found["dimensions"]) == (300, 200, 3072)
+        assert (found["train_images"], found["images"], found["image_values"]) == (300, 200, 3072)
         assert [point["beta"] for point in found["points"]] == list(rate_head.BETAS)
         for point in (found["nothing"], *found["points"]):
             assert all(
