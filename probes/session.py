@@ -84,6 +84,7 @@ class Session:
             "identity": frozen.identity,
             "options": {},
             "absent": {},
+            "pictures": {},
         }
         self.folder = store.place(path, frozen.identity, run.data.name)
 
@@ -91,9 +92,8 @@ class Session:
         """Measure what is missing, or everything if `again`, and return the report."""
         make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
         held = self._take_over()
-        if not held and (self.folder / "probe.json").is_file():
-            for picture in self.folder.glob("*.png"):  # of other weights, data or seed
-                picture.unlink()
+        if not held:
+            store.remove_pictures(self.folder)
         for name, probe in probes.items():
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
@@ -116,7 +116,9 @@ class Session:
         self._save()
         if found is None:
             return
-        self.pictures |= own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        self.pictures |= made
+        self.report["pictures"][name] = sorted(file.name for file in made.values())
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
         self._save()
@@ -135,6 +137,8 @@ class Session:
             self.report["options"].pop(name, None)
             if name in held["options"]:
                 self.report["options"][name] = held["options"][name]
+            if name in held.get("pictures", {}):
+                self.report["pictures"][name] = held["pictures"][name]
         return held
 
     def _failed(self, name: str, error: Exception) -> None:

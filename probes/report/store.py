@@ -20,6 +20,7 @@ AGAIN = "run `twobounds probe` again"
 MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
+PICTURES = (".png", ".svg", ".pdf")
 LARGEST = 1e30  # of a probe's number, which must fit into a table
 DEEPEST = 32  # nested parts
 # errors of drawing and printing for values that are not a probe's numbers
@@ -187,6 +188,21 @@ def earlier(path: Path, report: Report) -> Report:
     same = _contents(there.get("data")) == _contents(here["data"])
     rest = {key: value for key, value in here.items() if key != "data"}
     return held if same and there == rest | {"data": there.get("data")} else {}
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of the report in a folder, because new numbers replace it. Pictures that
+    it does not name stay.
+    """
+    try:
+        held = load(folder / "probe.json").get("pictures")
+    except UserError:
+        return
+    for names in held.values() if isinstance(held, dict) else ():
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and Path(name).name == name and name.endswith(PICTURES):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
 
 
 def _set_aside(path: Path, why: str, word: str) -> None:

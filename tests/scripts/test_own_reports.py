@@ -121,6 +121,8 @@ def test_pictures_of_other_weights_do_not_stay_beside_the_new_numbers(tmp_path):
     call(tmp_path, "--probes", "knn")
     call(tmp_path, "--probes", "linear")
     assert (tmp_path / "probe/neighbours.png").is_file()
+    (tmp_path / "probe/mine.png").write_bytes(b"a person's own picture")
     saved(tmp_path, spread=5.0)
     call(tmp_path, "--probes", "linear")
-    assert not list(tmp_path.glob("probe/*.png")) and "knn" not in report(tmp_path)
+    assert [path.name for path in tmp_path.glob("probe/*.png")] == ["mine.png"]
+    assert "knn" not in report(tmp_path)
