@@ -55,8 +55,7 @@ def test_the_probes_of_a_checkpoint_encode_each_image_once(method, lidar, tmp_pa
     """Rendered images: plain ones of all splits, a second view of each (of the calibration pairs,
     at most 2,049), and for LiDAR what is missing of eight views of 1,000 images.
     """
-    monkeypatch.setattr("probes.views.critic.STEPS", 2)
-    monkeypatch.setattr("probes.views.critic.CHECK_EVERY", 1)
+    monkeypatch.setattr("probes.views.critic.CYCLES", (2,))
     monkeypatch.setattr("probes.latents.disentanglement.TREES", 1)
     expected = {
         LinearProbe: 2700 + 600 + 1200, KNNProbe: 0, InformationProbe: 2700 + 600 + 1200,
