@@ -6,10 +6,9 @@ all other parameters for a step. A checkpoint holds whole tensors, so any number
 read it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -19,13 +18,18 @@ from torch.utils._pytree import tree_map_only
 from core.method import Method
 from core.networks.backbones import Backbone
 
+if TYPE_CHECKING:
+    from lightning_fabric.strategies import ModelParallelStrategy
+
 # A block with at least this many parameters is sharded alone. For smaller blocks, the cost of more
 # messages would exceed the saved memory.
 BLOCK = 2**20
 
 
-def strategy() -> ModelParallelStrategy:
+def strategy() -> "ModelParallelStrategy":
     """Fabric's strategy: `fabric.setup_module` shards a method. Build the optimiser after it."""
+    from lightning_fabric.strategies import ModelParallelStrategy  # takes a second
+
     return ModelParallelStrategy(shard)
 
 
