@@ -109,6 +109,7 @@ class Session:
 
     def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
         """Measure a probe, draw its pictures, and save the report after both."""
+        started, encoded = time.monotonic(), self.frozen.encoded
         found = self._measure(name, probe, options)
         store.save(self.report, self.folder / "probe.json")
         if found is None:
@@ -117,6 +118,8 @@ class Session:
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
         store.save(self.report, self.folder / "probe.json")
+        seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded
+        self._say(f"{name.replace('_', ' ')}: {seconds:.1f} s, {encoded:,} images encoded")
 
     def _failed(self, name: str, error: Exception) -> None:
         """Note that a probe of the user's own raised. The other probes continue."""
