@@ -112,6 +112,7 @@ class Session:
     def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
         """Measure a probe, draw its pictures, and save the report after both."""
         self.measured.add(name)
+        started, encoded = time.monotonic(), self.frozen.encoded
         found = self._measure(name, probe, options)
         self._save()
         if found is None:
@@ -122,6 +123,8 @@ class Session:
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
         self._save()
+        seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded
+        self._say(f"{name.replace('_', ' ')}: {seconds:.1f} s, {encoded:,} images encoded")
 
     def _save(self) -> None:
         """Write the report. Numbers that another call has saved meanwhile stay."""

@@ -58,6 +58,7 @@ FEW = {
     "FIRST": (3, 1e-2),
     "NEXT": (3, 1e-2),
     "STEPS": 100,
+    "CYCLES": (40,),
     "TRAIN_PAIRS": 256,
     "LIDAR_IMAGES": 50,
     "LEAST_STEPS": 40,

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from timm.optim import Lars
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -75,6 +74,8 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
         # torch fuses SGD only for whole tensors
         fused = not any(isinstance(p, DTensor) for p in trained)
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
+    from timm.optim import Lars  # importing timm takes seconds
+
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 

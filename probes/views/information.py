@@ -26,6 +26,7 @@ from probes.views.duplicates import duplicates
 from probes.views.sweep import sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
+VAL_PAIRS = 2**11 + 1  # a number of candidates of the sweep
 HEADLINE = ("common", "native")  # the first of these that a report has; test values do not choose
 
 
@@ -94,7 +95,7 @@ def information(frozen: Frozen) -> Numbers:
     copies = duplicates(frozen.source("test"), frozen.device)
     train, val = (
         shuffled(frozen.pairs(split, most), frozen.seed)
-        for split, most in (("train", TRAIN_PAIRS), ("val", None))
+        for split, most in (("train", TRAIN_PAIRS), ("val", VAL_PAIRS))
     )
     test = shuffled(frozen.pairs("test"), frozen.seed, leave_out=copies)
     temperature = native.temperature if native else None
@@ -145,13 +146,7 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
     kept = torch.arange(len(pairs.place))
     if leave_out is not None and len(leave_out):
         kept = kept[~torch.isin(pairs.place, leave_out)]
-    order = kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))]
-    features, codes, place = pairs
-    return Pairs(
-        (features[0][order], features[1][order]),
-        (codes[0][order], codes[1][order]) if codes else None,
-        place[order],
-    )
+    return pairs.rows(kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))])
 
 
 def surpassed(critics: dict[str, Any]) -> None:
