@@ -54,22 +54,17 @@ TOY = {
 }
 # Constants of probes, with small values, because the numbers do not matter here.
 FEW = {
-    "NOTHING": (3, 1e-2),
-    "FIRST": (3, 1e-2),
-    "NEXT": (3, 1e-2),
-    "STEPS": 100,
-    "CYCLES": (40,),
-    "TRAIN_PAIRS": 256,
-    "LIDAR_IMAGES": 50,
-    "LEAST_STEPS": 40,
-    "MOST_STEPS": 40,
+    "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
+    "probes.samples.crossfit": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
+    "probes.views.critic": {"CYCLES": (20, 20)},
+    "probes.views.information": {"TRAIN_PAIRS": 256},
 }
 QUICK = f"""
-import runpy, sys
-for module in [m for name, m in sys.modules.items() if name.startswith("probes.")]:
-    for name, few in {FEW}.items():
-        if type(getattr(module, name, None)) is type(few):
-            setattr(module, name, few)
+import importlib, runpy, sys
+for module, constants in {FEW}.items():
+    for name, few in constants.items():
+        assert type(getattr(importlib.import_module(module), name)) is type(few)
+        setattr(sys.modules[module], name, few)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
