@@ -93,6 +93,11 @@ class Probe:
         """Draw its panel in a comparison of checkpoints."""
 
 
+def without_labels(frozen: Frozen) -> str:
+    """Why a probe of labels can not be measured, or ""."""
+    return "" if frozen.source("test").factors else "the images have no labels"
+
+
 def _read(cell: str) -> Value | str:
     """A cell as a number if it is one, else as a text."""
     plain = cell.replace(",", "")

@@ -142,7 +142,7 @@ class Loop:
             )
             if self.validation.warning:
                 self.progress.say(f"warning: {self.validation.warning}")
-        score = scores[f"val/{state.method.criterion}"]
+        score = scores[self.validation.criterion(state.method, scores)]
         if score > state.best:
             state.best = score
             checkpoint.save(self.folder.best, state)

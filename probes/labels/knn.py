@@ -17,7 +17,7 @@ from core.information.standardise import require_finite_features, unit_rows
 from core.matmul import matmul
 from core.run.features import Features
 from core.run.pictures import save_grid
-from probes.probe import Entry, Found, Numbers, Probe, Value
+from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
@@ -188,6 +188,9 @@ class KNNProbe(Probe):
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
         "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
+
+    def requires(self, frozen: Frozen) -> str:
+        return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         train, test = (frozen.features(split) for split in ("trainval", "test"))
