@@ -57,6 +57,7 @@ class Probe:
     options: ClassVar[dict[str, int]] = {}  # key -> default, set as NAME.KEY=VALUE
     schema: ClassVar[str] = ""  # the keys of its numbers, with units
     columns: ClassVar[tuple[str, ...]] = ()  # in the table of checkpoints
+    across: ClassVar[str] = ""  # the x axis of `curves`
     panel: ClassVar[str] = ""  # the title of its panel in a comparison; empty = no panel
 
     def requires(self, frozen: Frozen) -> str:
@@ -79,6 +80,10 @@ class Probe:
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         """The numbers for a log, by name."""
+        return {}
+
+    def curves(self, numbers: Numbers) -> dict[str, list[tuple[float, float]]]:
+        """Curves for a log, drawn in one plot: name -> points (x, y). `across` names x."""
         return {}
 
     def sentences(self, numbers: Numbers) -> list[str]:

@@ -128,13 +128,27 @@ class Session:
             store.save(self.report, self.folder / "probe.json")
 
     def log(self, probes: Probes) -> None:
-        """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
-        made, step = logger.attach(self.path, self.trusted), self.report["step"]
+        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
+        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """
+        made = logger.attach(self.frozen.run, self.path, self.trusted)
+        step = self.report["step"]
         (name,) = table.names([self.report])
-        made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
+        of = f"probe/{made.data}"
+        made.table(of, list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)
-        made.metrics({f"probe/{key}": value for key, value in numbers.items()}, step)
-        made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
+        made.summary(
+            {f"{of}/{key}": value for key, value in numbers.items()} | {f"{of}/step": step}
+        )
+        for key in (key for key in probes if key in self.report):
+            probe = probes[key]
+            curves = probe.curves(self.report[key])
+            if rows := [[name, *point] for name, points in curves.items() for point in points]:
+                made.table(f"{of}/{key}/points", ["curve", probe.across, "value"], rows)
+                made.lines(f"{of}/{key}", probe.across, curves)
+        made.pictures({f"{of}/{key}": file for key, file in self.pictures.items()}, step)
+        files = [self.folder / "probe.json", *self.pictures.values()]
+        made.artifact(f"{self.path.resolve().parent.name}-{of.replace('/', '-')}", "report", files)
         made.close()
 
     def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:

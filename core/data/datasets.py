@@ -45,12 +45,12 @@ class DataConfig:
     # sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 | stl10 | folder |
     # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
     name: str = "sprites"
-    root: str = "data"
+    root: str = "data"  # the folder of the data
     # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    download: bool = False
+    download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
     binarise: bool = False  # each pixel is drawn once: white with probability value / 255

@@ -167,7 +167,7 @@ def make_batch(
 
 def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
     """`UserError` if a label [n] or [n, F] is outside of the train split's classes."""
-    columns = labels.view(len(labels), -1).T if labels.numel() else []
+    columns: Any = labels.view(len(labels), -1).T if labels.numel() else []
     for classes, column in zip(factors.values(), columns, strict=False):
         low, high = column.min().item(), column.max().item()
         if not 0 <= low <= high < classes:

@@ -35,6 +35,7 @@ class InformationProbe(Probe):
     name = "information"
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    across = "negatives K"
     panel = "Between views: lower bound on I(V1; V2)"
     schema = """
         "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
@@ -63,6 +64,12 @@ class InformationProbe(Probe):
     def headline(self, numbers: Numbers) -> dict[str, float]:
         critics = numbers["critics"].items()
         return {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in critics}
+
+    def curves(self, numbers: Numbers) -> dict[str, list[tuple[float, float]]]:
+        return {
+            f"{name} critic": [(row["K"], row["bound"]) for row in critic["sweep"]]
+            for name, critic in numbers["critics"].items()
+        }
 
     def sentences(self, numbers: Numbers) -> list[str]:
         return [_sentence(name, found) for name, found in numbers["critics"].items()]

@@ -112,7 +112,7 @@ def test_text_of_a_checkpoint_is_literal(write, monkeypatch, text):
     assert run.folder == text == config.to_dict(run)["folder"]
     assert config.override(run, ["data.size=0"], "x").folder == text
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert "leaked" not in repr(logger.attach(path)._options)
+    assert "leaked" not in repr(logger.attach(run, path)._options)
 
 
 BOMBS = [
