@@ -10,7 +10,7 @@ import textwrap
 import tokenize
 import types
 from collections.abc import Iterable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import configs
@@ -47,8 +47,10 @@ def methods() -> list[str]:
     return sorted({m[1] for text in texts for m in re.finditer(r"^method: (\S+)", text, re.M)})
 
 
-def keys_of(kind: type, prefix: str = "") -> list[Key]:
-    """The keys of a dataclass, with those of the sections in it."""
+def keys_of(kind: type, prefix: str = "", held: Any = None) -> list[Key]:
+    """The keys of a dataclass, with those of the sections in it. `held`: an instance that has the
+    defaults, if the dataclass above sets others.
+    """
     said, hints = meanings(kind), get_type_hints(kind)
     made: list[Key] = []
     for field in fields(kind):
@@ -56,17 +58,24 @@ def keys_of(kind: type, prefix: str = "") -> list[Key]:
             continue
         hint = hints[field.name]
         if is_dataclass(hint) and isinstance(hint, type):
-            made += keys_of(hint, f"{prefix}{field.name}.") if prefix else []
+            if prefix:
+                inner = _default(field) if held is None else getattr(held, field.name)
+                made += keys_of(hint, f"{prefix}{field.name}.", inner)
             if not prefix:
                 made.append(Key(field.name, "section", "", said.get(field.name, "")))
             continue
-        default = field.default
-        if default is MISSING:
-            default = field.default_factory() if field.default_factory is not MISSING else ...
+        default = _default(field) if held is None else getattr(held, field.name)
         shown = "needed" if default in ("???", ...) else _yaml(default)
         name = f"{prefix}{field.name}"
         made.append(Key(name, _type(hint), shown, said.get(field.name, "")))
     return made
+
+
+def _default(field: Field[Any]) -> Any:
+    """The default of a field; ... if it has none."""
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else ...
 
 
 def meanings(kind: type) -> dict[str, str]:
