@@ -38,7 +38,7 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     """
     from core.data.datasets import open_source
     from core.data.registry import trust
-    from core.run import config
+    from core.run import config, local_loggers
     from core.run.dry_run import dry_run
     from core.run.folder import RunFolder
     from core.run.logger import Logger
@@ -51,6 +51,7 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     requeue_while_starting()
     trust(*(trusted or []))
     run = config.read(path, words, trusted)
+    local_loggers.require(run.trainer)
     folder = RunFolder(run.folder)
     folder.check(run)
     source = open_source(run.data, "train", run.seed)

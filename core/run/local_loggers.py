@@ -1,5 +1,6 @@
 """Metrics as CSV and for TensorBoard, by Lightning Fabric's loggers, in the run's folder."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,16 @@ from PIL import Image
 
 from core.errors import UserError
 from core.run.trainer_config import TrainerConfig
+
+
+def require(trainer: TrainerConfig) -> None:
+    """`UserError` if a package that a logger needs is not installed."""
+    known = any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
+    if trainer.tensorboard and not known:
+        raise UserError(
+            "trainer.tensorboard: needs a package that is not installed; pip install tensorboard,"
+            " or set it to false"
+        )
 
 
 class LocalLoggers:
@@ -25,14 +36,7 @@ class LocalLoggers:
         if trainer.csv:
             self._loggers.append(CSVLogger(folder, name="csv", flush_logs_every_n_steps=1))
         if trainer.tensorboard:
-            try:
-                self._board = TensorBoardLogger(folder, name="tensorboard")
-                self._board.experiment  # noqa: B018  imports the package now
-            except (ImportError, ModuleNotFoundError):
-                raise UserError(
-                    "trainer.tensorboard: needs a package that is not installed; pip install"
-                    " tensorboard, or set it to false"
-                ) from None
+            self._board = TensorBoardLogger(folder, name="tensorboard")
             self._loggers.append(self._board)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
