@@ -63,6 +63,14 @@ def note(axes: Axes, text: str, place: Any, shift: tuple[float, float], **look: 
     axes.annotate(text, place, shift, textcoords="offset points", **look)
 
 
+def drawable(name: str) -> str:
+    """A name with special characters escaped: in matplotlib a dollar begins a formula, and legends
+    leave out names that begin with "_".
+    """
+    name = f"./{name}" if name.startswith("_") else name
+    return name.replace("$", r"\$")
+
+
 def sweep(numbers: Numbers, path: Path) -> Path:
     """The InfoNCE bound of one checkpoint against K, for each critic."""
     sweeps = [
