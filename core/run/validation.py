@@ -21,7 +21,7 @@ from core.randomness import KeyedRNG
 from core.run.config import RunConfig, for_information
 from core.run.features import Features, extract
 from core.run.folder import make_folder
-from core.run.pictures import save_grid
+from core.run.pictures import Grid, save_grid
 
 # what chooses best.ckpt without labels: the first of these that a validation measures
 UNLABELLED = {
@@ -213,6 +213,8 @@ class Validation:
         batch = next(self.views.batches(order, method.views))
         was_training = method.training
         method.eval()
-        made = {"views": [view[:10] for view in batch.views]} | method.figures(batch)
+        names = [f"view {number + 1}" for number in range(len(batch.views))]
+        views = Grid([view[:10] for view in batch.views], names, title="Views of an image each")
+        made = {"views": views} | method.figures(batch)
         method.train(was_training)
         return made

@@ -115,7 +115,7 @@ class ClassesProbe(Probe):
             classes = frozen.source("test").factors[factor]
             names = list(found.arrays["names"][first : first + classes])
             first += classes
-            if part["confusion"]:
+            if part["confusion"] and classes > 1:
                 named = names if len(names) == classes else list(map(str, range(classes)))
                 key = "confusion" if len(found.numbers["factor"]) == 1 else f"confusion_{factor}"
                 path = folder / f"{_plain(key)}.png"

@@ -20,7 +20,7 @@ from core.frozen import Frozen, Pairs
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
-from probes.report import figures
+from probes.report import sweep_figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
 from probes.views.sweep import sweep_over
@@ -75,7 +75,7 @@ class InformationProbe(Probe):
         return [_sentence(name, found) for name, found in numbers["critics"].items()]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        return {"infonce": figures.sweep(found.numbers, folder / "infonce.png")}
+        return {"infonce": sweep_figures.sweep(found.numbers, folder / "infonce.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         best = [(entry, *best_critic(entry.numbers)) for entry in entries]
@@ -83,7 +83,7 @@ class InformationProbe(Probe):
             (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
             for entry, name, found in best
         ]
-        figures.draw_sweeps(axes, sweeps)
+        sweep_figures.draw_sweeps(axes, sweeps)
 
 
 def information(frozen: Frozen) -> Numbers:

@@ -169,7 +169,7 @@ def test_the_probes_on_request_go_through_the_command(untrained, capsys):
     assert set(names.split(",")) <= found.keys() and not found["absent"]
     assert found["low_shot"]["seed"] == 0 and found["low_shot"]["1"]["draws"] == 2
     pictures = sorted(path.name for path in folder.glob("confusion*.png"))
-    assert pictures == [f"confusion_{name}.png" for name in ("colour", "column", "row", "shape")]
+    assert pictures == [f"confusion_{name}.png" for name in ("colour", "shape")]
     said = capsys.readouterr().out
     for words in (
         "1 % of the labels",

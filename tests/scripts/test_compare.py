@@ -9,7 +9,7 @@ import random
 import pytest
 
 from probes.registry import PROBES
-from probes.report import comparison, figures, groups
+from probes.report import comparison, figures, groups, sweep_figures
 from probes.report.naming import distinct, names
 from probes.report.schema import FORMAT
 from probes.session import load_probes
@@ -221,7 +221,7 @@ def test_equal_truths_of_two_data_sets_are_both_drawn():
 
     for data, count in ((("x", "y"), 2), (("x", "x"), 1)):
         _, axes = plt.subplots()
-        figures.draw_sweeps(axes, sweeps(*data))
+        sweep_figures.draw_sweeps(axes, sweeps(*data))
         texts = [text.get_text() for text in axes.texts]
         assert sum("truth" in text for text in texts) == count
         assert sum("best" in str(line.get_label()) for line in axes.lines) == count
