@@ -87,7 +87,7 @@ def _draw_curve(
         x = [a ** (1 - share) * b**share for a, b in zip(k, k[1:], strict=False)]
         y = [a + share * (b - a) for a, b in zip(bound, bound[1:], strict=False)]
         axes.scatter(x, y, s=28, zorder=3, **look)
-    axes.fill_between(k, low, high, color=entry.colour, alpha=0.2, linewidth=0)
+    axes.fill_between(k, low, high, color=entry.colour, alpha=0.12, linewidth=0)
 
 
 def _draw_ends(axes: Axes, sweeps: list[Sweep]) -> None:
@@ -103,8 +103,16 @@ def _draw_ends(axes: Axes, sweeps: list[Sweep]) -> None:
         axes.plot(across, [last["ceiling"]] * 2, ":", color=GREY, label=words)
         axes.text(place, last["high"], f" {last['bound']:.2f}", **look)
     _truths(axes, sweeps, curves=False)
-    named_places(axes, [entry for entry, _ in sweeps])
-    axes.set(ylabel="nats, at the largest K")
+    critics = {entry.label.rpartition(" (")[2] for entry, _ in sweeps}
+    entries = [entry for entry, _ in sweeps]
+    if len(critics) == 1:  # said once
+        entries = [entry._replace(label=entry.label.rpartition(" (")[0]) for entry in entries]
+    named_places(axes, entries)
+    said = f"\n{critics.pop().rstrip(')')}" if len(critics) == 1 else ""
+    axes.set(ylabel=f"nats, at the largest K{said}")
+    highest = max(rows[-1]["high"] for _, rows in sweeps)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, max(high, highest + 0.12 * (highest - low)))  # room for the numbers
     _set_bottom(axes, min(rows[-1]["low"] for _, rows in sweeps))
     several = any(len(entry.runs) > 1 for entry, _ in sweeps)
     legend(axes, BANDS.replace("bands", "lines") if several else "lines: 95% interval")
