@@ -15,6 +15,7 @@ from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
+from core.run.progress import duration
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
 from probes.probe import Found, Probe
@@ -45,7 +46,11 @@ def probe_all(options: argparse.Namespace) -> None:
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    for path in [find(Path(target), options.best) for target in options.targets]:
+    paths, began = (
+        [find(Path(target), options.best) for target in options.targets],
+        time.monotonic(),
+    )
+    for number, path in enumerate(paths, 1):
         started = time.monotonic()
         trusted = tuple(options.trust)
         chosen = {"seed": options.seed, "device": device, "quiet": False}
@@ -55,6 +60,9 @@ def probe_all(options: argparse.Namespace) -> None:
         session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
+        if number < len(paths):
+            left = (time.monotonic() - began) / number * (len(paths) - number)
+            console.print(f"checkpoint {number} of {len(paths)} · about {duration(left)} left\n")
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
@@ -69,6 +77,7 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.trusted = trusted
         self.pictures: dict[str, Path] = {}
+        self.place = ""  # which of all probes is measured
         self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
         self.report: Report = {
@@ -92,7 +101,8 @@ class Session:
         held = store.earlier(self.folder / "probe.json", self.report)
         self.report |= {key: value for key, value in held.items() if key not in self.report}
         self.report["options"] |= held.get("options", {})
-        for name, probe in probes.items():
+        for number, (name, probe) in enumerate(probes.items(), 1):
+            self.place = f"probe {number} of {len(probes)}"
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             before = before and own.fits(probe, held[name])
@@ -158,7 +168,7 @@ class Session:
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
-            self._say(f"{name.replace('_', ' ')} …")
+            self._say(f"{name.replace('_', ' ')} … ({self.place})")
             try:
                 found = own.checked_found(probe.measure(self.frozen, **options))
                 if bad := not_finite(found.numbers):
