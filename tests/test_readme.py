@@ -48,6 +48,7 @@ PICTURES = ("pictures", "animals")  # values of data.root in docs/your-data.md
 # config.
 TOY = {
     "pretrain.py": ["{train}"],
+    "sweep.py": ["{train}", "--probes", "knn"],
     "rate_distortion.py": ["{train}", "--betas", "1,3"],
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
@@ -100,7 +101,8 @@ def commands() -> dict[str, list[str]]:
 
 def toy_overrides(path: str, given: list[str]) -> list[str]:
     """Overrides that make the training of this config short, and possible without its data set."""
-    run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
+    one = [word for word in given if "=" in word and "," not in word and word[0] != "-"]
+    run = config.read(path, one)
     own = run.data.root in PICTURES  # folders of pictures, which `prepare` makes
     more = [*SMALL, *([] if own or run.data.name in EMBEDDED else ["data.name=sprites"])]
     if run.data.size and run.data.name not in EMBEDDED:
