@@ -93,6 +93,7 @@ class Frozen:
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
+        self.entity = ""  # the W&B entity that the checkpoint names
         self.encoded = 0  # images that went through the encoder, counting each view
 
     @classmethod
@@ -113,6 +114,9 @@ class Frozen:
         frozen = cls(found.method, run, weights=found.digest, folder=folder, **options)
         frozen.step = found.step
         frozen.trained, frozen.wandb_id = found.run, entries["wandb_id"]
+        logging = entries["config"].get("wandb")
+        entity = logging.get("entity") if isinstance(logging, dict) else ""
+        frozen.entity = entity if isinstance(entity, str) else ""
         frozen._refuse_other_images()
         return frozen
 

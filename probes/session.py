@@ -15,6 +15,7 @@ from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import RunFolder, make_folder
+from core.run.progress import duration
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
 from probes.probe import Found, Probe
@@ -45,7 +46,11 @@ def probe_all(options: argparse.Namespace) -> list[Report]:
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    for path in [find(Path(target), options.best) for target in options.targets]:
+    paths, began = (
+        [find(Path(target), options.best) for target in options.targets],
+        time.monotonic(),
+    )
+    for number, path in enumerate(paths, 1):
         started = time.monotonic()
         trusted = tuple(options.trust)
         chosen = {"seed": options.seed, "device": device, "quiet": False}
@@ -55,6 +60,9 @@ def probe_all(options: argparse.Namespace) -> list[Report]:
         session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
+        if number < len(paths):
+            left = (time.monotonic() - began) / number * (len(paths) - number)
+            console.print(f"checkpoint {number} of {len(paths)} · about {duration(left)} left\n")
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
@@ -70,6 +78,7 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
+        self.place = ""  # which of all probes is measured
         self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
         self.report: Report = {
@@ -94,7 +103,8 @@ class Session:
         held = self._take_over()
         if not held:
             store.remove_pictures(self.folder)
-        for name, probe in probes.items():
+        for number, (name, probe) in enumerate(probes.items(), 1):
+            self.place = f"probe {number} of {len(probes)}"
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             before = before and own.fits(probe, held[name])
@@ -154,15 +164,29 @@ class Session:
             self._save()
 
     def log(self, probes: Probes) -> None:
-        """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
+        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
+        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """
         frozen, step = self.frozen, self.report["step"]
         # not read from the file again, which may hold another run by now
-        made = logger.Logger(frozen.trained, self.path.parent, frozen.wandb_id)
+        known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
+        made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])
-        made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
+        of = f"probe/{made.data}"
+        made.table(of, list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)
-        made.metrics({f"probe/{key}": value for key, value in numbers.items()}, step)
-        made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
+        made.summary(
+            {f"{of}/{key}": value for key, value in numbers.items()} | {f"{of}/step": step}
+        )
+        for key in (key for key in probes if key in self.report):
+            probe = probes[key]
+            curves = probe.curves(self.report[key])
+            if rows := [[name, *point] for name, points in curves.items() for point in points]:
+                made.table(f"{of}/{key}/points", ["curve", probe.across, "value"], rows)
+                made.lines(f"{of}/{key}", probe.across, curves)
+        made.pictures({f"{of}/{key}": file for key, file in self.pictures.items()}, step)
+        files = [self.folder / "probe.json", *self.pictures.values()]
+        made.artifact(f"{self.path.resolve().parent.name}-{of.replace('/', '-')}", "report", files)
         made.close()
 
     def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
@@ -172,7 +196,7 @@ class Session:
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
-            self._say(f"{name.replace('_', ' ')} …")
+            self._say(f"{name.replace('_', ' ')} … ({self.place})")
             try:
                 found = own.checked_found(probe.measure(self.frozen, **options))
                 if bad := not_finite(found.numbers):

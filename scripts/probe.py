@@ -80,7 +80,8 @@ def _sort_words(options: argparse.Namespace) -> None:
     """Split the words into checkpoints, overrides of the data, and options of probes."""
     words = [word for word in options.words if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.words if word not in words]
-    options.overrides = [word for word in words if word.startswith("data.")]
+    options.overrides = [word for word in words if word.startswith(("data.", "wandb."))]
+    options.overrides += [word for word in words if word.startswith("wandb=")]
     options.settings = {}
     for word in words:
         if word not in options.overrides:
@@ -103,7 +104,7 @@ def _setting(options: argparse.Namespace, word: str) -> None:
     own = name.isidentifier() and any("." in asked for asked in options.probes)
     if name not in options.probes and not own:
         raise UserError(
-            f"'{word}': only data.* of a checkpoint's config can be overridden, such as"
+            f"'{word}': only data.* and wandb.* of a checkpoint's config can be overridden, such as"
             f" data.root=/data, and options of the probes asked for: {', '.join(options.probes)}"
         )
     try:

@@ -24,9 +24,9 @@ class OptimConfig:
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
     micro_batch: int = 0  # images that a process encodes at a time, to save memory; 0 = all
-    epochs: int = 20
+    epochs: int = 20  # passes over the train split
     warmup_epochs: float = 1.0  # linear from 0
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # of matrices and filters
     momentum: float = 0.9  # sgd and lars
     clip: float = 0.0  # largest gradient norm; 0 = no clipping
 

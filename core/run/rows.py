@@ -43,7 +43,7 @@ class Rows:
         for name, x in rows.items():
             if self._file is None:
                 self._held[name][self.done : self.done + len(x)] = x
-            else:
+            elif x.numel():  # an array without columns has no bytes
                 content = x.numpy().data.cast("B")
                 place = self._places[name] + self.done * (content.nbytes // len(x))
                 while content:

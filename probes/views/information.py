@@ -20,7 +20,7 @@ from core.frozen import Frozen, Pairs
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
-from probes.report import figures
+from probes.report import sweep_figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
 from probes.views.sweep import sweep_over
@@ -36,6 +36,7 @@ class InformationProbe(Probe):
     name = "information"
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    across = "negatives K"
     panel = "Between views: lower bound on I(V1; V2)"
     schema = """
         "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
@@ -65,11 +66,17 @@ class InformationProbe(Probe):
         critics = numbers["critics"].items()
         return {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in critics}
 
+    def curves(self, numbers: Numbers) -> dict[str, list[tuple[float, float]]]:
+        return {
+            f"{name} critic": [(row["K"], row["bound"]) for row in critic["sweep"]]
+            for name, critic in numbers["critics"].items()
+        }
+
     def sentences(self, numbers: Numbers) -> list[str]:
         return [_sentence(name, found) for name, found in numbers["critics"].items()]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        return {"infonce": figures.sweep(found.numbers, folder / "infonce.png")}
+        return {"infonce": sweep_figures.sweep(found.numbers, folder / "infonce.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         best = [(entry, *best_critic(entry.numbers)) for entry in entries]
@@ -77,7 +84,7 @@ class InformationProbe(Probe):
             (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
             for entry, name, found in best
         ]
-        figures.draw_sweeps(axes, sweeps)
+        sweep_figures.draw_sweeps(axes, sweeps)
 
 
 def information(frozen: Frozen) -> Numbers:

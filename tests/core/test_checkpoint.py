@@ -63,7 +63,7 @@ COMPUTED = [
 ]  # fmt: skip
 # and keys that do not
 TOLD = [
-    "folder=elsewhere", "wandb=offline", "resume=true", "data.root=x", "data.workers=3",
+    "folder=elsewhere", "wandb.mode=offline", "resume=true", "data.root=x", "data.workers=3",
     "data.download=true", "data.memory=3", "data.changed=accept", "data.timeout=9", "data.skip=0.1",
     "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=fsdp",
     "trainer.profile=true", "trainer.log_every=3", "trainer.save_every=3", "trainer.keep_last=3",
