@@ -14,9 +14,10 @@ from core.console import plain_console
 from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
-from core.run.folder import RunFolder, make_folder
+from core.run.folder import make_folder
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
+from probes.origins import opened
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -45,16 +46,17 @@ def probe_all(options: argparse.Namespace) -> None:
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    for path in [find(Path(target), options.best) for target in options.targets]:
-        started = time.monotonic()
-        trusted = tuple(options.trust)
-        chosen = {"seed": options.seed, "device": device, "quiet": False}
-        frozen = Frozen.load(path, options.overrides, trusted, **chosen)
-        session = Session(path, frozen, console, trusted)
+    started = time.monotonic()
+    for origin in opened(options, device):
+        session = Session(origin.path, origin.frozen, console, tuple(options.trust))
+        for remark in origin.remarks:
+            console.print(f"{origin.path}: {remark}")
         report = session.run(probes, settings, options.again)
-        session.log(shown)
+        if origin.checkpoint:
+            session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
+        started = time.monotonic()
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
@@ -88,7 +90,7 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
+        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out")
         held = store.earlier(self.folder / "probe.json", self.report)
         self.report |= {key: value for key, value in held.items() if key not in self.report}
         self.report["options"] |= held.get("options", {})
@@ -196,17 +198,6 @@ def config_key(run: config.RunConfig) -> str:
         section, _, name = key.rpartition(".")
         (values[section] if section else values).pop(name, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def find(target: Path, best: bool = False) -> Path:
-    """The checkpoint of a run folder, or the file itself."""
-    if not target.is_dir():
-        return target
-    folder = RunFolder(target)
-    path = folder.best if best else folder.last
-    if not path.is_file():
-        raise UserError(f"{target}: holds no {path.name}; give a run folder or a checkpoint")
-    return path
 
 
 def usable_device(name: str) -> torch.device:
