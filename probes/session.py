@@ -90,7 +90,9 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out")
+        make_folder(
+            self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
+        )
         held = store.earlier(self.folder / "probe.json", self.report)
         self.report |= {key: value for key, value in held.items() if key not in self.report}
         self.report["options"] |= held.get("options", {})

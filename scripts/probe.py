@@ -90,9 +90,13 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     add("--prefix", help="of the encoder's keys in the file (default: the one that fits)")
     add("--random", action="store_true", help="random weights, as a baseline")
     add("--size", type=_side, help="side of the network's input (default: as timm says)")
-    add("--mean", type=_numbers, metavar="R,G,B", help="of images in [0, 1] (default: as timm says)")
+    add(
+        "--mean", type=_numbers, metavar="R,G,B", help="of images in [0, 1] (default: as timm says)"
+    )
     add("--std", type=_numbers, metavar="R,G,B", help="the same")
-    add("--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)")
+    add(
+        "--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)"
+    )
     add("--out", type=Path, metavar="FOLDER", help="for reports and features")
 
 

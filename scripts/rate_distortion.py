@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     from core.run import config
     from core.run.folder import picture_place
     from probes.latents import curve
-    from probes.report import curve_figures, store
     from probes.origins import find
+    from probes.report import curve_figures, store
 
     options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     started = time.monotonic()

@@ -34,7 +34,10 @@ KINDS = {
     "z": 2,  # one draw from it, [n, L]
     "distortion": 1,  # -log p(x|z), nats an image [n]
 }
-ALONE = {"temperature": 0, "factors": 1, "classes": 1}  # arrays of no split
+# arrays of no split: of the codes' scores; names of label columns and their numbers of classes;
+# what makes two views differ, in a word
+ALONE = {"temperature": 0, "factors": 1, "classes": 1, "augmentation": 0}
+TEXTS = ("factors", "augmentation")
 IGNORED = ("index", "path")  # of each split: for people, not for probes
 PAIRED = ("first", "second", "query", "key")
 LATENT = ("mean", "log_var", "z", "distortion")
@@ -51,6 +54,7 @@ class Table(NamedTuple):
     arrays: dict[str, Tensor]  # float32, labels int64
     factors: dict[str, int]  # label column -> number of classes
     temperature: float | None  # of the scores of codes
+    augmentation: str  # what makes two views differ
     digest: str  # sha256 of the file's bytes
 
 
@@ -65,9 +69,14 @@ def read(path: Path) -> Table:
     arrays = {}
     for name, values in held.items():
         if name not in ALONE:
-            arrays[name] = _labels(path, name, values) if name[:2] == "y_" else _real(path, name, values)
+            arrays[name] = (
+                _labels(path, name, values) if name[:2] == "y_" else _real(path, name, values)
+            )
     _check_shapes(path, arrays)
-    return Table(arrays, _factors(path, held, arrays), _temperature(path, held), digest)
+    word = str(held.get("augmentation", "as in the file"))
+    if not (0 < len(word) <= LONGEST and word.isprintable()) or word == "none":
+        raise UserError(f"{path}: its augmentation is {shown(word)}; give a word, such as simclr")
+    return Table(arrays, _factors(path, held, arrays), _temperature(path, held), word, digest)
 
 
 def _known(path: Path, names: list[str]) -> list[str]:
@@ -85,32 +94,40 @@ def _known(path: Path, names: list[str]) -> list[str]:
 def _of_npz(path: Path, records: zipfile.ZipFile) -> dict[str, Any]:
     ranks = {f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS} | ALONE
     return {
-        name: npz.array(records, name, path, SAVE, MOST, ranks[name], "U" if name == "factors" else "fiub")
+        name: npz.array(records, name, path, SAVE, MOST, ranks[name], _kinds(name))
         for name in _known(path, npz.names(records))
     }
+
+
+def _kinds(name: str) -> str:
+    """numpy's kinds that an array may have: text, or numbers."""
+    return "U" if name in TEXTS else "fiub"
 
 
 def _of_safetensors(path: Path) -> dict[str, Any]:
     ranks = {f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS} | ALONE
     try:
         with safe_open(path, framework="pt") as file:
-            names = _known(path, list(file.keys()))  # noqa: SIM118
+            names = _known(path, list(file.keys()))
             found: dict[str, Any] = {name: file.get_tensor(name) for name in names}
-            said = (file.metadata() or {}).get("factors")
+            said = file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is no whole safetensors file ({shown(str(error))})") from None
     for name, tensor in found.items():
+        if name in TEXTS:
+            raise UserError(f"{path}: {name} is text, which belongs to the metadata of safetensors")
         if tensor.ndim > ranks[name]:
             raise UserError(f"{path}: {name} has shape {list(tensor.shape)}, which is one too many")
-    found.pop("factors", None)
-    return found | ({"factors": np.array(said.split(","))} if said else {})
+    if "factors" in said:
+        found["factors"] = said["factors"].split(",")[: FACTORS + 1]
+    return found | {key: said[key] for key in ("augmentation",) if key in said}
 
 
 def _real(path: Path, name: str, values: Any) -> Tensor:
     """Finite float32 numbers of the right rank."""
-    x = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+    x = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     rank = KINDS[name.rpartition("_")[0]]
     if x.ndim != rank or 0 in x.shape:
         wanted = {1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}[rank]
@@ -127,7 +144,8 @@ def _labels(path: Path, name: str, values: Any) -> Tensor:
     y = torch.as_tensor(np.array(values))
     if y.is_floating_point() or y.ndim not in (1, 2) or 0 in y.shape:
         raise UserError(
-            f"{path}: {name} is {y.dtype} of shape {list(y.shape)}; give whole numbers, [n] or [n, F]"
+            f"{path}: {name} is {y.dtype} of shape {list(y.shape)}; give whole numbers,"
+            " [n] or [n, F]"
         )
     y = y.long().view(len(y), -1)
     if y.min() < 0 or y.max() >= CLASSES or y.shape[1] > FACTORS:
@@ -139,7 +157,7 @@ def _labels(path: Path, name: str, values: Any) -> Tensor:
 
 
 def _check_shapes(path: Path, arrays: dict[str, Tensor]) -> None:
-    """Raise `UserError` if arrays of a split have different lengths, or features different sizes."""
+    """Raise `UserError` if arrays of a split have different lengths or features other sizes."""
     if not any(name.startswith(("x_", "mean_", *(f"{p}_" for p in PAIRED))) for name in arrays):
         raise UserError(f"{path}: holds no features; {SAVE}")
 
@@ -158,7 +176,9 @@ def _check_shapes(path: Path, arrays: dict[str, Tensor]) -> None:
             pair = {f"{one}_{split}", f"{other}_{split}"} & arrays.keys()
             if len(pair) == 1 and pair != {f"second_{split}"}:
                 missing = ({f"{one}_{split}", f"{other}_{split}"} - pair).pop()
-                raise UserError(f"{path}: holds {pair.pop()} but no {missing}; they belong together")
+                raise UserError(
+                    f"{path}: holds {pair.pop()} but no {missing}; they belong together"
+                )
     for kinds in (("x", "first", "second", "views"), ("query", "key", "view_codes"), ("mean", "z")):
         agree([f"{kind}_{split}" for kind in kinds for split in SPLITS], "dimensions", -1)
     agree([f"y_{split}" for split in SPLITS], "columns", 1)
@@ -178,9 +198,13 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
     counts = torch.as_tensor(np.array(held["classes"])).long() if "classes" in held else most
     plain = all(name and name.isprintable() and len(name) <= LONGEST for name in names)
     if len(set(names)) != columns or counts.shape != most.shape or not plain:
-        raise UserError(f"{path}: its labels have {columns} columns, but not as many names or classes")
+        raise UserError(
+            f"{path}: its labels have {columns} columns, but not as many names or classes"
+        )
     if (counts < most).any() or counts.max() > CLASSES:
-        raise UserError(f"{path}: classes {counts.tolist()} do not hold its labels up to {(most - 1).tolist()}")
+        raise UserError(
+            f"{path}: classes {counts.tolist()} do not hold its labels up to {(most - 1).tolist()}"
+        )
     return dict(zip(names, counts.tolist(), strict=True))
 
 

@@ -23,7 +23,7 @@ from core.run.finite import not_finite
 # if several prefixes fit, one without these words is taken: they are copies that train otherwise
 COPIES = re.compile(r"encoder_k|momentum|(^|\.)key\.|student|(^|[._])ema|target")
 COUNTS = "num_batches_tracked"  # of batch norm; not used in evaluation, and absent in old files
-COMMON = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+COMMON: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 COMMON += tuple(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large"))
 COMMON += ("vit_small_patch8_224", "vit_base_patch8_224", "vit_small_patch14_dinov2")
 COMMON += ("vit_base_patch14_dinov2", "vit_large_patch14_dinov2")
@@ -79,9 +79,7 @@ def load(network: nn.Module, name: str, path: Path, weights: Weights, prefix: st
     return Loaded(fit.prefix, _remarks(fit, fits, own))
 
 
-def candidates(
-    network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Tensor]
-) -> list[Fit]:
+def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[Fit]:
     """The fits of a network to a file, the best first. The parts of the network are found by their
     names or, as in `nn.Sequential(*network.children())`, by their numbers.
     """

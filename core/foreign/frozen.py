@@ -17,7 +17,9 @@ from core.frozen import Frozen
 from core.run import config
 
 ENCODER = "core.foreign.encoder.Encoder"
-DATA = "name the data, such as data.name=folder data.root=FOLDER or data.name=cifar10 data.root=/data"
+DATA = (
+    "name the data, such as data.name=folder data.root=FOLDER or data.name=cifar10 data.root=/data"
+)
 
 
 class Asked(NamedTuple):
@@ -66,7 +68,9 @@ def open_encoder(asked: Asked, overrides: list[str], **options: Any) -> Opened:
     path = _place(asked)
     frozen = Frozen(method, run, weights=digest, folder=path.parent / "features", **options)
     try:
-        batch = next(images.batches(eval_sampler(len(images), run.seed, 2, frozen.device, most=2), 1))
+        batch = next(
+            images.batches(eval_sampler(len(images), run.seed, 2, frozen.device, most=2), 1)
+        )
         with torch.no_grad():
             found = method.embed(batch.views[0])
     except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
@@ -87,7 +91,8 @@ def said(settings: EncoderConfig, shape: tuple[int, int, int], dim: int) -> str:
     side = settings.size or shape[1]
     resized = f", resized from {shape[1]}x{shape[2]}" if (side, side) != shape[1:] else ""
     mean, std = (" ".join(f"{x:.3g}" for x in values) for values in (settings.mean, settings.std))
-    return f"input {settings.channels}x{side}x{side}{resized}, mean {mean}, std {std}; {dim} features"
+    read = f"input {settings.channels}x{side}x{side}{resized}"
+    return f"{read}, mean {mean}, std {std}; {dim} features"
 
 
 def _refuse(asked: Asked) -> None:
@@ -98,8 +103,8 @@ def _refuse(asked: Asked) -> None:
         raise UserError("--random: it is for --timm without --weights")
     if asked.timm and not (asked.weights or asked.random):
         raise UserError(
-            f"--timm {asked.timm}: without --weights FILE it would have random weights; add --random"
-            " for that baseline"
+            f"--timm {asked.timm}: without --weights FILE it would have random weights; add"
+            " --random for that baseline"
         )
 
 
@@ -116,7 +121,8 @@ def _network(asked: Asked, channels: int, seed: int) -> Network:
 
 def _settings(asked: Asked, own: EncoderConfig) -> EncoderConfig:
     """The network's own input, changed by the options."""
-    given = {key: list(getattr(asked, key)) for key in ("mean", "std") if getattr(asked, key)}
+    parts = {key: list(getattr(asked, key)) for key in ("mean", "std")}
+    given: dict[str, Any] = {key: value for key, value in parts.items() if value}
     given |= {key: getattr(asked, key) for key in ("size", "pool") if getattr(asked, key)}
     try:
         return dataclasses.replace(own, **given)

@@ -75,7 +75,7 @@ class FeatureFile(Frozen):
     def augmentation(self) -> str:
         if self._rows("second", "test") is None:
             return "none"
-        return "as in the file"
+        return self.table.augmentation
 
     def features(self, split: str) -> Features:
         parts = ("train", "val") if split == "trainval" else (split,)
@@ -132,7 +132,9 @@ class FeatureFile(Frozen):
             factors=self.table.factors,
             classes=(),
             settings={},
-            digests={"content": digest("".join(digest(named[name]) for name in sorted(named)).encode())},
+            digests={
+                "content": digest("".join(digest(named[name]) for name in sorted(named)).encode())
+            },
         )
 
     def _pairs(self, split: str) -> Pairs:

@@ -41,7 +41,9 @@ def architecture(name: str) -> str:
     """
     plain = name.partition(".")[0]
     if not timm.is_model(plain):
-        raise UserError(f"--timm: timm has no {shown(name)}{nearest(plain, timm.list_models())}"[:300])
+        raise UserError(
+            f"--timm: timm has no {shown(name)}{nearest(plain, timm.list_models())}"[:300]
+        )
     try:
         timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError:
@@ -59,7 +61,7 @@ def from_timm(
     `channels` of the data: if the file has another first layer than for 3 channels, they are tried.
     """
     held = weights.read(path) if path else None
-    sized = {"img_size": (size, size)} if size and _has_size(name) else {}
+    sized: dict[str, Any] = {"img_size": (size, size)} if size and _has_size(name) else {}
     for number, count in enumerate(dict.fromkeys([3, channels])):
         try:
             module = timm.create_model(
@@ -199,4 +201,3 @@ def _arguments(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
         if key not in ARGUMENTS or not plain:
             raise UserError(f"{path}: the argument {shown(key)}={shown(value)} is not allowed")
     return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-

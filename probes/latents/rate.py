@@ -53,7 +53,8 @@ class RateProbe(Probe):
         method = frozen.method
         assert isinstance(method, LatentModel)
         parts = frozen.latents("test")
-        latents = Latents(*(x if x is None else x.to(frozen.device) for x in parts))
+        moved: list[Any] = [x if x is None else x.to(frozen.device) for x in parts]
+        latents = Latents(*moved)
         values = math.prod(frozen.source("test").shape)
         return Found(rate(latents, method.prior(), values, method.discrete()))
 
