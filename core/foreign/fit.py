@@ -74,7 +74,7 @@ def load(network: nn.Module, name: str, path: Path, weights: Weights, prefix: st
         raise UserError(f"{path}: are not the weights of {name}; {_said(fit, own)}{near}")
     ready = {key: _ready(path, key, fit.tensors.get(key), value) for key, value in own.items()}
     if bad := not_finite(ready, {key for key, _ in network.named_buffers()}):
-        raise UserError(f"{path}: '{fit.prefix}{bad[0]}' is not finite")
+        raise UserError(f"{path}: its {bad[0]} is not finite")
     network.load_state_dict(ready, strict=True)
     return Loaded(fit.prefix, _remarks(fit, fits, own))
 
