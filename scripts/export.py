@@ -60,10 +60,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
     )
     options = given.parse_intermixed_args(argv)
-    if options.out is None and options.embeddings is None:
-        raise UserError("say what to write: -o FOLDER for the network, or --embeddings FILE")
     if options.out is None and (options.hub or options.onnx or options.program):
         raise UserError("--hub, --program, --onnx: they need -o FOLDER")
+    if options.out is None and options.embeddings is None:
+        raise UserError("say what to write: -o FOLDER for the network, or --embeddings FILE")
     if options.embeddings is not None and options.embeddings.suffix not in ENDINGS:
         raise UserError(f"--embeddings: {options.embeddings} should end in {' or '.join(ENDINGS)}")
     wrong = [word for word in options.overrides if not word.startswith("data.")]

@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from core.errors import UserError
@@ -27,8 +28,8 @@ from core.run.checkpoint import Loaded
 LOADER, CARD = "load.py", "README.md"
 ONNX, PROGRAM = "model.onnx", "model.pt2"
 TOLERANCE = 1e-5  # of the largest feature: what an exported program may round differently
-PLAIN: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
-PLAIN += (nn.BatchNorm1d, nn.Identity, nn.ReLU, nn.GELU, nn.ELU, nn.Flatten, nn.Unflatten)
+PLAIN: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Identity)
+PLAIN += (nn.ReLU, nn.GELU, nn.ELU, nn.Flatten, nn.Unflatten)
 
 HEAD = '''"""{about}"""
 
@@ -274,7 +275,10 @@ def _timm(found: Loaded, backbone: Backbone) -> tuple[str, str, list[str], str]:
     """Architecture, stem, the lines that build the network, and the parts of the encoder."""
     name = str(getattr(found.run.model, "backbone", ""))
     if name == "small":
-        parts = ",\n        ".join(_source(layer) for layer in backbone.net.children())
+        layers = list(backbone.net.children())
+        maps = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten))
+        texts = [_source(layer, rows=number > maps) for number, layer in enumerate(layers)]
+        parts = ",\n        ".join(texts)
         return name, "small", [], f"\n        {parts},\n    "
     conv, pool = getattr(backbone.net, "conv1", None), getattr(backbone.net, "maxpool", None)
     cifar = (
@@ -322,8 +326,10 @@ def _of_vae(found: Loaded) -> Files:
     return Files(tensors, facts, text)
 
 
-def _source(module: nn.Module, sequence: bool = False) -> str:
-    """The Python text that builds a module of plain torch layers."""
+def _source(module: nn.Module, sequence: bool = False, rows: bool = False) -> str:
+    """The Python text that builds a module of plain torch layers; `rows`: it reads [B, D]."""
+    if isinstance(module, _BatchNorm):
+        return f"nn.BatchNorm{1 if rows else 2}d({module.num_features}, eps={module.eps})"
     if isinstance(module, ResidualBlock):
         parts = [_source(part) for part in (module.first, module.second, module.shortcut)]
         return f"Residual({', '.join(parts)}, {module.scale})"
@@ -331,6 +337,4 @@ def _source(module: nn.Module, sequence: bool = False) -> str:
         return f"nn.Sequential({', '.join(_source(part) for part in module.children())})"
     if not isinstance(module, PLAIN):
         raise UserError(f"a {type(module).__name__} has no loader; use --program or --onnx")
-    # other versions of torch know no `bias` of a batch norm
-    text = repr(module)
-    return f"nn.{text.replace(', bias=True', '') if text.startswith('BatchNorm') else text}"
+    return f"nn.{module!r}"
