@@ -1,4 +1,4 @@
-"""An exported encoder gives the same features without this project, and the same numbers with it."""
+"""An exported encoder gives the same features without this project, and equal numbers with it."""
 
 import importlib.util
 import json
@@ -24,12 +24,48 @@ from scripts import compare, probe
 from scripts import export as command
 from tests.in_process import train
 
-ALLOWED = """
-    torch torchgen timm safetensors torchvision numpy numpy.libs yaml huggingface_hub filelock
-    packaging tqdm requests typing_extensions.py sympy mpmath networkx jinja2 markupsafe fsspec PIL
-    pillow.libs functorch httpx httpcore anyio sniffio idna certifi h11 hf_xet shellingham click
-    typer pyyaml setuptools six.py dateutil triton torchvision.libs
-""".split()
+ALLOWED = [
+    "torch",
+    "torchgen",
+    "timm",
+    "safetensors",
+    "torchvision",
+    "numpy",
+    "numpy.libs",
+    "yaml",
+    "huggingface_hub",
+    "filelock",
+    "packaging",
+    "tqdm",
+    "requests",
+    "typing_extensions.py",
+    "sympy",
+    "mpmath",
+    "networkx",
+    "jinja2",
+    "markupsafe",
+    "fsspec",
+    "PIL",
+    "pillow.libs",
+    "functorch",
+    "httpx",
+    "httpcore",
+    "anyio",
+    "sniffio",
+    "idna",
+    "certifi",
+    "h11",
+    "hf_xet",
+    "shellingham",
+    "click",
+    "typer",
+    "pyyaml",
+    "setuptools",
+    "six.py",
+    "dateutil",
+    "triton",
+    "torchvision.libs",
+]
 # beside a CPU build of torch, torchvision's wheel lacks two operators
 OPERATORS = """
 import torch
@@ -116,7 +152,7 @@ def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone,
         (site / info.name).symlink_to(info)
     x = torch.rand(4, 3, 32, 32)
     torch.save(x, tmp_path / "x.pt")
-    code = f"import sys\nsys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+    code = "import sys\nsys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
     code += f"sys.path += [{str(tmp_path / 'out')!r}, {str(site)!r}]\n{OPERATORS}\n"
     code += "import load\nfor name in ('core', 'lightly', 'faiss', 'omegaconf', 'sklearn'):\n"
     code += "    try:\n        __import__(name)\n        raise SystemExit(name)\n"
@@ -291,7 +327,9 @@ def test_embeddings_have_paths_labels_and_splits(tmp_path):
     command.main([str(path), "--embeddings", str(tmp_path / "f.npz"), *named])
     held = np.load(tmp_path / "f.npz")
     assert held["x_train"].shape == (20, 256) and held["x_val"].shape == (10, 256)
-    assert all(f"class{y}" in name for name, (y,) in zip(held["path_test"], held["y_test"]))
+    assert all(
+        f"class{y}" in name for name, (y,) in zip(held["path_test"], held["y_test"], strict=False)
+    )
     frozen = Frozen.load(path, named)
     source = frozen.source("test")
     batch = next(source.batches(eval_sampler(8), 1))
