@@ -76,7 +76,7 @@ VAE = """
 class VAE(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder, self.to_posterior = {encoder}, {posterior}
+{build}        self.encoder, self.to_posterior = {encoder}, {posterior}
         self.decoder = {decoder}
 
     def encode(self, x):  # images in [0, 1] to mean and log sigma of q(z|x), [B, {latent}] each
@@ -302,19 +302,26 @@ def _of_vae(found: Loaded) -> Files:
     for module in method.modules():
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")
-    encoder, scaled = method.encoder, "(x - 0.5) / 0.5"
+    encoder, scaled, build = method.encoder, "(x - 0.5) / 0.5", ""
     if isinstance(encoder, Backbone):
-        raise UserError("a VAE with a timm encoder has no loader; use --program or --onnx")
-    if not list(encoder.children()):  # it only flattens
-        scaled = "x"
+        name, _, lines, layers = _timm(found, encoder)
+        build = "".join(f"        {line}\n" for line in lines)
+        text, parts["encoder"] = (
+            f"nn.Sequential({layers})" if name == "small" else layers,
+            encoder.net,
+        )
+    elif not list(encoder.children()):  # it only flattens
+        text, scaled = "nn.Flatten()", "x"
+    else:
+        text = _source(encoder, sequence=True)
     latent = method.to_posterior.out_features // 2
     maps = "feature maps for the PixelCNN, which is not part of this file"
     decoded = maps if hasattr(method, "pixelcnn") else (
         f"parameters of the likelihood {method.pixels.name} [B, C x parameters, H, W]"
     )  # fmt: skip
-    flat = "nn.Flatten()" if scaled == "x" else _source(encoder, sequence=True)
     body = VAE.format(
-        encoder=flat, posterior=_source(method.to_posterior), scaled=scaled, latent=latent,
+        build=build,
+        encoder=text, posterior=_source(method.to_posterior), scaled=scaled, latent=latent,
         decoder=_source(method.decoder, sequence=True), decoded=decoded,
     )  # fmt: skip
     text = HEAD.format(about=_about(found)) + (RESIDUAL if "Residual(" in body else "")

@@ -203,6 +203,9 @@ VAES = {
     "mlp": ["model.backbone=mlp", "model.decoder=mlp"],
     "residual": ["model.backbone=residual", "model.decoder=residual"],
     "linear": ["model.backbone=linear", "model.decoder=linear"],
+    "small": ["model.backbone=small"],
+    "timm": ["model.backbone=resnet10t"],
+    "cifar": ["model.backbone=resnet18", "model.stem=cifar"],
 }
 
 
