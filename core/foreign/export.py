@@ -228,6 +228,8 @@ def _facts(found: Loaded, name: str, dim: int, kind: str, stem: str) -> dict[str
     arguments: dict[str, Any] = {"in_chans": channels}
     if name.startswith(("vit", "deit", "swin")):
         arguments["img_size"] = [height, width]
+    if patch := getattr(found.run.model, "patch", 0):
+        arguments["patch_size"] = patch
     half = [0.5] * channels
     given = {"input_size": [channels, height, width], "mean": half, "std": half, "num_classes": 0}
     given |= {"interpolation": "bilinear", "crop_pct": 1.0, "fixed_input_size": True}
@@ -286,6 +288,8 @@ def _timm(found: Loaded, backbone: Backbone) -> tuple[str, str, list[str], str]:
     )
     channels, height, width = found.method.shape
     sized = f", img_size=({height}, {width})" if name.startswith(("vit", "deit", "swin")) else ""
+    patch = getattr(found.run.model, "patch", 0)
+    sized += f", patch_size={patch}" if patch else ""
     lines = [f'net = timm.create_model("{name}", num_classes=0, in_chans={channels}{sized})']
     if cifar:
         lines.append(f"net.conv1, net.maxpool = {_source(conv)}, nn.Identity()")  # type: ignore[arg-type]
