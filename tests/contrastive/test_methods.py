@@ -1,9 +1,10 @@
-"""The losses of the methods beside SimCLR and MoCo: lightly's losses and closed forms are oracles."""
+"""The losses of the methods beside SimCLR and MoCo; lightly and closed forms are oracles."""
 
 import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightly.loss import DCLLoss, NegativeCosineSimilarity, NTXentLoss, SIGReg, VICRegLoss
 
@@ -13,12 +14,15 @@ from contrastive.lejepa import LeJEPA, LeJEPAConfig, sigreg
 from contrastive.mocov3 import MoCoV3, MoCoV3Config
 from contrastive.supcon import SupCon, SupConConfig, supervised_loss
 from contrastive.vicreg import VICReg, VICRegConfig, three_terms
+from tests.front_door import run_in_processes
 
 
 def views(n=12, d=7, dtype=torch.float64):
     torch.manual_seed(0)
     first = torch.randn(n, d, dtype=dtype)
-    return first.requires_grad_(), (first.detach() + torch.randn(n, d, dtype=dtype)).requires_grad_()
+    return first.requires_grad_(), (
+        first.detach() + torch.randn(n, d, dtype=dtype)
+    ).requires_grad_()
 
 
 def same(ours, theirs, inputs, atol=1e-9):
@@ -38,7 +42,9 @@ def unit(x):
 def test_dcl_is_lightlys(temperature):
     x, y = views()
     same(
-        decoupled_loss(unit(x), unit(y), temperature), DCLLoss(temperature=temperature)(x, y), (x, y)
+        decoupled_loss(unit(x), unit(y), temperature),
+        DCLLoss(temperature=temperature)(x, y),
+        (x, y),
     )
 
 
@@ -119,9 +125,7 @@ def test_moco_v3_is_the_published_loss(make_batch):
     (q1, _), (q2, _) = (method.codes(view, view) for view in batch.views)
     (_, k1), (_, k2) = (method.codes(view, view) for view in batch.views)
     labels = torch.arange(8)
-    published = sum(
-        F.cross_entropy(q @ k.T / t, labels) * 2 * t for q, k in ((q1, k2), (q2, k1))
-    )
+    published = sum(F.cross_entropy(q @ k.T / t, labels) * 2 * t for q, k in ((q1, k2), (q2, k1)))
     torch.testing.assert_close(out.loss * 4 * t, published, rtol=0, atol=1e-5)
     assert out.metrics["in_batch_bound"].item() == pytest.approx(math.log(8) - out.loss.item())
     out.loss.backward()
@@ -184,3 +188,44 @@ def test_micro_batches_give_the_same_gradients(make_batch):
 def test_values_out_of_range_name_their_key(make, key):
     with pytest.raises(ValueError, match=f"^{key}:"):
         make()
+
+
+def weighted(first, second, label):
+    return (torch.tensor([25.0, 25.0, 1.0], dtype=first.dtype) * three_terms(first, second)).sum()
+
+
+LOSSES = {
+    "dcl": lambda x, y, label: decoupled_loss(unit(x), unit(y), 0.2),
+    "supcon": lambda x, y, label: supervised_loss(unit(x), unit(y), label, 0.2),
+    "vicreg": weighted,
+    "sigreg": lambda x, y, label: sigreg(torch.stack([x, y]), DIRECTIONS),
+    "byol": lambda x, y, label: distance(x, y),
+}
+DIRECTIONS = torch.randn(7, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+LABELS = (torch.arange(12) % 5)[:, None]
+
+
+def of_a_process(rank, size, place, folder):
+    """Each loss of this process's rows, and its gradients with respect to them."""
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=size)
+    mine, found = slice(rank * 12 // size, (rank + 1) * 12 // size), {}
+    for name, loss in LOSSES.items():
+        x, y = (v.detach()[mine].requires_grad_() for v in views())
+        value = loss(x, y, LABELS[mine])
+        found[name] = value.detach(), torch.autograd.grad(value, (x, y))
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_together_have_the_loss_and_gradient_of_one(size, tmp_path):
+    run_in_processes(of_a_process, size, size, tmp_path / "place", tmp_path)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
+    for name, loss in LOSSES.items():
+        x, y = views()
+        value = loss(x, y, LABELS)
+        together = torch.stack([part[name][0] for part in parts]).mean()
+        torch.testing.assert_close(together, value.detach(), rtol=0, atol=1e-9)
+        for number, grad in enumerate(torch.autograd.grad(value, (x, y))):
+            made = torch.cat([part[name][1][number] for part in parts]) / size  # DDP's mean
+            torch.testing.assert_close(made, grad, rtol=0, atol=1e-9)
