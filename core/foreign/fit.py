@@ -86,6 +86,7 @@ def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Te
     numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
     numbered = {key: ".".join([numbers.get(first := key.split(".")[0], first), *key.split(".")[1:]])
                 for key in own}  # fmt: skip
+    heads = _heads(network)
     found: list[tuple[tuple[int, ...], Fit]] = []
     for names in ({key: key for key in own}, numbered):
         back = {there: key for key, there in names.items()}
@@ -96,7 +97,7 @@ def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Te
                 if ".".join(parts[start:]) in back:
                     shared["".join(f"{part}." for part in parts[:start])] += 1
         for prefix, _ in shared.most_common(20):
-            fit = _fit(prefix, names, own, tensors)
+            fit = _fit(prefix, names, own, tensors, heads)
             right = len(fit.tensors) - len(fit.other_shapes)
             copy = bool(COPIES.search(prefix))
             found.append(((-fit.whole, -right, copy, -len(fit.tensors)), fit))
@@ -104,8 +105,18 @@ def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Te
     return [fit for _, fit in found]
 
 
+def _heads(network: nn.Module) -> tuple[str, ...]:
+    """The starts of the keys of timm's classifier, which may lie inside of a part: "head.fc."."""
+    named = (getattr(network, "default_cfg", None) or {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+
+
 def _fit(
-    prefix: str, names: dict[str, str], own: dict[str, Tensor], tensors: dict[str, Tensor]
+    prefix: str,
+    names: dict[str, str],
+    own: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    heads: tuple[str, ...],
 ) -> Fit:
     under = {key[len(prefix) :]: key for key in tensors if key.startswith(prefix)}
     there = {key: tensors[under[name]] for key, name in names.items() if name in under}
@@ -113,8 +124,11 @@ def _fit(
     others = [key for key, value in there.items() if value.shape != own[key].shape]
     firsts, known = {name.split(".")[0] for name in names.values()}, set(names.values())
     rest = [name for name in under if name not in known]
-    surplus = [name for name in rest if name.split(".")[0] in firsts]
-    dropped = [name for name in rest if name.split(".")[0] not in firsts]
+    surplus = [
+        name for name in rest if name.split(".")[0] in firsts and not name.startswith(heads)
+    ]
+    left = set(surplus)
+    dropped = [name for name in rest if name not in left]
     return Fit(prefix, there, missing, others, surplus, dropped)
 
 
@@ -131,7 +145,7 @@ def _converted(
     except Exception:  # the file is not what the conversion expects
         return fit
     held = {key: value for key, value in made.items() if isinstance(value, Tensor)}
-    found = _fit("", {key: key for key in own}, own, held)
+    found = _fit("", {key: key for key in own}, own, held, _heads(network))
     return found._replace(prefix=fit.prefix)
 
 

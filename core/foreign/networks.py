@@ -195,6 +195,7 @@ def _arguments(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     given = facts.get("model_args") or {}
     if not isinstance(given, dict):
         raise UserError(f"{path}: its model_args are no mapping")
+    given = {key: value for key, value in given.items() if key != "num_classes"}
     for key, value in given.items():
         parts = value if isinstance(value, list) else [value]
         plain = all(type(part) in (int, float, bool) for part in parts) or key == "global_pool"

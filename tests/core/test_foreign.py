@@ -143,6 +143,24 @@ def test_our_own_checkpoint_is_one_more_layout(tmp_path):
     assert "'method.backbone.net.'" in opened.remarks[0]
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet", "test_resnet"])
+def test_a_folder_of_timms_hub_with_its_classifier(name, tmp_path):
+    """As timm publishes networks; some keep the classifier inside of a part, as `head.fc`."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=7).eval()
+    timm.models.save_for_hf(whole, tmp_path, safe_serialization=True)
+    opened = open_encoder(Asked(folder=tmp_path), DATA)
+    side = opened.frozen.run.model.size
+    x = torch.rand(2, 3, side, side)
+    facts = timm.data.resolve_model_data_config(whole)
+    mean, std = (torch.tensor(facts[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    whole.reset_classifier(0)
+    with torch.no_grad():
+        own = whole((x - mean) / std)
+    torch.testing.assert_close(opened.frozen.method.embed(x), own, rtol=0, atol=1e-6)
+    assert any("left out as head" in remark for remark in opened.remarks)
+
+
 def test_dinov2_is_converted_as_timm_does(tmp_path):
     arguments = {"img_size": 56, "patch_size": 14, "init_values": 1e-5, "reg_tokens": 2}
     net = network("test_vit", no_embed_class=True, **arguments)
