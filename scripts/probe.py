@@ -101,12 +101,15 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': give numbers, such as 0.5,0.5,0.5") from None
 
 
 def _side(text: str) -> int:
-    if not 1 <= int(text) <= 4096:
-        raise ValueError
+    if not (text.isdecimal() and 1 <= int(text) <= 4096):
+        raise argparse.ArgumentTypeError(f"'{text}': give a number of pixels from 1 to 4096")
     return int(text)
 
 

@@ -124,9 +124,7 @@ def _fit(
     others = [key for key, value in there.items() if value.shape != own[key].shape]
     firsts, known = {name.split(".")[0] for name in names.values()}, set(names.values())
     rest = [name for name in under if name not in known]
-    surplus = [
-        name for name in rest if name.split(".")[0] in firsts and not name.startswith(heads)
-    ]
+    surplus = [name for name in rest if name.split(".")[0] in firsts and not name.startswith(heads)]
     left = set(surplus)
     dropped = [name for name in rest if name not in left]
     return Fit(prefix, there, missing, others, surplus, dropped)

@@ -128,7 +128,11 @@ def from_function(name: str, path: Path | None, prefix: str | None) -> Network:
         build = getattr(module, function)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise UserError(f"--torch: {name} can not be imported ({error})") from None
-    made = build()
+    try:
+        made = build()
+    except Exception as error:  # the user's own code
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UserError(f"--torch: {name}() raised {said}") from error
     if not isinstance(made, nn.Module):
         raise UserError(f"--torch: {name} returned {type(made).__name__}, not a torch.nn.Module")
     remarks = [f"the network that {name}() returns"]

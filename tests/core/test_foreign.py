@@ -5,6 +5,7 @@ exactly timm's features; everything else is one line.
 import argparse
 import os
 import pickle
+import random
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -352,3 +353,29 @@ def test_identities_differ_where_features_do(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(code + "# changed\n")
     seen.add(open_encoder(Asked(torch="mine:build"), DATA).frozen.weights)
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_damaged_bytes_are_a_file_or_one_line(kind, tmp_path):
+    """Changed bytes give tensors no larger than the file, or one line."""
+    held = {"state_dict": {"a": torch.arange(30.0).view(5, 6), "b": torch.ones(3).half()}, "n": 3}
+    path = tmp_path / "w"
+    if kind == "safetensors":
+        save_file(held["state_dict"], path)
+    else:
+        torch.save(held, path, _use_new_zipfile_serialization=kind == "zip")
+    whole, draw = path.read_bytes(), random.Random(0)
+    seen = set()
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(draw.choice((1, 1, 2, 8))):
+            content[draw.randrange(len(content))] = draw.choice((0, 1, 127, 128, 255))
+        path.write_bytes(content)
+        try:
+            found = weights.read(path).tensors
+            assert sum(x.nbytes for x in found.values()) <= len(whole)
+            seen.add("read")
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 700
+            seen.add("refused")
+    assert "refused" in seen

@@ -139,6 +139,15 @@ def test_the_loader_and_a_probe_of_the_folder_give_the_features(name, method, tm
     torch.testing.assert_close(network.module.eval()(x * 2 - 1), own.embed(x), rtol=0, atol=1e-6)
 
 
+def test_the_patch_size_of_moco_v3_is_kept(tmp_path):
+    path = saved(tmp_path / "run", "mocov3_sprites")
+    command.main([str(path), "-o", str(tmp_path / "out"), "--hub"])
+    own, x = checkpoint.load_method(path).method, torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(loaded(tmp_path / "out")(x), own.embed(x), rtol=0, atol=1e-6)
+    network = networks.from_folder(tmp_path / "out").module.eval()
+    torch.testing.assert_close(network(x * 2 - 1), own.embed(x), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("backbone", ["small", "imagenet"])
 def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone, tmp_path):
     path = saved(tmp_path / "run", "simclr_sprites", *BACKBONES[backbone])
@@ -166,9 +175,13 @@ def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone,
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), own.embed(x), rtol=0, atol=1e-6)
 
 
-def test_checkpoint_export_and_features_have_the_same_numbers(tmp_path, capsys):
-    assert train("simclr", tmp_path / "run").code == 0
+@pytest.mark.parametrize("kind", ["trained", "random timm network"])
+def test_checkpoint_export_and_features_have_the_same_numbers(kind, tmp_path, capsys):
     sizes = ["data.sprites.train=512", "data.sprites.validation=128", "data.sprites.test=128"]
+    if kind == "trained":
+        assert train("simclr", tmp_path / "run").code == 0
+    else:
+        saved(tmp_path / "run", "simclr_sprites", *BACKBONES["imagenet"], *sizes)
     run, out, file = tmp_path / "run", tmp_path / "out", tmp_path / "f" / "features.npz"
     command.main([str(run), "-o", str(out), "--embeddings", str(file)])
     asked = ["--probes", "linear,knn,information,geometry", "data.name=sprites", *sizes]
@@ -179,9 +192,8 @@ def test_checkpoint_export_and_features_have_the_same_numbers(tmp_path, capsys):
         assert own[key] == exported[key] == plain[key]
     assert own["information"] == plain["information"]
     assert own["geometry"] == plain["geometry"]
-    for part in ("common",):
-        one, other = (r["information"]["critics"][part] for r in (own, exported))
-        assert one == other
+    one, other = (r["information"]["critics"]["common"] for r in (own, exported))
+    assert one == other
     assert own["geometry"]["features"] == exported["geometry"]["features"]
     capsys.readouterr()
     compare.main([*map(str, (run, out, file)), "--out", str(tmp_path / "c.png")])
