@@ -61,7 +61,7 @@ class Latents(NamedTuple):
     mean: Tensor  # float32 [n, L]
     sigma: Tensor  # float32 [n, L]
     z: Tensor  # float32 [n, L], one draw from N(mean, sigma^2) per image
-    distortion: Tensor  # float32 [n], -log p(x|z), nats an image
+    distortion: Tensor | None  # float32 [n], -log p(x|z), nats an image; None if unknown
 
 
 class Frozen:
@@ -70,6 +70,10 @@ class Frozen:
     Its results are a function of weights, data and seed (`identity`). They are kept in `folder`,
     if there is one, under a key of exactly these.
     """
+
+    has_images = True  # False: only features are known
+    # why two views of an image are the same, if they are
+    same_views = "two views would be the same image; set data.probe_augment=crop"
 
     def __init__(
         self,

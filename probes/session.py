@@ -14,10 +14,11 @@ from core.console import plain_console
 from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
-from core.run.folder import RunFolder, make_folder
+from core.run.folder import make_folder
 from core.run.progress import duration
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
+from probes.origins import opened
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -46,23 +47,21 @@ def probe_all(options: argparse.Namespace) -> list[Report]:
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    paths, began = (
-        [find(Path(target), options.best) for target in options.targets],
-        time.monotonic(),
-    )
-    for number, path in enumerate(paths, 1):
-        started = time.monotonic()
-        trusted = tuple(options.trust)
-        chosen = {"seed": options.seed, "device": device, "quiet": False}
-        frozen = Frozen.load(path, options.overrides, trusted, **chosen)
-        session = Session(path, frozen, console)
+    began = started = time.monotonic()
+    count = max(1, len(options.targets))
+    for number, origin in enumerate(opened(options, device), 1):
+        session = Session(origin.path, origin.frozen, console)
+        for remark in origin.remarks:
+            console.print(f"{origin.path}: {remark}")
         report = session.run(probes, settings, options.again)
-        session.log(shown)
+        if origin.checkpoint:
+            session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
-        if number < len(paths):
-            left = (time.monotonic() - began) / number * (len(paths) - number)
-            console.print(f"checkpoint {number} of {len(paths)} · about {duration(left)} left\n")
+        started = time.monotonic()
+        if number < count:
+            left = (started - began) / number * (count - number)
+            console.print(f"checkpoint {number} of {count} · about {duration(left)} left\n")
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
@@ -99,7 +98,9 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
+        make_folder(
+            self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
+        )
         held = self._take_over()
         if not held:
             store.remove_pictures(self.folder)
@@ -248,17 +249,6 @@ def config_key(run: config.RunConfig) -> str:
         section, _, name = key.rpartition(".")
         (values[section] if section else values).pop(name, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def find(target: Path, best: bool = False) -> Path:
-    """The checkpoint of a run folder, or the file itself."""
-    if not target.is_dir():
-        return target
-    folder = RunFolder(target)
-    path = folder.best if best else folder.last
-    if not path.is_file():
-        raise UserError(f"{target}: holds no {path.name}; give a run folder or a checkpoint")
-    return path
 
 
 def usable_device(name: str) -> torch.device:

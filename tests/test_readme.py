@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 
 from core.data.datasets import EMBEDDED
@@ -46,6 +48,10 @@ SMALL = [
 PICTURES = ("pictures", "animals")  # values of data.root in docs/your-data.md
 # Additional arguments of a script, so that it takes seconds; `{train}` is `toy_overrides` of a
 # config.
+BUILD = """from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8))
+"""
 TOY = {
     "pretrain.py": ["{train}"],
     "sweep.py": ["{train}", "--probes", "knn"],
@@ -171,6 +177,8 @@ def shortened(words: list[str]) -> list[str]:
     more = TOY.get(script, [])
     if "{train}" in more and not configs:  # it trains nothing
         more = []
+    if script == "probe.py" and "data.name=sprites" in given:
+        given = [*given, *(word for word in SMALL if word.startswith("data.sprites"))]
     for word in more:
         given = [*given, *(toy_overrides(configs[0], given) if word == "{train}" else [word])]
     return given
@@ -179,7 +187,8 @@ def shortened(words: list[str]) -> list[str]:
 def prepare(place: Path, words: list[str]) -> None:
     """Make the runs and the pairs that a command reads, unless an earlier command has made them."""
     for word in words:
-        if word.endswith(".npz") and not (place / word).exists():
+        prepare_foreign(place, words, word)
+        if word.endswith(".npz") and not ("--embeddings" in words or (place / word).exists()):
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
         if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
@@ -207,6 +216,43 @@ def prepare_pictures(place: Path) -> None:
         split, kind = ("test" if i >= 60 else "train"), ("cat", "dog")[i % 2]
         png(place, f"pictures/far/{i}.png", f"animals/{split}/{kind}/2019/{i}.png")
     (place / "pictures/labels.csv").write_text("\n".join(lines))
+
+
+def prepare_foreign(place: Path, words: list[str], word: str) -> None:
+    """Make the weights, features or exports that a command of docs/foreign.md reads."""
+    if word == "mypackage.mine:build":
+        (place / "mypackage").mkdir(exist_ok=True)
+        (place / "mypackage/mine.py").write_text(BUILD)
+    if (place / word).exists() or not words[0].endswith(("probe.py", "compare.py")):
+        return
+    export = ["python", "scripts/export.py", "runs/simclr_sprites"]
+    if word == "exported":
+        run(place, [*export, "-o", word])
+    if word == "embeddings.npz":
+        run(place, [*export, "--embeddings", word])
+    if word == "features.npz":
+        save_features(place / word)
+    if word == "weights/moco.pth.tar":
+        save_weights(place / word)
+    if word == "weights/moco.pth.tar" and words[0].endswith("compare.py"):
+        asked = ["--timm", "test_resnet", "--weights", word, "--size", "32", "data.name=sprites"]
+        run(place, ["python", "scripts/probe.py", *asked])
+
+
+def save_weights(path: Path) -> None:
+    """A small network in MoCo's layout."""
+    path.parent.mkdir()
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    held = {f"module.encoder_q.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": held}, path)
+
+
+def save_features(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    held = {f"x_{split}": rng.normal(size=(80, 4)) for split in ("train", "test")}
+    held |= {f"second_{split}": held[f"x_{split}"] + 0.1 for split in ("train", "test")}
+    labels = {f"y_{split}": rng.integers(0, 3, 80) for split in ("train", "test")}
+    np.savez(path, **held, **labels)
 
 
 def make(place: Path, words: list[str]) -> None:

@@ -238,6 +238,8 @@ class KNNProbe(Probe):
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         """A row for each of eight test images: itself, then its nearest training images."""
+        if not frozen.has_images:
+            return {}
         n = len(found.arrays["nearest"].place)
         rows = torch.arange(min(8, n)) * n // min(8, n)
         nearest = found.arrays["nearest"].first(8).place[rows]

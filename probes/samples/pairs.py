@@ -2,21 +2,19 @@
 estimate could be trusted.
 """
 
-import math
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib import format
 from numpy.typing import ArrayLike, NDArray
 
-from core.errors import UserError, shown
+from core import npz
+from core.errors import UserError
 
 Array = NDArray[np.float64]
 LEAST = 50
 MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
-MAGIC = b"\x93NUMPY"  # the first bytes of an npy file, which holds one array
 SAVE = "save the pairs by numpy.savez(path, x=x, y=y)"
 
 
@@ -29,63 +27,16 @@ class PairedSamples(NamedTuple):
 
 
 def load_pairs(path: Path) -> tuple[Array, Array]:
-    """The arrays `x` and `y` of an npz. Nothing is unpickled, and no more memory is allocated than
-    the size of the file justifies. `UserError` if the file is not an npz or holds other things.
+    """The arrays `x` and `y` of an npz. `UserError` if the file is not an npz or holds other
+    things.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
-    try:
-        with open(path, "rb") as file:
-            if file.read(6) == MAGIC:
-                raise UserError(f"{path}: is not an npz of named arrays; {SAVE}")
-            with zipfile.ZipFile(file) as records:
-                x, y = (_array(records, name, path) for name in ("x", "y"))
-                return x, y
-    except UserError:
-        raise
-    except Exception as error:  # damaged bytes can raise anything in zipfile, zlib and numpy
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        said = reason.splitlines()[0][:200]
-        raise UserError(f"{path}: can not be read as npz ({said})") from None
 
+    def pick(records: zipfile.ZipFile) -> tuple[Array, Array]:
+        x, y = (npz.array(records, name, path, SAVE, MOST) for name in ("x", "y"))
+        return x, y
 
-def _array(records: zipfile.ZipFile, name: str, path: Path) -> Array:
-    """One array of the npz, after a check that its header, its record and the file's size agree."""
-    found = [info for info in records.infolist() if info.filename == f"{name}.npy"]
-    if len(found) != 1:
-        held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
-        several = "several" if found else "no"
-        raise UserError(f"{path}: holds {held[:200] or 'nothing'} and {several} {name}; {SAVE}")
-    info = found[0]
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{path}: {name} is compressed in a way that numpy does not use")
-    with records.open(info) as record:
-        header = (format.read_array_header_1_0, format.read_array_header_2_0)
-        version = format.read_magic(record)
-        if version[0] not in (1, 2):
-            raise UserError(f"{path}: {name} is of numpy's format {version[0]}, not 1 or 2")
-        shape, by_columns, dtype = header[version[0] - 1](record)
-        if dtype.hasobject:
-            raise UserError(
-                f"{path}: holds objects, which are refused because reading them could run code;"
-                " save plain numbers"
-            )
-        count = math.prod(shape)
-        if dtype.kind not in "fiub" or count > MOST or len(shape) > 2 or min(shape, default=1) < 0:
-            raise UserError(
-                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give [n, d] real"
-                f" numbers, at most {MOST:,}"
-            )
-        size = count * dtype.itemsize
-        if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
-            raise UserError(
-                f"{path}: {name} claims the shape {shown(shape)}, but the file holds"
-                f" {info.compress_size:,} bytes of it"
-            )
-        values = np.frombuffer(record.read(size), dtype=dtype, count=count)
-        if record.read(1):  # reads to the end, so that the checksum is compared
-            raise UserError(f"{path}: {name} is longer than it says")
-    return values.reshape(shape, order="F" if by_columns else "C")
+    both: tuple[Array, Array] = npz.read(path, SAVE, pick)
+    return both
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:

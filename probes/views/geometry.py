@@ -71,7 +71,7 @@ def geometry(frozen: Frozen) -> Numbers:
     differ = not two_views_differ(frozen)
     if differ:
         views = frozen.views("test", LIDAR_VIEWS, LIDAR_IMAGES)
-        found |= {"lidar_images": len(views.features), "lidar_views": LIDAR_VIEWS}
+        found |= {"lidar_images": len(views.features), "lidar_views": views.features.shape[1]}
     for name, (first, second) in spaces.items():
         found[name] = layout(first)
         if differ:

@@ -198,7 +198,7 @@ def two_views_differ(frozen: Frozen) -> str:
     """The reason if two views of an image are the same, else ""."""
     if frozen.augmentation != "none":
         return ""
-    return "two views would be the same image; set data.probe_augment=crop"
+    return frozen.same_views
 
 
 def _sentence(name: str, found: dict[str, Any]) -> str:
