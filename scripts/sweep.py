@@ -13,6 +13,7 @@ table shows mean and standard deviation over seeds. If a run fails, the others c
 
 import argparse
 import itertools
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ def read_grid(path: str, words: list[str]) -> Grid:
             fixed.append(word)
     base = config.read(path, fixed)
     top = Path(folder or f"{base.folder}_sweep").expanduser()
-    if not base.wandb.group:
+    if not (base.wandb.group or os.environ.get("WANDB_RUN_GROUP")):
         fixed.append(f"wandb.group={top.name}")
     grid = Grid(path, top, varied, fixed)
     runs = grid.runs()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.console import steps_left
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate, infonce_terms, interval
 from core.information.standardise import mean_and_deviation, require_finite_features, standardised
@@ -79,7 +80,7 @@ def train_critic(
     optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
     best, kept, done = -math.inf, critic.state_dict(), 0
     for length in CYCLES:
-        for step in range(length):
+        for step in steps_left(length, f"critic, steps {done} to {done + length}"):
             rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / length)
             optimizer.param_groups[0]["lr"] = rate
             random = KeyedRNG(seed, done + step)

@@ -233,6 +233,7 @@ def test_only_a_better_score_replaces_the_best_checkpoint(score, kept, monkeypat
     loop, saves = object.__new__(Loop), []
     loop.state = SimpleNamespace(best=0.5, step=7, method=SimpleNamespace(criterion="knn"))
     loop.logger, loop.folder = None, SimpleNamespace(best="best.ckpt")
+    loop.validation = SimpleNamespace(criterion=lambda method, scores: f"val/{method.criterion}")
     loop._observe = lambda: {"val/knn": score}
     monkeypatch.setattr(checkpoint, "save", lambda *given: saves.append(given))
     loop._validate()
