@@ -23,7 +23,7 @@ from core.networks.backbones import STEMS, Backbone
 class BYOLConfig:
     backbone: str = "small"  # "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
-    projection: int = 128
+    projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head
     momentum: float = 0.99  # m at the start, which rises to 1: the target moves by 1 - m in a step
 

@@ -26,8 +26,8 @@ KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 t
 class LeJEPAConfig:
     backbone: str = "small"  # "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
-    projection: int = 64
-    hidden: int = 512
+    projection: int = 64  # dimensions of the codes
+    hidden: int = 512  # width of the projection head
     share: float = 0.05  # of the normality term; the rest is that of the agreement
     slices: int = 1024  # random directions of a step
 

@@ -27,10 +27,10 @@ class VICRegConfig:
     backbone: str = "small"  # "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 512  # dimensions of the expander
-    hidden: int = 512
-    invariance: float = 25.0  # weights of the three terms
-    variance: float = 25.0
-    covariance: float = 1.0
+    hidden: int = 512  # width of the expander
+    invariance: float = 25.0  # weight of the squared distance of two views
+    variance: float = 25.0  # weight of the term that keeps deviations above 1
+    covariance: float = 1.0  # weight of the term that removes correlations
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)
