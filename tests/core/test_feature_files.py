@@ -195,6 +195,15 @@ def test_damaged_files_are_one_line(tmp_path):
         arrays.read(tmp_path / "none.npz")
 
 
+def test_weights_without_their_network_are_told_how_to_name_it(tmp_path, capsys):
+    save_file({"conv1.weight": torch.ones(2)}, tmp_path / "w.safetensors")
+    torch.save({"conv1.weight": torch.ones(2)}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        with pytest.raises(SystemExit):
+            probe.main([str(tmp_path / name), "data.name=sprites"])
+        assert "--timm NAME --weights" in capsys.readouterr().err
+
+
 def test_rate_cells_without_distortion():
     numbers = {"rate": {"value": 1.0, "low": 0.9, "high": 1.1}, "lower": {"value": 0.5}}
     numbers |= {"upper": {"value": 0.8}}
