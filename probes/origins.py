@@ -30,7 +30,10 @@ def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
     """Each encoder, opened when it is its turn. Raises `UserError`."""
     chosen = {"seed": options.seed, "device": device, "quiet": False}
     asked = asked_of(options)
-    if asked.timm or asked.torch:
+    foreign = bool(asked.timm or asked.torch)
+    if foreign or any(_kind(one)[0] != "checkpoint" for one in options.targets):
+        _refuse_logging(options.overrides)
+    if foreign:
         yield _foreign(asked, options, chosen)
     found = [(kind, find(path, options.best)) for kind, path in map(_kind, options.targets)]
     for kind, path in found:
@@ -97,6 +100,12 @@ def _kind(word: str | Path) -> tuple[str, Path]:
 def _foreign(asked: Asked, options: argparse.Namespace, chosen: dict[str, Any]) -> Origin:
     found = open_encoder(asked, options.overrides, **chosen)
     return Origin(found.path, found.frozen, False, found.remarks)
+
+
+def _refuse_logging(overrides: list[str]) -> None:
+    """Raise `UserError` for keys of W&B, because nothing of a foreign encoder is logged."""
+    if words := [word for word in overrides if word.startswith("wandb")]:
+        raise UserError(f"{words[0]}: only probes of a checkpoint are logged, in its W&B run")
 
 
 def _refuse_seed(overrides: list[str]) -> None:

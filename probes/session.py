@@ -15,13 +15,14 @@ from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
 from core.run.folder import make_folder
+from core.run.progress import duration
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
 from probes.origins import opened
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
-from probes.report.schema import FORMAT, Report, not_finite
+from probes.report.schema import FORMAT, KEYS, Report, not_finite
 from probes.report.table import Probes
 
 
@@ -38,17 +39,18 @@ def load_probes(names: list[str]) -> Probes:
     return found
 
 
-def probe_all(options: argparse.Namespace) -> None:
-    """Probe every named checkpoint, then print one table."""
+def probe_all(options: argparse.Namespace) -> list[Report]:
+    """Probe every named checkpoint, print one table, and return the reports."""
     console = plain_console()
     probes = load_probes(options.probes)
     settings = _checked(options.settings, probes, options.probes)
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    started = time.monotonic()
-    for origin in opened(options, device):
-        session = Session(origin.path, origin.frozen, console, tuple(options.trust))
+    began = started = time.monotonic()
+    count = max(1, len(options.targets))
+    for number, origin in enumerate(opened(options, device), 1):
+        session = Session(origin.path, origin.frozen, console)
         for remark in origin.remarks:
             console.print(f"{origin.path}: {remark}")
         report = session.run(probes, settings, options.again)
@@ -57,20 +59,25 @@ def probe_all(options: argparse.Namespace) -> None:
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
         started = time.monotonic()
+        if number < count:
+            left = (started - began) / number * (count - number)
+            console.print(f"checkpoint {number} of {count} · about {duration(left)} left\n")
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
     if failures:
         raise UserError(f"{'; '.join(failures)} (tracebacks above; all other numbers are saved)")
+    return reports
 
 
 class Session:
     """Probing one checkpoint: the report is saved after every probe."""
 
-    def __init__(self, path: Path, frozen: Frozen, console: Console, trusted: tuple[str, ...] = ()):
+    def __init__(self, path: Path, frozen: Frozen, console: Console):
         self.path, self.frozen, self.console = path, frozen, console
-        self.trusted = trusted
+        self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
+        self.place = ""  # which of all probes is measured
         self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
         self.report: Report = {
@@ -85,6 +92,7 @@ class Session:
             "identity": frozen.identity,
             "options": {},
             "absent": {},
+            "pictures": {},
         }
         self.folder = store.place(path, frozen.identity, run.data.name)
 
@@ -93,10 +101,11 @@ class Session:
         make_folder(
             self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
         )
-        held = store.earlier(self.folder / "probe.json", self.report)
-        self.report |= {key: value for key, value in held.items() if key not in self.report}
-        self.report["options"] |= held.get("options", {})
-        for name, probe in probes.items():
+        held = self._take_over()
+        if not held:
+            store.remove_pictures(self.folder)
+        for number, (name, probe) in enumerate(probes.items(), 1):
+            self.place = f"probe {number} of {len(probes)}"
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             before = before and own.fits(probe, held[name])
@@ -113,14 +122,38 @@ class Session:
 
     def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
         """Measure a probe, draw its pictures, and save the report after both."""
+        self.measured.add(name)
+        started, encoded = time.monotonic(), self.frozen.encoded
         found = self._measure(name, probe, options)
-        store.save(self.report, self.folder / "probe.json")
+        self._save()
         if found is None:
             return
-        self.pictures |= own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        self.pictures |= made
+        self.report["pictures"][name] = sorted(file.name for file in made.values())
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
-        store.save(self.report, self.folder / "probe.json")
+        self._save()
+        seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded
+        self._say(f"{name.replace('_', ' ')}: {seconds:.1f} s, {encoded:,} images encoded")
+
+    def _save(self) -> None:
+        """Write the report. Numbers that another call has saved meanwhile stay."""
+        with store.locked(self.folder):
+            self._take_over()
+            store.save(self.report, self.folder / "probe.json")
+
+    def _take_over(self) -> Report:
+        """Put the numbers of other calls into the report, and return the report that holds them."""
+        held = store.earlier(self.folder / "probe.json", self.report)
+        for name in held.keys() - KEYS - self.measured:
+            self.report[name] = held[name]
+            self.report["options"].pop(name, None)
+            if name in held["options"]:
+                self.report["options"][name] = held["options"][name]
+            if name in held.get("pictures", {}):
+                self.report["pictures"][name] = held["pictures"][name]
+        return held
 
     def _failed(self, name: str, error: Exception) -> None:
         """Note that a probe of the user's own raised. The other probes continue."""
@@ -129,16 +162,32 @@ class Session:
         self.failures.append(f"the probe {name} raised {said}")
         if name not in self.report:  # else it has numbers, but no pictures
             self.report["absent"][name] = f"it raised {said}"
-            store.save(self.report, self.folder / "probe.json")
+            self._save()
 
     def log(self, probes: Probes) -> None:
-        """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
-        made, step = logger.attach(self.path, self.trusted), self.report["step"]
+        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
+        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """
+        frozen, step = self.frozen, self.report["step"]
+        # not read from the file again, which may hold another run by now
+        known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
+        made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])
-        made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
+        of = f"probe/{made.data}"
+        made.table(of, list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)
-        made.metrics({f"probe/{key}": value for key, value in numbers.items()}, step)
-        made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
+        made.summary(
+            {f"{of}/{key}": value for key, value in numbers.items()} | {f"{of}/step": step}
+        )
+        for key in (key for key in probes if key in self.report):
+            probe = probes[key]
+            curves = probe.curves(self.report[key])
+            if rows := [[name, *point] for name, points in curves.items() for point in points]:
+                made.table(f"{of}/{key}/points", ["curve", probe.across, "value"], rows)
+                made.lines(f"{of}/{key}", probe.across, curves)
+        made.pictures({f"{of}/{key}": file for key, file in self.pictures.items()}, step)
+        files = [self.folder / "probe.json", *self.pictures.values()]
+        made.artifact(f"{self.path.resolve().parent.name}-{of.replace('/', '-')}", "report", files)
         made.close()
 
     def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
@@ -148,7 +197,7 @@ class Session:
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
-            self._say(f"{name.replace('_', ' ')} …")
+            self._say(f"{name.replace('_', ' ')} … ({self.place})")
             try:
                 found = own.checked_found(probe.measure(self.frozen, **options))
                 if bad := not_finite(found.numbers):
@@ -179,7 +228,7 @@ def _checked(
     for word, given in settings.items():
         name = keys.get(word, word)
         if name not in probes:
-            raise UserError(f"'{word}': no probe that is asked for{nearest(word, probes)}")
+            raise UserError(f"'{word}': this call measures no such probe{nearest(word, probes)}")
         options = probes[name].options
         for key, value in given.items():
             if key not in options:

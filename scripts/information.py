@@ -32,9 +32,9 @@ if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
-from core.errors import UserError, exit_cleanly
+from core.errors import exit_cleanly
 from probes.samples.estimators import DEFAULT, SIDES
-from scripts.shared import option, switch
+from scripts.shared import option, require_seeds, switch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,8 +67,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--seed", "seed of the folds and the critics", 0)
     switch(given, "--json", "print one JSON object and nothing else")
     options = given.parse_args(argv)
-    if options.seed < 0:
-        raise UserError(f"--seed: must be 0 or more, got {options.seed}")
+    require_seeds(seed=options.seed)
     return options
 
 

@@ -21,6 +21,7 @@ file or the folder, in runs/NAME without a file, or in the folder of --out.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,17 +29,21 @@ if not __package__:  # run by its path: import from this checkout
 from core import commands
 from core.errors import UserError, exit_cleanly
 from probes.registry import DEFAULT, ON_REQUEST, names_of
-from scripts.shared import option, switch
+from scripts.shared import option, require_seeds, switch
+
+if TYPE_CHECKING:
+    from probes.report.schema import Report
 
 SHORT = {"k": "likelihood", "steps": "ais", "chains": "ais", "images": "likelihood and ais"}
 
 
 @exit_cleanly
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> "list[Report]":
+    """Probe checkpoints; returns their reports for scripts that call this command."""
     options = arguments(argv)
     from probes.session import probe_all
 
-    probe_all(options)
+    return probe_all(options)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -75,6 +80,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
     _foreign(parser)
     options = parser.parse_intermixed_args(argv)
+    require_seeds(seed=options.seed)
     options.probes = list(DEFAULT) if options.probes is None else options.probes
     _sort_words(options)
     return options
@@ -117,7 +123,8 @@ def _sort_words(options: argparse.Namespace) -> None:
     """Split the words into checkpoints, overrides of the data, and options of probes."""
     words = [word for word in options.words if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.words if word not in words]
-    options.overrides = [word for word in words if word.startswith(("data.", "seed="))]
+    kept = ("data.", "wandb.", "wandb=", "seed=")
+    options.overrides = [word for word in words if word.startswith(kept)]
     options.settings = {}
     for word in words:
         if word not in options.overrides:
@@ -140,7 +147,7 @@ def _setting(options: argparse.Namespace, word: str) -> None:
     own = name.isidentifier() and any("." in asked for asked in options.probes)
     if name not in options.probes and not own:
         raise UserError(
-            f"'{word}': only data.* of a checkpoint's config can be overridden, such as"
+            f"'{word}': only data.* and wandb.* of a checkpoint's config can be overridden, such as"
             f" data.root=/data, and options of the probes asked for: {', '.join(options.probes)}"
         )
     try:

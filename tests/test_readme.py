@@ -25,6 +25,7 @@ from core.method import LatentModel, PairCritic
 from core.run import config
 from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
+from tests.pictures import png
 from vae.beta import BetaVAE, BetaVAEConfig
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +45,7 @@ SMALL = [
     "trainer.compile=false",
     "wandb=disabled",
 ]
+PICTURES = ("pictures", "animals")  # values of data.root in docs/your-data.md
 # Additional arguments of a script, so that it takes seconds; `{train}` is `toy_overrides` of a
 # config.
 BUILD = """from torch import nn
@@ -52,6 +54,7 @@ def build():
 """
 TOY = {
     "pretrain.py": ["{train}"],
+    "sweep.py": ["{train}", "--probes", "knn"],
     "rate_distortion.py": ["{train}", "--betas", "1,3"],
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
@@ -60,21 +63,17 @@ TOY = {
 }
 # Constants of probes, with small values, because the numbers do not matter here.
 FEW = {
-    "NOTHING": (3, 1e-2),
-    "FIRST": (3, 1e-2),
-    "NEXT": (3, 1e-2),
-    "STEPS": 100,
-    "TRAIN_PAIRS": 256,
-    "LIDAR_IMAGES": 50,
-    "LEAST_STEPS": 40,
-    "MOST_STEPS": 40,
+    "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
+    "probes.samples.crossfit": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
+    "probes.views.critic": {"CYCLES": (20, 20)},
+    "probes.views.information": {"TRAIN_PAIRS": 256},
 }
 QUICK = f"""
-import runpy, sys
-for module in [m for name, m in sys.modules.items() if name.startswith("probes.")]:
-    for name, few in {FEW}.items():
-        if type(getattr(module, name, None)) is type(few):
-            setattr(module, name, few)
+import importlib, runpy, sys
+for module, constants in {FEW}.items():
+    for name, few in constants.items():
+        assert type(getattr(importlib.import_module(module), name)) is type(few)
+        setattr(sys.modules[module], name, few)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -104,10 +103,12 @@ def commands() -> dict[str, list[str]]:
 
 def toy_overrides(path: str, given: list[str]) -> list[str]:
     """Overrides that make the training of this config short, and possible without its data set."""
-    run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
-    more = [*SMALL, *([] if run.data.name in EMBEDDED else ["data.name=sprites"])]
+    one = [word for word in given if "=" in word and "," not in word and word[0] != "-"]
+    run = config.read(path, one)
+    own = run.data.root in PICTURES  # folders of pictures, which `prepare` makes
+    more = [*SMALL, *([] if own or run.data.name in EMBEDDED else ["data.name=sprites"])]
     if run.data.size and run.data.name not in EMBEDDED:
-        more.append("data.size=0")
+        more.append("data.size=16" if own else "data.size=0")
     fields = {"backbone": "small", "queue": "64"}
     return more + [
         f"model.{key}={value}" for key, value in fields.items() if hasattr(run.model, key)
@@ -194,8 +195,27 @@ def prepare(place: Path, words: list[str]) -> None:
             run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]
         there = (place / "runs" / name / "last.ckpt").exists()
+        made = [given for given in commands().values() if f"folder=runs/{name}" in given]
+        if word.startswith("runs/") and made and not there:
+            run(place, made[0])
+            there = True
+        if word in [f"data.root={root}" for root in PICTURES]:
+            prepare_pictures(place)
         if word.startswith("runs/") and (ROOT / f"configs/{name}.yaml").exists() and not there:
             run(place, ["python", "scripts/pretrain.py", f"configs/{name}.yaml"])
+
+
+def prepare_pictures(place: Path) -> None:
+    """The folders of docs/your-data.md: without labels, with a list, and with classes."""
+    if (place / "pictures").exists():
+        return
+    lines = ["path,species,sex,split"]
+    for i in range(80):
+        lines.append(f"far/{i}.png,{['robin', 'wren'][i % 2]},{i // 2 % 2},")
+        lines[-1] += "test" if i >= 60 else "train"
+        split, kind = ("test" if i >= 60 else "train"), ("cat", "dog")[i % 2]
+        png(place, f"pictures/far/{i}.png", f"animals/{split}/{kind}/2019/{i}.png")
+    (place / "pictures/labels.csv").write_text("\n".join(lines))
 
 
 def prepare_foreign(place: Path, words: list[str], word: str) -> None:

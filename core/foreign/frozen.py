@@ -15,6 +15,7 @@ from core.foreign.encoder import Encoder, EncoderConfig
 from core.foreign.networks import Network
 from core.frozen import Frozen
 from core.run import config
+from core.run.wandb_config import WandbConfig
 
 ENCODER = "core.foreign.encoder.Encoder"
 DATA = (
@@ -83,7 +84,8 @@ def open_encoder(asked: Asked, overrides: list[str], **options: Any) -> Opened:
 
 def blank(method: str, model: Any) -> config.RunConfig:
     """The config of an encoder that no run of this project trained."""
-    return config.RunConfig(method=method, model=model, folder=".", wandb="disabled")
+    logging = WandbConfig(mode="disabled")
+    return config.RunConfig(method=method, model=model, folder=".", wandb=logging)
 
 
 def said(settings: EncoderConfig, shape: tuple[int, int, int], dim: int) -> str:

@@ -5,7 +5,6 @@ B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from core.batch import as_float
@@ -28,6 +27,8 @@ class Backbone(nn.Module):
             self.net: nn.Module = SmallNet(shape)
             self.dim: int = SmallNet.DIM
             return
+        import timm  # takes seconds
+
         if name not in timm.list_models():
             near = nearest(name, ["small", *timm.list_models()])
             raise UserError(f"model.backbone: timm has no '{name}'{near}"[:300])

@@ -26,8 +26,9 @@ from core.run import archive, config
 from core.run.budget import OverBudget, budget
 from core.run.finite import not_finite, require_finite
 from core.run.moments import load_moments
-from core.run.resumable import RESUMABLE_KEYS, differences
+from core.run.resumable import hindrances
 from core.run.sharding import assemble, gather_full, shard_like, sharded
+from core.transfer import to_host
 from core.trust import package_of
 
 FORMAT = "twobounds/1"
@@ -70,6 +71,8 @@ class State:
     best: float = float("-inf")  # the best validation criterion so far
     wandb_id: str = ""
     scaler: torch.amp.GradScaler | None = None  # for the precision 16-mixed
+    init: str = ""  # sha256 of the file that gave the first weights
+    epochs_before: int = 0  # optim.epochs of the checkpoint that is resumed, which may be fewer
 
 
 class Entries(dict[str, Any]):
@@ -95,20 +98,25 @@ class Damaged(UserError):
     """A checkpoint file that is cut short or has flipped bits."""
 
 
-def save(path: Path, state: State, keep: int = 1) -> None:
-    """Write a state atomically: `path` always holds the whole new or the whole old checkpoint.
+class Snapshot(NamedTuple):
+    """The entries of a checkpoint as copies on the CPU, which later steps do not change."""
 
-    All processes must call it, because each may hold a part of the weights; the first one writes.
-    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
-    finite, it raises `UserError` and changes no file.
+    entries: dict[str, Any]
+    buffers: set[str]  # names of the weights that are buffers
+    ready: Callable[[], object]  # waits until the copies are complete
+
+
+def snapshot(state: State) -> Snapshot | None:
+    """Copy a state, without waiting for a GPU. None in all processes but the first.
+
+    All processes must call it, because each may hold a part of the weights.
     """
     weights, optimizer = gather_full(
         (state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0
     )
     if rank():
-        return
-    buffers = {name for name, _ in state.method.named_buffers()}
-    require_finite(path, state.step, weights, buffers, optimizer)
+        return None
+    (weights, optimizer), ready = to_host((weights, optimizer))
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
@@ -120,13 +128,31 @@ def save(path: Path, state: State, keep: int = 1) -> None:
         "wandb_id": state.wandb_id,
         "scaler": state.scaler.state_dict() if state.scaler else {},
     }
+    return Snapshot(entries, {name for name, _ in state.method.named_buffers()}, ready)
 
-    def write(temporary: Path) -> None:
+
+def write(path: Path, held: Snapshot, keep: int = 1) -> None:
+    """Write a snapshot atomically: `path` always holds the whole new or the whole old checkpoint.
+
+    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
+    finite, it raises `UserError` and changes no file.
+    """
+    held.ready()
+    entries = held.entries
+    require_finite(path, entries["step"], entries["method"], held.buffers, entries["optimizer"])
+
+    def whole(temporary: Path) -> None:
         # torch.save with a path would hide the system's error, such as a full disk
         with open(temporary, "wb") as file:
             torch.save(entries, file)
 
-    write_atomically(path, write, keep)
+    write_atomically(path, whole, keep)
+
+
+def save(path: Path, state: State, keep: int = 1) -> None:
+    """Write a state (see `snapshot` and `write`). All processes must call it; the first writes."""
+    if (held := snapshot(state)) is not None:
+        write(path, held, keep)
 
 
 def read(path: Path) -> Entries:
@@ -179,12 +205,11 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
-    for key, (theirs, ours) in sorted(differences(there, here).items()):
-        if key not in RESUMABLE_KEYS:
-            raise UserError(
-                f"{path}: belongs to a run with another config ({key} is {shown(theirs)} there and"
-                f" {shown(ours)} here)"
-            )
+    for key, (theirs, ours) in sorted(hindrances(there, here, state.run.resume).items()):
+        raise UserError(
+            f"{path}: belongs to a run with another config ({key} is {shown(theirs)} there and"
+            f" {shown(ours)} here)"
+        )
     if shape_of(path, entries) != tuple(state.method.shape):
         raise UserError(
             f"{path}: its images are {entries['shape']} (channels, height, width), but the run's"
@@ -194,6 +219,7 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     step = entries["step"]
     load_moments(path, entries["optimizer"], state.optimizer, state.run.optim.name, step)
     _restore_scaler(path, entries["scaler"], state.scaler)
+    state.epochs_before = there["optim"]["epochs"]
     state.step, state.best, state.wandb_id = step, entries["best"], entries["wandb_id"]
 
 
@@ -249,8 +275,16 @@ def load_method(
 
     Its class must lie in the project's rooms or in a `trusted` package.
     """
-    path = Path(path)
-    entries = read(path)
+    return method_of(Path(path), read(Path(path)), device, trusted)
+
+
+def method_of(
+    path: Path,
+    entries: Entries,
+    device: torch.device | str = "cpu",
+    trusted: Iterable[str] = (),
+) -> Loaded:
+    """`load_method` for entries that were read from `path`."""
     run = run_of(path, entries, trusted)
     method = build_for(path, entries, run)
     double = run.trainer.precision.startswith("64")
@@ -279,7 +313,7 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
         raise
     except Exception as error:  # a network's own error about its sizes
         raise UserError(
-            f"{path}: its config makes no network ({type(error).__name__}: {error})"
+            f"{path}: no network can be built from its config ({type(error).__name__}: {error})"
         ) from None
 
 

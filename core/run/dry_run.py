@@ -20,8 +20,8 @@ from core.run.validation import Validation
 
 
 def dry_run(training: Training, validation: Validation) -> None:
-    """Train on the first batch in the run's precision, validate on batches of the sizes to come,
-    and restore everything bit by bit. Raises `UserError` if something fails.
+    """Train on the first batch in the run's precision, validate with the batch sizes that the
+    run will use, and restore everything bit by bit. Raises `UserError` if something fails.
 
     All processes must call it, before the first step: the optimiser must be new.
     """
@@ -49,7 +49,9 @@ def dry_run(training: Training, validation: Validation) -> None:
             scores = validation.rehearse(method, state.step) if validates else {}
             if fabric.is_global_zero:
                 validation.figures(method)
-        name = f"val/{state.method.criterion}"
+                if scores and (said := validation.said_of_criterion(method, scores)):
+                    print(said, flush=True)
+        name = validation.criterion(state.method, scores)
         if scores and name not in scores:
             raise UserError(
                 f"method: {state.run.method} is judged by '{state.method.criterion}', but a"

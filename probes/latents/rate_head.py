@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.console import steps_left
 from core.data.source import eval_sampler, train_sampler
 from core.frozen import Frozen
 from core.information.bounds import interval
@@ -152,14 +153,14 @@ def measure_curve(
     """R, D and D + R on test for each beta, and for the constant decoder, with 95% intervals over
     test images.
 
-    The heads are trained on train and chosen on val; test is read once, after all training.
+    The heads are trained on train and chosen on val; nothing is chosen on test.
     """
     nothing, heads = train_heads(train, val, likelihood, seed, betas)
     values = math.prod(test.images.shape[1:])
     return {
         "images": len(test.images),
         "train_images": len(train.images),
-        "dimensions": values,
+        "image_values": values,
         "latent_dimensions": LATENT,
         "points": [
             {"beta": beta} | _point(head, test, seed, values)
@@ -218,7 +219,8 @@ def fit(
     found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
     n, device = len(train.images), train.images.device
     batches = train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device)
-    for number, (index, rng) in enumerate(batches, 1):
+    line = steps_left(steps, f"rate head, beta {beta:g}")
+    for number, (_, (index, rng)) in enumerate(zip(line, batches, strict=True), 1):
         for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
             cosine = 1 + math.cos(math.pi * number / (steps + 1))
             group["lr"] = lr * min(1.0, number / WARMUP) * cosine / 2
@@ -271,7 +273,7 @@ class RateHeadProbe(Probe):
     on_request = True
     schema = """
         "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
-        "dimensions", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
+        "image_values", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
         POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"},
                "bits_per_dim" (of nelbo)"""
 
@@ -287,7 +289,7 @@ class RateHeadProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         points = reversed(numbers["points"])
-        curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
+        curve = [("no code", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
         pairs = (
             f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
             for label, p in curve

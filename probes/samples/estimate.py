@@ -177,7 +177,7 @@ def conclusion(found: Found) -> str:
         name = f"the alpha-bound ({alpha['alpha']:g}), which log C does not limit"
         beyond = f"; {name}, says at least {least_alpha:.2f}"
     reason = {
-        "converged": "the ceiling does not bind",
+        "converged": "log C does not limit it",
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"

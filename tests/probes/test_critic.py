@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from core.errors import Unmeasurable
 from core.frozen import Pairs
-from core.information.bounds import infonce_sweep, interval
+from core.information.bounds import Estimate, infonce_sweep, interval
 from probes.views import critic as module
 from probes.views import information as views
 from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
@@ -28,8 +28,7 @@ def pairs(n: int, noise: float, seed: int, d: int = 6) -> Pairs:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "STEPS", 120)
-    monkeypatch.setattr(module, "CHECK_EVERY", 10)
+    monkeypatch.setattr(module, "CYCLES", (20, 40, 60))
     monkeypatch.setattr(module, "BATCH", 64)
 
 
@@ -65,7 +64,7 @@ def test_each_split_serves_only_its_own_purpose(quick):
                 )
 
 
-def test_a_critic_of_other_training_pairs_is_another(quick):
+def test_other_training_pairs_give_another_critic(quick):
     val = pairs(200, 0.4, 1)
     first, second = (
         train_critic(*pairs(200, 0.4, seed).features, *val.features, 0) for seed in (0, 5)
@@ -75,7 +74,7 @@ def test_a_critic_of_other_training_pairs_is_another(quick):
     torch.testing.assert_close(first.mean, mean)  # standardised by the training pairs
 
 
-def test_the_best_step_is_the_one_that_calibration_pairs_prefer(quick, monkeypatch):
+def test_the_best_cycle_is_the_one_that_calibration_pairs_prefer(quick, monkeypatch):
     """If pairs share no information, a critic memorises its training pairs: the first steps are the
     best for other pairs, and the last steps for the training pairs.
     """
@@ -93,9 +92,35 @@ def test_the_best_step_is_the_one_that_calibration_pairs_prefer(quick, monkeypat
     monkeypatch.setattr(module, "calibration_value", watched)
     critic = train_critic(*train, *val, 0)
     assert not critic.training and not any(p.requires_grad for p in critic.parameters())
-    assert len(seen) >= module.PATIENCE
-    assert calibration_value(critic, *val) == max(seen) > seen[-1]
-    assert calibration_value(critic, *train) > calibration_value(critic, *val) + 0.5
+    means = [value.mean for value in seen]
+    assert len(seen) == 2  # nothing is learned, and half of the steps are done
+    assert calibration_value(critic, *val).mean == max(means) > means[-1]
+    assert calibration_value(critic, *train).mean > calibration_value(critic, *val).mean + 0.5
+
+
+@pytest.mark.parametrize(
+    "values, cycles",
+    [
+        ([4.0, 4.004], 2),  # gains less than a quarter of the interval's half-width
+        ([4.0, 3.9], 2),
+        ([4.0, 4.1, 4.2], 3),
+        ([0.0, 0.0, 0.0], 3),  # may not have begun to learn: half of the steps are not done
+        ([0.0, 0.05, 3.0], 3),
+    ],
+)
+def test_training_ends_when_more_steps_are_not_worth_their_time(values, cycles, monkeypatch):
+    monkeypatch.setattr(module, "CYCLES", (2, 3, 9))
+    found = [Estimate(value, 0.01, value - 0.02, value + 0.02) for value in values]
+    states = []
+
+    def given(critic, *parts):
+        states.append(critic.skip.weight.clone())
+        return found[len(states) - 1]
+
+    monkeypatch.setattr(module, "calibration_value", given)
+    critic = train_critic(*pairs(60, 0.3, 0).features, *pairs(60, 0.3, 1).features, 0)
+    assert len(states) == cycles
+    assert torch.equal(critic.skip.weight, states[values.index(max(values[:cycles]))])
 
 
 def test_the_scale_of_a_critic_ends_at_200():
@@ -139,13 +164,13 @@ def test_too_few_pairs_and_values_that_are_never_finite_are_refused(quick, monke
     for parts in ((*many, *one), (*one, *many)):
         with pytest.raises(Unmeasurable, match="two (training|calibration) images or more, got 1"):
             train_critic(*parts, 0)
-    monkeypatch.setattr(module, "calibration_value", lambda *parts: math.nan)
+    monkeypatch.setattr(module, "calibration_value", lambda *parts: Estimate(*4 * [math.nan]))
     with pytest.raises(Unmeasurable, match="never a finite number"):
         train_critic(*many, *many, 0)
 
 
 @pytest.mark.parametrize("end", ["low", "high"])
-def test_critics_are_not_compared_by_a_nan(end):
+def test_a_nan_bound_can_not_compare_critics(end):
     found = {
         name: {"verdict": "converged", "sweep": [{"low": value - 0.1, "high": value + 0.1}]}
         for name, value in (("native", 2.0), ("common", 4.0))

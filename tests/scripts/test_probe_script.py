@@ -27,7 +27,13 @@ SPRITES = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=300, validat
 
 
 def saved(
-    folder, prior: str = "standard", spread: float = 50.0, name: str = "last", seed: int = 0
+    folder,
+    prior: str = "standard",
+    spread: float = 50.0,
+    name: str = "last",
+    seed: int = 0,
+    overrides: list[str] | None = None,
+    wandb_id: str = "",
 ) -> BetaVAE:
     """A checkpoint of an untrained VAE whose posterior means vary."""
     model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
@@ -36,13 +42,15 @@ def saved(
         model=model,
         folder=str(folder),
         data=config.DataConfig(sprites=SPRITES),
-        wandb="disabled",
+        wandb=config.WandbConfig("disabled"),
         seed=seed,
     )
+    run = config.override(run, overrides or [], "the test")
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     method = checkpoint.build_method(run, (3, 32, 32))
     torch.nn.init.normal_(method.to_posterior.weight, std=spread)
-    state = State(run, method, build_optimizer(method, run.optim))
+    state = State(run, method, build_optimizer(method, run.optim), wandb_id=wandb_id)
     checkpoint.save(folder / f"{name}.ckpt", state)
     return method
 
@@ -114,12 +122,14 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     ("words", "line"),
     [
         (["--probes", "likelihood", "--k", "0"], "likelihood.k: must be 1 or more, got 0"),
+        (["--seed", "-1"], "--seed: must be 0 or more and below 2^63, got -1"),
+        (["--seed", str(2**63)], "--seed: must be 0 or more and below 2^63, got 92233"),
         (["--k", "5"], "--k: only likelihood read it; add it to --probes"),
         (["--images", "5"], "--images: only likelihood and ais read it; add it to --probes"),
         (["--probes", "elbo"], "--probes: there is no 'elbo' (valid: "),
         (["--probes", "ais", "ais.step=3"], "ais.step: the probe has no such option (did you mean"),
         (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
-        (["model.width=3"], "'model.width=3': only data.* of a checkpoint's config"),
+        (["model.width=3"], "'model.width=3': only data.* and wandb.* of a checkpoint's config"),
         (["--probes", "nowhere.at.All"], "--probes: there is no file nowhere/at.py for"),
         (["--probes", "json.JSONDecoder"], "--probes: 'JSONDecoder' of json is no subclass of"),
     ],
@@ -139,7 +149,7 @@ def test_a_checkpoint_without_a_posterior_reports_the_missing_parts(tmp_path, ca
         model=SimCLR.Config(backbone="small"),
         folder=str(tmp_path),
         data=config.DataConfig(sprites=SPRITES),
-        wandb="disabled",
+        wandb=config.WandbConfig("disabled"),
     )
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(tmp_path / "last.ckpt", State(run, method, build_optimizer(method, run.optim)))

@@ -105,9 +105,10 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
         "val/knn",
         "val/in_batch_bound",
         "val/alignment",
-        "val/uniformity",
-        "val/effective_rank",
-        "val/deviation",
+        "val/codes/alignment",
+        "val/codes/uniformity",
+        "val/features/effective_rank",
+        "val/features/deviation",
     }
     assert any(monitors <= line.keys() for line in lines)
     assert not list(finished.glob(".*tmp"))
@@ -189,7 +190,7 @@ def test_probe_and_compare_through_the_front_door(finished):
         ("probe.py", ["/nowhere"], "no such checkpoint"),
         ("probe.py", ["{run}", "--probes", "magic"], "magic"),
         ("probe.py", ["{run}", "data.rot=3"], "root"),
-        ("probe.py", ["{run}", "model.temperature=3"], "only data.*"),
+        ("probe.py", ["{run}", "model.temperature=3"], "only data.* and wandb.*"),
         ("probe.py", ["{run}", "--device", "nonsense"], "--device"),
         ("probe.py", ["{torn}"], "damaged"),
         ("compare.py", ["/nowhere"], "probe"),
