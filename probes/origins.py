@@ -13,6 +13,8 @@ from core.frozen import Frozen
 from core.run.folder import RunFolder, home_expanded
 
 FEATURES = (".npz", ".safetensors")
+NETWORKS = (".pth", ".pt", ".tar", ".bin")  # of other programs
+OF_NETWORK = "weights of another program need the name of their network:"
 
 
 class Origin(NamedTuple):
@@ -88,6 +90,8 @@ def is_exported(target: Path) -> bool:
 
 def _kind(word: str | Path) -> tuple[str, Path]:
     path = Path(word)
+    if path.suffix.lower() in NETWORKS:
+        raise UserError(f"{path}: {OF_NETWORK} --timm NAME --weights {path}")
     if path.suffix.lower() in FEATURES and not path.is_dir():
         return "features", path
     return ("folder" if path.is_dir() and is_exported(path) else "checkpoint"), path

@@ -45,6 +45,7 @@ MOST = 2**32  # numbers of an array
 CLASSES = 2**16
 FACTORS = 256
 LONGEST = 100  # characters of a factor's name
+NETWORK = "name the network of weights by --timm NAME --weights FILE"
 SAVE = "save it by numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 
 
@@ -86,7 +87,7 @@ def _known(path: Path, names: list[str]) -> list[str]:
     for name in names:
         if name not in allowed and name not in others:
             near = difflib.get_close_matches(name[:100], allowed, 1, 0.5)
-            hint = f" (did you mean '{near[0]}'?)" if near else f"; {SAVE}"
+            hint = f" (did you mean '{near[0]}'?)" if near else f"; {SAVE}, or {NETWORK}"
             raise UserError(f"{path}: holds {shown(name)}, which is no array of features{hint}")
     return [name for name in names if name in allowed]
 

@@ -41,6 +41,7 @@ class FeatureFile(Frozen):
         run = config.override(blank(ENCODER, EncoderConfig()), overrides, "the command line")
         super().__init__(_method(table), run, **options)
         self.weights, self.name, self.table = table.digest, path.name, table
+        self._identities: dict[str, Identity] = {}  # hashed once
         named = any(word.partition("=")[0] == "data.name" for word in overrides)
         self.images_of = self._open("test", False) if named else None
         self.remarks = _claim(path, table, self.images_of) if self.images_of else []
@@ -65,7 +66,10 @@ class FeatureFile(Frozen):
 
     def source(self, split: str, augmented: bool = False) -> Source:
         rows = self._rows("x", split)
-        return Rows(self.name, 0 if rows is None else len(rows), self.table.factors, self.images_of)
+        n = 0 if rows is None else len(rows)
+        source = Rows(self.name, n, self.table.factors, self.images_of)
+        source.identity = self._identity(split)  # read by probes that name classes
+        return source
 
     @property
     def truth(self) -> Any:
@@ -121,9 +125,11 @@ class FeatureFile(Frozen):
     def _identity(self, split: str) -> Identity:
         if split == "test" and self.images_of:
             return self.images_of.identity
+        if split in self._identities:
+            return self._identities[split]
         named = {name: x for name, x in self.table.arrays.items() if name.endswith(f"_{split}")}
         x = named.get(f"x_{split}")
-        return Identity(
+        self._identities[split] = Identity(
             name=self.name,
             split=split,
             root="",
@@ -136,6 +142,7 @@ class FeatureFile(Frozen):
                 "content": digest("".join(digest(named[name]) for name in sorted(named)).encode())
             },
         )
+        return self._identities[split]
 
     def _pairs(self, split: str) -> Pairs:
         second = self._need("second", split)

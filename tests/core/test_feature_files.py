@@ -24,7 +24,7 @@ from scripts import probe
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(critic, "STEPS", 60)
+    monkeypatch.setattr(critic, "CYCLES", (30, 60))
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
 
 
@@ -88,11 +88,24 @@ def test_what_is_missing_is_a_reason(tmp_path):
     ]
     found = report(written(tmp_path, held), *words)
     absent = found["absent"]
-    assert absent["linear"] == absent["knn"] == "features.npz holds no y_train"
+    assert "no labels" in absent["linear"] and "no labels" in absent["knn"]
     assert "second views" in absent["information"] and "no posterior" in absent["rate"]
     assert "no images" in absent["rate_head"] and "no posterior" in absent["likelihood"]
     assert found["geometry"]["features"]["dimensions"] == 6
     assert "alignment" not in found["geometry"]["features"]
+
+
+def test_the_evaluations_on_request_read_a_file_too(tmp_path):
+    words = ["--probes", "low_shot,mlp,classes,finetune", "mlp.epochs=1"]
+    found = report(written(tmp_path, made(200)), *words)
+    assert {"low_shot", "mlp", "classes"} <= found.keys()
+    assert found["absent"] == {"finetune": "needs an encoder, not only its features"}
+
+
+def test_labels_of_one_split_are_not_enough(tmp_path):
+    held = {key: value for key, value in made().items() if key != "y_test"}
+    found = report(written(tmp_path, held), "--probes", "linear,knn")
+    assert found["absent"]["linear"] == "features.npz holds no y_test"
 
 
 def test_likelihoods_need_images(tmp_path):
@@ -193,6 +206,15 @@ def test_damaged_files_are_one_line(tmp_path):
             assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="no such file"):
         arrays.read(tmp_path / "none.npz")
+
+
+def test_weights_without_their_network_are_told_how_to_name_it(tmp_path, capsys):
+    save_file({"conv1.weight": torch.ones(2)}, tmp_path / "w.safetensors")
+    torch.save({"conv1.weight": torch.ones(2)}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        with pytest.raises(SystemExit):
+            probe.main([str(tmp_path / name), "data.name=sprites"])
+        assert "--timm NAME --weights" in capsys.readouterr().err
 
 
 def test_rate_cells_without_distortion():

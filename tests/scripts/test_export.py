@@ -86,7 +86,7 @@ DATA = ["data.name=sprites", *SMALL]
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(critic, "STEPS", 50)
+    monkeypatch.setattr(critic, "CYCLES", (25, 50))
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
 
 
