@@ -36,6 +36,8 @@ class Images(Panel):
     """
 
     critics = 1
+    of_x: "_Tower"
+    of_y: "_Tower"
 
     def __init__(self, x: NDArray, y: NDArray, used: Rows):
         super().__init__()
@@ -86,7 +88,7 @@ class _Tower(nn.Module):
         if len(shape) == 1:
             self.whole = nn.Sequential(nn.Linear(shape[0], CODES + 1))
             return
-        pooled = [min(POOLED, size) for size in shape[1:]]
+        pooled = (min(POOLED, shape[1]), min(POOLED, shape[2]))
         self.whole = nn.Sequential(
             nn.AdaptiveAvgPool2d(pooled),
             nn.Flatten(),
@@ -137,7 +139,8 @@ def _trunk(side: Tensor, used: Rows) -> nn.Module:
             nn.ReLU(inplace=True),
         ]
         channels = width
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    trunk = nn.Sequential(*layers)
+    return trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _side(values: NDArray, used: Rows) -> Tensor:

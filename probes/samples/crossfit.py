@@ -81,9 +81,9 @@ def cross_fit(
     So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in the
     choice of the step. This mean is better than a single critic, because their errors differ. For
     images, which cost more, five pairs of folds have to do. `objective` is "infonce", "js"
-    (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for tests: it keeps
-    the last step instead of the best, so that the critic overfits, which must give a low value on
-    held-out pairs.
+    (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
+    tests: it keeps the last step instead of the best, so that the critic overfits, which must give
+    a low value on held-out pairs.
     """
     seen = max(x.ndim, y.ndim) > 2
     every, some = (RING, [RING[0], RING[2]]) if seen else (EVERY, RING)

@@ -120,17 +120,17 @@ def seen_by(critic: str, pairs: PairedSamples) -> PairedSamples:
         )
     if critic != "mlp" or not images:
         return pairs
-    remarks: list[str] = []
-    sides = (
+    remarks = [*pairs.remarks]
+    x, y = (
         side if side.ndim == 2 else varying(name, _averaged(side), "pairs", remarks)
         for name, side in (("x", pairs.x), ("y", pairs.y))
     )
-    return PairedSamples(*sides, pairs.remarks + remarks)
+    return PairedSamples(x, y, remarks)
 
 
 def _averaged(images: Side) -> Side:
     """Images [n, C, H, W] as vectors [n, d], averaged to at most 16 x 16 places."""
-    size = [min(PLACES, side) for side in images.shape[2:]]
+    size = (min(PLACES, images.shape[2]), min(PLACES, images.shape[3]))
     blocks = torch.from_numpy(images).split(512)
     parts = [F.adaptive_avg_pool2d(block.float(), size).flatten(1) for block in blocks]
     return np.asarray(torch.cat(parts).double().numpy())
