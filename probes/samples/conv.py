@@ -51,7 +51,7 @@ class Images(Panel):
         )
         with torch.no_grad():  # the score starts at zero
             for layer in (self.of_y.local, self.of_y.whole[-1]):
-                if layer is not None:
+                if isinstance(layer, nn.Conv2d | nn.Linear):
                     layer.weight.zero_()
                     layer.bias.zero_()
         largest = max(math.prod(side.shape[2:]) for side in self.sides)
