@@ -12,7 +12,7 @@ from torch import Tensor
 from core.errors import Unmeasurable
 
 DELTA = 0.01
-LEAST_BLOCKS = 8
+LEAST_BLOCKS, MOST_CANDIDATES, MOST_CHOSEN_ON = 8, 512, 4096
 BET = 0.75  # of the capital, at most
 GUESSED = 10  # values that the guess of the variance counts as
 FLOORS = (0.0, 0.25, 0.5, 0.75)  # of the range from which the score's floor is chosen, see `choose`
@@ -49,7 +49,9 @@ def certificate(
         for side in (query, key):
             lengths = side.double().norm(dim=1)
             if not torch.isfinite(lengths).all() or (lengths - 1).abs().max() > 1e-3:
-                raise Unmeasurable("certificate: it needs codes of length 1, whose score is bounded")
+                raise Unmeasurable(
+                    "certificate: it needs codes of length 1, whose score is bounded"
+                )
     n = len(codes[0])
     chosen = choose(*chosen_on, scale, n, delta)
     values = block_values(*codes, scale, chosen.candidates, chosen.floor)
@@ -70,9 +72,11 @@ class Chosen(NamedTuple):
 def choose(query: Tensor, key: Tensor, scale: float, pairs: int, delta: float) -> Chosen:
     """What gives the largest limit on these pairs, if they were as many blocks as `pairs` make."""
     best, found = -math.inf, Chosen(2, -scale, 0.0)
-    most = min(len(query), pairs) // LEAST_BLOCKS
+    query, key = query[:MOST_CHOSEN_ON], key[:MOST_CHOSEN_ON]
+    most = min(MOST_CANDIDATES, min(len(query), pairs) // LEAST_BLOCKS)
     if most < 2:
-        raise Unmeasurable(f"certificate: {min(len(query), pairs)} pairs are too few; it needs 16")
+        few = min(len(query), pairs)
+        raise Unmeasurable(f"certificate: {few} pairs are too few; it needs 16")
     for candidates in (2**e for e in range(1, 20) if 2**e <= most):
         for share in FLOORS:
             floor = scale * (2 * share - 1)
@@ -85,9 +89,7 @@ def choose(query: Tensor, key: Tensor, scale: float, pairs: int, delta: float) -
     return found
 
 
-def block_values(
-    query: Tensor, key: Tensor, scale: float, candidates: int, floor: float
-) -> Tensor:
+def block_values(query: Tensor, key: Tensor, scale: float, candidates: int, floor: float) -> Tensor:
     """InfoNCE of each disjoint block of C pairs, mean over its anchors and both directions,
     float64 [n // C].
     """
@@ -102,7 +104,7 @@ def block_values(
 
 
 def score_range(scale: float, floor: float) -> float:
-    """R = log( (e^scale + e^floor) / (e^-scale + e^floor) ): the most by which two scores differ."""
+    """R = log( (e^scale + e^floor) / (e^-scale + e^floor) ), the largest difference of scores."""
     top = max(scale, floor) + math.log1p(math.exp(-abs(scale - floor)))
     bottom = max(-scale, floor) + math.log1p(math.exp(-abs(-scale - floor)))
     return top - bottom

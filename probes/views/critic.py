@@ -56,10 +56,15 @@ class Critic(nn.Module):
 
 
 def train_critic(
-    first: Tensor, second: Tensor, val_first: Tensor, val_second: Tensor, seed: int
+    first: Tensor,
+    second: Tensor,
+    val_first: Tensor,
+    val_second: Tensor,
+    seed: int,
+    share: int = 1,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split; the best step is chosen on
-    pairs of the calibration split.
+    pairs of the calibration split. `share` 2 trains on every second pair, with half of the steps.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no step gives a finite value.
@@ -69,15 +74,16 @@ def train_critic(
         require_finite_features(features, f"critic, {name} images")
         if len(features) < 2:
             raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
+    first, second, steps = first[::share], second[::share], STEPS // share
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = speed_up(Critic(first))
     batch = min(BATCH, len(first))
     optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
     target, best, kept, worse = torch.arange(batch), -math.inf, critic.state_dict(), 0
-    for step in range(STEPS):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / STEPS)
+            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / steps)
         rows = KeyedRNG(seed, step).permutation("critic batch", len(first))[:batch]
         scores = (
             critic(first[rows])
@@ -95,7 +101,7 @@ def train_critic(
                 kept = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
             else:
                 worse += 1
-            if worse >= PATIENCE and (best > PLATEAU or step > STEPS / 2):
+            if worse >= PATIENCE and (best > PLATEAU or step > steps / 2):
                 break
     if best == -math.inf:
         raise Unmeasurable("critic: its value on the calibration split was never a finite number")
