@@ -23,6 +23,7 @@ def measure(name: str, source: Known, seed: int = 0) -> Row:
         "own": float(own.mean()),
         "own_error": float(own.std() / math.sqrt(len(own))),
         "estimators": found["estimators"],
+        "doubling": found["doubling"],
         "conclusion": found["conclusion"],
     }
 

@@ -20,7 +20,7 @@ WIDTHS = (12, 24, 32)  # channels; each stage halves the side
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
 PIXELS = 2.0e7  # of one side that a critic trains on, besides the least number of epochs
-LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 5, 20, 2, 5  # looks of the judges an epoch
+LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 2, 5  # looks of the judges an epoch
 LARGEST = 2**14  # pixels; larger images are averaged down
 BLOCK = 256  # images that are encoded at a time
 
