@@ -1,6 +1,6 @@
 """The values that methods receive and return: a batch, its output, encoded images.
 
-B = images on this process, F = label columns (one for ordinary data; one a factor for sprites).
+B = images on this process, F = label columns (1 for ordinary data; one per factor for sprites).
 """
 
 from typing import NamedTuple

@@ -6,14 +6,16 @@ B = rows on this process, W = processes, D = dimensions.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
-# The replacements have another name in each release of torch; setup.cfg pins a range with these.
+# torch's new functions change their names from release to release. These old ones exist in all
+# releases that setup.cfg allows.
 warnings.filterwarnings(
     "ignore", r"torch\.distributed\.nn\.functional\.\w+ is deprecated", FutureWarning
 )
@@ -60,9 +62,23 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes and its gradient. Functional collectives can be compiled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        everyone = dist.group.WORLD
+        assert everyone is not None
+        return functional.all_reduce(x.contiguous(), "sum", everyone)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 def total(x: Tensor) -> Tensor:
     """The sum of a tensor over processes, differentiable like `gather`."""
-    return x if world() == 1 else differentiable.all_reduce(x)
+    return x if world() == 1 else _Sum.apply(x)
 
 
 def mean(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from core.output import lasting_output
 
@@ -29,6 +29,7 @@ _REPR = reprlib.Repr()  # cuts long values before it formats them
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = SHOWN
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class UserError(Exception):
@@ -58,7 +59,7 @@ def shown(value: object) -> str:
 
 
 class Unmeasurable(UserError):
-    """A probe can not be measured here. The message says why; other probes continue."""
+    """A probe can not measure this checkpoint. The message says why; other probes continue."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
@@ -72,7 +73,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return legible(f" (valid: {', '.join(names)})", 300)
 
 
-def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
+def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file ends it with one line
     on stderr and exit code 2.
 
@@ -82,9 +83,9 @@ def exit_cleanly(main: Callable[P, None]) -> Callable[P, None]:
 
     @lasting_output()
     @functools.wraps(main)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            main(*args, **kwargs)
+            return main(*args, **kwargs)
         except UserError as error:
             _end(2, f"error: {' '.join(str(error).split())}")
         except OSError as error:

@@ -14,8 +14,8 @@ def earlier(path: Path, versions: int) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1) -> None:
-    """Call `write(temporary)`, sync, and rename the result to `path`. Neither a reader nor a power
-    cut ever leaves half a file.
+    """Call `write(temporary)`, sync, and rename the result to `path`. A reader never
+    sees half a file, and a power cut never leaves one.
 
     `keep` - 1 earlier versions stay. Once `path` exists, it exists at every moment (on a file
     system with hard links).
@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
 
 
 def _shift(path: Path, linked: Path, keep: int) -> None:
-    """Make `path` its own first earlier version; the oldest one is removed later."""
+    """Keep the present file as the first earlier version; the oldest one is removed later."""
     first = earlier(path, 1)
     # If they are the same file, an earlier call was killed before it renamed the new file.
     if not path.exists() or (first.exists() and first.samefile(path)):

@@ -84,6 +84,7 @@ class Frozen:
         self._sources = sources or self._open
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
+        self.trained, self.wandb_id = run, ""  # the run that trained the weights
         self.encoded = 0  # images that went through the encoder, counting each view
 
     @classmethod
@@ -97,11 +98,13 @@ class Frozen:
         """The encoder of a checkpoint. Its data are those of its config, or of overrides
         `data.key=value`. Raises `UserError` if the file is refused or the data do not fit.
         """
-        found = checkpoint.load_method(path, trusted=trusted)
+        entries = checkpoint.read(path)
+        found = checkpoint.method_of(path, entries, trusted=trusted)
         run = config.override(found.run, overrides or [], str(path))
         folder = path.parent / "features"
         frozen = cls(found.method, run, weights=found.digest, folder=folder, **options)
         frozen.step = found.step
+        frozen.trained, frozen.wandb_id = found.run, entries["wandb_id"]
         frozen._refuse_other_images()
         return frozen
 

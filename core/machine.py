@@ -1,8 +1,12 @@
-"""The speed of this machine, which a reader needs to interpret a time."""
+"""The speed of this machine and its other work, which a reader needs to interpret a time."""
 
+import os
 import time
+from pathlib import Path
 
 import torch
+
+QUIET = 0.05  # share of the processors
 
 
 def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
@@ -14,3 +18,37 @@ def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
         torch.mm(a, a)
         best = max(best, 2 * side**3 / (time.perf_counter() - began) / 1e9)
     return best
+
+
+def busy(seconds: float = 0.5) -> float | None:
+    """The share of all processors that other work uses while this process sleeps for `seconds`;
+    None where the system does not say (/proc/stat). Time that a host gives to other guests counts.
+    """
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def in_words() -> str:
+    """The speed and the other work, such as "183 GFLOP/s, quiet"."""
+    share = busy()
+    if share is None:
+        state = f"load {os.getloadavg()[0]:.1f}"
+    elif share < QUIET:
+        state = "quiet"
+    else:
+        state = f"NOT quiet: other work uses {share:.0%} of it; ratios hold, times do not"
+    return f"{gigaflops():.0f} GFLOP/s, {state}"
+
+
+def _ticks() -> tuple[int, int] | None:
+    """Used and all ticks of the processors since the start of the system."""
+    try:
+        numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        idle = numbers[3] + numbers[4]  # idle, and waiting for a disk
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(numbers) - idle, sum(numbers)

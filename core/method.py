@@ -27,8 +27,7 @@ class Context:
     # the batch of a step, made again: the part of each process in rank order, or one global batch
     # if batch norm is synchronised
     trained_on: Callable[[int], list[Batch]]
-    # (purpose, n): at most n plain validation images with one view; the purpose keys their
-    # random numbers
+    # (purpose, n): at most n plain validation images with one view; `purpose` keys random numbers
     held_out: Callable[[str, int], Iterable[Batch]]
 
 

@@ -1,9 +1,11 @@
-"""Asynchronous copies from the CPU to a device."""
+"""Asynchronous copies between the CPU and a device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 ALIGNED = 16  # bytes; tensors of all dtypes may start at multiples of it
 
@@ -27,6 +29,24 @@ def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         _as(part, x).copy_(x)
     moved = packed.to(device, non_blocking=True)
     return [_as(part, x) for x, part in zip(tensors, moved.split(sizes), strict=True)]
+
+
+def to_host(tree: Any) -> tuple[Any, Callable[[], object]]:
+    """A tree (nested dicts, lists, tuples) with copies of its tensors on the CPU, and a function
+    that waits until they are complete. Copies from a GPU run while the host continues.
+    """
+    devices = set()
+
+    def copied(x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return x.detach().to("cpu", copy=True)
+        devices.add(x.device)
+        place = torch.empty_like(x, device="cpu", pin_memory=True)
+        return place.copy_(x.detach(), non_blocking=True)
+
+    made = tree_map_only(Tensor, copied, tree)
+    events = [torch.cuda.current_stream(device).record_event() for device in devices]
+    return made, lambda: [event.synchronize() for event in events]
 
 
 def _as(part: Tensor, like: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
     labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
     linear classifier gains from the features over the class frequencies of train; and "lambda", the
-    weight decay, chosen on a random tenth of train (`seed`). Test is read once. `UserError` names
-    an array that can not be used.
+    weight decay, chosen on a random tenth of train (`seed`). Test chooses nothing. `UserError`
+    names an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)

@@ -61,7 +61,7 @@ def checked_pictures(made: Any) -> dict[str, Path]:
 
 
 def fits(probe: Probe, numbers: Any) -> bool:
-    """Whether these earlier numbers are of this version of the probe."""
+    """Whether stored numbers have the form that this version of the probe writes."""
     try:
         store.check(probe, numbers)
     except store.MALFORMED:

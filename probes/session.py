@@ -20,7 +20,7 @@ from probes import own
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
-from probes.report.schema import FORMAT, Report, not_finite
+from probes.report.schema import FORMAT, KEYS, Report, not_finite
 from probes.report.table import Probes
 
 
@@ -37,8 +37,8 @@ def load_probes(names: list[str]) -> Probes:
     return found
 
 
-def probe_all(options: argparse.Namespace) -> None:
-    """Probe every named checkpoint, then print one table."""
+def probe_all(options: argparse.Namespace) -> list[Report]:
+    """Probe every named checkpoint, print one table, and return the reports."""
     console = plain_console()
     probes = load_probes(options.probes)
     settings = _checked(options.settings, probes, options.probes)
@@ -50,7 +50,7 @@ def probe_all(options: argparse.Namespace) -> None:
         trusted = tuple(options.trust)
         chosen = {"seed": options.seed, "device": device, "quiet": False}
         frozen = Frozen.load(path, options.overrides, trusted, **chosen)
-        session = Session(path, frozen, console, trusted)
+        session = Session(path, frozen, console)
         report = session.run(probes, settings, options.again)
         session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
@@ -60,14 +60,15 @@ def probe_all(options: argparse.Namespace) -> None:
     plain_console(150).print(table.table(reports, shown))
     if failures:
         raise UserError(f"{'; '.join(failures)} (tracebacks above; all other numbers are saved)")
+    return reports
 
 
 class Session:
     """Probing one checkpoint: the report is saved after every probe."""
 
-    def __init__(self, path: Path, frozen: Frozen, console: Console, trusted: tuple[str, ...] = ()):
+    def __init__(self, path: Path, frozen: Frozen, console: Console):
         self.path, self.frozen, self.console = path, frozen, console
-        self.trusted = trusted
+        self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
         self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
@@ -83,15 +84,16 @@ class Session:
             "identity": frozen.identity,
             "options": {},
             "absent": {},
+            "pictures": {},
         }
         self.folder = store.place(path, frozen.identity, run.data.name)
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
         make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
-        held = store.earlier(self.folder / "probe.json", self.report)
-        self.report |= {key: value for key, value in held.items() if key not in self.report}
-        self.report["options"] |= held.get("options", {})
+        held = self._take_over()
+        if not held:
+            store.remove_pictures(self.folder)
         for name, probe in probes.items():
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
@@ -109,14 +111,35 @@ class Session:
 
     def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
         """Measure a probe, draw its pictures, and save the report after both."""
+        self.measured.add(name)
         found = self._measure(name, probe, options)
-        store.save(self.report, self.folder / "probe.json")
+        self._save()
         if found is None:
             return
-        self.pictures |= own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
+        self.pictures |= made
+        self.report["pictures"][name] = sorted(file.name for file in made.values())
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
-        store.save(self.report, self.folder / "probe.json")
+        self._save()
+
+    def _save(self) -> None:
+        """Write the report. Numbers that another call has saved meanwhile stay."""
+        with store.locked(self.folder):
+            self._take_over()
+            store.save(self.report, self.folder / "probe.json")
+
+    def _take_over(self) -> Report:
+        """Put the numbers of other calls into the report, and return the report that holds them."""
+        held = store.earlier(self.folder / "probe.json", self.report)
+        for name in held.keys() - KEYS - self.measured:
+            self.report[name] = held[name]
+            self.report["options"].pop(name, None)
+            if name in held["options"]:
+                self.report["options"][name] = held["options"][name]
+            if name in held.get("pictures", {}):
+                self.report["pictures"][name] = held["pictures"][name]
+        return held
 
     def _failed(self, name: str, error: Exception) -> None:
         """Note that a probe of the user's own raised. The other probes continue."""
@@ -125,11 +148,13 @@ class Session:
         self.failures.append(f"the probe {name} raised {said}")
         if name not in self.report:  # else it has numbers, but no pictures
             self.report["absent"][name] = f"it raised {said}"
-            store.save(self.report, self.folder / "probe.json")
+            self._save()
 
     def log(self, probes: Probes) -> None:
         """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
-        made, step = logger.attach(self.path, self.trusted), self.report["step"]
+        frozen, step = self.frozen, self.report["step"]
+        # not read from the file again, which may hold another run by now
+        made = logger.Logger(frozen.trained, self.path.parent, frozen.wandb_id)
         (name,) = table.names([self.report])
         made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)
@@ -175,7 +200,7 @@ def _checked(
     for word, given in settings.items():
         name = keys.get(word, word)
         if name not in probes:
-            raise UserError(f"'{word}': no probe that is asked for{nearest(word, probes)}")
+            raise UserError(f"'{word}': this call measures no such probe{nearest(word, probes)}")
         options = probes[name].options
         for key, value in given.items():
             if key not in options:

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from core.console import plain_console
+    from core.machine import in_words
     from core.run.folder import make_folder
     from probes.report import store
     from probes.session import usable_device
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(options.json.parent, "--json", "name another")
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    machine = f"{card}, {threads}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    machine = f"{card}, {threads}, torch {torch.__version__}, {in_words()}"
     console.print(machine)
     found: dict[str, Any] = {"machine": machine, "rounds": options.rounds, "sections": {}}
     for section in options.sections:

@@ -26,7 +26,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option
+from scripts.shared import option, require_seeds
 
 if TYPE_CHECKING:
     from probes.samples.benchmark_sources import Known
@@ -89,8 +89,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options = given.parse_args(argv)
     if options.pairs < 50:
         raise UserError(f"--pairs: must be 50 or more, got {options.pairs}")
-    if min(options.seed, options.estimator_seed) < 0:
-        raise UserError("--seed, --estimator-seed: must be 0 or more")
+    require_seeds(seed=options.seed, estimator_seed=options.estimator_seed)
     if not options.out.name or options.out.is_dir():
         example = options.out / "calibration"
         raise UserError(

@@ -24,7 +24,7 @@ if not __package__:  # run by its path: import from this checkout
 from configs import CONFIGS
 from core.commands import parser
 from core.errors import UserError, exit_cleanly, nearest
-from scripts.shared import option, overrides, step
+from scripts.shared import option, overrides, probed, same_weights, step
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.console import plain_console
     from core.method import LatentModel
-    from core.run import checkpoint
+    from core.run import config
     from core.run.folder import make_folder
     from probes.latents import curve
     from probes.report import curve_figures, store
@@ -74,17 +74,17 @@ def main(argv: list[str] | None = None) -> None:
     shown: list[tuple[str, Tensor]] = []
     data = [word for word in options.overrides if word.startswith("data.")]
     for name in options.only:
-        title, config, recipe = ROWS[name]
+        title, base, recipe = ROWS[name]
         run, words = options.out / name, [*recipe, *options.overrides]
-        step("pretrain.py", CONFIGS / f"{config}.yaml", f"folder={run}", *words, "--resume")
-        step("probe.py", run, "--probes", "rate", *data)
-        report = store.load(run / "probe" / "probe.json")
+        step("pretrain.py", CONFIGS / f"{base}.yaml", f"folder={run}", *words, "--resume")
+        report = probed(run, "rate", data)
         kept = [word for word in words if not word.startswith("data.root=")]
-        found[name] = {"config": f"configs/{config}.yaml", "overrides": kept}
+        found[name] = {"config": f"configs/{base}.yaml", "overrides": kept}
         found[name] |= {"step": report["step"], **report["rate"]}
-        method, trained, *_ = checkpoint.load_method(run / "last.ckpt")
+        method, trained, *_ = same_weights(run / "last.ckpt", report)
         assert isinstance(method, LatentModel)
-        images, given_back = curve.reconstruct(method, trained, IMAGES)
+        here = config.override(trained, data, str(run))
+        images, given_back = curve.reconstruct(method, here, IMAGES)
         shown = [*(shown or [("images", images)]), (title, given_back)]
     plain_console(120).print(table(found))
     path = store.write_json(options.out / "collapse.json", found)

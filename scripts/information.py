@@ -42,7 +42,7 @@ if not __package__:  # run by its path: import from this checkout
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
 from probes.samples.estimators import CRITICS, DEFAULT, SIDES
-from scripts.shared import option, switch
+from scripts.shared import option, require_seeds, switch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,8 +90,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError(
             f"--critic: there is no '{options.critic}'; give auto, mlp, conv or checkpoint=RUN"
         )
-    if options.seed < 0:
-        raise UserError(f"--seed: must be 0 or more, got {options.seed}")
+    require_seeds(seed=options.seed)
     return options
 
 

@@ -15,7 +15,8 @@ class Patience:
     """Decides whether to stop waiting for some processes.
 
     Some machines are more than ten times as fast as others, so a limit in seconds would stop a slow
-    run. The processes make progress as long as `sign()` changes; it may return the newest step.
+    run. `sign()` returns a sign of progress, such as the newest step: processes that change it make
+    progress.
     Waiting ends after `SPENT` seconds of CPU time without a change, or `IDLE` seconds without work.
     """
 

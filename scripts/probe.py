@@ -13,6 +13,7 @@ only the missing probes. The numbers are logged to the W&B run that trained the 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,17 +21,21 @@ if not __package__:  # run by its path: import from this checkout
 from core import commands
 from core.errors import UserError, exit_cleanly
 from probes.registry import DEFAULT, ON_REQUEST, names_of
-from scripts.shared import option, switch
+from scripts.shared import option, require_seeds, switch
+
+if TYPE_CHECKING:
+    from probes.report.schema import Report
 
 SHORT = {"k": "likelihood", "steps": "ais", "chains": "ais", "images": "likelihood and ais"}
 
 
 @exit_cleanly
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> "list[Report]":
+    """Probe checkpoints; returns their reports for scripts that call this command."""
     options = arguments(argv)
     from probes.session import probe_all
 
-    probe_all(options)
+    return probe_all(options)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(parser, "--seed", "seed of the views, the critics and the held-out tenth", 0)
     option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
     options = parser.parse_intermixed_args(argv)
+    require_seeds(seed=options.seed)
     options.probes = list(DEFAULT) if options.probes is None else options.probes
     _sort_words(options)
     return options

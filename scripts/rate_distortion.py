@@ -21,14 +21,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, step, switch
+from scripts.shared import option, probed, same_weights, step, switch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,28 +49,31 @@ def main(argv: list[str] | None = None) -> None:
     from core.run import config
     from core.run.folder import picture_place
     from probes.latents import curve
-    from probes.report import curve_figures, store
+    from probes.report import comparison, curve_figures, store
     from probes.session import find
 
     options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     started = time.monotonic()
     curves, shown, known, first = [], [], None, None
+    reports: list[Report] = []
     if options.config:
         run = config.read(options.config, options.overrides)
         refuse_what_has_no_curve(run, options)
         known = curve.reference(run)
         folders = sweep(options)
-        reports = [probed(folder / "last.ckpt", "rate", []) for folder in folders]
+        reports = [probed(folder / "last.ckpt", "rate") for folder in folders]
         drawn = curve.of_sweep(reports, options.betas, options.config.stem, known)
         for point, folder in zip(drawn["points"], folders, strict=True):
             point |= json.loads((folder / NOTE).read_text()) if (folder / NOTE).is_file() else {}
         curves.append(drawn)
-        shown, first = pictures(drawn, folders), (reports[0]["rate"], reports[0]["data"])
+        shown, first = pictures(reports, run, folders), (reports[0]["rate"], reports[0]["data"])
     for target in options.checkpoint:
         report = probed(find(target, best=False), "rate_head", options.overrides)
+        reports.append(report)
         curves.append(curve.of_head(report))
         first = first or (report["rate_head"], report["data"])
     assert first is not None
+    comparison.require_one_data_set(reports, "draw them in several pictures")
     made = curve.table(*first, curves, known)
     plain_console(150).print(curve.lines(made))
     kept = store.write_json(options.picture.with_suffix(".json"), made)
@@ -140,33 +143,21 @@ def start_from(neighbour: Path, run: "RunConfig") -> None:
     checkpoint.save(folder.last, checkpoint.State(run, method, build_optimizer(method, run.optim)))
 
 
-def probed(path: Path, probe: str, overrides: list[str]) -> "Report":
-    """A checkpoint's report with this probe; the same weights are probed only once."""
-    from core.run import checkpoint
-    from probes.report import store
-
-    kept = path.parent / "probe" / "probe.json"
-    if not overrides and kept.is_file():
-        found = store.load(kept)
-        if probe in found and found["digest"] == checkpoint.digest(path):
-            return found
-    step("probe.py", path, "--probes", probe, *overrides)
-    return store.load(kept)
-
-
-def pictures(drawn: dict[str, Any], folders: list[Path]) -> list[tuple[str, "Tensor"]]:
-    """A row of test images, then for each point the reconstructions, the largest rate first."""
+def pictures(
+    reports: "list[Report]", run: "RunConfig", folders: list[Path]
+) -> list[tuple[str, "Tensor"]]:
+    """A row of test images, then for each run the reconstructions, the largest rate first."""
     from core.method import LatentModel
-    from core.run import checkpoint
     from probes.latents import curve
 
     rows: list[tuple[str, Tensor]] = []
-    for point, folder in zip(drawn["points"], folders, strict=True):
-        method, run, *_ = checkpoint.load_method(folder / "last.ckpt")
-        assert isinstance(method, LatentModel)
-        images, given_back = curve.reconstruct(method, run, IMAGES)
+    for report, folder in zip(reports, folders, strict=True):
+        found = same_weights(folder / "last.ckpt", report)
+        assert isinstance(found.method, LatentModel)
+        images, given_back = curve.reconstruct(found.method, run, IMAGES)
         rows = rows or [("images", images)]
-        rows.append((f"β {point['beta']:g}\nR {point['rate']['value']:.1f}", given_back))
+        beta = found.run.model.rate.beta
+        rows.append((f"β {beta:g}\nR {report['rate']['rate']['value']:.1f}", given_back))
     return rows
 
 

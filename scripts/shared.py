@@ -6,10 +6,16 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.commands import command, through
+from core.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from core.run.checkpoint import Loaded
+    from probes.report.schema import Report
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -29,15 +35,23 @@ def switch(parser: argparse.ArgumentParser, name: str, about: str) -> None:
     parser.add_argument(name, action="store_true", help=about)
 
 
+def require_seeds(**seeds: int) -> None:
+    """`UserError` for a seed that no generator takes; `estimator_seed` is --estimator-seed."""
+    for name, value in seeds.items():
+        if not 0 <= value < 2**63:
+            key = f"--{name.replace('_', '-')}"
+            raise UserError(f"{key}: must be 0 or more and below 2^63, got {shown(value)}")
+
+
 def overrides(parser: argparse.ArgumentParser, about: str) -> None:
     """Add the argument for `key=value` overrides of a config."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
 
 
-def step(script: str, *words: object) -> None:
+def step(script: str, *words: object) -> Any:
     """Print a command line and run it: in this process, because importing torch takes seconds, or
-    in a new one if it trains with several processes. If the step fails, this command ends with its
-    exit code.
+    in a new one if it trains with several processes. Returns what its `main` returns. If the step
+    fails, this command ends with its exit code.
     """
     name, rest = script.removesuffix(".py"), [str(word) for word in words]
     print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)
@@ -45,13 +59,34 @@ def step(script: str, *words: object) -> None:
     if name == "pretrain" and _starts_processes(rest):
         if code := subprocess.call([sys.executable, *front, *rest]):
             raise SystemExit(code)
-        return
+        return None
     handled = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
-        importlib.import_module(f"scripts.{name}").main(rest)
+        return importlib.import_module(f"scripts.{name}").main(rest)
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
+
+
+def probed(path: Path, probe: str, overrides: Sequence[str] = ()) -> "Report":
+    """The report of a checkpoint or a run folder, which holds this probe. A probe that was measured
+    before, on the same weights and data, is not repeated. `UserError` if it can not be measured.
+    """
+    (report,) = step("probe.py", path, "--probes", probe, *overrides)
+    if probe not in report:
+        raise UserError(f"{path}: no {probe}: {report['absent'].get(probe, 'not measured')}")
+    return report
+
+
+def same_weights(path: Path, report: "Report") -> "Loaded":
+    """The checkpoint that a report is about. `UserError` if the file was replaced since."""
+    from core.run import checkpoint
+    from core.trust import package_of
+
+    found = checkpoint.load_method(path, trusted=[package_of(report["method"])])
+    if found.digest != report["digest"]:
+        raise UserError(f"{path}: was replaced after it was measured; run this command again")
+    return found
 
 
 def _starts_processes(words: list[str]) -> bool:

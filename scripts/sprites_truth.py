@@ -1,5 +1,5 @@
-"""Compare measured with true information: SimCLR on sprites with M contents, for M from 2 to
-65,536. For these images I(V1; V2) = log M exactly.
+"""Compare measured with true information: SimCLR on sprites with M contents (combinations of shape,
+colour, place and so on), for M from 2 to 65,536. For these images I(V1; V2) = log M exactly.
 
     twobounds sprites-truth                          # all five M, about 5 minutes on 2 CPU cores
     twobounds sprites-truth --contents 2,288         # some of them
@@ -23,7 +23,7 @@ if not __package__:  # run by its path: import from this checkout
 from configs import CONFIGS
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, overrides, step
+from scripts.shared import option, overrides, probed, step
 
 # One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. With the config's
 # 0.1, SimCLR's own critic reaches only 90 % of the ideal for M = 65,536 and K = 8,191.
@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         run = options.out / f"m{m}"
         sizes = [f"data.sprites.{key}={value}" for key, value in SPRITES[m].items()]
         step("pretrain.py", CONFIGS / config, f"folder={run}", *recipe, *sizes, "--resume")
-        step("probe.py", run, "--probes", "information")
-        reports.append(store.load(run / "probe" / "probe.json"))
+        reports.append(probed(run, "information"))
     table = truth.collect(reports, CRITIC)
     sprites = {m: SPRITES[m] for m in options.contents}
     table["recipe"] = {"config": f"configs/{config}", "overrides": recipe, "sprites": sprites}

@@ -39,7 +39,7 @@ def exact_clip(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def codes(n: int, d: int, seed: int, norm: float = 1.0) -> Tensor:
-    """Rows of one length. If there are enough, they include a zero vector and two pairs of
+    """Rows of equal length. If there are enough, they include a zero vector and two pairs of
     duplicates.
     """
     x = norm * F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)

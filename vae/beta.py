@@ -1,7 +1,7 @@
 """A beta-VAE: a diagonal Gaussian code, with rate, distortion, and a schedule of the rate's price.
 
 Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE, 2017.
-B = images on this process, C H W = image shape, L = latent dimensions, G = columns of the rate.
+B = images on this process, C H W = image shape, L = latent dimensions, G = terms of the rate.
 """
 
 import math

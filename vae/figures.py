@@ -25,7 +25,7 @@ def reconstructions(method: LatentModel, x: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) -> list[Tensor]:
     """Rows of decoded codes: the first image's code, with one dimension moved from -2.5 to 2.5.
-    Each row moves one latent dimension; the rows are those that vary most over x.
+    Each row moves one latent dimension, beginning with the one that varies most over x.
 
     An autoregressive decoder uses the same noise for all pictures, so only the codes differ.
     """

@@ -8,10 +8,10 @@ CENTRES = ("none", "before", "upto", "all")
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution whose filters are zero outside of `taps`, with norm `gain` each (weight norm:
-    w = g v / |v|, Salimans & Kingma 2016).
+    """A convolution whose filters are zero outside of `taps` and have the norms `gain` (weight
+    norm: w = g v / |v|, Salimans & Kingma 2016).
 
-    `taps` is bool [k, l] with odd sides; `centre` decides about its centre. Channel c has colour
+    `taps` is bool [k, l] with odd sides; `centre` replaces its middle value. Channel c has colour
     c mod `colours`. At the centre, an output reads no input, inputs of colours "before" its own
     (van den Oord's mask A), "upto" its own (mask B), or "all". The mask acts on the weights, before
     the norm, and never on the image.

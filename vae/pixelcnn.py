@@ -44,7 +44,9 @@ class PixelCNN(nn.Module):
         super().__init__()
         colours = shape[0]
         if width % colours:
-            raise UserError(f"model.pixel_width: must divide by {colours} channels, got {width}")
+            raise UserError(
+                f"model.pixel_width: must be a multiple of the {colours} channels, got {width}"
+            )
         self.shape, self.window = shape, window.fitted(shape)
         trunk: Any = {"full": TwoStacks, "stack": Stack, "rectangle": Rectangle}[window.kind]
         self.trunk = trunk(self.window, shape, width, blocks)

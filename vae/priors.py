@@ -42,21 +42,21 @@ class PriorConfig:
 class Prior(nn.Module, ABC):
     """p(z). A call returns the present distribution, with event [L]."""
 
-    columns: int  # G, of the rate
+    columns: int  # G, the number of terms of an image's rate
 
     @abstractmethod
     def forward(self) -> Distribution: ...
 
     @abstractmethod
     def rate(self, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Tensor:
-        """Estimates [B, G] in nats; the mean of their sum over columns is KL(q(z|x) || p(z)).
+        """Terms [B, G] in nats; the expectation of their sum over G is KL(q(z|x) || p(z)).
 
         z ~ q(z|x) = N(mean, sigma^2); all [B, L].
         """
 
 
 class StandardNormal(Prior):
-    """p(z) = N(0, I). The rate is a closed form with one column per dimension."""
+    """p(z) = N(0, I). The rate is a closed form with one term per dimension."""
 
     zeros: Tensor
 
@@ -77,7 +77,7 @@ class VampPrior(Prior):
     """p(z) = (1/K) sum_k q(z|u_k), the posteriors of K trained pseudo-inputs (Tomczak & Welling
     2018).
 
-    A mixture does not factorise, so the rate is log q(z|x) - log p(z) at the sample, in one column.
+    A mixture does not factorise, so the rate is log q(z|x) - log p(z) at the sample, in one term.
     `moments` maps images to the mean and log sigma of their posterior. With `bounded`,
     pseudo-inputs stay in [0, 1], like images.
     """
@@ -140,7 +140,7 @@ class FlowPrior(Prior):
     layers (Germain et al. 2015; Chen et al. 2017). It starts as the standard normal.
 
     All steps have the same order 1 .. L. So log |det| = 0, and together the steps give p(z_i|z_<i)
-    = N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one column per
+    = N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one term per
     dimension, a closed form given the earlier sampled dimensions:
 
         R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1))

@@ -1,7 +1,7 @@
 """The price of a nat of rate during training: rate and distortion become the objective.
 
-R = rate, D = distortion, both in nats an image; B = images on this process; G = columns of the
-rate, one per dimension of the code if the prior factorises; * marks a target, `nats` in the config.
+R = rate, D = distortion, both in nats an image; B = images on this process; G = terms of
+an image's rate, one per dimension for most priors; * marks a target, `nats` in the config.
 
     constant           D + beta R
                        (Kingma & Welling 2014; Higgins et al. 2017)
@@ -64,7 +64,7 @@ class RateConfig:
     warmup: float | None = None  # share of training in which beta (0.1) or C (0.5) rises
     cycles: int | None = None  # 4
     ramp: float | None = None  # 0.5: share of a cycle in which beta rises
-    gamma: float | None = None  # 100: the price of a nat of distance from the capacity
+    gamma: float | None = None  # 100: the price of a nat of difference between rate and capacity
     nats: float | None = None  # free nats of a group; or the target R, C or D
     group: int | None = None  # 1: dimensions that share their free bits; 0 = all of them
 
@@ -96,10 +96,11 @@ class RateSchedule(nn.Module):
     """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` changes the
     price. All state is in buffers.
 
-    The multiplier follows the relative error e of a moving average, log price += INTEGRAL e +
-    PROPORTIONAL (e - e before). For a rate, e = log(R / R*). For a distortion, e = (D* - D) /
-    min(price R, |D*|), because along R(D) a nat of D is worth 1 / price nats of R. A step whose
-    rate or distortion is not finite changes nothing.
+    For a target, e is the relative error of a moving average, and the multiplier changes by
+    log price += INTEGRAL e + PROPORTIONAL (e - e of the step before). For a rate,
+    e = log(R / R*). For a distortion, e = (D* - D) / min(price R, |D*|), because along R(D) a nat
+    of D is worth 1 / price nats of R. A step whose rate or distortion is not finite changes
+    nothing.
     """
 
     price: Tensor
@@ -113,7 +114,7 @@ class RateSchedule(nn.Module):
         self.config, self.settings = config, config.settings()
         group = self.settings.get("group") or columns
         if columns % group:
-            given = f"{columns} columns of the rate do not divide into groups of {group}"
+            given = f"the rate has {columns} terms, which can not be divided into groups of {group}"
             raise UserError(f"model.rate.group: {given}")
         self.groups = columns // group
         self.register_buffer("price", torch.tensor(0.0))

@@ -53,7 +53,7 @@ class DataConfig:
     probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
     skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
     validation: int = 2048  # images held out of the official train split
-    workers: int = 2  # processes that decode images
+    workers: int = -1  # processes that decode; -1 = one a processor, up to 8; 0 = this one
     timeout: float = 600.0  # seconds without an image after which the workers count as lost
     compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
@@ -75,7 +75,7 @@ class DataConfig:
                 policy(getattr(self, key) or self.augment, 32)
             except UserError as error:
                 raise ValueError(str(error).replace("data.augment", key)) from None
-        at_least(self, size=0, validation=1, workers=0)
+        at_least(self, size=0, validation=1, workers=-1)
         timeout(self.timeout)
         one_of(self, changed=CHANGED)
         if not 0 <= self.skip < 1:

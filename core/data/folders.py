@@ -106,7 +106,7 @@ def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
             elif os.path.splitext(entry.name)[1].lower() in suffixes():
                 yield entry.path
             else:
-                _leave(left_out, "no images", entry.path)
+                _leave(left_out, "not images", entry.path)
 
 
 def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirEntry[str]]:
@@ -126,7 +126,7 @@ def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirE
         elif _exists(entry) is None:
             _leave(left_out, "links that lead nowhere", entry.path)
         elif not _exists(entry):
-            _leave(left_out, "no regular files", entry.path)
+            _leave(left_out, "not regular files", entry.path)
         else:
             kept.append(entry)
     return kept
@@ -150,7 +150,7 @@ def _leave(left_out: dict[str, list[str]], reason: str, path: str) -> bool:
 
 
 def _counts(left_out: dict[str, list[str]]) -> str:
-    """For example " (3 no images, such as a/notes.txt; 1 hidden, such as .cache)"."""
+    """For example " (3 not images, such as a/notes.txt; 1 hidden, such as .cache)"."""
     parts = [
         f"{len(paths)} {reason}, such as {printable(os.path.basename(min(paths)), 60)}"
         for reason, paths in sorted(left_out.items())

@@ -87,8 +87,8 @@ class Identity:
         """One line that says how these data differ from `other`; empty if they do not.
 
         `other` is a result of `as_dict`, perhaps read from a file with arbitrary content. If the
-        two have no digest in common (such as one folder in memory and streamed), only the rest is
-        compared.
+        two have no digest in common (such as a folder that was held in memory and now streams),
+        only the rest is compared.
         """
         if not isinstance(other, Mapping):
             return f"the other data are described by {_shown(other)}, which is not an identity"

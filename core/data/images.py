@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ class Facts:
 
 
 class Stored(Source):
-    """Images that exist before they are read, and that a policy augments."""
+    """Images that are stored, not rendered. A policy augments them."""
 
     policy: Policy
     facts: Facts
@@ -118,7 +119,7 @@ class Arrays(Stored):
 
 
 class Stream(Stored):
-    """A split that is decoded while it is read, by workers; its views are made on the device."""
+    """A split that worker processes decode while it is read. Views are made on the device."""
 
     def __init__(
         self,
@@ -145,7 +146,8 @@ class Stream(Stored):
         wanted, pin = (index.tolist() for index, _ in ahead), torch.cuda.is_available()
         (classes,) = self.factors.values()
         loaded = load(self.images, self.workers, self.timeout, batch_sampler=wanted, pin_memory=pin)
-        for (image, label, read, notes), (index, rng) in zip(loaded, order, strict=True):
+        timed = self._timed(loaded)
+        for (image, label, read, notes), (index, rng) in zip(timed, order, strict=True):
             self.images.account(index, read, notes)
             require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
             image = image.to(rng.device, non_blocking=True)
@@ -153,6 +155,15 @@ class Stream(Stored):
             yield make_batch(image, label, index, rng, self.policy, views)
         if self.images.notes:
             self.images.notes.judge()
+
+    def _timed(self, loaded: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            began = time.monotonic()
+            batch = next(loaded, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def make_batch(
@@ -174,8 +185,11 @@ def require_labels(labels: Tensor, classes: int, where: str) -> None:
 
 
 def digests_of(images: Split) -> dict[str, str]:
-    """The digests of a split that streams: of its labels if they are known and, unless it consists
-    of files, of torchvision's stored array, or of 64 decoded images and Hugging Face's own digest.
+    """The digests of a split that streams, without those of its files.
+
+    "labels" if they are known without decoding. For torchvision's stored arrays "content"; for
+    other sets without files "sample" (of 64 decoded images), "content" if Hugging Face has its own
+    digest, and "sampled_labels" instead of unknown "labels".
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

@@ -1,4 +1,4 @@
-"""Decode images in worker processes, and report workers that starve or die.
+"""Decode images in worker processes, and report workers that die or send nothing.
 
 n = images in the split.
 """
@@ -23,9 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from core.data.notes import Notes, printable, say_once
 from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
 from core.data.skipping import Split, Undecodable, first_decodable
+from core.distributed import world
 from core.errors import UserError
 
 MAX_WORKERS = 4  # per processor: more workers only wait for each other
+AUTOMATIC = 8  # the most workers that start unless the user asks for more
 TICK = 5.0  # seconds without a batch after which the workers are checked
 # Parts of torch's RuntimeErrors when shared memory or file handles run out.
 EXHAUSTED = ("shared memory", "mmap", "Too many open files", "ancdata", "Cannot allocate")
@@ -133,7 +135,7 @@ def decode(
         return images.contiguous(), targets[chosen].long()[:, None]
     images = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8)
     labels = torch.empty(len(chosen), 1, dtype=torch.long)
-    done, workers = 0, min(workers, math.ceil(len(chosen) / 256))
+    done, workers = 0, min(sensible(workers), math.ceil(len(chosen) / 256))
     for image, label, read, notes in load(split, workers, timeout, batch_size=256):
         split.account(torch.arange(done, done + len(image)), read, notes)
         images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
@@ -192,7 +194,7 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
     `timeout`: seconds of waiting without a batch after which `WorkersLost` is raised. A dead
     worker is noticed within seconds. torch's global generator is not used.
     """
-    workers, silent = _sensible(workers), 0.0
+    workers, silent = sensible(workers), 0.0
     tick = min(TICK, timeout) if workers else 0
     batches: Iterator[Any] | None = None
     try:
@@ -231,13 +233,21 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
         del batches  # end the workers now; a stored error would keep them alive
 
 
-def _sensible(workers: int) -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = MAX_WORKERS * (cpus or 1)
+def sensible(workers: int) -> int:
+    """The number of workers for `data.workers`: -1 shares the processors among the processes of
+    this machine.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpus = affinity or 1
+    most = MAX_WORKERS * cpus
+    if workers < 0:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # torchrun's
+        here = here or min(world(), torch.cuda.device_count() or world())
+        return max(1, min(AUTOMATIC, cpus // here))
     if workers > most:
         say_once(
             f"data.workers: {workers} are more than {MAX_WORKERS} for each of {cpus} processors;"
-            f" {most} decode"
+            f" {most} are used"
         )
     return min(workers, most)
 
@@ -245,7 +255,7 @@ def _sensible(workers: int) -> int:
 def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
     """The iterator of a DataLoader, with running workers."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # see `_sensible`
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # see `sensible`
         batches = iter(
             DataLoader(dataset, num_workers=workers, worker_init_fn=_keep_what_was, **options)
         )
@@ -255,8 +265,8 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _keep_what_was(worker: int) -> None:
-    """A forked worker must not collect its parent's garbage: destructors of objects that own
-    threads, of which a fork has none, would abort it.
+    """Keep a forked worker from collecting its parent's garbage. The destructor of an object that
+    owns threads would abort the worker, because a fork does not copy threads.
     """
     gc.freeze()
 

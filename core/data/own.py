@@ -1,5 +1,5 @@
-"""A check of the first images of a data set of the user's own. A set whose batches are not what it
-says would otherwise fail in the model, far from its cause, or train on wrong values.
+"""A check of the first images of a user's own data set. Without it, batches that differ from what
+the set declares would cause an error in the model, far from its cause, or training on wrong values.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from core.errors import UserError
 
 
 def check(source: Source) -> None:
-    """`UserError` where two views of at most two images are not what `core.batch.Batch` says."""
+    """`UserError` if two views of at most two images do not have the form of `core.batch.Batch`."""
     for key in ("shape", "factors"):
         if not hasattr(source, key):
             raise UserError(f"data.name: {source.name} has no `{key}`")
@@ -18,20 +18,20 @@ def check(source: Source) -> None:
     batch = next(iter(source.batches(eval_sampler(len(source), source.seed, 2, most=2), 2)))
     n = len(batch.index)
     if len(batch.views) != 2:
-        raise _wrong(source, f"{len(batch.views)} views, where 2 were asked for")
+        raise _wrong(source, f"{len(batch.views)} views instead of 2")
     for view in batch.views:
         if tuple(view.shape) != (n, *source.shape):
-            wanted = f"{(n, *source.shape)} by its `shape`"
-            raise _wrong(source, f"views of shape {tuple(view.shape)}, where it is {wanted}")
+            wanted = f"but its `shape` asks for {(n, *source.shape)}"
+            raise _wrong(source, f"views of shape {tuple(view.shape)}, {wanted}")
         if not _is_image(view):
             raise _wrong(source, "views that are neither uint8 nor floats in [0, 1]")
     if tuple(batch.label.shape) != (n, len(source.factors)):
-        wanted = f"{(n, len(source.factors))} by its `factors`"
-        raise _wrong(source, f"labels of shape {tuple(batch.label.shape)}, where it is {wanted}")
+        wanted = f"but its `factors` ask for {(n, len(source.factors))}"
+        raise _wrong(source, f"labels of shape {tuple(batch.label.shape)}, {wanted}")
     for (name, classes), column in zip(source.factors.items(), batch.label.T, strict=True):
         if column.is_floating_point() or not (column.min() >= 0 and column.max() < classes):
             raise _wrong(
-                source, f"labels {column.tolist()} of {name}, which are 0 to {classes - 1}"
+                source, f"labels {column.tolist()} of {name}; they must be 0 to {classes - 1}"
             )
 
 

@@ -34,7 +34,7 @@ def resized_crop(x: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
 
 def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
     """The input pixels and weights that resize [start, start + length) to S pixels, reversed if
-    `flip`; three tensors [B]. No axis is longer than n.
+    `flip`. The three arguments are tensors [B]; no image side is longer than n.
 
     Output pixel i is the sum over k of weight[k, i] times input pixel index[k, i]; both are
     [B, K, S]. The weights form a triangle around the centre of i. The triangle is as wide as the

@@ -47,6 +47,7 @@ class Source(ABC):
     truth: Truth | None = None  # the known information between two views
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word
+    waited: float = 0.0  # seconds in which a batch was asked for, and its images were not ready
 
     @classmethod
     def check(cls, data: Any) -> None:
@@ -105,7 +106,7 @@ def train_sampler(
 ) -> Sampler:
     """Batches `start` to `stop` of endless shuffled epochs. Batch i is a function of (seed, i).
 
-    `batch_size` is global, and each process gets a W-th of it. An epoch has n // batch_size
+    `batch_size` is global, and each process gets 1/W of it. An epoch has n // batch_size
     batches.
     """
     per_epoch, mine = n // batch_size, batch_size // world

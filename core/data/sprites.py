@@ -145,7 +145,7 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
 
 
 def _in_band(value: Tensor, count: int, u: Tensor) -> Tensor:
-    """Turns on the circle [B]: the band of value int64 [B] of `count`, at u [B] of its width."""
+    """Angles [B] in turns, value / count plus noise u [B] in [0, 1); the bands do not overlap."""
     return (value + BAND * (u - 0.5)) / count
 
 

@@ -87,15 +87,15 @@ def alpha_bound(scores: Scores, alpha: float) -> Bound:
     mixed, mixed_second, terms = _interpolated(scores, alpha)
     if not scores.paired:
         return Bound(terms, terms)
-    # the derivative of both expectations with respect to a key's share in all M
+    # the derivative of both expectations with respect to the weight of one key in every M and M'
     first = alpha * (scores.received(-mixed) - math.log(scores.negatives)).exp()
     second = (1 - alpha) * (scores.received(-2 * mixed_second) - math.log(scores.negatives)).exp()
     return Bound(terms, terms - first - second)
 
 
 def best_alpha(calibration: list[Scores], alphas: tuple[float, ...]) -> float:
-    """The alpha with the largest bound on calibration pairs. (Choosing it on the reported pairs
-    would make the result no bound.) Raises `Unmeasurable` if a bound is NaN.
+    """The alpha with the largest bound on calibration pairs. (If it were chosen on the reported
+    pairs, the result would not be a bound.) Raises `Unmeasurable` if a bound is NaN.
     """
     found = [
         sum(_interpolated(scores, alpha)[2].mean().item() for scores in calibration)
@@ -266,9 +266,10 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
 
 
 def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
-    """`infonce_terms` with their influence, a bound for each number of candidates: pair j subtracts
-    its share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) from each anchor i of which it is a
-    candidate.
+    """`infonce_terms` with their influence, as a bound for each number of candidates.
+
+    The influence of pair j is its term minus exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c), summed over
+    the anchors i of which its key is a candidate.
     """
     received = torch.zeros(len(candidates), len(query), dtype=torch.float64, device=query.device)
     for scores, place, sums in _followed(query, key, scale, candidates):

@@ -24,7 +24,7 @@ from core.matmul import matmul
 # Scores are stored in powers of two, exp(s) = exp2(s log2 e): exp2 is 4 times as fast on a CPU.
 LOG2E = 1 / math.log(2)
 
-# Queries per chunk, most keys and most scores of a chunk: on a CPU it fits into the cache.
+# The largest numbers of queries, keys and scores of a chunk; on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
 # Up to this many scores (256 MiB in float32) are computed at once on devices where each operator
 # needs a launch.

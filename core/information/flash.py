@@ -64,11 +64,12 @@ def error(scale: float, n: int, d: int) -> float:
     """How much rounding the keys moves the mean loss of N queries, in nats: three standard
     deviations, for codes of unit length.
 
-    A coordinate's relative error is uniform, with a deviation of at most eps / sqrt(12). This moves
-    a score, scale <q, k>, by that times scale sqrt(sum_i q_i^2 k_i^2), or scale sqrt(3 / D) for
-    q = k with normally distributed coordinates. Errors of different keys are independent, so the
-    worst case is that each query's softmax lies on a single key, a different one for each query.
-    (If all queries share that key, as after a collapse, the error is sqrt(N) times larger.)
+    A coordinate's relative error is uniform, with a deviation e of at most eps / sqrt(12). So the
+    error of a score, scale <q, k>, has the deviation e scale sqrt(sum_i q_i^2 k_i^2), which is
+    e scale sqrt(3 / D) for q = k with normally distributed coordinates. Errors of different keys
+    are independent, so the worst case is that each query's softmax lies on a single key, a
+    different one for each query. (If all queries share that key, as after a collapse, the error is
+    sqrt(N) times larger.)
     `softmax_mean` corrects the rounding of the queries.
     """
     return 1.5 * torch.finfo(HALF).eps * scale / math.sqrt(n * d)

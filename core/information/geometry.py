@@ -1,7 +1,7 @@
 """The geometry of codes: whether views of one image agree, and whether images stay apart.
 
-n = images, V = views of each, D = dimensions. Unit codes are rows of length one. These numbers are
-no information, but they show what a bound can not: which dimensions an encoder does not use.
+n = images, V = views of each, D = dimensions. Unit codes are rows of length one. These numbers do
+not measure information. They show what a bound does not: which dimensions an encoder uses.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 BLOCK = 512  # rows whose distances to all others are in memory at a time
 EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
-DEAD = 0.01  # a dimension with less than this share of an even spread is dead
+DEAD = 0.01  # a dimension is dead if its deviation is below this; evenly spread features have 1
 ROUNDING = 1e-6  # relative; smaller differences are rounding errors of float32
 
 
@@ -21,8 +21,8 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared distance of two views, E |f(x) - f(y)|^2 (Wang & Isola 2020, alpha = 2).
 
     Unit codes first, second [n, D]; a scalar from 0 (the views agree) to 4; unrelated views give 2.
-    A collapse also gives 0, so read it together with `uniformity`. Half of it is one minus the mean
-    cosine, and exactly 0 for equal codes.
+    A collapse also gives 0, so read it together with `uniformity`. It equals 2 (1 - mean cosine),
+    and is exactly 0 for equal codes.
     """
     return (first - second).square().sum(1).mean()
 
@@ -69,8 +69,8 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
 
     Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse gives
     1. Unlike in `effective_rank`, directions in which views differ as much as images weigh little.
-    The mean of V views adds S_w / V to S_b, so features that ignore the image give a high value:
-    read it together with `alignment`. NaN for features that are not finite.
+    S_b contains S_w / V, the noise of a mean of V views, so features that ignore the image give a
+    high value: read it together with `alignment`. NaN for features that are not finite.
     """
     n, v, d = views.shape
     if n < 2 or v < 2:
@@ -104,8 +104,9 @@ def deviations(x: Tensor) -> Deviations:
     """The deviation of each dimension of x / |x| over images, times sqrt(D) (SimSiam, Chen & He
     2021, section 4.1).
 
-    Features x [n, D], n >= 2. The root mean square over dimensions is at most 1, for unit features
-    with zero mean. A collapse to a point gives 0, and an unused dimension counts as dead.
+    Features x [n, D], n >= 2. The root mean square over dimensions is at most 1, and about 1 if the
+    mean of the unit features is zero. A collapse to a point gives 0, and an unused dimension counts
+    as dead.
     """
     each = F.normalize(x.double(), dim=1).std(0) * math.sqrt(x.shape[1])
     return Deviations(each.mean().item(), each.min().item(), (each < DEAD).double().mean().item())

@@ -66,7 +66,7 @@ class Blocks(NamedTuple):
 
 
 def cut(layout: Layout, size: int) -> Blocks:
-    """Blocks of at most `size` rows or columns. The rows' own pairs are cut alike on both sides."""
+    """Blocks of at most `size` rows or columns. Own pairs have equal blocks as rows and columns."""
     size = size // layout.views
     rows = list(slices(layout.pairs, size))
     parts = (

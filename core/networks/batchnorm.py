@@ -1,8 +1,8 @@
-"""Batch norm with the statistics of the global batch, for any number of processes, or with separate
-statistics of groups of rows, for several groups in one pass.
+"""Two kinds of batch norm. One has the statistics of the global batch, for any number of processes.
+The other has separate statistics for each group of rows, with all groups in one pass.
 
 torch.nn.SyncBatchNorm supports only GPUs and no groups. B = rows on this process, C = channels,
-S = places in a map, G = groups of rows with their own statistics.
+S = positions of a feature map, G = groups of rows with their own statistics.
 """
 
 import math
@@ -27,8 +27,8 @@ class Groups:
     """The groups of the rows of a pass, and the statistics that the pass computed.
 
     `number` int64 [B] is the group of each row. `in_turns`: row r belongs to group r % G, and all
-    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...], with the
-    channels of all groups, and torch's own kernel can be used.
+    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...], where each
+    group has channels of its own, so torch's own kernel computes all groups.
     """
 
     def __init__(self, number: Tensor, count: int, in_turns: bool, parts: "list[GroupedBatchNorm]"):
@@ -124,7 +124,7 @@ class GroupedBatchNorm(_BatchNorm):
     _check_input_dim = nn.SyncBatchNorm._check_input_dim
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
     groups: Groups | None = None
-    together = False  # statistics are summed over processes
+    together = False  # whether statistics are summed over processes
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows [B, C, ...]."""
@@ -132,7 +132,7 @@ class GroupedBatchNorm(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[misc]  # rejects rows without channels
         if self.together and world() > 1:
-            return self._sums_apart(x, self.groups)
+            return self._of_groups(x, self.groups)
         in_rows = x.is_contiguous() or torch.is_grad_enabled()
         if self.groups.in_turns and in_rows and not torch.compiler.is_compiling():
             return self._in_turns(x.contiguous(), self.groups)
@@ -159,10 +159,6 @@ class GroupedBatchNorm(_BatchNorm):
         return torch.native_batch_norm(wide, weight, bias, mean, variance, True, 1.0, self.eps)[
             0
         ].view_as(x)
-
-    @torch.compiler.disable  # sums over processes can not be compiled
-    def _sums_apart(self, x: Tensor, groups: Groups) -> Tensor:
-        return self._of_groups(x, groups)
 
     def _of_groups(self, x: Tensor, groups: Groups) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, without a copy of x. The result
@@ -201,10 +197,10 @@ class GroupedBatchNorm(_BatchNorm):
     def _statistics(self, x: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance [G, C] and the number of values [G, 1] of each group.
 
-        They are combined from the means and variances of single rows. One process does this about
-        the mean of the group. Several processes do it about the running mean, which they all know,
-        so that one sum is enough; the variance then loses about (mean - running mean)^2 / variance
-        units of the last place.
+        They are combined from the means and variances of single rows. A single process subtracts
+        the mean of the group before it squares. Several processes subtract the running mean, which
+        all of them know, so one sum over processes is enough. The rounding error of the variance is
+        then about (mean - running mean)^2 / variance units of the last place.
         """
         rows = x.flatten(2) if x.ndim > 2 else x[:, :, None]
         mean, variance = _moments(rows, (2,))
@@ -269,11 +265,10 @@ class SyncBatchNorm(GroupedBatchNorm):
         """Rows [B, C, ...]. Gradients as in `core.distributed.gather`."""
         if not self.training or world() == 1 or self.groups is not None:
             return super().forward(x)
-        if x.device.type == "cuda":
+        if x.device.type == "cuda" and not torch.compiler.is_compiling():
             return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]  # torch's kernels
         return self._normalised(x.reshape(*x.shape[:2], -1)).reshape(x.shape).to(x.dtype)
 
-    @torch.compiler.disable  # sums over processes can not be compiled
     def _normalised(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) times weight plus bias, for x [B, C, S]."""
         x = at_least_float32(x)

@@ -86,7 +86,7 @@ def quartered(shape: tuple[int, int, int], key: str) -> tuple[int, int]:
     """A quarter of an image's sides, for two strided convolutions; a `UserError` names `key`."""
     if shape[1] % 4 or shape[2] % 4:
         raise UserError(
-            f"{key}: convolutional networks need sides that divide by 4, but images are"
+            f"{key}: convolutional networks need sides that are multiples of 4, but images are"
             f" {shape[1]}x{shape[2]}; set data.size or {key}=mlp"
         )
     return shape[1] // 4, shape[2] // 4

@@ -28,6 +28,7 @@ from core.run.finite import not_finite, require_finite
 from core.run.moments import load_moments
 from core.run.resumable import RESUMABLE_KEYS, differences
 from core.run.sharding import assemble, gather_full, shard_like, sharded
+from core.transfer import to_host
 from core.trust import package_of
 
 FORMAT = "twobounds/1"
@@ -95,20 +96,25 @@ class Damaged(UserError):
     """A checkpoint file that is cut short or has flipped bits."""
 
 
-def save(path: Path, state: State, keep: int = 1) -> None:
-    """Write a state atomically: `path` always holds the whole new or the whole old checkpoint.
+class Snapshot(NamedTuple):
+    """The entries of a checkpoint as copies on the CPU, which later steps do not change."""
 
-    All processes must call it, because each may hold a part of the weights; the first one writes.
-    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
-    finite, it raises `UserError` and changes no file.
+    entries: dict[str, Any]
+    buffers: set[str]  # names of the weights that are buffers
+    ready: Callable[[], object]  # waits until the copies are complete
+
+
+def snapshot(state: State) -> Snapshot | None:
+    """Copy a state, without waiting for a GPU. None in all processes but the first.
+
+    All processes must call it, because each may hold a part of the weights.
     """
     weights, optimizer = gather_full(
         (state.method.state_dict(), state.optimizer.state_dict()), keep=rank() == 0
     )
     if rank():
-        return
-    buffers = {name for name, _ in state.method.named_buffers()}
-    require_finite(path, state.step, weights, buffers, optimizer)
+        return None
+    (weights, optimizer), ready = to_host((weights, optimizer))
     entries = {
         "format": FORMAT,
         "config": config.to_dict(state.run),
@@ -120,13 +126,31 @@ def save(path: Path, state: State, keep: int = 1) -> None:
         "wandb_id": state.wandb_id,
         "scaler": state.scaler.state_dict() if state.scaler else {},
     }
+    return Snapshot(entries, {name for name, _ in state.method.named_buffers()}, ready)
 
-    def write(temporary: Path) -> None:
+
+def write(path: Path, held: Snapshot, keep: int = 1) -> None:
+    """Write a snapshot atomically: `path` always holds the whole new or the whole old checkpoint.
+
+    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
+    finite, it raises `UserError` and changes no file.
+    """
+    held.ready()
+    entries = held.entries
+    require_finite(path, entries["step"], entries["method"], held.buffers, entries["optimizer"])
+
+    def whole(temporary: Path) -> None:
         # torch.save with a path would hide the system's error, such as a full disk
         with open(temporary, "wb") as file:
             torch.save(entries, file)
 
-    write_atomically(path, write, keep)
+    write_atomically(path, whole, keep)
+
+
+def save(path: Path, state: State, keep: int = 1) -> None:
+    """Write a state (see `snapshot` and `write`). All processes must call it; the first writes."""
+    if (held := snapshot(state)) is not None:
+        write(path, held, keep)
 
 
 def read(path: Path) -> Entries:
@@ -249,8 +273,16 @@ def load_method(
 
     Its class must lie in the project's rooms or in a `trusted` package.
     """
-    path = Path(path)
-    entries = read(path)
+    return method_of(Path(path), read(Path(path)), device, trusted)
+
+
+def method_of(
+    path: Path,
+    entries: Entries,
+    device: torch.device | str = "cpu",
+    trusted: Iterable[str] = (),
+) -> Loaded:
+    """`load_method` for entries that were read from `path`."""
     run = run_of(path, entries, trusted)
     method = build_for(path, entries, run)
     double = run.trainer.precision.startswith("64")
@@ -279,7 +311,7 @@ def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Met
         raise
     except Exception as error:  # a network's own error about its sizes
         raise UserError(
-            f"{path}: its config makes no network ({type(error).__name__}: {error})"
+            f"{path}: no network can be built from its config ({type(error).__name__}: {error})"
         ) from None
 
 

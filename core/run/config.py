@@ -39,7 +39,7 @@ class RunConfig:
     folder: str = "???"  # where the run is kept
     wandb: str = "auto"  # auto (online if logged in, else offline) | disabled | offline | online
     resume: bool = False
-    # not a key: place -> (its value, its text in the YAML file, such as ${oc.env:NAME})
+    # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -20,8 +20,8 @@ from core.run.validation import Validation
 
 
 def dry_run(training: Training, validation: Validation) -> None:
-    """Train on the first batch in the run's precision, validate on batches of the sizes to come,
-    and restore everything bit by bit. Raises `UserError` if something fails.
+    """Train on the first batch in the run's precision, validate with the batch sizes that the
+    run will use, and restore everything bit by bit. Raises `UserError` if something fails.
 
     All processes must call it, before the first step: the optimiser must be new.
     """

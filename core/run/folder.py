@@ -6,6 +6,7 @@ best.ckpt and, with `trainer.keep_epochs` = n, one epoch-N.ckpt every n epochs.
 
 import errno
 import fcntl
+import functools
 import json
 import math
 import time
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.data.source import Source
-from core.distributed import gather_round_robin, rank
+from core.distributed import gather_round_robin
 from core.errors import UserError
 from core.files import write_atomically
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.provenance import changes, provenance
 from core.run.resumable import RESUMABLE_KEYS, differences
+from core.run.saver import Saver
 from core.trust import package_of
 
 # seconds that a resumed run waits for its folder: a file server needs 90 s to notice that a node
@@ -69,6 +71,7 @@ class RunFolder:
         self.last, self.best = self.path / "last.ckpt", self.path / "best.ckpt"
         self.config, self.data = self.path / "config.yaml", self.path / "data.json"
         self.metrics, self.pictures = self.path / "metrics.jsonl", self.path / "pictures"
+        self.saver = Saver()
         self._damaged: list[Path] = []
         self._provenance: dict[str, Any] = {}
 
@@ -150,8 +153,8 @@ class RunFolder:
                 raise BlockingIOError
         except (BlockingIOError, PermissionError):
             raise UserError(
-                f"folder: another process trains in {self.path} or it is not yours; end it, or"
-                f" {NAME_ANOTHER}"
+                f"folder: another process trains in {self.path}, or the folder is not yours; end"
+                f" it, or {NAME_ANOTHER}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -169,16 +172,37 @@ class RunFolder:
             facts = json.dumps(self._provenance, indent=1)
             write_atomically(self.data, lambda temporary: temporary.write_text(facts, "utf-8"))
 
-    def save(self, state: State, steps_per_epoch: int) -> None:
-        """Write last.ckpt and, when it is due, an epoch-N.ckpt. All processes must call it."""
-        trainer = state.run.trainer
-        while rank() == 0 and self._damaged:
+    def save(
+        self,
+        state: State,
+        steps_per_epoch: int,
+        last: bool = True,
+        best: bool = False,
+        wait: bool = True,
+    ) -> None:
+        """Write last.ckpt and, when it is due, an epoch-N.ckpt (`last`), and best.ckpt (`best`).
+
+        Without `wait`, a thread writes while training continues, and `saver` reports its errors.
+        All processes must call it.
+        """
+        trainer, places = state.run.trainer, [(self.best, 1)] if best else []
+        if last:
+            places.append((self.last, trainer.keep_last))
+            every = trainer.keep_epochs * steps_per_epoch
+            if every and state.step and state.step % every == 0:
+                epoch = state.step // steps_per_epoch
+                places.append((self.path / f"epoch-{epoch}.ckpt", 1))
+        if (held := checkpoint.snapshot(state)) is not None:
+            self.saver.submit(functools.partial(self._write, held, places))
+            if wait:
+                self.saver.wait()
+
+    def _write(self, held: checkpoint.Snapshot, places: list[tuple[Path, int]]) -> None:
+        while self._damaged:
             # a damaged file would push out the last whole one
             self._damaged.pop().unlink(missing_ok=True)
-        checkpoint.save(self.last, state, trainer.keep_last)
-        every = trainer.keep_epochs * steps_per_epoch
-        if every and state.step and state.step % every == 0:
-            checkpoint.save(self.path / f"epoch-{state.step // steps_per_epoch}.ckpt", state)
+        for path, keep in places:
+            checkpoint.write(path, held, keep)
 
     def resume(self, state: State) -> str:
         """Load the newest whole checkpoint; returns a line that names it and damaged newer ones.

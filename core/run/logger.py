@@ -5,13 +5,12 @@ import queue
 import secrets
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from core.run import checkpoint, config
+from core.run import config
 
 PATIENCE = 30  # seconds for a server to answer: at the start, in the background, and at the end
 
@@ -101,12 +100,6 @@ class Logger:
         limits |= {"init_timeout": PATIENCE} if mode == "online" else {}
         settings = wandb.Settings(silent=True, **limits)  # type: ignore[arg-type]
         return wandb.init(mode=mode, settings=settings, **self._options)  # type: ignore[arg-type]
-
-
-def attach(path: Path, trusted: Iterable[str] = ()) -> Logger:
-    """The logger of the run that wrote a checkpoint, for later measurements."""
-    entries = checkpoint.read(path)
-    return Logger(checkpoint.run_of(path, entries, trusted), path.parent, str(entries["wandb_id"]))
 
 
 def _mode(wanted: str) -> str:

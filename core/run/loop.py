@@ -1,6 +1,7 @@
 """The loop of a run from its present step to its end: steps, logs, validations, checkpoints."""
 
 import shlex
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core import trust
+from core.batch import Batch
 from core.commands import command
 from core.distributed import mean_over_ranks
 from core.method import Method
@@ -18,9 +20,12 @@ from core.run.logger import Logger
 from core.run.preemption import Preemption
 from core.run.profile import Profile
 from core.run.progress import ProgressLine, in_words
+from core.run.saver import SaveClock
 from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
+
+STARVED = 0.25  # a share of the time
 
 
 class Due(NamedTuple):
@@ -66,6 +71,8 @@ class Loop:
         self.progress = ProgressLine(
             training.total, self.state.step, run.optim.batch_size, shown=first
         )
+        self.starved = False  # whether it was said that training waits for images
+        self.clock = SaveClock(run.trainer.save_minutes if first else 0)
         self.profiled = folder.path / "profile" if run.trainer.profile and first else None
 
     def begin(self) -> None:
@@ -79,22 +86,28 @@ class Loop:
     def to_the_end(self) -> None:
         """Take all remaining steps; after a signal, save the run and exit."""
         training, state = self.training, self.state
-        limit = timedelta(seconds=state.run.trainer.timeout)
-        with Preemption(limit) as preemption, self.progress, Profile(self.profiled) as profile:
-            batches = preemption.until(training.batches(state.step, training.total))
+        limit, first = timedelta(seconds=state.run.trainer.timeout), state.step
+
+        def batches(taken: int) -> Iterator[Batch]:
+            return training.batches(first + taken, training.total)
+
+        preemption = Preemption(limit, self.clock.due)
+        with preemption, self.progress, Profile(self.profiled) as profile:
             for metrics in train(
                 training.fabric,
                 training.model,
                 training.optimizer,
                 state,
-                batches,
+                preemption.until(batches),
                 training.total,
                 training.steps_per_epoch,
             ):
                 self._profile(profile)
-                self._after(metrics)
+                self._after(metrics, preemption.saves)
             if preemption.stopping and state.step < training.total:
                 self._stop(preemption)
+        self.folder.saver.wait()
+        training.fabric.barrier()
         if self.logger:
             self.logger.close()
             self.progress.say(
@@ -103,36 +116,38 @@ class Loop:
                 f"{trust.option_for(state.run.method, state.run.data.name)}"
             )
 
-    def _due(self, step: int) -> Due:
+    def _due(self, step: int, timely: bool) -> Due:
         trainer, last = self.state.run.trainer, step == self.training.total
         epochs = trainer.validate_every * self.training.steps_per_epoch
         return Due(
             logs=step % trainer.log_every == 0 or last,
             validates=bool(epochs) and (step % epochs == 0 or last),
-            saves=step % trainer.save_every == 0 or last,
+            saves=step % trainer.save_every == 0 or last or timely,
         )
 
-    def _after(self, metrics: dict[str, Tensor]) -> None:
-        """Do what is due after a step with these metrics."""
+    def _after(self, metrics: dict[str, Tensor], timely: bool) -> None:
+        """Do what is due after a step with these metrics. `timely`: the last save is too old."""
         step, fabric = self.state.step, self.training.fabric
         self.losses.add(step, metrics)
         self.progress.advance(step)
-        due = self._due(step)
+        due = self._due(step, timely)
         if not any(due):
             return
+        self.folder.saver.check()
         values = mean_over_ranks(self.losses.look(), fabric.device)
         if due.logs and self.logger:
+            self._say_if_starved()
             self.progress.show(values)
             self._write(values)
             self.logger.metrics({**values, "images_per_s": self.progress.images_per_second}, step)
-        if due.validates:
-            self._validate()
+        best = due.validates and self._validate()
         if due.saves:
-            self.folder.save(self.state, self.training.steps_per_epoch)
-        fabric.barrier()
+            self.clock.restart()
+        if due.saves or best:
+            self.folder.save(self.state, self.training.steps_per_epoch, due.saves, best, wait=False)
 
-    def _validate(self) -> None:
-        """Validate the method; save best.ckpt if it is better than all before."""
+    def _validate(self) -> bool:
+        """Validate the method. Returns whether it is better than all before."""
         state, scores = self.state, self._observe()
         if self.logger:
             self._write(scores)
@@ -143,13 +158,14 @@ class Loop:
             if self.validation.warning:
                 self.progress.say(f"warning: {self.validation.warning}")
         score = scores[f"val/{state.method.criterion}"]
-        if score > state.best:
-            state.best = score
-            checkpoint.save(self.folder.best, state)
+        if score <= state.best:
+            return False
+        state.best = score
+        return True
 
     def _observe(self, scored: bool = True) -> dict[str, float]:
         """Save pictures and, if `scored`, validate. All processes must call it."""
-        # with shared weights this is a copy, which is freed at the end of this function
+        # with sharded weights this is a copy, which is freed at the end of this function
         method = checkpoint.whole_method(self.state)
         # other batch sizes and modes: compiling would not pay off
         with torch.compiler.set_stance("force_eager"):
@@ -161,6 +177,20 @@ class Loop:
 
     def _scores(self, method: Method) -> dict[str, float]:
         return self.training.fabric.broadcast(self.validation(method, self.state.step))
+
+    def _say_if_starved(self) -> None:
+        """Say once, after the first minute, if training waits for images that workers decode."""
+        minutes, source = self.progress.seconds / 60, self.training.source
+        if self.starved or minutes < 1:
+            return
+        share = source.waited / self.progress.seconds
+        self.starved = share > STARVED
+        if self.starved:
+            self.progress.say(
+                f"the training waits for images {share:.0%} of the time: with more workers"
+                " (data.workers), a smaller copy of the pictures, or all images in memory"
+                " (data.memory) it is faster"
+            )
 
     def _write(self, values: dict[str, float]) -> None:
         step = self.state.step

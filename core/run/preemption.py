@@ -1,20 +1,15 @@
-"""Stop after the current step when a scheduler takes the machine or a person presses Ctrl-C, so
-that the run can be resumed bit by bit.
-
-W = processes.
+"""Stop between two steps when a scheduler takes the machine or a person presses Ctrl-C, so that the
+run can be resumed bit by bit.
 """
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import FrameType
 from typing import TypeVar
 
-import torch
-import torch.distributed as dist
-
-from core.distributed import world
+from core.run.agreement import Agreement
 
 # EX_TEMPFAIL of sysexits.h, "try again later". No other end of a run has this code (2: a mistake of
 # the user; 1: a defect; 128 + n: killed before a save), so a scheduler can requeue only this one.
@@ -33,16 +28,19 @@ def requeue_while_starting() -> None:
 
 class Preemption:
     """A context that remembers SIGTERM, SIGUSR1 and SIGINT; `until` then ends the batches after the
-    current step. A second SIGINT ends the process at once. An ignored SIGINT stays ignored, as for
-    background jobs of a script.
+    current step or, with several processes, after the next one. A second SIGINT ends the process at
+    once. An ignored SIGINT stays ignored, as for background jobs of a script.
     """
 
-    def __init__(self, timeout: timedelta | None = None):
-        """`timeout`: how long processes wait for each other, if there are several."""
+    def __init__(self, timeout: timedelta | None = None, due: Callable[[], bool] | None = None):
+        """`timeout`: how long processes wait for each other, if there are several. `due`: asked
+        before every step, whether it is time to save; one process decides for all (`saves`).
+        """
         self.heard: signal.Signals | None = None
+        self.saves = False  # whether it was time to save before the current step
+        self._due = due or (lambda: False)
         self._agreed_on: signal.Signals | None = None
-        # a separate group on the CPU: agreeing must not wait for a device that is still computing
-        self._group = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
+        self._agreement = Agreement(2, timeout)
 
     def __enter__(self) -> "Preemption":
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -69,12 +67,14 @@ class Preemption:
         """Whether all processes have agreed to stop."""
         return self._agreed_on is not None
 
-    def until(self, batches: Iterable[T]) -> Iterator[T]:
+    def until(self, batches: Callable[[int], Iterable[T]]) -> Iterator[T]:
         """The batches, until any process has received a signal. All stop before the same step.
 
-        A scheduler also signals decoding workers, which then die; their batch is not waited for.
+        `batches(n)`: all batches but the first n. A scheduler also signals decoding workers, which
+        then die. A single process stops at once; one of several starts new workers, because the
+        other processes take one more step.
         """
-        remaining = iter(batches)
+        taken, remaining = 0, iter(batches(0))
         while True:
             try:
                 batch = next(remaining, None)
@@ -82,17 +82,22 @@ class Preemption:
                 if self.heard is None:
                     raise
                 batch = None
-            if self._agreed() or batch is None:
+                if not self._agreed():
+                    remaining = iter(batches(taken))
+                    batch = next(remaining, None)
+            else:
+                self._agreed()
+            if self.stopping or batch is None:
+                self._agreement.settle()
                 return
+            taken += 1
             yield batch
 
     def _agreed(self) -> bool:
         if self._agreed_on is None:
-            number = torch.tensor(int(self.heard or 0))
-            if self._group is not None:
-                # the maximum prefers a scheduler's signal, because SIGINT is the smallest number
-                dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
-            self._agreed_on = signal.Signals(int(number)) if number else None
+            # the maximum prefers a scheduler's signal, because SIGINT is the smallest number
+            number, saves = self._agreement.ask([int(self.heard or 0), int(self._due())])
+            self._agreed_on, self.saves = signal.Signals(number) if number else None, bool(saves)
         return self.stopping
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

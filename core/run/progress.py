@@ -70,9 +70,13 @@ class ProgressLine:
             self.live.stop()
 
     @property
+    def seconds(self) -> float:
+        """Since the start, above 0."""
+        return max(1e-9, time.monotonic() - self.started)
+
+    @property
     def images_per_second(self) -> float:
-        elapsed = max(1e-9, time.monotonic() - self.started)
-        return (self.done - self.first) * self.batch_size / elapsed
+        return (self.done - self.first) * self.batch_size / self.seconds
 
     def advance(self, step: int) -> None:
         """Report that `step` steps are done."""

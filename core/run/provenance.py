@@ -19,7 +19,7 @@ def provenance(identity: Identity) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, or "not installed" if it runs from a folder."""
+    """Package -> version, or "not installed" if it is only imported from a folder."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

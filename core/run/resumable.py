@@ -10,7 +10,7 @@ RESUMABLE_KEYS |= {
 RESUMABLE_KEYS |= {
     f"trainer.{key}"
     for key in ("accelerator", "devices", "num_nodes", "strategy", "timeout", "profile")
-    + ("log_every", "save_every", "keep_last", "keep_epochs")
+    + ("log_every", "save_every", "save_minutes", "keep_last", "keep_epochs")
 }
 
 

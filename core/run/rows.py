@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.run.signing import LENGTH, is_own, sign
 
-FORMAT = 1  # part of every key; increase it when arrays are computed in another way
+FORMAT = 1  # part of every key; increase it if the code computes other arrays for the same key
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
 CHUNK = 2**24  # bytes signed at a time
 

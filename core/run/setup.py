@@ -40,7 +40,7 @@ SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 
 @dataclass
 class Training:
-    """A run that is set up. `model` and `optimizer` are Fabric's wrappers of the state's."""
+    """A run that is set up. `model`, `optimizer`: Fabric's wrappers of those in the state."""
 
     fabric: Fabric
     state: State
@@ -97,7 +97,9 @@ def start_fabric(run: config.RunConfig) -> Fabric:
             accelerator=trainer.accelerator,
             devices=devices,
             num_nodes=trainer.num_nodes,
-            strategy=sharding.strategy() if trainer.strategy == "fsdp" else trainer.strategy,
+            strategy=sharding.strategy(trainer.precision)
+            if trainer.strategy == "fsdp"
+            else trainer.strategy,
             **_precision(trainer),
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
@@ -115,8 +117,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def be_deterministic() -> None:
-    """Use only deterministic algorithms from now on; torch raises an error if there is none. Call
-    it before CUDA starts, because cuBLAS reads its variable then.
+    """Use only deterministic algorithms from now on; an operation without one raises an error. Call
+    this before CUDA starts, because cuBLAS reads its environment variable then.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -181,8 +183,26 @@ def build_state(
 
 
 def _compile(method: Method, asked: bool | str) -> None:
-    mode = asked if isinstance(asked, str) else "default"
+    for network in compiled_parts(method):
+        compile_network(network, mode=asked if isinstance(asked, str) else "default")
+
+
+def compiled_parts(method: Method) -> Iterator[nn.Module]:
+    """The networks that `trainer.compile` compiles; losses and queue are not among them."""
     for part in method.children():
         # a ModuleDict itself is never called
-        for network in part.values() if isinstance(part, nn.ModuleDict) else [part]:
-            network.compile(mode=mode)
+        yield from part.values() if isinstance(part, nn.ModuleDict) else [part]
+
+
+def compile_network(network: nn.Module, **options: Any) -> None:
+    """Like `network.compile(**options)`, which does nothing, without a word, if the network's
+    `forward` is torch's own, as in a subclass of nn.Sequential.
+    """
+    call = network._call_impl
+
+    def called(*args: Any, **named: Any) -> Any:
+        return call(*args, **named)
+
+    # the compiler keeps its graphs by code object, up to a small number
+    called.__code__ = called.__code__.replace()
+    network._compiled_call_impl = torch.compile(called, **options)

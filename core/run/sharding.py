@@ -1,18 +1,20 @@
 """Fully sharded data parallelism (Zhao et al. 2023): weights, gradients and moments are divided
 among processes.
 
-Results do not change. torch's `fully_shard` gathers a block of a backbone while it computes, and
-all other parameters for a step. A checkpoint holds whole tensors, so any number of processes can
-read it.
+torch's `fully_shard` gathers a block of a backbone while it computes, and all other parameters for
+a step. In float32 results do not change. With bf16-mixed the blocks are gathered in bfloat16, half
+the bytes, so their batch norms have weights of 8 bits; gradients are summed in float32. A
+checkpoint holds whole tensors, so any number of processes can read it.
 """
 
+import functools
 from typing import Any
 
 import torch
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
@@ -24,13 +26,21 @@ from core.networks.backbones import Backbone
 BLOCK = 2**20
 
 
-def strategy() -> ModelParallelStrategy:
+FLOAT32 = MixedPrecisionPolicy()
+# autocast casts the inputs
+BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+
+
+def strategy(precision: str) -> ModelParallelStrategy:
     """Fabric's strategy: `fabric.setup_module` shards a method. Build the optimiser after it."""
-    return ModelParallelStrategy(shard)
+    blocks = BF16 if precision == "bf16-mixed" else FLOAT32
+    return ModelParallelStrategy(functools.partial(shard, policy=blocks))
 
 
-def shard(method: Method, mesh: DeviceMesh) -> Method:
-    """Divide a method's parameters among all processes, in place. Buffers stay whole."""
+def shard(method: Method, mesh: DeviceMesh, policy: MixedPrecisionPolicy = FLOAT32) -> Method:
+    """Divide a method's parameters among all processes, in place. Buffers stay whole. `policy`: in
+    which precision the parameters of blocks are gathered.
+    """
     everyone = init_device_mesh(mesh.device_type, (mesh.size(),))
     backbones = [part for part in method.modules() if isinstance(part, Backbone)]
     parts = [part for backbone in backbones for part in backbone.modules()]
@@ -39,13 +49,15 @@ def shard(method: Method, mesh: DeviceMesh) -> Method:
     blocks = [b for part in containers for b in part if not isinstance(b, nn.ModuleList)]
     for block in reversed(blocks):  # inner blocks first
         if sum(p.numel() for p in block.parameters()) >= BLOCK:
-            fully_shard(block, mesh=everyone)
+            fully_shard(block, mesh=everyone, mp_policy=policy)
     fully_shard(method, mesh=everyone)
     return method
 
 
 def gather_full(held: Any, keep: bool) -> Any:
-    """A tree with all sharded tensors gathered on the CPU (`keep`), by all processes."""
+    """A tree with each sharded tensor gathered on the CPU, or None without `keep`. All processes
+    must call it.
+    """
 
     def gathered(part: DTensor) -> Tensor | None:
         full = part.full_tensor()

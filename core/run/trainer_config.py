@@ -27,6 +27,7 @@ class TrainerConfig:
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
+    save_minutes: float = 15.0  # last.ckpt is also written when it is so old; 0 = never
     keep_last: int = 2  # number of last.ckpt and its predecessors, last-1.ckpt and so on
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
@@ -35,7 +36,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, num_nodes=1, log_every=1, save_every=1, keep_last=1)
-        at_least(self, keep_epochs=0, validate_every=0)
+        at_least(self, save_minutes=0, keep_epochs=0, validate_every=0)
         timeout(self.timeout)
         if self.compile not in (False, True, *GRAPHS):
             raise ValueError(

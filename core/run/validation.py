@@ -15,6 +15,7 @@ from core.batch import Batch
 from core.data.datasets import open_source
 from core.data.source import Source, eval_sampler, train_sampler
 from core.distributed import rank, single_process
+from core.errors import UserError
 from core.information.geometry import alignment, deviations, effective_rank, uniformity
 from core.method import Context, Method
 from core.randomness import KeyedRNG
@@ -26,7 +27,7 @@ from core.run.pictures import save_grid
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
 BLOCK = 512  # images encoded at a time
-FEW = 16  # a last block up to this size is rehearsed; larger ones cause no errors of their own
+FEW = 16  # a last block of at most this size is rehearsed; in a larger one, nothing new can fail
 
 
 class Extent(NamedTuple):
@@ -95,17 +96,19 @@ class Validation:
     def _measure(self, method: Method, step: int, extent: Extent) -> dict[str, float]:
         was_training, scores = method.training, {}
         method.eval()
-        # if running statistics differ, those of the first process are saved
+        # without synchronised batch norm, each process encodes alone, by its own running statistics
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # a rehearsal of the scores needs no rows of train
+            # a dry run of the scores needs no features of train
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():
-                scores = self._metrics(method, extent)
-                scores |= self._geometry(method, query, extent)
-                scores |= method.monitors(self._context(method.views, step, extent))
-                scores |= self.scores(bank, query) if self.scores else {}
+                scores = _joined(
+                    self._metrics(method, extent),
+                    self._geometry(method, query, extent),
+                    method.monitors(self._context(method.views, step, extent)),
+                    self.scores(bank, query) if self.scores else {},
+                )
         method.train(was_training)
         return {f"val/{name}": value for name, value in scores.items()}
 
@@ -127,31 +130,36 @@ class Validation:
 
     def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
         """The spread of features; agreement and spread of the codes of two views (or of normalised
-        features, without codes). A single image has no spread.
+        features, without codes), in the words of the geometry probe: "codes/uniformity". A single
+        image has no spread.
         """
-        first, second = self._two_views(method, extent.pairs)
+        space, first, second = self._two_views(method, extent.pairs)
         found = {}
         if self.viewed.views_differ:
-            found["alignment"] = alignment(first, second).item()
+            found[f"{space}/alignment"] = alignment(first, second).item()
         if len(first) > 1:
-            found["uniformity"] = uniformity(first)
-            found["effective_rank"] = effective_rank(held_out.x)
-            found["deviation"] = deviations(held_out.x).mean
+            found[f"{space}/uniformity"] = uniformity(first)
+            found["features/effective_rank"] = effective_rank(held_out.x)
+            found["features/deviation"] = deviations(held_out.x).mean
         return found
 
-    def _two_views(self, method: Method, most: int) -> tuple[Tensor, Tensor]:
-        """Unit codes (or features) of two views of `most` images, float32 [n, P] each, shuffled."""
+    def _two_views(self, method: Method, most: int) -> tuple[str, Tensor, Tensor]:
+        """The word "codes" (of a method without them "features"), and those of two views of `most`
+        images: unit rows, float32 [n, P] each, shuffled.
+        """
         order = eval_sampler(
             len(self.pairs), self.run.seed, device=self.device, purpose="information", most=most
         )
         sides: tuple[list[Tensor], list[Tensor]] = [], []
+        space = "codes"
         for batch in self.pairs.batches(order, 2):
             for side, view, key in zip(sides, batch.views, (False, True), strict=True):
                 made = method.encode(view, key)
+                space = "features" if made.codes is None else "codes"
                 side.append((made.features if made.codes is None else made.codes).float().cpu())
         first, second = (torch.cat(side) for side in sides)
         shuffled = KeyedRNG(self.run.seed, 0).permutation("pairs", len(first))
-        return F.normalize(first[shuffled], dim=1), F.normalize(second[shuffled], dim=1)
+        return space, F.normalize(first[shuffled], dim=1), F.normalize(second[shuffled], dim=1)
 
     def _context(self, views: int, step: int, extent: Extent) -> Context:
         size, n, seed = self.run.optim.batch_size, len(self.source), self.run.seed
@@ -191,3 +199,16 @@ class Validation:
         made = {"views": [view[:10] for view in batch.views]} | method.figures(batch)
         method.train(was_training)
         return made
+
+
+def _joined(*parts: dict[str, float]) -> dict[str, float]:
+    """All numbers of a validation. `UserError` if two of them have the same name."""
+    found: dict[str, float] = {}
+    for part in parts:
+        if both := sorted(found.keys() & part.keys()):
+            raise UserError(
+                f"val/{both[0]}: the method's numbers and the validation's own numbers both have"
+                " this name; rename the method's"
+            )
+        found |= part
+    return found

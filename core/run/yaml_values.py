@@ -164,7 +164,7 @@ class _Resolver:
         self.values = values
         self.from_environment: dict[str, str] = {}  # key -> original text
         self._made: dict[str, Any] = {}
-        self._trail: list[str] = []  # keys being resolved, each because of the previous one
+        self._trail: list[str] = []  # keys being resolved; each is needed by the one before it
 
     def walk(self, value: Any, place: str) -> Any:
         inner = f"{place}." if place else ""

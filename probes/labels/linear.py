@@ -40,7 +40,7 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     what a linear classifier gains from the features. For a class without training images, the
     predicted probability is the class frequency. lambda is chosen by CE on a held-out tenth of
     train (for few images, on each tenth in turn), and the probe is then fitted to all of train.
-    Test is read once.
+    Nothing is chosen on test.
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
@@ -70,7 +70,9 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
 
 class Reader(NamedTuple):
-    """A fitted probe: a linear map to the classes of its training images, and all frequencies."""
+    """A fitted probe: a linear map to the classes that occur in its training images, and the
+    frequencies of all classes.
+    """
 
     weight: Tensor  # [P, D]
     bias: Tensor  # [P]

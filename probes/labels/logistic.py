@@ -58,8 +58,9 @@ class Logistic:
         """Parameters [S, Y, D + 1] in the eigenbasis, biases last, fitted to these rows alone;
         labels y are int64 [n].
 
-        A fit ends when a step lowers the objective by less than `rough` times its value, or only by
-        rounding. A fit in float64, for few images, ends when the gradient is zero up to rounding.
+        A fit ends when a step lowers the objective by less than `rough` times its value, or by no
+        more than a rounding error. A fit in float64, for few images, ends when the gradient is zero
+        up to rounding.
         For few images the objective is so flat that two fits may agree in it to one part in a
         million, and still differ by 0.1 nats on test images.
         """
@@ -92,8 +93,8 @@ class Logistic:
     def _line_search(
         self, x: Tensor, y: Tensor, now: "Point", direction: Tensor, shrunk: Tensor, running: Tensor
     ) -> "Point":
-        """Move each running strength along its direction, by the longest of the steps 1, 1/2, 1/4 …
-        that lowers its objective enough (Armijo). If no step does, the strength does not move.
+        """Move the parameters of each unfinished strength along its direction, by the longest of
+        the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If none does, they stay.
         """
         slope = _dot(now.gradient, direction)
         step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))
@@ -227,7 +228,7 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
 
 
 def _apart(w: Array) -> Array:
-    """Weights minus their mean over classes, along which the cross-entropy is constant."""
+    """Weights minus their mean over classes: the cross-entropy does not depend on that mean."""
     return w - w.mean(0)
 
 

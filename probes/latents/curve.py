@@ -6,7 +6,8 @@ point and the whole region above the curve are achievable; a better model may li
 The table:
 
     {
-      "format": "twobounds-rate-distortion/1", "data": name, "unit", "split", "dimensions",
+      "format": "twobounds-rate-distortion/1", "data": name, "unit", "split",
+      "image_values": numbers of an image,
       "curves": [{"name", "method", "images", "estimator", "points": [POINT],
                   "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
@@ -118,7 +119,8 @@ def table(
     probe: dict[str, Any], data: str, curves: list[dict[str, Any]], known: Reference | None
 ) -> dict[str, Any]:
     """All curves of one picture; `probe` is the part of a report that names unit and split."""
-    shared = {key: probe[key] for key in ("unit", "split", "dimensions")}
+    named = ("unit", "split", "image_values")  # the last is missing in older reports
+    shared = {key: probe[key] for key in named if key in probe}
     reference = _drawn(known, curves) if known else None
     return {"format": FORMAT, "data": data, **shared, "curves": curves, "reference": reference}
 

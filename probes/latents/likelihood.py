@@ -147,7 +147,7 @@ def _described(frozen: Frozen, images: int) -> tuple[Numbers, int | None]:
     """What is measured, and the number of values of an image if they are discrete."""
     values = math.prod(frozen.source("test").shape)
     numbers: Numbers = {"quantity": "-log p(x)", "split": "test", "unit": "nats an image"}
-    numbers |= {"images": images, "dimensions": values}
+    numbers |= {"images": images, "image_values": values}
     return numbers, values if _model(frozen).discrete() else None
 
 
@@ -168,7 +168,7 @@ def _rng(frozen: Frozen, number: int) -> KeyedRNG:
 
 
 SCHEMA = """
-        "quantity", "split", "unit", "images", "dimensions", "nelbo": as in "rate",
+        "quantity", "split", "unit", "images", "image_values", "nelbo": as in "rate",
         "gain": {"value", "low", "high"} (nats below the ELBO), """
 
 

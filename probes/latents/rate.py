@@ -36,7 +36,7 @@ class RateProbe(Probe):
     columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
     panel = "Input and code: bounds on I(X; Z)"
     schema = """
-        "quantity", "split", "unit", "images", "dimensions", "ceiling", "active_units",
+        "quantity", "split", "unit", "images", "image_values", "ceiling", "active_units",
         "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
@@ -138,7 +138,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
     estimator = "closed-form KL(q(z|x) || p(z))" if read.closed else one_z
     of_lower = f"tractable q(z|x), {n} candidates"
     of_upper = f"tractable q(z|x), leave-one-out, {n} candidates"
-    # R and its parts have the noise of the same samples; R itself may be in closed form
+    # the sampling noise of R: the parts use one z an image, but R may be a closed form
     noise = of_rate["on_these_images"]["rate"]["value"] - estimate.mean
     least_kl = (
         of_rate["dimension_wise_kl"]["low"] - noise if "dimension_wise_kl" in of_rate else 0.0
@@ -148,7 +148,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
         "split": "test",
         "unit": "nats an image",
         "images": len(r),
-        "dimensions": values,
+        "image_values": values,
         "rate": entry(estimate, estimator, "upper bound on I(X; Z)", of_bits),
         "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
         "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),
@@ -186,4 +186,4 @@ def _parts(numbers: Numbers) -> str:
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
         note = "; I is at its ceiling log n, so the total correlation contains the rest of I"
-    return f"{of_all}; of these {parts['images']:,} images alone: {whole}{note}"
+    return f"{of_all}; for these {parts['images']:,} images alone: {whole}{note}"

@@ -152,14 +152,14 @@ def measure_curve(
     """R, D and D + R on test for each beta, and for the constant decoder, with 95% intervals over
     test images.
 
-    The heads are trained on train and chosen on val; test is read once, after all training.
+    The heads are trained on train and chosen on val; nothing is chosen on test.
     """
     nothing, heads = train_heads(train, val, likelihood, seed, betas)
     values = math.prod(test.images.shape[1:])
     return {
         "images": len(test.images),
         "train_images": len(train.images),
-        "dimensions": values,
+        "image_values": values,
         "latent_dimensions": LATENT,
         "points": [
             {"beta": beta} | _point(head, test, seed, values)
@@ -271,7 +271,7 @@ class RateHeadProbe(Probe):
     on_request = True
     schema = """
         "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
-        "dimensions", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
+        "image_values", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
         POINT: "rate" | "distortion" | "nelbo": {"value", "low", "high"},
                "bits_per_dim" (of nelbo)"""
 
@@ -287,7 +287,7 @@ class RateHeadProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         points = reversed(numbers["points"])
-        curve = [("nothing kept", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
+        curve = [("no code", numbers["nothing"]), *((f"β {p['beta']:g}", p) for p in points)]
         pairs = (
             f"{label} {p['rate']['value']:.2f} / {p['distortion']['value']:,.1f}"
             for label, p in curve

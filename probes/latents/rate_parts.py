@@ -47,7 +47,7 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     component and the one with it, by Jensen's inequality. The same is true for E log q(z_j). So
     each interval holds in expectation. Parts with p(z_j) are left out if p(z) does not factorise.
 
-    `joint`: scores of all pairs of evenly chosen images; they are reused if the number fits.
+    `joint`: scores of all pairs of evenly chosen images; used if there are as many as `codes`.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))

@@ -138,7 +138,9 @@ def file_of(report: Report) -> str:
     return str(report.get("file", report["checkpoint"]))
 
 
-def require_one_data_set(reports: Sequence[Report]) -> None:
+def require_one_data_set(
+    reports: Sequence[Report], remedy: str = "compare runs on one data set, or add --mixed"
+) -> None:
     """Raise `UserError` for reports on different test data, by their fingerprints: their numbers
     can not share an axis.
     """
@@ -152,7 +154,7 @@ def require_one_data_set(reports: Sequence[Report]) -> None:
         )
         raise UserError(
             f"the runs are on different data, so their numbers can not share an axis: {said};"
-            " compare runs on one data set, or add --mixed"
+            f" {remedy}"
         )
 
 

@@ -128,8 +128,8 @@ def dimensions(rates: list[float], path: Path) -> Path:
 
 
 def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lower convex hull of points (R, D), from the least R to the least D. Two heads that are
-    used in turns achieve every point on it.
+    """The lower convex hull of points (R, D), from the least R to the least D. Every
+    point on the line between two heads is reached by choosing one of them at random for each image.
     """
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points):

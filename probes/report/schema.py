@@ -5,9 +5,10 @@
       "checkpoint": path, "digest": sha256 of its bytes, "method": name, "step": int,
       "data": name, "seed": int,
       "config_key": digest of the config, without the seed and keys that do not change numbers,
-      "identity": everything that determines the numbers: weights, data, seeds, versions, "options":
-      {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers}, PROBE: its numbers, for each
-      measured probe
+      "identity": everything that determines the numbers: weights, data, seeds, versions,
+      "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
+      "pictures": {PROBE: [names of its files beside the report]},
+      PROBE: its numbers, for each measured probe
     }
 
 All numbers are finite. Information is in nats, intervals are 95%.
@@ -21,7 +22,7 @@ from core.information.bounds import Estimate
 FORMAT = "twobounds-probe/2"
 # keys that are not names of probes; "file" and "signature" are added to a report on disk
 KEYS = {"format", "checkpoint", "digest", "method", "step", "data", "seed", "config_key"}
-KEYS |= {"identity", "options", "absent", "file", "signature"}
+KEYS |= {"identity", "options", "absent", "pictures", "file", "signature"}
 Report = dict[str, Any]
 
 

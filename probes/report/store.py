@@ -1,8 +1,11 @@
 """Reports on disk: strict JSON, signed with the key of the user who measured them."""
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ AGAIN = "run `twobounds probe` again"
 MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
+PICTURES = (".png", ".svg", ".pdf")
 LARGEST = 1e30  # of a probe's number, which must fit into a table
 DEEPEST = 32  # nested parts
 # errors of drawing and printing for values that are not a probe's numbers
@@ -60,6 +64,15 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process is, if the file system has locks."""
+    with open(folder / ".lock", "a") as file:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
 def save(report: Report, path: Path) -> None:
     """Write a report, with this user's signature if there is a key."""
     assert not (bad := not_finite(report)), bad
@@ -94,7 +107,7 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
 
 
 def damaged(path: Path | str, name: str, error: Exception) -> UserError:
-    """What is said of numbers that a probe can not show. It may be a mistake of a user's probe."""
+    """The error for numbers that a probe can not show. A user's own probe may be at fault."""
     why = ""
     if name not in PROBES:
         said = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -175,6 +188,21 @@ def earlier(path: Path, report: Report) -> Report:
     same = _contents(there.get("data")) == _contents(here["data"])
     rest = {key: value for key, value in here.items() if key != "data"}
     return held if same and there == rest | {"data": there.get("data")} else {}
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of the report in a folder, because new numbers replace it. Pictures that
+    it does not name stay.
+    """
+    try:
+        held = load(folder / "probe.json").get("pictures")
+    except UserError:
+        return
+    for names in held.values() if isinstance(held, dict) else ():
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and Path(name).name == name and name.endswith(PICTURES):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
 
 
 def _set_aside(path: Path, why: str, word: str) -> None:

@@ -43,7 +43,19 @@ def measured(reports: Sequence[Report], probes: Probes) -> Probes:
 
 def head(probes: Probes) -> list[str]:
     """The headings: three for the checkpoint, then the columns of every probe."""
-    return ["checkpoint", "method", "data", *(c for p in probes.values() for c in p.columns)]
+    return ["checkpoint", "method", "data", *(heading for _, heading in headings(probes))]
+
+
+def headings(probes: Probes) -> list[tuple[str, str]]:
+    """(key of a probe, heading) of each column of the probes. Each heading is different: one that
+    an earlier column has, too, is followed by the probe's key.
+    """
+    found = [("", fixed) for fixed in ("checkpoint", "seeds", "method", "data")]
+    for key, probe in probes.items():
+        for heading in probe.columns:
+            taken = {other for _, other in found}
+            found.append((key, f"{heading} ({key})" if heading in taken else heading))
+    return [(key, heading) for key, heading in found if key]
 
 
 def row(report: Report, name: str, probes: Probes, data: str = "") -> list[str]:
@@ -123,13 +135,14 @@ def _truths(reports: Sequence[Report]) -> str:
 
 
 def numbers(report: Report, probes: Probes) -> dict[str, float]:
-    """The headline numbers by name, for a log."""
-    return {
-        name: value
-        for key, probe in probes.items()
-        if key in report
-        for name, value in probe.headline(report[key]).items()
-    }
+    """The headline numbers by name, for a log. A name that an earlier probe has, too, begins with
+    the probe's key.
+    """
+    found: dict[str, float] = {}
+    for key, probe in probes.items():
+        for name, value in probe.headline(report[key]).items() if key in report else ():
+            found[f"{key}/{name}" if name in found else name] = value
+    return found
 
 
 def sentences(report: Report, probes: Probes) -> list[str]:

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from probes.probe import Value
 from probes.report.groups import Group, counted
 from probes.report.store import write_text
-from probes.report.table import SPREAD, Probes, head, measured, shown, spread
+from probes.report.table import SPREAD, Probes, head, headings, measured, shown, spread
 
 SIDES = ("", " low", " high", " sd over seeds")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -32,11 +32,12 @@ SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 def columns(group: Group, probes: Probes) -> list[tuple[str, tuple[Value | str, ...]]]:
     """Each column of the probes, with the value of each run of a group."""
     found = []
+    named = iter(headings(probes))
     for key, probe in probes.items():
         runs = [probe.values(numbers) for numbers in group.runs(key)]
         found += [
-            (heading, tuple(run[number] for run in runs))
-            for number, heading in enumerate(probe.columns)
+            (next(named)[1], tuple(run[number] for run in runs))
+            for number in range(len(probe.columns))
         ]
     return found
 
@@ -59,8 +60,7 @@ def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
         lines.append(line)
     heads = list(lines[0])[:4] + [
         f"{column}{side}"
-        for probe in probes.values()
-        for column in probe.columns
+        for _, column in headings(probes)
         for side in SIDES
         if any(f"{column}{side}" in line for line in lines)
     ]

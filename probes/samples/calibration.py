@@ -89,11 +89,11 @@ def line(row: Row) -> str:
 def summary(found: dict[str, Any]) -> str:
     """The figures over all sources, in words."""
     worst, seconds = found["largest_excess"], found["seconds"]
-    most, own = worst["standard_errors"], "what the sample itself holds"
+    most, own = worst["standard_errors"], 'the information of its sample ("sample\'s own")'
     errors = ", ".join(f"{key} {value:.3f}" for key, value in found["mean_absolute_error"].items())
-    said = f"A lower bound stands {most:.1f} standard errors above {own}"
+    said = f"A lower bound is {most:.1f} standard errors above {own}"
     if most <= TRUSTED:
-        said = f"No lower bound stands more than {TRUSTED:g} standard errors above {own}"
+        said = f"No lower bound is more than {TRUSTED:g} standard errors above {own}"
     lines = [
         f"{len(found['rows'])} sources, {found['pairs']:,} pairs each, seed {found['seed']}.",
         f"Mean absolute error where I < 4 nats: {errors}.",

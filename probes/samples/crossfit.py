@@ -75,12 +75,12 @@ def cross_fit(
     memorise: bool = False,
     halves: bool = False,
 ) -> Fit:
-    """For every pair of folds, train a critic on the other folds. The weights of the training step
-    that is best on one fold of the pair score the other fold, and vice versa.
+    """For every two folds, train a critic on the other folds. One of the two chooses the training
+    step, and the critic of that step scores the other; then the two change roles.
 
-    So each fold is scored by the mean of F - 1 critics that saw it neither in training nor in the
-    choice of the step. This mean is better than a single critic, because their errors differ. For
-    images, which cost more, five pairs of folds have to do. `objective` is "infonce", "js"
+    So each fold is scored by the mean of F - 1 critics, and none of these used it for training or
+    for the choice of the step. This mean is better than a single critic, because errors differ.
+    Images cost more, so each fold of theirs has the mean of two critics. `objective` is "infonce", "js"
     (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
     tests: it keeps the last step instead of the best, so that the critic overfits, which must give
     a low value on held-out pairs.
@@ -214,7 +214,7 @@ def _score(
     judged: list[scores.Scores] = []
     longest = max(map(len, folds))
     panel.eval()
-    for side in (0, 1):  # the weights that fold members[e][side] chose score the pair's other fold
+    for side in (0, 1):  # fold members[e][side] chose these weights; they score the other fold
         panel.load_state_dict(kept[side])
         scored = [np.resize(folds[pair[1 - side]], longest) for pair in members]
         chosen_q, chosen_k = panel.codes(judges[side])

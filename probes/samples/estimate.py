@@ -256,7 +256,7 @@ def conclusion(found: Found) -> str:
         beyond = f"; {name}, says at least {least_alpha:.2f}"
     gain = found["doubling"]["gain"]
     reason = {
-        "converged": "neither the ceiling nor the number of pairs binds",
+        "converged": "neither log C nor the number of pairs limits it",
         "data-limited": f"half of the training pairs gave {gain:.2f} nats less, so more pairs would"
         f" show more (extrapolated {found['doubling']['extrapolated']:.2f}, no bound)",
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"

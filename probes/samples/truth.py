@@ -53,7 +53,7 @@ def lines(table: dict[str, Any]) -> Table:
     caption = (
         f"{table['side'].capitalize()} on {table['quantity']}, {table['critic']} critic,"
         f" {table['split']} split, 95% intervals.\n"
-        f"The least share of the ideal over all M and K: {shares}"
+        f"Smallest measured / ideal over all M and K: {shares}"
     )
     rows: list[list[str] | None] = []
     for content in table["contents"]:

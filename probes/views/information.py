@@ -92,8 +92,8 @@ def information(frozen: Frozen) -> Numbers:
     - "common": a small critic, trained on frozen features of train and chosen on val; the same for
       every method.
 
-    Test is read once and chooses nothing; copies of images in it are left out. The encoder has seen
-    neither val nor test.
+    The test split is used once and chooses nothing; copies of an image in it are left out. The
+    encoder has seen neither val nor test.
     """
     native = frozen.method if isinstance(frozen.method, PairCritic) else None
     copies = duplicates(frozen.source("test"), frozen.device)

@@ -30,7 +30,7 @@ from core.run.sharding import sharded
 from core.run.train import train
 from scripts.benches.contest import peak
 
-STEPS = 3  # only the last one is counted: DDP arranges its buckets in the first two
+STEPS = 3  # only the last one is counted, because DDP arranges its buckets in the first two
 KINDS = {
     "allreduce_": "all_reduce",
     "allgather_": "all_gather",

@@ -36,10 +36,10 @@ FORK = multiprocessing.get_context("fork")
 
 @dataclass
 class Account:
-    """What happened: deaths by way, repeated steps, and seconds."""
+    """What happened: the number of deaths of each kind, repeated steps, and seconds."""
 
     deaths: dict[str, int]
-    again: list[int] = field(default_factory=list)  # repeated steps, by death
+    again: list[int] = field(default_factory=list)  # repeated steps after each death
     # from a death to the first new step
     recoveries: list[float] = field(default_factory=list)
     # from the kill of one process to the end of all others

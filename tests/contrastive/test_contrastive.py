@@ -84,7 +84,7 @@ def test_queue_loss_equals_lightly_with_the_same_bank(dtype, tolerance):
     )
 
 
-def test_mixed_precision_does_not_reach_the_scores():
+def test_scores_are_float32_under_autocast():
     a, b, queue = (unit(32, 16, torch.float32, seed) for seed in (1, 2, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = nt_xent_and_in_batch(a, b, 0.05)[0], queue_loss(a, b, queue, 0.05)
@@ -101,7 +101,7 @@ def test_one_sided_bound_is_the_cross_entropy_of_each_side():
     torch.testing.assert_close(one_sided, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_in_batch_loss_is_one_side_of_the_same_and_has_no_gradient():
+def test_the_in_batch_loss_is_one_direction_of_clip_loss_without_gradient():
     a, b = unit(10, 8, torch.float64, 1), unit(10, 8, torch.float64, 2)
     sides = in_batch_loss(a, b, 0.3), in_batch_loss(b, a, 0.3)
     torch.testing.assert_close(

@@ -46,7 +46,7 @@ def one_group_after_another(method: MoCo, batch: object) -> tuple[Tensor, nn.Mod
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("n, groups", [(16, 4), (14, 4), (5, 4), (12, 1), (12, 3)])
 @pytest.mark.parametrize("dtype, limit", [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-def test_one_pass_makes_the_keys_and_running_statistics_of_a_pass_for_each_group(
+def test_one_pass_equals_a_pass_for_each_group_in_keys_and_running_statistics(
     make_batch, memory, momentum, n, groups, dtype, limit
 ):
     method = moco(shuffle_groups=groups).to(dtype).to(memory_format=memory)
@@ -65,7 +65,7 @@ def test_one_pass_makes_the_keys_and_running_statistics_of_a_pass_for_each_group
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet10t"])
-def test_one_pass_of_both_query_views_is_a_pass_for_each(make_batch, backbone):
+def test_one_pass_of_both_query_views_equals_a_pass_for_each_view(make_batch, backbone):
     """Loss, gradients and running statistics, in float64."""
     method = moco(backbone).double()
     batch = make_batch(6, shape=SHAPE)
@@ -108,7 +108,7 @@ def test_half_precision_keeps_dtype_and_format_with_statistics_in_float32(in_tur
         assert layer.num_batches_tracked == 4 and layer.groups is None
 
 
-def test_an_encoder_whose_statistics_know_no_groups_is_passed_group_by_group(make_batch):
+def test_an_encoder_without_grouped_batch_norm_encodes_group_by_group(make_batch):
     """An unknown kind of batch norm, and micro batches, which must save memory."""
 
     class Own(nn.BatchNorm2d):

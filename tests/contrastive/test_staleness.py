@@ -103,7 +103,7 @@ def test_re_encoding_takes_the_same_views_and_the_same_groups(make_batch):
         assert not torch.allclose(method.encode_again([wrong]), keys, atol=1e-3)
 
 
-def test_a_key_drifts_further_the_older_it_is_and_the_faster_its_encoder_moves(make_batch):
+def test_drift_grows_with_the_age_of_a_key_and_the_speed_of_its_encoder(make_batch):
     def after(momentum: float, length: int) -> float:
         method = tiny(momentum=momentum, momentum_end=momentum, queue=length)
         return drift(method, trained(method, make_batch, 10))
@@ -113,7 +113,7 @@ def test_a_key_drifts_further_the_older_it_is_and_the_faster_its_encoder_moves(m
 
 
 @pytest.mark.parametrize("images", [2, 3, 5, 7])
-def test_no_group_of_keys_is_one_image_which_has_no_statistics(make_batch, images):
+def test_every_group_of_keys_has_two_images_or_more(make_batch, images):
     method = tiny(shuffle_groups=4)
     method(make_batch(images, shape=SHAPE)).loss.backward()
     assert all(p.grad.isfinite().all() for p in method.query.parameters() if p.grad is not None)
@@ -187,9 +187,10 @@ def test_validation_does_not_change_the_run_and_an_empty_queue_has_no_age(tmp_pa
     )
     assert {
         "val/alignment",
-        "val/uniformity",
-        "val/effective_rank",
-        "val/deviation",
+        "val/codes/alignment",
+        "val/codes/uniformity",
+        "val/features/effective_rank",
+        "val/features/deviation",
     } <= scores.keys()
     assert not any("queue" in key for key in validation(after_steps(small_run(tmp_path), 0)[0], 0))
     assert not any(

@@ -184,7 +184,7 @@ def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
         sharding = Fabric(
             accelerator="cpu",
             devices=fabric.world_size,
-            strategy=strategy(),
+            strategy=strategy("64-true"),
             plugins=DoublePrecision(),
         )
         sharding.launch()

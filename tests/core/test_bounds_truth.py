@@ -171,7 +171,7 @@ def test_alpha_lies_between_nwj_and_infonce():
         bounds.alpha_bound(s, 0.0)
 
 
-def test_the_js_critic_is_read_with_its_one():
+def test_the_js_bound_includes_the_shift_by_one():
     """At I = 0 the ideal critic is V = 0, and the bound is 0. Without the shift it would be 0 -
     e^-1.
     """

@@ -43,7 +43,7 @@ def test_a_method_is_restored_from_its_file_alone(saved):
         torch.testing.assert_close(method.state_dict()[key], value, rtol=0, atol=0)
 
 
-def test_what_a_run_was_comes_back(saved):
+def test_a_saved_state_is_restored(saved):
     run = config.read(ROOT / "configs/simclr_sprites.yaml", SMALL)
     made = checkpoint.build_method(run, (3, 32, 32))
     kept = checkpoint.State(run, made, build_optimizer(made, run.optim), 7, 0.625, "an-id")
@@ -72,7 +72,7 @@ TOLD = [
 
 
 @pytest.mark.parametrize("override", COMPUTED + TOLD)
-def test_a_run_goes_on_with_its_own_config_and_where_it_likes(override, saved):
+def test_a_run_resumes_with_the_same_config_in_any_place(override, saved):
     run = config.read(ROOT / "configs/simclr_sprites.yaml", [*SMALL, override])
     method = checkpoint.build_method(run, (3, 32, 32))
     optimizer = torch.optim.AdamW(method.parameters())

@@ -55,7 +55,7 @@ def test_a_text_key_takes_text_literally(key, text, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["007", "1e5", "yes", "0x10", "1_0", "3.10"])
-def test_a_text_key_of_a_file_does_too(text, tmp_path):
+def test_a_text_key_of_a_file_takes_text_literally(text, tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(
         f"{YAML.read_text()}\n".replace("name: sprites", f"name: sprites\n  root: {text}")
@@ -181,7 +181,7 @@ def test_a_path_that_is_no_config_is_one_line(path, words, monkeypatch):
     assert words in str(error.value) and str(error.value).isprintable()
 
 
-def test_a_byte_order_mark_is_read_over(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"\xef\xbb\xbf" + YAML.read_bytes())
     assert config.read(tmp_path / "x.yaml", []) == config.read(YAML, [])
 
@@ -214,14 +214,14 @@ def test_the_environment_is_read_and_a_path_from_it_is_saved_as_written(tmp_path
     assert stranger.data.root == "${oc.env:SECRET}/data"
 
 
-def test_a_place_that_was_overridden_is_saved_as_the_override(tmp_path, monkeypatch):
+def test_an_overridden_path_is_saved_as_the_override(tmp_path, monkeypatch):
     run = config.override(from_environment(tmp_path, monkeypatch), ["data.root=/mine"], "x")
     assert run.data.root == "/mine" == config.to_dict(run)["data"]["root"]
     assert run.folder == "/secret/place/data/run4" and "/mine" in config.to_yaml(run)
     assert config.to_dict(run)["folder"] == "${data.root}/run${seed}"
 
 
-def test_texts_that_double_one_another_stay_small(tmp_path):
+def test_nested_interpolations_can_not_grow_without_limit(tmp_path):
     lines = ["method: vae.beta.BetaVAE", "folder: ${k30}", f"k0: {'x' * 90}"]
     lines += [f"k{i}: ${{k{i - 1}}}${{k{i - 1}}}" for i in range(1, 31)]
     (tmp_path / "x.yaml").write_text("\n".join(lines))
@@ -235,7 +235,7 @@ def test_warmup_may_last_as_long_as_training_but_not_longer():
         OptimConfig(epochs=2, warmup_epochs=2.1)
 
 
-def test_the_config_of_a_run_folder_imports_nothing_of_a_strangers(tmp_path, monkeypatch):
+def test_the_config_of_a_run_folder_imports_no_untrusted_package(tmp_path, monkeypatch):
     """A folder may come from a stranger, so a name in its config.yaml is not the user's choice."""
     (tmp_path / "planted.py").write_text("open('imported', 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -102,14 +102,14 @@ def test_nearest():
     assert "valid: a, b" in nearest("zzz", ["a", "b"])
 
 
-def test_torchvision_and_its_friends_import_after_core():
+def test_torchvision_and_packages_that_need_it_import_after_core():
     code = "import core, torchvision, timm, lightly.loss, lightning_fabric"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
     )
 
 
-def test_a_person_reads_that_a_train_bound_is_no_certificate():
+def test_the_log_says_that_a_train_bound_is_no_certificate():
     line = in_words({"loss": 1.5, "train_bound": 3.25, "val/in_batch_bound": 2.125, "val/knn": 0.5})
     assert (
         line

@@ -267,7 +267,7 @@ def test_a_set_without_random_access_is_read_once_in_its_own_order():
         read_through(Sequence(9, 10), 0, 2**20)
 
 
-def test_a_missing_folder_says_the_layout(tmp_path):
+def test_a_missing_folder_is_reported_with_the_expected_layout(tmp_path):
     with pytest.raises(UserError, match="train/CLASS"):
         open_source(config(tmp_path), "train", 0)
 

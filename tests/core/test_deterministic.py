@@ -68,7 +68,7 @@ def test_an_operator_without_a_deterministic_form_is_named_in_one_line(restored)
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-6), (torch.float64, 1e-15)])
-def test_sums_by_a_product_are_the_running_sums(dtype, limit):
+def test_cumulative_sums_by_a_product_equal_cumsum(dtype, limit):
     x = torch.rand(4, 5, 256, dtype=dtype).softmax(-1)
     torch.testing.assert_close(by_product(x), x.cumsum(-1), rtol=0, atol=limit)
     assert torch.equal(cumulated(x), x.cumsum(-1))

@@ -70,7 +70,7 @@ def same(a, b) -> bool:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
-def test_a_dry_run_changes_nothing_and_learns_for_real(method, precision, tmp_path):
+def test_a_dry_run_takes_a_real_step_and_changes_nothing(method, precision, tmp_path):
     with default_dtype(precision):
         training, validation = prepared(
             method, tmp_path / "run", f"trainer.precision={precision}", "optim.clip=1"
@@ -107,9 +107,7 @@ def sizes_in(model) -> dict[str, set[int]]:
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "beta_vae"])
 @pytest.mark.parametrize("images, last", [(600, 88), (513, 1)])
-def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
-    method, images, last, tmp_path
-):
+def test_a_dry_run_validates_with_the_final_names_and_batch_sizes(method, images, last, tmp_path):
     """A last block of 88 images causes no new error, but a block of a single image may."""
     more = [f"data.sprites.validation={images}", "optim.batch_size=100"]
     training, validation = prepared(method, tmp_path / "run", *more)
@@ -127,7 +125,7 @@ def test_a_validation_is_rehearsed_under_the_names_and_sizes_to_come(
 @pytest.mark.parametrize(
     "method, more, words",
     [
-        ("moco", ["optim.micro_batch=63"], ["optim.micro_batch", "leave a single one"]),
+        ("moco", ["optim.micro_batch=63"], ["optim.micro_batch", "holds a single one"]),
         ("simclr", ["optim.batch_size=2", "data.sprites.train=9", "model.backbone=resnet10t"], []),
         ("simclr", ["model.backbone=mixer_s16_224"], ["data.size", "Input height (32)"]),
         ("simclr", ["model.backbone=ghostnet_050", "data.sprites.train=64"], []),
@@ -227,8 +225,8 @@ def test_one_validation_image_has_no_spread_and_the_rest_is_measured(method, tmp
     lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     scores = next(line for line in lines if "val/knn" in line)
     assert scores["val/knn"] in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    absent = {"val/uniformity", "val/effective_rank", "val/deviation", "val/information_upper"}
-    assert not absent & scores.keys()
+    absent = ("uniformity", "effective_rank", "deviation", "information_upper")
+    assert not [key for key in scores if key.endswith(absent)]
 
 
 def test_a_float64_checkpoint_is_loaded_and_probed_as_float32(tmp_path):

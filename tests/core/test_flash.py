@@ -45,7 +45,7 @@ def exactly(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[
 )
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("most", [2**23, 2**12])
-def test_parts_and_chunks_of_any_length_are_the_whole(n, k, d, temperature, most):
+def test_merged_parts_and_chunks_of_any_length_equal_one_pass(n, k, d, temperature, most):
     """Float64 is not rounded, so only splitting, padding, scaling and merging can be wrong."""
     # a view with any strides is accepted
     query, keys = codes(n, d, 0), codes(k, d, 1).T.contiguous().T
@@ -171,7 +171,7 @@ def test_the_rule_for_rounding_holds(temperature, dtype):
     assert spread < bound and (temperature > 0.01 or spread > bound / 3)
 
 
-def test_rounding_of_queries_is_taken_out():
+def test_rounding_of_queries_is_corrected():
     """With keys that are exact in float16, only the query is rounded, and after the correction only
     the square of its error remains.
     """
@@ -218,7 +218,7 @@ def test_training_in_float32_keeps_the_chunks():
 
 
 @pytest.mark.parametrize("precision, yes", [("bf16-mixed", True), ("32-true", False)])
-def test_the_precision_of_training_decides(precision, yes):
+def test_the_precision_of_training_decides_whether_flash_attention_is_used(precision, yes):
     """As in a training run: Fabric's mixed precision is autocast around `forward`."""
 
     class Method(torch.nn.Linear):

@@ -66,9 +66,9 @@ def test_files_that_are_not_images_are_left_out_and_counted(tmp_path, capfd):
     assert len(source) == 3
     (said,) = capfd.readouterr().err.splitlines()
     for words in (
-        "4 no images, such as labels.csv",
+        "4 not images, such as labels.csv",
         "1 links that lead nowhere, such as lost.png",
-        "1 no regular files, such as pipe.png",
+        "1 not regular files, such as pipe.png",
         "2 outside the classes' folders, such as README",
     ):
         assert words in said, said
@@ -96,7 +96,7 @@ def test_a_class_without_images_is_refused_in_train_and_reported_in_test(tmp_pat
     assert "1 classes have no images here, such as 'b'" in capfd.readouterr().err
 
 
-def test_a_split_without_classes_or_images_says_the_layout(tmp_path):
+def test_a_split_without_classes_or_images_is_reported_with_the_expected_layout(tmp_path):
     png(tmp_path, "train/0.png")
     with pytest.raises(UserError, match=r"holds no images .*train/CLASS/\*\.jpg"):
         open_split(tmp_path)
@@ -141,13 +141,13 @@ def test_a_folder_that_can_not_be_listed_is_named(tmp_path, monkeypatch):
         open_split(tmp_path)
 
 
-def test_names_count_as_numbers_and_their_order_is_total():
+def test_names_are_sorted_by_their_numbers_and_never_tie():
     assert sorted(["10", "9", "a2", "A2", "a10", "01", "1", "²"], key=natural) == [
         "01", "1", "9", "10", "A2", "a2", "a10", "²",
     ]  # fmt: skip
 
 
-def test_odd_names_reach_no_terminal_as_they_are(tmp_path, capfd):
+def test_odd_names_are_escaped_before_they_are_printed(tmp_path, capfd):
     png(tmp_path, "train/a/0.png", "train/a/1.png", "train/a/.\x1b[31m\n.png")
     (tmp_path / "train" / "a" / os.fsdecode(b"caf\xe9.png")).write_bytes(
         (tmp_path / "train/a/0.png").read_bytes()
@@ -169,7 +169,7 @@ def test_odd_names_reach_no_terminal_as_they_are(tmp_path, capfd):
     ],
 )
 @pytest.mark.parametrize("name", ["folder", "mnist"])
-def test_a_root_that_can_not_be_one_is_one_line(root, said, name, tmp_path):
+def test_an_impossible_root_is_one_line(root, said, name, tmp_path):
     (tmp_path / "file").write_text("words")
     settings = config(tmp_path, name=name)
     settings.root = root.format(file=tmp_path / "file")

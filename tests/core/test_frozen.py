@@ -58,7 +58,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", READ)
-def test_the_same_is_encoded_once(what, tmp_path):
+def test_the_same_images_are_encoded_once(what, tmp_path):
     first, again = frozen(tmp_path / "kept"), frozen(tmp_path / "kept")
     made, read = READ[what](first), READ[what](again)
     assert first.encoded > 0 and again.encoded == 0
@@ -67,7 +67,7 @@ def test_the_same_is_encoded_once(what, tmp_path):
 
 
 @pytest.mark.parametrize("what, change", CHANGES)
-def test_what_changes_a_number_is_encoded_anew(what, change, tmp_path):
+def test_images_are_encoded_again_if_anything_that_changes_a_number_differs(what, change, tmp_path):
     READ[what](frozen(tmp_path / "kept"))
     other = frozen(tmp_path / "kept", **change)
     made = READ[what](other)
@@ -76,7 +76,7 @@ def test_what_changes_a_number_is_encoded_anew(what, change, tmp_path):
         assert torch.equal(one, fresh)
 
 
-def test_the_number_of_views_and_of_images_are_part_of_it(tmp_path):
+def test_the_numbers_of_views_and_of_images_are_part_of_the_key(tmp_path):
     one = frozen(tmp_path / "kept")
     assert one.views("test", 3).features.shape == (12, 3, 3)
     assert one.views("test", 2).features.shape == (12, 2, 3)
@@ -85,7 +85,7 @@ def test_the_number_of_views_and_of_images_are_part_of_it(tmp_path):
     assert len(one.pairs("test").place) == 12
 
 
-def test_another_version_of_a_package_encodes_anew(tmp_path, monkeypatch):
+def test_another_version_of_a_package_encodes_again(tmp_path, monkeypatch):
     frozen(tmp_path / "kept").features("test")
     monkeypatch.setattr("core.frozen.versions", lambda: {"torch": "of tomorrow"})
     other = frozen(tmp_path / "kept")

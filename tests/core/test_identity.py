@@ -88,7 +88,7 @@ def test_a_change_in_place_is_detected_and_reported(change, said, memory, root):
     assert difference.startswith(said[memory]) and "\n" not in difference, difference
 
 
-def test_other_labels_of_the_same_images_are_other_labels(tmp_path):
+def test_changed_labels_of_the_same_images_are_detected(tmp_path):
     png(tmp_path, *FILES)
     before = identity(tmp_path)
     # the order of the files stays: cat/0 ... cat/5, this one, dog/1 ...
@@ -243,7 +243,7 @@ def test_files_that_are_long_to_read_are_known_by_their_times(change, root, monk
     assert after.fingerprint != before.fingerprint
 
 
-def test_it_is_computed_once_and_only_on_demand(root, monkeypatch):
+def test_an_identity_is_computed_once_and_only_on_demand(root, monkeypatch):
     _plain.cache_clear()
     sources = [open_source(config(root), "trainval", 0, augmented) for augmented in (True, False)]
     calls = []
@@ -267,7 +267,7 @@ def test_the_size_of_mnist_is_known_faster_than_a_few_batches():
     assert hashed < 20 * (time.process_time() - start), "not slower than reading it several times"
 
 
-def test_replace_of_a_setting_is_another_config_for_sprites():
+def test_the_identity_of_sprites_has_their_settings_and_not_their_place():
     source = Sprites(SpritesConfig(train=64), "train", 0)
     assert source.identity.settings == {**source.config.__dict__, "seed": 0}
     assert replace(source.identity, root="elsewhere").fingerprint == source.identity.fingerprint

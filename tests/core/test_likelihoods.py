@@ -154,7 +154,7 @@ def test_targets_binarise_keep_or_dequantise():
 
 
 @pytest.mark.parametrize("name", ["categorical", "logistic_mixture"])
-def test_each_value_has_its_own_run_of_the_decoders_channels(name):
+def test_each_value_has_its_own_channels_of_the_decoder(name):
     """Changing the channels of one colour changes only the distribution of that colour; samples and
     means have the image's shape.
     """

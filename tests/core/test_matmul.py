@@ -9,7 +9,7 @@ from core.matmul import Linear, matmul, speed_up
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (300, 513, 50), (64, 1, 9)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_product_is_torchs(shape, transposed):
+def test_a_product_equals_torchs(shape, transposed):
     n, d, m = shape
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(n, d, generator=g), torch.randn(m, d, generator=g)
@@ -52,7 +52,7 @@ def test_invalid_products_are_refused(a, b, bias):
 
 
 @pytest.mark.parametrize("n, d, m", [(0, 6, 7), (4, 6, 0), (4, 0, 7), (0, 0, 0)])
-def test_an_empty_product_is_torchs(n, d, m):
+def test_an_empty_product_equals_torchs(n, d, m):
     bias = torch.arange(float(m))
     assert torch.equal(matmul(ones(n, d), ones(m, d)), torch.zeros(n, m) + d)
     assert torch.equal(matmul(ones(n, d), ones(m, d), bias), torch.zeros(n, m) + d + bias)

@@ -87,7 +87,7 @@ def test_the_part_of_one_process_is_the_same_in_one_block_and_in_tiles(views, ra
 
 
 @pytest.mark.parametrize("most, blocks", [(64 * 64, True), (64 * 64 - 1, False)])
-def test_more_scores_than_fit_are_no_block(most, blocks):
+def test_too_many_scores_are_not_computed_in_one_block(most, blocks):
     query, key, queue = codes(64, 8, 0), codes(64, 8, 1), codes(64, 8, 2)
     with (
         in_one_block(most),
@@ -103,7 +103,7 @@ def test_more_scores_than_fit_are_no_block(most, blocks):
         assert not made.called
 
 
-def test_normalising_is_torchs_with_its_gradient():
+def test_normalising_equals_torchs_with_its_gradient():
     x = codes(6, 5, 0, norm=3.0).double()
     x[2] = 0
     made = [x.clone().requires_grad_() for _ in range(2)]

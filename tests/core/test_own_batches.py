@@ -1,4 +1,4 @@
-"""A data set of the user's own whose batches are not what it says is refused, with its name."""
+"""A user's own data set is refused, with its name, if its batches differ from what it declares."""
 
 from dataclasses import dataclass
 
@@ -88,12 +88,12 @@ def test_a_good_set_is_opened_for_every_split():
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (OneView, "(val) makes 1 views, where 2 were asked for"),
-        (OtherShape, "(val) makes views of shape (2, 3, 8, 8), where it is (2, 3, 16, 16) by its"),
+        (OneView, "(val) makes 1 views instead of 2"),
+        (OtherShape, "(val) makes views of shape (2, 3, 8, 8), but its `shape` asks for (2, 3,"),
         (Bright, "(val) makes views that are neither uint8 nor floats in [0, 1]"),
         (Whole, "(val) makes views that are neither uint8 nor floats in [0, 1]"),
-        (FlatLabels, "(val) makes labels of shape (2,), where it is (2, 2) by its `factors`"),
-        (ManyLabels, "(val) makes labels [2, 3] of place, which are 0 to 1"),
+        (FlatLabels, "(val) makes labels of shape (2,), but its `factors` ask for (2, 2)"),
+        (ManyLabels, "(val) makes labels [2, 3] of place; they must be 0 to 1"),
         (NoFactors, "has no `factors`"),
     ],
 )

@@ -100,7 +100,7 @@ def test_pictures_are_turned_upright(orientation, kind):
         assert bool(note & TURNED) == (orientation > 1)
 
 
-def test_a_damaged_exif_block_beside_a_whole_picture_harms_nothing():
+def test_a_damaged_exif_block_does_not_spoil_the_picture():
     data = encoded(
         Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
     )
@@ -269,3 +269,24 @@ def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("a program was started"))
     with pytest.raises(Exception, match="cannot identify"):
         read(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF")
+
+
+@pytest.mark.parametrize("size, decoded", [(32, (100, 75)), (16, (50, 38)), (300, (400, 300))])
+@pytest.mark.parametrize("turn", [0, 6])
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(size, decoded, turn, monkeypatch):
+    """The picture is nearly that of a full decoding, upright, and never made larger."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    picture, exif = coarse.resize((400, 300), Image.Resampling.BICUBIC), Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    data = encoded(picture, "JPEG", quality=95, exif=exif)
+    sizes, load = [], Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda self: (sizes.append(self.size), load(self))[1])
+    small, note = to_tensor(open_picture(data), size, False)
+    assert decoded in sizes and note == (TURNED if turn else 0)
+    monkeypatch.setattr(Image.Image, "draft", lambda *_: None)
+    whole, _ = to_tensor(open_picture(data), size, False)
+    assert small.shape == whole.shape == (3, size, size)
+    away = (small.float() - whole.float()).abs()
+    assert away.mean() < 2.5 and away.max() < 40

@@ -118,7 +118,7 @@ def test_a_damaged_record_is_named(text, tmp_path, root, capsys):
     assert goes_on(tmp_path, root, "resume=true", "data.changed=accept")
 
 
-def test_a_run_from_before_says_that_it_does_not_know(tmp_path, root, capsys):
+def test_a_run_without_data_json_says_that_its_data_can_not_be_compared(tmp_path, root, capsys):
     goes_on(tmp_path, root)
     (tmp_path / "run/data.json").unlink()
     goes_on(tmp_path, root, "resume=true")

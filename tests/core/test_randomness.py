@@ -54,7 +54,7 @@ def test_seed_step_purpose_and_fork_each_change_every_number(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_numbers_follow_their_laws(dtype):
+def test_numbers_follow_their_distributions(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -96,7 +96,7 @@ def test_drawing_costs_the_same_for_any_number_of_processes():
     assert sorted(ratios)[2] < 1.5
 
 
-def test_tensors_are_packed_for_one_copy_and_come_out_as_they_went_in(monkeypatch):
+def test_tensors_are_packed_for_one_copy_and_arrive_unchanged(monkeypatch):
     tensors = [
         torch.arange(5),
         torch.rand(3, 2),

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
-from core.run.sharding import shard, sharded
+from core.run.sharding import BF16, shard, sharded
 
 SHAPE = (3, 8, 8)
 
@@ -34,7 +34,8 @@ class Branches(nn.Module):
 
 
 @pytest.fixture
-def state():
+def state(request):
+    policy = getattr(request, "param", MixedPrecisionPolicy())
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     values = {
         "method": "contrastive.simclr.SimCLR",
@@ -50,7 +51,7 @@ def state():
         ):
             method = checkpoint.build_method(run, SHAPE)
             method.micro_batch = run.optim.micro_batch
-            shard(method, init_device_mesh("cpu", (1, 1)))
+            shard(method, init_device_mesh("cpu", (1, 1)), policy)
             yield checkpoint.State(run, method, build_optimizer(method, run.optim))
     finally:
         dist.destroy_process_group()
@@ -69,3 +70,27 @@ def test_the_whole_copy_computes_the_same_in_as_small_parts(state):
     assert sharded(state.method) and not sharded(copy)
     torch.testing.assert_close(copy.embed(images), state.method.embed(images))
     assert copy.micro_batch == state.method.micro_batch == 2
+
+
+@pytest.mark.parametrize(
+    "state, there",
+    [(BF16, torch.bfloat16), (MixedPrecisionPolicy(), torch.float32)],
+    indirect=["state"],
+)
+def test_blocks_are_gathered_in_the_precision_in_which_they_compute(state, there):
+    """Gradients and what is kept stay in float32."""
+    seen = {}
+    for name, part in state.method.named_modules():
+        if isinstance(part, FSDPModule):
+            part.register_forward_hook(
+                lambda part, given, out, name=name: seen.update(
+                    {name: {p.dtype for p in part.parameters(recurse=False)}}
+                )
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        state.method.embed(torch.rand(5, *SHAPE)).float().square().sum().backward()
+    blocks = {dtype for name, dtypes in seen.items() if name for dtype in dtypes}
+    assert blocks == {there}
+    kept = {p.dtype for p in state.method.parameters()}
+    summed = {p.grad.dtype for p in state.method.parameters() if p.grad is not None}
+    assert kept == summed == {torch.float32}

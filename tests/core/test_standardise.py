@@ -101,7 +101,7 @@ def test_features_that_are_not_a_matrix_are_refused(shape):
         require_finite_features(torch.zeros(shape), "probe")
 
 
-def test_a_result_is_searched_to_its_depth():
+def test_nested_results_are_searched_for_numbers_that_are_not_finite():
     good = {"a": 1.0, "b": {"c": [1, 2.0, {"d": 3.0}], "e": None, "f": "nan"}, "g": (1.0,)}
     require_finite_numbers(good, "probe")
     for bad in (math.nan, math.inf):

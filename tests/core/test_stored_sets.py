@@ -184,7 +184,7 @@ def test_the_real_mnist(mnist_root):
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "stl10", "torch/imagenet"])
-def test_missing_files_name_the_path_and_the_mend(name, tmp_path):
+def test_missing_files_name_the_path_and_the_remedy(name, tmp_path):
     with pytest.raises(UserError, match=r"data\.download=true") as error:
         open_source(DataConfig(name=name, root=str(tmp_path / "nothing")), "train", 0)
     assert str(tmp_path / "nothing") in str(error.value)

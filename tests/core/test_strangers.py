@@ -87,7 +87,7 @@ def test_a_root_of_a_stranger_is_an_existing_folder(write, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["wds/x", "hfds/someone/set", "tfds/x", "torch/cifar10"])
-def test_data_that_fetch_or_run_take_the_users_own_word(write, tmp_path, kind):
+def test_data_that_download_or_run_programs_need_an_override(write, tmp_path, kind):
     run = checkpoint.load_method(write(set_key("data.name", kind))).run
     for words in ([], [f"data.root={tmp_path}"], ["data.download=true"]):
         with pytest.raises(UserError, match=f"add data.name={kind} data.root=FOLDER"):
@@ -105,14 +105,14 @@ def test_an_existing_folder_is_used_and_the_config_is_restored_unchanged(write, 
 
 
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "${seed}", "${oc.decode:1}", "${", "\\${x}"])
-def test_text_of_a_checkpoint_is_literal(write, monkeypatch, text):
+def test_text_of_a_checkpoint_is_literal(write, monkeypatch, tmp_path, text):
     monkeypatch.setenv("SECRET", "leaked")
     path = write(set_key("folder", text))
     run = checkpoint.load_method(path).run
     assert run.folder == text == config.to_dict(run)["folder"]
     assert config.override(run, ["data.size=0"], "x").folder == text
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert "leaked" not in repr(logger.attach(path)._options)
+    assert "leaked" not in repr(logger.Logger(checkpoint.load_method(path).run, tmp_path)._options)
 
 
 BOMBS = [
@@ -147,7 +147,7 @@ def test_sizes_are_compared_before_they_are_allocated(write, number):
     assert found["outcome"] == "refused" and found["seconds"] < 5 and found["MiB"] < 1024, found
 
 
-def test_a_large_split_is_opened_on_the_users_own_word(write):
+def test_a_large_split_needs_an_override(write):
     run = checkpoint.load_method(write(set_key("data.sprites.test", 2**22 + 1))).run
     with pytest.raises(UserError, match=r"add data\.sprites\.test=4194305"):
         open_source(run.data, "test", 0)

@@ -34,7 +34,7 @@ def test_verdicts(values, images, calibration, cap, expected):
 
 
 @pytest.mark.parametrize("error, word", [(0.01, "critic-limited"), (0.4, "converged")])
-def test_a_gap_that_chance_explains_blames_no_critic(error, word):
+def test_a_gap_that_chance_explains_is_not_critic_limited(error, word):
     sweep = [(c, Estimate(2.5, error, 2.5 - 2 * error, 2.5 + 2 * error)) for c in (64, 512, 4096)]
     assert verdict(sweep, 4096, calibration=3.5) == word
 
@@ -64,7 +64,7 @@ def test_a_number_that_is_not_finite_has_no_verdict(bad, place):
             verdict(spoiled, 4096)
 
 
-def test_no_alpha_is_chosen_by_a_nan():
+def test_a_nan_bound_can_not_choose_alpha():
     scores = [of_matrix(torch.randn(9, 9, generator=torch.Generator().manual_seed(0)))]
     assert best_alpha(scores, (0.01, 0.5, 0.9)) == 0.9
     scores[0].own[3] = math.nan

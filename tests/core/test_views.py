@@ -260,7 +260,7 @@ def test_a_crop_that_never_fits_is_central(
     assert box.tolist() == [[expected[key] for key in ("top", "left", "height", "width")]] * 3
 
 
-def test_rates_strengths_and_orders() -> None:
+def test_probabilities_strengths_and_orders() -> None:
     n = 6000
     drawn, rule = parameters(96, 96, policy("simclr", 96), n), policy("simclr", 96)
     for name, rate in (

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from core.data.datasets import DataConfig, open_source
-from core.data.loading import WorkersLost, load
+from core.data.loading import WorkersLost, load, sensible
 from core.data.source import eval_sampler
 from core.errors import UserError
 from core.run.preemption import Preemption
@@ -37,7 +37,7 @@ def slow(index: int) -> None:
     time.sleep(0.3)
 
 
-def test_silent_workers_are_lost_after_the_stated_patience():
+def test_silent_workers_are_lost_after_the_timeout():
     start, got = time.monotonic(), []
     with pytest.raises(WorkersLost, match=r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s; "):
         for batch in load(split(sleep_at_five), 1, timeout=0.5, batch_size=1):
@@ -45,14 +45,14 @@ def test_silent_workers_are_lost_after_the_stated_patience():
     assert got == [0, 1, 2, 3, 4] and time.monotonic() - start < 60
 
 
-def test_patience_is_for_silence_and_not_for_the_whole(monkeypatch):
+def test_the_timeout_counts_silence_and_not_the_whole_reading(monkeypatch):
     monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several checks while one batch is made
     got = [int(batch[2]) for batch in load(split(slow), 1, timeout=2.5, batch_size=1)]
     assert got == list(range(12)), "3.6 s in total, but never 2.5 s without a batch"
 
 
 @pytest.mark.parametrize("act", [die_at_five, killed_at_five])
-def test_a_dead_worker_is_one_line_long_before_the_patience_ends(act):
+def test_a_dead_worker_is_reported_long_before_the_timeout(act):
     start = time.monotonic()
     with pytest.raises(WorkersLost, match=r"^data\.workers: .* worker .*data\.workers=0$"):
         list(load(split(act), 1, batch_size=1))
@@ -92,14 +92,15 @@ def test_a_run_that_is_being_stopped_does_not_wait_for_its_workers():
     with Preemption() as preemption:
         heard = []
         start = time.monotonic()
-        for batch in preemption.until(load(split(die_at_five), 1, timeout=500, batch_size=1)):
+        batches = load(split(die_at_five), 1, timeout=500, batch_size=1)
+        for batch in preemption.until(lambda taken: batches):
             heard.append(int(batch[2]))
             if len(heard) == 1:
                 os.kill(os.getpid(), signal.SIGUSR1)
         assert preemption.reason == "SIGUSR1" and time.monotonic() - start < 60
 
 
-def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, recwarn):
+def test_the_number_of_workers_is_limited_by_the_number_of_processors(tmp_path, capfd, recwarn):
     png(tmp_path, *(f"train/a/{i}.png" for i in range(8)))
     source = open_source(config(tmp_path, workers=10_000, memory=0.0), "trainval", 0)
     before = len(os.listdir("/proc/self/task"))
@@ -108,7 +109,7 @@ def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, re
     cpus = len(os.sched_getaffinity(0))
     said = capfd.readouterr().err
     assert (
-        f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} decode"
+        f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} are used"
         in said
     )
     assert (
@@ -116,6 +117,15 @@ def test_more_workers_than_the_machine_bears_are_not_started(tmp_path, capfd, re
         and not recwarn
         and len(os.listdir("/proc/self/task")) < before + 50
     )
+
+
+def test_processes_of_one_machine_share_its_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12))
+    assert [sensible(n) for n in (-1, 0, 3)] == [8, 0, 3]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert sensible(-1) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert sensible(-1) == 1
 
 
 def test_no_more_processes_than_batches_are_started(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_the_bound_is_the_plain_formula():
     )
 
 
-def test_the_temperature_is_chosen_on_other_pairs_than_the_bound_is_read_from():
+def test_the_temperature_is_chosen_on_other_pairs_than_those_of_the_bound():
     x, y = paired(500, 0.5)
     found = infonce_bound(x, y)
     assert found["pairs"] == 400 and 0.01 < found["temperature"] < 1

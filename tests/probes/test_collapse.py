@@ -86,7 +86,7 @@ def test_each_part_is_its_closed_form(found, name, truth):
     assert part["low"] < truth < part["high"]
 
 
-def test_brackets_hold_the_closed_forms_and_close_on_many_images(found):
+def test_intervals_hold_the_closed_forms_and_shrink_with_more_images(found):
     for name, truth in (
         ("total_correlation", TOTAL_CORRELATION),
         ("dimension_wise_kl", DIMENSION_WISE),
@@ -180,7 +180,7 @@ def test_a_code_that_ignores_the_image_has_collapsed_at_any_rate():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("field", ["mean", "sigma", "z", "rate"])
-def test_a_code_that_is_not_finite_has_not_collapsed_and_carries_nothing_known(field, bad):
+def test_a_code_that_is_not_finite_is_refused_and_not_called_collapsed(field, bad):
     """max(0, NaN) is 0, which would look like a collapse."""
     read = linear_gaussian(200)
     value = getattr(read, field).clone()

@@ -65,7 +65,7 @@ def test_each_split_serves_only_its_own_purpose(quick):
                 )
 
 
-def test_a_critic_of_other_training_pairs_is_another(quick):
+def test_other_training_pairs_give_another_critic(quick):
     val = pairs(200, 0.4, 1)
     first, second = (
         train_critic(*pairs(200, 0.4, seed).features, *val.features, 0) for seed in (0, 5)
@@ -145,7 +145,7 @@ def test_too_few_pairs_and_values_that_are_never_finite_are_refused(quick, monke
 
 
 @pytest.mark.parametrize("end", ["low", "high"])
-def test_critics_are_not_compared_by_a_nan(end):
+def test_a_nan_bound_can_not_compare_critics(end):
     found = {
         name: {"verdict": "converged", "sweep": [{"low": value - 0.1, "high": value + 0.1}]}
         for name, value in (("native", 2.0), ("common", 4.0))

@@ -128,7 +128,7 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     torch.testing.assert_close(after, before[:, order], rtol=1e-4, atol=1e-4)
 
 
-def test_a_constant_in_the_critic_is_taken_out(monkeypatch):
+def test_a_constant_in_the_critic_is_removed(monkeypatch):
     """A constant does not change InfoNCE, but NWJ and alpha. Scores estimate a log density ratio,
     whose exponential has the mean 1 over independent pairs.
     """
@@ -159,7 +159,7 @@ def test_seeds_repeat_and_differ():
     )
 
 
-def test_invertible_maps_of_columns_change_nothing_much():
+def test_invertible_maps_of_columns_change_little():
     x, y, own, _ = pairs_of(1.0, d=2)
     plain = estimate(x, y)["estimators"]["infonce"]["value"]
     mapped = estimate(np.sign(x) * np.abs(x) ** 3, np.exp(y))["estimators"]["infonce"]["value"]
@@ -322,6 +322,7 @@ def test_the_script_prints_a_table_or_json(tmp_path):
     [
         (("none.npz",), "no such file"),
         (("pairs.npz", "--seed", "-1"), "--seed"),
+        (("pairs.npz", "--seed", str(2**70)), "--seed"),
         (("x.npz",), "is constant"),
     ],
 )

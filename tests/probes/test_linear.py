@@ -127,7 +127,7 @@ def test_a_feature_of_another_scale_changes_nothing():
 
 
 @pytest.mark.parametrize("fails", ["float32 raises", "float32 is NaN", "all raise"])
-def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
+def test_a_failed_eigendecomposition_changes_no_score(monkeypatch, fails):
     """In float32, several releases of torch raise an error or return NaN for dead features."""
     train, test = split(1500, 30, 5, 0), split(300, 30, 5, 1)
     train.x[:, :12] = test.x[:, :12] = 0
@@ -150,7 +150,7 @@ def test_a_library_that_can_not_decompose_changes_no_score(monkeypatch, fails):
 @pytest.mark.parametrize(
     "dead, rank, n", [(300, 212, 100), (0, 100, 1000), (511, 1, 300), (0, 3, 50)]
 )
-def test_dead_and_dependent_features_are_no_hindrance(dead, rank, n):
+def test_dead_and_dependent_features_do_no_harm(dead, rank, n):
     g = torch.Generator().manual_seed(0)
     mix = torch.randn(rank, 512 - dead, generator=g)
     y = torch.arange(n + 200) % 4
@@ -188,7 +188,7 @@ def test_classes_with_one_training_image_or_none():
 
 
 @pytest.mark.parametrize("n", [4, 9, 10, 11, 19])
-def test_a_handful_of_images(n):
+def test_very_few_images(n):
     found = linear(split(n, 8, 2, 0), split(100, 8, 2, 1))
     top1, information = peer(split(n, 8, 2, 0), split(100, 8, 2, 1), found["lambda/class"])
     assert found["top1"] == pytest.approx(top1)

@@ -88,7 +88,7 @@ def test_each_number_is_its_closed_form(found, name):
     assert found[name]["low"] < TRUTH[name] < found[name]["high"]
 
 
-def test_the_whole_is_its_parts(found):
+def test_the_rate_is_the_sum_of_its_parts(found):
     assert found["nelbo"]["value"] == pytest.approx(TRUTH["rate"] + TRUTH["distortion"], abs=1e-3)
     assert found["marginal_kl"]["low"] == pytest.approx(MARGINAL_KL, abs=1e-3)
     assert found["marginal_kl"]["high"] == pytest.approx(MARGINAL_KL, abs=1e-3)

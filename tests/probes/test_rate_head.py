@@ -126,7 +126,7 @@ def test_rate_and_distortion_never_undercut_the_entropy_of_the_images(curve):
         assert point["bits_per_dim"] == pytest.approx(point["nelbo"]["value"] / 16 / math.log(2))
 
 
-def test_nothing_kept_costs_the_pixels_own_entropies(curve):
+def test_without_a_code_the_distortion_is_the_sum_of_the_pixels_entropies(curve):
     _, _, marginal = entropies()
     nothing = curve["nothing"]
     assert nothing["rate"] == {"value": 0, "low": 0, "high": 0}
@@ -148,7 +148,7 @@ def test_the_curve_falls_and_is_convex(curve):
         assert d1 <= (1 - share) * d0 + share * d2 + slack
 
 
-def test_features_that_say_nothing_buy_nothing():
+def test_useless_features_do_not_lower_the_distortion():
     splits = [
         images(n, name, known=False) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))
     ]
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_numbers_and_every_likelihood_fits(name, sh
         )
     assert first == again != other
     assert [point["beta"] for point in first["points"]] == [1.0, 8.0]
-    assert (first["images"], first["train_images"], first["dimensions"]) == (200, 200, 16)
+    assert (first["images"], first["train_images"], first["image_values"]) == (200, 200, 16)
 
 
 def test_test_images_change_no_weight(short, monkeypatch):
@@ -211,7 +211,7 @@ def test_no_point_costs_more_than_another_head_or_nothing_on_val(short):
         assert all(d + beta * r <= other + beta * rate + 1e-3 for rate, other in costs)
 
 
-def test_heads_that_diverge_leave_nothing(short):
+def test_if_all_heads_diverge_the_constant_decoder_remains(short):
     splits = [images(200, name) for name in ("train", "val", "test")]
     splits[0].features[0] = math.inf
     found = measure_curve(*splits, Likelihood("logistic", 1), betas=(1.0, 8.0))
@@ -232,7 +232,7 @@ def test_a_checkpoint_with_any_likelihood_has_a_curve(short, tmp_path):
         run = config.read(Path(__file__).parents[2] / f"configs/{name}.yaml", [*small, *more])
         method = locate(run.method)(run.model, (3, 32, 32)).requires_grad_(False)
         found = rate_head.rate_head(Frozen(method, run))
-        assert (found["train_images"], found["images"], found["dimensions"]) == (300, 200, 3072)
+        assert (found["train_images"], found["images"], found["image_values"]) == (300, 200, 3072)
         assert [point["beta"] for point in found["points"]] == list(rate_head.BETAS)
         for point in (found["nothing"], *found["points"]):
             assert all(
@@ -243,7 +243,7 @@ def test_a_checkpoint_with_any_likelihood_has_a_curve(short, tmp_path):
                 point["rate"]["value"] + point["distortion"]["value"], rel=1e-5
             )
         said = rate_head.RateHeadProbe().sentences(found)
-        assert "nothing kept 0.00 /" in said[-1] and "β 625" in said[-1]
+        assert "no code 0.00 /" in said[-1] and "β 625" in said[-1]
 
 
 def test_betas_must_ascend():

@@ -25,7 +25,7 @@ def test_a_table_a_picture_and_the_figures(tmp_path):
         cwd=tmp_path,
     )
     assert told.returncode == 0, told.stderr
-    assert "No lower bound stands more than 3 standard errors" in told.stdout
+    assert "No lower bound is more than 3 standard errors" in told.stdout
     found = json.loads((tmp_path / "out/here.json").read_text())
     assert [row["source"] for row in found["rows"]] == [
         "gaussian 5 x 5 of 0 nats",
@@ -59,7 +59,7 @@ def test_an_excess_is_counted_from_the_samples_own_information():
     assert calibration.excess(row(1.5, truth=9.0, own=1.4), "infonce") == pytest.approx(1)
     found = calibration.collect([row(1.5), row(0.9)], 100, 0, "suite")
     assert found["largest_excess"]["standard_errors"] == pytest.approx(5)
-    assert "A lower bound stands 5.0 standard errors above" in calibration.summary(found)
+    assert "A lower bound is 5.0 standard errors above" in calibration.summary(found)
     assert found["mean_absolute_error"] == {"infonce": pytest.approx(0.3)}
 
 

@@ -109,7 +109,7 @@ def test_a_wrong_word_is_one_line(words, line, capsys):
     assert told.err.startswith("error: ") and line in told.err and told.err.count("\n") == 1
 
 
-def test_words_are_the_callers_and_not_the_process(monkeypatch, capsys):
+def test_main_uses_the_words_that_it_is_given_and_not_those_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pytest", "--nonsense"])
     with pytest.raises(SystemExit) as stop:
         main(["information", "no.npz"])
@@ -126,7 +126,7 @@ def test_words_are_the_callers_and_not_the_process(monkeypatch, capsys):
         ("/x/pytest/__main__.py", "python scripts/rate_distortion.py", "__main__.py"),
     ],
 )
-def test_help_names_the_way_that_was_taken(called, shown, usage, monkeypatch):
+def test_help_shows_a_command_as_the_user_called_it(called, shown, usage, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
     assert command("rate_distortion") == command("rate-distortion") == shown
     about = (

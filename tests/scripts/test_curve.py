@@ -14,6 +14,7 @@ from core.run.optim import build_optimizer
 from probes.latents import curve, rate, rate_head
 from probes.latents import rate_parts as collapse
 from scripts import rate_distortion as script
+from scripts import shared
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "linear_vae.yaml")
 TINY = [
@@ -39,14 +40,15 @@ def door(monkeypatch):
         module = __import__(f"scripts.{name.removesuffix('.py')}", fromlist=["main"])
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
         called.append(name)
-        module.main()
+        return module.main()
 
     monkeypatch.setattr(
         rate, "CANDIDATES", 512
     )  # neither the sandwich nor the parts of R are used here
     monkeypatch.setattr(collapse, "PAIRS", 2**20)
     called: list[str] = []
-    monkeypatch.setattr(script, "step", step)
+    for module in (script, shared):
+        monkeypatch.setattr(module, "step", step)
     call.called = called
     return call
 
@@ -77,7 +79,9 @@ def test_a_short_sweep_lies_on_the_curve_and_is_not_trained_twice(door, tmp_path
 
     written = {path: path.read_bytes() for path in tmp_path.rglob("last.ckpt")}
     door(CONFIG, *TINY, "--betas", "1,6", "--out", tmp_path)
-    assert len(door.called) == 4 and "not trained again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert door.called[4:] == ["probe.py"] * 2 and "not trained again" in said
+    assert said.count("rate was measured before") == 2
     assert all(path.read_bytes() == kept for path, kept in written.items())
     with pytest.raises(SystemExit):
         door(CONFIG, *TINY, "--betas", "1", "optim.lr=0.01", "--out", tmp_path)
@@ -108,7 +112,7 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
     assert warm["started_from_digest"] == cold["digest"]
 
 
-def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch):
+def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rate_head, "MAX_IMAGES", dict.fromkeys(rate_head.MAX_IMAGES, 256))
     for key in ("NOTHING", "FIRST", "NEXT"):
         monkeypatch.setattr(rate_head, key, (3, 1e-2))
@@ -134,8 +138,9 @@ def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monk
         point["rate"]["value"] for point in head["points"]
     ]
     assert found["nothing"]["rate"]["value"] == 0 and found["images"] == 256
+    capsys.readouterr()
     door("--checkpoint", tmp_path, "--out", tmp_path)
-    assert door.called == ["probe.py"]
+    assert "rate_head was measured before" in capsys.readouterr().out
 
 
 def test_the_error_of_the_excess_is_that_of_its_own_terms():

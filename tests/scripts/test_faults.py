@@ -45,7 +45,7 @@ def steps(folder: RunFolder) -> dict[str, int]:
     return {path.name: checkpoint.read(path)["step"] for path in folder.path.glob("*.ckpt")}
 
 
-def test_the_policy_follows_its_definition(run):
+def test_the_kept_checkpoints_are_those_that_the_config_names(run):
     folder, state = run
     state.run.trainer.keep_last, state.run.trainer.keep_epochs = 3, 2
     for step in range(0, 50, 10):
@@ -66,7 +66,7 @@ def test_the_policy_follows_its_definition(run):
         lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:],
     ],
 )
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(run, damage):
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(run, damage):
     folder, state = run
     for step in (3, 6):
         save(folder, state, step)
@@ -187,7 +187,7 @@ def test_one_process_at_a_time_holds_a_folder(run, tmp_path):
     assert "UserError: folder: another process trains in" in held.stderr
 
 
-def test_a_folder_whose_process_ends_is_waited_for(run, tmp_path):
+def test_a_resumed_run_waits_for_the_end_of_the_process_that_holds_its_folder(run, tmp_path):
     folder, _ = run
     code = """import os, sys, time
 from core.run.folder import RunFolder

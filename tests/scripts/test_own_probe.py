@@ -150,7 +150,7 @@ def test_numbers_without_their_picture_are_kept_and_measured_again(package, capf
         (["Counted", "Again"], "two probes have the name 'counted'; rename one of them"),
     ],
 )
-def test_a_name_that_can_not_be_is_refused_before_anything_is_read(package, capsys, words, line):
+def test_an_impossible_name_is_refused_before_anything_is_read(package, capsys, words, line):
     with pytest.raises(SystemExit) as stopped:
         call("nowhere", "--probes", ",".join(f"ownprobes.made.{word}" for word in words))
     assert stopped.value.code == 2
@@ -161,7 +161,10 @@ def test_a_name_that_can_not_be_is_refused_before_anything_is_read(package, caps
     ("word", "line"),
     [
         ("counted.time=2", "counted.time: the probe has no such option (did you mean 'times'?)"),
-        ("count.times=2", "'count': no probe that is asked for (did you mean 'counted'?)"),
+        (
+            "count.times=2",
+            "'count': this call measures no such probe (did you mean 'counted'?)",
+        ),
         ("counted.times=0", "counted.times: must be 1 or more, got 0"),
     ],
 )

@@ -27,7 +27,13 @@ SPRITES = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=300, validat
 
 
 def saved(
-    folder, prior: str = "standard", spread: float = 50.0, name: str = "last", seed: int = 0
+    folder,
+    prior: str = "standard",
+    spread: float = 50.0,
+    name: str = "last",
+    seed: int = 0,
+    overrides: list[str] | None = None,
+    wandb_id: str = "",
 ) -> BetaVAE:
     """A checkpoint of an untrained VAE whose posterior means vary."""
     model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
@@ -39,10 +45,12 @@ def saved(
         wandb="disabled",
         seed=seed,
     )
+    run = config.override(run, overrides or [], "the test")
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     method = checkpoint.build_method(run, (3, 32, 32))
     torch.nn.init.normal_(method.to_posterior.weight, std=spread)
-    state = State(run, method, build_optimizer(method, run.optim))
+    state = State(run, method, build_optimizer(method, run.optim), wandb_id=wandb_id)
     checkpoint.save(folder / f"{name}.ckpt", state)
     return method
 
@@ -114,6 +122,8 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
     ("words", "line"),
     [
         (["--probes", "likelihood", "--k", "0"], "likelihood.k: must be 1 or more, got 0"),
+        (["--seed", "-1"], "--seed: must be 0 or more and below 2^63, got -1"),
+        (["--seed", str(2**63)], "--seed: must be 0 or more and below 2^63, got 92233"),
         (["--k", "5"], "--k: only likelihood read it; add it to --probes"),
         (["--images", "5"], "--images: only likelihood and ais read it; add it to --probes"),
         (["--probes", "elbo"], "--probes: there is no 'elbo' (valid: "),

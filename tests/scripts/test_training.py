@@ -105,9 +105,10 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
         "val/knn",
         "val/in_batch_bound",
         "val/alignment",
-        "val/uniformity",
-        "val/effective_rank",
-        "val/deviation",
+        "val/codes/alignment",
+        "val/codes/uniformity",
+        "val/features/effective_rank",
+        "val/features/deviation",
     }
     assert any(monitors <= line.keys() for line in lines)
     assert not list(finished.glob(".*tmp"))

@@ -80,7 +80,7 @@ def test_a_new_flow_is_the_standard_normal():
 
 
 @pytest.mark.parametrize("make", [lambda: StandardNormal(3), lambda: vamp(3), lambda: flow(3)])
-def test_the_columns_of_a_rate_add_up_to_log_q_minus_log_p(make):
+def test_the_terms_of_a_rate_add_up_to_log_q_minus_log_p(make):
     prior, rng, n = make(), KeyedRNG(0, 0), 200_000
     mean, log_sigma = (
         torch.tensor([[0.5, -1.0, 2.0]]).expand(n, 3),

@@ -269,7 +269,7 @@ def test_informative_dimensions_have_a_hundredth_of_a_nat_at_any_variance():
     assert not any("active" in name for name in metrics)
 
 
-def test_looking_does_not_move_a_multiplier():
+def test_an_evaluation_does_not_change_a_multiplier():
     schedule = RateSchedule(RateConfig("target_rate", nats=5.0), 2)
     schedule(torch.ones(4, 2), torch.ones(4))
     schedule.after_step(0.1)
@@ -313,5 +313,7 @@ def test_a_distortion_may_be_negative():
 
 
 def test_groups_that_do_not_divide_the_code_are_refused():
-    with pytest.raises(UserError, match=r"^model\.rate\.group: 8 columns .* groups of 3$"):
+    with pytest.raises(
+        UserError, match=r"^model\.rate\.group: the rate has 8 terms, .* groups of 3$"
+    ):
         linear_vae(RateConfig("free_bits", nats=1.0, group=3))

@@ -159,7 +159,7 @@ def test_a_collapsed_code_gives_a_warning_with_advice():
     assert method.warning({"knn": 0.5}) == ""
 
 
-def test_the_log_deviation_of_a_posterior_has_two_ends():
+def test_the_log_sigma_of_a_posterior_is_limited_on_both_sides():
     """A deviation of e^20 would give a code of only noise, and its square is infinite in
     float16.
     """

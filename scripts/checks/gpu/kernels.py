@@ -1,5 +1,5 @@
-"""Times of the losses and the views alone, each compared with the plain way to write it in
-torch.
+"""Times of the losses and the views alone. Each loss is compared with the shortest way to write it
+in torch.
 """
 
 import time

@@ -1,0 +1,77 @@
+"""No network of any method breaks into several graphs under `trainer.compile`, and the compiled
+networks compute what the eager ones compute, also with batch norm over two processes.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from core.batch import Batch
+from core.method import Method
+from core.networks.batchnorm import synchronise
+from core.randomness import KeyedRNG
+from core.run import checkpoint, config
+from core.run.setup import compile_network, compiled_parts
+from tests.front_door import ROOT, run_in_processes
+
+ROWS = 8  # of all processes
+RUNS = {
+    "simclr_sprites": ("model.hidden=16", "model.projection=8"),
+    "moco_sprites": ("model.hidden=16", "model.projection=8", "model.queue=64"),
+    "beta_vae_sprites": ("model.width=8", "model.latent=4"),
+    "vlae_mnist": ("model.width=32", "model.latent=4", "model.prior.width=16"),
+    "vae_pixelcnn_mnist": ("model.width=32", "model.latent=4"),
+}
+
+
+def built(name: str) -> Method:
+    run = config.read(ROOT / f"configs/{name}.yaml", ["folder=none", *RUNS[name]])
+    return checkpoint.build_method(run, (3 if "sprites" in name else 1, 28, 28))
+
+
+def batch(method: Method, number: int, world: int) -> Batch:
+    """This process's rows of a batch of `ROWS` images."""
+    mine = slice(number * ROWS // world, (number + 1) * ROWS // world)
+    generator = torch.Generator().manual_seed(0)
+    shape = (ROWS, *method.shape)
+    views = [torch.randint(256, shape, generator=generator) for _ in range(method.views)]
+    index = torch.arange(ROWS)[mine]
+    views = tuple(view[mine].to(torch.uint8) for view in views)
+    return Batch(views, index[:, None], index, KeyedRNG(0, 0, number, world))
+
+
+def require_equal(method: Method, number: int, world: int) -> None:
+    """A compiled step in one graph a network, equal to the eager one."""
+    eager = copy.deepcopy(method)
+    for network in compiled_parts(method):
+        # fullgraph raises an error at a break; this backend starts the eager operators
+        compile_network(network, backend="aot_eager", fullgraph=True)
+    losses = []
+    for one in (eager, method):
+        loss = one(batch(one, number, world)).loss
+        loss.backward()
+        losses.append(loss.detach())
+    torch.testing.assert_close(*losses)
+    for (name, own), other in zip(eager.named_parameters(), method.parameters(), strict=True):
+        if own.requires_grad and own.grad is not None:
+            torch.testing.assert_close(other.grad, own.grad, msg=name, rtol=1e-3, atol=1e-5)
+    for own, other in zip(eager.buffers(), method.buffers(), strict=True):
+        torch.testing.assert_close(other, own)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_process_compiles_each_network_into_one_graph(name):
+    require_equal(built(name), 0, 1)
+
+
+def in_two(number: int, folder: str, name: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
+    require_equal(synchronise(built(name)), number, 2)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["simclr_sprites", "moco_sprites"])
+def test_two_processes_with_batch_norm_over_both_do_so_too(name, tmp_path):
+    run_in_processes(in_two, 2, str(tmp_path), name)
