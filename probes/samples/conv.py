@@ -21,6 +21,7 @@ LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
 PIXELS = 2.0e7  # of one side that a critic trains on, besides the least number of epochs
 LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 2, 5  # looks of the judges an epoch
+LEAST_STEPS, MOST_LOOKS = 160, 40
 LARGEST = 2**14  # pixels; larger images are averaged down
 BLOCK = 256  # images that are encoded at a time
 
@@ -54,13 +55,18 @@ class Images(Panel):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     layer.weight.zero_()
                     layer.bias.zero_()
+            alone = self.of_x.whole[-1]
+            assert isinstance(alone, nn.Linear)
+            alone.weight[-1] = alone.bias[-1] = 0
         largest = max(math.prod(side.shape[2:]) for side in self.sides)
         epochs = PIXELS / (largest * len(used))
         epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, epochs))
         batch = min(BATCH, len(used) // 2)
         an_epoch = max(1, len(used) // batch)
         looks = max(1, an_epoch // LOOKS)
-        self.plan = Plan(math.ceil(epochs * an_epoch), batch, RATE, DECAY, looks, PATIENCE)
+        steps = max(LEAST_STEPS, math.ceil(epochs * an_epoch))
+        looks = max(looks, steps // MOST_LOOKS)
+        self.plan = Plan(steps, batch, RATE, DECAY, looks, PATIENCE)
 
     def codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         x, y = self.sides

@@ -80,8 +80,8 @@ def cross_fit(
 
     So each fold is scored by the mean of F - 1 critics, and none of these used it for training or
     for the choice of the step. This mean is better than a single critic, because errors differ.
-    Images cost more, so each fold of theirs has the mean of two critics. `objective` is "infonce", "js"
-    (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
+    Images cost more, so each fold of theirs has the mean of two critics. `objective` is "infonce",
+    "js" (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
     tests: it keeps the last step instead of the best, so that the critic overfits, which must give
     a low value on held-out pairs.
     """
