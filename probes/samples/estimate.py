@@ -68,7 +68,10 @@ def estimate(
     if critic not in CRITICS:
         raise UserError(f"critic: there is no '{critic}'{nearest(critic, CRITICS)}")
     pairs = seen_by(critic, check_pairs(x, y, name))
-    dimensions = tuple(" x ".join(map(str, side.shape[1:])) for side in pairs[:2])
+    dimensions = tuple(
+        side.shape[1] if side.ndim == 2 else " x ".join(map(str, side.shape[1:]))
+        for side in (pairs.x, pairs.y)
+    )
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
