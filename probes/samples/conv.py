@@ -53,8 +53,8 @@ class Images(Panel):
         with torch.no_grad():  # the score starts at zero
             for layer in (self.of_y.local, self.of_y.whole[-1]):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
-                    layer.weight.zero_()
-                    layer.bias.zero_()
+                    for parameter in layer.parameters():
+                        parameter.zero_()
             alone = self.of_x.whole[-1]
             assert isinstance(alone, nn.Linear)
             alone.weight[-1] = alone.bias[-1] = 0
