@@ -1,6 +1,8 @@
 """Critics of images, labels and vectors: pairs of plain shapes whose information is known."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from core.errors import UserError
 from core.information.bounds import anchor_objective
 from probes.samples import conv
 from probes.samples.conv import Images
+from probes.samples.encoded import encoded
 from probes.samples.estimate import estimate
 from probes.samples.pairs import check_pairs, load_pairs
 from tests.front_door import run_script
+from tests.in_process import train
 
 SIZE = 12
 
@@ -141,3 +145,26 @@ def test_images_from_a_file_and_what_is_refused(tmp_path):
         told = run_script("information.py", *words, cwd=tmp_path)
         assert told.returncode == 2 and message in told.stderr, told.stderr
         assert len(told.stderr.strip().splitlines()) == 1 and not told.stdout
+
+
+def test_images_are_read_through_a_frozen_encoder(tmp_path, monkeypatch):
+    """Features of an encoder keep what it keeps of the images, so the bound stays one."""
+    monkeypatch.chdir(tmp_path)
+    assert train("simclr", Path("run")).code == 0
+    random = np.random.default_rng(0)
+    shade = random.integers(2, size=300)
+    x = random.integers(0, 60, (300, 3, 32, 32)) + 150 * shade[:, None, None, None]
+    np.savez("pairs.npz", x=x.astype(np.uint8), y=shade)
+    told = run_script(
+        "information.py", "pairs.npz", "--critic", "checkpoint=run", "--json", cwd=tmp_path
+    )
+    found = json.loads(told.stdout)
+    assert "x read through the frozen encoder of run" in found["remarks"][0]
+    assert found["estimators"]["infonce"]["value"] > 0.4 and isinstance(found["dimensions"][0], int)
+    for images, message in (
+        (x[:, :1], "reads 3x32x32"),
+        (x / 1.0, "numbers from 0 to 1"),
+        (shade, "x and y are vectors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            encoded(images, shade, Path("run"))
