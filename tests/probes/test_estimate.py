@@ -246,6 +246,20 @@ def test_copies_of_rows_are_left_out_and_reported():
         check_pairs(np.tile(x[:40], (5, 1)), np.tile(y[:40], (5, 1)))
 
 
+def test_a_dependence_above_the_stated_limit_is_found(monkeypatch):
+    """`at_most`: a linear dependence of 55 / n nats is seen with 95% power."""
+    monkeypatch.setattr(panel, "LEAST_STEPS", 1)
+    monkeypatch.setattr(panel, "MOST_STEPS", 1)
+    n = 400
+    found = []
+    for seed in range(8):
+        x, y, _, _ = pairs_of(tool.LINEAR / n, n=n, d=1, seed=seed)
+        found.append(tool._sweep(cross_fit(x, y).folds)[-1][1].low > 0)
+    assert sum(found) >= 7
+    assert tool.at_most({"high": 0.001}, n) == tool.LINEAR / n
+    assert tool.at_most({"high": 0.4}, n) == 0.4
+
+
 def test_constant_columns_are_left_out_with_a_remark():
     x, y, _, _ = pairs_of(1.0, n=300, d=2)
     wide = np.insert(x, [0, 2], 7.0, axis=1)
