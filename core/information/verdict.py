@@ -9,7 +9,7 @@ from core.information.bounds import Estimate
 # the curve follows its ceiling.
 FLAT, STEEP = 0.05, 0.5
 NEAR = 0.95  # share of a ceiling above which a value is saturated
-GAIN = 0.04  # share of a value that the second half of the training pairs may bring
+GAIN = 0.03  # share of a value that the second half of the training pairs may bring
 NOTHING = 0.05  # nats below zero that overfitting explains if there is nothing to find
 
 
