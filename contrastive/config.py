@@ -10,9 +10,9 @@ from core.networks.backbones import STEMS
 class ContrastiveConfig:
     backbone: str = "small"  # "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
-    projection: int = 128
+    projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    temperature: float = 0.1
+    temperature: float = 0.1  # the scores are cosines divided by it
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)

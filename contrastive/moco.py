@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lightly.models.modules import MoCoProjectionHead
 from torch import Tensor, nn
 
 from contrastive.config import ContrastiveConfig
@@ -24,6 +23,7 @@ from core.information.losses import in_batch_loss, queue_loss
 from core.method import Context, Method
 from core.networks.backbones import Backbone
 from core.networks.batchnorm import grouped, in_groups, synchronised
+from core.networks.heads import ProjectionHead
 from core.randomness import KeyedRNG
 
 
@@ -62,7 +62,7 @@ class MoCo(Method):
         self.query = nn.ModuleDict(
             {
                 "backbone": backbone,
-                "head": MoCoProjectionHead(backbone.dim, config.hidden, config.projection),
+                "head": ProjectionHead(backbone.dim, config.hidden, config.projection, False),
             }
         )
         self._one_pass = grouped(self.query)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from contrastive.config import ContrastiveConfig
@@ -19,6 +18,7 @@ from core.information.geometry import alignment
 from core.information.losses import nt_xent_and_in_batch
 from core.method import Method
 from core.networks.backbones import Backbone
+from core.networks.heads import ProjectionHead
 
 
 @dataclass
@@ -35,7 +35,7 @@ class SimCLR(Method):
         super().__init__(config, shape)
         self.temperature = config.temperature
         self.backbone = Backbone(config.backbone, shape, config.stem)
-        self.head = SimCLRProjectionHead(self.backbone.dim, config.hidden, config.projection)
+        self.head = ProjectionHead(self.backbone.dim, config.hidden, config.projection, True)
 
     def forward(self, batch: Batch) -> Output:
         first, second = self.in_micro_batches(self._project_both, *batch.views[:2])

@@ -1,6 +1,12 @@
 """The console for everything that a person reads."""
 
+import sys
+from collections.abc import Iterator
+
 from rich.console import Console
+from tqdm import tqdm
+
+PLAIN_EVERY = 15.0  # seconds between lines if the output is not a terminal
 
 
 def plain_console(least_width: int = 0, quiet: bool = False) -> Console:
@@ -13,3 +19,12 @@ def plain_console(least_width: int = 0, quiet: bool = False) -> Console:
         width = max(plain.width, least_width)
         plain = Console(markup=False, emoji=False, highlight=False, quiet=quiet, width=width)
     return plain
+
+
+def steps_left(total: int, label: str, unit: str = "steps") -> Iterator[int]:
+    """0 to total - 1, with a line on standard error that shows the time left; without a terminal, a
+    plain line every 15 s.
+    """
+    every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
+    look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}
+    yield from tqdm(range(total), mininterval=every, **look)

@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 from core.batch import Batch, at_least_float32
 from core.data.datasets import open_source
-from core.data.source import Sampler, Source, Truth, eval_sampler
+from core.data.identity import digest
+from core.data.source import BLOCK, Sampler, Source, Truth, eval_sampler, spread
 from core.errors import UserError
 from core.information.codes import coded
 from core.method import LatentModel, Method
+from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.features import Features
 from core.run.pictures import save_grid
@@ -39,6 +41,12 @@ class Pairs(NamedTuple):
     codes: tuple[Tensor, Tensor] | None
     place: Tensor  # int64 [n], in the split
 
+    def rows(self, chosen: Tensor) -> "Pairs":
+        """These pairs, in this order."""
+        codes = (self.codes[0][chosen], self.codes[1][chosen]) if self.codes else None
+        features = (self.features[0][chosen], self.features[1][chosen])
+        return Pairs(features, codes, self.place[chosen])
+
 
 class Views(NamedTuple):
     """The encodings of V fresh views of n images."""
@@ -53,7 +61,7 @@ class Latents(NamedTuple):
     mean: Tensor  # float32 [n, L]
     sigma: Tensor  # float32 [n, L]
     z: Tensor  # float32 [n, L], one draw from N(mean, sigma^2) per image
-    distortion: Tensor  # float32 [n], -log p(x|z), nats an image
+    distortion: Tensor | None  # float32 [n], -log p(x|z), nats an image; None if unknown
 
 
 class Frozen:
@@ -62,6 +70,10 @@ class Frozen:
     Its results are a function of weights, data and seed (`identity`). They are kept in `folder`,
     if there is one, under a key of exactly these.
     """
+
+    has_images = True  # False: only features are known
+    # why two views of an image are the same, if they are
+    same_views = "two views would be the same image; set data.probe_augment=crop"
 
     def __init__(
         self,
@@ -85,6 +97,7 @@ class Frozen:
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
+        self.entity = ""  # the W&B entity that the checkpoint names
         self.encoded = 0  # images that went through the encoder, counting each view
 
     @classmethod
@@ -105,6 +118,9 @@ class Frozen:
         frozen = cls(found.method, run, weights=found.digest, folder=folder, **options)
         frozen.step = found.step
         frozen.trained, frozen.wandb_id = found.run, entries["wandb_id"]
+        logging = entries["config"].get("wandb")
+        entity = logging.get("entity") if isinstance(logging, dict) else ""
+        frozen.entity = entity if isinstance(entity, str) else ""
         frozen._refuse_other_images()
         return frozen
 
@@ -136,45 +152,67 @@ class Frozen:
 
     def features(self, split: str) -> Features:
         """Features [n, D] and labels [n, F] of a split's plain images."""
-        source = self._plain(split)
-        sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
-
-        def encode(batch: Batch) -> dict[str, Tensor]:
-            return {"x": self.method.embed(batch.views[0]).float(), "y": batch.label}
-
-        found = self._read("features", split, source, sampler, encode, {"x": 2, "y": 2})
-        return Features(found["x"], found["y"], tuple(source.factors.items()))
+        found = self._plain_rows(split)
+        return Features(found["x"], found["y"], tuple(self._plain(split).factors.items()))
 
     def pairs(self, split: str, most: int | None = None) -> Pairs:
-        """Two fresh views of each image, or of `most` images that are evenly spread."""
-        source, sampler = self._augmented(split, "information", most)
+        """Two fresh views of each image, or of `most` images that are evenly spread.
+
+        A plain image of a rendered set is a fresh view already, so it is the first view of its
+        pair: the features that `features` gives are not encoded again.
+        """
+        source = self.source(split, augmented=True)
+        places = spread(len(source), most, BLOCK if source.rendered else 1)
+        fresh = 1 if source.rendered else 2
 
         def encode(batch: Batch) -> dict[str, Tensor]:
-            first = self.method.encode(batch.views[0])
-            second = self.method.encode(batch.views[1], key=True)
-            made = {"first": first.features.float(), "second": second.features.float()}
-            if first.codes is not None and second.codes is not None:
-                made |= {"query": first.codes.float(), "key": second.codes.float()}
+            second = self.method.encode(batch.views[-1], key=True)
+            made = _named("second", second.features, "key", second.codes)
+            if fresh == 2:
+                first = self.method.encode(batch.views[0])
+                made |= _named("first", first.features, "query", first.codes)
             return made | {"place": batch.index}
 
-        ranks = dict.fromkeys(("first", "second", *self._code_names("query", "key")), 2)
-        found = self._read("pairs", split, source, sampler, encode, ranks | {"place": 1}, 2, most)
-        codes = (found["query"], found["key"]) if "query" in found else None
+        names = ("second", *self._code_names("key"))
+        if fresh == 2:
+            names += ("first", *self._code_names("query"))
+        ranks = dict.fromkeys(names, 2) | {"place": 1}
+        sampler = self._sampler(places, "information")
+        found = self._read("pairs", split, source, sampler, encode, ranks, fresh)
+        if fresh == 1:
+            first = self._rendered_rows(split, places)
+            found = found | {"first": first["x"]}
+            found |= {"query": first["codes"]} if "key" in found else {}
+        codes = (found["query"], found["key"]) if "key" in found else None
         return Pairs((found["first"], found["second"]), codes, found["place"])
 
     def views(self, split: str, count: int, most: int | None = None) -> Views:
-        """`count` fresh views of each image, or of `most` images that are evenly spread."""
-        source, sampler = self._augmented(split, "lidar", most)
+        """`count` >= 2 fresh views of each image, or of `most` images that are evenly spread.
+
+        The first of them are those of `pairs`; if the key encoder is another network, its code is
+        not one of them.
+        """
+        source = self.source(split, augmented=True)
+        places, pairs = spread(len(source), most), self.pairs(split)
+        features = [x[places] for x in pairs.features]
+        codes = [x[places] for x in pairs.codes] if pairs.codes else []
+        if codes and not self._one_network:
+            features, codes = features[:1], codes[:1]
 
         def encode(batch: Batch) -> dict[str, Tensor]:
             made = [self.method.encode(view) for view in batch.views]
             rows = {"features": torch.stack([one.features.float() for one in made], 1)}
-            codes = [one.codes.float() for one in made if one.codes is not None]
-            return rows | ({"codes": torch.stack(codes, 1)} if codes else {})
+            found = [one.codes.float() for one in made if one.codes is not None]
+            return rows | ({"codes": torch.stack(found, 1)} if found else {})
 
-        ranks = dict.fromkeys(("features", *self._code_names("codes")), 3)
-        found = self._read("views", split, source, sampler, encode, ranks, count, most)
-        return Views(found["features"], found.get("codes"))
+        if (missing := count - len(features)) > 0:
+            ranks = dict.fromkeys(("features", *self._code_names("codes")), 3)
+            sampler = self._sampler(places, "lidar")
+            found = self._read("views", split, source, sampler, encode, ranks, missing)
+            features += found["features"].unbind(1)
+            codes += found["codes"].unbind(1) if codes else ()
+        stacked = torch.stack(features, 1)[:, :count]
+        return Views(stacked, torch.stack(codes, 1)[:, :count] if codes else None)
 
     def latents(self, split: str) -> Latents:
         """The posteriors of a split, if the method has them (`LatentModel`)."""
@@ -226,44 +264,91 @@ class Frozen:
         encode: Encode,
         ranks: dict[str, int],
         views: int = 1,
-        most: int | None = None,
     ) -> dict[str, Tensor]:
         """Named rows of every image, from the file that keeps them or from the encoder."""
-        n = len(source) if most is None else min(most, len(source))
-        path, key = None, {}
-        if self.folder is not None:
-            key = self._key(what, split, views, most)
-            path = self.folder / f"{what}-{split}-{name_of(key)}.safetensors"
-            shapes = {name: (n, *[None] * (rank - 1)) for name, rank in ranks.items()}
+        sampler = list(sampler)
+        places = torch.cat([index for index, _ in sampler])
+        path, key = self._kept_at(what, split, places, views)
+        if path is not None:
+            shapes = {name: (len(places), *[None] * (rank - 1)) for name, rank in ranks.items()}
             if (found := kept(path, key, shapes)) is not None:
                 return found
-        rows = Rows(n, path, key)
+        rows = Rows(len(places), path, key)
         try:
-            for batch in self.watched(f"{what} of {split}", source, sampler, views, n):
+            for batch in self.watched(f"{what} of {split}", source, sampler, views, len(places)):
                 rows.add(encode(batch))
             return rows.finish()
         finally:
             rows.discard()
 
-    def _key(self, what: str, split: str, views: int, most: int | None) -> Key:
+    def _kept_at(
+        self, what: str, split: str, places: Tensor, views: int = 1
+    ) -> tuple[Path | None, Key]:
+        """The file that keeps the rows of these images, and its key."""
+        if self.folder is None:
+            return None, {}
         augmented = self.viewed.data.augment if what in ("pairs", "views") else ""
-        return {
+        key = {
             "what": what,
             "weights": self.weights,
             "data": self._plain(split).identity.fingerprint,
             "split": split,
             "views": [views, augmented],
-            "most": most,
+            "places": digest(places),
             "seeds": [self.run.seed, self.seed if what != "features" else None],
             "versions": versions(),
         }
+        return self.folder / f"{what}-{split}-{name_of(key)}.safetensors", key
 
-    def _augmented(self, split: str, purpose: str, most: int | None) -> tuple[Source, Sampler]:
-        source = self.source(split, augmented=True)
-        sampler = eval_sampler(
-            len(source), self.seed, device=self.device, purpose=purpose, most=most
-        )
-        return source, sampler
+    def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
+        """Features "x" and labels "y" of plain images, and their "codes" if a view is a plain
+        image; of all images or of these blocks of them.
+        """
+        source = self._plain(split)
+        sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
+        names = self._code_names("codes") if source.rendered else ()
+
+        def encode(batch: Batch) -> dict[str, Tensor]:
+            if not names:
+                return {"x": self.method.embed(batch.views[0]).float(), "y": batch.label}
+            found = self.method.encode(batch.views[0])
+            return _named("x", found.features, "codes", found.codes) | {"y": batch.label}
+
+        ranks = dict.fromkeys(("x", "y", *names), 2)
+        every = list(sampler)
+        if blocks is not None:
+            every = [every[number] for number in blocks]
+        return self._read("features", split, source, every, encode, ranks)
+
+    def _rendered_rows(self, split: str, places: Tensor) -> dict[str, Tensor]:
+        """What `_plain_rows` has for these places of "train", "val" or "test". The first two are
+        the parts of "trainval", whose features the probes of labels read.
+        """
+        whole = split if split == "test" else "trainval"
+        rows = places + (len(self._plain("train")) if split == "val" else 0)
+        size = len(self._plain(whole))
+        blocks, every = (rows // BLOCK).unique(), torch.arange(size)
+        path, _ = self._kept_at("features", whole, every)
+        if 2 * BLOCK * len(blocks) > size or (path is not None and path.is_file()):
+            found = self._plain_rows(whole)
+        else:  # in a block, the images are those that the whole split has
+            found = self._plain_rows(whole, blocks.tolist())
+            rows = torch.searchsorted(every[torch.isin(every // BLOCK, blocks)], rows)
+        return {name: x[rows] for name, x in found.items()}
+
+    def _sampler(self, places: Tensor, purpose: str) -> Sampler:
+        return [
+            (index, KeyedRNG(self.seed, number, device=self.device).fork(purpose))
+            for number, index in enumerate(places.split(BLOCK))
+        ]
+
+    @functools.cached_property
+    @torch.no_grad()
+    def _one_network(self) -> bool:
+        """Whether queries and keys come from the same network."""
+        image = next(self._plain("test").batches(eval_sampler(1, device=self.device), 1)).views[0]
+        query, key = (self.method.encode(image, key=key).codes for key in (False, True))
+        return query is not None and key is not None and torch.equal(query, key)
 
     def _open(self, split: str, augmented: bool) -> Source:
         data = self.viewed.data if augmented else self.run.data
@@ -305,3 +390,8 @@ class Frozen:
                 f"data: its images are {given} (channels, height, width), but the checkpoint reads"
                 f" {asked}; name other data or data.size"
             )
+
+
+def _named(name: str, features: Tensor, code: str, codes: Tensor | None) -> dict[str, Tensor]:
+    """Rows of features and, if there are any, of codes."""
+    return {name: features.float()} | ({code: codes.float()} if codes is not None else {})

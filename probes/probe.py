@@ -57,6 +57,7 @@ class Probe:
     options: ClassVar[dict[str, int]] = {}  # key -> default, set as NAME.KEY=VALUE
     schema: ClassVar[str] = ""  # the keys of its numbers, with units
     columns: ClassVar[tuple[str, ...]] = ()  # in the table of checkpoints
+    across: ClassVar[str] = ""  # the x axis of `curves`
     panel: ClassVar[str] = ""  # the title of its panel in a comparison; empty = no panel
 
     def requires(self, frozen: Frozen) -> str:
@@ -81,6 +82,10 @@ class Probe:
         """The numbers for a log, by name."""
         return {}
 
+    def curves(self, numbers: Numbers) -> dict[str, list[tuple[float, float]]]:
+        """Curves for a log, drawn in one plot: name -> points (x, y). `across` names x."""
+        return {}
+
     def sentences(self, numbers: Numbers) -> list[str]:
         """The numbers in plain sentences, with units, sides and intervals."""
         return []
@@ -91,6 +96,11 @@ class Probe:
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         """Draw its panel in a comparison of checkpoints."""
+
+
+def without_labels(frozen: Frozen) -> str:
+    """Why a probe of labels can not be measured, or ""."""
+    return "" if frozen.source("test").factors else "the images have no labels"
 
 
 def _read(cell: str) -> Value | str:

@@ -9,11 +9,16 @@ PROBES = {
     "geometry": "probes.views.geometry.GeometryProbe",
     "rate": "probes.latents.rate.RateProbe",
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",
+    "low_shot": "probes.labels.low_shot.LowShotProbe",
+    "mlp": "probes.labels.mlp.MLPProbe",
+    "finetune": "probes.labels.finetune.FinetuneProbe",
+    "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
     "ais": "probes.latents.likelihood.AISProbe",
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
-ON_REQUEST = ("likelihood", "ais", "rate_head")  # a minute or two a checkpoint
+# further evaluations, and those of a minute or two a checkpoint
+ON_REQUEST = ("low_shot", "mlp", "finetune", "classes", "likelihood", "ais", "rate_head")
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 
 

@@ -14,9 +14,11 @@ from core.console import plain_console
 from core.errors import Unmeasurable, UserError, nearest
 from core.frozen import Frozen
 from core.run import config, logger
-from core.run.folder import RunFolder, make_folder
+from core.run.folder import make_folder
+from core.run.progress import duration
 from core.run.resumable import RESUMABLE_KEYS
 from probes import own
+from probes.origins import opened
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store, table
@@ -45,16 +47,21 @@ def probe_all(options: argparse.Namespace) -> list[Report]:
     device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shown = load_probes([*PROBES, *options.probes])
     reports, failures = [], []
-    for path in [find(Path(target), options.best) for target in options.targets]:
-        started = time.monotonic()
-        trusted = tuple(options.trust)
-        chosen = {"seed": options.seed, "device": device, "quiet": False}
-        frozen = Frozen.load(path, options.overrides, trusted, **chosen)
-        session = Session(path, frozen, console)
+    began = started = time.monotonic()
+    count = max(1, len(options.targets))
+    for number, origin in enumerate(opened(options, device), 1):
+        session = Session(origin.path, origin.frozen, console)
+        for remark in origin.remarks:
+            console.print(f"{origin.path}: {remark}")
         report = session.run(probes, settings, options.again)
-        session.log(shown)
+        if origin.checkpoint:
+            session.log(shown)
         console.print("\n".join(table.sentences(report, shown)))
         console.print(f"  {session.folder} · {time.monotonic() - started:.0f} s\n")
+        started = time.monotonic()
+        if number < count:
+            left = (started - began) / number * (count - number)
+            console.print(f"checkpoint {number} of {count} · about {duration(left)} left\n")
         reports.append(report)
         failures += [f"{session.path}: {failure}" for failure in session.failures]
     plain_console(150).print(table.table(reports, shown))
@@ -70,6 +77,7 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
+        self.place = ""  # which of all probes is measured
         self.failures: list[str] = []  # probes of the user's own that raised, and what
         run = frozen.run
         self.report: Report = {
@@ -90,11 +98,14 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(self.folder, "probe", "copy the checkpoint to a folder of your own")
+        make_folder(
+            self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
+        )
         held = self._take_over()
         if not held:
             store.remove_pictures(self.folder)
-        for name, probe in probes.items():
+        for number, (name, probe) in enumerate(probes.items(), 1):
+            self.place = f"probe {number} of {len(probes)}"
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             before = before and own.fits(probe, held[name])
@@ -112,6 +123,7 @@ class Session:
     def _complete(self, name: str, probe: Probe, options: dict[str, int]) -> None:
         """Measure a probe, draw its pictures, and save the report after both."""
         self.measured.add(name)
+        started, encoded = time.monotonic(), self.frozen.encoded
         found = self._measure(name, probe, options)
         self._save()
         if found is None:
@@ -122,6 +134,8 @@ class Session:
         # only now is the probe done: without its options it is measured again
         self.report["options"][name] = options
         self._save()
+        seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded
+        self._say(f"{name.replace('_', ' ')}: {seconds:.1f} s, {encoded:,} images encoded")
 
     def _save(self) -> None:
         """Write the report. Numbers that another call has saved meanwhile stay."""
@@ -151,15 +165,29 @@ class Session:
             self._save()
 
     def log(self, probes: Probes) -> None:
-        """Log table, headline numbers and pictures to the W&B run that trained the checkpoint."""
+        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
+        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """
         frozen, step = self.frozen, self.report["step"]
         # not read from the file again, which may hold another run by now
-        made = logger.Logger(frozen.trained, self.path.parent, frozen.wandb_id)
+        known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
+        made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])
-        made.table("probe", list(table.head(probes)), [table.row(self.report, name, probes)])
+        of = f"probe/{made.data}"
+        made.table(of, list(table.head(probes)), [table.row(self.report, name, probes)])
         numbers = table.numbers(self.report, probes)
-        made.metrics({f"probe/{key}": value for key, value in numbers.items()}, step)
-        made.pictures({f"probe/{key}": file for key, file in self.pictures.items()}, step)
+        made.summary(
+            {f"{of}/{key}": value for key, value in numbers.items()} | {f"{of}/step": step}
+        )
+        for key in (key for key in probes if key in self.report):
+            probe = probes[key]
+            curves = probe.curves(self.report[key])
+            if rows := [[name, *point] for name, points in curves.items() for point in points]:
+                made.table(f"{of}/{key}/points", ["curve", probe.across, "value"], rows)
+                made.lines(f"{of}/{key}", probe.across, curves)
+        made.pictures({f"{of}/{key}": file for key, file in self.pictures.items()}, step)
+        files = [self.folder / "probe.json", *self.pictures.values()]
+        made.artifact(f"{self.path.resolve().parent.name}-{of.replace('/', '-')}", "report", files)
         made.close()
 
     def _measure(self, name: str, probe: Probe, options: dict[str, int]) -> Found | None:
@@ -169,7 +197,7 @@ class Session:
         self.report["absent"].pop(name, None)
         why = probe.requires(self.frozen)
         if not why:
-            self._say(f"{name.replace('_', ' ')} …")
+            self._say(f"{name.replace('_', ' ')} … ({self.place})")
             try:
                 found = own.checked_found(probe.measure(self.frozen, **options))
                 if bad := not_finite(found.numbers):
@@ -221,17 +249,6 @@ def config_key(run: config.RunConfig) -> str:
         section, _, name = key.rpartition(".")
         (values[section] if section else values).pop(name, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def find(target: Path, best: bool = False) -> Path:
-    """The checkpoint of a run folder, or the file itself."""
-    if not target.is_dir():
-        return target
-    folder = RunFolder(target)
-    path = folder.best if best else folder.last
-    if not path.is_file():
-        raise UserError(f"{target}: holds no {path.name}; give a run folder or a checkpoint")
-    return path
 
 
 def usable_device(name: str) -> torch.device:

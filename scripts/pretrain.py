@@ -4,9 +4,14 @@
     python scripts/pretrain.py configs/simclr_sprites.yaml optim.lr=0.3 trainer.devices=4
     torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
 
+    python scripts/pretrain.py --resume runs/simclr_sprites
+    python scripts/pretrain.py --resume runs/simclr_sprites optim.epochs=4
+    python scripts/pretrain.py configs/simclr_folder.yaml data.root=/my/pictures init=runs/mine
+
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume`
-continues exactly where the run stopped. SIGTERM and SIGUSR1 end a run after the current step with
-exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
+continues exactly where the run stopped; more epochs train longer. `init` starts a new run from the
+weights of another one. `twobounds keys` explains all keys. SIGTERM and SIGUSR1 end a run after the
+current step with exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
 """
 
 import sys
@@ -17,7 +22,7 @@ if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import commands
-from core.errors import exit_cleanly
+from core.errors import UserError, exit_cleanly
 from scripts.shared import overrides, switch
 
 
@@ -26,10 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     pretrain(*arguments(argv))
 
 
-def pretrain(path: str, words: list[str]) -> None:
-    """Train the run that a config and its overrides describe, or resume it."""
+def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> None:
+    """Train the run that a config and its overrides describe, or resume it.
+
+    `trusted`: for the config of a run folder, the packages of the user's own that it may name.
+    """
     from core.data.datasets import open_source
-    from core.run import config
+    from core.data.registry import trust
+    from core.run import config, local_loggers
     from core.run.dry_run import dry_run
     from core.run.folder import RunFolder
     from core.run.logger import Logger
@@ -40,7 +49,9 @@ def pretrain(path: str, words: list[str]) -> None:
     from probes.labels.knn import online_knn
 
     requeue_while_starting()
-    run = config.read(path, words)
+    trust(*(trusted or []))
+    run = config.read(path, words, trusted)
+    local_loggers.require(run.trainer)
     folder = RunFolder(run.folder)
     folder.check(run)
     source = open_source(run.data, "train", run.seed)
@@ -59,22 +70,46 @@ def pretrain(path: str, words: list[str]) -> None:
         loop.to_the_end()
 
 
-def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str]]:
-    """The config's path and its overrides, which include `--resume`."""
+def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str], list[str] | None]:
+    """The config's path, its overrides with the switches, and for a run folder the trusted
+    packages.
+    """
     parser = commands.parser("pretrain", __doc__)
     parser.add_argument(
         "config",
+        nargs="?",
         help="a YAML file or the name of a packaged config; the first lines of a packaged config"
-        " show its command, its cost and the expected numbers",
+        " show its command, its cost and the expected numbers. With --resume, a run folder",
     )
     overrides(parser, "any key of the config, such as optim.lr=0.3 seed=1 folder=runs/mine")
-    switch(parser, "--resume", "resume the run in its folder (the same as resume=true)")
+    switch(
+        parser,
+        "--resume",
+        "resume the run in its folder: `--resume RUN` for any run folder, or CONFIG --resume",
+    )
     switch(
         parser, "--profile", "report where a step's time goes (the same as trainer.profile=true)"
     )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own that the config of a resumed run folder may name",
+    )
     given = parser.parse_intermixed_args(argv)
+    if given.config is None or "=" in given.config and not Path(given.config).exists():
+        parser.error("name a config, or a run folder with --resume")
     switches = {"resume=true": given.resume, "trainer.profile=true": given.profile}
-    return given.config, given.overrides + [word for word, on in switches.items() if on]
+    words = given.overrides + [word for word, on in switches.items() if on]
+    if not Path(given.config).is_dir():
+        return given.config, words, None
+    run = Path(given.config)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: is a folder without config.yaml; name a config or a run folder")
+    if not given.resume:
+        raise UserError(f"{run}: is a run folder; add --resume to continue it")
+    return str(run / "config.yaml"), [*words, f"folder={run}"], given.trust
 
 
 if __name__ == "__main__":

@@ -5,9 +5,17 @@
     twobounds probe runs/beta_vae_mnist --probes likelihood likelihood.k=5000 likelihood.images=500
     twobounds probe runs/mine --probes linear,mypackage.spectrum.Spectrum
 
+    twobounds probe --timm resnet50 --weights moco.pth.tar data.name=cifar10 data.root=/data
+    twobounds probe --torch mypackage.mine:build data.name=folder data.root=/data data.size=224
+    twobounds probe features.npz exported/ data.name=cifar10 data.root=/data
+
 A checkpoint holds its config, so its path is enough. The report probe/probe.json, pictures and
 features are written beside it. Each probe is saved as soon as it is done, and a later call measures
 only the missing probes. The numbers are logged to the W&B run that trained the checkpoint.
+
+Foreign encoders are timm networks with weights of a local file, modules of your own, exported
+folders, and files of features; docs/foreign.md explains them. Their reports lie beside the weights
+file or the folder, in runs/NAME without a file, or in the folder of --out.
 """
 
 import argparse
@@ -43,10 +51,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = commands.parser("probe", __doc__)
     parser.add_argument(
         "words",
-        nargs="+",
+        nargs="*",
         metavar="RUN_OR_CKPT",
-        help="run folders (their last.ckpt is probed) or checkpoints; also data.KEY=VALUE for other"
-        " data, and PROBE.KEY=VALUE for an option of a probe",
+        help="run folders (their last.ckpt is probed), checkpoints, exported folders or files of"
+        " features (.npz, .safetensors); also data.KEY=VALUE for other data, and PROBE.KEY=VALUE"
+        " for an option of a probe",
     )
     switch(parser, "--best", "probe best.ckpt of a run folder, not last.ckpt")
     default = ",".join(DEFAULT)
@@ -69,6 +78,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option(parser, "--seed", "seed of the views, the critics and the held-out tenth", 0)
     option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
+    _foreign(parser)
     options = parser.parse_intermixed_args(argv)
     require_seeds(seed=options.seed)
     options.probes = list(DEFAULT) if options.probes is None else options.probes
@@ -76,11 +86,45 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _foreign(parser: argparse.ArgumentParser) -> None:
+    """Add the options of encoders that were not trained here."""
+    group = parser.add_argument_group("encoders from elsewhere")
+    add = group.add_argument
+    add("--timm", metavar="NAME", help="a timm network, such as resnet50 or resnet50.a1_in1k")
+    add("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a function that returns your module")
+    add("--weights", type=Path, metavar="FILE", help=".pth, .pth.tar, .pt, .ckpt or .safetensors")
+    add("--prefix", help="of the encoder's keys in the file (default: the one that fits)")
+    add("--random", action="store_true", help="random weights, as a baseline")
+    add("--size", type=_side, help="side of the network's input (default: as timm says)")
+    add(
+        "--mean", type=_numbers, metavar="R,G,B", help="of images in [0, 1] (default: as timm says)"
+    )
+    add("--std", type=_numbers, metavar="R,G,B", help="the same")
+    add(
+        "--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)"
+    )
+    add("--out", type=Path, metavar="FOLDER", help="for reports and features")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': give numbers, such as 0.5,0.5,0.5") from None
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 4096):
+        raise argparse.ArgumentTypeError(f"'{text}': give a number of pixels from 1 to 4096")
+    return int(text)
+
+
 def _sort_words(options: argparse.Namespace) -> None:
     """Split the words into checkpoints, overrides of the data, and options of probes."""
     words = [word for word in options.words if "=" in word and not Path(word).exists()]
     options.targets = [word for word in options.words if word not in words]
-    options.overrides = [word for word in words if word.startswith("data.")]
+    kept = ("data.", "wandb.", "wandb=", "seed=")
+    options.overrides = [word for word in words if word.startswith(kept)]
     options.settings = {}
     for word in words:
         if word not in options.overrides:
@@ -92,8 +136,8 @@ def _sort_words(options: argparse.Namespace) -> None:
             raise UserError(f"--{key}: only {owners} read it; add it to --probes")
         for name in asked if value is not None else []:
             options.settings.setdefault(name, {})[key] = value
-    if not options.targets:
-        raise UserError("give at least one run folder or checkpoint")
+    if not (options.targets or options.timm or options.torch):
+        raise UserError("give at least one run folder or checkpoint, or --timm or --torch")
 
 
 def _setting(options: argparse.Namespace, word: str) -> None:
@@ -103,7 +147,7 @@ def _setting(options: argparse.Namespace, word: str) -> None:
     own = name.isidentifier() and any("." in asked for asked in options.probes)
     if name not in options.probes and not own:
         raise UserError(
-            f"'{word}': only data.* of a checkpoint's config can be overridden, such as"
+            f"'{word}': only data.* and wandb.* of a checkpoint's config can be overridden, such as"
             f" data.root=/data, and options of the probes asked for: {', '.join(options.probes)}"
         )
     try:

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     from core.run import config
     from core.run.folder import picture_place
     from probes.latents import curve
+    from probes.origins import find
     from probes.report import comparison, curve_figures, store
-    from probes.session import find
 
     options.picture = picture_place(options.picture, options.out, "rate_distortion.png")
     started = time.monotonic()
@@ -168,7 +168,7 @@ def refuse_what_has_no_curve(run: "RunConfig", options: argparse.Namespace) -> N
     from core.method import LatentModel
     from core.run import checkpoint
     from core.run.config import method_class
-    from probes.session import find
+    from probes.origins import find
 
     if not issubclass(method_class(run), LatentModel):
         raise UserError(

@@ -14,7 +14,13 @@ from core.data.source import Source, eval_sampler
 
 
 def config(root: Path, **more) -> DataConfig:
-    """A folder data set of 8 x 8 images without augmentation, decoded in this process."""
+    """A folder data set of 8 x 8 images without augmentation, decoded in this process.
+
+    Classes without a test split get one, so that none is cut from the training images.
+    """
+    classes = sorted(path for path in (root / "train").glob("[!.]*") if path.is_dir())
+    if classes and not any((root / name).exists() for name in ("test", "val", "validation")):
+        png(root, f"test/{classes[0].name}/added.png")
     small = {"name": "folder", "root": str(root), "validation": 1, "augment": "none", "size": 8}
     return DataConfig(**{**small, "workers": 0, **more})
 

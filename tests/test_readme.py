@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 
 from core.data.datasets import EMBEDDED
@@ -23,6 +25,7 @@ from core.method import LatentModel, PairCritic
 from core.run import config
 from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
+from tests.pictures import png
 from vae.beta import BetaVAE, BetaVAEConfig
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,10 +45,16 @@ SMALL = [
     "trainer.compile=false",
     "wandb=disabled",
 ]
+PICTURES = ("pictures", "animals")  # values of data.root in docs/your-data.md
 # Additional arguments of a script, so that it takes seconds; `{train}` is `toy_overrides` of a
 # config.
+BUILD = """from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8))
+"""
 TOY = {
     "pretrain.py": ["{train}"],
+    "sweep.py": ["{train}", "--probes", "knn"],
     "rate_distortion.py": ["{train}", "--betas", "1,3"],
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
@@ -54,21 +63,17 @@ TOY = {
 }
 # Constants of probes, with small values, because the numbers do not matter here.
 FEW = {
-    "NOTHING": (3, 1e-2),
-    "FIRST": (3, 1e-2),
-    "NEXT": (3, 1e-2),
-    "STEPS": 100,
-    "TRAIN_PAIRS": 256,
-    "LIDAR_IMAGES": 50,
-    "LEAST_STEPS": 40,
-    "MOST_STEPS": 40,
+    "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
+    "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
+    "probes.views.critic": {"CYCLES": (20, 20)},
+    "probes.views.information": {"TRAIN_PAIRS": 256},
 }
 QUICK = f"""
-import runpy, sys
-for module in [m for name, m in sys.modules.items() if name.startswith("probes.")]:
-    for name, few in {FEW}.items():
-        if type(getattr(module, name, None)) is type(few):
-            setattr(module, name, few)
+import importlib, runpy, sys
+for module, constants in {FEW}.items():
+    for name, few in constants.items():
+        assert type(getattr(importlib.import_module(module), name)) is type(few)
+        setattr(sys.modules[module], name, few)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -98,10 +103,12 @@ def commands() -> dict[str, list[str]]:
 
 def toy_overrides(path: str, given: list[str]) -> list[str]:
     """Overrides that make the training of this config short, and possible without its data set."""
-    run = config.read(path, [word for word in given if "=" in word and not word.startswith("-")])
-    more = [*SMALL, *([] if run.data.name in EMBEDDED else ["data.name=sprites"])]
+    one = [word for word in given if "=" in word and "," not in word and word[0] != "-"]
+    run = config.read(path, one)
+    own = run.data.root in PICTURES  # folders of pictures, which `prepare` makes
+    more = [*SMALL, *([] if own or run.data.name in EMBEDDED else ["data.name=sprites"])]
     if run.data.size and run.data.name not in EMBEDDED:
-        more.append("data.size=0")
+        more.append("data.size=16" if own else "data.size=0")
     fields = {"backbone": "small", "queue": "64"}
     return more + [
         f"model.{key}={value}" for key, value in fields.items() if hasattr(run.model, key)
@@ -170,6 +177,8 @@ def shortened(words: list[str]) -> list[str]:
     more = TOY.get(script, [])
     if "{train}" in more and not configs:  # it trains nothing
         more = []
+    if script == "probe.py" and "data.name=sprites" in given:
+        given = [*given, *(word for word in SMALL if word.startswith("data.sprites"))]
     for word in more:
         given = [*given, *(toy_overrides(configs[0], given) if word == "{train}" else [word])]
     return given
@@ -178,15 +187,72 @@ def shortened(words: list[str]) -> list[str]:
 def prepare(place: Path, words: list[str]) -> None:
     """Make the runs and the pairs that a command reads, unless an earlier command has made them."""
     for word in words:
-        if word.endswith(".npz") and not (place / word).exists():
+        prepare_foreign(place, words, word)
+        if word.endswith(".npz") and not ("--embeddings" in words or (place / word).exists()):
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
         if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
             run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]
         there = (place / "runs" / name / "last.ckpt").exists()
+        made = [given for given in commands().values() if f"folder=runs/{name}" in given]
+        if word.startswith("runs/") and made and not there:
+            run(place, made[0])
+            there = True
+        if word in [f"data.root={root}" for root in PICTURES]:
+            prepare_pictures(place)
         if word.startswith("runs/") and (ROOT / f"configs/{name}.yaml").exists() and not there:
             run(place, ["python", "scripts/pretrain.py", f"configs/{name}.yaml"])
+
+
+def prepare_pictures(place: Path) -> None:
+    """The folders of docs/your-data.md: without labels, with a list, and with classes."""
+    if (place / "pictures").exists():
+        return
+    lines = ["path,species,sex,split"]
+    for i in range(80):
+        lines.append(f"far/{i}.png,{['robin', 'wren'][i % 2]},{i // 2 % 2},")
+        lines[-1] += "test" if i >= 60 else "train"
+        split, kind = ("test" if i >= 60 else "train"), ("cat", "dog")[i % 2]
+        png(place, f"pictures/far/{i}.png", f"animals/{split}/{kind}/2019/{i}.png")
+    (place / "pictures/labels.csv").write_text("\n".join(lines))
+
+
+def prepare_foreign(place: Path, words: list[str], word: str) -> None:
+    """Make the weights, features or exports that a command of docs/foreign.md reads."""
+    if word == "mypackage.mine:build":
+        (place / "mypackage").mkdir(exist_ok=True)
+        (place / "mypackage/mine.py").write_text(BUILD)
+    if (place / word).exists() or not words[0].endswith(("probe.py", "compare.py")):
+        return
+    export = ["python", "scripts/export.py", "runs/simclr_sprites"]
+    if word == "exported":
+        run(place, [*export, "-o", word])
+    if word == "embeddings.npz":
+        run(place, [*export, "--embeddings", word])
+    if word == "features.npz":
+        save_features(place / word)
+    if word == "weights/moco.pth.tar":
+        save_weights(place / word)
+    if word == "weights/moco.pth.tar" and words[0].endswith("compare.py"):
+        asked = ["--timm", "test_resnet", "--weights", word, "--size", "32", "data.name=sprites"]
+        run(place, ["python", "scripts/probe.py", *asked])
+
+
+def save_weights(path: Path) -> None:
+    """A small network in MoCo's layout."""
+    path.parent.mkdir()
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    held = {f"module.encoder_q.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": held}, path)
+
+
+def save_features(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    held = {f"x_{split}": rng.normal(size=(80, 4)) for split in ("train", "test")}
+    held |= {f"second_{split}": held[f"x_{split}"] + 0.1 for split in ("train", "test")}
+    labels = {f"y_{split}": rng.integers(0, 3, 80) for split in ("train", "test")}
+    np.savez(path, **held, **labels)
 
 
 def make(place: Path, words: list[str]) -> None:

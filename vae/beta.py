@@ -29,9 +29,9 @@ INFORMATIVE = 0.01  # nats of rate from which a dimension counts as informative
 class BetaVAEConfig:
     backbone: str = "conv"  # conv | mlp | residual | linear | small | a timm name
     decoder: str = "conv"  # conv | mlp | residual | linear
-    stem: str = "cifar"
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     width: int = 32  # channels of the first convolution, or hidden units of an MLP
-    latent: int = 32
+    latent: int = 32  # dimensions of z
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal

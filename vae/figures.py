@@ -9,6 +9,7 @@ from torch import Tensor
 from core.batch import as_float
 from core.method import LatentModel
 from core.randomness import KeyedRNG
+from core.run.pictures import Grid
 from vae.autoregressive import AutoregressiveImage
 
 
@@ -19,7 +20,9 @@ def reconstructions(method: LatentModel, x: Tensor) -> list[Tensor]:
     """
     codes = method.posterior(x).mean
     made = 2 if isinstance(method.likelihood(codes[:1]), AutoregressiveImage) else 1
-    return [as_float(x).cpu(), *(decoded(method, codes, str(number)) for number in range(made))]
+    rows = [as_float(x).cpu(), *(decoded(method, codes, str(number)) for number in range(made))]
+    second = ["reconstruction"] if made == 1 else ["sample 1", "sample 2"]
+    return Grid(rows, ["image", *second], title="Images and what the decoder makes of their codes")
 
 
 @torch.no_grad()
@@ -32,9 +35,16 @@ def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) 
     codes = method.posterior(x).mean
     chosen = codes.var(0, correction=0).argsort(descending=True)[:rows]
     z = codes[0].repeat(len(chosen), columns, 1)
+    values = torch.linspace(-2.5, 2.5, columns, device=z.device)
     for row, dimension in enumerate(chosen):
-        z[row, :, dimension] = torch.linspace(-2.5, 2.5, columns, device=z.device)
-    return list(decoded(method, z.flatten(0, 1), "traversal", shared=True).split(columns))
+        z[row, :, dimension] = values
+    made = decoded(method, z.flatten(0, 1), "traversal", shared=True).split(columns)
+    return Grid(
+        made,
+        [f"z {dimension}" for dimension in chosen.tolist()],
+        [f"{value:+.1f}".replace("-", "−") for value in values.tolist()],
+        title="One dimension of z moved, the others as in the first image",
+    )
 
 
 def decoded(method: LatentModel, z: Tensor, purpose: str, shared: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ batch is a function of (seed, step).
 import functools
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from core.checks import at_least, one_of, timeout
-from core.data import own
+from core.data import held_out, own
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.loading import Resized, decode, read_through
 from core.data.notes import Notes, printable, say_once
+from core.data.pictures import Pictures
 from core.data.readers import PREFIXES, TORCHVISION, class_names, local_folder, open_official
 from core.data.registry import EMBEDDED, from_options, is_own, locate_source
 from core.data.skipping import Split
@@ -43,8 +45,12 @@ class DataConfig:
     # sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 | stl10 | folder |
     # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
     name: str = "sprites"
-    root: str = "data"
-    download: bool = False
+    root: str = "data"  # the folder of the data
+    # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
+    list: str = ""
+    # auto | folders (their names are classes) | none | for a table: columns, separated by commas
+    labels: str = "auto"
+    download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
     binarise: bool = False  # each pixel is drawn once: white with probability value / 255
@@ -52,7 +58,9 @@ class DataConfig:
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
     skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
-    validation: int = 2048  # images held out of the official train split
+    # images held out of the train split: a number, a share such as 0.1, or auto (a tenth, at most
+    # 2,048)
+    validation: int | float | str = "auto"
     workers: int = -1  # processes that decode; -1 = one a processor, up to 8; 0 = this one
     timeout: float = 600.0  # seconds without an image after which the workers count as lost
     compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
@@ -75,7 +83,11 @@ class DataConfig:
                 policy(getattr(self, key) or self.augment, 32)
             except UserError as error:
                 raise ValueError(str(error).replace("data.augment", key)) from None
-        at_least(self, size=0, validation=1, workers=-1)
+        at_least(self, size=0, workers=-1)
+        held_out.check("validation", self.validation)
+        if self.name != "folder" and (self.list or self.labels != "auto"):
+            key = "list" if self.list else "labels"
+            raise ValueError(f"{key}: only data.name=folder reads it, not {self.name}")
         timeout(self.timeout)
         one_of(self, changed=CHANGED)
         if not 0 <= self.skip < 1:
@@ -114,7 +126,7 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.made is not None:
         source = _make(config.made, config, split, seed)
     else:
-        origin = (config.name, config.root, config.download)
+        origin = (config.name, config.root, config.download, config.list, config.labels)
         reading = Reading(*(getattr(config, key) for key in Reading._fields))
         source = _plain(origin, split, reading)
     if isinstance(source, Stored):
@@ -140,7 +152,7 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
     return source
 
 
-Origin = tuple[str, str, bool]  # name, root, download
+Origin = tuple[str, str, bool, str, str]  # name, root, download, list, labels
 
 
 class Reading(NamedTuple):
@@ -151,60 +163,98 @@ class Reading(NamedTuple):
     binarise: bool
     bits: int
     skip: float
-    validation: int
+    validation: int | float | str
     workers: int
     timeout: float
     memory: float
 
     @property
+    def room(self) -> float:
+        """Bytes that a split in memory may have."""
+        return self.memory * 2**30
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The fields that change pixels or labels."""
-        keys = ("size", "grey", "binarise", "bits", "validation")
+        keys = ("size", "grey", "binarise", "bits")
         return {key: getattr(self, key) for key in keys}
 
 
 @functools.lru_cache(maxsize=2)  # a run opens train and val twice: with and without augmentation
 def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
     """One split with plain images."""
-    name, root, download = origin
-    where, place = f"{name} ({split})", str(local_folder(root))
-    seen = f"{name} in {printable(place)} ({split})"
+    name, root, download, *listed = origin
+    place = str(local_folder(root))
     official = "test" if split == "test" else "train"
-    dataset: Any = open_official(name, root, download, official)
-    train = dataset if official == "train" else open_official(name, root, download, "train")
-    room, size, grey = reading.memory * 2**30, reading.size, reading.grey
+    dataset: Any = open_official(name, root, download, official, *listed)
+    train: Any = dataset
+    if official == "test" and not isinstance(dataset, Pictures):
+        train = open_official(name, root, download, "train", *listed)
     facts = Facts(name, split, place, class_names(train), reading.settings)
     if isinstance(dataset, IterableDataset):
-        images, labels = read_through(dataset, size, room, grey, reading.bits, seen)
-        of_train = labels
-        if train is not dataset:
-            of_train = read_through(train, size, room, grey, reading.bits, f"{name} (train)")[1]
-        classes = len(facts.classes) or int(of_train.max()) + 1
-        chosen = _part(len(images), split, reading.validation)
-        images, labels = images[chosen], labels[chosen]
+        images, labels, chosen, factors = _in_sequence(dataset, train, facts, reading)
     else:
-        resized, classes = Resized(dataset, size, grey, reading.skip, reading.bits), _count(train)
-        chosen = _part(len(resized), split, reading.validation)
-        notes = Notes(seen, reading.bits)
+        facts.settings["validation"] = _held_out(dataset, train, split, reading)
+        factors = dataset.factors if isinstance(dataset, Pictures) else {"class": _count(train)}
+        resized = Resized(dataset, reading.size, reading.grey, reading.skip, reading.bits)
+        chosen = _chosen(dataset, len(resized), split, reading.validation)
+        notes = Notes(_seen(facts), reading.bits)
         part = Split(resized, chosen, reading.skip, notes)
-        samples = getattr(dataset, "samples", None)
-        if samples:
-            top = getattr(dataset, "root", root)
-            facts.files = top, [(str(samples[i][0]), int(samples[i][1])) for i in chosen]
-        if math.prod(resized.shape) * len(part) > room:
-            _refuse_binarised(reading, where)
+        facts.files = _files(dataset, chosen)
+        if math.prod(resized.shape) * len(part) > reading.room:
+            _refuse_binarised(reading, f"{name} ({split})")
             known = labels_of(dataset)
             if known is not None:
-                _check_labels(known[chosen], classes, facts)
-            plain, factors = policy("none", resized.shape[1]), {"class": classes}
+                _check_labels(known[chosen], factors, facts)
+            plain = policy("none", resized.shape[1])
             workers, timeout = reading.workers, reading.timeout
             return Stream(part, resized.shape, factors, plain, workers, facts, timeout)
         images, labels = decode(resized, part, reading.workers, reading.timeout)
         notes.judge()
-    _check_labels(labels, classes, facts)
+    _check_labels(labels, factors, facts)
     if reading.binarise:
         images = _binarised(images, chosen, official)
-    return Arrays(images, labels, {"class": classes}, policy("none", images.shape[2]), facts)
+    return Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
+
+
+def _in_sequence(
+    dataset: Any, train: Any, facts: Facts, reading: Reading
+) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
+    """Images, labels, places and factors of a split of a set without random access."""
+    room, size, grey, bits = reading.room, reading.size, reading.grey, reading.bits
+    images, labels = read_through(dataset, size, room, grey, bits, _seen(facts))
+    of_train = labels
+    if train is not dataset:
+        of_train = read_through(train, size, room, grey, bits, f"{facts.name} (train)")[1]
+    facts.settings["validation"] = held_out.held_out(reading.validation, len(of_train))
+    chosen = _part(len(images), facts.split, reading.validation)
+    classes = len(facts.classes) or int(of_train.max()) + 1
+    return images[chosen], labels[chosen], chosen, {"class": classes}
+
+
+def _seen(facts: Facts) -> str:
+    return f"{facts.name} in {printable(facts.root)} ({facts.split})"
+
+
+def _held_out(dataset: Any, train: Any, split: str, reading: Reading) -> int:
+    """The number of images held out of train; a number in the config is that number."""
+    if isinstance(dataset, Pictures):
+        return len(dataset.part("val", reading.validation))
+    if split == "test" and float(reading.validation if reading.validation != "auto" else 0) >= 1:
+        return int(reading.validation)
+    return held_out.held_out(reading.validation, len(train))
+
+
+def _files(dataset: Any, chosen: Tensor) -> tuple[str | Path, list[tuple[str, Any]]] | None:
+    """The top folder of a set of files, with path and label(s) of each chosen file."""
+    samples = getattr(dataset, "samples", None)
+    if not samples:
+        return None
+    if isinstance(dataset, Pictures):
+        columns = dataset.table.tolist()
+        return dataset.root, [(samples[i][0], columns[i]) for i in chosen.tolist()]
+    top = getattr(dataset, "root", "")
+    return top, [(str(samples[i][0]), int(samples[i][1])) for i in chosen]
 
 
 def _refuse_binarised(reading: Reading, where: str) -> None:
@@ -215,17 +265,25 @@ def _refuse_binarised(reading: Reading, where: str) -> None:
         )
 
 
-def _check_labels(labels: Tensor, classes: int, facts: Facts) -> None:
+def _check_labels(labels: Tensor, factors: dict[str, int], facts: Facts) -> None:
     """Refuse labels that train does not have. Warn about classes without training images."""
-    require_labels(labels, classes, f"{facts.name} ({facts.split})")
-    absent = (torch.bincount(labels.flatten(), minlength=classes) == 0).nonzero()[:, 0].tolist()
-    if absent and facts.split == "train":
-        names = facts.classes or tuple(map(str, range(classes)))
-        say_once(
-            f"data.validation: {len(absent)} of {classes} classes of {printable(facts.root)} have"
-            f" no image left to train on, such as '{printable(names[absent[0]])}'; hold out fewer,"
-            " or add images"
-        )
+    require_labels(labels, factors, f"{facts.name} ({facts.split})")
+    if facts.split != "train":
+        return
+    first = 0
+    for (factor, classes), column in zip(
+        factors.items(), labels.view(len(labels), -1).T, strict=True
+    ):
+        absent = (torch.bincount(column, minlength=classes) == 0).nonzero()[:, 0].tolist()
+        if absent:
+            names = facts.classes or tuple(map(str, range(classes)))
+            what = "classes" if len(factors) == 1 else f"values of {factor}"
+            say_once(
+                f"data.validation: {len(absent)} of {classes} {what} of {printable(facts.root)}"
+                f" have no image left to train on, such as '{printable(names[first + absent[0]])}';"
+                " hold out fewer, or add images"
+            )
+        first += classes
 
 
 def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
@@ -244,14 +302,20 @@ def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
     return binary
 
 
-def _part(n: int, split: str, validation: int) -> Tensor:
+def _chosen(dataset: Any, n: int, split: str, validation: int | float | str) -> Tensor:
+    """The places of a split in its data set."""
+    if isinstance(dataset, Pictures):
+        return dataset.part(split, validation)
+    return _part(n, split, validation)
+
+
+def _part(n: int, split: str, validation: int | float | str) -> Tensor:
     """Indices of a split: the whole official test split, or a part of the official train split."""
     if split == "test":
         return torch.arange(n)
-    if validation >= n:
-        raise UserError(f"data.validation: {validation} images can not be held out of {n}")
+    count = held_out.held_out(validation, n)
     order = KeyedRNG(0, 0).permutation("validation split", n)
-    train, val = order[validation:].sort().values, order[:validation].sort().values
+    train, val = order[count:].sort().values, order[:count].sort().values
     return {"train": train, "val": val, "trainval": torch.cat([train, val])}[split]
 
 

@@ -18,7 +18,7 @@ SPLIT_SIZES = ("train", "validation", "test")
 SIZES = {"size": 4096, "validation": 2**22} | {  # the largest values that a file may ask for
     f"{name}.{split}": 2**22 for name in ("sprites", "linear_gaussian") for split in SPLIT_SIZES
 }
-ALL = ("name", "root", *SIZES)  # the keys that are not trusted when they come from a file
+ALL = ("name", "root", "list", *SIZES)  # the keys that are not trusted when they come from a file
 
 
 def refuse_doubtful(data: Any, embedded: bool) -> None:
@@ -32,7 +32,7 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
         value: Any = data
         for name in key.split("."):
             value = getattr(value, name)
-        if value > SIZES[key]:
+        if value != "auto" and value > SIZES[key]:
             raise UserError(
                 f"data.{key}: the checkpoint asks for {value:,}, but a file may ask for at most"
                 f" {SIZES[key]:,}; to allow it, add data.{key}={value}"
@@ -50,6 +50,21 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
             f"data.root: the checkpoint names {shown(data.root)}, which is not a folder on this"
             " machine; name a folder by data.root=FOLDER"
         )
+    if "list" in keys and data.list and not _is_inside(data.list, data.root):
+        raise UserError(
+            f"data.list: the checkpoint names {shown(data.list)}, which is not a file in data.root;"
+            " name it yourself by data.list=FILE"
+        )
+
+
+def _is_inside(name: str, root: str) -> bool:
+    """Whether a text is the relative path of a file in a folder."""
+    try:
+        top = Path(root).expanduser().resolve()
+        path = (top / name).resolve()
+        return not Path(name).is_absolute() and path.is_relative_to(top) and path.is_file()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def is_plain_folder(root: str) -> bool:

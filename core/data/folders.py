@@ -28,7 +28,7 @@ class Folder(Dataset[tuple[bytes, int]]):
         self.root = root
         left_out: dict[str, list[str]] = defaultdict(list)
         found = {
-            entry.name: list(_images(entry.path, left_out))
+            entry.name: list(images_in(entry.path, left_out))
             for entry in _entries(root, left_out)
             if _is_folder(entry) or _leave(left_out, "outside the classes' folders", entry.path)
         }
@@ -37,12 +37,12 @@ class Folder(Dataset[tuple[bytes, int]]):
         if empty and not classes:
             raise UserError(
                 f"data.root: {printable(root / empty[0])} is a class without readable"
-                f" images{_counts(left_out)}; put images there or remove the folder"
+                f" images{counts(left_out)}; put images there or remove the folder"
             )
         if not any(found.values()):
             raise UserError(
-                f"data.root: {printable(root)} holds no images{_counts(left_out)};"
-                f" name=folder expects {printable(root)}/CLASS/*.jpg"
+                f"data.root: {printable(root)} holds no images{counts(left_out)};"
+                f" name=folder expects {printable(root)}/CLASS/*.jpg, or pictures without labels"
             )
         self.classes = classes or tuple(sorted(found, key=natural))
         strange = sorted(found.keys() - set(self.classes), key=natural)
@@ -64,7 +64,7 @@ class Folder(Dataset[tuple[bytes, int]]):
 
     def _say(self, left_out: dict[str, list[str]], empty: list[str]) -> None:
         if left_out:
-            say_once(f"data.root: {printable(self.root)}: left out{_counts(left_out)}")
+            say_once(f"data.root: {printable(self.root)}: left out{counts(left_out)}")
         if empty:
             say_once(
                 f"data.root: {printable(self.root)}: {len(empty)} classes have no images here, such"
@@ -90,7 +90,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _images(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
+def images_in(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
     """The paths of all images below a class's folder; each folder once, even in a loop of links."""
     remaining, seen = [top], set()
     while remaining:
@@ -149,7 +149,7 @@ def _leave(left_out: dict[str, list[str]], reason: str, path: str) -> bool:
     return False
 
 
-def _counts(left_out: dict[str, list[str]]) -> str:
+def counts(left_out: dict[str, list[str]]) -> str:
     """For example " (3 not images, such as a/notes.txt; 1 hidden, such as .cache)"."""
     parts = [
         f"{len(paths)} {reason}, such as {printable(os.path.basename(min(paths)), 60)}"

@@ -44,7 +44,8 @@ class Facts:
     root: str = ""
     classes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)  # keys that change pixels or labels
-    files: tuple[str | Path, list[tuple[str, int]]] | None = None  # top folder; path and label
+    # the top folder; path and label (or a list of labels) of each file
+    files: tuple[str | Path, list[tuple[str, Any]]] | None = None
     identity: Identity | None = None  # computed at first use
 
 
@@ -144,14 +145,15 @@ class Stream(Stored):
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         ahead, order = itertools.tee(order)  # the workers run ahead of the batches
         wanted, pin = (index.tolist() for index, _ in ahead), torch.cuda.is_available()
-        (classes,) = self.factors.values()
+        table = table_of(self.images)
         loaded = load(self.images, self.workers, self.timeout, batch_sampler=wanted, pin_memory=pin)
         timed = self._timed(loaded)
         for (image, label, read, notes), (index, rng) in zip(timed, order, strict=True):
             self.images.account(index, read, notes)
-            require_labels(label, classes, f"{self.facts.name} ({self.facts.split})")
+            label = label[:, None] if table is None else table[read]
+            require_labels(label, self.factors, f"{self.facts.name} ({self.facts.split})")
             image = image.to(rng.device, non_blocking=True)
-            label, index = send([label[:, None], index], rng.device)
+            label, index = send([label, index], rng.device)
             yield make_batch(image, label, index, rng, self.policy, views)
         if self.images.notes:
             self.images.notes.judge()
@@ -174,14 +176,22 @@ def make_batch(
     return Batch(augmented(image, forks, policy), label, index, rng)
 
 
-def require_labels(labels: Tensor, classes: int, where: str) -> None:
-    """`UserError` if a label is outside of the train split's classes."""
-    low, high = labels.min().item(), labels.max().item()
-    if not 0 <= low <= high < classes:
-        raise UserError(
-            f"data.name: labels of {where} run from {low} to {high}, and its train split has"
-            f" classes 0 to {classes - 1}"
-        )
+def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
+    """`UserError` if a label [n] or [n, F] is outside of the train split's classes."""
+    columns: Any = labels.view(len(labels), -1).T if labels.numel() else []
+    for classes, column in zip(factors.values(), columns, strict=False):
+        low, high = column.min().item(), column.max().item()
+        if not 0 <= low <= high < classes:
+            raise UserError(
+                f"data.name: labels of {where} run from {low} to {high}, and its train split has"
+                f" classes 0 to {classes - 1}"
+            )
+
+
+def table_of(images: Split) -> Tensor | None:
+    """The labels of a split, int64 [n, F], if its data set has a table of them."""
+    table = getattr(getattr(images.images, "dataset", None), "table", None)
+    return None if table is None else table[images.chosen]
 
 
 def digests_of(images: Split) -> dict[str, str]:
@@ -211,7 +221,11 @@ def digests_of(images: Split) -> dict[str, str]:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, int64 [n], if they are known without decoding its images."""
+    """The labels of a data set, int64 [n] (or [n, F] from a table), if they are known without
+    decoding its images.
+    """
+    if isinstance(table := getattr(dataset, "table", None), Tensor):
+        return table
     samples = getattr(dataset, "samples", None)
     targets = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if samples:
@@ -248,7 +262,7 @@ def _digest_of_file(path: str) -> str:
         raise _unreadable(path, error) from None
 
 
-def _with_status(top: str, files: list[tuple[str, int]]) -> Iterator[tuple[str, int, int, int]]:
+def _with_status(top: str, files: list[tuple[str, Any]]) -> Iterator[tuple[str, int, int, Any]]:
     for path, label in files:
         try:
             status = os.stat(path)

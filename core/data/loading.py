@@ -122,7 +122,9 @@ def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
 def decode(
     dataset: Resized, split: Split, workers: int, timeout: float = math.inf
 ) -> tuple[Tensor, Tensor]:
-    """The images of a split as uint8 [n, C, H, W] and their labels as int64 [n, 1]."""
+    """The images of a split as uint8 [n, C, H, W] and their labels as int64 [n, 1], or [n, F] if
+    the data set has a table of them.
+    """
     inner, chosen = dataset.dataset, split.chosen
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))
     stored = getattr(inner, "data", None)
@@ -134,11 +136,13 @@ def decode(
             images = images.permute(0, 3, 1, 2)
         return images.contiguous(), targets[chosen].long()[:, None]
     images = torch.empty(len(chosen), *dataset.shape, dtype=torch.uint8)
-    labels = torch.empty(len(chosen), 1, dtype=torch.long)
+    table = getattr(inner, "table", None)
+    labels = torch.empty(len(chosen), 1 if table is None else table.shape[1], dtype=torch.long)
     done, workers = 0, min(sensible(workers), math.ceil(len(chosen) / 256))
     for image, label, read, notes in load(split, workers, timeout, batch_size=256):
         split.account(torch.arange(done, done + len(image)), read, notes)
-        images[done : done + len(image)], labels[done : done + len(image), 0] = image, label
+        label = label[:, None] if table is None else table[chosen[read]]
+        images[done : done + len(image)], labels[done : done + len(image)] = image, label
         done += len(image)
     return images, labels
 

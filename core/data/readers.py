@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from core.data.folders import open_folder
 from core.data.notes import printable
+from core.data.pictures import open_pictures
 from core.data.pixels import read_file
 from core.errors import UserError
 
@@ -28,10 +28,13 @@ PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's prefixes for other sou
 PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 
 
-def open_official(name: str, root: str, download: bool, split: str) -> Dataset[Any]:
+def open_official(
+    name: str, root: str, download: bool, split: str, listed: str = "", labels: str = "auto"
+) -> Dataset[Any]:
     """The official train or test split, not decoded if possible.
 
-    `root` is a local folder. Raises `UserError` if the data can not be read.
+    `root` is a local folder; `listed` and `labels` are `data.list` and `data.labels`. Raises
+    `UserError` if the data can not be read.
     """
     place = local_folder(root)
     try:
@@ -39,7 +42,7 @@ def open_official(name: str, root: str, download: bool, split: str) -> Dataset[A
             if name in TORCHVISION:
                 return _open_torchvision(TORCHVISION[name], place, download, split)
             if name == "folder":
-                return open_folder(place, split)
+                return open_pictures(place, split, listed, labels)
             return _open_timm(name, place, download, split)
     except (UserError, MemoryError):
         raise

@@ -17,6 +17,8 @@ from core.batch import Batch
 from core.data.identity import Identity, digest, digest_of_sample
 from core.randomness import KeyedRNG
 
+BLOCK = 512  # images that are read at a time
+
 # (index int64 [B] on the CPU, the random numbers of that batch)
 Sampler = Iterable[tuple[Tensor, KeyedRNG]]
 
@@ -122,7 +124,7 @@ def train_sampler(
 def eval_sampler(
     n: int,
     seed: int = 0,
-    block: int = 512,
+    block: int = BLOCK,
     device: torch.device | str = "cpu",
     purpose: str = "read",
     most: int | None = None,
@@ -130,6 +132,19 @@ def eval_sampler(
     """All images once, in order, in blocks. The random numbers of a block are a function of (seed,
     block number, purpose). With `most`, at most that many images, evenly spread over the split.
     """
-    chosen = torch.arange(n) if most is None or most >= n else torch.arange(most) * n // most
-    for number, index in enumerate(chosen.split(block)):
+    for number, index in enumerate(spread(n, most).split(block)):
         yield index, KeyedRNG(seed, number, device=device).fork(purpose)
+
+
+def spread(n: int, most: int | None = None, block: int = 1) -> Tensor:
+    """Places of all n images or of `most` of them, in order: blocks of neighbours, evenly spread.
+
+    >>> spread(12, 5).tolist(), spread(12, 5, block=3).tolist()
+    ([0, 2, 4, 7, 9], [0, 1, 2, 6, 7])
+    """
+    if most is None or most >= n:
+        return torch.arange(n)
+    blocks, wanted = -(-n // block), -(-most // block)
+    first = torch.arange(wanted) * blocks // wanted * block
+    places = (first[:, None] + torch.arange(block)).flatten()
+    return places[places < n][:most]

@@ -39,16 +39,16 @@ TINT = 0.5  # saturation of a coloured background; sprites have 1, so they stand
 class SpritesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
-    shapes: int = 4
-    colours: int = 4
-    sizes: int = 2
+    shapes: int = 4  # of the sprite
+    colours: int = 4  # of the sprite
+    sizes: int = 2  # of the sprite
     grid: int = 3  # cells a side
     backgrounds: int = 1  # hues of the background; 1 = grey
     # directions in which the background brightens; 1 = any direction, as nuisance
     gradients: int = 1
-    train: int = 65536
-    validation: int = 8192
-    test: int = 8192
+    train: int = 65536  # images
+    validation: int = 8192  # images
+    test: int = 8192  # images
 
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": 12, "sizes": 4, "grid": 4}

@@ -5,6 +5,7 @@ negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's
 are no bounds and have no function here.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -257,12 +258,7 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
     The candidates of anchor i are its own key and the keys of the next C - 1 pairs in cyclic order,
     so the pairs must be in random order. query, key [n, D]; candidates ascending, 2 <= C <= n.
     """
-    counts = torch.tensor(candidates, device=query.device).double()
-    parts = [
-        counts.log() + scores[:, :1] - sums
-        for scores, _, sums in _followed(query, key, scale, candidates)
-    ]
-    return torch.cat(parts).T
+    return torch.cat([block.terms for block in _blocks(query, key, scale, candidates)], 1)
 
 
 def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
@@ -271,32 +267,69 @@ def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int
     The influence of pair j is its term minus exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c), summed over
     the anchors i of which its key is a candidate.
     """
-    received = torch.zeros(len(candidates), len(query), dtype=torch.float64, device=query.device)
-    for scores, place, sums in _followed(query, key, scale, candidates):
-        for count, total, taken in zip(candidates, sums.T, received, strict=True):
-            share = (scores[:, 1:count] - total[:, None]).exp_()
-            taken.index_add_(0, place[:, 1:count].flatten(), share.flatten())
-    terms = infonce_terms(query, key, scale, candidates)
+    n, parts = len(query), []
+    received = torch.zeros(len(candidates), 2 * n, dtype=torch.float64, device=query.device)
+    for block in _blocks(query, key, scale, candidates):
+        parts.append(block.terms)
+        _give_shares(block, candidates, received[:, block.first :])
+    terms, received = torch.cat(parts, 1), received[:, :n] + received[:, n:]
     return [Bound(row, row - taken) for row, taken in zip(terms, received, strict=True)]
 
 
-def _followed(
-    query: Tensor, key: Tensor, scale: float, candidates: list[int]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For blocks of anchors: the scores [b, n] of the own key and of the keys after it, their
-    places [b, n], and log sum exp of the first C scores [b, len(candidates)].
+class _Block(NamedTuple):
+    """The anchors `first`, `first + 1`, ... with rings of candidates: ring r holds those that the
+    r-th number of candidates adds. Column c is the key c places after `first`, so the candidates
+    of row i begin at column i.
+    """
+
+    first: int
+    terms: Tensor  # float64 [rings, b]
+    exps: Tensor  # float64 [b, b + n], exp(score - peak of the ring)
+    peaks: Tensor  # float64 [b, rings], the largest score up to this ring
+    sums: Tensor  # float64 [b, rings], log sum exp of all scores up to this ring
+
+
+def _blocks(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> Iterator[_Block]:
+    """The scores of blocks of anchors. Candidate sets are nested, so that each score serves every
+    C, and is exponentiated once.
     """
     n = len(query)
     if n < 2:
         raise Unmeasurable(f"InfoNCE: it takes 2 pairs or more, got {n}")
     if candidates != sorted(set(candidates)) or candidates[0] < 2 or candidates[-1] > n:
         raise ValueError(f"candidates: must ascend from 2 or more to at most {n}, got {candidates}")
-    columns = torch.arange(n, device=query.device)
-    for rows in columns.split(BLOCK):
-        place = (rows[:, None] + columns) % n
-        scores = ((query[rows] @ key.T).double() * scale).gather(1, place)
-        edges = [0, *candidates]
-        rings = [
-            scores[:, a:b].logsumexp(1) for a, b in zip(edges, edges[1:], strict=False)
-        ]  # candidate sets are nested: one pass serves every C
-        yield scores, place, torch.stack(rings, 1).logcumsumexp(1)
+    counts = torch.tensor(candidates, device=query.device).double()
+    around = torch.cat([key, key])
+    for first in range(0, n, BLOCK):
+        anchors = query[first : first + BLOCK]
+        b = len(anchors)
+        keys = torch.cat([around[first : first + n], around[first : first + b]])
+        scores = (anchors @ keys.T).double().mul_(scale)
+        own = scores.diagonal().clone()
+        peaks, sums, peak = [], [], own
+        for start, stop in itertools.pairwise((0, *candidates)):
+            # row i of the ring begins at column start + i
+            ring = scores.as_strided((b, stop - start), (b + n + 1, 1), start)
+            peak = torch.maximum(peak, ring.amax(1))
+            peaks.append(peak)
+            sums.append(ring.sub_(peak[:, None]).exp_().sum(1).log() + peak)
+        total = torch.stack(sums, 1).logcumsumexp(1)
+        terms = (counts.log() + own[:, None] - total).T
+        yield _Block(first, terms, scores, torch.stack(peaks, 1), total)
+
+
+def _give_shares(block: _Block, candidates: list[int], received: Tensor) -> None:
+    """Add the anchors' shares of softmax to `received` [rings, columns], for each number of
+    candidates; an anchor's own key is left out.
+    """
+    b = len(block.exps)
+    for number, (start, stop) in enumerate(itertools.pairwise((1, *candidates))):
+        # a ring counts for its own number of candidates and all larger ones
+        weight = (block.peaks[:, number, None] - block.sums[:, number:]).exp_().T
+        taken, ring = received[number:], block.exps[:, start : stop + b]
+        if stop - start <= b:
+            taken[:, start : stop + b] += weight @ ring.triu().tril_(stop - start - 1)
+            continue
+        taken[:, start : start + b] += weight @ ring[:, :b].triu()
+        taken[:, start + b : stop] += weight @ ring[:, b:-b]
+        taken[:, stop : stop + b] += weight @ ring[:, -b:].tril(-1)

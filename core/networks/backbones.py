@@ -5,7 +5,6 @@ B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from core.batch import as_float
@@ -19,23 +18,28 @@ class Backbone(nn.Module):
 
     `name` is "small" or a timm model without pretrained weights. `stem="cifar"` changes a ResNet
     for 32x32 images: the first convolution is 3x3 with stride 1, and there is no max-pooling
-    (SimCLR, Chen et al. 2020, appendix B.9).
+    (SimCLR, Chen et al. 2020, appendix B.9). `more`: arguments for timm, such as `patch_size`.
     """
 
-    def __init__(self, name: str, shape: tuple[int, int, int], stem: str = "cifar"):
+    def __init__(self, name: str, shape: tuple[int, int, int], stem: str = "cifar", **more: Any):
         super().__init__()
         if name == "small":
             self.net: nn.Module = SmallNet(shape)
             self.dim: int = SmallNet.DIM
             return
+        import timm  # takes seconds
+
         if name not in timm.list_models():
             near = nearest(name, ["small", *timm.list_models()])
             raise UserError(f"model.backbone: timm has no '{name}'{near}"[:300])
         sized = name.startswith(("vit", "deit", "swin"))
-        size: dict[str, Any] = {"img_size": shape[1:]} if sized else {}
-        self.net = timm.create_model(
-            name, pretrained=False, num_classes=0, in_chans=shape[0], **size
-        )
+        size: dict[str, Any] = ({"img_size": shape[1:]} if sized else {}) | more
+        try:
+            self.net = timm.create_model(
+                name, pretrained=False, num_classes=0, in_chans=shape[0], **size
+            )
+        except TypeError as error:  # an argument that this network does not have
+            raise UserError(f"model.backbone: {name}: {error}") from None
         # some heads have a hidden layer before the removed classifier
         self.dim = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
         first = getattr(self.net, "conv1", None)

@@ -6,12 +6,12 @@ S = positions of a feature map, G = groups of rows with their own statistics.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -306,20 +306,28 @@ KINDS: dict[type, tuple[type[GroupedBatchNorm], type[SyncBatchNorm]]] = {
         (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GroupedBatchNorm),
         (GroupedBatchNorm, SyncBatchNorm),
     ),
-    **dict.fromkeys((BatchNormAct2d, GroupedBatchNormAct), (GroupedBatchNormAct, SyncBatchNormAct)),
+    GroupedBatchNormAct: (GroupedBatchNormAct, SyncBatchNormAct),
 }
+
+
+def _kind(part: nn.Module) -> tuple[type[GroupedBatchNorm], type[SyncBatchNorm]] | None:
+    """The classes that replace this batch norm, if its kind is known."""
+    timm = sys.modules.get("timm.layers")  # not imported: then no network has its layers
+    if timm is not None and type(part) is timm.BatchNormAct2d:
+        return KINDS[GroupedBatchNormAct]
+    return KINDS.get(type(part))
 
 
 def synchronise(module: M) -> M:
     """Make every batch norm of a module a `SyncBatchNorm`; parameters keep their names."""
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm):
-            if type(part) not in KINDS:
+            if (kind := _kind(part)) is None:
                 raise UserError(
                     f"trainer.sync_batchnorm: '{name}' is a {type(part).__name__}, which can not"
                     " be synchronised; set trainer.sync_batchnorm=false"
                 )
-            part.__class__ = KINDS[type(part)][1]
+            part.__class__ = kind[1]
     return module
 
 
@@ -328,10 +336,11 @@ def grouped(module: nn.Module) -> bool:
     whether one pass can then process several groups of rows.
     """
     layers = [part for part in module.modules() if hasattr(part, "running_var")]
-    if any(type(part) not in KINDS for part in layers):
+    kinds = [kind for part in layers if (kind := _kind(part))]
+    if len(kinds) < len(layers):
         return False
-    for part in layers:
-        part.__class__ = KINDS[type(part)][0]
+    for part, kind in zip(layers, kinds, strict=True):
+        part.__class__ = kind[0]
     return True
 
 

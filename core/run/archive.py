@@ -5,6 +5,9 @@ records must be uncompressed, must not overlap, and must match their checksums. 
 only the instructions and names that `torch.save` uses for tensors and containers. A tensor must lie
 inside its record without gaps. `torch.load` checks less: it reads past the end of a short record,
 and allocates any size that a file asks for.
+
+Checkpoints of other programs also hold objects, such as their options. With `inert=True` each
+object becomes None; nothing of it is imported or called.
 """
 
 import hashlib
@@ -35,6 +38,12 @@ INSTRUCTIONS = """
     BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
 """
 ALLOWED = frozenset(INSTRUCTIONS.split())
+# instructions that build objects and bytes; `pickletools` has compared each size with the text
+OBJECTS = """
+    NEWOBJ NEWOBJ_EX STACK_GLOBAL MEMOIZE FRAME SHORT_BINUNICODE BINUNICODE8 LONG4 BINBYTES
+    SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_SET ADDITEMS FROZENSET POP POP_MARK DUP
+"""
+ALLOWED_INERT = ALLOWED | frozenset(OBJECTS.split())
 # Errors that `zipfile` and `struct` raise for damaged files.
 DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, struct.error, ValueError, OSError)
 DAMAGE += (OverflowError, NotImplementedError, EOFError)
@@ -58,6 +67,23 @@ class Broken(Exception):
 
 class Foreign(Exception):
     """The file is intact, but holds something other than tensors and plain values."""
+
+
+class Inert:
+    """Stands for any object of a pickle, and for its class: it accepts everything and keeps
+    nothing.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> "Inert":
+        return object.__new__(cls)
+
+    def ignore(self, *_: Any, **__: Any) -> "Inert":
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = ignore
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 class Record(NamedTuple):
@@ -84,10 +110,11 @@ class Declared(NamedTuple):
     stride: tuple[int, ...]
 
 
-def read(path: Path) -> tuple[Any, str]:
+def read(path: Path, inert: bool = False) -> tuple[Any, str]:
     """The values in a file, on the CPU, and the sha256 of the bytes that were read.
 
-    Tensors share one buffer of the file's size. Raises OSError, `Broken` or `Foreign`.
+    Tensors share one buffer of the file's size. `inert`: objects become None; without it they are
+    refused. Raises OSError, `Broken` or `Foreign`.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -98,10 +125,10 @@ def read(path: Path) -> tuple[Any, str]:
         content = mmap.mmap(-1, size)  # page-aligned memory
         if file.readinto(content) != size or file.read(1):
             raise Broken("its size changed while it was read")
-    return values(content), hashlib.sha256(content).hexdigest()
+    return values(content, inert), hashlib.sha256(content).hexdigest()
 
 
-def values(content: mmap.mmap) -> Any:
+def values(content: mmap.mmap, inert: bool = False) -> Any:
     """The values in the bytes of a file. Raises `Broken` or `Foreign`."""
     try:
         records = _records(content)
@@ -116,12 +143,12 @@ def values(content: mmap.mmap) -> Any:
     if size > MAX_PICKLE:
         raise Foreign(f"{size:,} bytes that are not tensor data")
     try:
-        tree = _unpickled(bytes(content[start : start + size]))
+        tree = unpickled(bytes(content[start : start + size]), inert)
     except Foreign:
         raise
     except Exception as error:  # any error of the unpickler for misplaced instructions
         raise Broken(f"{type(error).__name__}") from None
-    return _Builder(content, records, f"{folder}data/").build(tree, 0)
+    return Builder(content, records, f"{folder}data/", inert).build(tree, 0)
 
 
 def _records(content: mmap.mmap) -> dict[str, Record]:
@@ -156,17 +183,25 @@ def _records(content: mmap.mmap) -> dict[str, Record]:
     return found
 
 
-def _unpickled(text: bytes) -> Any:
+def unpickled(text: bytes, inert: bool = False) -> Any:
+    """The tree of a pickle, with descriptions in place of tensors. Raises `Foreign`, `Broken`, or
+    any error of the unpickler for misplaced instructions.
+    """
+    allowed = ALLOWED_INERT if inert else ALLOWED
     for instruction, argument, _ in pickletools.genops(text):
-        if instruction.name not in ALLOWED:
+        if instruction.name not in allowed:
             raise Foreign(f"the pickle instruction {instruction.name}")
         if instruction.name == "LONG_BINPUT" and cast(int, argument) >= len(text):
             raise Broken("its pickle numbers more values than it holds")
-    return _Unpickler(io.BytesIO(text)).load()
+    return _Unpickler(io.BytesIO(text), inert).load()
 
 
 class _Unpickler(pickle.Unpickler):
     """Accepts containers and descriptions of tensors. It imports nothing."""
+
+    def __init__(self, file: io.BytesIO, inert: bool):
+        super().__init__(file, encoding="latin-1")
+        self.inert = inert
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -175,10 +210,12 @@ class _Unpickler(pickle.Unpickler):
             return _declared
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if self.inert:
+            return _parameter if name == "_rebuild_parameter" else Inert
         raise Foreign(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count = pid
+        kind, dtype, key, _, count = pid[:5]  # the older format adds the place in a larger storage
         sized = type(key) is str and type(count) is int and count >= 0
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not sized:
             raise Broken("its pickle describes no storage")
@@ -205,11 +242,18 @@ def _declared(
     return Declared(storage, offset, size, stride)
 
 
-class _Builder:
+def _parameter(data: Any, *_: Any) -> Any:
+    """Replaces torch's function that makes a tensor a parameter."""
+    return data
+
+
+class Builder:
     """Builds values from an unpickled tree: copied containers, and tensors on the file's bytes."""
 
-    def __init__(self, content: mmap.mmap, records: dict[str, Record], folder: str):
-        self.content, self.records, self.folder = content, records, folder
+    def __init__(
+        self, content: mmap.mmap, records: dict[str, Record], folder: str, inert: bool = False
+    ):
+        self.content, self.records, self.folder, self.inert = content, records, folder, inert
         self.left = MAX_VALUES
 
     def build(self, value: Any, depth: int) -> Any:
@@ -227,9 +271,13 @@ class _Builder:
             made = {}
             for key, item in dict.items(value):
                 if type(key) not in (str, int):
+                    if self.inert:
+                        continue
                     raise Foreign(f"a key that is a {type(key).__name__}")
                 made[key] = self.build(item, depth + 1)
             return made
+        if self.inert:
+            return None
         raise Foreign(f"a {kind.__name__}")
 
     def _tensor(self, declared: Declared) -> Tensor:

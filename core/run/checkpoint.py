@@ -26,7 +26,7 @@ from core.run import archive, config
 from core.run.budget import OverBudget, budget
 from core.run.finite import not_finite, require_finite
 from core.run.moments import load_moments
-from core.run.resumable import RESUMABLE_KEYS, differences
+from core.run.resumable import hindrances
 from core.run.sharding import assemble, gather_full, shard_like, sharded
 from core.transfer import to_host
 from core.trust import package_of
@@ -71,6 +71,8 @@ class State:
     best: float = float("-inf")  # the best validation criterion so far
     wandb_id: str = ""
     scaler: torch.amp.GradScaler | None = None  # for the precision 16-mixed
+    init: str = ""  # sha256 of the file that gave the first weights
+    epochs_before: int = 0  # optim.epochs of the checkpoint that is resumed, which may be fewer
 
 
 class Entries(dict[str, Any]):
@@ -203,12 +205,11 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     trusted = [package_of(state.run.method)]
     there = config.to_dict(config.from_dict(entries["config"], str(path), trusted))
     here = config.to_dict(state.run)
-    for key, (theirs, ours) in sorted(differences(there, here).items()):
-        if key not in RESUMABLE_KEYS:
-            raise UserError(
-                f"{path}: belongs to a run with another config ({key} is {shown(theirs)} there and"
-                f" {shown(ours)} here)"
-            )
+    for key, (theirs, ours) in sorted(hindrances(there, here, state.run.resume).items()):
+        raise UserError(
+            f"{path}: belongs to a run with another config ({key} is {shown(theirs)} there and"
+            f" {shown(ours)} here)"
+        )
     if shape_of(path, entries) != tuple(state.method.shape):
         raise UserError(
             f"{path}: its images are {entries['shape']} (channels, height, width), but the run's"
@@ -218,6 +219,7 @@ def restore(path: Path, entries: dict[str, Any], state: State) -> None:
     step = entries["step"]
     load_moments(path, entries["optimizer"], state.optimizer, state.run.optim.name, step)
     _restore_scaler(path, entries["scaler"], state.scaler)
+    state.epochs_before = there["optim"]["epochs"]
     state.step, state.best, state.wandb_id = step, entries["best"], entries["wandb_id"]
 
 

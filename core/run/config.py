@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
-from core.checks import one_of
 from core.data import doubtful
 from core.data.datasets import DataConfig
 from core.data.registry import for_omegaconf, is_own, locate_source, trust
@@ -20,10 +19,11 @@ from core.method import Method, locate
 from core.run import yaml_values
 from core.run.optim import OptimConfig
 from core.run.trainer_config import GRAPHS, TrainerConfig
+from core.run.wandb_config import WandbConfig
 from core.trust import package_of
 
-LOGGING = ("auto", "disabled", "offline", "online")
-PLACES = ("data.root", "folder")  # paths, which may hold parts that only the environment knows
+# paths, which may hold parts that only the environment knows
+PLACES = ("data.root", "folder", "init")
 
 
 @dataclass
@@ -35,15 +35,15 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    seed: int = 0
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0  # of weights, batches and views
     folder: str = "???"  # where the run is kept
-    wandb: str = "auto"  # auto (online if logged in, else offline) | disabled | offline | online
-    resume: bool = False
+    init: str = ""  # a checkpoint or run folder whose weights are the first ones; empty = random
+    resume: bool = False  # continue the run in its folder, the same as --resume
     # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        one_of(self, wandb=LOGGING)
         if self.trainer.compile in GRAPHS and self.optim.micro_batch:
             raise ValueError(
                 "trainer.compile: CUDA graphs overwrite activations that micro batches need; use"
@@ -59,7 +59,7 @@ class RunConfig:
             )
 
 
-SECTIONS = ("model", "data", "optim", "trainer")
+SECTIONS = ("model", "data", "optim", "trainer", "wandb")
 NO_KEYS = ("written", "doubtful")  # fields that are not keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
@@ -140,9 +140,9 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
 def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
     """A checked `RunConfig` from a file of unknown origin, such as a checkpoint.
 
-    Texts are literal, the method lies in the project's rooms or in a `trusted` package, and nothing
-    is downloaded. `core.data.doubtful` checks the data when they are opened, unless an override
-    names them.
+    Texts are literal, the method lies in the project's rooms or in a `trusted` package, nothing is
+    downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data when
+    they are opened, unless an override names them.
     """
     run = from_dict(values, origin, trusted)
     data = replace(
@@ -152,7 +152,7 @@ def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> Ru
         memory=min(run.data.memory, DataConfig().memory),
         doubtful=doubtful.ALL,
     )
-    return replace(run, data=data)
+    return replace(run, data=data, wandb=replace(run.wandb, entity="", artifacts=False))
 
 
 def method_class(run: RunConfig) -> type[Method]:
@@ -192,7 +192,14 @@ def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise UserError(f"{shown(text)}: an override is key=value, such as optim.lr=0.3")
-    return key.strip(), value
+    # short for the mode
+    return "wandb.mode" if key.strip() == "wandb" else key.strip(), value
+
+
+def _sectioned(values: Any) -> Any:
+    """Values in which `wandb: MODE` is the section `wandb: {mode: MODE}`."""
+    mode = values.get("wandb") if isinstance(values, dict) else None
+    return {**values, "wandb": {"mode": mode}} if isinstance(mode, str) else values
 
 
 def _read(
@@ -213,7 +220,7 @@ def _read(
 
 def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) -> dict[str, Any]:
     """A copy of the values with overrides. Text keys get the literal text, others YAML's value."""
-    values = yaml_values.plain(values, "the config")
+    values = _sectioned(yaml_values.plain(values, "the config"))
     for key, written in pairs:
         value: Any = yaml_values.Literal(written)
         if key not in text:
@@ -260,6 +267,7 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
     for key in ("method", "folder"):
         if not isinstance(values.get(key), str):
             raise Wrong("", f"'{key}' is missing or not text; every config names its {key}")
+    values = _sectioned(values)
     values = {k: {} if value is None and k in SECTIONS else value for k, value in values.items()}
     _refuse_unknown(values, RunConfig, model)
     hints = get_type_hints(RunConfig)

@@ -49,7 +49,9 @@ def dry_run(training: Training, validation: Validation) -> None:
             scores = validation.rehearse(method, state.step) if validates else {}
             if fabric.is_global_zero:
                 validation.figures(method)
-        name = f"val/{state.method.criterion}"
+                if scores and (said := validation.said_of_criterion(method, scores)):
+                    print(said, flush=True)
+        name = validation.criterion(state.method, scores)
         if scores and name not in scores:
             raise UserError(
                 f"method: {state.run.method} is judged by '{state.method.criterion}', but a"

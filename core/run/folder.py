@@ -20,8 +20,8 @@ from core.errors import UserError
 from core.files import write_atomically
 from core.run import checkpoint, config
 from core.run.checkpoint import State
-from core.run.provenance import changes, provenance
-from core.run.resumable import RESUMABLE_KEYS, differences
+from core.run.provenance import changes, earlier_init, provenance
+from core.run.resumable import LONGER, hindrances
 from core.run.saver import Saver
 from core.trust import package_of
 
@@ -91,13 +91,13 @@ class RunFolder:
                 raise UserError(f"folder: {self.path} has no config.yaml; {NAME_ANOTHER}")
             return
         held_config = config.read(self.config, [], trusted=[package_of(run.method)])
-        found = differences(config.to_dict(held_config), config.to_dict(run))
+        found = hindrances(config.to_dict(held_config), config.to_dict(run), run.resume)
         for key, (there, here) in sorted(found.items()):
-            if key not in RESUMABLE_KEYS:
-                raise UserError(
-                    f"folder: {self.path} already holds a run with another config"
-                    f" ({key} is {there!r} there and {here!r} here); {NAME_ANOTHER} or delete it"
-                )
+            more = "; a resumed run can only train longer" if key == LONGER and run.resume else ""
+            raise UserError(
+                f"folder: {self.path} already holds a run with another config"
+                f" ({key} is {there!r} there and {here!r} here){more}; {NAME_ANOTHER} or delete it"
+            )
         if self.versions() and not run.resume:
             raise UserError(
                 f"folder: {self.path} already holds this run; add --resume to continue it, or"
@@ -120,7 +120,7 @@ class RunFolder:
         run = state.run
         if first:
             self.hold(LEASE if run.resume else 0.0)
-            self.check_data(run, source)
+            self.check_data(run, source, state.init)
         if run.resume:
             said = self.resume(state)
             if first:
@@ -129,12 +129,15 @@ class RunFolder:
             self.create(run)
             self.rewind_metrics(state.step)
 
-    def check_data(self, run: config.RunConfig, source: Source) -> None:
-        """Refuse changed training data, unless data.changed=accept. For the first process."""
+    def check_data(self, run: config.RunConfig, source: Source, init: str = "") -> None:
+        """Refuse changed training data, unless data.changed=accept. For the first process.
+
+        `init`: the digest of the file that gave the first weights.
+        """
         if self.versions():
             for line in changes(self.data, source.identity, run.data.changed == "accept"):
                 print(line, flush=True)
-        self._provenance = provenance(source.identity)
+        self._provenance = provenance(source.identity, init or earlier_init(self.data))
 
     def hold(self, patience: float = 0.0) -> None:
         """Lock the folder until this process ends. `UserError` if another process still holds the

@@ -17,6 +17,7 @@ from core.run import checkpoint
 from core.run.finite import FiniteLosses
 from core.run.folder import RunFolder
 from core.run.logger import Logger
+from core.run.optim import warmup_cosine
 from core.run.preemption import Preemption
 from core.run.profile import Profile
 from core.run.progress import ProgressLine, in_words
@@ -53,6 +54,24 @@ def banner(training: Training, folder: RunFolder, logging: str) -> str:
     )
 
 
+def trained_longer(training: Training) -> str:
+    """What changes if a run is resumed with more epochs; empty for any other run."""
+    state, optim = training.state, training.state.run.optim
+    before, steps = state.epochs_before, training.steps_per_epoch
+    if not 0 < before < optim.epochs:
+        return ""
+    warmup = optim.warmup_epochs * steps
+    old, new = (
+        optim.scaled_lr * warmup_cosine(state.step, warmup, epochs * steps)
+        for epochs in (before, optim.epochs)
+    )
+    return (
+        f"trains longer: {optim.epochs} epochs instead of {before}. From step {state.step} all"
+        f" schedules follow the new length: the learning rate is {new:.3g} and would have been"
+        f" {old:.3g}, so the result is not that of one run of {optim.epochs} epochs"
+    )
+
+
 class Loop:
     """The training loop of one process. Only the first has a `logger`; it alone writes."""
 
@@ -79,6 +98,8 @@ class Loop:
         """Print the banner, save the first pictures and, for a new run, its first checkpoint."""
         if self.logger:
             self.progress.say(banner(self.training, self.folder, self.logger.mode))
+            if said := trained_longer(self.training):
+                self.progress.say(said)
         self._observe(scored=False)
         if self.state.step == 0:
             self.folder.save(self.state, self.training.steps_per_epoch)
@@ -109,6 +130,8 @@ class Loop:
         self.folder.saver.wait()
         training.fabric.barrier()
         if self.logger:
+            files = (self.folder.last, self.folder.best, self.folder.config)
+            self.logger.artifact(self.folder.path.resolve().name, "model", files)
             self.logger.close()
             self.progress.say(
                 f"done: {self.folder.last} at step {state.step}; next: {command('probe')}"
@@ -157,10 +180,14 @@ class Loop:
             )
             if self.validation.warning:
                 self.progress.say(f"warning: {self.validation.warning}")
-        score = scores[f"val/{state.method.criterion}"]
+        score = scores[self.validation.criterion(state.method, scores)]
         if score <= state.best:
             return False
         state.best = score
+        if self.logger:
+            at = {"step": state.step, **scores}
+            named = {f"best/{self.logger.data}/{k.removeprefix('val/')}": at[k] for k in at}
+            self.logger.summary(named)
         return True
 
     def _observe(self, scored: bool = True) -> dict[str, float]:

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from timm.optim import Lars
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -25,9 +24,9 @@ class OptimConfig:
     lr: float = 1e-3  # per 256 images
     batch_size: int = 256  # the global batch
     micro_batch: int = 0  # images that a process encodes at a time, to save memory; 0 = all
-    epochs: int = 20
+    epochs: int = 20  # passes over the train split
     warmup_epochs: float = 1.0  # linear from 0
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # of matrices and filters
     momentum: float = 0.9  # sgd and lars
     clip: float = 0.0  # largest gradient norm; 0 = no clipping
 
@@ -75,6 +74,8 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
         # torch fuses SGD only for whole tensors
         fused = not any(isinstance(p, DTensor) for p in trained)
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
+    from timm.optim import Lars  # importing timm takes seconds
+
     return Lars(groups, lr=config.scaled_lr, momentum=config.momentum)
 
 

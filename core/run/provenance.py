@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,23 @@ PACKAGES = ("torch", "torchvision", "timm", "twobounds")
 LARGEST = 2**24  # bytes; no run writes a longer file
 
 
-def provenance(identity: Identity) -> dict[str, Any]:
-    """The content of data.json: the identity of the training data, and the versions."""
-    return {"data": identity.as_dict(), "versions": versions()}
+def provenance(identity: Identity, init: str = "") -> dict[str, Any]:
+    """The content of data.json: the identity of the training data, the versions and, if the run
+    started from a checkpoint, the sha256 of that file.
+    """
+    made = {"data": identity.as_dict(), "versions": versions()}
+    return made | ({"init": init} if init else {})
+
+
+def earlier_init(path: Path) -> str:
+    """The sha256 of the first weights' file in a data.json, or ""."""
+    try:
+        if path.stat().st_size > LARGEST:
+            return ""
+        found = json.loads(path.read_text()).get("init", "")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) else ""
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,24 @@ RESUMABLE_KEYS |= {
     f"trainer.{key}"
     for key in ("accelerator", "devices", "num_nodes", "strategy", "timeout", "profile")
     + ("log_every", "save_every", "save_minutes", "keep_last", "keep_epochs")
+    + ("tensorboard", "csv")
 }
+LONGER = "optim.epochs"  # a resumed run may train longer, which changes its schedules
+
+
+def hindrances(
+    held: dict[str, Any], wanted: dict[str, Any], resume: bool
+) -> dict[str, tuple[Any, Any]]:
+    """The keys in which a wanted config differs from a held one, so that it can not continue it."""
+    found = differences(held, wanted)
+    epochs = found.get(LONGER, (0, 0))
+    if resume and all(type(count) is int for count in epochs) and epochs[1] > epochs[0]:
+        del found[LONGER]
+    return {key: pair for key, pair in found.items() if not _may_change(key)}
+
+
+def _may_change(key: str) -> bool:
+    return key in RESUMABLE_KEYS or key.partition(".")[0] in RESUMABLE_KEYS
 
 
 def differences(

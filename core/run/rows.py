@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.run.signing import LENGTH, is_own, sign
 
-FORMAT = 1  # part of every key; increase it if the code computes other arrays for the same key
+FORMAT = 2  # part of every key; increase it if the code computes other arrays for the same key
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}
 CHUNK = 2**24  # bytes signed at a time
 
@@ -43,7 +43,7 @@ class Rows:
         for name, x in rows.items():
             if self._file is None:
                 self._held[name][self.done : self.done + len(x)] = x
-            else:
+            elif x.numel():  # an array without columns has no bytes
                 content = x.numpy().data.cast("B")
                 place = self._places[name] + self.done * (content.nbytes // len(x))
                 while content:

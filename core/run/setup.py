@@ -30,6 +30,8 @@ from core.networks.batchnorm import synchronise
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.explain import in_one_line
+from core.run.folder import RunFolder
+from core.run.initial import start_from
 from core.run.optim import build_optimizer
 
 # Fabric also has 16-true and bf16-true, but small steps get lost in 16-bit weights, and 16 bits are
@@ -161,8 +163,15 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
 def build_state(
     fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
 ) -> tuple[State, _FabricModule, _FabricOptimizer]:
-    """A new state with its execution options, and Fabric's wrappers of method and optimiser."""
-    method = speed_up(checkpoint.build_method(run, shape))
+    """A new state with its execution options, and Fabric's wrappers of method and optimiser. A run
+    that is not resumed gets its first weights from `init`.
+    """
+    method, digest = checkpoint.build_method(run, shape), ""
+    if run.init and not (run.resume and RunFolder(run.folder).versions()):
+        said, digest = start_from(method, run.init)
+        if fabric.is_global_zero:
+            print(said, flush=True)
+    method = speed_up(method)
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:
         method = synchronise(method)
@@ -178,7 +187,7 @@ def build_state(
         # Fabric clips only gradients that the scaler has unscaled; a fused optimiser unscales them
         # later, in its step
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    state = State(run, method, optimizer, scaler=scaler)
+    state = State(run, method, optimizer, scaler=scaler, init=digest)
     return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
 
 

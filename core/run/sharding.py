@@ -8,10 +8,9 @@ checkpoint holds whole tensors, so any number of processes can read it.
 """
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -20,6 +19,9 @@ from torch.utils._pytree import tree_map_only
 
 from core.method import Method
 from core.networks.backbones import Backbone
+
+if TYPE_CHECKING:
+    from lightning_fabric.strategies import ModelParallelStrategy
 
 # A block with at least this many parameters is sharded alone. For smaller blocks, the cost of more
 # messages would exceed the saved memory.
@@ -31,8 +33,10 @@ FLOAT32 = MixedPrecisionPolicy()
 BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
 
 
-def strategy(precision: str) -> ModelParallelStrategy:
+def strategy(precision: str) -> "ModelParallelStrategy":
     """Fabric's strategy: `fabric.setup_module` shards a method. Build the optimiser after it."""
+    from lightning_fabric.strategies import ModelParallelStrategy  # takes a second
+
     blocks = BF16 if precision == "bf16-mixed" else FLOAT32
     return ModelParallelStrategy(functools.partial(shard, policy=blocks))
 

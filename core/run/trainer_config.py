@@ -13,14 +13,14 @@ SHARDED = ("32-true", "bf16-mixed")  # the precisions that fsdp supports
 class TrainerConfig:
     """How a run is executed. The first five options go to Lightning Fabric."""
 
-    accelerator: str = "auto"
+    accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
     devices: str = "1"  # a number or "auto"
-    num_nodes: int = 1
+    num_nodes: int = 1  # machines
     precision: str = "32-true"  # "bf16-mixed" on a recent GPU
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
     compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
-    channels_last: bool = False
+    channels_last: bool = False  # memory format of convolutions, faster on a GPU
     # true: on a GPU, two equal runs, or a resumed one, are equal bit for bit, with the same kind of
     # card and the same torch. This costs speed; a CPU does not need it. (TF32 has torch's defaults:
     # float32 convolutions use it, matrix products do not.)
@@ -32,6 +32,9 @@ class TrainerConfig:
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
     validate_every: int = 5  # epochs between validations (online kNN); 0 = never
+    csv: bool = False  # also write the metrics to csv/ in the run's folder
+    # also write metrics and pictures to tensorboard/ in the run's folder (pip install tensorboard)
+    tensorboard: bool = False
     profile: bool = False  # write profile/trace.json and profile/account.txt
 
     def __post_init__(self) -> None:

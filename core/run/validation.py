@@ -22,8 +22,13 @@ from core.randomness import KeyedRNG
 from core.run.config import RunConfig, for_information
 from core.run.features import Features, extract
 from core.run.folder import make_folder
-from core.run.pictures import save_grid
+from core.run.pictures import Grid, save_grid
 
+# what chooses best.ckpt without labels: the first of these that a validation measures
+UNLABELLED = {
+    "in_batch_bound": "a lower bound on what two views of a held-out image share",
+    "effective_rank": "the effective rank of held-out features (RankMe)",
+}
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
 BLOCK = 512  # images encoded at a time
@@ -58,7 +63,8 @@ class Validation:
         world: int = 1,
         scores: Scores | None = None,
     ):
-        self.run, self.device, self.source, self.scores = run, device, source, scores
+        self.run, self.device, self.source = run, device, source
+        self.scores = scores if source.factors else None  # they compare labels
         # parts of a batch whose keys have separate statistics
         self.parts = 1 if run.trainer.sync_batchnorm else world
         self.viewed = for_information(run).data
@@ -81,6 +87,25 @@ class Validation:
         self.warning = "" if self._warned else warning  # only the first of consecutive warnings
         self._warned = bool(warning)
         return found
+
+    def criterion(self, method: Method, scores: Iterable[str]) -> str:
+        """The name of the score that chooses best.ckpt: the method's own or, if it compares labels
+        and the images have none, one of `UNLABELLED`. `scores`: the names of a validation.
+        """
+        own, found = f"val/{method.criterion}", set(scores)
+        if own in found or self.source.factors:
+            return own
+        return next((f"val/{name}" for name in UNLABELLED if f"val/{name}" in found), own)
+
+    def said_of_criterion(self, method: Method, scores: Iterable[str]) -> str:
+        """A line for images without labels: what chooses best.ckpt, and why."""
+        name = self.criterion(method, scores).removeprefix("val/")
+        if name == method.criterion:
+            return ""
+        return (
+            f"best.ckpt is chosen by val/{name}, {UNLABELLED[name]}: the images have no labels for"
+            f" val/{method.criterion}"
+        )
 
     @torch.no_grad()
     def rehearse(self, method: Method, step: int) -> dict[str, float]:
@@ -196,7 +221,9 @@ class Validation:
         batch = next(self.views.batches(order, method.views))
         was_training = method.training
         method.eval()
-        made = {"views": [view[:10] for view in batch.views]} | method.figures(batch)
+        names = [f"view {number + 1}" for number in range(len(batch.views))]
+        views = Grid([view[:10] for view in batch.views], names, title="Views of an image each")
+        made = {"views": views} | method.figures(batch)
         method.train(was_training)
         return made
 

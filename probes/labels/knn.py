@@ -16,8 +16,8 @@ from core.frozen import Frozen
 from core.information.standardise import require_finite_features, unit_rows
 from core.matmul import matmul
 from core.run.features import Features
-from core.run.pictures import save_grid
-from probes.probe import Entry, Found, Numbers, Probe, Value
+from core.run.pictures import Grid, save_grid
+from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
@@ -179,6 +179,29 @@ def online_knn(train: Features, test: Features) -> dict[str, float]:
     return {"knn": knn(train, test)["top1"]}
 
 
+def _captions(frozen: Frozen, found: Neighbours, rows: Tensor, nearest: Tensor) -> list[list[str]]:
+    """Below a test image its label, below a neighbour its similarity and its label; labels of
+    several columns are numbers.
+    """
+    classes = frozen.source("test").identity.classes
+    test, train = (frozen.features(split) for split in ("test", "trainval"))
+
+    def label(y: Tensor) -> str:
+        named = len(y) == 1 and len(classes) > int(y[0])
+        return classes[int(y[0])][:12] if named else ",".join(map(str, y.tolist()))
+
+    return [
+        [label(test.y[row])]
+        + [
+            f"{similarity:.2f}, {label(train.y[place])}"
+            for similarity, place in zip(
+                found.similarity[row, : len(places)].tolist(), places, strict=True
+            )
+        ]
+        for row, places in zip(rows, nearest, strict=True)
+    ]
+
+
 class KNNProbe(Probe):
     """Votes of the nearest training images, with the settings that papers use."""
 
@@ -188,6 +211,9 @@ class KNNProbe(Probe):
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
         "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
+
+    def requires(self, frozen: Frozen) -> str:
+        return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         train, test = (frozen.features(split) for split in ("trainval", "test"))
@@ -212,6 +238,8 @@ class KNNProbe(Probe):
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         """A row for each of eight test images: itself, then its nearest training images."""
+        if not frozen.has_images:
+            return {}
         n = len(found.arrays["nearest"].place)
         rows = torch.arange(min(8, n)) * n // min(8, n)
         nearest = found.arrays["nearest"].first(8).place[rows]
@@ -220,7 +248,13 @@ class KNNProbe(Probe):
             torch.cat([own[None], others])
             for own, others in zip(test, train.split(nearest.shape[1]), strict=True)
         ]
-        return {"neighbours": save_grid(folder / "neighbours.png", pictures)}
+        grid = Grid(
+            pictures,
+            columns=["test image", *(f"{rank + 1}." for rank in range(nearest.shape[1]))],
+            captions=_captions(frozen, found.arrays["nearest"], rows, nearest),
+            title="Test images and their nearest training images: cosine, label",
+        )
+        return {"neighbours": save_grid(folder / "neighbours.png", grid)}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         figures.draw_accuracies(axes, entries, lambda n: n["knn200"]["top1"], solid=False)

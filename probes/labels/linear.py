@@ -21,7 +21,7 @@ from core.information.standardise import (
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels.logistic import Logistic
-from probes.probe import Entry, Found, Numbers, Probe, Value
+from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
@@ -164,6 +164,9 @@ class LinearProbe(Probe):
     schema = """
         "top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR",
         "lambda/FACTOR" """
+
+    def requires(self, frozen: Frozen) -> str:
+        return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         train, test = (frozen.features(split) for split in ("trainval", "test"))

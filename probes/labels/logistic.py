@@ -16,6 +16,7 @@ from core.matmul import matmul
 Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
+FLOOR = 0.1  # nats; of a smaller objective, the tolerance is no smaller part
 GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient of a finished fit; slope of the line search
 MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
 BLOCK = 2**22  # features or logits at a time: 16 MiB of floats stay in the cache between two reads
@@ -84,7 +85,7 @@ class Logistic:
             moved = self._line_search(x, y, now, direction, shrunk, running)
             pairs = [*pairs, (moved.w - now.w, moved.gradient - now.gradient)][-HISTORY:]
             flat = moved.gradient.abs().amax((1, 2)) <= GRADIENT
-            done = (now.value - moved.value <= least * now.value) | flat
+            done = (now.value - moved.value <= least * now.value.clamp(min=FLOOR)) | flat
             now, running = moved, running[~done[running]]
             if len(running) == 0:
                 break

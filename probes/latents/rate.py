@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from core.errors import Unmeasurable
@@ -37,7 +38,7 @@ class RateProbe(Probe):
     panel = "Input and code: bounds on I(X; Z)"
     schema = """
         "quantity", "split", "unit", "images", "image_values", "ceiling", "active_units",
-        "latent_dimensions", "rate" | "distortion" | "nelbo" | "lower" | "upper": {"value", "low",
+        "latent_dimensions", "rate" | "distortion"? | "nelbo"? | "lower" | "upper": {"value", "low",
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
         "dimension_rates"? [nats of each dimension], "sentence"? (if the code has collapsed),
@@ -51,7 +52,9 @@ class RateProbe(Probe):
     def measure(self, frozen: Frozen, **options: int) -> Found:
         method = frozen.method
         assert isinstance(method, LatentModel)
-        latents = Latents(*(x.to(frozen.device) for x in frozen.latents("test")))
+        parts = frozen.latents("test")
+        moved: list[Any] = [x if x is None else x.to(frozen.device) for x in parts]
+        latents = Latents(*moved)
         values = math.prod(frozen.source("test").shape)
         return Found(rate(latents, method.prior(), values, method.discrete()))
 
@@ -59,19 +62,20 @@ class RateProbe(Probe):
         r = numbers["rate"]["value"]
         top = min(numbers["upper"]["value"], r)
         within = f"{numbers['lower']['value']:.2f} … {top:.2f}"
-        return [within, f"{r:.2f}", f"{numbers['nelbo']['value']:,.1f}"]
+        total = f"{numbers['nelbo']['value']:,.1f}" if "nelbo" in numbers else "–"
+        return [within, f"{r:.2f}", total]
 
     def values(self, numbers: Numbers) -> list[Value | str]:
-        r, total, upper = (numbers[key] for key in ("rate", "nelbo", "upper"))
+        r, total, upper = numbers["rate"], numbers.get("nelbo"), numbers["upper"]
         return [
             Value(None, numbers["lower"]["value"], min(upper["value"], r["value"])),
             Value(r["value"], r["low"], r["high"]),
-            Value(total["value"], total["low"], total["high"], digits=1),
+            Value(total["value"], total["low"], total["high"], digits=1) if total else "–",
         ]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
         keys = ("rate", "distortion", "nelbo", "lower", "upper")
-        named = {key: numbers[key]["value"] for key in keys}
+        named = {key: numbers[key]["value"] for key in keys if key in numbers}
         named["active_units"] = numbers["active_units"]
         for key, part in numbers.get("on_these_images", {}).items():
             if isinstance(part, dict):
@@ -79,13 +83,13 @@ class RateProbe(Probe):
         return named
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        r, d, lower, upper, kl = (
-            numbers[key] for key in ("rate", "distortion", "lower", "upper", "marginal_kl")
-        )
-        total, high = numbers["nelbo"], min(upper["value"], r["value"])
+        r, lower, upper, kl = (numbers[k] for k in ("rate", "lower", "upper", "marginal_kl"))
+        high, rest = min(upper["value"], r["value"]), " nats; D is not known"
+        if total := numbers.get("nelbo"):
+            d = numbers["distortion"]["value"]
+            rest = f", D = {d:,.2f}, D + R = {total['value']:,.2f} nats{bits(total, 3)}"
         lines = [
-            f"R = {r['value']:.3f}, D = {d['value']:,.2f}, D + R = {total['value']:,.2f} nats"
-            f"{bits(total, 3)}",
+            f"R = {r['value']:.3f}{rest}",
             f"{lower['value']:.3f} ≤ I(X;Z) ≤ {high:.3f} (leave-one-out {upper['value']:.3f},"
             f" R {r['value']:.3f}; ceiling of the lower bound {numbers['ceiling']:.2f})",
             f"{kl['low']:.3f} ≤ KL(q(z)‖p(z)) ≤ {kl['high']:.3f}; {numbers['active_units']} of"
@@ -150,8 +154,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
         "images": len(r),
         "image_values": values,
         "rate": entry(estimate, estimator, "upper bound on I(X; Z)", of_bits),
-        "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
-        "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),
+        **(_distortion(r, d, of_bits) if d is not None else {}),
         "lower": entry(lower, of_lower, "lower bound on I(X; Z)", of_bits),
         "upper": entry(upper, of_upper, "upper bound on I(X; Z)", of_bits),
         "ceiling": math.log(n),
@@ -168,6 +171,14 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
     if of_dimensions := dimension_rates(read, prior):
         found["dimension_rates"] = of_dimensions
     return found | of_rate
+
+
+def _distortion(r: Tensor, d: Tensor, of_bits: int | None) -> dict[str, Any]:
+    """D and D + R of images with these rates and distortions [n]."""
+    return {
+        "distortion": entry(interval(d), "-log p(x|z), one z an image", "cross-entropy", of_bits),
+        "nelbo": entry(interval(r + d), "D + R at beta 1", "upper bound on -log p(x)", of_bits),
+    }
 
 
 def _parts(numbers: Numbers) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.console import steps_left
 from core.data.source import eval_sampler, train_sampler
 from core.frozen import Frozen
 from core.information.bounds import interval
@@ -218,7 +219,8 @@ def fit(
     found, kept = Fitted(head, 0.0, math.inf), copy.deepcopy(head.state_dict())
     n, device = len(train.images), train.images.device
     batches = train_sampler(n, min(BATCH, n), seed, start, start + steps, device=device)
-    for number, (index, rng) in enumerate(batches, 1):
+    line = steps_left(steps, f"rate head, beta {beta:g}")
+    for number, (_, (index, rng)) in enumerate(zip(line, batches, strict=True), 1):
         for group in optimizer.param_groups:  # a short warm-up, then a cosine to zero
             cosine = 1 + math.cos(math.pi * number / (steps + 1))
             group["lr"] = lr * min(1.0, number / WARMUP) * cosine / 2

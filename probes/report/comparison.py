@@ -116,17 +116,9 @@ def entries(groups: Sequence[Group], probe: str, panel: Sequence[str]) -> list[E
     for number, group in enumerate(groups):
         if runs := group.runs(probe):
             look = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            label, data = _drawable(group.label), _drawable(group.data)
+            label, data = figures.drawable(group.label), figures.drawable(group.data)
             found.append(Entry(label, *look, mean(runs), runs, places[id(group)], data))
     return found
-
-
-def _drawable(name: str) -> str:
-    """A name with special characters escaped: in matplotlib a dollar begins a formula, and legends
-    leave out names that begin with "_".
-    """
-    name = f"./{name}" if name.startswith("_") else name
-    return name.replace("$", r"\$")
 
 
 def _has(group: Group, panel: Sequence[str]) -> bool:

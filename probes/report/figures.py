@@ -63,18 +63,12 @@ def note(axes: Axes, text: str, place: Any, shift: tuple[float, float], **look: 
     axes.annotate(text, place, shift, textcoords="offset points", **look)
 
 
-def sweep(numbers: Numbers, path: Path) -> Path:
-    """The InfoNCE bound of one checkpoint against K, for each critic."""
-    sweeps = [
-        (Entry(f"{key} critic: {found['verdict']}", colour, marker, numbers), found["sweep"])
-        for (key, found), colour, marker in zip(
-            numbers["critics"].items(), COLOURS, MARKERS, strict=False
-        )
-    ]
-    with picture(path, figsize=(7, 4.8)) as (_, axes):
-        draw_sweeps(axes, sweeps)
-        axes.set_title("Between views: lower bound on I(V1; V2)")
-    return path
+def drawable(name: str) -> str:
+    """A name with special characters escaped: in matplotlib a dollar begins a formula, and legends
+    leave out names that begin with "_".
+    """
+    name = f"./{name}" if name.startswith("_") else name
+    return name.replace("$", r"\$")
 
 
 def head_curves(
@@ -162,12 +156,12 @@ def draw_accuracies(
             axes.errorbar(at, percent, stdev(found), color=BLACK, capsize=2, linewidth=1)
         size = 6 if len(entries) > FEW else 9
         axes.text(at, top + 1, f"{percent:.1f}", fontsize=size, **look)
-    _named_places(axes, entries)
+    named_places(axes, entries)
     over = "\nlines: standard deviation over seeds" if several else ""
     axes.set(ylabel=f"top-1 on test, %, mean over factors{over}", ylim=(0, 109))
 
 
-def _named_places(axes: Axes, entries: list[Entry]) -> None:
+def named_places(axes: Axes, entries: list[Entry]) -> None:
     """Label the places of entries; labels that another probe of the panel has set stay."""
     named: dict[float, str] = {}
     if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
@@ -182,69 +176,11 @@ def _named_places(axes: Axes, entries: list[Entry]) -> None:
             label.set(ha="center" if many else "right", rotation_mode=None if many else "anchor")
 
 
-def draw_sweeps(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
-    """Bounds against K with their intervals, their ceiling, and the truth if it is known.
-
-    Curves may coincide, so the first curve is the broadest, and later ones are dashed.
-    """
-    curves = [[row["bound"] for row in rows] for _, rows in sweeps]
-    near = 0.002 * max(max(max(c) for c in curves) - min(min(c) for c in curves), 1e-9)
-    for number, (entry, rows) in enumerate(sweeps):
-        own, k = curves[number], [row["K"] for row in rows]
-        alike = [
-            len(own) == len(other)
-            and all(abs(x - y) <= near for x, y in zip(own, other, strict=True))
-            for other in curves
-        ]
-        below, above = sum(alike[:number]), min(sum(alike[number + 1 :]), 6)
-        style: Any = (2 * below, (3, 3)) if below else "-"
-        look: Any = {"label": entry.label, "color": entry.colour, "marker": entry.marker}
-        look |= {"markersize": 4 + 2 * above, "linewidth": 1.5 + 1.5 * above}
-        axes.plot(k, own, linestyle=style, **look)
-        low, high = ([row[side] for row in rows] for side in ("low", "high"))
-        axes.fill_between(k, low, high, color=entry.colour, alpha=0.2, linewidth=0)
-    longest = max((rows for _, rows in sweeps), key=len)
-    k, ceiling = ([row[key] for row in longest] for key in ("K", "ceiling"))
-    axes.plot(k, ceiling, ":", color=GREY, label="ceiling log(K + 1)")
-    _truths(axes, sweeps)
-    lowest = min(row["bound"] for _, rows in sweeps for row in rows)
-    axes.set(xlabel="negatives K", ylabel="nats", xscale="log")
-    axes.set_ylim(bottom=max(-2.0, min(0.0, lowest)))
-    several = any(len(entry.runs) > 1 for entry, _ in sweeps)
-    legend(axes, BANDS if several else "bands: 95% interval")
-
-
 def legend(axes: Axes, title: str | None = None) -> None:
     """The legend to the right of the axes, where it hides nothing."""
     small = len(axes.get_legend_handles_labels()[1]) > 12
     look: Any = {"title_fontsize": 8, "alignment": "left", "fontsize": 7 if small else 9}
     axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, **look)
-
-
-def _truths(axes: Axes, sweeps: list[tuple[Entry, list[dict[str, Any]]]]) -> None:
-    """The truth, and the best possible bound at K: in black if all checkpoints share it, else in
-    the colour of the first checkpoint on each data set.
-    """
-    known: dict[Any, tuple[Entry, list[dict[str, Any]]]] = {}
-    for entry, rows in sweeps:
-        best = tuple(row.get("best_possible") for row in rows)
-        known.setdefault((entry.data, entry.numbers["truth"], best), (entry, rows))
-    shared, others = len({key[:2] for key in known}) == 1, max(1, len(known) - 1)
-    for number, ((data, truth, _), (entry, rows)) in enumerate(known.items()):
-        if truth is None:
-            continue
-        colour, of = (BLACK, "") if shared else (entry.colour, f" of {data or entry.label}")
-        # dashes, so that coinciding lines are visible in the gaps of each other
-        solid: Any = "-" if shared else (6 * number, (6, 6 * others))
-        dashed: Any = "--" if shared else (3 * number, (3, 3 * others))
-        if "best_possible" in rows[0]:
-            k, possible = ([row[key] for row in rows] for key in ("K", "best_possible"))
-            label = f"best possible at K{of}"
-            axes.plot(k, possible, color=colour, linestyle=dashed, linewidth=1, label=label)
-        axes.axhline(truth, color=colour, linewidth=1, linestyle=solid)
-        text, shift = f"truth{of} {truth:.2f}", (-4, 4 if shared else 4 + 11 * number)
-        look: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "color": colour}
-        note(axes, text, (1, truth), shift, **look)
 
 
 def draw_rates(axes: Axes, entries: list[Entry]) -> None:
@@ -266,7 +202,7 @@ def draw_rates(axes: Axes, entries: list[Entry]) -> None:
         axes.text(place, low, f"lower {low:.2f} ", va="top", **look)
         axes.text(place, r, f" R {r:.2f}", va="bottom", **look)
     top = max(entry.numbers["rate"]["value"] for entry in entries)
-    _named_places(axes, entries)
+    named_places(axes, entries)
     axes.set(ylabel="nats", ylim=(0, 1.25 * max(top, 1e-3)))
     axes.set_xlim(-0.8, max(entry.place for entry in entries) + 0.8)
     legend(axes, "means over seeds; lines:\nstandard deviation" if several else None)

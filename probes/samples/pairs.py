@@ -3,23 +3,21 @@ estimate could be trusted.
 """
 
 import hashlib
-import math
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib import format
 from numpy.typing import ArrayLike, NDArray
 
-from core.errors import UserError, shown
+from core import npz
+from core.errors import UserError
 
 Array = NDArray[np.float64]
 Side = NDArray[Any]  # vectors float64 [n, d], or images uint8 or float32 [n, C, H, W]
 LEAST = 50
 MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
-MOST_OF_IMAGES = 2**29  # bytes of a side
-MAGIC = b"\x93NUMPY"  # the first bytes of an npy file, which holds one array
+MOST_OF_IMAGES = 2**28  # pixels of a side
 SAVE = "save the pairs by numpy.savez(path, x=x, y=y)"
 
 
@@ -34,66 +32,21 @@ class PairedSamples(NamedTuple):
 
 
 def load_pairs(path: Path) -> tuple[Side, Side]:
-    """The arrays `x` and `y` of an npz. Nothing is unpickled, and no more memory is allocated than
-    the size of the file justifies. `UserError` if the file is not an npz or holds other things.
+    """The arrays `x` and `y` of an npz. `UserError` if the file is not an npz or holds other
+    things.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
-    try:
-        with open(path, "rb") as file:
-            if file.read(6) == MAGIC:
-                raise UserError(f"{path}: is not an npz of named arrays; {SAVE}")
-            with zipfile.ZipFile(file) as records:
-                x, y = (_array(records, name, path) for name in ("x", "y"))
-                return x, y
-    except UserError:
-        raise
-    except Exception as error:  # damaged bytes can raise anything in zipfile, zlib and numpy
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        said = reason.splitlines()[0][:200]
-        raise UserError(f"{path}: can not be read as npz ({said})") from None
 
+    def pick(records: zipfile.ZipFile) -> tuple[Side, Side]:
+        x, y = (npz.array(records, name, path, SAVE, MOST_OF_IMAGES, rank=4) for name in "xy")
+        return x, y
 
-def _array(records: zipfile.ZipFile, name: str, path: Path) -> Side:
-    """One array of the npz, after a check that its header, its record and the file's size agree."""
-    found = [info for info in records.infolist() if info.filename == f"{name}.npy"]
-    if len(found) != 1:
-        held = ", ".join(info.filename.removesuffix(".npy") for info in records.infolist()[:10])
-        several = "several" if found else "no"
-        raise UserError(f"{path}: holds {held[:200] or 'nothing'} and {several} {name}; {SAVE}")
-    info = found[0]
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{path}: {name} is compressed in a way that numpy does not use")
-    with records.open(info) as record:
-        header = (format.read_array_header_1_0, format.read_array_header_2_0)
-        version = format.read_magic(record)
-        if version[0] not in (1, 2):
-            raise UserError(f"{path}: {name} is of numpy's format {version[0]}, not 1 or 2")
-        shape, by_columns, dtype = header[version[0] - 1](record)
-        if dtype.hasobject:
+    both: tuple[Side, Side] = npz.read(path, SAVE, pick)
+    for name, values in zip("xy", both, strict=True):
+        if values.ndim <= 2 and values.size > MOST:
             raise UserError(
-                f"{path}: holds objects, which are refused because reading them could run code;"
-                " save plain numbers"
+                f"{path}: {name} has {values.size:,} numbers; give at most {MOST:,} as vectors"
             )
-        count = math.prod(shape)
-        images = len(shape) in (3, 4)
-        large = count * dtype.itemsize > MOST_OF_IMAGES if images else count > MOST
-        if dtype.kind not in "fiub" or large or len(shape) > 4 or min(shape, default=1) < 0:
-            raise UserError(
-                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give [n, d] real"
-                f" numbers, at most {MOST:,}, or images [n, C, H, W] of at most"
-                f" {MOST_OF_IMAGES >> 20} MiB"
-            )
-        size = count * dtype.itemsize
-        if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
-            raise UserError(
-                f"{path}: {name} claims the shape {shown(shape)}, but the file holds"
-                f" {info.compress_size:,} bytes of it"
-            )
-        values = np.frombuffer(record.read(size), dtype=dtype, count=count)
-        if record.read(1):  # reads to the end, so that the checksum is compared
-            raise UserError(f"{path}: {name} is longer than it says")
-    return values.reshape(shape, order="F" if by_columns else "C")
+    return both
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:

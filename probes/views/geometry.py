@@ -7,6 +7,7 @@ n = images of the test split, V = views of each, D = dimensions.
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.data.source import spread
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
@@ -62,15 +63,15 @@ def geometry(frozen: Frozen) -> Numbers:
     Alignment and LiDAR are absent if two views would be the same image; `sentence` is present if
     something has collapsed.
     """
-    most = MAX_IMAGES if len(frozen.source("test")) > MAX_IMAGES else None
-    pairs = shuffled(frozen.pairs("test", most), frozen.seed)
+    pairs = frozen.pairs("test")
+    pairs = shuffled(pairs.rows(spread(len(pairs.place), MAX_IMAGES)), frozen.seed)
     spaces = {"features": pairs.features} | ({"codes": pairs.codes} if pairs.codes else {})
     found: Numbers = {"split": "test", "images": len(pairs.place)}
     found["augmentation"] = frozen.augmentation
     differ = not two_views_differ(frozen)
     if differ:
         views = frozen.views("test", LIDAR_VIEWS, LIDAR_IMAGES)
-        found |= {"lidar_images": len(views.features), "lidar_views": LIDAR_VIEWS}
+        found |= {"lidar_images": len(views.features), "lidar_views": views.features.shape[1]}
     for name, (first, second) in spaces.items():
         found[name] = layout(first)
         if differ:

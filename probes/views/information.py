@@ -21,12 +21,13 @@ from core.information.certificate import certificate
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
-from probes.report import figures
+from probes.report import sweep_figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
 from probes.views.sweep import Halved, sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
+VAL_PAIRS = 2**11 + 1  # a number of candidates of the sweep
 HEADLINE = ("common", "native")  # the first of these that a report has; test values do not choose
 
 
@@ -36,6 +37,7 @@ class InformationProbe(Probe):
     name = "information"
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    across = "negatives K"
     panel = "Between views: lower bound on I(V1; V2)"
     schema = """
         "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
@@ -69,11 +71,17 @@ class InformationProbe(Probe):
         critics = numbers["critics"].items()
         return {f"infonce/{key}": critic["sweep"][-1]["bound"] for key, critic in critics}
 
+    def curves(self, numbers: Numbers) -> dict[str, list[tuple[float, float]]]:
+        return {
+            f"{name} critic": [(row["K"], row["bound"]) for row in critic["sweep"]]
+            for name, critic in numbers["critics"].items()
+        }
+
     def sentences(self, numbers: Numbers) -> list[str]:
         return [_sentence(name, found) for name, found in numbers["critics"].items()]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        return {"infonce": figures.sweep(found.numbers, folder / "infonce.png")}
+        return {"infonce": sweep_figures.sweep(found.numbers, folder / "infonce.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         best = [(entry, *best_critic(entry.numbers)) for entry in entries]
@@ -81,7 +89,7 @@ class InformationProbe(Probe):
             (entry._replace(label=f"{entry.label} ({name} critic)"), found["sweep"])
             for entry, name, found in best
         ]
-        figures.draw_sweeps(axes, sweeps)
+        sweep_figures.draw_sweeps(axes, sweeps)
 
 
 def information(frozen: Frozen) -> Numbers:
@@ -99,7 +107,7 @@ def information(frozen: Frozen) -> Numbers:
     copies = duplicates(frozen.source("test"), frozen.device)
     train, val = (
         shuffled(frozen.pairs(split, most), frozen.seed)
-        for split, most in (("train", TRAIN_PAIRS), ("val", None))
+        for split, most in (("train", TRAIN_PAIRS), ("val", VAL_PAIRS))
     )
     test = shuffled(frozen.pairs("test"), frozen.seed, leave_out=copies)
     temperature = native.temperature if native else None
@@ -153,13 +161,7 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
     kept = torch.arange(len(pairs.place))
     if leave_out is not None and len(leave_out):
         kept = kept[~torch.isin(pairs.place, leave_out)]
-    order = kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))]
-    features, codes, place = pairs
-    return Pairs(
-        (features[0][order], features[1][order]),
-        (codes[0][order], codes[1][order]) if codes else None,
-        place[order],
-    )
+    return pairs.rows(kept[KeyedRNG(seed, 0).permutation("pairs", len(kept))])
 
 
 def surpassed(critics: dict[str, Any]) -> None:
@@ -219,7 +221,7 @@ def two_views_differ(frozen: Frozen) -> str:
     """The reason if two views of an image are the same, else ""."""
     if frozen.augmentation != "none":
         return ""
-    return "two views would be the same image; set data.probe_augment=crop"
+    return frozen.same_views
 
 
 def _sentence(name: str, found: dict[str, Any]) -> str:

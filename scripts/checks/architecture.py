@@ -29,6 +29,7 @@ PACKAGES = ("configs", "core", "contrastive", "vae", "probes", "scripts")
 FLOORS = (
     ("scripts",),
     ("contrastive", "vae", "probes"),
+    ("core.foreign",),
     ("core.frozen",),
     ("core.run",),
     ("core.data", "core.information", "core.networks"),
@@ -36,10 +37,11 @@ FLOORS = (
 )
 FRONT = ("core", "core.frozen", "core.loading")  # what `from core import load` needs
 BOXES = {  # left, right, bottom, colour
-    "scripts": (0.3, 13.7, 8.7, "#5b5b5b"),
-    "contrastive": (0.3, 3.4, 7.0, "#0072b2"),
-    "vae": (3.8, 7.4, 7.0, "#d55e00"),
-    "probes": (7.8, 13.7, 7.0, "#009e73"),
+    "scripts": (0.3, 13.7, 10.3, "#5b5b5b"),
+    "contrastive": (0.3, 3.4, 8.6, "#0072b2"),
+    "vae": (3.8, 7.4, 8.6, "#d55e00"),
+    "probes": (7.8, 13.7, 8.6, "#009e73"),
+    "core.foreign": (7.4, 11.3, 6.9, "#7f3c8d"),
     "core.frozen": (6.6, 11.3, 5.3, "#3a9bd9"),
     "core.run": (4.4, 11.3, 3.75, "#cc79a7"),
     "core.data": (7.4, 11.3, 2.1, "#d98f00"),
@@ -54,6 +56,7 @@ ABOUT = {
     "contrastive": "encoders of two views",
     "vae": "codes with a rate",
     "probes": "measurements of checkpoints",
+    "core.foreign": "encoders from elsewhere, exports",
     "core.frozen": "an encoder with its data; `load`",
     "core.run": "config, loop, checkpoint, folder, validation",
     "core.data": "sources, views, identity",
@@ -108,13 +111,13 @@ def floor(name: str) -> int:
 
 def draw() -> Figure:
     """All rooms, and an arrow for each import between two of them."""
-    figure, axes = plt.subplots(figsize=(14, 10))
-    axes.set(xlim=(0, 14), ylim=(0, 9.9))
+    figure, axes = plt.subplots(figsize=(14, 11.6))
+    axes.set(xlim=(0, 14), ylim=(0, 11.5))
     axes.axis("off")
-    core = FancyBboxPatch((0.55, 0.25), 11.0, 6.2, boxstyle="round,pad=0.05", zorder=0)
+    core = FancyBboxPatch((0.55, 0.25), 11.0, 7.8, boxstyle="round,pad=0.05", zorder=0)
     core.set(facecolor="#f4f4f4", edgecolor="#cccccc")
     axes.add_patch(core)
-    axes.text(0.85, 5.95, "core", fontsize=22, color="#aaaaaa", fontweight="bold")
+    axes.text(0.85, 7.55, "core", fontsize=22, color="#aaaaaa", fontweight="bold")
     axes.text(0.3, 0, "An arrow means: imports. A thick arrow: many imports.", color="#777777")
     edges = imports()
     for source, target in sorted(edges):

@@ -48,6 +48,25 @@ def test_every_number_of_candidates_equals_a_plain_softmax():
     torch.testing.assert_close(terms[-1].mean(), whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("n, scale", [(3, 5.0), (40, -900.0), (513, 3000.0), (1100, 700.0)])
+def test_a_sweep_is_exact_for_any_scores_and_blocks(n, scale):
+    """Also if an anchor's scores differ by more than exp can hold, and if blocks are not full."""
+    q, k = (
+        F.normalize(torch.randn(n, 4, generator=rng(seed), dtype=torch.float64), dim=1)
+        for seed in (0, 1)
+    )
+    counts = sorted({2, min(n, 17), min(n, 600), n})
+    scores = (scale * q @ k.T).gather(1, (torch.arange(n)[:, None] + torch.arange(n)) % n)
+    for c, found in zip(counts, infonce_sweep(q, k, scale, counts), strict=True):
+        share = scores[:, :c].softmax(1)
+        terms = math.log(c) + scores[:, :c].log_softmax(1)[:, 0]
+        torch.testing.assert_close(found.terms, terms, rtol=1e-12, atol=1e-11)
+        place = (torch.arange(n)[:, None] + torch.arange(1, c)) % n
+        taken = torch.zeros(n, dtype=torch.float64)
+        taken.index_add_(0, place.flatten(), share[:, 1:].flatten())
+        torch.testing.assert_close(found.influence, terms - taken, rtol=1e-12, atol=1e-11)
+
+
 def test_the_optimal_critic_of_a_gaussian_pair_stays_below_the_truth_and_near_it():
     """log p(y|x) / p(y) of a Gaussian pair is bilinear in (x, x^2, 1) and (y, y^2, 1), so the ideal
     critic can be given as codes.

@@ -63,7 +63,7 @@ COMPUTED = [
 ]  # fmt: skip
 # and keys that do not
 TOLD = [
-    "folder=elsewhere", "wandb=offline", "resume=true", "data.root=x", "data.workers=3",
+    "folder=elsewhere", "wandb.mode=offline", "resume=true", "data.root=x", "data.workers=3",
     "data.download=true", "data.memory=3", "data.changed=accept", "data.timeout=9", "data.skip=0.1",
     "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=fsdp",
     "trainer.profile=true", "trainer.log_every=3", "trainer.save_every=3", "trainer.keep_last=3",
@@ -211,7 +211,7 @@ def test_warmup_cosine_is_linear_then_half_a_cosine():
 def test_a_tensor_ends_inside_its_record(offset, size, stride, fits):
     content = mmap.mmap(-1, 64)
     content[:16] = torch.arange(4.0).numpy().tobytes()
-    builder = archive._Builder(content, {"a/data/0": archive.Record(0, 16)}, "a/data/")
+    builder = archive.Builder(content, {"a/data/0": archive.Record(0, 16)}, "a/data/")
     storage = archive.Storage("0", torch.float32, 4)
     if not fits:
         with pytest.raises(archive.Broken, match="larger than its record"):

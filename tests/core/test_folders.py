@@ -96,9 +96,12 @@ def test_a_class_without_images_is_refused_in_train_and_reported_in_test(tmp_pat
     assert "1 classes have no images here, such as 'b'" in capfd.readouterr().err
 
 
-def test_a_split_without_classes_or_images_is_reported_with_the_expected_layout(tmp_path):
+def test_a_split_without_images_says_the_layout(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match=r"holds no images.*train/CLASS/\*\.jpg"):
+        open_split(tmp_path)
     png(tmp_path, "train/0.png")
-    with pytest.raises(UserError, match=r"holds no images .*train/CLASS/\*\.jpg"):
+    with pytest.raises(UserError, match="1 pictures can not be divided"):
         open_split(tmp_path)
 
 

@@ -187,7 +187,7 @@ class Oracle(Method):
 def test_a_perfect_encoder_of_sprites_reaches_the_best_possible_bound_and_never_the_truth(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(critic, "STEPS", 400)  # 24 contents are learned fast
+    monkeypatch.setattr(critic, "CYCLES", (100, 200))  # 24 contents are learned fast
     monkeypatch.setattr(critic, "BATCH", 128)
     sprites = SpritesConfig(
         shapes=2, colours=3, sizes=1, grid=2, train=600, validation=200, test=500

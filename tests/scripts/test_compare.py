@@ -9,7 +9,7 @@ import random
 import pytest
 
 from probes.registry import PROBES
-from probes.report import comparison, figures, groups
+from probes.report import comparison, figures, groups, sweep_figures
 from probes.report.naming import distinct, names
 from probes.report.schema import FORMAT
 from probes.session import load_probes
@@ -221,7 +221,7 @@ def test_equal_truths_of_two_data_sets_are_both_drawn():
 
     for data, count in ((("x", "y"), 2), (("x", "x"), 1)):
         _, axes = plt.subplots()
-        figures.draw_sweeps(axes, sweeps(*data))
+        sweep_figures.draw_sweeps(axes, sweeps(*data))
         texts = [text.get_text() for text in axes.texts]
         assert sum("truth" in text for text in texts) == count
         assert sum("best" in str(line.get_label()) for line in axes.lines) == count
@@ -290,6 +290,35 @@ def test_a_run_folder_with_several_reports(tmp_path, capsys):
     assert call(capsys, run / "best.ckpt", *out)[0] == 0
     code, said, _ = call(capsys, run, run / "probe", run / "probe/probe.json", *out, "--each")
     assert code == 0 and said.count("counts once") == 2
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_every_checkpoint_is_seen_in_a_panel_of_bounds(count):
+    """Ten coinciding curves have markers at places of their own; thirty are shown side by side."""
+    import matplotlib.pyplot as plt
+
+    rows = information()["critics"]["common"]["sweep"]
+    looks = [(figures.COLOURS[i % 10], figures.MARKERS[i % 13]) for i in range(count)]
+    sweeps = [
+        (figures.Entry(f"r{i} (common critic)", *look, information(), place=i), rows)
+        for i, look in enumerate(looks)
+    ]
+    _, axes = plt.subplots()
+    sweep_figures.draw_sweeps(axes, sweeps)
+    if count == 30:
+        shown = [label.get_text() for label in axes.get_xticklabels()]
+        assert shown == [f"r{i}" for i in range(30)] and "common critic" in axes.get_ylabel()
+        marks = [container.lines[0].get_xydata()[0] for container in axes.containers]
+        assert [tuple(mark) for mark in marks] == [(i, rows[-1]["bound"]) for i in range(30)]
+    else:
+        marks = [tuple(c.get_offsets()[0]) for c in axes.collections if len(c.get_offsets()) == 2]
+        assert len({round(x, 6) for x, _ in marks}) == 9
+        named = axes.get_legend().get_texts()
+        assert sum("critic" in text.get_text() for text in named) == 10
+        slope = (rows[1]["bound"] - rows[0]["bound"]) / math.log(rows[1]["K"] / rows[0]["K"])
+        for x, y in marks:  # on the curve
+            assert y == pytest.approx(rows[0]["bound"] + slope * math.log(x / rows[0]["K"]))
+    plt.close("all")
 
 
 def places(held, path=()):

@@ -42,7 +42,7 @@ def saved(
         model=model,
         folder=str(folder),
         data=config.DataConfig(sprites=SPRITES),
-        wandb="disabled",
+        wandb=config.WandbConfig("disabled"),
         seed=seed,
     )
     run = config.override(run, overrides or [], "the test")
@@ -129,7 +129,7 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         (["--probes", "elbo"], "--probes: there is no 'elbo' (valid: "),
         (["--probes", "ais", "ais.step=3"], "ais.step: the probe has no such option (did you mean"),
         (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
-        (["model.width=3"], "'model.width=3': only data.* of a checkpoint's config"),
+        (["model.width=3"], "'model.width=3': only data.* and wandb.* of a checkpoint's config"),
         (["--probes", "nowhere.at.All"], "--probes: there is no file nowhere/at.py for"),
         (["--probes", "json.JSONDecoder"], "--probes: 'JSONDecoder' of json is no subclass of"),
     ],
@@ -149,7 +149,7 @@ def test_a_checkpoint_without_a_posterior_reports_the_missing_parts(tmp_path, ca
         model=SimCLR.Config(backbone="small"),
         folder=str(tmp_path),
         data=config.DataConfig(sprites=SPRITES),
-        wandb="disabled",
+        wandb=config.WandbConfig("disabled"),
     )
     method = checkpoint.build_method(run, (3, 32, 32))
     checkpoint.save(tmp_path / "last.ckpt", State(run, method, build_optimizer(method, run.optim)))

@@ -190,7 +190,7 @@ def test_probe_and_compare_through_the_front_door(finished):
         ("probe.py", ["/nowhere"], "no such checkpoint"),
         ("probe.py", ["{run}", "--probes", "magic"], "magic"),
         ("probe.py", ["{run}", "data.rot=3"], "root"),
-        ("probe.py", ["{run}", "model.temperature=3"], "only data.*"),
+        ("probe.py", ["{run}", "model.temperature=3"], "only data.* and wandb.*"),
         ("probe.py", ["{run}", "--device", "nonsense"], "--device"),
         ("probe.py", ["{torn}"], "damaged"),
         ("compare.py", ["/nowhere"], "probe"),

@@ -46,7 +46,7 @@ def wandb_online(run, wandb_seconds, monkeypatch):
     """
     monkeypatch.setattr("core.run.logger.PATIENCE", max(6, round(4 * wandb_seconds)))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    run[1].run.wandb = "online"
+    run[1].run.wandb.mode = "online"
     wandb.teardown()
     yield run
     wandb.teardown()
@@ -119,7 +119,7 @@ def logged_steps(folder: RunFolder, run_id: str, life: str = "offline-run") -> l
 
 def test_a_resumed_run_is_one_run_whose_steps_increase(run):
     folder, state = run
-    state.run.wandb = "offline"
+    state.run.wandb.mode = "offline"
     for steps in ((1, 2), (3, 4)):
         logger = Logger(state.run, folder.path, state.wandb_id)
         state.wandb_id = state.wandb_id or logger.id

@@ -1,0 +1,87 @@
+"""LeJEPA: codes of an image's views agree, and all codes look like a standard normal.
+
+Balestriero, LeCun: LeJEPA, 2025 (arXiv:2511.08544). It has no critic, so the information probe
+reads its features by the common critic alone. B = images on this process, N = in the global batch,
+V = views, D = projection dimensions, S = slices.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lightly.models.modules import LeJEPAProjectionHead
+from torch import Tensor
+
+from core.batch import Batch, Output, at_least_float32
+from core.checks import at_least, one_of
+from core.distributed import mean, total, world
+from core.information.losses import in_float32
+from core.method import Method
+from core.networks.backbones import STEMS, Backbone
+from core.randomness import KeyedRNG
+
+KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 to 3
+
+
+@dataclass
+class LeJEPAConfig:
+    backbone: str = "small"  # "small" or the name of a timm model
+    stem: str = "cifar"  # cifar | imagenet
+    projection: int = 64
+    hidden: int = 512
+    share: float = 0.05  # of the normality term; the rest is that of the agreement
+    slices: int = 1024  # random directions of a step
+
+    def __post_init__(self) -> None:
+        one_of(self, stem=STEMS)
+        at_least(self, projection=1, hidden=1, slices=1)
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share: must be in [0, 1], got {self.share}")
+
+
+class LeJEPA(Method):
+    """Both views are global. Probes read the features of the backbone."""
+
+    Config = LeJEPAConfig
+
+    def __init__(self, config: LeJEPAConfig, shape: tuple[int, int, int]):
+        super().__init__(config, shape)
+        self.backbone = Backbone(config.backbone, shape, config.stem)
+        self.head = LeJEPAProjectionHead(self.backbone.dim, config.hidden, config.projection)
+
+    def forward(self, batch: Batch) -> Output:
+        codes = torch.stack(self.in_micro_batches(self._project_both, *batch.views[:2]))
+        agreement = mean((codes - codes.mean(0)).square().mean())
+        # equal directions on all processes
+        rng = KeyedRNG(batch.rng.seed, batch.rng.step, device=codes.device)
+        directions = rng.normal("slices", codes.shape[2], self.config.slices).to(codes)
+        normality = sigreg(codes, directions)
+        loss = self.config.share * normality + (1 - self.config.share) * agreement
+        metrics = {"lejepa": loss, "normality": normality, "agreement": agreement}
+        return Output(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def _project_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+        views = self.head(self.backbone(torch.cat([first, second])))
+        return at_least_float32(views).chunk(2)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.backbone(x)
+
+
+@in_float32
+def sigreg(codes: Tensor, directions: Tensor) -> Tensor:
+    """How far codes [V, B, D] are from a standard normal along directions [D, S] of any length; a
+    scalar, the mean over views and directions a of Epps and Pulley's statistic
+
+        N int_{-3}^{3} exp(-t^2 / 2) | 1/N sum_n exp(i t <a, z_n>) - exp(-t^2 / 2) |^2 dt,
+
+    by the trapezoidal rule.
+    """
+    t = torch.linspace(0, HIGHEST, KNOTS, dtype=codes.dtype, device=codes.device)
+    normal = (-t.square() / 2).exp()
+    weight = torch.full_like(t, 2 * HIGHEST / (KNOTS - 1))  # twice, for t and -t
+    weight[[0, -1]] /= 2
+    turned = (codes @ (directions / directions.norm(dim=0)))[..., None] * t  # [V, B, S, knots]
+    n = codes.shape[1] * world()
+    cos, sin = total(turned.cos().sum(1)) / n, total(turned.sin().sum(1)) / n
+    distance = (cos - normal).square() + sin.square()
+    return (distance @ (weight * normal)).mean() * n

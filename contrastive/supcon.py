@@ -1,0 +1,73 @@
+"""SupCon: SimCLR whose positives are all views of images with the same label.
+
+Khosla et al.: Supervised Contrastive Learning, 2020 (arXiv:2004.11362). The only method here that
+reads labels. B = images on this process, N = in the global batch, D = projection dimensions, F =
+label columns.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from contrastive.simclr import SimCLR, SimCLRConfig
+from core.batch import Batch, Output, at_least_float32
+from core.distributed import gather, rank, world
+from core.information.geometry import alignment
+from core.information.losses import in_batch_loss, in_float32
+
+
+@dataclass
+class SupConConfig(SimCLRConfig):
+    # the label columns that two images of a class share, from 0; empty = all
+    columns: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(column < 0 for column in self.columns):
+            raise ValueError(f"columns: are numbered from 0, got {self.columns}")
+
+
+class SupCon(SimCLR):
+    """Trains with the supervised loss. It has several positives, so no bound follows from it."""
+
+    Config = SupConConfig
+
+    def forward(self, batch: Batch) -> Output:
+        first, second = self.in_micro_batches(self._project_both, *batch.views[:2])
+        label = batch.label[:, self.config.columns] if self.config.columns else batch.label
+        loss = supervised_loss(first, second, label, self.temperature)
+        one_sided = in_batch_loss(first, second, self.temperature)
+        metrics = {
+            "supcon": loss.detach(),  # no bound follows from it
+            "in_batch_bound": math.log(len(first) * world()) - one_sided,
+            "alignment": alignment(first.detach(), second.detach()),
+        }
+        return Output(loss, metrics)
+
+
+@in_float32
+def supervised_loss(first: Tensor, second: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Unit codes first, second [B, D] of two views and labels [B, F] to a scalar, L_out of the
+    paper, a mean over the 2N views:
+
+        -1 / |P(i)| sum_{p in P(i)} log( exp s(i, p) / sum_{a != i} exp s(i, a) ),
+        s = <z_i, z_a> / T,   P(i) = the other views with the label of i
+
+    With a label of its own for each image it is NT-Xent.
+    """
+    first, second = at_least_float32(first), at_least_float32(second)
+    here, everyone = torch.cat([first, second]), torch.cat([gather(first), gather(second)])
+    every_label = gather(label)
+    n = len(every_label)
+    scores = here @ everyone.T / temperature  # [2B, 2N]
+    mine = rank() * len(first) + torch.arange(len(first), device=first.device)
+    own = torch.cat([mine, mine + n])
+    rows = torch.arange(len(here), device=first.device)
+    same = (label[:, None] == every_label).all(2).repeat(2, 2)
+    same[rows, own] = False
+    scores = scores.index_put((rows, own), scores.new_tensor(-math.inf))
+    log_share = scores - scores.logsumexp(1, keepdim=True)
+    positives = torch.where(same, log_share, 0.0).sum(1) / same.sum(1)
+    return -positives.mean()

@@ -1,0 +1,148 @@
+"""A list of pictures: a text file with a path in each line, or a CSV or TSV table with a header."""
+
+import csv
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from core.data.notes import printable
+from core.data.pixels import suffixes
+from core.errors import UserError, nearest
+
+PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
+SPLITS = ("split", "set", "subset", "partition")
+LABELS = ("label", "labels", "class", "class_name", "category", "target", "y")
+WORDS = {  # words in a split column -> the split
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "te"),
+}
+LARGEST = 2**30  # bytes of a list
+
+
+class Listed(NamedTuple):
+    """The rows of a list of n pictures."""
+
+    paths: list[str]  # as they are written
+    labels: dict[str, list[str]]  # the chosen columns, in order
+    splits: list[str] | None  # "train", "val" or "test" for each; None without a split column
+    others: tuple[str, ...]  # columns that are not read
+
+
+def read_list(file: Path, labels: str) -> Listed:
+    """The rows of a list. A table has a header: one column holds paths (`PATHS`, or else the first
+    one), perhaps one holds splits (`SPLITS`), and `labels` names those with labels, separated by
+    commas; "auto" takes a column of `LABELS`, "none" takes none.
+
+    Raises `UserError` with the file, the line and what to do.
+    """
+    text = _text(file)
+    if file.suffix.lower() not in (".csv", ".tsv"):
+        if labels not in ("auto", "none"):
+            raise UserError(f"data.labels: {printable(file)} has no columns; use a CSV file")
+        paths = [line.strip() for line in text.splitlines() if line.strip()]
+        return Listed(_some(paths, file), {}, None, ())
+    head, rows = _table(text, file)
+    columns = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else {}
+    _some(rows, file)
+    path_column = next((name for name in head if name.lower() in PATHS), head[0])
+    split_column = next((name for name in head if name.lower() in SPLITS), None)
+    used = [path_column, *([split_column] if split_column else [])]
+    free = [name for name in head if name not in used]
+    chosen = _label_columns(labels, free, file)
+    paths = list(columns[path_column])
+    if "" in paths:
+        raise UserError(f"data.list: {printable(file)}: row {paths.index('') + 1} has no path")
+    for name in chosen:
+        if "" in columns[name]:
+            raise UserError(
+                f"data.list: {printable(file)}: row {columns[name].index('') + 1} has no '{name}';"
+                " fill it, remove the row, or set data.labels=none"
+            )
+    splits = _splits(columns[split_column], split_column, file) if split_column else None
+    others = tuple(name for name in free if name not in chosen)
+    return Listed(paths, {name: list(columns[name]) for name in chosen}, splits, others)
+
+
+def _text(file: Path) -> str:
+    try:
+        if not file.is_file():
+            raise UserError(f"data.list: {printable(file)} is no file; name a list of pictures")
+        if file.stat().st_size > LARGEST:
+            raise UserError(f"data.list: {printable(file)} is too long for a list of pictures")
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.list: {printable(file)}: byte {error.start} is not UTF-8; save it as UTF-8 text"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"data.list: {printable(file)} can not be read ({reason})") from None
+
+
+def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows, whose cells are stripped. A table whose first cell is a picture's
+    name has no header: its columns are "path", "label", "column 3" and so on.
+    """
+    first = text.partition("\n")[0]
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    rows: list[list[str]] = []
+    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    try:
+        for cells in reader:
+            row = [cell.strip() for cell in cells]
+            if not any(row):
+                continue
+            if rows and len(row) != len(rows[0]):
+                raise UserError(
+                    f"data.list: {printable(file)}: line {reader.line_num} has {len(row)} cells,"
+                    f" but the first line has {len(rows[0])}"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(
+            f"data.list: {printable(file)}: line {reader.line_num}: {error}; save it as a plain"
+            " CSV file"
+        ) from None
+    if rows and os.path.splitext(rows[0][0])[1].lower() in suffixes():
+        names = ["path", "label"] + [f"column {i + 3}" for i in range(len(rows[0]))]
+        return names[: len(rows[0])], rows
+    head = _some(rows, file)[0]
+    twice = [name for name in head if head.count(name) > 1]
+    if twice:
+        raise UserError(f"data.list: {printable(file)}: two columns are named {twice[0]!r}")
+    return head, rows[1:]
+
+
+def _some(rows: list, file: Path) -> list:  # type: ignore[type-arg]
+    if not rows:
+        raise UserError(f"data.list: {printable(file)} names no pictures")
+    return rows
+
+
+def _label_columns(labels: str, free: list[str], file: Path) -> list[str]:
+    if labels == "none":
+        return []
+    if labels == "auto":
+        return [name for name in free if name.lower() in LABELS][:1]
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    for name in names:
+        if name not in free:
+            raise UserError(
+                f"data.labels: {printable(file)} has no column '{name}'{nearest(name, free)}"
+            )
+        if not re.fullmatch(r"[^/\s](?:[^/\n]*[^/\s])?", name):
+            raise UserError(f"data.labels: the column '{name}' has a slash; rename it")
+    return list(dict.fromkeys(names))
+
+
+def _splits(words: tuple[str, ...], column: str, file: Path) -> list[str]:
+    known = {word: split for split, alike in WORDS.items() for word in alike}
+    for row, word in enumerate(words):
+        if word.lower() not in known:
+            raise UserError(
+                f"data.list: {printable(file)}: row {row + 1} has {printable(word, 60)!r} in column"
+                f" '{column}', which should be train, val or test"
+            )
+    return [known[word.lower()] for word in words]

@@ -1,0 +1,219 @@
+"""A user's own pictures: folders with or without classes, or a list of files.
+
+n = pictures, F = label columns.
+"""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from core.data.folders import TEST_NAMES, Folder, counts, images_in, natural, open_folder
+from core.data.held_out import MOST_TEST, held_out
+from core.data.lists import read_list
+from core.data.notes import printable, say_once
+from core.data.pixels import read_file, suffixes
+from core.errors import UserError, nearest
+from core.randomness import KeyedRNG
+
+WAYS = ("auto", "folders", "none")  # values of data.labels for folders
+
+
+class Pictures(Dataset[tuple[bytes, int]]):
+    """The pictures of all splits as (bytes, 0); their labels are in `table`.
+
+    `places`: the pictures of "train", of "test" and, if it is given, of "val".
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: list[str],
+        columns: dict[str, list[str]],
+        places: dict[str, Tensor],
+    ):
+        """`columns`: a label for each picture. Classes are those of train (and val), in natural
+        order; `UserError` for another one in test.
+        """
+        self.root, self.places = root, places
+        self.samples = [(path, 0) for path in paths]
+        self.factors: dict[str, int] = {}
+        self.classes: tuple[str, ...] = ()
+        self.table = torch.zeros(len(paths), len(columns), dtype=torch.int64)
+        known = [int(i) for part in ("train", "val") if part in places for i in places[part]]
+        for number, (name, values) in enumerate(columns.items()):
+            classes = sorted({values[i] for i in known}, key=natural)
+            code = {value: label for label, value in enumerate(classes)}
+            for value in values:
+                if value not in code:
+                    raise UserError(
+                        f"data.labels: no training picture has {name} = {printable(value, 60)!r},"
+                        f" which a test picture has{nearest(value, classes)}"
+                    )
+            self.table[:, number] = torch.tensor([code[value] for value in values])
+            self.factors[name] = len(classes)
+            one = len(columns) == 1
+            self.classes += tuple(value if one else f"{name}: {value}" for value in classes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        path, label = self.samples[index]
+        return read_file(path), label
+
+    def part(self, split: str, validation: int | float | str) -> Tensor:
+        """The places of a split, int64 [n]; "val" is held out of train if it is not given."""
+        train, val = self.places["train"], self.places.get("val")
+        if split == "test":
+            return self.places["test"]
+        if val is None:
+            count = held_out(validation, len(train))
+            order = KeyedRNG(0, 0).permutation("validation split", len(train))
+            train, val = train[order[count:].sort().values], train[order[:count].sort().values]
+        return {"train": train, "val": val, "trainval": torch.cat([train, val])}[split]
+
+
+def open_pictures(
+    root: Path, split: str, listed: str = "", labels: str = "auto"
+) -> Folder | Pictures:
+    """The pictures below `root`, or those of a list.
+
+    ROOT/train and ROOT/test (or ROOT/val) are the splits, if they exist; else a tenth of all
+    pictures is the test split. The folders below are classes, unless there are pictures beside
+    them (then nothing is known of their classes), or `labels` is "none".
+    """
+    if listed:
+        return _listed(root, listed, labels)
+    if labels not in WAYS:
+        raise UserError(
+            f"data.labels: '{labels}' is not one of {', '.join(WAYS)}; columns belong to data.list"
+        )
+    divided = (root / "train").is_dir()
+    top = root / "train" if divided else root
+    test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
+    if not root.is_dir() or test and not divided:
+        raise UserError(
+            f"data.root: {printable(root)} holds no folder 'train'; name=folder expects pictures in"
+            f" {printable(root)}, or in {printable(root)}/train and {printable(root)}/test"
+        )
+    if labels == "folders" or labels == "auto" and _has_classes(top, divided):
+        if test:
+            return open_folder(root, split)
+        return _by_class(top, doubted=labels == "auto" and not divided)
+    paths, count = _all(top), 0
+    places: dict[str, Tensor] = {}
+    if test:
+        others = _all(test)
+        paths, count = paths + others, len(others)
+        places = {"test": torch.arange(len(paths) - count, len(paths))}
+    places["train"] = torch.arange(len(paths) - count)
+    said = f"data.root: {printable(root)}: {len(paths):,} pictures without labels"
+    return _cut(Pictures(root, paths, {}, places), said)
+
+
+def _has_classes(top: Path, divided: bool) -> bool:
+    """Whether the folders in `top` are classes: with ROOT/train any folder is one; without, at
+    least two folders and no picture beside them.
+    """
+    try:
+        seen = [entry for entry in os.scandir(top) if not entry.name.startswith(".")]
+    except OSError:
+        return True  # reading it will say why
+    folders = [entry for entry in seen if entry.is_dir()]
+    loose = [e for e in seen if os.path.splitext(e.name)[1].lower() in suffixes()]
+    return bool(folders) if divided else len(folders) > 1 and not loose
+
+
+def _by_class(top: Path, doubted: bool) -> Pictures:
+    """TOP/CLASS/... without a test split."""
+    folder = Folder(top)
+    names = [folder.classes[label] for _, label in folder.samples]
+    places = {"train": torch.arange(len(names))}
+    made = Pictures(top, [path for path, _ in folder.samples], {"class": names}, places)
+    said = f"data.root: {printable(top)}: {len(names):,} pictures in {len(folder.classes)} classes"
+    doubt = " (if its folders are no classes, set data.labels=none)" if doubted else ""
+    return _cut(made, said + doubt)
+
+
+def _all(top: Path) -> list[str]:
+    """Every picture below a folder, in natural order."""
+    left_out: dict[str, list[str]] = defaultdict(list)
+    paths = sorted(images_in(str(top), left_out), key=natural)
+    if not paths:
+        raise UserError(
+            f"data.root: {printable(top)} holds no images{counts(left_out)}; name=folder expects"
+            f" pictures, {printable(top)}/train/CLASS/*.jpg, or a data.list"
+        )
+    if left_out:
+        say_once(f"data.root: {printable(top)}: left out{counts(left_out)}")
+    return paths
+
+
+def _cut(pictures: Pictures, said: str) -> Pictures:
+    """The same with a test split, cut from train by a permutation with a fixed seed."""
+    train = pictures.places["train"]
+    if "test" not in pictures.places:
+        if len(train) < 3:
+            raise UserError(
+                f"data.root: {len(train)} pictures can not be divided into train, val and test"
+            )
+        count = held_out("auto", len(train), MOST_TEST)
+        order = KeyedRNG(0, 0).permutation("test split", len(train))
+        pictures.places["test"] = train[order[:count].sort().values]
+        pictures.places["train"] = train[order[count:].sort().values]
+        said += f"; there is no test split, so {count:,} of them are kept apart as one"
+    say_once(said)
+    return pictures
+
+
+def _listed(root: Path, listed: str, labels: str) -> Pictures:
+    """The pictures of a list; a path is relative to `root`, or else to the folder of the list."""
+    if labels == "folders":
+        raise UserError("data.labels: a list has columns; name them, or set auto or none")
+    file = next((path for path in (root / listed, Path(listed)) if path.is_file()), root / listed)
+    rows = read_list(file, labels)
+    tops = [root, file.resolve().parent]
+    top = next((top for top in tops if os.path.isfile(os.path.join(top, rows.paths[0]))), root)
+    paths = [os.path.join(top, path) for path in rows.paths]
+    lost = [path for path in paths if not os.path.isfile(path)]
+    if lost:
+        raise UserError(
+            f"data.list: {len(lost):,} of {len(paths):,} pictures of {printable(file)} do not"
+            f" exist, such as {printable(lost[0])}; paths are relative to data.root"
+        )
+    columns = "".join(f", {name}" for name in rows.labels)
+    known = f"labels{columns.replace(',', ':', 1)}" if columns else "no labels"
+    said = f"data.list: {printable(file)}: {len(paths):,} pictures, {known}"
+    if rows.others:
+        said += f" (other columns: {printable(', '.join(rows.others))}; data.labels names labels)"
+    places = {"train": torch.arange(len(paths))}
+    if rows.splits is not None:
+        places, more = _places(rows.splits, paths, file)
+        said += more
+    return _cut(Pictures(top, paths, rows.labels, places), said)
+
+
+def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, Tensor], str]:
+    """The pictures of each split that the list names, and what to say."""
+    number = torch.tensor([("train", "val", "test").index(split) for split in splits])
+    found = {
+        name: (number == i).nonzero()[:, 0]
+        for i, name in enumerate(("train", "val", "test"))
+        if (number == i).any()
+    }
+    if "train" not in found:
+        raise UserError(f"data.list: {printable(file)} has no row whose split is train")
+    seen: dict[str, str] = {}
+    for path, split in zip(paths, splits, strict=True):
+        if seen.setdefault(os.path.realpath(path), split) != split:
+            raise UserError(
+                f"data.list: {printable(path)} is in two splits of {printable(file)}; remove one"
+            )
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
+        return found, "; without test rows, the val rows are the test split"
+    return found, ""

@@ -1,0 +1,31 @@
+"""Whether a run folder holds a run that is finished, read from its files."""
+
+import json
+from pathlib import Path
+
+from core.errors import UserError
+from core.run import checkpoint, config
+from core.run.folder import RunFolder
+from core.run.resumable import hindrances
+
+
+def state_of(place: Path, run: config.RunConfig) -> str:
+    """What a folder holds of this run: "done" if last.ckpt is that of the last step, "at step N" if
+    it is earlier, "new" without a checkpoint, "another config" if it belongs to another run.
+
+    The step's epoch is in metrics.jsonl, the number of epochs in the checkpoint's config.
+    """
+    folder = RunFolder(place)
+    if not folder.versions():
+        return "new"
+    try:
+        entries = checkpoint.read(folder.versions()[0])
+        if hindrances(entries["config"], config.to_dict(run), resume=False):
+            return "another config"
+        step, epochs = entries["step"], entries["config"]["optim"]["epochs"]
+        lines = folder.metrics.read_text("utf-8").splitlines()
+        found = [json.loads(line) for line in lines]
+        last = max((line["epoch"] for line in found if line["step"] == step), default=0.0)
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "started"  # resuming it says what is wrong
+    return "done" if last >= epochs else f"at step {step}"

@@ -1,0 +1,31 @@
+"""The options of Weights & Biases."""
+
+from dataclasses import dataclass
+
+from core.checks import one_of
+
+LOGGING = ("auto", "disabled", "offline", "online")
+
+
+@dataclass
+class WandbConfig:
+    """How a run is logged. An empty text leaves the choice to W&B's own environment variable."""
+
+    # auto (WANDB_MODE, or online if logged in, else offline) | disabled | offline | online;
+    # `wandb=offline` is short for `wandb.mode=offline`
+    mode: str = "auto"
+    project: str = ""  # empty: WANDB_PROJECT, or twobounds
+    entity: str = ""  # a user or team; empty: WANDB_ENTITY, or your default
+    group: str = ""  # empty: WANDB_RUN_GROUP
+    name: str = ""  # of the run; empty: WANDB_NAME, or the folder's name
+    tags: str = ""  # separated by commas; empty: WANDB_TAGS
+    notes: str = ""  # empty: WANDB_NOTES
+    artifacts: bool = False  # upload last.ckpt, best.ckpt and the report as artifacts
+
+    def __post_init__(self) -> None:
+        one_of(self, mode=LOGGING)
+
+    @property
+    def labels(self) -> list[str]:
+        """The tags."""
+        return [tag.strip() for tag in self.tags.split(",") if tag.strip()]
