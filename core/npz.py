@@ -76,11 +76,12 @@ def array(
         count = math.prod(shape)
         sized = count <= most and len(shape) <= rank and min(shape, default=1) >= 0
         if dtype.kind not in kinds or not sized:
-            dimensions = {0: "a number", 1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}[rank]
+            dimensions = {0: "a number", 1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}
+            dimensions[4] = "[n, d] or images [n, C, H, W] of"
             real = " real numbers" if rank else ""
             raise UserError(
-                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give {dimensions}"
-                f"{real}, at most {most:,}"
+                f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give"
+                f" {dimensions[rank]}{real}, at most {most:,}"
             )
         size = count * dtype.itemsize
         if info.file_size - record.tell() != size or info.compress_size * 1100 < size:

@@ -85,9 +85,10 @@ def infonce_bound(
 
     Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
     interval), "ceiling" (log C), "cap" (the largest value that this critic can reach), "verdict"
-    (converged, K-limited, saturated or critic-limited; see docs/information.md) and "sweep", the
-    bound at every C. `UserError` names what can not be used. Source: van den Oord et al. 2018;
-    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
+    (converged, K-limited, saturated, critic-limited or nothing found; see docs/information.md) and
+    "sweep", the bound at every C. `UserError` names what can not be used. Source: van den Oord et
+    al. 2018; Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains
+    a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)

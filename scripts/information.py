@@ -1,11 +1,13 @@
 """Bound the mutual information of paired samples, in nats: how much information do x and y share?
 
     twobounds information pairs.npz
-    twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg --seed 1 --json
+    twobounds information pairs.npz --estimators infonce,alpha,nwj,ksg,anchor --seed 1 --json
+    twobounds information images.npz --critic checkpoint=runs/simclr_mnist
 
-Make the file with numpy.savez("pairs.npz", x=x, y=y), x [n, dx] and y [n, dy]. Row i of x belongs
-to row i of y, and rows are independent of each other. Critics are cross-fitted: no critic has seen
-the pairs that it scores, so a lower bound is valid.
+Make the file with numpy.savez("pairs.npz", x=x, y=y). Each side is vectors [n, d], labels [n], or
+images [n, C, H, W] (uint8 or float). Row i of x belongs to row i of y, and rows are independent of
+each other. Critics are cross-fitted: no critic has seen the pairs that it scores, so a lower bound
+is valid.
 
     infonce  lower bound, at most log C for C candidates; the headline
     alpha    lower bound that may exceed log C (Poole et al. 2019)
@@ -13,11 +15,17 @@ the pairs that it scores, so a lower bound is valid.
     js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
     dv       lower bound, biased up on finite samples
     smile    no bound
-    ksg      no bound; nearest neighbours, for few dimensions
+    anchor   estimate, no bound: the mean log density ratio of critics with an anchor class
+    ksg      estimate, no bound; nearest neighbours, for few dimensions
 
-Verdicts: converged (more candidates would add little); K-limited (the bound still rises with C);
-saturated (the bound is close to log C, so the truth may be far above); critic-limited (the critic
-limits the bound, not log C). In Python: probes.estimate(x, y).
+Critics: mlp (closed forms and small networks on vectors), conv (convolutional networks), auto (conv
+if a side has images), checkpoint=RUN (mlp on the features of a frozen encoder).
+
+Verdicts: converged (neither more candidates nor more pairs would add much); K-limited (the bound
+still rises with C); data-limited (critics with half of the training pairs read notably less, so
+more pairs would show more); saturated (the bound is close to log C, so the truth may be far above);
+critic-limited (the critic limits the bound, not log C); nothing found (the interval holds zero). In
+Python: probes.estimate(x, y).
 """
 
 import argparse
@@ -32,12 +40,15 @@ if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.commands import parser
-from core.errors import exit_cleanly
-from probes.samples.estimators import DEFAULT, SIDES
+from core.errors import UserError, exit_cleanly
+from probes.samples.estimators import CRITICS, DEFAULT, SIDES
 from scripts.shared import option, require_seeds, switch
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+CHECKPOINT = "checkpoint="
 
 
 @exit_cleanly
@@ -48,8 +59,15 @@ def main(argv: list[str] | None = None) -> None:
     from probes.samples.pairs import load_pairs
 
     started = time.monotonic()
-    x, y = load_pairs(options.pairs)
-    found = estimate(x, y, tuple(options.estimators.split(",")), options.seed, str(options.pairs))
+    x, y, critic, remarks = *load_pairs(options.pairs), options.critic, []
+    if critic.startswith(CHECKPOINT):
+        from probes.samples.encoded import encoded
+
+        x, y, remark = encoded(x, y, Path(critic.removeprefix(CHECKPOINT)))
+        critic, remarks = "mlp", [remark]
+    estimators = tuple(options.estimators.split(","))
+    found = estimate(x, y, estimators, options.seed, str(options.pairs), critic)
+    found["remarks"] = remarks + found["remarks"]
     if options.json:
         print(json.dumps(found))
         return
@@ -64,9 +82,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("information", __doc__)
     given.add_argument("pairs", type=Path, help="an npz file with arrays x and y")
     option(given, "--estimators", f"any of {', '.join(SIDES)}", ",".join(DEFAULT))
+    option(given, "--critic", "auto, mlp, conv, or checkpoint=RUN (a run folder or .ckpt)", "auto")
     option(given, "--seed", "seed of the folds and the critics", 0)
     switch(given, "--json", "print one JSON object and nothing else")
     options = given.parse_args(argv)
+    if options.critic not in CRITICS and not options.critic.startswith(CHECKPOINT):
+        raise UserError(
+            f"--critic: there is no '{options.critic}'; give auto, mlp, conv or checkpoint=RUN"
+        )
     require_seeds(seed=options.seed)
     return options
 
@@ -76,6 +99,7 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
     from probes.report.table import grid
 
     dx, dy = found["dimensions"]
+    doubling = found["doubling"]
     rows = [
         [
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,
@@ -93,8 +117,11 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
         ("estimator", "nats", "95% interval", "bits", "C", "ceiling", "side", "verdict"),
         rows,
         left=("estimator", "side", "verdict"),
-        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, {dx} x {dy} dimensions",
-        caption=f"95% intervals; {found['split']}; {seconds:.0f} s",
+        title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, dimensions {dx} and {dy}",
+        caption=f"95% intervals; {found['split']}; {seconds:.0f} s\n"
+        f"The second half of the training pairs brought {doubling['gain']:z.3f} nats"
+        f" ({doubling['low']:z.3f} … {doubling['high']:z.3f}); without limit in their number"
+        f" {doubling['extrapolated']:z.2f}, extrapolated in 1/n, no bound",
     )
 
 

@@ -64,7 +64,7 @@ TOY = {
 # Constants of probes, with small values, because the numbers do not matter here.
 FEW = {
     "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
-    "probes.samples.crossfit": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
+    "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
     "probes.views.critic": {"CYCLES": (20, 20)},
     "probes.views.information": {"TRAIN_PAIRS": 256},
 }

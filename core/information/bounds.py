@@ -144,6 +144,38 @@ def js(scores: Scores) -> Bound:
     return nwj(scores)
 
 
+def infonce_objective(scores: Tensor) -> Tensor:
+    """The training objective of an InfoNCE critic with matrices f [..., n, n], in nats [...]: the
+    mean of InfoNCE over both directions. A lower bound on pairs that the critic has not seen.
+    """
+    own = scores.diagonal(dim1=-2, dim2=-1)
+    total = (scores.logsumexp(-1) + scores.logsumexp(-2)) / 2
+    return (own - total).mean(-1) + math.log(scores.shape[-1])
+
+
+def anchor_objective(scores: Tensor, weight: float = 1.0) -> Tensor:
+    """The training objective of InfoNCE with an anchor class, for matrices f [..., n, n]; no bound:
+
+        E[ f(x, y) - log(w + M) ] - w E[ log(w + M') ]
+
+    M is the mean of e^f over the own pair and the negatives, M' over the negatives alone, w the
+    weight of the class "no candidate belongs to x". The best f is log p(y|x) / p(y), without the
+    free function of x that InfoNCE leaves, so its mean over pairs estimates I (InfoNCE-anchor, Ryu
+    et al. 2025). The mean of both directions.
+    """
+    n, start = scores.shape[-1], math.log(weight)
+    own, parts = scores.diagonal(dim1=-2, dim2=-1), []
+    negatives = scores.masked_fill(torch.eye(n, dtype=torch.bool, device=scores.device), -math.inf)
+    for dim in (-1, -2):
+        whole, rest = (
+            scores.logsumexp(dim) - math.log(n),
+            negatives.logsumexp(dim) - math.log(n - 1),
+        )
+        floor = torch.full_like(whole, start)
+        parts.append(torch.logaddexp(whole, floor) + weight * torch.logaddexp(rest, floor))
+    return (own - (parts[0] + parts[1]) / 2).mean(-1)
+
+
 def js_objective(scores: Tensor) -> Tensor:
     """The training objective of a JS critic with matrices V [..., n, n]; not a bound:
 
@@ -169,6 +201,13 @@ def dv(scores: Scores) -> Bound:
         received = scores.received(torch.zeros_like(scores.own))
         influence = influence - (received - math.log(scores.negatives) - log_mean).exp()
     return Bound(scores.own - log_mean, influence)
+
+
+def log_ratio(scores: Scores) -> Bound:
+    """No bound: the mean score of the own pairs, which estimates I if the scores estimate
+    log p(y|x) / p(y) (`anchor_objective`). Too high where the critic is too sure.
+    """
+    return Bound(scores.own, scores.own)
 
 
 def smile(scores: Scores, limit: float = 5.0) -> Bound:

@@ -9,6 +9,8 @@ from core.information.bounds import Estimate
 # the curve follows its ceiling.
 FLAT, STEEP = 0.05, 0.5
 NEAR = 0.95  # share of a ceiling above which a value is saturated
+GAIN = 0.03  # share of a value that the second half of the training pairs may bring
+NOTHING = 0.05  # nats below zero that overfitting explains if there is nothing to find
 
 
 def cosine_cap(scale: float, candidates: int) -> float:
@@ -24,20 +26,25 @@ def verdict(
     images: int,
     calibration: float | None = None,
     cap: float = math.inf,
+    gain: Estimate | None = None,
 ) -> str:
-    """The verdict on the last number of a sweep: critic-limited, saturated, K-limited or converged.
+    """The verdict on the last number of a sweep: what limits it, or "converged".
 
-    - critic-limited: not above zero, or far below `calibration`, its value at the last C on the
-      split that chose the critic.
+    - nothing found: its interval holds zero.
+    - critic-limited: below zero, or far below `calibration`, its value at the last C on the split
+      that chose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
     - K-limited: still rising with log C.
+    - data-limited: still rising with the number of training pairs. `gain`: the value less that of
+      the same critics trained on half of the pairs.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
     numbers.
     """
-    numbers = [value for _, found in sweep for value in found] + [calibration or 0.0]
+    numbers = [value for _, found in sweep for value in found]
+    numbers += [calibration or 0.0, *(gain or (0.0,))]
     if math.isnan(cap) or not all(map(math.isfinite, numbers)):
         raise Unmeasurable(
             "the bound is not a finite number at some number of candidates, so it has no verdict;"
@@ -45,6 +52,8 @@ def verdict(
         )
     candidates, last = sweep[-1]
     ceiling = min(math.log(candidates), math.log(images), cap)
+    if last.low <= 0 and last.mean > -NOTHING:
+        return "nothing found"
     drop = 0.0 if calibration is None else calibration - last.mean
     if last.mean <= 0 or drop > max(0.1, 0.05 * abs(last.mean), 4 * last.error):
         return "critic-limited"
@@ -52,4 +61,13 @@ def verdict(
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf
     if last.mean > NEAR * ceiling or STEEP < slope < math.inf:
         return "saturated"
-    return "K-limited" if slope > FLAT else "converged"
+    if slope > FLAT:
+        return "K-limited"
+    return "data-limited" if gain and wants_data(last.mean, gain) else "converged"
+
+
+def wants_data(value: float, gain: Estimate) -> bool:
+    """Whether twice the training pairs would add much: `gain`, what the second half of them
+    brought, is a notable share of the value and no chance.
+    """
+    return gain.mean > max(GAIN * value, 2 * gain.error)

@@ -23,6 +23,7 @@ def measure(name: str, source: Known, seed: int = 0) -> Row:
         "own": float(own.mean()),
         "own_error": float(own.std() / math.sqrt(len(own))),
         "estimators": found["estimators"],
+        "doubling": found["doubling"],
         "conclusion": found["conclusion"],
     }
 
@@ -63,7 +64,41 @@ def collect(rows: list[Row], pairs: int, seed: int, sources: str) -> dict[str, A
         found["peer_seconds"] = _times([row["peer_seconds"] for row in rows])
         ratios = [row["peer_seconds"] / row["seconds"] for row in rows]
         found["peer_time_over_ours"] = float(np.median(ratios))
+    return found | {"distinct": _distinct(close), "verdicts": _verdicts(rows)}
+
+
+def _distinct(rows: list[Row]) -> dict[str, Any]:
+    """How many rows differ, and their mean absolute errors. Estimates see ranks alone, so sources
+    that differ by monotone maps of their columns are one source to them.
+    """
+    kept: dict[tuple[float, ...], Row] = {}
+    for row in rows:
+        values = [entry["value"] for entry in row["estimators"].values()]
+        kept.setdefault(tuple(round(value, 3) for value in (row["truth"], *values)), row)
+    found: dict[str, Any] = {"sources": len(kept)}
+    errors = [abs(row["estimators"]["infonce"]["value"] - row["truth"]) for row in kept.values()]
+    found["infonce"] = float(np.mean(errors)) if errors else 0.0
+    if all("peer" in row for row in rows):
+        peer = [abs(row["peer"] - row["truth"]) for row in kept.values()]
+        found["benchmark-mi infonce"] = float(np.mean(peer)) if peer else 0.0
     return found
+
+
+def _verdicts(rows: list[Row]) -> dict[str, Any]:
+    """What the verdict on InfoNCE says of values that are far from the truth and near it, and how
+    often the truth is outside of the interval.
+    """
+    judged = [(row["source"], row["truth"], row["estimators"]["infonce"]) for row in rows]
+    known = [(name, e["value"] / truth, e["verdict"]) for name, truth, e in judged if truth > 0]
+    short = [(name, word) for name, share, word in known if share < 0.9]
+    near = [word for _, share, word in known if share >= 0.95]
+    return {
+        "short": len(short),
+        "short_converged": [name for name, word in short if word == "converged"],
+        "near": len(near),
+        "near_converged": near.count("converged"),
+        "outside": sum(abs(e["value"] - truth) > 1.96 * e["error"] for _, truth, e in judged),
+    }
 
 
 def _times(seconds: list[float]) -> dict[str, float]:
@@ -99,6 +134,23 @@ def summary(found: dict[str, Any]) -> str:
         f"{said} (the largest excess: {most:.1f}, {worst['estimator']} on {worst['source']}).",
         f"Time: median {seconds['median']:.1f} s, at most {seconds['most']:.1f} s a source.",
     ]
+    verdicts, distinct = found["verdicts"], found["distinct"]
+    names = ", ".join(verdicts["short_converged"])
+    lines.append(
+        f"Values more than 10 % short of the truth: {verdicts['short']}; called converged:"
+        f" {len(verdicts['short_converged'])}{f' ({names})' if names else ''}. Values within 5 %:"
+        f" {verdicts['near']}; called converged: {verdicts['near_converged']}."
+    )
+    lines.append(
+        "The interval is one of the bound's own mean, so the truth may be above it, as for"
+        f" {verdicts['outside']} of {len(found['rows'])} sources."
+    )
+    if 0 < distinct["sources"] < len(found["rows"]):
+        means = ", ".join(f"{k} {v:.3f}" for k, v in distinct.items() if k != "sources")
+        lines.append(
+            f"Estimates see ranks alone, so {distinct['sources']} sources below 4 nats are distinct"
+            f" to them; mean absolute error over these: {means}."
+        )
     if "peer_seconds" in found:
         peer = found["peer_seconds"]
         ratio = f"{found['peer_time_over_ours']:.2f} times ours in the median"

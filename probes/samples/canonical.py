@@ -24,13 +24,30 @@ class Canonical(NamedTuple):
         """-1/2 sum log(1 - rho^2): I of Gaussians with these correlations, in nats."""
         return float(-0.5 * np.log1p(-(self.correlations**2)).sum())
 
+    def variates(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """u, v [n, r], the canonical directions of pairs."""
+        return (x - self.mean_x) @ self.to_u, (y - self.mean_y) @ self.to_v
+
+    def strongest(self) -> "Canonical":
+        """The directions with at least half of the largest correlation. Functions of a direction
+        are other, weaker directions, which the Gaussian critic would count again.
+        """
+        kept = self.correlations >= 0.5 * self.correlations.max(initial=0.0)
+        return Canonical(
+            self.to_u[:, kept],
+            self.to_v[:, kept],
+            self.mean_x,
+            self.mean_y,
+            self.correlations[kept],
+        )
+
     def codes(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Codes [n, r + 2] whose inner product is log p(x, y) / p(x) p(y) of the fitted Gaussian:
 
         sum_i  rho_i u_i v_i / (1 - rho_i^2)  -  rho_i^2 (u_i^2 + v_i^2) / (2 (1 - rho_i^2))  -
         log(1 - rho_i^2) / 2
         """
-        u, v = (x - self.mean_x) @ self.to_u, (y - self.mean_y) @ self.to_v
+        u, v = self.variates(x, y)
         precision = 1 / (1 - self.correlations**2)
         quadratic = 0.5 * self.correlations**2 * precision
         one = np.ones((len(x), 1))
@@ -40,23 +57,21 @@ class Canonical(NamedTuple):
         return first, np.concatenate([v, one, alone_v], 1)
 
 
-def canonical(x: Array, y: Array, random: np.random.Generator) -> Canonical:
-    """Directions from four fifths of the pairs, correlations from the other fifth; only
-    correlations above the noise are kept.
+def canonical(x: Array, y: Array, held_x: Array, held_y: Array) -> Canonical:
+    """Directions from x [n, dx], y [n, dy], correlations from held pairs; only correlations above
+    the noise are kept.
 
     On the fitted pairs, the canonical correlations of independent data in many dimensions are far
     from zero; on held-out pairs they are not. A critic with few directions overfits less.
     """
-    order = random.permutation(len(x))
-    held, used = order[: len(x) // 5], order[len(x) // 5 :]
-    mean_x, mean_y = x[used].mean(0), y[used].mean(0)
-    white_x, white_y = _whitening(x[used]), _whitening(y[used])
-    cross = ((x[used] - mean_x) @ white_x).T @ ((y[used] - mean_y) @ white_y) / len(used)
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    white_x, white_y = _whitening(x), _whitening(y)
+    cross = ((x - mean_x) @ white_x).T @ ((y - mean_y) @ white_y) / len(x)
     left, _, right = np.linalg.svd(cross, full_matrices=False)
     to_u, to_v = white_x @ left, white_y @ right.T
-    u, v = (x[held] - mean_x) @ to_u, (y[held] - mean_y) @ to_v
+    u, v = (held_x - mean_x) @ to_u, (held_y - mean_y) @ to_v
     correlations = (u * v).mean(0) / np.sqrt((u**2).mean(0) * (v**2).mean(0))
-    kept = correlations > 2 / np.sqrt(len(held))
+    kept = correlations > 2 / np.sqrt(len(held_x))
     rho = correlations[kept].clip(max=0.9999)
     return Canonical(to_u[:, kept], to_v[:, kept], mean_x, mean_y, rho)
 

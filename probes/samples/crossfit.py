@@ -1,7 +1,6 @@
 """Cross-fitted critics for paired samples: every pair is scored by critics that have not seen it.
 
-n = pairs, F = folds, E = F (F - 1) / 2 critics that are trained in parallel, B = batch, P = code
-dimensions.
+n = pairs, F = folds, E = critics that are trained in parallel, B = batch, P = code dimensions.
 """
 
 import itertools
@@ -11,23 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.information import scores
-from core.information.bounds import best_alpha, infonce_symmetric, js_objective
-from probes.samples.canonical import canonical
-from probes.samples.normal_scores import features, normal_scores
+from core.information.bounds import (
+    anchor_objective,
+    best_alpha,
+    infonce_objective,
+    infonce_symmetric,
+    js_objective,
+)
+from probes.samples.conv import Images
+from probes.samples.panel import Panel, Vectors
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
-FOLDS, BATCH, HIDDEN, CODES = 5, 300, 64, 32
-RATE, DECAY, WARMUP = 3e-3, 1e-2, 20
-CHECK_EVERY, PATIENCE, MOST_CHECKED = 20, 5, 1024
+Member = tuple[int, int]  # two folds that critics do not train on: each judges, and is scored
+Codes = tuple[Tensor, Tensor]
+FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
+OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.01, 0.1, 0.5, 0.9)
-STEPS_A_PAIR = 0.12  # 600 steps for 5,000 pairs …
-LEAST_STEPS, MOST_STEPS = 600, 3000
+EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
+RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
 
 
 class Held(NamedTuple):
@@ -41,152 +46,146 @@ class Held(NamedTuple):
 
 
 class Fit(NamedTuple):
+    """Folds with the codes of the mean of their critics. `halved`: the same by critics that had
+    half of the training pairs, and `matched`: by critics of the same folds with all of them. The
+    difference is what more training pairs bring. (Both are empty if it was not asked for.)
+    """
+
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
     alpha: float  # the best of the interpolated bound on those folds
     steps: int
+    matched: list[Held]
+    halved: list[Held]
 
 
-class Towers(nn.Module):
-    """E critics f(x, y) = base + <g(x), h(y)> + a(x) + b(y), each with its own weights.
+class Trained(NamedTuple):
+    """The codes of a fold by each critic that may score it, and those of the judging folds."""
 
-    `base` is the Gaussian critic, with the bilinear term in closed form; the rest starts at zero.
-    """
-
-    def __init__(self, critics: int, dx: int, dy: int):
-        super().__init__()
-        self.of_x, self.of_y = (
-            nn.ModuleList(
-                Stacked(critics, *widths)
-                for widths in ((d, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, CODES + 1))
-            )
-            for d in (dx, dy)
-        )
-        with torch.no_grad():
-            self.of_x[-1].weight[..., -1] = 0  # type: ignore[index, operator]
-            self.of_y[-1].weight.zero_()  # type: ignore[operator, union-attr]
-
-    def forward(
-        self, x: Tensor, y: Tensor, base_x: Tensor, base_y: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Codes [E, B, P] of both sides."""
-        g, h = _through(self.of_x, x), _through(self.of_y, y)
-        one = torch.ones_like(g[..., :1])
-        of_y = torch.cat([h[..., :-1], one, h[..., -1:], base_y], -1)
-        return torch.cat([g, one, base_x], -1), of_y
-
-
-class Stacked(nn.Module):
-    """A linear map for each of E critics, [E, B, in] to [E, B, out]."""
-
-    def __init__(self, critics: int, width_in: int, width_out: int):
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.randn(critics, width_in, width_out) * math.sqrt(2 / width_in)
-        )
-        self.bias = nn.Parameter(torch.zeros(critics, 1, width_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    codes: dict[int, dict[Member, Codes]]
+    judged: list[scores.Scores]
+    steps: int
 
 
 def cross_fit(
-    x: Array, y: Array, seed: int = 0, objective: str = "infonce", memorise: bool = False
+    x: Array,
+    y: Array,
+    seed: int = 0,
+    objective: str = "infonce",
+    memorise: bool = False,
+    halves: bool = False,
 ) -> Fit:
     """For every two folds, train a critic on the other folds. One of the two chooses the training
     step, and the critic of that step scores the other; then the two change roles.
 
     So each fold is scored by the mean of F - 1 critics, and none of these used it for training or
     for the choice of the step. This mean is better than a single critic, because errors differ.
-    `objective` is "infonce" or "js" (Jensen-Shannon). `memorise` is for tests: it keeps the last
-    step instead of the best, so that the critic overfits, which must give a low value on held-out
-    pairs.
+    Images cost more, so each fold of theirs has the mean of two critics. `objective` is "infonce",
+    "js" (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
+    tests: it keeps the last step instead of the best, so that the critic overfits, which must give
+    a low value on held-out pairs.
     """
+    seen = max(x.ndim, y.ndim) > 2
+    every, some = (RING, [RING[0], RING[2]]) if seen else (EVERY, RING)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random = np.random.default_rng(seed)
         folds = np.array_split(random.permutation(len(x)), FOLDS)
-        members = list(itertools.combinations(range(FOLDS), 2))
-        sides = _read(x, y, folds, members, random)
-        return _train(sides, folds, members, seed, objective, memorise)
+
+        def trained(members: list[Member], share: int) -> Trained:
+            used = [random.permutation(_others(folds, pair)) for pair in members]
+            used = [rows[: len(rows) // share] for rows in used]
+            groups = [[place] for place in range(len(members))] if seen else [range(len(members))]
+            parts = []
+            for group in groups:
+                own = [used[place] for place in group]
+                panel: Panel = Images(x, y, own[0]) if seen else Vectors(x, y, own, random)
+                chosen = [members[place] for place in group]
+                parts.append(_train(panel, folds, chosen, own, seed, objective, memorise))
+            return _joined(parts)
+
+        full = trained(every, 1)
+        half = trained(some, 2) if halves else None
+    values = [infonce_symmetric(judged).terms.mean().item() for judged in full.judged]
+    alpha = best_alpha(full.judged, ALPHAS)
+    matched = _held(folds, full.codes, some) if half else []
+    halved = _held(folds, half.codes, some) if half else []
+    whole = _held(folds, full.codes, every)
+    return Fit(whole, float(np.mean(values)), alpha, full.steps, matched, halved)
 
 
-def _read(
-    x: Array,
-    y: Array,
-    folds: list[Rows],
-    members: list[tuple[int, int]],
-    random: np.random.Generator,
-) -> list[Tensor]:
-    """The input of each critic for all pairs: features and base codes of x and y, [E, n, d] each.
-    Maps and base are fitted on the critic's training folds.
-    """
-    made = []
-    for pair in members:
-        used = _others(folds, pair)
-        scores_x, scores_y = normal_scores(x[used], x), normal_scores(y[used], y)
-        base = canonical(scores_x[used], scores_y[used], random).codes(scores_x, scores_y)
-        made.append((features(x[used], x, scores_x), features(y[used], y, scores_y), *base))
-    sides = []
-    for arrays in zip(*made, strict=True):
-        width = max(array.shape[1] for array in arrays)
-        tensors = (torch.from_numpy(array).float() for array in arrays)
-        sides.append(torch.stack([F.pad(x, (0, width - x.shape[1])) for x in tensors]))
-    return sides
-
-
-def _others(folds: list[Rows], pair: tuple[int, int]) -> Rows:
+def _others(folds: list[Rows], pair: Member) -> Rows:
     """The rows of all folds but these two."""
     return np.concatenate([fold for number, fold in enumerate(folds) if number not in pair])
 
 
+def _joined(parts: list[Trained]) -> Trained:
+    codes: dict[int, dict[Member, Codes]] = {}
+    for part in parts:
+        for fold, of in part.codes.items():
+            codes[fold] = {**codes.get(fold, {}), **of}
+    judged = [judged for part in parts for judged in part.judged]
+    return Trained(codes, judged, max(part.steps for part in parts))
+
+
+def _held(
+    folds: list[Rows], codes: dict[int, dict[Member, Codes]], members: list[Member]
+) -> list[Held]:
+    """The folds that critics of `members` may score, with the mean of these critics."""
+    made = []
+    for fold, rows in enumerate(folds):
+        chosen = [codes[fold][member] for member in members if fold in member]
+        if chosen:
+            q, k = (torch.cat(side, 1) for side in zip(*chosen, strict=True))
+            made.append(Held(rows, q / len(chosen), k))
+    return made
+
+
 def _train(
-    sides: list[Tensor],
+    panel: Panel,
     folds: list[Rows],
-    members: list[tuple[int, int]],
+    members: list[Member],
+    used: list[Rows],
     seed: int,
     objective: str,
     memorise: bool,
-) -> Fit:
-    n, critics = sides[0].shape[1], len(members)
-    towers = Towers(critics, sides[0].shape[2], sides[1].shape[2])
-    optimizer = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=DECAY)
-    used = [_others(folds, pair) for pair in members]
+) -> Trained:
+    """Train a critic for each member on the rows `used` of it."""
+    plan = panel.plan
+    optimizer = torch.optim.AdamW(panel.parameters(), lr=plan.rate, weight_decay=plan.decay)
     least, checked = min(map(len, used)), min(MOST_CHECKED, *map(len, folds))
     rows = torch.from_numpy(np.stack([part[:least] for part in used]))
     judges = [
         torch.from_numpy(np.stack([folds[pair[side]][:checked] for pair in members]))
         for side in (0, 1)
     ]
-    each, batch = torch.arange(critics)[:, None], min(BATCH, least)
-    steps = int(min(MOST_STEPS, max(LEAST_STEPS, STEPS_A_PAIR * n)))
-    score = _infonce if objective == "infonce" else js_objective
-
-    def value(chosen: Tensor) -> Tensor:
-        q, k = towers(*(side[each, chosen] for side in sides))
-        return score(q @ k.mT)
+    score = OBJECTIVES[objective]
 
     @torch.no_grad()
     def judged() -> list[Tensor]:
-        return [value(judge) for judge in judges]
+        panel.eval()
+        codes = [panel.codes(judge) for judge in judges]
+        panel.train()
+        return [score(q @ k.mT) for q, k in codes]
 
-    best, kept, worse, step = judged(), [_copy(towers), _copy(towers)], 0, 0
-    batches = _batches(rows, batch, torch.Generator().manual_seed(seed))
-    for step, chosen in zip(range(1, steps + 1), batches, strict=False):
+    best, kept, worse, step = judged(), [_copy(panel), _copy(panel)], 0, 0
+    batches = _batches(rows, plan.batch, torch.Generator().manual_seed(seed))
+    for step, chosen in zip(range(1, plan.steps + 1), batches, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, step / WARMUP) * (1 - (step - 1) / steps)
+            group["lr"] = plan.rate * min(1.0, step / WARMUP) * (1 - (step - 1) / plan.steps)
         optimizer.zero_grad()
-        (-value(chosen)).sum().backward()
+        q, k = panel.codes(chosen)
+        (-score(q @ k.mT)).sum().backward()
         optimizer.step()
-        if step % CHECK_EVERY == 0 and not memorise:
+        if step % plan.check_every == 0 and not memorise:
             now = judged()
-            improved = [_keep(towers, kept[side], now[side], best[side]) for side in (0, 1)]
+            improved = [_keep(panel, kept[side], now[side], best[side]) for side in (0, 1)]
             worse = 0 if any(improved) else worse + 1
-            if worse == PATIENCE:
+            if worse == plan.patience:
                 break
     if memorise:
-        kept = [_copy(towers), _copy(towers)]
-    return _score(towers, kept, sides, folds, members, judges, step)
+        kept = [_copy(panel), _copy(panel)]
+    return _score(panel, kept, folds, members, judges, step, centred=objective != "anchor")
 
 
 def _batches(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -200,67 +199,51 @@ def _batches(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[T
 
 @torch.no_grad()
 def _score(
-    towers: Towers,
+    panel: Panel,
     kept: list[dict[str, Tensor]],
-    sides: list[Tensor],
     folds: list[Rows],
-    members: list[tuple[int, int]],
+    members: list[Member],
     judges: list[Tensor],
     steps: int,
-) -> Fit:
-    """Codes of every fold for the mean of its critics. A critic is centred on the fold that chose
-    its step.
+    centred: bool,
+) -> Trained:
+    """Codes of every fold by each of its critics. A critic is centred on the fold that chose its
+    step, unless its objective did that.
     """
-    gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in folds]
-    calibration: list[scores.Scores] = []
-    each, longest = torch.arange(len(members))[:, None], max(map(len, folds))
+    codes: dict[int, dict[Member, Codes]] = {}
+    judged: list[scores.Scores] = []
+    longest = max(map(len, folds))
+    panel.eval()
     for side in (0, 1):  # fold members[e][side] chose these weights; they score the other fold
-        towers.load_state_dict(kept[side])
+        panel.load_state_dict(kept[side])
         scored = [np.resize(folds[pair[1 - side]], longest) for pair in members]
-        served = torch.from_numpy(np.stack(scored))
-        chosen_q, chosen_k = towers(*(part[each, judges[side]] for part in sides))
-        served_q, served_k = towers(*(part[each, served] for part in sides))
+        chosen_q, chosen_k = panel.codes(judges[side])
+        served_q, served_k = panel.codes(torch.from_numpy(np.stack(scored)))
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
             negatives = math.log(len(chosen.own) * chosen.negatives)
             # E_p(x)p(y)[e^f] = 1 on the fold that chose, as for a log density ratio
-            offset = chosen.others.logsumexp(0).item() - negatives
-            calibration.append(chosen.shifted(-offset))
+            offset = chosen.others.logsumexp(0).item() - negatives if centred else 0.0
+            judged.append(chosen.shifted(-offset))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
             constant = torch.full_like(q[:, :1], -offset)
             one = torch.ones_like(constant)
-            gathered[fold].append((torch.cat([q, constant], 1), torch.cat([k, one], 1)))
-    held = []
-    for rows, pairs in zip(folds, gathered, strict=True):
-        q, k = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
-        held.append(Held(rows, q / len(pairs), k))
-    values = [infonce_symmetric(chosen).terms.mean().item() for chosen in calibration]
-    return Fit(held, float(np.mean(values)), best_alpha(calibration, ALPHAS), steps)
+            whole = (torch.cat([q, constant], 1), torch.cat([k, one], 1))
+            codes.setdefault(fold, {})[pair] = whole
+    return Trained(codes, judged, steps)
 
 
-def _infonce(matrix: Tensor) -> Tensor:
-    """Symmetric InfoNCE value of score matrices [E, B, B], in nats [E]."""
-    own, ceiling = matrix.diagonal(dim1=-2, dim2=-1), math.log(matrix.shape[-1])
-    return (own - (matrix.logsumexp(-1) + matrix.logsumexp(-2)) / 2).mean(-1) + ceiling
+def _copy(panel: Panel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in panel.state_dict().items()}
 
 
-def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
-    for layer in layers[:-1]:
-        x = F.silu(layer(x))
-    return layers[-1](x)
-
-
-def _copy(towers: Towers) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in towers.state_dict().items()}
-
-
-def _keep(towers: Towers, kept: dict[str, Tensor], value: Tensor, best: Tensor) -> bool:
+def _keep(panel: Panel, kept: dict[str, Tensor], value: Tensor, best: Tensor) -> bool:
     """Keep the critics that are better now than at their best step. Returns whether there is
     one.
     """
     better = value > best
     best[better] = value[better]
-    for name, tensor in towers.state_dict().items():
-        kept[name][better] = tensor[better]
-    return bool(better.any())
+    if found := bool(better.any()):
+        panel.keep(better, kept)
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
 from core.errors import Unmeasurable, UserError, nearest
@@ -17,12 +18,14 @@ from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict
-from probes.samples.crossfit import FOLDS, Fit, cross_fit
-from probes.samples.estimators import DEFAULT, NONE, SIDES
+from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
+from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
-from probes.samples.pairs import PairedSamples, check_pairs
+from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
+LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
+PLACES = 16  # of a side of an image that is read as a vector
 KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
 
 Found = dict[str, Any]
@@ -34,14 +37,21 @@ def estimate(
     estimators: tuple[str, ...] = DEFAULT,
     seed: int = 0,
     name: str = "pairs",
+    critic: str = "auto",
 ) -> Found:
-    """I(X; Y) of samples x [n, dx], y [n, dy] in nats, with interval, ceiling, side and verdict.
+    """I(X; Y) of samples x, y in nats, with interval, ceiling, side and verdict. Each side is
+    vectors [n, d], labels [n] or images [n, C, H, W].
 
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
       `core.information.bounds`.
-    - "ksg": nearest neighbours, for up to ten dimensions of x and y together.
+    - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
+    - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
+
+    `critic`: "conv" for convolutional critics (a side has images), "mlp" for small networks on
+    vectors (images are averaged down to 256 places and read as vectors), "auto" for the one that
+    fits the pairs.
 
     Every pair is scored by critics that have not seen it (`probes.samples.crossfit`). Raises
     `UserError` if the pairs can not be used (`probes.samples.pairs`).
@@ -55,11 +65,17 @@ def estimate(
     for word in estimators:
         if word not in SIDES:
             raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}")
-    pairs = check_pairs(x, y, name)
-    dimensions = (pairs.x.shape[1], pairs.y.shape[1])
-    fit = cross_fit(pairs.x, pairs.y, seed)
-    sweep = _sweep(fit)
-    word = verdict(sweep, len(pairs.x), fit.calibration)
+    if critic not in CRITICS:
+        raise UserError(f"critic: there is no '{critic}'{nearest(critic, CRITICS)}")
+    pairs = seen_by(critic, check_pairs(x, y, name))
+    dimensions = tuple(
+        side.shape[1] if side.ndim == 2 else " x ".join(map(str, side.shape[1:]))
+        for side in (pairs.x, pairs.y)
+    )
+    fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
+    sweep = _sweep(fit.folds)
+    gain = _gain(fit)
+    word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain)
     found: dict[str, Found] = {}
     for estimator in dict.fromkeys(("infonce", *estimators)):
         if estimator == "ksg":
@@ -68,16 +84,17 @@ def estimate(
                 continue
             terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
             value = interval(torch.from_numpy(np.asarray(terms)))
-            found["ksg"] = _entry(value, NONE, None, None, "no bound")
+            found["ksg"] = _entry(value, ESTIMATE, None, None, "no bound")
             continue
-        read = cross_fit(pairs.x, pairs.y, seed, "js") if estimator == "js" else fit
+        objective = estimator if estimator in ("js", "anchor") else "infonce"
+        read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
         found[estimator] = _bound(estimator, read, sweep[-1][1], word)
     made = {
         "quantity": "I(X; Y)",
         "unit": "nats",
         "pairs": len(pairs.x),
         "dimensions": dimensions,
-        "split": f"held out, {FOLDS} folds, {FOLDS - 1} critics each",
+        "split": f"held out, {FOLDS} folds",
         "seed": seed,
         "estimators": {key: found[key] for key in found if key in estimators or key == "infonce"},
         "sweep": [
@@ -85,17 +102,66 @@ def estimate(
             for c, e in sweep
         ],
         "calibration": fit.calibration,
+        "doubling": {
+            "gain": gain.mean,
+            "low": gain.low,
+            "high": gain.high,
+            "extrapolated": sweep[-1][1].mean + max(0.0, gain.mean),
+            "side": ESTIMATE,
+        },
         "remarks": pairs.remarks,
     }
     return made | {"conclusion": conclusion(made)}
 
 
-def _sweep(fit: Fit) -> list[tuple[int, Estimate]]:
+def seen_by(critic: str, pairs: PairedSamples) -> PairedSamples:
+    """The pairs as the critics read them: "mlp" gets images as vectors."""
+    images = max(pairs.x.ndim, pairs.y.ndim) > 2
+    if critic == "conv" and not images:
+        raise UserError(
+            "critic: conv needs images [n, C, H, W]; x and y are vectors, so use auto or mlp"
+        )
+    if critic != "mlp" or not images:
+        return pairs
+    remarks = [*pairs.remarks]
+    x, y = (
+        side if side.ndim == 2 else varying(name, _averaged(side), "pairs", remarks)
+        for name, side in (("x", pairs.x), ("y", pairs.y))
+    )
+    return PairedSamples(x, y, remarks)
+
+
+def _averaged(images: Side) -> Side:
+    """Images [n, C, H, W] as vectors [n, d], averaged to at most 16 x 16 places."""
+    size = (min(PLACES, images.shape[2]), min(PLACES, images.shape[3]))
+    blocks = torch.from_numpy(images).split(512)
+    parts = [F.adaptive_avg_pool2d(block.float(), size).flatten(1) for block in blocks]
+    return np.asarray(torch.cat(parts).double().numpy())
+
+
+def _gain(fit: Fit) -> Estimate:
+    """The value at the largest C less that of critics trained on half of the pairs, on the same
+    folds, by the same number of critics.
+    """
+    parts = [
+        [bounds.infonce_symmetric(paired(fold.query, fold.key)) for fold in folds]
+        for folds in (fit.matched, fit.halved)
+    ]
+    terms, influence = (
+        torch.cat(
+            [getattr(whole, key) - getattr(half, key) for whole, half in zip(*parts, strict=True)]
+        )
+        for key in ("terms", "influence")
+    )
+    return interval(terms, influence)
+
+
+def _sweep(held: list[Held]) -> list[tuple[int, Estimate]]:
     """InfoNCE in both directions for C = 2^4 … the smallest fold, pooled over folds."""
-    least = min(len(fold.query) for fold in fit.folds)
+    least = min(len(fold.query) for fold in held)
     counts = sorted({c for c in (2**e for e in range(4, 40)) if c < least} | {least})
     folds: list[list[Bound]] = []  # of each fold, at each C
-    for fold in fit.folds:
+    for fold in held:
         random = torch.randperm(len(fold.query), generator=torch.Generator().manual_seed(0))
         q, k = fold.query[random], fold.key[random]
         forth, back = (infonce_sweep(*codes, 1.0, counts) for codes in ((q, k), (k, q)))
@@ -113,7 +179,7 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     read: dict[str, Callable[[Scores], Bound]] = {
         key: getattr(bounds, key) for key in ("nwj", "js", "dv", "smile")
     }
-    read["infonce"] = bounds.infonce_symmetric
+    read |= {"infonce": bounds.infonce_symmetric, "anchor": bounds.log_ratio}
     read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
     parts = [read[estimator](paired(fold.query, fold.key)) for fold in fit.folds]
     value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
@@ -121,28 +187,37 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     ceilings = {"infonce": math.log(candidates)}
     ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)
     ceiling = ceilings.get(estimator)
-    if estimator != "infonce":
+    if SIDES[estimator] == ESTIMATE:
+        word = "no bound"
+    elif estimator != "infonce":
         of_pairs = math.log(sum(len(fold.query) for fold in fit.folds))
-        word = _other_verdict(value, headline, min(ceiling or math.inf, of_pairs))
+        word = _other_verdict(value, headline, min(ceiling or math.inf, of_pairs), word)
     entry = _entry(value, SIDES[estimator], candidates, ceiling, word)
     return entry | ({"alpha": fit.alpha} if estimator == "alpha" else {})
 
 
-def _other_verdict(value: Estimate, headline: Estimate, ceiling: float) -> str:
-    """The verdict of another bound, compared with InfoNCE on the same pairs: both bound the same
-    quantity, so the smaller value is loose. `ceiling` is at most log n, because no
-    distribution-free lower bound can be trusted above it (McAllester & Stratos 2020). Raises
-    `Unmeasurable` for values that are not finite.
+def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: str) -> str:
+    """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs: both
+    bound the same quantity, so the smaller value is loose, and what more training pairs bring to
+    one, they bring to the other. `ceiling` is at most log n, because no distribution-free lower
+    bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
+    are not finite.
     """
     if not all(map(math.isfinite, (*value, *headline))):
         raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
+    if word == "nothing found" and value.low <= 0:
+        return word
     if value.mean <= 0 or value.high < headline.low - 0.1:
         return "critic-limited"
-    return "saturated" if value.mean > NEAR * ceiling else "converged"
+    if value.mean > NEAR * ceiling:
+        return "saturated"
+    return "data-limited" if word == "data-limited" else "converged"
 
 
 def _no_ksg(pairs: PairedSamples) -> str:
     """The reason if nearest neighbours give no estimate here, else ""."""
+    if max(pairs.x.ndim, pairs.y.ndim) > 2:
+        return "distances of pixels say little"
     dimensions = pairs.x.shape[1] + pairs.y.shape[1]
     if dimensions > KSG_DIMENSIONS:
         return f"{dimensions} dimensions are more than its limit of {KSG_DIMENSIONS}"
@@ -166,18 +241,27 @@ def conclusion(found: Found) -> str:
     require_finite_numbers(found["estimators"], "estimate")
     headline, alpha = found["estimators"]["infonce"], found["estimators"].get("alpha")
     least, word = math.floor(100 * headline["low"]) / 100, headline["verdict"]
+    if word == "nothing found":
+        return (
+            f"nothing found; these critics read at most {at_most(headline, found['pairs']):.3f}"
+            " nats: x and y are independent, or depend in a way that the critics can not see"
+        )
     if headline["low"] <= 0:
         return (
             f"no information found ({headline['value']:z.3f} ± {1.96 * headline['error']:.3f}"
-            " nats): x and y are independent, or the critics can not see how they depend"
+            " nats), because the critics fit their training pairs and not the others; give more"
+            " pairs"
         )
     beyond = ""
     if alpha and word in ("saturated", "K-limited") and alpha["low"] > 0:
         least_alpha = math.floor(100 * alpha["low"]) / 100
         name = f"the alpha-bound ({alpha['alpha']:g}), which log C does not limit"
         beyond = f"; {name}, says at least {least_alpha:.2f}"
+    gain = found["doubling"]["gain"]
     reason = {
-        "converged": "log C does not limit it",
+        "converged": "neither log C nor the number of pairs limits it",
+        "data-limited": f"half of the training pairs gave {gain:.2f} nats less, so more pairs would"
+        f" show more (extrapolated {found['doubling']['extrapolated']:.2f}, no bound)",
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
@@ -186,3 +270,11 @@ def conclusion(found: Found) -> str:
         " would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"
+
+
+def at_most(headline: Found, pairs: int) -> float:
+    """The upper 95% limit of what critics read where nothing was found, in nats: the end of the
+    interval, or the information 55 / n of the weakest linear dependence that critics see with 95%
+    power. (A correlation is kept if its held-out value exceeds 2 / sqrt(.12 n).)
+    """
+    return float(max(headline["high"], LINEAR / pairs))

@@ -3,6 +3,7 @@ command can list them fast.
 """
 
 LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"
+ESTIMATE = "estimate, no bound"
 SIDES = {
     "infonce": LOWER,
     "alpha": LOWER,
@@ -10,6 +11,8 @@ SIDES = {
     "js": LOWER,
     "dv": BIASED,
     "smile": NONE,
-    "ksg": NONE,
+    "anchor": ESTIMATE,
+    "ksg": ESTIMATE,
 }
+CRITICS = ("auto", "mlp", "conv")
 DEFAULT = ("infonce", "alpha", "nwj", "ksg")

@@ -2,6 +2,7 @@
 estimate could be trusted.
 """
 
+import hashlib
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,47 +14,61 @@ from core import npz
 from core.errors import UserError
 
 Array = NDArray[np.float64]
+Side = NDArray[Any]  # vectors float64 [n, d], or images uint8 or float32 [n, C, H, W]
 LEAST = 50
 MOST = 2**25  # numbers of a side: a quarter of a GiB as float64
+MOST_OF_IMAGES = 2**28  # pixels of a side
 SAVE = "save the pairs by numpy.savez(path, x=x, y=y)"
 
 
 class PairedSamples(NamedTuple):
-    """x [n, dx] and y [n, dy], with remarks for the reader of an estimate."""
+    """x and y, each vectors [n, d] or images [n, C, H, W], with remarks for the reader of an
+    estimate.
+    """
 
-    x: Array
-    y: Array
+    x: Side
+    y: Side
     remarks: list[str]
 
 
-def load_pairs(path: Path) -> tuple[Array, Array]:
+def load_pairs(path: Path) -> tuple[Side, Side]:
     """The arrays `x` and `y` of an npz. `UserError` if the file is not an npz or holds other
     things.
     """
 
-    def pick(records: zipfile.ZipFile) -> tuple[Array, Array]:
-        x, y = (npz.array(records, name, path, SAVE, MOST) for name in ("x", "y"))
+    def pick(records: zipfile.ZipFile) -> tuple[Side, Side]:
+        x, y = (npz.array(records, name, path, SAVE, MOST_OF_IMAGES, rank=4) for name in "xy")
         return x, y
 
-    both: tuple[Array, Array] = npz.read(path, SAVE, pick)
+    both: tuple[Side, Side] = npz.read(path, SAVE, pick)
+    for name, values in zip("xy", both, strict=True):
+        if values.ndim <= 2 and values.size > MOST:
+            raise UserError(
+                f"{path}: {name} has {values.size:,} numbers; give at most {MOST:,} as vectors"
+            )
     return both
 
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:
-    """Two arrays of equal length as float64 [n, d]. Copies of a row are left out, and a remark says
-    so. `UserError` names what is wrong.
+    """Two arrays of equal length: vectors as float64 [n, d], images as uint8 or float32
+    [n, C, H, W]. Copies of a row and constant columns are left out, and a remark says so.
+    `UserError` names what is wrong.
     """
-    sides = [_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y))]
-    a, b = sides
+    a, b = (_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y)))
     if len(a) != len(b):
         raise UserError(
             f"{name}: x has {len(a):,} rows and y {len(b):,}; row i of x belongs to row i of y"
         )
-    remarks = []
-    joint = np.concatenate([a, b], 1)
-    first = np.sort(np.unique(joint, axis=0, return_index=True)[1])
+    remarks: list[str] = []
+    own = [_digests(side) for side in (a, b)]
+    first = np.sort(np.unique(np.stack(own, 1), axis=0, return_index=True)[1])
     if len(first) < len(a):
-        if all(_quantity(side, first) for side in sides):
+        judged = [
+            _quantity(side, digests, first)
+            for side, digests in zip((a, b), own, strict=True)
+            if side.ndim > 2 or a.ndim == b.ndim == 2  # beside images, vectors may be labels
+        ]
+        if all(judged):
             duplicates = len(a) - len(first)
             remarks.append(
                 f"{duplicates:,} rows are copies of others and were left out: a critic that trained"
@@ -70,25 +85,45 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
             f"{name}: {len(a)} distinct pairs are too few to fit and to hold out; give at least"
             f" {LEAST}"
         )
-    for side, values in (("x", a), ("y", b)):
-        for column in range(values.shape[1]):
-            if np.ptp(values[:, column]) == 0:
-                raise UserError(
-                    f"{name}: column {column} of {side} is constant and has no information; leave"
-                    " it out"
-                )
+    a, b = (varying(side, values, name, remarks) for side, values in (("x", a), ("y", b)))
     return PairedSamples(a, b, remarks)
 
 
-def _quantity(side: Array, first: NDArray[np.int64]) -> bool:
+def varying(side: str, values: Side, name: str, remarks: list[str]) -> Side:
+    """The columns that are not constant; of images, all pixels."""
+    constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
+    if constant.all():
+        raise UserError(
+            f"{name}: {side} is constant, so it has no information; give something that varies"
+        )
+    if values.ndim > 2 or not constant.any():
+        return values
+    where = np.flatnonzero(constant)
+    remarks.append(
+        f"{len(where):,} of {values.shape[1]:,} columns of {side} are constant and were left out"
+        if len(where) > 1
+        else f"column {where[0]} of {side} is constant and was left out"
+    )
+    return values[:, ~constant]
+
+
+def _digests(values: Side) -> NDArray[np.uint64]:
+    """A number of 64 bits for each row; equal rows have equal numbers."""
+    rows = np.ascontiguousarray(values + 0.0 if values.dtype.kind == "f" else values)  # -0 is 0
+    found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(found), np.uint64)
+
+
+def _quantity(side: Side, digests: NDArray[np.uint64], first: NDArray[np.int64]) -> bool:
     """Whether equal values of a side come from copies of a row: the side has many values, and most
     distinct rows have their own.
     """
-    values = max(len(np.unique(column)) for column in side.T)
-    return values > np.sqrt(len(side)) and len(np.unique(side[first], axis=0)) > len(first) // 2
+    columns = side.T if side.ndim == 2 else [digests]
+    values = max(len(np.unique(column)) for column in columns)
+    return values > np.sqrt(len(side)) and len(np.unique(digests[first])) > len(first) // 2
 
 
-def _numbers(values: Any, name: str) -> Array:
+def _numbers(values: Any, name: str) -> Side:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
@@ -97,13 +132,25 @@ def _numbers(values: Any, name: str) -> Array:
         raise UserError(f"{name} holds {array.dtype}, not real numbers")
     if array.ndim == 1:
         array = array[:, None]
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise UserError(f"{name} has shape {array.shape}; give [n, d], one sample a row")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        row, column = np.argwhere(~np.isfinite(array))[0]
+    if array.ndim == 3:  # grey images
+        array = array[:, None]
+    if array.ndim not in (2, 4) or 0 in array.shape[1:]:
         raise UserError(
-            f"{name} holds {array[row, column]} in row {row}, column {column}; leave such rows"
-            " out of both arrays"
+            f"{name} has shape {array.shape}; give vectors [n, d] or images [n, C, H, W]"
         )
-    return array
+    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
+        raise UserError(
+            f"{name} has shape {array.shape}, which looks like [n, H, W, C]; give [n, C, H, W]"
+        )
+    if array.ndim == 4:
+        array = array.astype(np.uint8 if array.dtype in (np.uint8, bool) else np.float32)
+    else:
+        array = array.astype(np.float64)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row, *place = np.argwhere(~np.isfinite(array))[0]
+        where = f"column {place[0]}" if len(place) == 1 else f"pixel {tuple(map(int, place))}"
+        value = array[(row, *place)]
+        raise UserError(
+            f"{name} holds {value} in row {row}, {where}; leave such rows out of both arrays"
+        )
+    return np.ascontiguousarray(array)

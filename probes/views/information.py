@@ -17,13 +17,14 @@ from torch import Tensor
 from core.data.source import Truth
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
+from core.information.certificate import certificate
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import sweep_figures
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
-from probes.views.sweep import sweep_over
+from probes.views.sweep import Halved, sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
 VAL_PAIRS = 2**11 + 1  # a number of candidates of the sweep
@@ -43,7 +44,11 @@ class InformationProbe(Probe):
         "augmentation", "truth" (nats or null),
         "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
             "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
-                       "best_possible"?}]}}   (nats; best_possible if the truth is known)"""
+                       "best_possible"?}],
+            "certificate"? | "no_certificate"?: {"low", "point", "confidence", "candidates",
+                       "blocks", "floor"} or the reason without one,
+            "doubling"?: {"gain", "low", "high", "extrapolated" (no bound)}}}
+        (nats; best_possible if the truth is known; doubling: half of the training pairs)"""
 
     def requires(self, frozen: Frozen) -> str:
         return two_views_differ(frozen)
@@ -137,11 +142,14 @@ def critics(
         found["native"] = sweep(test.codes, 1 / temperature, truth)
         refitted = refit_scale(*val.codes, 1 / temperature)
         found["native, refitted scale"] = sweep(test.codes, refitted, truth, val.codes)
-    common = train_critic(*train.features, *val.features, seed)
+        found["native, refitted scale"] |= certified(test.codes, val.codes, refitted)
+    common, half = (train_critic(*train.features, *val.features, seed, share) for share in (1, 2))
     on_test, on_val = (
         (common(pairs.features[0]), common(pairs.features[1])) for pairs in (test, val)
     )
-    found["common"] = sweep(on_test, common.scale, truth, on_val)
+    halved = Halved(half(test.features[0]), half(test.features[1]), half.scale)
+    found["common"] = sweep(on_test, common.scale, truth, on_val, halved)
+    found["common"] |= certified(on_test, on_val, common.scale)
     surpassed(found)
     return found
 
@@ -174,18 +182,33 @@ def sweep(
     scale: float,
     truth: Truth | None = None,
     calibration: tuple[Tensor, Tensor] | None = None,
+    halved: Halved | None = None,
 ) -> dict[str, Any]:
     """The bound for C = 2^4 + 1 … n on codes [n, P] of test, with intervals, ceilings and the
     verdict at the largest C.
     """
-    swept = sweep_over(*codes, scale, calibration)
+    swept = sweep_over(*codes, scale, calibration, halved)
     rows = []
     for c, found in swept.bounds:
         row = {"K": c - 1, "candidates": c, "loss": math.log(c) - found.mean, "bound": found.mean}
         row |= {"low": found.low, "high": found.high, "ceiling": math.log(c)}
         rows.append(row | ({"best_possible": truth.best_infonce(c - 1)} if truth else {}))
-    described = {"scale": scale, "temperature": 1 / scale, "cap": swept.cap}
+    described: dict[str, Any] = {"scale": scale, "temperature": 1 / scale, "cap": swept.cap}
+    if gain := swept.gain:
+        doubling = {"gain": gain.mean, "low": gain.low, "high": gain.high}
+        doubling["extrapolated"] = rows[-1]["bound"] + max(0.0, gain.mean)
+        described["doubling"] = doubling
     return described | {"verdict": swept.verdict, "sweep": rows}
+
+
+def certified(
+    codes: tuple[Tensor, Tensor], chosen_on: tuple[Tensor, Tensor], scale: float
+) -> dict[str, Any]:
+    """The certificate of a critic, or the reason without one."""
+    try:
+        return {"certificate": certificate(codes, chosen_on, scale)._asdict()}
+    except Unmeasurable as reason:
+        return {"no_certificate": str(reason)}
 
 
 def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
@@ -208,5 +231,24 @@ def _sentence(name: str, found: dict[str, Any]) -> str:
         f"InfoNCE, {name} critic (T = {found['temperature']:.3f}): I(V1;V2) ≥ {last['bound']:.3f}"
         f" [{last['low']:.3f}, {last['high']:.3f}] nats at K = {last['K']:,};"
         f" ceiling log C = {last['ceiling']:.2f}, cosine cap {found['cap']:.2f}{best}:"
-        f" {found['verdict']}"
+        f" {found['verdict']}{_doubled(found)}{_certified(found)}"
+    )
+
+
+def _doubled(found: dict[str, Any]) -> str:
+    if found["verdict"] != "data-limited":
+        return ""
+    more = found["doubling"]
+    return (
+        f" (half of the training pairs gave {more['gain']:.2f} nats less; extrapolated in 1/n"
+        f" {more['extrapolated']:.2f}, no bound)"
+    )
+
+
+def _certified(found: dict[str, Any]) -> str:
+    if not (proof := found.get("certificate")):
+        return ""
+    return (
+        f"; certificate: ≥ {proof['low']:.3f} with {100 * proof['confidence']:g}% confidence for"
+        f" any distribution ({proof['blocks']:,} blocks of C = {proof['candidates']})"
     )

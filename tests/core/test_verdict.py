@@ -86,6 +86,36 @@ def test_the_slope_is_nats_an_e_fold_of_candidates(slope, word):
     assert verdict(sweep, 10**6) == word
 
 
+@pytest.mark.parametrize(
+    "gain, error, word",
+    [
+        (0.05, 0.01, "converged"),  # 2.5 % of the value
+        (0.2, 0.01, "data-limited"),
+        (0.2, 0.15, "converged"),  # chance explains it
+        (-0.2, 0.01, "converged"),
+    ],
+)
+def test_what_the_second_half_of_the_pairs_brings(gain, error, word):
+    sweep = [(c, flat(2.0)) for c in (64, 512, 1024, 4096)]
+    found = Estimate(gain, error, gain - 2 * error, gain + 2 * error)
+    assert verdict(sweep, 4096, gain=found) == word
+    rising = [(c, flat(1 + 0.1 * math.log(c))) for c in (64, 512, 1024, 4096)]
+    assert verdict(rising, 4096, gain=found) == "K-limited"
+    with pytest.raises(Unmeasurable):
+        verdict(sweep, 4096, gain=found._replace(mean=math.nan))
+
+
+def test_an_interval_around_zero_is_no_fault_of_the_critic():
+    for mean, error, word in (
+        (0.001, 0.002, "nothing found"),
+        (-0.002, 0.0005, "nothing found"),
+        (0.0, 0.0, "nothing found"),
+        (-0.3, 0.01, "critic-limited"),
+    ):
+        found = Estimate(mean, error, mean - 2 * error, mean + 2 * error)
+        assert verdict([(c, found) for c in (64, 4096)], 4096) == word
+
+
 def test_few_images_and_a_cap_are_ceilings_too():
     sweep = [(c, flat(2.5)) for c in (1024, 4096)]
     assert verdict(sweep, 4096) == "converged"

@@ -123,6 +123,38 @@ def test_training_ends_when_more_steps_are_not_worth_their_time(values, cycles, 
     assert torch.equal(critic.skip.weight, states[values.index(max(values[:cycles]))])
 
 
+def test_half_of_the_pairs_shows_whether_more_would_help(quick):
+    """In many dimensions, a critic of few pairs overfits, so that the second half brings much; with
+    two plain dimensions and many pairs it brings little.
+    """
+    few = [pairs(n, 0.5, seed, d=40) for n, seed in ((160, 0), (400, 1), (400, 2))]
+    many = [pairs(n, 0.7, seed, d=2) for n, seed in ((3000, 0), (2000, 1), (2000, 2))]
+    found = [critics(*parts)["common"] for parts in (few, many)]
+    gains = [one["doubling"]["gain"] for one in found]
+    assert gains[0] > 0.1 > 0.05 > abs(gains[1])
+    assert found[0]["doubling"]["extrapolated"] == pytest.approx(
+        found[0]["sweep"][-1]["bound"] + gains[0]
+    )
+    half = train_critic(*many[0].features, *many[1].features, 0, share=2)
+    expected = many[0].features[0][::2].double().mean(0)
+    torch.testing.assert_close(half.mean, expected)
+
+
+def test_every_fitted_critic_has_a_certificate_below_its_value(quick):
+    train, val, test = (pairs(n, 0.3, seed) for n, seed in ((300, 0), (600, 1), (900, 2)))
+    found = critics(train, val, test, 0.1)
+    assert "certificate" not in found["native"]
+    for name in ("native, refitted scale", "common"):
+        proof = found[name]["certificate"]
+        assert proof["low"] < proof["point"] and proof["confidence"] == 0.99
+        assert proof["blocks"] * proof["candidates"] <= 900
+        assert "certificate: ≥" in views._sentence(name, found[name])
+    small = views.critics(*(pairs(12, 0.3, seed) for seed in (0, 1, 2)))["common"]
+    assert "12 pairs are too few" in small["no_certificate"]
+    limited = found["common"] | {"verdict": "data-limited"}
+    assert "extrapolated in 1/n" in views._sentence("common", limited)
+
+
 def test_the_scale_of_a_critic_ends_at_200():
     critic = Critic(torch.randn(9, 4))
     for log_scale, expected in ((0.0, 1.0), (math.log(199), 199.0), (math.log(1000), 200.0)):

@@ -14,8 +14,8 @@ from sklearn.feature_selection import mutual_info_regression
 from core.errors import Unmeasurable, UserError
 from core.information.bounds import Estimate, alpha_bound
 from core.information.scores import of_matrix
-from probes.samples import crossfit
 from probes.samples import estimate as tool
+from probes.samples import panel
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import cross_fit
 from probes.samples.estimate import estimate
@@ -53,9 +53,10 @@ def test_every_lower_bound_is_one_and_close(information, d):
         assert entry["low"] <= entry["value"] <= entry["high"]
     assert ("ksg" in found["estimators"]) == (2 * d <= tool.KSG_DIMENSIONS)
     if information == 0:
-        assert "no information found" in found["conclusion"]
-    elif information < 2:
-        assert found["conclusion"].startswith("at least ") and "not limit it" in found["conclusion"]
+        assert found["conclusion"].startswith("nothing found; these critics read at most 0.03")
+        assert found["estimators"]["infonce"]["verdict"] == "nothing found"
+    else:
+        assert found["conclusion"].startswith("at least ")
 
 
 def test_ten_nats_are_called_saturated_and_alpha_says_more():
@@ -84,12 +85,13 @@ def test_the_alpha_bounds_ceiling_is_the_value_of_a_perfect_critic():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_have_no_verdict_and_no_conclusion(bad):
     good = Estimate(2.0, 0.1, 1.8, 2.2)
-    assert tool._other_verdict(good, good, 9.0) == "converged"
+    assert tool._other_verdict(good, good, 9.0, "K-limited") == "converged"
+    assert tool._other_verdict(good, good, 9.0, "data-limited") == "data-limited"
     for field in Estimate._fields:
         spoiled = good._replace(**{field: bad})
         for pair in ((spoiled, good), (good, spoiled)):
             with pytest.raises(Unmeasurable):
-                tool._other_verdict(*pair, 9.0)
+                tool._other_verdict(*pair, 9.0, "converged")
     x, y, _, _ = pairs_of(1.0, n=100, d=1)
     found = estimate(x, y, ("infonce", "alpha"))
     for name in ("infonce", "alpha"):
@@ -107,7 +109,7 @@ def test_a_memorising_critic_finds_nothing_in_independent_pairs():
     x, y = g.normal(size=(300, 10)), g.normal(size=(300, 10))
     fit = cross_fit(x, y, memorise=True)
     for name in ("infonce", "alpha", "nwj", "js"):
-        entry = tool._bound(name, fit, tool._sweep(fit)[-1][1], "")
+        entry = tool._bound(name, fit, tool._sweep(fit.folds)[-1][1], "")
         assert entry["value"] <= 3 * entry["error"]
     assert cross_fit(x, y).steps < fit.steps == 600
     found = estimate(x, y, ("infonce",))["estimators"]["infonce"]
@@ -119,23 +121,21 @@ def test_every_pair_is_scored_once_by_critics_that_never_saw_it():
     x, y, _, _ = pairs_of(1.0, n=400, d=2)
     fit = cross_fit(x, y)
     assert sorted(np.concatenate([held.rows for held in fit.folds]).tolist()) == list(range(400))
-    fold = fit.folds[2].rows
+    fold, order = fit.folds[2].rows, np.random.default_rng(1).permutation(80)
     spoiled = y.copy()
-    spoiled[fold] = np.random.default_rng(1).permutation(
-        y[fold]
-    )  # same marginals, another pairing: the codes must be the same, but shuffled
-    again = cross_fit(x, spoiled)
-    torch.testing.assert_close(fit.folds[2].query, again.folds[2].query)
+    spoiled[fold] = y[fold[order]]  # same marginals, another pairing
+    before, after = (of.folds[2].query @ of.folds[2].key.T for of in (fit, cross_fit(x, spoiled)))
+    torch.testing.assert_close(after, before[:, order], rtol=1e-4, atol=1e-4)
 
 
 def test_a_constant_in_the_critic_is_removed(monkeypatch):
     """A constant does not change InfoNCE, but NWJ and alpha. Scores estimate a log density ratio,
     whose exponential has the mean 1 over independent pairs.
     """
-    monkeypatch.setattr(crossfit, "LEAST_STEPS", 40)
-    monkeypatch.setattr(crossfit, "MOST_STEPS", 40)
+    monkeypatch.setattr(panel, "LEAST_STEPS", 40)
+    monkeypatch.setattr(panel, "MOST_STEPS", 40)
     x, y, _, _ = pairs_of(1.0, n=300, d=2)
-    plain, codes = cross_fit(x, y), crossfit.Towers.forward
+    plain, codes = cross_fit(x, y), panel.Towers.forward
 
     def shifted(self, *parts):
         q, k = codes(self, *parts)
@@ -143,7 +143,7 @@ def test_a_constant_in_the_critic_is_removed(monkeypatch):
             [k, torch.ones_like(k[..., :1])], -1
         )
 
-    monkeypatch.setattr(crossfit.Towers, "forward", shifted)
+    monkeypatch.setattr(panel.Towers, "forward", shifted)
     for before, after in zip(plain.folds, cross_fit(x, y).folds, strict=True):
         matrix = before.query @ before.key.T
         torch.testing.assert_close(after.query @ after.key.T, matrix, rtol=1e-3, atol=1e-3)
@@ -194,12 +194,13 @@ def test_the_canonical_critic_is_the_gaussian_one():
     """
     made = gaussian_pairs(20_000, 3, 1.2, 0)
     x, y = made.x.numpy(), made.y.numpy()
-    fitted = canonical(x, y, np.random.default_rng(0))
+    fitted = canonical(x[4000:], y[4000:], x[:4000], y[:4000])
     assert fitted.information() == pytest.approx(1.2, abs=0.05)
     q, k = fitted.codes(x, y)
     assert np.abs((q * k).sum(1) - made.pointwise.numpy()).mean() < 0.05
-    g = np.random.default_rng(0)
-    assert canonical(g.normal(size=(1000, 50)), g.normal(size=(1000, 50)), g).information() < 0.05
+    noise = np.random.default_rng(0).normal(size=(2, 1000, 50))
+    (x, y), used = noise, slice(200, None)
+    assert canonical(x[used], y[used], x[:200], y[:200]).information() < 0.05
 
 
 def test_normal_scores_depend_only_on_the_reference():
@@ -216,14 +217,17 @@ def test_normal_scores_depend_only_on_the_reference():
 @pytest.mark.parametrize(
     "x, y, message",
     [
-        (np.zeros((60, 2)), np.arange(60.0), "column 0 of x is constant"),
+        (np.zeros((60, 2)), np.arange(60.0), "x is constant"),
         (np.arange(60.0), np.arange(59.0), "x has 60 rows and y 59"),
         (np.arange(49.0), np.arange(49.0), "49 distinct pairs are too few"),
         (np.full(60, np.nan), np.arange(60.0), "x holds nan in row 0, column 0"),
         (np.arange(60.0), np.r_[np.arange(59.0), np.inf], "y holds inf in row 59, column 0"),
         (np.arange(60) + 1j, np.arange(60.0), "x holds complex128"),
         (np.array([object()] * 60), np.arange(60.0), "x holds object"),
-        (np.zeros((60, 2, 2)), np.arange(60.0), r"x has shape \(60, 2, 2\)"),
+        (np.zeros((60, 2, 2, 2, 2)), np.arange(60.0), r"x has shape \(60, 2, 2, 2, 2\)"),
+        (np.zeros((60, 8, 8, 3)), np.arange(60.0), r"looks like \[n, H, W, C\]"),
+        (np.zeros((60, 1, 8, 8)), np.arange(60.0), "x is constant"),
+        (np.full((60, 8, 8), np.inf), np.arange(60.0), r"x holds inf in row 0, pixel \(0, 0, 0\)"),
         (np.zeros((60, 0)), np.arange(60.0), r"x has shape \(60, 0\)"),
         ([[1, 2], [3]] * 30, np.arange(60.0), "x is not a rectangular array"),
     ],
@@ -242,7 +246,36 @@ def test_copies_of_rows_are_left_out_and_reported():
         check_pairs(np.tile(x[:40], (5, 1)), np.tile(y[:40], (5, 1)))
 
 
-def test_an_unknown_estimator_is_named():
+def test_a_dependence_above_the_stated_limit_is_found(monkeypatch):
+    """`at_most`: a linear dependence of 55 / n nats is seen with 95% power."""
+    monkeypatch.setattr(panel, "LEAST_STEPS", 1)
+    monkeypatch.setattr(panel, "MOST_STEPS", 1)
+    n = 400
+    found = []
+    for seed in range(8):
+        x, y, _, _ = pairs_of(tool.LINEAR / n, n=n, d=1, seed=seed)
+        found.append(tool._sweep(cross_fit(x, y).folds)[-1][1].low > 0)
+    assert sum(found) >= 7
+    assert tool.at_most({"high": 0.001}, n) == tool.LINEAR / n
+    assert tool.at_most({"high": 0.4}, n) == 0.4
+
+
+def test_constant_columns_are_left_out_with_a_remark():
+    x, y, _, _ = pairs_of(1.0, n=300, d=2)
+    wide = np.insert(x, [0, 2], 7.0, axis=1)
+    checked = check_pairs(wide, np.insert(y, 1, 0.0, axis=1))
+    np.testing.assert_array_equal(checked.x, x)
+    np.testing.assert_array_equal(checked.y, y)
+    assert checked.remarks == [
+        "2 of 4 columns of x are constant and were left out",
+        "column 1 of y is constant and was left out",
+    ]
+
+
+def test_an_unknown_estimator_or_critic_is_named():
+    for critic, message in (("cnv", "did you mean 'conv'"), ("conv", "needs images")):
+        with pytest.raises(UserError, match=message):
+            estimate(np.arange(60.0), np.arange(60.0), critic=critic)
     with pytest.raises(UserError, match="no 'infonc'.*did you mean 'infonce'"):
         estimate(np.arange(60.0), np.arange(60.0), ("infonc",))
 
@@ -289,7 +322,7 @@ def test_the_script_prints_a_table_or_json(tmp_path):
         word in told.stdout
         for word in ("infonce", "alpha", "nwj", "ksg", "lower bound", "ceiling", "500 pairs")
     )
-    assert told.stdout.strip().splitlines()[-1].startswith("at least ")
+    assert "\nat least 0." in told.stdout and "extrapolated in 1/n, no bound" in told.stdout
     found = json.loads(
         script("pairs.npz", "--json", "--estimators", "nwj,ksg", cwd=tmp_path).stdout
     )

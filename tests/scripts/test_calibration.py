@@ -63,6 +63,28 @@ def test_an_excess_is_counted_from_the_samples_own_information():
     assert found["mean_absolute_error"] == {"infonce": pytest.approx(0.3)}
 
 
+def test_verdicts_are_counted_against_the_truth_and_equal_sources_once():
+    rows = [row(0.8), row(0.8), row(0.97), row(0.96), row(0.85)]
+    for number, word in ((1, "data-limited"), (3, "data-limited"), (4, "K-limited")):
+        rows[number]["estimators"]["infonce"]["verdict"] = word
+    for number, name in enumerate("abcde"):
+        rows[number]["source"] = name
+    found = calibration.collect(rows, 100, 0, "suite")
+    assert found["verdicts"] == {
+        "short": 3,
+        "short_converged": ["a"],
+        "near": 2,
+        "near_converged": 1,
+        "outside": 2,
+    }
+    assert found["distinct"] == {
+        "sources": 4,
+        "infonce": pytest.approx((0.2 + 0.03 + 0.04 + 0.15) / 4),
+    }
+    told = calibration.summary(found)
+    assert "called converged: 1 (a)" in told and "4 sources below 4 nats are distinct" in told
+
+
 def test_the_peer_is_compared_in_nats_and_in_time():
     found = calibration.collect(
         [row(0.9, peer=0.7, peer_seconds=6.0), row(5.0, 5.0, 5.0, peer=3.0, peer_seconds=2.0)],

@@ -1,0 +1,147 @@
+"""What cross-fitting needs of critics, and the critics of vectors.
+
+n = pairs, E = critics that are trained in parallel, B = batch, P = code dimensions, d = features.
+"""
+
+import math
+from abc import abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from probes.samples.normal_scores import features, normal_scores
+from probes.samples.start import start
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+HIDDEN, CODES = 64, 32
+BATCH, RATE, DECAY = 300, 3e-3, 1e-2
+CHECK_EVERY, PATIENCE = 20, 5
+STEPS_A_PAIR = 0.2  # 600 steps for 3,000 training pairs …
+LEAST_STEPS, MOST_STEPS = 600, 3000
+
+
+class Plan(NamedTuple):
+    """How critics are trained: steps, and after how many of them the judges look. Training ends
+    when they have seen no progress `patience` times.
+    """
+
+    steps: int
+    batch: int = BATCH
+    rate: float = RATE
+    decay: float = DECAY
+    check_every: int = CHECK_EVERY
+    patience: int = PATIENCE
+
+
+class Panel(nn.Module):
+    """E critics f(x, y) = <q(x), k(y)> with the pairs that they read."""
+
+    critics: int
+    plan: Plan
+
+    @abstractmethod
+    def codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [E, B, P] of both sides of the rows [E, B] of each critic."""
+
+    @abstractmethod
+    def keep(self, better: Tensor, kept: dict[str, Tensor]) -> None:
+        """Put the weights of the critics with `better` [E] into `kept`."""
+
+
+class Vectors(Panel):
+    """Critics of x [n, dx], y [n, dy]: E closed forms of their own training pairs, each with a
+    small network on top.
+    """
+
+    def __init__(self, x: Array, y: Array, used: list[Rows], random: np.random.Generator):
+        super().__init__()
+        self.critics = len(used)
+        self.sides = _read(x, y, used, random)
+        self.towers = Towers(self.critics, self.sides[0].shape[2], self.sides[1].shape[2])
+        least = min(map(len, used))
+        steps = int(min(MOST_STEPS, max(LEAST_STEPS, STEPS_A_PAIR * least)))
+        self.plan = Plan(steps, min(BATCH, least))
+
+    def codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        each = torch.arange(self.critics)[:, None]
+        q, k = self.towers(*(side[each, rows] for side in self.sides))
+        return q, k
+
+    def keep(self, better: Tensor, kept: dict[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            kept[name][better] = tensor[better]
+
+
+class Towers(nn.Module):
+    """E critics f(x, y) = base + <g(x), h(y)> + a(x) + b(y), each with its own weights.
+
+    `base` is the closed form (`probes.samples.start`); the rest starts at zero.
+    """
+
+    def __init__(self, critics: int, dx: int, dy: int):
+        super().__init__()
+        self.of_x, self.of_y = (
+            nn.ModuleList(
+                Stacked(critics, *widths)
+                for widths in ((d, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, CODES + 1))
+            )
+            for d in (dx, dy)
+        )
+        with torch.no_grad():
+            self.of_x[-1].weight[..., -1] = 0  # type: ignore[index, operator]
+            self.of_y[-1].weight.zero_()  # type: ignore[operator, union-attr]
+
+    def forward(
+        self, x: Tensor, y: Tensor, base_x: Tensor, base_y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Codes [E, B, P] of both sides."""
+        g, h = _through(self.of_x, x), _through(self.of_y, y)
+        one = torch.ones_like(g[..., :1])
+        of_y = torch.cat([h[..., :-1], one, h[..., -1:], base_y], -1)
+        return torch.cat([g, one, base_x], -1), of_y
+
+
+class Stacked(nn.Module):
+    """A linear map for each of E critics, [E, B, in] to [E, B, out]."""
+
+    def __init__(self, critics: int, width_in: int, width_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.randn(critics, width_in, width_out) * math.sqrt(2 / width_in)
+        )
+        self.bias = nn.Parameter(torch.zeros(critics, 1, width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in layers[:-1]:
+        x = F.silu(layer(x))
+    return layers[-1](x)
+
+
+def _read(x: Array, y: Array, used: list[Rows], random: np.random.Generator) -> list[Tensor]:
+    """The input of each critic for all pairs: features and closed form of x and y, [E, n, d] each,
+    fitted on the critic's training rows.
+    """
+    made = []
+    for rows in used:
+        scores_x, scores_y = normal_scores(x[rows], x), normal_scores(y[rows], y)
+        begun = start(x, y, rows, random)
+        read = (features(x[rows], x, scores_x), features(y[rows], y, scores_y))
+        more = (np.concatenate(pair, 1) for pair in zip(read, begun.features, strict=True))
+        made.append((*more, *begun.codes))
+    return [_stacked([made_of[side] for made_of in made]) for side in range(4)]
+
+
+def _stacked(arrays: list[Array]) -> Tensor:
+    """[E, n, d] of arrays [n, d_e], filled up with zeros."""
+    width = max(array.shape[1] for array in arrays)
+    tensors = (torch.from_numpy(array).float() for array in arrays)
+    return torch.stack([F.pad(x, (0, width - x.shape[1])) for x in tensors])

@@ -1,0 +1,101 @@
+"""The critic with which the training of critics for pairs starts: closed forms, chosen on held
+pairs.
+
+n = pairs, P = code dimensions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.information.bounds import infonce_objective
+from probes.samples.canonical import canonical
+from probes.samples.normal_scores import curves, heavy_radius, normal_scores, ranks, waves
+from probes.samples.tables import table
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Codes = tuple[Array, Array]
+WIDEST = 50  # dimensions of a side: with more, waves can not be fitted with a few thousand pairs
+MARGIN = 0.005  # nats by which a richer critic has to be better
+JUDGED = 600
+MOST_VARIATES = 8
+
+
+class Start(NamedTuple):
+    """Codes [n, P] of all pairs, whose inner product is a critic; and features of x and y, [n, f],
+    from which a network can improve it.
+    """
+
+    codes: Codes
+    features: Codes
+
+
+def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
+    """The critic that is fitted on the rows `used` of x [n, dx], y [n, dy].
+
+    It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
+    (`waves`), plus or instead of it a table of two numbers: of the coordinates if both sides have
+    one, else of the radii. A fifth of `used` chooses, and prefers the simpler one.
+    """
+    order = random.permutation(used)
+    held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
+    gaussian, variates, value = _gaussian(x, y, fitted, held)
+    best: list[Codes] = [gaussian]
+    shares = [_number(side, fitted) for side in (x, y)]
+    made = table(*(share[fitted] for share in shares))
+    tabled = made.codes(*shares)
+    for tried in ([tabled], [gaussian, tabled]):
+        if (now := _value(tried, held)) > value + MARGIN:
+            best, value = tried, now
+    codes = tuple(np.concatenate(parts, 1) for parts in zip(*best, strict=True))
+    seen = tuple(
+        np.concatenate([of[:, :MOST_VARIATES], _more(side, share)], 1)
+        for of, side, share in zip(variates, (x, y), shares, strict=True)
+    )
+    return Start((codes[0], codes[1]), (seen[0], seen[1]))
+
+
+def _more(side: Array, share: Array) -> Array:
+    """Features of a single number [n]: steep ones if it is the side's only coordinate."""
+    return curves(share[:, None]) if side.shape[1] == 1 else 2 * share[:, None] - 1
+
+
+def _gaussian(x: Array, y: Array, fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:
+    """The better Gaussian critic, without and with waves: codes, canonical variates, value."""
+    scores = [normal_scores(side[fitted], side) for side in (x, y)]
+    best, variates, value = None, None, 0.0
+    for turning in (False, True):
+        widths = [side.shape[1] for side in scores]
+        if turning and (max(widths) > WIDEST or max(widths) == 1):
+            break
+        a, b = (waves(side[fitted], side) if turning else side for side in scores)
+        made = canonical(a[fitted], b[fitted], a[held], b[held])
+        made = made.strongest() if turning else made
+        codes = made.codes(a, b)
+        now = _value([codes], held)
+        if best is None or now > value + MARGIN:
+            best, variates, value = codes, made.variates(a, b), now
+    assert best and variates
+    return best, variates, value
+
+
+def _number(side: Array, fitted: Rows) -> Array:
+    """A number of each sample, as a rank [n]: the coordinate if there is one, else the radius."""
+    share = ranks(side[fitted], side)
+    if side.shape[1] > 1:
+        radius = heavy_radius(share)
+        share = ranks(radius[fitted], radius)
+    return share[:, 0]
+
+
+def _value(parts: list[Codes], held: Rows) -> float:
+    """The InfoNCE value of a sum of critics on held pairs, in nats."""
+    rows = held[:JUDGED]
+    scores = sum(
+        torch.from_numpy(first[rows]).float() @ torch.from_numpy(second[rows]).float().T
+        for first, second in parts
+    )
+    return float(infonce_objective(torch.as_tensor(scores)))
