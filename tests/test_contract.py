@@ -92,7 +92,7 @@ def test_every_network_is_compiled_in_the_mode_that_was_asked_for(path):
 
     def compiled(call, mode):
         def counted(*given):
-            served.update(call.__self__.parameters())
+            served.update(call.__wrapped__.__self__.parameters())
             return call(*given)
 
         modes.add(mode)

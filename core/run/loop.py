@@ -181,7 +181,7 @@ class Loop:
             if self.validation.warning:
                 self.progress.say(f"warning: {self.validation.warning}")
         score = scores[self.validation.criterion(state.method, scores)]
-        if score <= state.best:
+        if not score > state.best:  # also if it is NaN
             return False
         state.best = score
         if self.logger:

@@ -3,6 +3,7 @@
 W = processes.
 """
 
+import functools
 import inspect
 import os
 from collections.abc import Iterator
@@ -209,9 +210,10 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     """
     call = network._call_impl
 
+    @functools.wraps(call)
     def called(*args: Any, **named: Any) -> Any:
         return call(*args, **named)
 
     # the compiler keeps its graphs by code object, up to a small number
-    called.__code__ = called.__code__.replace()
+    called.__code__ = called.__code__.replace()  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.run import checkpoint
-from core.run.loop import Loop
+from core.run.loop import Due, Loop
 from scripts.patience import Patience, stamp
 from tests import in_process
 from tests.front_door import ROOT, Done, run_script, start_script
@@ -228,14 +228,20 @@ def test_a_profile_shows_the_time_of_each_part(tmp_path):
 @pytest.mark.parametrize(
     "score, kept", [(0.4, False), (0.5, False), (0.6, True), (math.nan, False)]
 )
-def test_only_a_better_score_replaces_the_best_checkpoint(score, kept, monkeypatch):
+def test_only_a_better_score_replaces_the_best_checkpoint(score, kept):
     """Of equal ones the first stays, so that a resumed run keeps the same."""
     loop, saves = object.__new__(Loop), []
     loop.state = SimpleNamespace(best=0.5, step=7, method=SimpleNamespace(criterion="knn"))
-    loop.logger, loop.folder = None, SimpleNamespace(best="best.ckpt")
+    loop.logger, loop.training, loop.clock = None, SimpleNamespace(steps_per_epoch=9), None
+    loop.folder = SimpleNamespace(
+        saver=SimpleNamespace(check=lambda: None), save=lambda *given, wait: saves.append(given)
+    )
     loop.validation = SimpleNamespace(criterion=lambda method, scores: f"val/{method.criterion}")
     loop._observe = lambda: {"val/knn": score}
-    monkeypatch.setattr(checkpoint, "save", lambda *given: saves.append(given))
-    loop._validate()
-    assert saves == ([("best.ckpt", loop.state)] if kept else [])
+    loop.losses = SimpleNamespace(add=lambda *_: None, look=dict)
+    loop.progress = SimpleNamespace(advance=lambda step: None)
+    loop.training.fabric = SimpleNamespace(device=torch.device("cpu"))
+    loop._due = lambda step, timely: Due(logs=False, validates=True, saves=False)
+    loop._after({}, timely=False)
+    assert saves == ([(loop.state, 9, False, True)] if kept else [])
     assert loop.state.best == (score if kept else 0.5)

@@ -36,7 +36,7 @@ def logged(tmp_path_factory):
         answer = train("simclr", run, *more)
         assert answer.code == 0, answer.err
         words = ["--probes", "linear,information", "--device", "cpu", "wandb.entity=team"]
-        patch.setattr("probes.views.critic.STEPS", 100, raising=False)
+        patch.setattr("probes.views.critic.CYCLES", (20, 20))
         probe.main([str(run), *words, "wandb.artifacts=true"])
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2
