@@ -77,7 +77,8 @@ CLOSE = [  # name, and the largest shortfall with 1,500 pairs
 def test_lower_bounds_stay_below_the_truth_and_near_it(name, shortfall):
     made = known.SUITE[name](1500, 3)
     found = estimate(made.x, made.y, ("infonce", "alpha", "nwj"))["estimators"]
-    own = max(made.information, made.pointwise.mean())
+    own = made.pointwise.mean()  # of this sample
     for entry in found.values():
-        assert entry["value"] <= own + 3 * entry["error"] + 1e-9
-    assert found["infonce"]["value"] >= made.information - shortfall - 3 * found["infonce"]["error"]
+        assert entry["value"] <= max(made.information, own) + 3 * entry["error"] + 1e-9
+    least = min(made.information, own) - shortfall
+    assert found["infonce"]["value"] >= least - 3 * found["infonce"]["error"]

@@ -106,9 +106,9 @@ def test_numbers_are_logged_to_the_run_that_trained_the_measured_weights(tmp_pat
         return measure(self, frozen, **options)
 
     class Noted(logger.Logger):
-        def __init__(self, run, folder, wandb_id=""):
+        def __init__(self, run, folder, wandb_id="", **more):
             ids.append(wandb_id)
-            super().__init__(run, folder, wandb_id)
+            super().__init__(run, folder, wandb_id, **more)
 
     monkeypatch.setattr(KNNProbe, "measure", meanwhile)
     monkeypatch.setattr(logger, "Logger", Noted)
