@@ -347,11 +347,15 @@ def test_identities_differ_where_features_do(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     code = "import torch\ndef build():\n    torch.manual_seed(0)\n"
     code += "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 5))\n"
-    (tmp_path / "mine.py").write_text(code)
-    seen = {open_encoder(Asked(torch="mine:build"), DATA).frozen.weights}
-    seen.add(open_encoder(Asked(torch="mine:build", mean=(0.5,), std=(0.5,)), DATA).frozen.weights)
-    (tmp_path / "mine.py").write_text(code + "# changed\n")
-    seen.add(open_encoder(Asked(torch="mine:build"), DATA).frozen.weights)
+    (tmp_path / "encoder_of_mine.py").write_text(code)
+    seen = {open_encoder(Asked(torch="encoder_of_mine:build"), DATA).frozen.weights}
+    seen.add(
+        open_encoder(
+            Asked(torch="encoder_of_mine:build", mean=(0.5,), std=(0.5,)), DATA
+        ).frozen.weights
+    )
+    (tmp_path / "encoder_of_mine.py").write_text(code + "# changed\n")
+    seen.add(open_encoder(Asked(torch="encoder_of_mine:build"), DATA).frozen.weights)
     assert len(seen) == 3
 
 
