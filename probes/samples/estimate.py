@@ -62,16 +62,8 @@ def estimate(
     >>> 0.5 < found["estimators"]["infonce"]["value"] < 0.72
     True
     """
-    for word in estimators:
-        if word not in SIDES:
-            raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}")
-    if critic not in CRITICS:
-        raise UserError(f"critic: there is no '{critic}'{nearest(critic, CRITICS)}")
+    _check_names(estimators, critic)
     pairs = seen_by(critic, check_pairs(x, y, name))
-    dimensions = tuple(
-        side.shape[1] if side.ndim == 2 else " x ".join(map(str, side.shape[1:]))
-        for side in (pairs.x, pairs.y)
-    )
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
@@ -79,12 +71,7 @@ def estimate(
     found: dict[str, Found] = {}
     for estimator in dict.fromkeys(("infonce", *estimators)):
         if estimator == "ksg":
-            if reason := _no_ksg(pairs):
-                pairs.remarks.append(f"ksg left out: {reason}")
-                continue
-            terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
-            value = interval(torch.from_numpy(np.asarray(terms)))
-            found["ksg"] = _entry(value, ESTIMATE, None, None, "no bound")
+            found |= _ksg(pairs)
             continue
         objective = estimator if estimator in ("js", "anchor") else "infonce"
         read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
@@ -93,25 +80,59 @@ def estimate(
         "quantity": "I(X; Y)",
         "unit": "nats",
         "pairs": len(pairs.x),
-        "dimensions": dimensions,
+        "dimensions": tuple(_dimensions(side) for side in (pairs.x, pairs.y)),
         "split": f"held out, {FOLDS} folds",
         "seed": seed,
         "estimators": {key: found[key] for key in found if key in estimators or key == "infonce"},
-        "sweep": [
-            {"candidates": c, "bound": e.mean, "low": e.low, "high": e.high, "ceiling": math.log(c)}
-            for c, e in sweep
-        ],
+        "sweep": [_point(candidates, bound) for candidates, bound in sweep],
         "calibration": fit.calibration,
-        "doubling": {
-            "gain": gain.mean,
-            "low": gain.low,
-            "high": gain.high,
-            "extrapolated": sweep[-1][1].mean + max(0.0, gain.mean),
-            "side": ESTIMATE,
-        },
+        "doubling": _doubling(gain, sweep[-1][1]),
         "remarks": pairs.remarks,
     }
     return made | {"conclusion": conclusion(made)}
+
+
+def _check_names(estimators: tuple[str, ...], critic: str) -> None:
+    for word in estimators:
+        if word not in SIDES:
+            raise UserError(f"estimators: there is no '{word}'{nearest(word, SIDES)}")
+    if critic not in CRITICS:
+        raise UserError(f"critic: there is no '{critic}'{nearest(critic, CRITICS)}")
+
+
+def _ksg(pairs: PairedSamples) -> dict[str, Found]:
+    """{"ksg": its entry}, or {} and a remark that says why not."""
+    if reason := _no_ksg(pairs):
+        pairs.remarks.append(f"ksg left out: {reason}")
+        return {}
+    terms = ksg_terms(normal_scores(pairs.x, pairs.x), normal_scores(pairs.y, pairs.y))
+    value = interval(torch.from_numpy(np.asarray(terms)))
+    return {"ksg": _entry(value, ESTIMATE, None, None, "no bound")}
+
+
+def _point(candidates: int, bound: Estimate) -> Found:
+    """InfoNCE with so many candidates."""
+    most = math.log(candidates)
+    own = {"bound": bound.mean, "low": bound.low, "high": bound.high}
+    return {"candidates": candidates, **own, "ceiling": most}
+
+
+def _dimensions(side: Side) -> int | str:
+    """The dimensions of vectors, or "C x H x W" of images."""
+    return side.shape[1] if side.ndim == 2 else " x ".join(map(str, side.shape[1:]))
+
+
+def _doubling(gain: Estimate, bound: Estimate) -> Found:
+    """What the second half of the training pairs brought, and the value without a limit in their
+    number.
+    """
+    return {
+        "gain": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
+        "extrapolated": bound.mean + max(0.0, gain.mean),
+        "side": ESTIMATE,
+    }
 
 
 def seen_by(critic: str, pairs: PairedSamples) -> PairedSamples:
