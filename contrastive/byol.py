@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor, nn
 
-from contrastive.momentum import follow, require_share, slow_copy
+from contrastive.momentum import follow, slow_copy
 from core.batch import Batch, Output, at_least_float32
-from core.checks import at_least, one_of
+from core.checks import at_least, one_of, share
 from core.method import Method
 from core.networks.backbones import STEMS, Backbone
 
@@ -30,7 +30,7 @@ class BYOLConfig:
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)
         at_least(self, projection=1, hidden=1)
-        require_share(self, "momentum")
+        share(self, "momentum")
 
 
 class BYOL(Method):

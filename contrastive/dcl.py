@@ -13,8 +13,7 @@ from torch import Tensor
 from contrastive.simclr import SimCLR, SimCLRConfig
 from core.batch import Batch, Output, at_least_float32
 from core.distributed import gather, rank, world
-from core.information.geometry import alignment
-from core.information.losses import in_batch_loss, in_float32
+from core.information.losses import in_float32
 
 
 @dataclass
@@ -32,13 +31,7 @@ class DCL(SimCLR):
     def forward(self, batch: Batch) -> Output:
         first, second = self.in_micro_batches(self._project_both, *batch.views[:2])
         loss = decoupled_loss(first, second, self.temperature)
-        one_sided = in_batch_loss(first, second, self.temperature)
-        metrics = {
-            "dcl": loss.detach(),  # no bound follows from it
-            "in_batch_bound": math.log(len(first) * world()) - one_sided,
-            "alignment": alignment(first.detach(), second.detach()),
-        }
-        return Output(loss, metrics)
+        return Output(loss, {"dcl": loss.detach()} | self.plain_metrics(first, second))
 
 
 @in_float32

@@ -12,7 +12,7 @@ from lightly.models.modules import LeJEPAProjectionHead
 from torch import Tensor
 
 from core.batch import Batch, Output, at_least_float32
-from core.checks import at_least, one_of
+from core.checks import at_least, one_of, share
 from core.distributed import mean, total, world
 from core.information.losses import in_float32
 from core.method import Method
@@ -34,8 +34,7 @@ class LeJEPAConfig:
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)
         at_least(self, projection=1, hidden=1, slices=1)
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share: must be in [0, 1], got {self.share}")
+        share(self, "share")
 
 
 class LeJEPA(Method):

@@ -4,7 +4,6 @@ He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, strong
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contrastive.config import ContrastiveConfig
+from contrastive.momentum import follow, slow_copy
 from contrastive.queue import KeyQueue
 from core.batch import Batch, Encoded, Output, at_least_float32
-from core.checks import at_least
+from core.checks import at_least, share
 from core.distributed import gather, rank, world
 from core.information.geometry import alignment
 from core.information.losses import in_batch_loss, queue_loss
@@ -40,9 +40,7 @@ class MoCoConfig(ContrastiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, queue=1, shuffle_groups=1)
-        for key in ("momentum", "momentum_end"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key}: must be in [0, 1], got {getattr(self, key)}")
+        share(self, "momentum", "momentum_end")
         if self.momentum > self.momentum_end:
             raise ValueError(
                 "momentum_end: the key encoder must slow down towards the end of training, but"
@@ -66,7 +64,7 @@ class MoCo(Method):
             }
         )
         self._one_pass = grouped(self.query)
-        self.key = copy.deepcopy(self.query).requires_grad_(False)
+        self.key = slow_copy(self.query)
         self.queue = KeyQueue(config.queue, config.projection)
         self._new_keys: Tensor | None = None  # the keys of the current step
 
@@ -196,11 +194,8 @@ class MoCo(Method):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Move the key encoder by 1 - m; enqueue this step's keys of all processes, by rank."""
-        start, end = self.config.momentum, self.config.momentum_end
-        momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
-        torch._foreach_lerp_(
-            list(self.key.parameters()), list(self.query.parameters()), 1 - momentum
-        )
+        config = self.config
+        follow(self.key, self.query, config.momentum, progress, config.momentum_end)
         if self._new_keys is not None:
             self.queue.enqueue(self._new_keys)
             self._new_keys = None

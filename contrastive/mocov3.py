@@ -13,8 +13,9 @@ from lightly.models.modules import BYOLPredictionHead, MoCoProjectionHead
 from torch import Tensor, nn
 
 from contrastive.config import ContrastiveConfig
-from contrastive.momentum import follow, require_share, slow_copy
+from contrastive.momentum import follow, slow_copy
 from core.batch import Batch, Encoded, Output, at_least_float32
+from core.checks import share
 from core.distributed import world
 from core.information.geometry import alignment
 from core.information.losses import clip_loss
@@ -31,7 +32,7 @@ class MoCoV3Config(ContrastiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_share(self, "momentum")
+        share(self, "momentum")
         if self.patch < 0:
             raise ValueError(f"patch: must be 0 or more, got {self.patch}")
 

@@ -15,7 +15,7 @@ from contrastive.config import ContrastiveConfig
 from core.batch import Batch, Encoded, Output, at_least_float32
 from core.distributed import world
 from core.information.geometry import alignment
-from core.information.losses import nt_xent_and_in_batch
+from core.information.losses import in_batch_loss, nt_xent_and_in_batch
 from core.method import Method
 from core.networks.backbones import Backbone
 from core.networks.heads import ProjectionHead
@@ -50,6 +50,14 @@ class SimCLR(Method):
             "alignment": alignment(first.detach(), second.detach()),
         }
         return Output(loss, metrics)
+
+    def plain_metrics(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Metrics of a variant whose loss gives no bound: unit codes [B, P] of two views."""
+        one_sided = in_batch_loss(first, second, self.temperature)
+        return {
+            "in_batch_bound": math.log(len(first) * world()) - one_sided,
+            "alignment": alignment(first.detach(), second.detach()),
+        }
 
     def project(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to unit-length codes [B, P]."""

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from contrastive.simclr import SimCLR, SimCLRConfig
 from core.batch import Batch, Output, at_least_float32
-from core.distributed import gather, rank, world
-from core.information.geometry import alignment
-from core.information.losses import in_batch_loss, in_float32
+from core.distributed import gather, rank
+from core.information.losses import in_float32
 
 
 @dataclass
@@ -38,13 +37,7 @@ class SupCon(SimCLR):
         first, second = self.in_micro_batches(self._project_both, *batch.views[:2])
         label = batch.label[:, self.config.columns] if self.config.columns else batch.label
         loss = supervised_loss(first, second, label, self.temperature)
-        one_sided = in_batch_loss(first, second, self.temperature)
-        metrics = {
-            "supcon": loss.detach(),  # no bound follows from it
-            "in_batch_bound": math.log(len(first) * world()) - one_sided,
-            "alignment": alignment(first.detach(), second.detach()),
-        }
-        return Output(loss, metrics)
+        return Output(loss, {"supcon": loss.detach()} | self.plain_metrics(first, second))
 
 
 @in_float32

@@ -26,6 +26,13 @@ def counts(config: Any, prefix: str = "", **highest: int) -> None:
             raise ValueError(f"{prefix}{key}: must be from 1 to {high}, got {getattr(config, key)}")
 
 
+def share(config: Any, *keys: str) -> None:
+    """Each named field lies between 0 and 1."""
+    for key in keys:
+        if not 0 <= getattr(config, key) <= 1:
+            raise ValueError(f"{key}: must be in [0, 1], got {getattr(config, key)}")
+
+
 def one_of(config: Any, **choices: Iterable[str]) -> None:
     """Each named field is one of its choices."""
     for key, names in choices.items():
