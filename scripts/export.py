@@ -27,7 +27,7 @@ ENDINGS = (".npz", ".parquet")
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from core.run.folder import home_expanded, make_folder
+    from core.run.folder import home_expanded
     from probes.origins import find
 
     for key in ("out", "embeddings"):
@@ -36,10 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     path = find(options.run, options.best)
     if options.out is not None:
         _refuse_other_folder(options.out)
-        make_folder(options.out, "--out", "name another")
         _write_network(path, options)
     if options.embeddings is not None:
-        make_folder(options.embeddings.parent, "--embeddings", "name another")
         _write_embeddings(path, options)
 
 
@@ -84,8 +82,10 @@ def _refuse_other_folder(folder: Path) -> None:
 def _write_network(path: Path, options: argparse.Namespace) -> None:
     from core.foreign import export
     from core.run import checkpoint
+    from core.run.folder import make_folder
 
     found = checkpoint.load_method(path, trusted=options.trust)
+    make_folder(options.out, "--out", "name another")
     try:
         content = export.files(found)
     except UserError:
@@ -105,11 +105,13 @@ def _write_network(path: Path, options: argparse.Namespace) -> None:
 def _write_embeddings(path: Path, options: argparse.Namespace) -> None:
     from core.foreign import embeddings
     from core.frozen import Frozen
+    from core.run.folder import make_folder
     from probes.session import usable_device
     from probes.views import geometry, information
 
     chosen = {"device": usable_device(options.device), "quiet": False}
     frozen = Frozen.load(path, options.overrides, tuple(options.trust), **chosen)
+    make_folder(options.embeddings.parent, "--embeddings", "name another")
     if options.embeddings.suffix == ".npz":
         views = geometry.LIDAR_IMAGES, geometry.LIDAR_VIEWS
         print(embeddings.write_npz(options.embeddings, frozen, information.TRAIN_PAIRS, views))

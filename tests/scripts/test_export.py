@@ -359,3 +359,13 @@ def test_export_names_what_it_can_not_build(tmp_path):
     method.embed = lambda x: method.backbone(x) * 2
     with pytest.raises(UserError, match="--program and --onnx export any encoder"):
         export.files(checkpoint.Loaded(method, run, 1, ""))
+
+
+@pytest.mark.parametrize("asked", [["-o", "out"], ["--embeddings", "out/f.npz"]])
+def test_a_checkpoint_that_can_not_be_read_leaves_no_folder(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
+    for path in ("nothing", "bad.ckpt"):
+        with pytest.raises(SystemExit):
+            command.main([path, *asked])
+    assert not (tmp_path / "out").exists()
