@@ -85,8 +85,8 @@ def waits(check: Check, run: Callable[[], Any]) -> dict[str, int]:
 
 def profiled(check: Check, run: Callable[[], Any], steps: int) -> dict[str, Any]:
     """For `steps` calls of one step each: milliseconds per step, the share of the time in which a
-    kernel runs, kernels per step, and the slowest kernels: (name, milliseconds per step, calls per
-    step).
+    kernel runs, kernels per step, the host's milliseconds per step in each phase of a training step,
+    and the slowest kernels: (name, milliseconds per step, calls per step).
 
     On a CPU, operators are counted instead of kernels.
     """
@@ -100,17 +100,21 @@ def profiled(check: Check, run: Callable[[], Any], steps: int) -> dict[str, Any]
         wall = time.perf_counter() - start
     spans: list[tuple[float, float]] = []
     by_name: dict[str, tuple[float, int]] = {}
+    host = dict.fromkeys(PHASES, 0.0)
     for event in trace.events():
         if _is_work(event, check.gpu):
             spans.append((event.time_range.start, event.time_range.end))
             spent = event.time_range.elapsed_us() if check.gpu else event.self_cpu_time_total
             total, count = by_name.get(event.name, (0.0, 0))
             by_name[event.name] = total + spent, count + 1
+        elif event.name in host and event.device_type == torch.autograd.DeviceType.CPU:
+            host[event.name] += event.time_range.elapsed_us() / 1e3 / steps
     top = sorted(by_name.items(), key=lambda item: -item[1][0])[:25]
     return {
         "wall_ms": 1e3 * wall / steps,
         "device_busy": _covered(spans) / 1e6 / wall,
         "kernels": len(spans) / steps,
+        "host_ms": host,
         "top": [[name[:90], us / 1e3 / steps, n / steps] for name, (us, n) in top],
     }
 

@@ -125,12 +125,13 @@ def compare(
 
 def _say(check: Check, title: str, row: dict[str, Any]) -> None:
     profile = row["profile"]
+    host = ", ".join(f"{name} {ms:.1f}" for name, ms in profile["host_ms"].items())
     top = "; ".join(f"{name[:40]} {ms:.2f} ms x{n:.0f}" for name, ms, n in profile["top"][:4])
     check.say(
         f"{title}: {row['images_per_s']:,.0f} images/s, {row['ms']:.2f} ms a step,"
         f" {row['without_views_ms']:.2f} ms without views; device busy"
         f" {profile['device_busy']:.0%}, {profile['kernels']:.0f} kernels,"
-        f" {sum(row['waits'].values())} waits, first {row['first_s']:.0f} s; {top}"
+        f" {sum(row['waits'].values())} waits, first {row['first_s']:.0f} s; host {host} ms; {top}"
     )
 
 
