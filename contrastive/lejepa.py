@@ -17,7 +17,6 @@ from core.distributed import mean, total, world
 from core.information.losses import in_float32
 from core.method import Method
 from core.networks.backbones import STEMS, Backbone
-from core.randomness import KeyedRNG
 
 KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 to 3
 
@@ -51,7 +50,7 @@ class LeJEPA(Method):
         codes = torch.stack(self.in_micro_batches(self._project_both, *batch.views[:2]))
         agreement = mean((codes - codes.mean(0)).square().mean())
         # equal directions on all processes
-        rng = KeyedRNG(batch.rng.seed, batch.rng.step, device=codes.device)
+        rng = batch.rng.common()
         directions = rng.normal("slices", codes.shape[2], self.config.slices).to(codes)
         normality = sigreg(codes, directions)
         loss = self.config.share * normality + (1 - self.config.share) * agreement

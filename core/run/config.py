@@ -44,10 +44,12 @@ class RunConfig:
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.trainer.compile in GRAPHS and self.optim.micro_batch:
+        trainer = self.trainer
+        if self.optim.micro_batch and (trainer.cuda_graph or trainer.compile in GRAPHS):
+            key = "cuda_graph" if trainer.cuda_graph else "compile"
             raise ValueError(
-                "trainer.compile: CUDA graphs overwrite activations that micro batches need; use"
-                " true, or optim.micro_batch=0"
+                f"trainer.{key}: CUDA graphs overwrite activations that micro batches need; use"
+                f" {'false' if trainer.cuda_graph else 'true'}, or optim.micro_batch=0"
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: must be 0 or more and below 2^63, got {self.seed}")

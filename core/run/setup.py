@@ -172,6 +172,8 @@ def build_state(
         said, digest = start_from(method, run.init)
         if fabric.is_global_zero:
             print(said, flush=True)
+    if run.trainer.cuda_graph:
+        _require_one_gpu(fabric)
     method = speed_up(method)
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:
@@ -190,6 +192,15 @@ def build_state(
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     state = State(run, method, optimizer, scaler=scaler, init=digest)
     return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
+
+
+def _require_one_gpu(fabric: Fabric) -> None:
+    if fabric.device.type != "cuda" or fabric.world_size > 1:
+        raise UserError(
+            f"trainer.cuda_graph: it needs one CUDA GPU, and this run has {fabric.world_size} x"
+            f" {fabric.device.type}; set it to false"
+            + (", or trainer.compile=reduce-overhead" if fabric.device.type == "cuda" else "")
+        )
 
 
 def _compile(method: Method, asked: bool | str) -> None:
