@@ -77,7 +77,7 @@ def sigreg(codes: Tensor, directions: Tensor) -> Tensor:
     t = torch.linspace(0, HIGHEST, KNOTS, dtype=codes.dtype, device=codes.device)
     normal = (-t.square() / 2).exp()
     weight = torch.full_like(t, 2 * HIGHEST / (KNOTS - 1))  # twice, for t and -t
-    weight[[0, -1]] /= 2
+    weight[:: KNOTS - 1] /= 2  # the first and the last
     turned = (codes @ (directions / directions.norm(dim=0)))[..., None] * t  # [V, B, S, knots]
     n = codes.shape[1] * world()
     cos, sin = total(turned.cos().sum(1)) / n, total(turned.sin().sum(1)) / n

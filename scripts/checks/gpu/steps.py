@@ -29,7 +29,9 @@ class Steps:
         self.run = config.read(str(ROOT / "configs" / f"{name}.yaml"), [accelerator, *overrides])
         self.fabric = start_fabric(self.run)
         size, n = self.run.optim.batch_size, 8192 if check.gpu else 64
-        images = torch.randint(256, (n, *shape), dtype=torch.uint8).to(check.device)
+        same = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (n, *shape), dtype=torch.uint8, generator=same)
+        images = images.to(check.device)
         labels = torch.zeros(n, 1, dtype=torch.long, device=check.device)
         source = Arrays(images, labels, {"class": 1}).viewed(
             self.run.data.augment, self.run.data.compile
