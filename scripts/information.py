@@ -11,7 +11,7 @@ is valid.
 
     infonce  lower bound, at most log C for C candidates; the headline
     alpha    lower bound that may exceed log C (Poole et al. 2019)
-    nwj      lower bound; its variance grows as e^I
+    nwj      lower bound; its variance grows as e^I, and it is left out where pairs are too few
     js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
     dv       lower bound, biased up on finite samples
     smile    no bound

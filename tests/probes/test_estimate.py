@@ -12,6 +12,7 @@ import torch
 from sklearn.feature_selection import mutual_info_regression
 
 from core.errors import Unmeasurable, UserError
+from core.information import bounds
 from core.information.bounds import Estimate, alpha_bound
 from core.information.scores import of_matrix
 from probes.samples import estimate as tool
@@ -69,6 +70,18 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
     assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
     assert alpha["verdict"] == "saturated"  # no lower bound above log n can be trusted
     assert "says at least" in found["conclusion"]
+
+
+def test_nwj_is_left_out_where_its_mean_is_not_sampled(monkeypatch):
+    x, y, _, _ = pairs_of(1.0, n=300)
+    found = estimate(x, y, ("infonce", "nwj", "js"))["estimators"]
+    for name in ("nwj", "js"):
+        error = 1.96 * found[name]["error"] + found[name]["unseen"]
+        assert found[name]["low"] == pytest.approx(found[name]["value"] - error)
+    monkeypatch.setattr(bounds, "unseen", lambda scores: 0.11)
+    found = estimate(x, y, ("infonce", "nwj"))
+    assert set(found["estimators"]) == {"infonce"}
+    assert any(r.startswith("nwj left out: 11% of the pairs") for r in found["remarks"])
 
 
 def test_the_alpha_bounds_ceiling_is_the_value_of_a_perfect_critic():
