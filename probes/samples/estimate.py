@@ -70,18 +70,7 @@ def estimate(
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
     word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain)
-    found: dict[str, Found] = {}
-    for estimator in dict.fromkeys(("infonce", *estimators)):
-        if estimator == "ksg":
-            found |= _ksg(pairs)
-            continue
-        objective = estimator if estimator in ("js", "anchor") else "infonce"
-        read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
-        entry = _bound(estimator, read, sweep[-1][1], word)
-        if entry.get("unseen", 0.0) > UNSEEN:
-            pairs.remarks.append(_unseen(estimator, entry["unseen"]))
-            continue
-        found[estimator] = entry
+    found = _entries(estimators, pairs, fit, seed, sweep[-1][1], word)
     made = {
         "quantity": "I(X; Y)",
         "unit": "nats",
@@ -96,6 +85,30 @@ def estimate(
         "remarks": pairs.remarks,
     }
     return made | {"conclusion": conclusion(made)}
+
+
+def _entries(
+    estimators: tuple[str, ...],
+    pairs: PairedSamples,
+    fit: Fit,
+    seed: int,
+    headline: Estimate,
+    word: str,
+) -> dict[str, Found]:
+    """The entry of each estimator, and InfoNCE's; a remark says which is left out and why."""
+    found: dict[str, Found] = {}
+    for estimator in dict.fromkeys(("infonce", *estimators)):
+        if estimator == "ksg":
+            found |= _ksg(pairs)
+            continue
+        objective = estimator if estimator in ("js", "anchor") else "infonce"
+        read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
+        entry = _bound(estimator, read, headline, word)
+        if entry.get("unseen", 0.0) > UNSEEN:
+            pairs.remarks.append(_unseen(estimator, entry["unseen"]))
+        else:
+            found[estimator] = entry
+    return found
 
 
 def _check_names(estimators: tuple[str, ...], critic: str) -> None:
