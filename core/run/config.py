@@ -38,8 +38,8 @@ class RunConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0  # of weights, batches and views
     folder: str = "???"  # where the run is kept
-    # the first weights: a checkpoint, a run folder, an exported folder, or a weights file of another
-    # program (.pth, .pth.tar, .safetensors); empty = random
+    # the first weights: a checkpoint, a run folder, an exported folder, or a weights file of
+    # another program (.pth, .pth.tar, .safetensors); empty = random
     init: str = ""
     resume: bool = False  # continue the run in its folder, the same as --resume
     # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
