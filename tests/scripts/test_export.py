@@ -94,13 +94,17 @@ def quick(tmp_path, monkeypatch):
 
 
 def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
-    """A checkpoint of a config, with statistics of batch norm that are not those of a new net."""
+    """A checkpoint of a config, whose batch norms have the statistics of a batch, so that features
+    differ from image to image.
+    """
     run = config.read(name, [f"folder={folder}", *SMALL, *overrides])
     method = checkpoint.build_method(run, shape)
-    with torch.no_grad():
-        for buffer in method.buffers():
-            if buffer.is_floating_point() and buffer.ndim == 1:
-                buffer.mul_(1.5).add_(0.01)
+    x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(12):
+        with torch.no_grad():
+            method.train().embed(x)
+    found = method.eval().embed(x)
+    assert found.std(0).mean() > 1e-3, "a network whose features are all alike tests nothing"
     folder.mkdir(parents=True, exist_ok=True)
     state = State(run, method, build_optimizer(method, run.optim), 7)
     checkpoint.save(folder / "last.ckpt", state)
@@ -324,6 +328,7 @@ def test_packages_that_are_missing_are_one_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main([str(path), *words])
         assert "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
