@@ -27,8 +27,8 @@ class LeJEPAConfig:
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    share: float = 0.05  # of the normality term; the rest is that of the agreement
-    slices: int = 1024  # random directions of a step
+    share: float = 0.05  # weight of the normality term; the agreement has 1 - share
+    slices: int = 1024  # number of random directions in a step
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)

@@ -37,7 +37,7 @@ class BetaVAEConfig:
     # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
     likelihood: str = "bernoulli"
     sigma: float | None = None  # normal: a fixed deviation; null = trained
-    components: int | None = None  # logistic_mixture: 10
+    components: int | None = None  # logistic_mixture: number of components (default 10)
 
     def __post_init__(self) -> None:
         at_least(self, width=1, latent=1)

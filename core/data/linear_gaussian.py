@@ -32,14 +32,14 @@ from core.transfer import send
 class LinearGaussianConfig:
     """The spectrum of the content, the noise, and the sizes of the splits."""
 
-    side: int = 8  # of an image, in pixels
+    side: int = 8  # side of an image in pixels
     rank: int = 12  # number of patterns
     largest: float = 16.0  # variance of the first pattern
     decay: float = 0.6  # ratio of the variances of consecutive patterns
     noise: float = 0.05  # standard deviation of the noise of a value
-    train: int = 65536  # images
-    validation: int = 8192  # images
-    test: int = 65536  # images
+    train: int = 65536  # number of training images
+    validation: int = 8192  # number of validation images
+    test: int = 65536  # number of test images
 
     def __post_init__(self) -> None:
         sizes = dict.fromkeys(("train", "validation", "test"), 2**24)

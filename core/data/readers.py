@@ -42,7 +42,7 @@ def open_official(
             if name in TORCHVISION:
                 return _open_torchvision(TORCHVISION[name], place, download, split)
             if name == "folder":
-                return open_pictures(place, split, listed, labels)
+                return open_pictures(place, listed, labels)
             return _open_timm(name, place, download, split)
     except (UserError, MemoryError):
         raise

@@ -39,16 +39,17 @@ TINT = 0.5  # saturation of a coloured background; sprites have 1, so they stand
 class SpritesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
-    shapes: int = 4  # of the sprite
-    colours: int = 4  # of the sprite
-    sizes: int = 2  # of the sprite
-    grid: int = 3  # cells a side
-    backgrounds: int = 1  # hues of the background; 1 = grey
-    # directions in which the background brightens; 1 = any direction, as nuisance
+    shapes: int = 4  # number of shapes that a sprite can have
+    colours: int = 4  # number of colours that a sprite can have
+    sizes: int = 2  # number of sizes that a sprite can have
+    grid: int = 3  # the sprite lies in one of grid x grid cells
+    backgrounds: int = 1  # number of hues of the background; 1 = grey
+    # number of directions in which the background brightens; 1 = any direction, drawn afresh for
+    # each view
     gradients: int = 1
-    train: int = 65536  # images
-    validation: int = 8192  # images
-    test: int = 8192  # images
+    train: int = 65536  # number of training images
+    validation: int = 8192  # number of validation images
+    test: int = 8192  # number of test images
 
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": 12, "sizes": 4, "grid": 4}

@@ -30,15 +30,17 @@ PLACES = ("data.root", "folder", "init")
 class RunConfig:
     """Everything that a run depends on. `model` is the method's own `Config`."""
 
-    method: str = "???"  # package.module.Class
+    method: str = "???"  # the class that is trained: package.module.Class
     model: Any = None
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    seed: int = 0  # of weights, batches and views
-    folder: str = "???"  # where the run is kept
-    init: str = ""  # a checkpoint or run folder whose weights are the first ones; empty = random
+    seed: int = 0  # seed of the weights, the batches and the views
+    folder: str = "???"  # the folder of the run
+    # the first weights: a checkpoint, a run folder, an exported folder, or a weights file of
+    # another program (.pth, .pth.tar, .safetensors); empty = random
+    init: str = ""
     resume: bool = False  # continue the run in its folder, the same as --resume
     # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)

@@ -6,7 +6,7 @@ W = processes.
 import functools
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +39,8 @@ from core.run.optim import build_optimizer
 # too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
+# loads the file of `init` into a method; returns a line for the user and the file's sha256
+Start = Callable[[Method, str], tuple[str, str]]
 
 
 @dataclass
@@ -61,13 +63,15 @@ class Training:
         return self.source.batches(order, self.state.method.views)
 
 
-def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
-    """Set up a new run on a training split."""
+def prepare(
+    fabric: Fabric, run: config.RunConfig, source: Source, start: Start = start_from
+) -> Training:
+    """Set up a new run on a training split. `start` reads the file of `init`."""
     if (size := run.optim.batch_size) > len(source):
         raise UserError(f"optim.batch_size: {size} is more than the {len(source)} training images")
     steps_per_epoch = len(source) // size
     with in_one_line(run, source.shape, fabric.world_size, "building"):
-        built = build_state(fabric, run, source.shape)
+        built = build_state(fabric, run, source.shape, start)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
 
 
@@ -162,14 +166,17 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
 
 
 def build_state(
-    fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
+    fabric: Fabric,
+    run: config.RunConfig,
+    shape: tuple[int, int, int],
+    start: Start = start_from,
 ) -> tuple[State, _FabricModule, _FabricOptimizer]:
     """A new state with its execution options, and Fabric's wrappers of method and optimiser. A run
     that is not resumed gets its first weights from `init`.
     """
     method, digest = checkpoint.build_method(run, shape), ""
     if run.init and not (run.resume and RunFolder(run.folder).versions()):
-        said, digest = start_from(method, run.init)
+        said, digest = start(method, run.init)
         if fabric.is_global_zero:
             print(said, flush=True)
     if run.trainer.cuda_graph:

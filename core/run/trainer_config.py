@@ -29,8 +29,8 @@ class TrainerConfig:
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
-    save_minutes: float = 15.0  # last.ckpt is also written when it is so old; 0 = never
-    keep_last: int = 2  # number of last.ckpt and its predecessors, last-1.ckpt and so on
+    save_minutes: float = 15.0  # last.ckpt is also written after so many minutes; 0 = never
+    keep_last: int = 2  # how many checkpoints are kept: last.ckpt, last-1.ckpt and so on
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
     validate_every: int = 5  # epochs between validations (online kNN); 0 = never

@@ -57,7 +57,8 @@ def fewer(root: Path) -> None:
 
 
 def another_class(root: Path) -> None:
-    (root / "train/b").rename(root / "train/c")
+    for split in ("train", "test"):
+        (root / split / "b").rename(root / split / "c")
 
 
 def test_a_run_keeps_its_data_and_its_versions(tmp_path, root):
