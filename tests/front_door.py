@@ -30,7 +30,11 @@ FORKS.set_forkserver_preload(  # what the scripts import after parsing their arg
         "probes.samples.estimate",
         "probes.session",
         "vae.vlae",
+        "matplotlib.pyplot",
+        "scipy.stats",
+        "timm",
         "pytest",
+        "tests.still_heap",
     ]
 )
 
@@ -130,6 +134,8 @@ def _run(
     sys.argv = [script, *words]
     sys.path.insert(0, str(Path(script).parent))
     subprocess.call = _call  # type: ignore[assignment]
+    # the default of a script that a user starts; else its first worker would start a server
+    multiprocessing.set_start_method("fork", force=True)
     runpy.run_path(script, run_name="__main__")
 
 
