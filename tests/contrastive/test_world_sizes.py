@@ -192,7 +192,8 @@ def everything(fabric: Fabric, folder: Path) -> dict[str, Any]:
         made |= {f"{name}, sharded": trained(sharding, name, stop=SHORT) for name in METHODS}
     made["resumed, sharded"] = resumed(sharding, folder / "sharded.ckpt")
     if fabric.world_size == 2:
-        made |= {f"simclr, {wrong}": trained(fabric, "simclr", wrong, stop=SHORT) for wrong in WRONG}
+        for wrong in WRONG:
+            made[f"simclr, {wrong}"] = trained(fabric, "simclr", wrong, stop=SHORT)
         made |= {
             f"{name}, apart": trained(fabric, name, sync=False, stop=SHORT)
             for name in ("simclr", "moco")

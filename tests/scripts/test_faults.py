@@ -297,21 +297,21 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]]
+    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=4"]]
 )
 def test_a_short_soak(tmp_path, more):
     """Some deaths, each way at most once: the result equals an uninterrupted run bit by bit."""
     sprites = [
-        "data.sprites.train=1024",
+        "data.sprites.train=256",
         "data.sprites.validation=64",
         "data.sprites.test=64",
-        "optim.batch_size=32",
+        "optim.batch_size=16",
         *more,
     ]
     words = [
         *SMALL,
         *sprites,
-        "trainer.save_every=16",
+        "trainer.save_every=8",
         "trainer.validate_every=2",
         "--kills",
         "6",
