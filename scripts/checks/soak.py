@@ -170,7 +170,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
 
 def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Account:
     """Run `total` steps, with `kills` deaths before the end; a checkpoint has `size` bytes."""
-    known = [*WAYS, "rank"] if run.world > 1 else WAYS
+    known = ["rank", *WAYS] if run.world > 1 else WAYS
     ways = list(itertools.islice(itertools.cycle(known), kills))
     draw.shuffle(ways)
     account, reached, died = Account(dict.fromkeys(sorted(set(ways)), 0)), 0, 0.0
