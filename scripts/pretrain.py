@@ -38,18 +38,11 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
 
     `trusted`: for the config of a run folder, the packages of the user's own that it may name.
     """
-    from core.data.datasets import open_source
     from core.data.registry import trust
     from core.foreign.initial import start_from
     from core.run import config, local_loggers
-    from core.run.dry_run import dry_run
     from core.run.folder import RunFolder
-    from core.run.logger import Logger
-    from core.run.loop import Loop
     from core.run.preemption import requeue_while_starting
-    from core.run.setup import default_dtype, prepare, start_fabric
-    from core.run.validation import Validation
-    from probes.labels.knn import online_knn
 
     requeue_while_starting()
     trust(*(trusted or []))
@@ -57,6 +50,16 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     local_loggers.require(run.trainer)
     folder = RunFolder(run.folder)
     folder.check(run)
+
+    # slow imports, which a mistake in the config need not wait for
+    from core.data.datasets import open_source
+    from core.run.dry_run import dry_run
+    from core.run.logger import Logger
+    from core.run.loop import Loop
+    from core.run.setup import default_dtype, prepare, start_fabric
+    from core.run.validation import Validation
+    from probes.labels.knn import online_knn
+
     source = open_source(run.data, "train", run.seed)
     fabric = start_fabric(run)
     with default_dtype(run.trainer.precision):

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import dct
 from torch import Tensor
 
 from core.batch import Batch
@@ -138,6 +137,8 @@ class LinearGaussian(Source):
 
 def patterns(side: int) -> Tensor:
     """The orthonormal cosine patterns of S x S values as columns, from smooth to rough, [d, d]."""
+    from scipy.fft import dct  # takes time, and only this set needs it
+
     waves = dct(np.eye(side), norm="ortho", axis=0)  # [frequency, place]
     frequencies = sorted(np.ndindex(side, side), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
     return torch.from_numpy(

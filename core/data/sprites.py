@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from core.batch import Batch
@@ -197,6 +196,8 @@ def best_infonce(negatives: int, combinations: int) -> float:
 
     The ideal critic finds the candidates with the anchor's content, but can not tell them apart.
     """
+    from scipy.stats import binom  # half a second, which training does not need
+
     counts = binom(negatives, 1 / combinations)
     low, high = (int(counts.ppf(q)) for q in (1e-15, 1 - 1e-15))
     collisions = torch.arange(max(0, low - 1), min(negatives, high + 1) + 1, dtype=torch.float64)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from core.checks import above_zero, at_least, one_of
+from core.distributed import in_parts
 
 OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
@@ -72,7 +72,7 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
         return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
         # torch fuses SGD only for whole tensors
-        fused = not any(isinstance(p, DTensor) for p in trained)
+        fused = not any(map(in_parts, trained))
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
     from timm.optim import Lars  # importing timm takes seconds
 

@@ -14,11 +14,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +26,14 @@ from core.networks.batchnorm import synchronise
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.explain import in_one_line
+from core.run.fabric import (
+    DDPStrategy,
+    Fabric,
+    FabricModule,
+    FabricOptimizer,
+    MisconfigurationException,
+    MixedPrecision,
+)
 from core.run.folder import RunFolder
 from core.run.initial import start_from
 from core.run.optim import build_optimizer
@@ -49,8 +52,8 @@ class Training:
 
     fabric: Fabric
     state: State
-    model: _FabricModule
-    optimizer: _FabricOptimizer
+    model: FabricModule
+    optimizer: FabricOptimizer
     source: Source
     steps_per_epoch: int
     total: int  # steps
@@ -170,7 +173,7 @@ def build_state(
     run: config.RunConfig,
     shape: tuple[int, int, int],
     start: Start = start_from,
-) -> tuple[State, _FabricModule, _FabricOptimizer]:
+) -> tuple[State, FabricModule, FabricOptimizer]:
     """A new state with its execution options, and Fabric's wrappers of method and optimiser. A run
     that is not resumed gets its first weights from `init`.
     """

@@ -4,24 +4,23 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
 from core.batch import Batch
+from core.distributed import in_parts
 from core.run.checkpoint import State
 from core.run.config import GRAPHS
 from core.run.cuda_graph import GraphedStep
+from core.run.fabric import Fabric, FabricModule, FabricOptimizer
 from core.run.finite import GRADIENT
 from core.run.optim import warmup_cosine
 
 
 def train(
     fabric: Fabric,
-    model: _FabricModule,
-    optimizer: _FabricOptimizer,
+    model: FabricModule,
+    optimizer: FabricOptimizer,
     state: State,
     batches: Iterable[Batch],
     total_steps: int,
@@ -64,7 +63,7 @@ def train(
 
 
 def gradients_of(
-    fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, state: State
 ) -> Callable[[Batch], dict[str, Tensor]]:
     """The function that leaves the gradients of a batch in the parameters, and returns the loss and
     the method's metrics.
@@ -76,7 +75,7 @@ def gradients_of(
 
 
 def _forward_backward(
-    fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, batch: Batch
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, batch: Batch
 ) -> dict[str, Tensor]:
     optimizer.zero_grad(set_to_none=True)
     with record_function("forward"):
@@ -87,7 +86,7 @@ def _forward_backward(
 
 
 def _clip(
-    fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, state: State
 ) -> dict[str, Tensor]:
     """Clip gradients to the norm `optim.clip`, without waiting for the device. Returns the norm
     before clipping, for `FiniteLosses`. With a gradient scaler (16-mixed) it returns nothing:
@@ -98,4 +97,4 @@ def _clip(
     )
     if norm is None or state.scaler is not None:
         return {}
-    return {GRADIENT: (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()}
+    return {GRADIENT: (norm.full_tensor() if in_parts(norm) else norm).detach()}
