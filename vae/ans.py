@@ -93,7 +93,7 @@ class Stack:
             symbol, start, freq = find(u, row)
             x = (x >> shift) * freq + (u - start)
             empty = x < LEAST
-            if count := np.count_nonzero(empty):
+            if count := int(np.count_nonzero(empty)):
                 x[empty] = (x[empty] << WORD) | self._take(count)
             self.heads[: len(x)] = x
             found.append(symbol)

@@ -29,7 +29,7 @@ from core.networks.discretized import LEVELS
 from vae.ans import Broken, Stack
 from vae.beta import BetaVAE
 from vae.codecs import pixel_codec, to_array
-from vae.grid import Grid, Ints
+from vae.grid import Grid
 from vae.pixel_chain import ChainCodec, PlainCodec
 from vae.prior_codecs import prior_codec
 
@@ -51,6 +51,14 @@ class Parts(NamedTuple):
     @property
     def net(self) -> float:
         return self.pixels + self.prior - self.popped
+
+    def plus(self, other: "Parts") -> "Parts":
+        return Parts(
+            self.popped + other.popped,
+            self.pixels + other.pixels,
+            self.prior + other.prior,
+            self.start + other.start,
+        )
 
 
 class BitsBack:
@@ -92,7 +100,6 @@ class BitsBack:
         self.check(images)
         stack, end, total = Stack(), len(images), Parts()
         for size in schedule(len(images), self.batch):
-            total = total._replace(start=32 * stack.drawn)
             total = self._encode_batch(stack, grid, images[end - size : end], total)
             end -= size
             done(size)
@@ -123,7 +130,7 @@ class BitsBack:
         self.prior.push(stack, grid, cells)
         prior = stack.bits - before
         stack.push_uniform(np.array([wider], dtype=np.uint64), bits=1)
-        return Parts(total.popped + popped, total.pixels + pixels, total.prior + prior, total.start)
+        return total.plus(Parts(popped, pixels, prior))
 
     def _decode_batch(self, stack: Stack, grid: Grid, count: int) -> Images:
         wider = bool(stack.pop_uniform(1, bits=1)[0])
@@ -154,7 +161,7 @@ class BitsBack:
         scale = 1 / (samples * len(images) * np.log(2))
         return d * scale, r * scale
 
-    def _levels(self, images: Images) -> Ints:
+    def _levels(self, images: Images) -> NDArray[Any]:
         """Whole levels 0 ... K - 1."""
         return images // (255 // (self.pixels.levels - 1))
 

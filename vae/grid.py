@@ -1,7 +1,6 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
-Cell k of n = 2^(spacing + reach + 1) is [-2^reach + k D, -2^reach + (k + 1) D), with D = 2^-spacing;
-a code lies in the middle of its cell. A normal gives a cell
+With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D. lies in the middle of its cell. A normal gives a cell
 
     C(k + 1) - C(k) of 2^28 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
 
@@ -75,7 +74,8 @@ class Grid(NamedTuple):
 
     def codes(self, cells: Ints) -> NDArray[np.float64]:
         """The middle of each cell."""
-        return (cells + (0.5 - self.cells // 2)) * 2.0**-self.spacing
+        places: NDArray[np.float64] = (cells + (0.5 - self.cells // 2)) * 2.0**-self.spacing
+        return places
 
     def push(self, stack: Stack, cells: Ints, normals: Normals) -> None:
         """Push cells [m], each under its normal."""
@@ -89,7 +89,7 @@ class Grid(NamedTuple):
     def cost(self, cells: Ints, normals: Normals) -> NDArray[np.float64]:
         """The bits [m] of the cells under their normals."""
         counts = self._counts(cells + 1, normals) - self._counts(cells, normals)
-        return MOST_BITS - np.log2(counts)
+        return float(MOST_BITS) - np.log2(counts.astype(np.float64))
 
     def _counts(self, edges: Ints, normals: Normals) -> Ints:
         """C at edges 0 ... n."""

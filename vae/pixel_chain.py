@@ -91,5 +91,3 @@ class ChainCodec:
 
     def _condition(self, z: Codes) -> Tensor:
         return self.model.pixelcnn.condition(self.model.decoder(torch.from_numpy(z)))  # type: ignore[no-any-return]
-
-
