@@ -25,6 +25,8 @@ Find = Callable[[Counts, slice], tuple[NDArray[Any], Counts, Counts]]
 
 WORD = np.uint64(32)  # bits that move between a head and the words at a time
 LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
+# the first head; its lower bits are irregular, because the first symbol of all is popped from them
+FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
 BITS_A_LANE = 4096  # of content, from which a lane's head costs at most 0.1 % of it
 UNIFORM = 24  # bits of a uniform symbol
@@ -52,7 +54,7 @@ class Stack:
     """
 
     def __init__(self, words: Words | None = None, heads: Counts | None = None):
-        self.heads = np.array([LEAST]) if heads is None else heads.astype(np.uint64)
+        self.heads = np.array([FIRST]) if heads is None else heads.astype(np.uint64)
         self._words = np.empty(1024, np.uint32) if words is None else words.astype(np.uint32)
         self._size = 0 if words is None else len(words)
         self._seeded = np.random.Philox(key=0)
@@ -137,11 +139,11 @@ class Stack:
         self.push_uniform(high)
 
     def is_start(self) -> bool:
-        """Whether nothing is left but start-up words, one head and that in its first state."""
+        """Whether nothing is left but start-up words and the first head."""
         expected = _start(np.random.Philox(key=0), self._size)[::-1]
         return (
             len(self.heads) == 1
-            and self.heads[0] == LEAST
+            and self.heads[0] == FIRST
             and bool(np.array_equal(self.words, expected))
         )
 

@@ -1,6 +1,7 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
-With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D. lies in the middle of its cell. A normal gives a cell
+With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
+A code lies in the middle of its cell. A normal gives a cell
 
     C(k + 1) - C(k) of 2^28 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
 
@@ -74,8 +75,7 @@ class Grid(NamedTuple):
 
     def codes(self, cells: Ints) -> NDArray[np.float64]:
         """The middle of each cell."""
-        places: NDArray[np.float64] = (cells + (0.5 - self.cells // 2)) * 2.0**-self.spacing
-        return places
+        return np.ldexp(2.0 * cells + (1 - self.cells), -self.spacing - 1)
 
     def push(self, stack: Stack, cells: Ints, normals: Normals) -> None:
         """Push cells [m], each under its normal."""
