@@ -69,8 +69,11 @@ class Stack:
         """The bits of the content, start-up words included."""
         return 32.0 * self._size + float(np.log2(self.heads.astype(np.float64)).sum())
 
-    def push(self, start: Counts, freq: Counts, bits: int) -> None:
-        """Push n symbols that own `freq` [n] counts from `start` [n] on, 0 < freq < 2^bits."""
+    def push(self, start: Counts, freq: Counts, bits: int, veil: Counts | None = None) -> None:
+        """Push n symbols that own `freq` [n] counts from `start` [n] on, 0 < freq < 2^bits.
+
+        A `veil` [n] of random numbers below 2^bits is added without carry to the counts.
+        """
         width, n = len(self.heads), len(start)
         limit, shift = freq << np.uint64(64 - bits), np.uint64(bits)
         for first in range((n - 1) // width * width, -1, -width):
@@ -82,16 +85,18 @@ class Stack:
                 self._append(x[full].astype(np.uint32))
                 x = np.where(full, x >> WORD, x)
             times = x // own
-            self.heads[: len(own)] = (times << shift) + (x - times * own) + start[row]
+            counts = (x - times * own) + start[row]
+            counts = counts if veil is None else counts ^ veil[row]
+            self.heads[: len(own)] = (times << shift) + counts
 
-    def pop(self, n: int, bits: int, find: Find) -> NDArray[Any]:
+    def pop(self, n: int, bits: int, find: Find, veil: Counts | None = None) -> NDArray[Any]:
         """Pop n symbols. `find` says which symbol owns the count u, and its start and freq."""
         width, shift, mask = len(self.heads), np.uint64(bits), np.uint64((1 << bits) - 1)
         found = []
         for first in range(0, n, width):
             row = slice(first, min(first + width, n))
             x = self.heads[: row.stop - first]
-            u = x & mask
+            u = x & mask if veil is None else (x & mask) ^ veil[row]
             symbol, start, freq = find(u, row)
             x = (x >> shift) * freq + (u - start)
             empty = x < LEAST
@@ -130,6 +135,8 @@ class Stack:
 
     def narrow(self) -> None:
         """The inverse of `widen`."""
+        if len(self.heads) % 2:
+            raise Broken("a lane ends that never began")
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.networks.discretized import LEVELS
-from vae.ans import Broken, Stack
+from vae.ans import MOST_BITS, Broken, Counts, Stack
 from vae.beta import BetaVAE
 from vae.codecs import pixel_codec, to_array
 from vae.grid import Grid
@@ -99,8 +99,9 @@ class BitsBack:
         """Code images, the last ones first, so that the decoder finds them in order."""
         self.check(images)
         stack, end, total = Stack(), len(images), Parts()
-        for size in schedule(len(images), self.batch):
-            total = self._encode_batch(stack, grid, images[end - size : end], total)
+        for number, size in enumerate(schedule(len(images), self.batch)):
+            batch = images[end - size : end]
+            total = total.plus(self._encode_batch(stack, grid, batch, number))
             end -= size
             done(size)
         return stack, total._replace(start=32 * stack.drawn)
@@ -108,21 +109,22 @@ class BitsBack:
     def decode(self, stack: Stack, grid: Grid, count: int, done: Done = int) -> Images:
         """The inverse of `encode`; raises `Broken` if this model did not code the stack."""
         parts = []
-        for size in reversed(list(schedule(count, self.batch))):
-            parts.append(self._decode_batch(stack, grid, size))
+        for number, size in reversed(list(enumerate(schedule(count, self.batch)))):
+            parts.append(self._decode_batch(stack, grid, size, number))
             done(size)
         if not stack.is_start():
             raise Broken("the start-up bits do not come back")
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.uint8)
 
-    def _encode_batch(self, stack: Stack, grid: Grid, images: Images, total: Parts) -> Parts:
+    def _encode_batch(self, stack: Stack, grid: Grid, images: Images, number: int) -> Parts:
         wider = stack.may_widen()
         if wider:
             stack.widen()
         levels = self._levels(images)
         drawn, before = stack.drawn, stack.bits
         posterior = grid.rounded(*self.moments(images))
-        cells = grid.pop(stack, posterior).reshape(len(images), -1)
+        cells = grid.pop(stack, posterior, veil(number, len(posterior.mean)))
+        cells = cells.reshape(len(images), -1)
         popped = before + 32 * (stack.drawn - drawn) - stack.bits
         before = stack.bits
         self.chain.push(stack, levels, grid.codes(cells))
@@ -130,14 +132,15 @@ class BitsBack:
         self.prior.push(stack, grid, cells)
         prior = stack.bits - before
         stack.push_uniform(np.array([wider], dtype=np.uint64), bits=1)
-        return total.plus(Parts(popped, pixels, prior))
+        return Parts(popped, pixels, prior)
 
-    def _decode_batch(self, stack: Stack, grid: Grid, count: int) -> Images:
+    def _decode_batch(self, stack: Stack, grid: Grid, count: int, number: int) -> Images:
         wider = bool(stack.pop_uniform(1, bits=1)[0])
         cells = self.prior.pop(stack, grid, count)
         levels = self.chain.pop(stack, grid.codes(cells))
         images = (levels * (255 // (self.pixels.levels - 1))).astype(np.uint8)
-        grid.push(stack, cells.ravel(), grid.rounded(*self.moments(images)))
+        posterior = grid.rounded(*self.moments(images))
+        grid.push(stack, cells.ravel(), posterior, veil(number, cells.size))
         if wider:
             stack.narrow()
         return images
@@ -186,6 +189,16 @@ def schedule(count: int, most: int) -> Iterator[int]:
         size = min(max(1, done // GROWTH), most, count - done)
         yield size
         done += size
+
+
+def veil(number: int, size: int) -> Counts:
+    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
+
+    The bits that a batch pops are mostly those of the codes that the batch before has pushed.
+    Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.
+    """
+    raw = np.random.Philox(key=number + 1).random_raw(size)
+    return raw >> np.uint64(64 - MOST_BITS)
 
 
 def compressor(method: Any, **options: int) -> BitsBack:

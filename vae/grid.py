@@ -77,14 +77,14 @@ class Grid(NamedTuple):
         """The middle of each cell."""
         return np.ldexp(2.0 * cells + (1 - self.cells), -self.spacing - 1)
 
-    def push(self, stack: Stack, cells: Ints, normals: Normals) -> None:
+    def push(self, stack: Stack, cells: Ints, normals: Normals, veil: Counts | None = None) -> None:
         """Push cells [m], each under its normal."""
         low, high = self._counts(cells, normals), self._counts(cells + 1, normals)
-        stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS)
+        stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS, veil)
 
-    def pop(self, stack: Stack, normals: Normals) -> Ints:
+    def pop(self, stack: Stack, normals: Normals, veil: Counts | None = None) -> Ints:
         """Pop cells [m], each under its normal."""
-        return stack.pop(len(normals.mean), MOST_BITS, self._finder(normals))
+        return stack.pop(len(normals.mean), MOST_BITS, self._finder(normals), veil)
 
     def cost(self, cells: Ints, normals: Normals) -> NDArray[np.float64]:
         """The bits [m] of the cells under their normals."""
