@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae.ans import Stack
 from vae.codecs import Ints, PixelCodec, to_array
+from vae.pixel_cache import row_reader
 
 Codes = NDArray[np.float64]
 
@@ -75,10 +76,9 @@ class ChainCodec:
         conditions = [self._condition(z[p : p + self.rows]) for p in places]
         found = np.zeros((len(z), *self.shape), np.uint8)
         network, top = self.model.pixelcnn, float(self.codec.levels - 1)
+        rows = [row_reader(network, *pair) for pair in zip(images, conditions, strict=True)]
         for i in range(height):
-            readers = [
-                network.reader(x, given, i) for x, given in zip(images, conditions, strict=True)
-            ]
+            readers = [row(i) for row in rows]
             for j in range(width):
                 for c in range(channels):
                     parts = [read(j).unflatten(1, (channels, -1))[:, c] for read in readers]
