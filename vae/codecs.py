@@ -124,9 +124,9 @@ class LogisticCodec(TableCodec):
         super().__init__(likelihood)
         logs = likelihood.log_scale.detach().double().cpu().clamp(min=likelihood.LEAST)
         self.scales = exact.exp(np.clip(logs.numpy().ravel(), likelihood.LEAST, 4.0))
-        # places of loc in [-1, 1]: steps of at most 1/32 of the smallest scale, if that is not much
+        # places of loc in [-1, 1]: steps of at most 1/16 of the smallest scale, if that is not much
         steps = 256
-        while steps < 8192 and steps * self.scales.min() < 32:
+        while steps < 8192 and steps * self.scales.min() < 16:
             steps *= 2
         self.steps = steps
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from core import npz
@@ -63,11 +64,15 @@ def plain_images(
 
 
 def _eight_bits(view: Any, where: str) -> Images:
+    """Rendered images in [0, 1] are taken at the nearest of 256 levels, as likelihoods read them."""
     if view.is_floating_point():
-        raise UserError(
-            f"data ({where}): its images are real numbers, but only images of 8 bits can be"
-            " compressed without loss"
-        )
+        low, high = (edge.item() for edge in view.aminmax())
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"data ({where}): values go from {low:g} to {high:g}, so they have no 256 levels;"
+                " only images of 8 bits can be compressed without loss"
+            )
+        view = (view * 255).round().to(torch.uint8)
     return view.cpu().numpy()  # type: ignore[no-any-return]
 
 

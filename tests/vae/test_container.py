@@ -12,7 +12,6 @@ import torch
 
 from core.errors import UserError
 from tests.vae.test_bitsback import CASES, model, some_images
-from vae import container
 from vae.beta import BetaVAE
 from vae.bitsback import compressor
 from vae.container import CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
