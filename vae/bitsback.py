@@ -70,7 +70,7 @@ class BitsBack:
 
     def __init__(self, method: BetaVAE, rows: int = BATCH, batch: int = BATCH):
         self.model = copy.deepcopy(method).cpu().double().eval().requires_grad_(False)
-        self.shape, self.rows, self.batch = method.shape, rows, batch
+        self.method, self.shape, self.rows, self.batch = method, method.shape, rows, batch
         self.pixels = pixel_codec(self.model.pixels)
         self.prior = prior_codec(self.model.code_prior, self.model.config.latent)
         chained = hasattr(self.model, "pixelcnn")

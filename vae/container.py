@@ -13,6 +13,7 @@ that it claims before anything is allocated or decoded.
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import struct
@@ -233,6 +234,22 @@ class Reader:
 
     def _damaged(self, reason: str) -> UserError:
         return UserError(f"{self.path}: is damaged: {reason}; copy it again from where it is whole")
+
+
+class Packer(BitsBack):
+    """A codec whose files are in memory (`core.method.Compressor`)."""
+
+    def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> tuple[bytes, Parts]:
+        file = io.BytesIO()
+        given = blocks_of(images, block)
+        moved = write(file, self, fingerprint(self.method), given, len(images), block)
+        return file.getvalue(), moved
+
+    def unpack(self, data: bytes) -> Images:
+        reader = Reader("the file", io.BytesIO(data))
+        reader.check_model(fingerprint(self.method))
+        codec = BitsBack(self.method, self.rows, reader.header.batch)
+        return np.concatenate([reader.decode(codec, i) for i in range(len(reader.blocks))])
 
 
 @contextmanager

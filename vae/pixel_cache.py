@@ -102,7 +102,7 @@ class Taps:
         self.above_weight = weight[:, :, 0].flatten(1).T.contiguous()  # [inputs 3, K]
         self.left_weight = weight[:, :, 1, 0].T.contiguous()
         self.centre_weight = weight[:, :, 1, 1].T.contiguous()
-        self.bias = conv.bias
+        self.bias: Any = conv.bias
         self.inputs = like.new_zeros(width + 2, len(like), weight.shape[1])
         self.above = like.new_zeros(0)
 
