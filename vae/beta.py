@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from core.batch import Batch, Output, at_least_float32
 from core.checks import above_zero, at_least, one_of
-from core.method import Context, Method
+from core.method import Compressor, Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
 from core.networks.likelihoods import Likelihood
@@ -134,6 +134,12 @@ class BetaVAE(Method):
     def embed(self, x: Tensor) -> Tensor:
         """The posterior mean. Grey values are not binarised, so features contain no noise."""
         return self.moments(x)[0]
+
+    def compressor(self) -> Compressor:
+        """A lossless codec by bits-back coding; `UserError` if the likelihood is a density."""
+        from vae.container import Packer  # which imports this module
+
+        return Packer(self)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log sigma of q(z|x), [B, L] each."""
