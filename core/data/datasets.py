@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 
 from core.checks import at_least, one_of, timeout
 from core.data import held_out, own
+from core.data.captioned_sprites import CaptionedSpritesConfig
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
@@ -42,8 +43,8 @@ CHANGED = ("refuse", "accept")
 class DataConfig:
     """Which images a run reads, and how its views are made."""
 
-    # sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 | stl10 | folder |
-    # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
+    # sprites | captioned_sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 |
+    # stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
     name: str = "sprites"
     root: str = "data"  # the folder of the data
     # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
@@ -67,6 +68,7 @@ class DataConfig:
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
+    captioned_sprites: CaptionedSpritesConfig = field(default_factory=CaptionedSpritesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
     options: dict[str, Any] = field(default_factory=dict)  # the keys of a data set of your own
     # not a key of a config: the keys whose values come from a file of unknown origin

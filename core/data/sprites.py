@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.stats import binom
@@ -39,6 +40,7 @@ TINT = 0.5  # saturation of a coloured background; sprites have 1, so they stand
 class SpritesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
+    section: ClassVar[str] = "sprites"  # the keys are data.SECTION.*
     shapes: int = 4  # of the sprite
     colours: int = 4  # of the sprite
     sizes: int = 2  # of the sprite
@@ -53,12 +55,12 @@ class SpritesConfig:
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": 12, "sizes": 4, "grid": 4}
         most |= {"backgrounds": 16, "gradients": 16}
-        counts(self, "sprites.", **most, train=2**24, validation=2**24, test=2**24)
+        counts(self, f"{self.section}.", **most, train=2**24, validation=2**24, test=2**24)
         smallest = SIDE / self.grid * RADIUS * SHRINK ** (self.sizes - 1)
         if smallest < LEAST_RADIUS:
             raise ValueError(
-                f"sprites.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite of"
-                f" {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}"
+                f"{self.section}.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite"
+                f" of {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}"
             )
 
     @property
