@@ -6,6 +6,7 @@ PROBES = {
     "linear": "probes.labels.linear.LinearProbe",
     "knn": "probes.labels.knn.KNNProbe",
     "information": "probes.views.information.InformationProbe",
+    "captions": "probes.texts.captions.CaptionsProbe",
     "geometry": "probes.views.geometry.GeometryProbe",
     "rate": "probes.latents.rate.RateProbe",
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",

@@ -47,9 +47,9 @@ class CaptionedSpritesConfig(SpritesConfig):
                 place = f"told.{key}" if key in self.told else key
                 raise ValueError(f"{self.section}.{place}: must be in [0, {most}], got {value}")
         named = {"backgrounds": len(COLOURS), "gradients": len(COMPASS)}
-        for key, most in named.items():
-            if (count := getattr(self, key)) > most:
-                raise ValueError(f"{self.section}.{key}: only {most} have names, got {count}")
+        for key, names in named.items():
+            if (count := getattr(self, key)) > names:
+                raise ValueError(f"{self.section}.{key}: only {names} have names, got {count}")
 
     @property
     def telling(self) -> Telling:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 Pick = Callable[[int], int]  # a number of choices -> the chosen one, from 0
+Words = tuple[tuple[str, ...], ...]  # for each value of a factor, its synonyms
 
 SHAPES = (("disc", "circle"), ("ring", "loop", "hoop"), ("triangle", "wedge"), ("cross", "plus"))
 # the wheel of hues, from red in steps of 30 degrees
@@ -28,29 +29,28 @@ COLOURS = (
 )
 # from the right, clockwise, because y grows downwards
 COMPASS = ("east", "southeast", "south", "southwest", "west", "northwest", "north", "northeast")
-SIZES = {
+SIZES: dict[int, Words] = {
     1: (("usual",),),
     2: (("big", "large"), ("small", "little")),
     3: (("big", "large"), ("medium", "middling"), ("small", "little")),
     4: (("big", "large"), ("medium", "middling"), ("small", "little"), ("tiny", "minute")),
 }
-ROWS = {
+ROWS: dict[int, Words] = {
     1: (("central",),),
     2: (("top", "upper"), ("bottom", "lower")),
     3: (("top", "upper"), ("middle", "mid"), ("bottom", "lower")),
     4: (("top", "uppermost"), ("upper",), ("lower",), ("bottom", "lowest")),
 }
-COLUMNS = {
+COLUMNS: dict[int, Words] = {
     1: (("halfway",),),
     2: (("left",), ("right",)),
     3: (("left",), ("centre", "center"), ("right",)),
     4: (("leftmost",), ("left",), ("right",), ("rightmost",)),
 }
+TABLES = {"size": SIZES, "row": ROWS, "column": COLUMNS}
 NOUNS = ("thing", "object", "sprite")  # if the shape is not told
 LIGHT = "lit from the"
 HUES = {"colour": "", "background": "background"}  # factors that share colour words
-
-Words = tuple[tuple[str, ...], ...]  # for each value of a factor, its synonyms
 
 
 def spaced(wheel: Words, count: int) -> Words:
@@ -64,7 +64,6 @@ class Grammar:
     def __init__(self, counts: Mapping[str, int]):
         self.words: dict[str, Words] = {}
         for factor, count in counts.items():
-            tables = {"size": SIZES, "row": ROWS, "column": COLUMNS}
             if factor == "shape":
                 self.words[factor] = SHAPES[:count]
             elif factor in HUES:
@@ -72,7 +71,7 @@ class Grammar:
             elif factor == "gradient":
                 self.words[factor] = spaced(tuple((name,) for name in COMPASS), count)
             else:
-                self.words[factor] = tables[factor][count]
+                self.words[factor] = TABLES[factor][count]
 
     def caption(self, told: Mapping[str, int], pick: Pick) -> str:
         """A caption that tells these factors, with a wording by `pick`."""
