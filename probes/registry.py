@@ -7,6 +7,8 @@ PROBES = {
     "knn": "probes.labels.knn.KNNProbe",
     "information": "probes.views.information.InformationProbe",
     "captions": "probes.texts.captions.CaptionsProbe",
+    "retrieval": "probes.texts.retrieval.RetrievalProbe",
+    "zero_shot": "probes.texts.zero_shot.ZeroShotProbe",
     "geometry": "probes.views.geometry.GeometryProbe",
     "rate": "probes.latents.rate.RateProbe",
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",

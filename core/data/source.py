@@ -62,6 +62,7 @@ class Source(ABC):
     shape: tuple[int, int, int]  # (C, H, W)
     truth: Truth | None = None  # the known information between two views
     captioned: bool = False  # whether batches have `text`
+    captions_of_labels: bool = False  # whether captions were made from labels
     text_truth: TextTruth | None = None  # the known information between an image and its caption
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word

@@ -237,19 +237,20 @@ def _sentence(name: str, found: dict[str, Any]) -> str:
 
 
 def _figure(numbers: Numbers, path: Path) -> Path:
-    """Both directions of the headline critic, and the mean of each other critic, against K."""
+    """Against K: the mean of both directions for each critic, and each direction of the headline
+    critic.
+    """
     best, critic = best_critic(numbers)
-    rows = [(f"{best} critic, {way.replace('_', ' ')}", critic[way]) for way in DIRECTIONS]
-    rows += [
-        (f"{name} critic: {found['verdict']}", found[BOTH])
-        for name, found in numbers["critics"].items()
-    ]
-    looks = zip(rows, figures.COLOURS, figures.MARKERS, strict=False)
-    # the best possible value of one direction is that of its curve alone
-    sweeps = [
-        (Entry(label, colour, mark, numbers), sweep) for (label, sweep), colour, mark in looks
-    ]
-    with figures.picture(path, figsize=(7, 4.8)) as (_, axes):
-        sweep_figures.draw_sweeps(axes, sweeps)
-        axes.set_title("Images and captions: lower bound on I(image; caption)")
+    found = numbers["critics"].items()
+    means = [(f"{name} critic: {one['verdict']}", one[BOTH]) for name, one in found]
+    ways = [(way.replace("_", " "), critic[way]) for way in DIRECTIONS]
+    with figures.picture(path, 1, 2, figsize=(13, 4.6)) as (_, (left, right)):
+        for axes, curves in ((left, means), (right, ways)):
+            looks = zip(curves, figures.COLOURS, figures.MARKERS, strict=False)
+            entries = [
+                (Entry(label, colour, mark, numbers), rows) for (label, rows), colour, mark in looks
+            ]
+            sweep_figures.draw_sweeps(axes, entries)
+        left.set_title("Lower bound on I(image; caption), mean of both directions")
+        right.set_title(f"Each direction, {best} critic")
     return path

@@ -57,7 +57,9 @@ def text_pairs(frozen: Frozen, split: str, most: int | None = None) -> TextPairs
 def _encoded(frozen: Frozen, split: str, most: int | None) -> TextPairs:
     source, method = frozen.source(split), frozen.method
     assert isinstance(method, TextCritic)
-    sampler = list(eval_sampler(len(source), frozen.seed, BLOCK, frozen.device, "pairs", most))
+    # the images that `Frozen.features` encodes and `Frozen.images` shows
+    seed, device = frozen.run.seed, frozen.device
+    sampler = list(eval_sampler(len(source), seed, BLOCK, device, "features", most))
     total = len(spread(len(source), most))
     features, codes, labels, places = [], [], [], []
     texts: list[str] = []
