@@ -6,9 +6,10 @@ train split. A set without random access (wds/, tfds/) is read once and held in 
 batch is a function of (seed, step).
 """
 
+import copy
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from core.data.registry import EMBEDDED, from_options, is_own, locate_source
 from core.data.skipping import Split
 from core.data.source import Source
 from core.data.sprites import SpritesConfig
+from core.data.stored_captions import FROM_CLASSES, FromClasses, Told
 from core.data.views import policy
 from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
@@ -51,6 +53,8 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
+    # a column of data.list with a caption of each picture | from_classes (made from class names)
+    captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
@@ -90,6 +94,8 @@ class DataConfig:
         if self.name != "folder" and (self.list or self.labels != "auto"):
             key = "list" if self.list else "labels"
             raise ValueError(f"{key}: only data.name=folder reads it, not {self.name}")
+        if self.captions:
+            self._check_captions()
         timeout(self.timeout)
         one_of(self, changed=CHANGED)
         if not 0 <= self.skip < 1:
@@ -103,6 +109,16 @@ class DataConfig:
             raise ValueError(f"options: {self.name} has none; only sets of your own have options")
         if self.name in EMBEDDED:
             EMBEDDED[self.name].check(self)
+
+    def _check_captions(self) -> None:
+        made = self.name in EMBEDDED or is_own(self.name)
+        if made:
+            raise ValueError(f"captions: {self.name} has its own or none; leave it out")
+        if self.captions != FROM_CLASSES and not self.list:
+            raise ValueError(
+                f"captions: '{self.captions}' is a column of data.list, which is empty; name a"
+                f" list, or set {FROM_CLASSES}"
+            )
 
     @property
     def views_differ(self) -> bool:
@@ -128,10 +144,14 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.made is not None:
         source = _make(config.made, config, split, seed)
     else:
-        origin = (config.name, config.root, config.download, config.list, config.labels)
+        column = config.captions if config.captions != FROM_CLASSES else ""
+        place = (config.name, config.root, config.download)
+        origin = (*place, config.list, config.labels, column)
         reading = Reading(*(getattr(config, key) for key in Reading._fields))
         source = _plain(origin, split, reading)
     if isinstance(source, Stored):
+        if config.captions == FROM_CLASSES:
+            source = _told_classes(source, config)
         return source.viewed(config.augment if augmented else "none", config.compile)
     return source
 
@@ -154,7 +174,17 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
     return source
 
 
-Origin = tuple[str, str, bool, str, str]  # name, root, download, list, labels
+def _told_classes(source: Stored, config: DataConfig) -> Stored:
+    """A copy of the source with captions that are made from the names of its classes."""
+    if len(source.factors) != 1 or not source.facts.classes:
+        raise UserError(f"data.captions: {config.name} has no names of classes to make captions of")
+    source = copy.copy(source)
+    source.facts = replace(source.facts, settings=dict(source.facts.settings), identity=None)
+    return source.with_captions(FromClasses(source.facts.classes))
+
+
+# name, root, download, list, labels, captions
+Origin = tuple[str, str, bool, str, str, str]
 
 
 class Reading(NamedTuple):
@@ -192,7 +222,7 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
     train: Any = dataset
     if official == "test" and not isinstance(dataset, Pictures):
         train = open_official(name, root, download, "train", *listed)
-    facts = Facts(name, split, place, class_names(train), reading.settings)
+    facts, part = Facts(name, split, place, class_names(train), reading.settings), None
     if isinstance(dataset, IterableDataset):
         images, labels, chosen, factors = _in_sequence(dataset, train, facts, reading)
     else:
@@ -210,13 +240,22 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
                 _check_labels(known[chosen], factors, facts)
             plain = policy("none", resized.shape[1])
             workers, timeout = reading.workers, reading.timeout
-            return Stream(part, resized.shape, factors, plain, workers, facts, timeout)
+            stream = Stream(part, resized.shape, factors, plain, workers, facts, timeout)
+            return _with_texts(stream, dataset, chosen)
         images, labels = decode(resized, part, reading.workers, reading.timeout)
         notes.judge()
     _check_labels(labels, factors, facts)
     if reading.binarise:
         images = _binarised(images, chosen, official)
-    return Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
+    held = Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
+    return _with_texts(held, dataset, chosen[part.read] if part else chosen)
+
+
+def _with_texts(source: Arrays | Stream, dataset: Any, place: Tensor) -> Arrays | Stream:
+    """The source with the captions of a list, if it has them; `place` [n] in the data set."""
+    if captions := getattr(dataset, "captions", None):
+        source.with_captions(Told([captions[i] for i in place.tolist()]))
+    return source
 
 
 def _in_sequence(
