@@ -9,6 +9,7 @@ PROBES = {
     "captions": "probes.texts.captions.CaptionsProbe",
     "retrieval": "probes.texts.retrieval.RetrievalProbe",
     "zero_shot": "probes.texts.zero_shot.ZeroShotProbe",
+    "binding": "probes.texts.binding.BindingProbe",
     "geometry": "probes.views.geometry.GeometryProbe",
     "rate": "probes.latents.rate.RateProbe",
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",

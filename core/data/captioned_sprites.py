@@ -24,6 +24,7 @@ from core.errors import nearest
 from core.randomness import KeyedRNG
 
 PICKS = 12  # more than a caption needs choices of words
+PROMPTS = 64  # sentences whose mean stands for a value of a factor
 
 
 @dataclass
@@ -89,14 +90,17 @@ class CaptionedSprites(Sprites):
         for batch in super().batches(order, views):
             yield batch._replace(text=self.texts(batch.label, batch.rng))
 
-    def texts(self, content: Tensor, rng: KeyedRNG) -> tuple[str, ...]:
-        """A caption of each content [B, F], with random numbers of `rng`."""
-        drawn = rng.fork(f"{self.split}/caption").uniform(
-            "words", len(content), len(self.chance) + PICKS
-        )
-        told = (drawn[:, : len(self.chance)].cpu() < self.chance).tolist()
-        choices = drawn[:, len(self.chance) :].tolist()
-        return tuple(self._text(*row) for row in zip(content.tolist(), told, choices, strict=True))
+    def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
+        """A caption of each content [B, F], with random numbers of `rng`. `always`: a factor's
+        column that each caption tells.
+        """
+        factors = len(self.chance)
+        drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)
+        tells = drawn[:, :factors].cpu() < self.chance
+        if always >= 0:
+            tells[:, always] = True
+        rows = zip(content.tolist(), tells.tolist(), drawn[:, factors:].tolist(), strict=True)
+        return tuple(self._text(*row) for row in rows)
 
     def _text(self, values: list[int], told: list[bool], choices: list[float]) -> str:
         left = iter(choices)
@@ -108,7 +112,19 @@ class CaptionedSprites(Sprites):
         return self.grammar.caption({f: value for f, value, tells in chosen if tells}, pick)
 
     def prompts(self) -> dict[str, list[list[str]]]:
-        return self.grammar.prompts()
+        """For each value, captions that tell it and, as in training, other factors with their
+        probability. The values of a factor have the same captions but for their own words.
+        """
+        found = {}
+        for column, (factor, count) in enumerate(self.factors.items()):
+            if count < 2:
+                continue
+            rng = KeyedRNG(self.seed, 0).fork(f"prompts/{factor}")
+            parts = [rng.integers(k, n, PROMPTS) for k, n in self.factors.items()]
+            contents = torch.stack(parts, 1).repeat(count, 1, 1)
+            contents[:, :, column] = torch.arange(count)[:, None]
+            found[factor] = [list(self.texts(one, rng, column)) for one in contents]
+        return found
 
     def unseen(self, label: Tensor) -> Tensor | None:
         if not len(self.held):

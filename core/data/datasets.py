@@ -28,6 +28,7 @@ from core.data.notes import Notes, printable, say_once
 from core.data.pictures import Pictures
 from core.data.readers import PREFIXES, TORCHVISION, class_names, local_folder, open_official
 from core.data.registry import EMBEDDED, from_options, is_own, locate_source
+from core.data.scenes import ScenesConfig
 from core.data.skipping import Split
 from core.data.source import Source
 from core.data.sprites import SpritesConfig
@@ -45,8 +46,8 @@ CHANGED = ("refuse", "accept")
 class DataConfig:
     """Which images a run reads, and how its views are made."""
 
-    # sprites | captioned_sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 |
-    # stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
+    # sprites | captioned_sprites | scenes | linear_gaussian | mnist | fashion_mnist | cifar10 |
+    # cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class, a set of your own
     name: str = "sprites"
     root: str = "data"  # the folder of the data
     # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
@@ -73,6 +74,7 @@ class DataConfig:
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
     captioned_sprites: CaptionedSpritesConfig = field(default_factory=CaptionedSpritesConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
     options: dict[str, Any] = field(default_factory=dict)  # the keys of a data set of your own
     # not a key of a config: the keys whose values come from a file of unknown origin

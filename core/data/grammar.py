@@ -103,17 +103,6 @@ class Grammar:
                 return
             path[-1] = (path[-1][0] + 1, path[-1][1])
 
-    def prompts(self) -> dict[str, list[list[str]]]:
-        """Factor -> for each value, all captions that tell it alone; for factors of two or more."""
-        return {
-            factor: [
-                sorted({text for text, _ in self.wordings({factor: value})})
-                for value in range(len(words))
-            ]
-            for factor, words in self.words.items()
-            if len(words) > 1
-        }
-
     def told(self, text: str) -> dict[str, int]:
         """What a caption of this grammar tells: factor -> value."""
         words = re.findall("[a-z]+", text.lower())

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.data.captioned_sprites import CaptionedSprites
 from core.data.linear_gaussian import LinearGaussian
+from core.data.scenes import Scenes
 from core.data.source import Source
 from core.data.sprites import Sprites
 from core.errors import UserError, nearest
@@ -23,6 +24,7 @@ from core.trust import NAME, TRUST, import_module, is_trusted, package_of
 EMBEDDED: dict[str, type[Source]] = {
     "sprites": Sprites,
     "captioned_sprites": CaptionedSprites,
+    "scenes": Scenes,
     "linear_gaussian": LinearGaussian,
 }
 _trusted: set[str] = set()

@@ -114,6 +114,12 @@ class Source(ABC):
         """Factor -> for each of its values, sentences that tell this value alone; {} if unknown."""
         return {}
 
+    def contrasts(self, label: Tensor, rng: KeyedRNG) -> dict[str, list[tuple[str, str] | None]]:
+        """For each kind of exchange, a true and a false caption of images with labels [n, F] in the
+        same words, or None where the false one would be true; {} if the set has none.
+        """
+        return {}
+
     def unseen(self, label: Tensor) -> Tensor | None:
         """Which rows of labels [n, F] are combinations that train never shows, bool [n]; None if
         train may show all.

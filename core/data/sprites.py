@@ -123,7 +123,7 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`."""
     u = rng.uniform("nuisance", len(content), 10)
     factor = dict(zip(config.factors, content.unbind(1), strict=True))
-    hue = _hue_to_rgb(_in_band(factor["colour"], config.colours, u[:, 0]))
+    hue = hue_in_band(factor["colour"], config.colours, u[:, 0])
     colour = hue * (0.75 + 0.25 * u[:, 1:2])  # [B, 3]
     cover = coverage(content, 2 * math.pi * u[:, 2], 2 * u[:, 3:5] - 1, config)
     cover = cover[:, None]  # [B, 1, S, S]
@@ -134,7 +134,7 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     if "gradient" in factor:
         turn = _in_band(factor["gradient"], config.gradients, u[:, 5])
     if "background" in factor:
-        hue = _hue_to_rgb(_in_band(factor["background"], config.backgrounds, u[:, 8]))
+        hue = hue_in_band(factor["background"], config.backgrounds, u[:, 8])
         tint = 1 - TINT * (1 - hue)  # [B, 3]
     x = (torch.arange(SIDE, device=content.device) + 0.5) / SIDE - 0.5
     angle = 2 * math.pi * turn
@@ -144,6 +144,11 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     image = background * (1 - cover) + colour[:, :, None, None] * cover
     image.add_(rng.normal("pixels", len(content), 3, SIDE, SIDE), alpha=0.02)
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def hue_in_band(value: Tensor, count: int, u: Tensor) -> Tensor:
+    """Saturated colours [B, 3] of values [B] on a wheel of `count`, with noise u [B] in [0, 1)."""
+    return _hue_to_rgb(_in_band(value, count, u))
 
 
 def _in_band(value: Tensor, count: int, u: Tensor) -> Tensor:
