@@ -47,7 +47,7 @@ class DataConfig:
     """Which images a run reads, and how its views are made."""
 
     # sprites | captioned_sprites | scenes | linear_gaussian | mnist | fashion_mnist | cifar10 |
-    # cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class, a set of your own
+    # cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class (your own)
     name: str = "sprites"
     root: str = "data"  # the folder of the data
     # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table

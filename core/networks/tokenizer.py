@@ -6,6 +6,7 @@ T = tokens of the longest one.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from core.errors import shown
+
+# its threads would not survive the fork of a decoding worker; a batch takes milliseconds
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 KINDS = ("words", "bytes")
 SPECIAL = ("[PAD]", "[START]", "[END]", "[UNKNOWN]")

@@ -24,7 +24,7 @@ from tests.scripts.test_training import same
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "data.captioned_sprites.train=256",
+    "data.captioned_sprites.train=128",
     "data.captioned_sprites.validation=64",
     "data.captioned_sprites.test=64",
     "model.width=16",
@@ -32,7 +32,7 @@ SMALL = [
     "model.heads=2",
     "model.projection=8",
     "model.vocabulary=128",
-    "optim.batch_size=32",
+    "optim.batch_size=16",
     "optim.epochs=2",
     "trainer.save_every=4",
     "trainer.log_every=2",
@@ -104,6 +104,21 @@ def test_the_loss_is_the_mean_of_two_cross_entropies_with_the_learned_temperatur
     assert made.metrics["in_batch_bound"].item() == pytest.approx(bound, rel=1e-9)
     made.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_micro_batches_change_neither_the_loss_nor_its_gradient(loss):
+    """In eval mode, because batch norm would see the micro batches."""
+    method, given, found = taught(loss=loss).double().eval(), batch(), []
+    given = given._replace(views=(given.views[0].double() / 255,))
+    for size in (0, 5):
+        method.micro_batch = size
+        method.zero_grad()
+        loss = method(given).loss
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in method.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_the_temperature_is_kept_above_a_hundredth():
@@ -238,7 +253,7 @@ def test_the_loss_at_log_n_is_said_after_warm_up_and_not_before():
 
 def test_captions_that_say_nothing_give_the_warning_in_the_log(tmp_path):
     answer = train(tmp_path / "run", "data.captioned_sprites.tell=0", "optim.warmup_epochs=0.5")
-    assert answer.code == 0 and "warning: the loss stands at log N = log 32" in answer.out
+    assert answer.code == 0 and "warning: the loss stands at log N = log 16" in answer.out
 
 
 def test_a_locked_image_tower_does_not_change():
@@ -256,7 +271,7 @@ def test_the_sigmoid_loss_trains_and_reports_the_same_bound():
     method.train()
     optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
     given, seen = batch(64), []
-    for _ in range(40):
+    for _ in range(25):
         made = method(given._replace(rng=KeyedRNG(0, 0)))
         optimizer.zero_grad()
         made.loss.backward()

@@ -35,17 +35,17 @@ def ideal(told: dict[str, float], n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return F.one_hot(own, len(contents)).float(), torch.where(fits, size.log(), -60.0)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6, 0.2])
+@pytest.mark.parametrize("share", [1.0, 0.4])
 def test_the_bound_of_an_ideal_critic_is_the_best_possible_value_in_both_directions(share):
     told = dict.fromkeys(COUNTS, share)
     truth = Telling(COUNTS, told).truth
-    found = both_ways(ideal(told, 3000), 1.0, truth)
+    found = both_ways(ideal(told, 1500), 1.0, truth)
     for way in ("image_to_text", "text_to_image", "sweep"):
         for row in found[way]:
             error = (row["high"] - row["low"]) / 3.92
             assert abs(row["bound"] - row["best_possible"]) < 4 * error + 1e-3, (way, row)
     last = found["sweep"][-1]
-    assert last["K"] == 2999 and last["bound"] <= math.log(3000)
+    assert last["K"] == 1499 and last["bound"] <= math.log(1500)
     mean = (found["image_to_text"][-1]["bound"] + found["text_to_image"][-1]["bound"]) / 2
     assert last["bound"] == pytest.approx(mean, abs=1e-9)
     assert last["best_possible"] <= truth.nats
@@ -113,11 +113,11 @@ def frozen_clip(steps: int = 0, **keys: object) -> Frozen:
 
 @pytest.fixture(scope="module")
 def trained() -> Frozen:
-    return frozen_clip(60, tell=0.9, unseen=0.25)
+    return frozen_clip(40, tell=0.9, unseen=0.25)
 
 
 def test_every_probe_of_captions_measures_a_trained_clip(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("probes.views.critic.CYCLES", (20, 40))
+    monkeypatch.setattr("probes.views.critic.CYCLES", (15, 30))
     from probes.report import store
 
     for name, probe in load_probes(NAMES).items():
