@@ -20,6 +20,7 @@ class Batch(NamedTuple):
     # int64 [B], place in the split; the name hides tuple.index
     index: Tensor  # type: ignore[assignment]
     rng: KeyedRNG  # the source of all random numbers of a method, such as posterior noise
+    text: tuple[str, ...] = ()  # a caption of each image, [B], for captioned data
 
 
 class Output(NamedTuple):

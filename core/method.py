@@ -4,7 +4,7 @@ B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -29,6 +29,7 @@ class Context:
     trained_on: Callable[[int], list[Batch]]
     # (purpose, n): at most n plain validation images with one view; `purpose` keys random numbers
     held_out: Callable[[str, int], Iterable[Batch]]
+    warmup: float = 0.0  # steps in which the learning rate rises
 
 
 class Method(nn.Module, ABC):
@@ -37,6 +38,7 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type]  # a dataclass; its __post_init__ raises ValueError("key: what is wrong")
     views: ClassVar[int] = 2  # views of an image in a batch
     criterion: ClassVar[str] = "knn"  # validation metric that chooses best.ckpt; higher is better
+    reads_text: ClassVar[bool] = False  # whether batches must have captions
     micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = whole batch
 
     def __init__(self, config: Any, shape: tuple[int, int, int]):
@@ -68,6 +70,9 @@ class Method(nn.Module, ABC):
         """
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
+    def learn_words(self, captions: Iterable[str]) -> None:
+        """Called once before training, with captions of the training split, if `reads_text`."""
+
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the completed share of training."""
 
@@ -96,6 +101,21 @@ class PairCritic(Protocol):
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
         """Unit-length codes [B, D] of the two views, from frozen encoders."""
+        ...
+
+
+@runtime_checkable
+class TextCritic(Protocol):
+    """A method that scores an image against a text: s(x, t) = <image(x), text(t)> / temperature."""
+
+    temperature: float
+
+    def encode(self, x: Tensor, key: bool = False) -> Encoded:
+        """Features and unit-length codes [B, P] of images."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Encoded:
+        """Features and unit-length codes [B, P] of texts."""
         ...
 
 

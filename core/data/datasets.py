@@ -6,9 +6,10 @@ train split. A set without random access (wds/, tfds/) is read once and held in 
 batch is a function of (seed, step).
 """
 
+import copy
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch.utils.data import IterableDataset
 
 from core.checks import at_least, one_of, timeout
 from core.data import held_out, own
+from core.data.captioned_sprites import CaptionedSpritesConfig
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
 from core.data.linear_gaussian import LinearGaussianConfig
@@ -26,9 +28,11 @@ from core.data.notes import Notes, printable, say_once
 from core.data.pictures import Pictures
 from core.data.readers import PREFIXES, TORCHVISION, class_names, local_folder, open_official
 from core.data.registry import EMBEDDED, from_options, is_own, locate_source
+from core.data.scenes import ScenesConfig
 from core.data.skipping import Split
 from core.data.source import Source
 from core.data.sprites import SpritesConfig
+from core.data.stored_captions import FROM_CLASSES, FromClasses, Told
 from core.data.views import policy
 from core.errors import UserError, nearest
 from core.randomness import KeyedRNG
@@ -42,14 +46,16 @@ CHANGED = ("refuse", "accept")
 class DataConfig:
     """Which images a run reads, and how its views are made."""
 
-    # sprites | linear_gaussian | mnist | fashion_mnist | cifar10 | cifar100 | stl10 | folder |
-    # {hfds,wds,tfds,torch}/NAME | package.module.Class, a data set of your own
+    # sprites | captioned_sprites | scenes | linear_gaussian | mnist | fashion_mnist | cifar10 |
+    # cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class (your own)
     name: str = "sprites"
     root: str = "data"  # the folder of the data
     # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
+    # a column of data.list with a caption of each picture | from_classes (made from class names)
+    captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
@@ -67,6 +73,8 @@ class DataConfig:
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
+    captioned_sprites: CaptionedSpritesConfig = field(default_factory=CaptionedSpritesConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
     linear_gaussian: LinearGaussianConfig = field(default_factory=LinearGaussianConfig)
     options: dict[str, Any] = field(default_factory=dict)  # the keys of a data set of your own
     # not a key of a config: the keys whose values come from a file of unknown origin
@@ -88,6 +96,8 @@ class DataConfig:
         if self.name != "folder" and (self.list or self.labels != "auto"):
             key = "list" if self.list else "labels"
             raise ValueError(f"{key}: only data.name=folder reads it, not {self.name}")
+        if self.captions:
+            self._check_captions()
         timeout(self.timeout)
         one_of(self, changed=CHANGED)
         if not 0 <= self.skip < 1:
@@ -101,6 +111,16 @@ class DataConfig:
             raise ValueError(f"options: {self.name} has none; only sets of your own have options")
         if self.name in EMBEDDED:
             EMBEDDED[self.name].check(self)
+
+    def _check_captions(self) -> None:
+        made = self.name in EMBEDDED or is_own(self.name)
+        if made:
+            raise ValueError(f"captions: {self.name} has its own or none; leave it out")
+        if self.captions != FROM_CLASSES and not self.list:
+            raise ValueError(
+                f"captions: '{self.captions}' is a column of data.list, which is empty; name a"
+                f" list, or set {FROM_CLASSES}"
+            )
 
     @property
     def views_differ(self) -> bool:
@@ -126,10 +146,14 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
     if config.made is not None:
         source = _make(config.made, config, split, seed)
     else:
-        origin = (config.name, config.root, config.download, config.list, config.labels)
+        column = config.captions if config.captions != FROM_CLASSES else ""
+        place = (config.name, config.root, config.download)
+        origin = (*place, config.list, config.labels, column)
         reading = Reading(*(getattr(config, key) for key in Reading._fields))
         source = _plain(origin, split, reading)
     if isinstance(source, Stored):
+        if config.captions == FROM_CLASSES:
+            source = _told_classes(source, config)
         return source.viewed(config.augment if augmented else "none", config.compile)
     return source
 
@@ -152,7 +176,17 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
     return source
 
 
-Origin = tuple[str, str, bool, str, str]  # name, root, download, list, labels
+def _told_classes(source: Stored, config: DataConfig) -> Stored:
+    """A copy of the source with captions that are made from the names of its classes."""
+    if len(source.factors) != 1 or not source.facts.classes:
+        raise UserError(f"data.captions: {config.name} has no names of classes to make captions of")
+    source = copy.copy(source)
+    source.facts = replace(source.facts, settings=dict(source.facts.settings), identity=None)
+    return source.with_captions(FromClasses(source.facts.classes))
+
+
+# name, root, download, list, labels, captions
+Origin = tuple[str, str, bool, str, str, str]
 
 
 class Reading(NamedTuple):
@@ -190,7 +224,7 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
     train: Any = dataset
     if official == "test" and not isinstance(dataset, Pictures):
         train = open_official(name, root, download, "train", *listed)
-    facts = Facts(name, split, place, class_names(train), reading.settings)
+    facts, part = Facts(name, split, place, class_names(train), reading.settings), None
     if isinstance(dataset, IterableDataset):
         images, labels, chosen, factors = _in_sequence(dataset, train, facts, reading)
     else:
@@ -208,13 +242,22 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
                 _check_labels(known[chosen], factors, facts)
             plain = policy("none", resized.shape[1])
             workers, timeout = reading.workers, reading.timeout
-            return Stream(part, resized.shape, factors, plain, workers, facts, timeout)
+            stream = Stream(part, resized.shape, factors, plain, workers, facts, timeout)
+            return _with_texts(stream, dataset, chosen)
         images, labels = decode(resized, part, reading.workers, reading.timeout)
         notes.judge()
     _check_labels(labels, factors, facts)
     if reading.binarise:
         images = _binarised(images, chosen, official)
-    return Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
+    held = Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
+    return _with_texts(held, dataset, chosen[part.read] if part else chosen)
+
+
+def _with_texts(source: Arrays | Stream, dataset: Any, place: Tensor) -> Arrays | Stream:
+    """The source with the captions of a list, if it has them; `place` [n] in the data set."""
+    if captions := getattr(dataset, "captions", None):
+        source.with_captions(Told([captions[i] for i in place.tolist()]))
+    return source
 
 
 def _in_sequence(

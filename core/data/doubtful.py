@@ -16,7 +16,9 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.*::", re.DOTALL)
 PLAIN_KINDS = ("folder", *TORCHVISION)  # these read only local files
 SPLIT_SIZES = ("train", "validation", "test")
 SIZES = {"size": 4096, "validation": 2**22} | {  # the largest values that a file may ask for
-    f"{name}.{split}": 2**22 for name in ("sprites", "linear_gaussian") for split in SPLIT_SIZES
+    f"{name}.{split}": 2**22
+    for name in ("sprites", "captioned_sprites", "scenes", "linear_gaussian")
+    for split in SPLIT_SIZES
 }
 ALL = ("name", "root", "list", *SIZES)  # the keys that are not trusted when they come from a file
 

@@ -25,6 +25,7 @@ from core.data.identity import Identity, digest, digest_of_files, digest_of_samp
 from core.data.notes import printable
 from core.data.skipping import Split
 from core.data.source import Sampler, Source, eval_sampler
+from core.data.stored_captions import StoredCaptions, sentences_of
 from core.data.views import Policy, augmented, policy
 from core.data.workers import load
 from core.errors import UserError
@@ -54,6 +55,27 @@ class Stored(Source):
 
     policy: Policy
     facts: Facts
+    told: StoredCaptions | None = None
+
+    def with_captions(self, told: StoredCaptions) -> "Stored":
+        """This source, whose batches have captions from now on."""
+        self.told, self.captioned, self.captions_of_labels = told, True, told.of_labels
+        self.facts.settings["captions"] = told.identity()
+        return self
+
+    def captions(self, most: int) -> Iterator[str]:
+        return self.told.some(most) if self.told else iter(())
+
+    def prompts(self) -> dict[str, list[list[str]]]:
+        if len(self.factors) != 1 or not self.facts.classes:
+            return {}
+        return {next(iter(self.factors)): sentences_of(self.facts.classes)}
+
+    def _told(self, batch: Batch, place: Tensor) -> Batch:
+        """The batch with captions, if there are any; `place` [B] in the split."""
+        if self.told is None:
+            return batch
+        return batch._replace(text=self.told.texts(place, batch.label, batch.rng))
 
     def viewed(self, augment: str, compile: bool = False) -> "Stored":
         """The same images under the policy of that name (`core.data.views`); "none" = plain."""
@@ -116,7 +138,7 @@ class Arrays(Stored):
             self.images, self.labels = self.images.to(rng.device), self.labels.to(rng.device)
             here = to_device(index, rng.device)
             image, label = (x.index_select(0, here) for x in (self.images, self.labels))
-            yield make_batch(image, label, here, rng, self.policy, views)
+            yield self._told(make_batch(image, label, here, rng, self.policy, views), index)
 
 
 class Stream(Stored):
@@ -154,7 +176,7 @@ class Stream(Stored):
             require_labels(label, self.factors, f"{self.facts.name} ({self.facts.split})")
             image = image.to(rng.device, non_blocking=True)
             label, index = send([label, index], rng.device)
-            yield make_batch(image, label, index, rng, self.policy, views)
+            yield self._told(make_batch(image, label, index, rng, self.policy, views), read)
         if self.images.notes:
             self.images.notes.judge()
 

@@ -1,6 +1,9 @@
-"""A list of pictures: a text file with a path in each line, or a CSV or TSV table with a header."""
+"""A list of pictures: a text file with a path in each line, a CSV or TSV table with a header, or a
+JSONL file with an object in each line.
+"""
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -15,7 +18,9 @@ PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_pa
 SPLITS = ("split", "set", "subset", "partition")
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y")
 SHORT = {"train": ("tr",), "test": ("te",)}  # more words in a split column
+TABLES = (".csv", ".tsv", ".jsonl")
 LARGEST = 2**30  # bytes of a list
+LONGEST_CAPTION = 100_000  # characters
 
 
 class Listed(NamedTuple):
@@ -25,27 +30,38 @@ class Listed(NamedTuple):
     labels: dict[str, list[str]]  # the chosen columns, in order
     splits: list[str] | None  # "train", "val" or "test" for each; None without a split column
     others: tuple[str, ...]  # columns that are not read
+    captions: list[str] | None = None  # of each picture, if a column was named
 
 
-def read_list(file: Path, labels: str) -> Listed:
+def read_list(file: Path, labels: str, captions: str = "") -> Listed:
     """The rows of a list. A table has a header: one column holds paths (`PATHS`, or else the first
     one), perhaps one holds splits (`SPLITS`), and `labels` names those with labels, separated by
-    commas; "auto" takes a column of `LABELS`, "none" takes none.
+    commas; "auto" takes a column of `LABELS`, "none" takes none. `captions` names a text column.
+    A .jsonl file has an object with the same keys in each line.
 
     Raises `UserError` with the file, the line and what to do.
     """
     text = _text(file)
-    if file.suffix.lower() not in (".csv", ".tsv"):
+    if file.suffix.lower() not in TABLES:
+        if captions:
+            raise UserError(
+                f"data.captions: {printable(file)} has no columns; use a CSV, TSV or JSONL file"
+            )
         if labels not in ("auto", "none"):
             raise UserError(f"data.labels: {printable(file)} has no columns; use a CSV file")
         paths = [line.strip() for line in text.splitlines() if line.strip()]
         return Listed(_some(paths, file), {}, None, ())
-    head, rows = _table(text, file)
+    head, rows = _objects(text, file) if file.suffix.lower() == ".jsonl" else _table(text, file)
     columns = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else {}
     _some(rows, file)
     path_column = next((name for name in head if name.lower() in PATHS), head[0])
     split_column = next((name for name in head if name.lower() in SPLITS), None)
     used = [path_column, *([split_column] if split_column else [])]
+    if captions and captions not in head:
+        raise UserError(
+            f"data.captions: {printable(file)} has no column '{captions}'{nearest(captions, head)}"
+        )
+    used += [captions] if captions else []
     free = [name for name in head if name not in used]
     chosen = _label_columns(labels, free, file)
     paths = list(columns[path_column])
@@ -59,7 +75,8 @@ def read_list(file: Path, labels: str) -> Listed:
             )
     splits = _splits(columns[split_column], split_column, file) if split_column else None
     others = tuple(name for name in free if name not in chosen)
-    return Listed(paths, {name: list(columns[name]) for name in chosen}, splits, others)
+    told = _captions(columns[captions], captions, file) if captions else None
+    return Listed(paths, {name: list(columns[name]) for name in chosen}, splits, others, told)
 
 
 def _text(file: Path) -> str:
@@ -110,6 +127,60 @@ def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     if twice:
         raise UserError(f"data.list: {printable(file)}: two columns are named {twice[0]!r}")
     return head, rows[1:]
+
+
+def _objects(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
+    """The keys and the rows of a JSONL file: an object with texts or numbers in each line."""
+    head: list[str] = []
+    rows: list[list[str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"data.list: {printable(file)}: line {number}"
+        try:
+            held = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UserError(f"{where} is not JSON; write one object in each line") from None
+        if not isinstance(held, dict) or not held:
+            raise UserError(f"{where} is no object with keys, such as a path and a caption")
+        head = head or list(held)
+        if held.keys() != set(head):
+            other = printable(sorted(held.keys() ^ set(head))[0], 60)
+            raise UserError(f"{where} has other keys than the first line, such as '{other}'")
+        for key in head:
+            if not isinstance(held[key], str | int | float):
+                raise UserError(f"{where}: '{printable(key, 60)}' is neither a text nor a number")
+        rows.append([str(held[key]).strip() for key in head])
+    return _some(head, file), rows
+
+
+def _captions(column: tuple[str, ...], name: str, file: Path) -> list[str]:
+    """A checked column of captions."""
+    for row, text in enumerate(column, 1):
+        if not text:
+            raise UserError(
+                f"data.captions: {printable(file)}: row {row} has no '{name}'; fill it or remove"
+                " the row"
+            )
+        if len(text) > LONGEST_CAPTION:
+            raise UserError(
+                f"data.captions: {printable(file)}: the '{name}' of row {row} has {len(text):,}"
+                f" characters; a caption has at most {LONGEST_CAPTION:,}"
+            )
+    if all(_is_number(text) for text in column):
+        raise UserError(
+            f"data.captions: the column '{name}' of {printable(file)} holds numbers, such as"
+            f" {printable(column[0], 30)}; name the column with the captions"
+        )
+    return list(column)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _some(rows: list, file: Path) -> list:  # type: ignore[type-arg]

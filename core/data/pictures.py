@@ -40,6 +40,7 @@ class Pictures(Dataset[tuple[bytes, int]]):
         """
         self.root, self.places = root, places
         self.samples = [(path, 0) for path in paths]
+        self.captions: list[str] | None = None  # of each picture, if the list has them
         self.factors: dict[str, int] = {}
         self.classes: tuple[str, ...] = ()
         self.table = torch.zeros(len(paths), len(columns), dtype=torch.int64)
@@ -85,7 +86,9 @@ class Pictures(Dataset[tuple[bytes, int]]):
         return {"train": train, "val": val, "trainval": torch.cat([train, val])}[split]
 
 
-def open_pictures(root: Path, listed: str = "", labels: str = "auto") -> Pictures:
+def open_pictures(
+    root: Path, listed: str = "", labels: str = "auto", captions: str = ""
+) -> Pictures:
     """The pictures below `root`, or those of a list.
 
     ROOT/train, ROOT/test and ROOT/val are the splits, if there is ROOT/train (other names:
@@ -94,7 +97,7 @@ def open_pictures(root: Path, listed: str = "", labels: str = "auto") -> Picture
     (then nothing is known of their classes), or `labels` is "none".
     """
     if listed:
-        return _listed(root, listed, labels)
+        return _listed(root, listed, labels, captions)
     if labels not in WAYS:
         raise UserError(
             f"data.labels: '{labels}' is not one of {', '.join(WAYS)}; columns belong to data.list"
@@ -186,12 +189,12 @@ def _cut(pictures: Pictures, said: str) -> Pictures:
     return pictures
 
 
-def _listed(root: Path, listed: str, labels: str) -> Pictures:
+def _listed(root: Path, listed: str, labels: str, captions: str) -> Pictures:
     """The pictures of a list; a path is relative to `root`, or else to the folder of the list."""
     if labels == "folders":
         raise UserError("data.labels: a list has columns; name them, or set auto or none")
     file = next((path for path in (root / listed, Path(listed)) if path.is_file()), root / listed)
-    rows = read_list(file, labels)
+    rows = read_list(file, labels, captions)
     tops = [root, file.resolve().parent]
     top = next((top for top in tops if os.path.isfile(os.path.join(top, rows.paths[0]))), root)
     paths = [os.path.join(top, path) for path in rows.paths]
@@ -210,7 +213,9 @@ def _listed(root: Path, listed: str, labels: str) -> Pictures:
     if rows.splits is not None:
         places, more = _places(rows.splits, paths, file)
         said += more
-    return _cut(Pictures(top, paths, rows.labels, places), said)
+    pictures = Pictures(top, paths, rows.labels, places)
+    pictures.captions = rows.captions
+    return _cut(pictures, said)
 
 
 def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, Tensor], str]:

@@ -29,11 +29,17 @@ PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-dataset
 
 
 def open_official(
-    name: str, root: str, download: bool, split: str, listed: str = "", labels: str = "auto"
+    name: str,
+    root: str,
+    download: bool,
+    split: str,
+    listed: str = "",
+    labels: str = "auto",
+    captions: str = "",
 ) -> Dataset[Any]:
     """The official train or test split, not decoded if possible.
 
-    `root` is a local folder; `listed` and `labels` are `data.list` and `data.labels`. Raises
+    `root` is a local folder; `listed`, `labels` and `captions` are keys of `data`. Raises
     `UserError` if the data can not be read.
     """
     place = local_folder(root)
@@ -42,7 +48,7 @@ def open_official(
             if name in TORCHVISION:
                 return _open_torchvision(TORCHVISION[name], place, download, split)
             if name == "folder":
-                return open_pictures(place, listed, labels)
+                return open_pictures(place, listed, labels, captions)
             return _open_timm(name, place, download, split)
     except (UserError, MemoryError):
         raise

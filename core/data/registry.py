@@ -12,14 +12,21 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.data.captioned_sprites import CaptionedSprites
 from core.data.linear_gaussian import LinearGaussian
+from core.data.scenes import Scenes
 from core.data.source import Source
 from core.data.sprites import Sprites
 from core.errors import UserError, nearest
 from core.trust import NAME, TRUST, import_module, is_trusted, package_of
 
 # data.name -> class. Its keys are data.NAME.*, or data.options if DataConfig has no such section.
-EMBEDDED: dict[str, type[Source]] = {"sprites": Sprites, "linear_gaussian": LinearGaussian}
+EMBEDDED: dict[str, type[Source]] = {
+    "sprites": Sprites,
+    "captioned_sprites": CaptionedSprites,
+    "scenes": Scenes,
+    "linear_gaussian": LinearGaussian,
+}
 _trusted: set[str] = set()
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -44,6 +45,7 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
         self.images, self.chosen, self.share, self.notes = images, chosen, share, notes
         self.allowed = int(share * len(chosen))
         self.skipped: set[int] = set()  # the places that this process has met
+        self.read = torch.arange(len(chosen))  # the place whose image each place has
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -69,6 +71,7 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
         """
         if self.notes:
             self.notes.add(notes.tolist())
+        self.read[wanted] = read
         replaced = wanted != read
         pairs = zip(wanted[replaced].tolist(), read[replaced].tolist(), strict=True)
         for place, instead in pairs:

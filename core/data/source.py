@@ -32,6 +32,20 @@ class Truth:
     best_infonce: Callable[[int], float]
 
 
+@dataclass(frozen=True)
+class TextTruth:
+    """Exact knowledge about the information between an image and its caption."""
+
+    nats: float  # I(image; caption)
+    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats: an image
+    # against captions, and a caption against images
+    from_image: Callable[[int], float]
+    from_text: Callable[[int], float]
+    # (pairs, k) -> the largest expected share of own partners among the k nearest of all pairs
+    recall_from_image: Callable[[int, int], float]
+    recall_from_text: Callable[[int, int], float]
+
+
 class Source(ABC):
     """One split of a data set. All randomness of a batch comes from the sampler's `KeyedRNG`.
 
@@ -47,6 +61,9 @@ class Source(ABC):
     factors: dict[str, int]  # label column -> number of classes, e.g. {"class": 10}
     shape: tuple[int, int, int]  # (C, H, W)
     truth: Truth | None = None  # the known information between two views
+    captioned: bool = False  # whether batches have `text`
+    captions_of_labels: bool = False  # whether captions were made from labels
+    text_truth: TextTruth | None = None  # the known information between an image and its caption
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word
     waited: float = 0.0  # seconds in which a batch was asked for, and its images were not ready
@@ -87,6 +104,27 @@ class Source(ABC):
                 "sample": digest_of_sample(torch.cat([batch.views[0] for batch in batches])),
             },
         )
+
+    def captions(self, most: int) -> Iterator[str]:
+        """Captions of at most that many images, evenly spread, if the set is `captioned`."""
+        order = eval_sampler(len(self), self.seed, purpose="captions", most=most)
+        return (text for batch in self.batches(order, 0) for text in batch.text)
+
+    def prompts(self) -> dict[str, list[list[str]]]:
+        """Factor -> for each of its values, sentences that tell this value alone; {} if unknown."""
+        return {}
+
+    def contrasts(self, label: Tensor, rng: KeyedRNG) -> dict[str, list[tuple[str, str] | None]]:
+        """For each kind of exchange, a true and a false caption of images with labels [n, F] in the
+        same words, or None where the false one would be true; {} if the set has none.
+        """
+        return {}
+
+    def unseen(self, label: Tensor) -> Tensor | None:
+        """Which rows of labels [n, F] are combinations that train never shows, bool [n]; None if
+        train may show all.
+        """
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...

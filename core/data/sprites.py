@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ TINT = 0.5  # saturation of a coloured background; sprites have 1, so they stand
 class SpritesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
+    section: ClassVar[str] = "sprites"  # the keys are data.SECTION.*
     shapes: int = 4  # number of shapes that a sprite can have
     colours: int = 4  # number of colours that a sprite can have
     sizes: int = 2  # number of sizes that a sprite can have
@@ -53,12 +55,12 @@ class SpritesConfig:
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": 12, "sizes": 4, "grid": 4}
         most |= {"backgrounds": 16, "gradients": 16}
-        counts(self, "sprites.", **most, train=2**24, validation=2**24, test=2**24)
+        counts(self, f"{self.section}.", **most, train=2**24, validation=2**24, test=2**24)
         smallest = SIDE / self.grid * RADIUS * SHRINK ** (self.sizes - 1)
         if smallest < LEAST_RADIUS:
             raise ValueError(
-                f"sprites.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite of"
-                f" {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}"
+                f"{self.section}.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite"
+                f" of {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}"
             )
 
     @property
@@ -121,7 +123,7 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`."""
     u = rng.uniform("nuisance", len(content), 10)
     factor = dict(zip(config.factors, content.unbind(1), strict=True))
-    hue = _hue_to_rgb(_in_band(factor["colour"], config.colours, u[:, 0]))
+    hue = hue_in_band(factor["colour"], config.colours, u[:, 0])
     colour = hue * (0.75 + 0.25 * u[:, 1:2])  # [B, 3]
     cover = coverage(content, 2 * math.pi * u[:, 2], 2 * u[:, 3:5] - 1, config)
     cover = cover[:, None]  # [B, 1, S, S]
@@ -132,7 +134,7 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     if "gradient" in factor:
         turn = _in_band(factor["gradient"], config.gradients, u[:, 5])
     if "background" in factor:
-        hue = _hue_to_rgb(_in_band(factor["background"], config.backgrounds, u[:, 8]))
+        hue = hue_in_band(factor["background"], config.backgrounds, u[:, 8])
         tint = 1 - TINT * (1 - hue)  # [B, 3]
     x = (torch.arange(SIDE, device=content.device) + 0.5) / SIDE - 0.5
     angle = 2 * math.pi * turn
@@ -142,6 +144,11 @@ def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     image = background * (1 - cover) + colour[:, :, None, None] * cover
     image.add_(rng.normal("pixels", len(content), 3, SIDE, SIDE), alpha=0.02)
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def hue_in_band(value: Tensor, count: int, u: Tensor) -> Tensor:
+    """Saturated colours [B, 3] of values [B] on a wheel of `count`, with noise u [B] in [0, 1)."""
+    return _hue_to_rgb(_in_band(value, count, u))
 
 
 def _in_band(value: Tensor, count: int, u: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from core.run.folder import RunFolder
 from core.run.initial import start_from
 from core.run.optim import build_optimizer
 
+CAPTIONS = 20_000  # captions from which a method learns its words
 # Fabric also has 16-true and bf16-true, but small steps get lost in 16-bit weights, and 16 bits are
 # too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
@@ -75,7 +76,20 @@ def prepare(
     steps_per_epoch = len(source) // size
     with in_one_line(run, source.shape, fabric.world_size, "building"):
         built = build_state(fabric, run, source.shape, start)
+    _teach_words(built[0].method, run, source)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
+
+
+def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
+    """Give a method that reads text captions of the training split."""
+    if not method.reads_text:
+        return
+    if not source.captioned:
+        raise UserError(
+            f"method: {run.method} needs captions, which data.name={run.data.name} does not have;"
+            " use captioned_sprites, or name=folder with data.list=FILE data.captions=COLUMN"
+        )
+    method.learn_words(source.captions(CAPTIONS))
 
 
 @contextmanager

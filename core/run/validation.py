@@ -204,7 +204,8 @@ class Validation:
             )
             return self.held_out.batches(order, 1)
 
-        return Context(step, size, n // size, trained_on, held_out)
+        warmup = self.run.optim.warmup_epochs * (n // size)
+        return Context(step, size, n // size, trained_on, held_out, warmup)
 
     @torch.no_grad()
     def pictures(self, method: Method, folder: Path) -> dict[str, Path]:

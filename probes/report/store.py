@@ -27,7 +27,7 @@ DEEPEST = 32  # nested parts
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 # the keys of texts among a probe's numbers, and the only number that may be null
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
-WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators"}
+WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators", "no_certificate"}
 UNKNOWN = "truth"
 
 

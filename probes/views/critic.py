@@ -53,9 +53,25 @@ class Critic(nn.Module):
         x = standardised(features, self.mean, self.deviation)
         return F.normalize(self.skip(x) + self.net(x), dim=1)
 
+    def both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes of both sides of pairs."""
+        return self(first), self(second)
+
     @property
     def scale(self) -> float:
         return self.log_scale.clamp(max=math.log(200.0)).exp().item()
+
+
+class ApartCritic(Critic):
+    """A critic with a net for each side, such as images and captions."""
+
+    def __init__(self, first: Tensor, second: Tensor):
+        super().__init__(first)
+        self.other = Critic(second)
+        del self.other.log_scale  # one scale serves both
+
+    def both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return self(first), self.other(second)
 
 
 def train_critic(
@@ -65,12 +81,13 @@ def train_critic(
     val_second: Tensor,
     seed: int,
     share: int = 1,
+    apart: bool = False,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
     restarts (Loshchilov & Hutter 2017), each longer than all before it or nearly so. After each
     cycle, pairs of the calibration split say whether it is the best so far, and whether more steps
     are worth their time: most critics end after 150 to 800 of 1,600 steps. `share` 2 trains on
-    every second pair, in cycles of half the length.
+    every second pair, in cycles of half the length. `apart`: each side has a net of its own.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no cycle gives a finite value.
@@ -83,7 +100,7 @@ def train_critic(
     first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        critic = speed_up(Critic(first))
+        critic = speed_up(ApartCritic(first, second) if apart else Critic(first))
     optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
     best, kept, done = -math.inf, critic.state_dict(), 0
     for length in cycles:
@@ -113,7 +130,8 @@ def train_critic(
 def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
     """Symmetric InfoNCE loss of a batch of pairs [B, D]."""
     scale = critic.log_scale.clamp(max=math.log(200.0)).exp()
-    scores = critic(first) @ critic(second).T * scale
+    x, y = critic.both(first, second)
+    scores = x @ y.T * scale
     target = torch.arange(len(first), device=scores.device)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
@@ -123,7 +141,7 @@ def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> Estimate
     """InfoNCE value of the critic on up to 2,048 pairs; batch norm is in evaluation mode."""
     n, was_training = min(2048, len(first)), critic.training
     critic.eval()
-    terms = infonce_terms(critic(first[:n]), critic(second[:n]), critic.scale, [n])[0]
+    terms = infonce_terms(*critic.both(first[:n], second[:n]), critic.scale, [n])[0]
     critic.train(was_training)
     return interval(terms)
 

@@ -27,6 +27,11 @@ class Halved(NamedTuple):
     scale: float
 
 
+def counts_up_to(n: int) -> list[int]:
+    """The numbers of candidates of a sweep: 2^4 + 1, 2^5 + 1, ... and n."""
+    return [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
+
+
 def sweep_over(
     query: Tensor,
     key: Tensor,
@@ -41,7 +46,7 @@ def sweep_over(
     shows whether the training pairs do.
     """
     n = len(query)
-    counts = [c for c in (2**e + 1 for e in range(4, 40)) if c < n] + [n]
+    counts = counts_up_to(n)
     swept = infonce_sweep(query, key, scale, counts)
     found = [interval(*bound) for bound in swept]
     sizes = [c for c in counts if calibration and c <= len(calibration[0])]

@@ -1,0 +1,219 @@
+"""CLIP: an image tower and a text tower, trained to find the caption of each image in a batch.
+
+Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021; with
+`loss: sigmoid`, SigLIP (Zhai et al. 2023). B = images on this process, N = pairs in the global
+batch, P = projection dimensions, T = tokens of a caption.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.batch import Batch, Encoded, Output, at_least_float32
+from core.checks import above_zero, at_least, counts, one_of
+from core.distributed import world
+from core.errors import UserError
+from core.information.geometry import alignment
+from core.information.losses import clip_loss
+from core.information.sigmoid import sigmoid_loss
+from core.method import Context, Method
+from core.networks.backbones import STEMS, Backbone
+from core.networks.text import TextTransformer
+from core.networks.tokenizer import KINDS, MOST, ROOM, SPECIAL, Ids, Malformed, Tokenizer
+
+LOSSES = ("infonce", "sigmoid")
+TOWERS = ("none", "image")
+MAX_SCALE = 100.0  # the scores are at most 100 times a cosine (Radford et al. 2021, section 2.5)
+STUCK = 0.01  # share of log N below which a held-out bound shows that nothing is learned
+
+
+@dataclass
+class CLIPConfig:
+    backbone: str = "small"  # the image tower: "small" or the name of a timm model
+    stem: str = "cifar"  # cifar | imagenet
+    lock: str = "none"  # none | image: the image tower keeps the weights of `init` (LiT)
+    tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
+    vocabulary: int = 1024  # most tokens, the special ones included
+    context: int = 32  # most tokens of a caption, with [START] and [END]; longer ones are cut
+    width: int = 128  # of the text tower
+    layers: int = 2  # of the text tower
+    heads: int = 4  # of the text tower
+    projection: int = 128  # dimensions of the codes
+    loss: str = "infonce"  # infonce | sigmoid (SigLIP)
+    temperature: float = 0.07  # at the start; learned, and at least 0.01
+    bias: float = -10.0  # of the sigmoid loss, at the start; learned
+
+    def __post_init__(self) -> None:
+        one_of(self, stem=STEMS, lock=TOWERS, tokenizer=KINDS, loss=LOSSES)
+        counts(self, vocabulary=MOST, context=4096, width=8192, layers=64, heads=128)
+        at_least(self, projection=1, context=4)
+        above_zero(self, "temperature")
+        least = len(SPECIAL) + (256 if self.tokenizer == "bytes" else 1)
+        at_least(self, vocabulary=least)
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} heads do not divide a width of {self.width}")
+        if not 1 / MAX_SCALE <= self.temperature <= 1:
+            raise ValueError(f"temperature: must be in [0.01, 1], got {self.temperature}")
+        if not math.isfinite(self.bias):
+            raise ValueError(f"bias: must be finite, got {self.bias}")
+
+
+class CLIP(Method):
+    """Compares images with captions. Probes of images read the image tower, before projection.
+
+    The tokenizer is learned from the training captions and kept as bytes among the weights.
+    """
+
+    Config = CLIPConfig
+    views = 1
+    reads_text = True
+    criterion = "in_batch_bound"
+
+    tokenizer_bytes: Tensor
+
+    def __init__(self, config: CLIPConfig, shape: tuple[int, int, int]):
+        super().__init__(config, shape)
+        self.backbone = Backbone(config.backbone, shape, config.stem)
+        self.text = TextTransformer(
+            config.vocabulary, config.context, config.width, config.layers, config.heads
+        )
+        self.image_projection = _projection(self.backbone.dim, config.projection)
+        self.text_projection = _projection(self.text.dim, config.projection)
+        # of one dimension, because fsdp can not divide a scalar
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
+        if config.loss == "sigmoid":
+            self.bias = nn.Parameter(torch.tensor([config.bias]))
+        empty = torch.full((config.vocabulary * ROOM,), ord(" "), dtype=torch.uint8)
+        self.register_buffer("tokenizer_bytes", empty)
+        self.register_load_state_dict_post_hook(_read_tokenizer)
+        self._tokenizer: Tokenizer | None = None
+        self._warming_up = False
+        if config.lock == "image":
+            self.backbone.requires_grad_(False)
+
+    @property
+    def temperature(self) -> float:
+        """1 / scale: the scores are cosines divided by it."""
+        return math.exp(-self.log_scale.item())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise UserError(
+                "method: this CLIP has learned no words yet; train it first"
+            )
+        return self._tokenizer
+
+    def learn_words(self, captions: Iterable[str]) -> None:
+        vocabulary = self.config.vocabulary
+        made = Tokenizer.learn(captions, self.config.tokenizer, vocabulary)
+        stored = bytearray(made.to_bytes(vocabulary))
+        self.tokenizer_bytes.copy_(torch.frombuffer(stored, dtype=torch.uint8))
+        self._tokenizer = made
+
+    def train(self, mode: bool = True) -> "CLIP":
+        super().train(mode)
+        if self.config.lock == "image":
+            self.backbone.eval()  # its batch norms keep their statistics, too
+        return self
+
+    def forward(self, batch: Batch) -> Output:
+        ids = self._ids(batch.text, batch.index.device)
+        image, text = self.in_micro_batches(
+            self._codes_of_both, batch.views[0], ids.tokens, ids.end
+        )
+        scaled = image * self.log_scale.exp().to(image.dtype)
+        n = len(image) * world()
+        if self.config.loss == "sigmoid":
+            loss = sigmoid_loss(scaled, text, self.bias)
+            with torch.no_grad():
+                infonce = clip_loss(scaled, text, 1.0)
+            metrics = {"sigmoid": loss.detach(), "bias": self.bias.detach()[0]}
+        else:
+            loss = clip_loss(scaled, text, 1.0)
+            infonce, metrics = loss.detach(), {}
+        metrics |= {
+            "infonce": infonce,
+            # the form of a valid bound on I(image; caption), the mean of both directions; in
+            # training the towers have seen these pairs
+            "in_batch_bound": math.log(n) - infonce,
+            "pair_alignment": alignment(image.detach(), text.detach()),
+            "temperature": self.log_scale.detach()[0].neg().exp(),
+            "captions_cut": infonce.new_tensor(ids.cut / len(batch.text)),
+            "unknown_words": infonce.new_tensor(ids.unknown),
+        }
+        return Output(loss, metrics)
+
+    def after_step(self, progress: float) -> None:
+        with torch.no_grad():
+            self.log_scale.clamp_(0, math.log(MAX_SCALE))
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.backbone(x)
+
+    def encode(self, x: Tensor, key: bool = False) -> Encoded:
+        features = self.backbone(x)
+        return Encoded(features, _unit(self.image_projection(features)))
+
+    def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes of two views of an image, which CLIP was not trained to compare."""
+        return self._image_codes(query_view), self._image_codes(key_view)
+
+    def encode_text(self, texts: Sequence[str]) -> Encoded:
+        """Features [B, W] and unit-length codes [B, P] of texts."""
+        ids = self._ids(texts, self.log_scale.device)
+        features = self.text(ids.tokens, ids.end)
+        return Encoded(features, _unit(self.text_projection(features)))
+
+    def monitors(self, context: Context) -> dict[str, float]:
+        self._warming_up = context.step <= context.warmup
+        return {}
+
+    def warning(self, scores: dict[str, float]) -> str:
+        infonce, bound = scores.get("infonce", 0.0), scores.get("in_batch_bound", math.inf)
+        chance = infonce + bound
+        if self._warming_up or bound > STUCK * chance:
+            return ""
+        cut, unknown = scores.get("captions_cut", 0.0), scores.get("unknown_words", 0.0)
+        text = f"; {cut:.0%} of captions are cut and {unknown:.0%} of words are unknown"
+        return (
+            f"the loss stands at log N = log {math.exp(chance):.0f} = {chance:.2f} nats, so the"
+            " codes do not tell which caption belongs to which image. Try a lower optim.lr with"
+            " more optim.warmup_epochs, or optim.clip=1, and look whether captions and images of a"
+            f" row belong together{text if cut or unknown else ''}"
+        )
+
+    def _image_codes(self, x: Tensor) -> Tensor:
+        return _unit(self.image_projection(self.backbone(x)))
+
+    def _codes_of_both(self, image: Tensor, tokens: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        text = _unit(self.text_projection(self.text(tokens, end)))
+        return self._image_codes(image), text
+
+    def _ids(self, texts: Sequence[str], device: torch.device) -> Ids:
+        ids = self.tokenizer.ids(texts, self.config.context)
+        return ids._replace(tokens=ids.tokens.to(device), end=ids.end.to(device))
+
+
+def _projection(features: int, codes: int) -> nn.Linear:
+    made = nn.Linear(features, codes, bias=False)
+    nn.init.normal_(made.weight, std=features**-0.5)
+    return made
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(at_least_float32(x), dim=1)
+
+
+def _read_tokenizer(method: nn.Module, _: object) -> None:
+    """After weights were loaded: the tokenizer that they hold."""
+    assert isinstance(method, CLIP)
+    stored = bytes(method.tokenizer_bytes.cpu().numpy())
+    try:
+        method._tokenizer = Tokenizer.from_bytes(stored, method.config.vocabulary)
+    except Malformed as error:
+        raise RuntimeError(f"its tokenizer can not be used: {error}") from None

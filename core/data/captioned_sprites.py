@@ -1,0 +1,135 @@
+"""Sprites with captions: images and texts whose mutual information is known exactly.
+
+The images are those of `core.data.sprites`. Each caption tells each factor of the content with a
+known probability, in random words (`core.data.grammar`). So I(image; caption) has a closed form
+(`core.data.caption_truth`): it is 0 if nothing is told, and log M if everything is.
+
+Some combinations of factors may be held out: train and val never show them, test does. B = images
+on this process, F = factors of the content, M = combinations.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.data.caption_truth import Telling
+from core.data.grammar import COLOURS, COMPASS, Grammar
+from core.data.source import Sampler
+from core.data.sprites import Sprites, SpritesConfig
+from core.errors import nearest
+from core.randomness import KeyedRNG
+
+PICKS = 12  # more than a caption needs choices of words
+PROMPTS = 64  # sentences whose mean stands for a value of a factor
+
+
+@dataclass
+class CaptionedSpritesConfig(SpritesConfig):
+    """Sprites with the probability that a caption tells a factor."""
+
+    section: ClassVar[str] = "captioned_sprites"
+    tell: float = 1.0  # probability that a caption tells a factor; 0 = captions say nothing
+    told: dict[str, float] = field(default_factory=dict)  # exceptions, such as {colour: 0.5}
+    unseen: float = 0.0  # share of combinations that only the test split shows
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for factor in self.told:
+            if factor not in self.factors:
+                said = f"there is no '{factor}'{nearest(factor, self.factors)}"
+                raise ValueError(f"{self.section}.told: {said}")
+        for key, value in {"tell": self.tell, "unseen": self.unseen, **self.told}.items():
+            if not 0 <= value <= 1 or key == "unseen" and value > 0.5:
+                most = "0.5" if key == "unseen" else "1"
+                place = f"told.{key}" if key in self.told else key
+                raise ValueError(f"{self.section}.{place}: must be in [0, {most}], got {value}")
+        named = {"backgrounds": len(COLOURS), "gradients": len(COMPASS)}
+        for key, names in named.items():
+            if (count := getattr(self, key)) > names:
+                raise ValueError(f"{self.section}.{key}: only {names} have names, got {count}")
+
+    @property
+    def telling(self) -> Telling:
+        """What captions tell."""
+        return Telling(self.factors, {f: self.told.get(f, self.tell) for f in self.factors})
+
+
+class CaptionedSprites(Sprites):
+    """One split: as many views as are wanted, and one caption, of each image."""
+
+    Config, name = CaptionedSpritesConfig, "captioned_sprites"
+    captioned = True
+    config: CaptionedSpritesConfig
+
+    def __init__(self, config: CaptionedSpritesConfig, split: str, seed: int):
+        super().__init__(config, split, seed)
+        self.grammar = Grammar(self.factors)
+        self.chance = torch.tensor([config.told.get(f, config.tell) for f in self.factors])
+        self.text_truth = config.telling.truth
+        order = KeyedRNG(seed, 0).fork("captioned_sprites").permutation("unseen", self.combinations)
+        self.held = order[: round(config.unseen * self.combinations)]
+        if len(self.held) and split != "test":
+            self.content = self._seen_only(split, order[len(self.held) :])
+            self.truth = self.text_truth = None  # the contents are not uniform over a product
+
+    def _seen_only(self, split: str, seen: Tensor) -> Tensor:
+        """Contents [n, F] that are uniform over the combinations `seen`."""
+        counts, parts = list(self.factors.values()), []
+        sizes = {"train": self.config.train, "val": self.config.validation}
+        for part in ("train", "val") if split == "trainval" else (split,):
+            rng = KeyedRNG(self.seed, 0).fork(f"captioned_sprites/{part}")
+            number = seen[rng.integers("seen", len(seen), sizes[part])]
+            parts.append(torch.stack(torch.unravel_index(number, counts), 1))
+        return torch.cat(parts)
+
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
+        for batch in super().batches(order, views):
+            yield batch._replace(text=self.texts(batch.label, batch.rng))
+
+    def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
+        """A caption of each content [B, F], with random numbers of `rng`. `always`: a factor's
+        column that each caption tells.
+        """
+        factors = len(self.chance)
+        drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)
+        tells = drawn[:, :factors].cpu() < self.chance
+        if always >= 0:
+            tells[:, always] = True
+        rows = zip(content.tolist(), tells.tolist(), drawn[:, factors:].tolist(), strict=True)
+        return tuple(self._text(*row) for row in rows)
+
+    def _text(self, values: list[int], told: list[bool], choices: list[float]) -> str:
+        left = iter(choices)
+
+        def pick(count: int) -> int:
+            return int(next(left) * count)
+
+        chosen = zip(self.factors, values, told, strict=True)
+        return self.grammar.caption({f: value for f, value, tells in chosen if tells}, pick)
+
+    def prompts(self) -> dict[str, list[list[str]]]:
+        """For each value, captions that tell it and, as in training, other factors with their
+        probability. The values of a factor have the same captions but for their own words.
+        """
+        found = {}
+        for column, (factor, count) in enumerate(self.factors.items()):
+            if count < 2:
+                continue
+            rng = KeyedRNG(self.seed, 0).fork(f"prompts/{factor}")
+            parts = [rng.integers(k, n, PROMPTS) for k, n in self.factors.items()]
+            contents = torch.stack(parts, 1).repeat(count, 1, 1)
+            contents[:, :, column] = torch.arange(count)[:, None]
+            found[factor] = [list(self.texts(one, rng, column)) for one in contents]
+        return found
+
+    def unseen(self, label: Tensor) -> Tensor | None:
+        if not len(self.held):
+            return None
+        number, label = torch.zeros(len(label), dtype=torch.long), label.cpu()
+        for column, count in zip(label.T, self.factors.values(), strict=True):
+            number = number * count + column
+        return torch.isin(number, self.held)

@@ -1,0 +1,85 @@
+"""Captions of stored images: a text of each image, or sentences made from the names of classes.
+
+n = images in the split, B = images of a batch, F = label columns.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from core.data.identity import digest
+from core.randomness import KeyedRNG
+
+FROM_CLASSES = "from_classes"  # the value of data.captions for made-up captions
+# of the 80 templates of Radford et al. 2021 for ImageNet, those that fit any picture
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a bad photo of a {}.",
+    "a good photo of a {}.",
+    "a close-up photo of a {}.",
+    "a blurry photo of a {}.",
+    "a photo of the small {}.",
+    "a photo of the large {}.",
+)
+
+
+class StoredCaptions(ABC):
+    """Gives each image of a split a caption."""
+
+    of_labels = False  # whether captions say what the labels say
+
+    @abstractmethod
+    def texts(self, place: Tensor, label: Tensor, rng: KeyedRNG) -> tuple[str, ...]:
+        """Captions of images at these places [B] of the split, with labels [B, F]."""
+
+    @abstractmethod
+    def some(self, most: int) -> Iterator[str]:
+        """At most that many captions, from which words are learned."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """What recognises these captions."""
+
+
+class Told(StoredCaptions):
+    """A text of each image, from a list."""
+
+    def __init__(self, captions: Sequence[str]):
+        self.captions = list(captions)
+
+    def texts(self, place: Tensor, label: Tensor, rng: KeyedRNG) -> tuple[str, ...]:
+        return tuple(self.captions[i] for i in place.tolist())
+
+    def some(self, most: int) -> Iterator[str]:
+        step = -(-len(self.captions) // most)
+        return iter(self.captions[::step])
+
+    def identity(self) -> str:
+        return digest("\0".join(self.captions).encode())
+
+
+class FromClasses(StoredCaptions):
+    """A sentence with the name of the image's class; the sentence is drawn for each batch."""
+
+    of_labels = True
+
+    def __init__(self, classes: Sequence[str]):
+        self.sentences = sentences_of(classes)
+
+    def texts(self, place: Tensor, label: Tensor, rng: KeyedRNG) -> tuple[str, ...]:
+        drawn = rng.fork("caption").integers("template", len(TEMPLATES), len(label)).tolist()
+        rows = zip(label[:, 0].tolist(), drawn, strict=True)
+        return tuple(self.sentences[name][template] for name, template in rows)
+
+    def some(self, most: int) -> Iterator[str]:
+        return (text for sentences in self.sentences for text in sentences)
+
+    def identity(self) -> str:
+        return FROM_CLASSES
+
+
+def sentences_of(classes: Sequence[str]) -> list[list[str]]:
+    """Every template with the name of each class."""
+    return [[one.format(name.replace("_", " ")) for one in TEMPLATES] for name in classes]

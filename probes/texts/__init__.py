@@ -1,0 +1,1 @@
+"""Probes of encoders that read captions: information, retrieval, classes named by words."""
