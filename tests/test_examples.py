@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 
+from core.information import ATOMS
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.folder import RunFolder
@@ -13,7 +14,11 @@ from core.run.optim import build_optimizer
 MODULES = (
     "core",
     "core.information",
+    "core.information.atoms",
+    "core.information.from_samples",
+    "core.information.gaussians",
     "core.information.losses",
+    "core.information.units",
     "contrastive",
     "vae",
     "probes",
@@ -22,7 +27,7 @@ MODULES = (
 )
 EXPORTED = {
     "core": ("load",),
-    "core.information": ("nt_xent", "infonce"),
+    "core.information": ("nt_xent", "infonce", *ATOMS),
     "contrastive": ("SimCLR", "MoCo"),
     "vae": ("BetaVAE", "VLAE"),
     "probes": ("linear", "knn", "infonce_bound", "estimate"),
