@@ -15,6 +15,8 @@ PROBES = {
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",
     "low_shot": "probes.labels.low_shot.LowShotProbe",
     "mlp": "probes.labels.mlp.MLPProbe",
+    "mdl": "probes.labels.mdl.MDLProbe",
+    "usable": "probes.labels.usable.UsableProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
@@ -24,14 +26,8 @@ PROBES = {
 }
 # further evaluations, and those of a minute or two a checkpoint
 ON_REQUEST = (
-    "low_shot",
-    "mlp",
-    "finetune",
-    "classes",
-    "likelihood",
-    "ais",
-    "compression",
-    "rate_head",
+    *("low_shot", "mlp", "mdl", "usable", "finetune", "classes"),
+    *("likelihood", "ais", "compression", "rate_head"),
 )
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 

@@ -30,7 +30,6 @@ Python: probes.estimate(x, y).
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -96,6 +95,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
     """A line for each estimator: value, interval, C, ceiling, side and verdict."""
+    from core.information.units import bits
     from probes.report.table import grid
 
     dx, dy = found["dimensions"]
@@ -105,7 +105,7 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,
             f"{entry['value']:z.3f}",
             f"{entry['low']:z.3f} … {entry['high']:z.3f}",
-            f"{entry['value'] / math.log(2):z.2f}",
+            f"{bits(entry['value']):z.2f}",
             f"{entry['candidates']:,}" if entry["candidates"] else "–",
             f"{entry['ceiling']:.2f}" if entry["ceiling"] else "–",
             entry["side"],

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from core.information import ATOMS
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.folder import RunFolder
@@ -15,7 +16,11 @@ from probes.samples import panel
 MODULES = (
     "core",
     "core.information",
+    "core.information.atoms",
+    "core.information.from_samples",
+    "core.information.gaussians",
     "core.information.losses",
+    "core.information.units",
     "contrastive",
     "vae",
     "probes",
@@ -24,7 +29,7 @@ MODULES = (
 )
 EXPORTED = {
     "core": ("load",),
-    "core.information": ("nt_xent", "infonce"),
+    "core.information": ("nt_xent", "infonce", *ATOMS),
     "contrastive": ("SimCLR", "MoCo"),
     "vae": ("BetaVAE", "VLAE"),
     "probes": ("linear", "knn", "infonce_bound", "estimate"),

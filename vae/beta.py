@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from core.batch import Batch, Output, at_least_float32
 from core.checks import above_zero, at_least, one_of
+from core.information.units import bits_per_dim
 from core.method import Compressor, Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
@@ -95,7 +96,7 @@ class BetaVAE(Method):
         r = columns.sum()
         metrics = {"rate": r, "distortion": d, "nelbo": d + r, "elbo": -d - r, "price": price}
         if self.discrete():
-            metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
+            metrics["bits_per_dim"] = bits_per_dim(d + r, math.prod(self.shape))
         if len(columns) > 1:
             metrics["informative_dimensions"] = (columns >= INFORMATIVE).sum().float()
         return Output(loss, metrics)

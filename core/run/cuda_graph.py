@@ -41,6 +41,8 @@ class GraphedStep:
         self.calls += 1
         if self.calls < WARM:
             return self._ordinary(batch)
+        if batch.text:
+            raise ValueError("a recorded step can not read texts, which are no tensors")
         if self.calls == WARM:  # this step shows which random numbers are drawn
             self.tensors = [x.clone() for x in (*batch.views, batch.label, batch.index)]
             self.numbers = Numbers(batch.rng, self.device)

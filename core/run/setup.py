@@ -197,7 +197,7 @@ def build_state(
         if fabric.is_global_zero:
             print(said, flush=True)
     if run.trainer.cuda_graph:
-        _require_one_gpu(fabric)
+        _require_one_gpu(fabric, method)
     method = speed_up(method)
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:
@@ -218,12 +218,17 @@ def build_state(
     return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
 
 
-def _require_one_gpu(fabric: Fabric) -> None:
+def _require_one_gpu(fabric: Fabric, method: Method) -> None:
     if fabric.device.type != "cuda" or fabric.world_size > 1:
         raise UserError(
             f"trainer.cuda_graph: it needs one CUDA GPU, and this run has {fabric.world_size} x"
             f" {fabric.device.type}; set it to false"
             + (", or trainer.compile=reduce-overhead" if fabric.device.type == "cuda" else "")
+        )
+    if method.reads_text:
+        raise UserError(
+            "trainer.cuda_graph: a graph would read the captions of one step again and again; set"
+            " it to false"
         )
 
 
