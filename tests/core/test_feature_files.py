@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from core import npz
 from core.errors import Unmeasurable, UserError
 from core.foreign import arrays
-from core.foreign.given import FeatureFile
+from core.foreign.feature_file import FeatureFile
 from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
