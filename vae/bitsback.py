@@ -100,8 +100,10 @@ class BitsBack:
         self.check(images)
         stack, end, total = Stack(), len(images), Parts()
         for number, size in enumerate(schedule(len(images), self.batch)):
+            expected = stack.bits * len(images) / max(1, len(images) - end)
+            wider = stack.may_widen(expected)
             batch = images[end - size : end]
-            total = total.plus(self._encode_batch(stack, grid, batch, number))
+            total = total.plus(self._encode_batch(stack, grid, batch, number, wider))
             end -= size
             done(size)
         return stack, total._replace(start=32 * stack.drawn)
@@ -116,8 +118,9 @@ class BitsBack:
             raise Broken("the start-up bits do not come back")
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.uint8)
 
-    def _encode_batch(self, stack: Stack, grid: Grid, images: Images, number: int) -> Parts:
-        wider = stack.may_widen()
+    def _encode_batch(
+        self, stack: Stack, grid: Grid, images: Images, number: int, wider: bool
+    ) -> Parts:
         if wider:
             stack.widen()
         levels = self._levels(images)
@@ -192,7 +195,7 @@ def schedule(count: int, most: int) -> Iterator[int]:
 
 
 def veil(number: int, size: int) -> Counts:
-    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
+    """Random numbers [size] of a batch, below 2^31, that the popped counts are mixed with.
 
     The bits that a batch pops are mostly those of the codes that the batch before has pushed.
     Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.
