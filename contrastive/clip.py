@@ -103,9 +103,7 @@ class CLIP(Method):
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            raise UserError(
-                "method: this CLIP has learned no words yet; train it first"
-            )
+            raise UserError("method: this CLIP has learned no words yet; train it first")
         return self._tokenizer
 
     def learn_words(self, captions: Iterable[str]) -> None:

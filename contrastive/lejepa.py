@@ -17,7 +17,6 @@ from core.distributed import mean, total, world
 from core.information.losses import in_float32
 from core.method import Method
 from core.networks.backbones import STEMS, Backbone
-from core.randomness import KeyedRNG
 
 KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 to 3
 
@@ -28,8 +27,8 @@ class LeJEPAConfig:
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    share: float = 0.05  # of the normality term; the rest is that of the agreement
-    slices: int = 1024  # random directions of a step
+    share: float = 0.05  # weight of the normality term; the agreement has 1 - share
+    slices: int = 1024  # number of random directions in a step
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)
@@ -51,7 +50,7 @@ class LeJEPA(Method):
         codes = torch.stack(self.in_micro_batches(self._project_both, *batch.views[:2]))
         agreement = mean((codes - codes.mean(0)).square().mean())
         # equal directions on all processes
-        rng = KeyedRNG(batch.rng.seed, batch.rng.step, device=codes.device)
+        rng = batch.rng.common()
         directions = rng.normal("slices", codes.shape[2], self.config.slices).to(codes)
         normality = sigreg(codes, directions)
         loss = self.config.share * normality + (1 - self.config.share) * agreement
@@ -78,7 +77,7 @@ def sigreg(codes: Tensor, directions: Tensor) -> Tensor:
     t = torch.linspace(0, HIGHEST, KNOTS, dtype=codes.dtype, device=codes.device)
     normal = (-t.square() / 2).exp()
     weight = torch.full_like(t, 2 * HIGHEST / (KNOTS - 1))  # twice, for t and -t
-    weight[[0, -1]] /= 2
+    weight[:: KNOTS - 1] /= 2  # the first and the last
     turned = (codes @ (directions / directions.norm(dim=0)))[..., None] * t  # [V, B, S, knots]
     n = codes.shape[1] * world()
     cos, sin = total(turned.cos().sum(1)) / n, total(turned.sin().sum(1)) / n

@@ -29,7 +29,7 @@ from core.randomness import KeyedRNG
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    # K, independent of the batch size; the queue is too long if val/queue_drift is large
+    # length K of the queue of keys; it is too long if val/queue_drift is large
     queue: int = 4096
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine

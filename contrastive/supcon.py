@@ -59,8 +59,8 @@ def supervised_loss(first: Tensor, second: Tensor, label: Tensor, temperature: f
     own = torch.cat([mine, mine + n])
     rows = torch.arange(len(here), device=first.device)
     same = (label[:, None] == every_label).all(2).repeat(2, 2)
-    same[rows, own] = False
-    scores = scores.index_put((rows, own), scores.new_tensor(-math.inf))
+    itself = torch.zeros_like(same).index_put((rows, own), torch.ones_like(rows, dtype=torch.bool))
+    same, scores = same & ~itself, scores.masked_fill(itself, -math.inf)
     log_share = scores - scores.logsumexp(1, keepdim=True)
     positives = torch.where(same, log_share, 0.0).sum(1) / same.sum(1)
     return -positives.mean()

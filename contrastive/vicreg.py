@@ -51,10 +51,9 @@ class VICReg(Method):
     def forward(self, batch: Batch) -> Output:
         first, second = self.in_micro_batches(self._expand_both, *batch.views[:2])
         terms = three_terms(first, second)
-        config = self.config
-        weights = torch.tensor([config.invariance, config.variance, config.covariance])
-        loss = (weights.to(terms) * terms).sum()
         names = ("invariance", "variance", "covariance")
+        weights = [getattr(self.config, name) for name in names]
+        loss = sum(weight * term for weight, term in zip(weights, terms, strict=True))
         return Output(
             loss, {"vicreg": loss.detach()} | dict(zip(names, terms.detach(), strict=True))
         )

@@ -1,7 +1,8 @@
 """The console for everything that a person reads."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from tqdm import tqdm
@@ -28,3 +29,12 @@ def steps_left(total: int, label: str, unit: str = "steps") -> Iterator[int]:
     every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
     look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}
     yield from tqdm(range(total), mininterval=every, **look)
+
+
+@contextmanager
+def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """A function that counts what is done, with the line of `steps_left`."""
+    every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
+    look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}
+    with tqdm(total=total, mininterval=every, **look) as line:
+        yield line.update

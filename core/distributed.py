@@ -6,13 +6,16 @@ B = rows on this process, W = processes, D = dimensions.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # torch's new functions change their names from release to release. These old ones exist in all
 # releases that setup.cfg allows.
@@ -45,6 +48,13 @@ def single_process() -> Iterator[None]:
         yield
     finally:
         _single_process = before
+
+
+def in_parts(x: object) -> "TypeGuard[DTensor]":
+    """Whether a tensor is divided among processes, so that it is torch's DTensor. Importing that
+    class takes half a second, which only a run that divides tensors should pay.
+    """
+    return hasattr(x, "full_tensor")
 
 
 def gather(x: Tensor) -> Tensor:

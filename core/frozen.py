@@ -72,6 +72,7 @@ class Frozen:
     """
 
     has_images = True  # False: only features are known
+    images_of: Source | None = None  # if only features are known: the test images that were named
     # why two views of an image are the same, if they are
     same_views = "two views would be the same image; set data.probe_augment=crop"
 

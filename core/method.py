@@ -144,6 +144,33 @@ class LatentModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Compressible(Protocol):
+    """A method that can compress images without loss."""
+
+    def compressor(self) -> "Compressor":
+        """Its codec; `UserError` if its likelihood or prior has none."""
+        ...
+
+
+class Compressor(Protocol):
+    """A lossless codec of uint8 images [n, C, H, W]."""
+
+    def pack(self, images: Any, block: int) -> tuple[bytes, Any]:
+        """The bytes of their file, in blocks of `block` images, and the bits that were moved:
+        popped (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net.
+        """
+        ...
+
+    def unpack(self, data: bytes) -> Any:
+        """The images of a file."""
+        ...
+
+    def bound(self, images: Any, seed: int = 0, samples: int = 4) -> tuple[float, float]:
+        """The model's own D and R in bits an image, the mean over `samples` codes of each."""
+        ...
+
+
 def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     """The method class called `package.module.Class`.
 

@@ -52,6 +52,10 @@ class KeyedRNG:
             self.seed, self.step, self.rank, self.world, self.device, f"{self.path}/{name}"
         )
 
+    def common(self) -> "KeyedRNG":
+        """Numbers that are equal on all processes, for something that they share."""
+        return KeyedRNG(self.seed, self.step, device=self.device, path=self.path)
+
     def on(self, device: torch.device | str) -> "KeyedRNG":
         """The same numbers on another device."""
         return KeyedRNG(self.seed, self.step, self.rank, self.world, device, self.path)

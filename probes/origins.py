@@ -38,8 +38,7 @@ def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
     found = [(kind, find(path, options.best)) for kind, path in map(_kind, options.targets)]
     for kind, path in found:
         if kind == "folder":
-            yield _foreign(Asked(folder=path, size=asked.size, mean=asked.mean, std=asked.std,
-                                 pool=asked.pool, out=asked.out), options, chosen)  # fmt: skip
+            yield _foreign(asked._replace(folder=path), options, chosen)
         elif kind == "features":
             frozen = FeatureFile.read(path, options.overrides, **chosen)
             yield Origin(path, frozen, False, frozen.remarks)
@@ -64,7 +63,7 @@ def asked_of(options: argparse.Namespace) -> Asked:
     needs = [key for key in ("weights", "prefix", "random") if key in given]
     if needs and not (asked.timm or asked.torch):
         raise UserError(f"--{needs[0]}: it needs --timm NAME or --torch package.module:function")
-    others = [key for key in ("size", "mean", "std", "pool", "out") if key in given]
+    others = [key for key in ("size", "mean", "std", "crop", "pool", "out") if key in given]
     folders = any(_kind(target)[0] == "folder" for target in options.targets)
     if others and not (asked.timm or asked.torch or folders):
         raise UserError(f"--{others[0]}: only a foreign encoder has it")

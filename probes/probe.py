@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from core.frozen import Frozen
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Numbers = dict[str, Any]  # the part of a report under a probe's name, as JSON
 
@@ -94,7 +95,7 @@ class Probe:
         """Pictures of one checkpoint, by name; each is written into `folder`."""
         return {}
 
-    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+    def draw(self, axes: "Axes", entries: list[Entry]) -> None:
         """Draw its panel in a comparison of checkpoints."""
 
 

@@ -15,14 +15,20 @@ PROBES = {
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",
     "low_shot": "probes.labels.low_shot.LowShotProbe",
     "mlp": "probes.labels.mlp.MLPProbe",
+    "mdl": "probes.labels.mdl.MDLProbe",
+    "usable": "probes.labels.usable.UsableProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
     "ais": "probes.latents.likelihood.AISProbe",
+    "compression": "probes.latents.compression.CompressionProbe",
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
 # further evaluations, and those of a minute or two a checkpoint
-ON_REQUEST = ("low_shot", "mlp", "finetune", "classes", "likelihood", "ais", "rate_head")
+ON_REQUEST = (
+    *("low_shot", "mlp", "mdl", "usable", "finetune", "classes"),
+    *("likelihood", "ais", "compression", "rate_head"),
+)
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 
 

@@ -20,6 +20,8 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "sweep": "train, probe and compare every combination of some keys",
     "keys": "list the keys of a config, with their meaning",
     "export": "write a trained encoder as files for other programs",
+    "compress": "compress images without loss by a trained VAE",
+    "decompress": "give back the images of a compressed file",
     "demo": "train, probe and compare three methods on embedded data",
     "information": "bound the mutual information of any paired samples",
     "rate-distortion": "draw the rate-distortion curve of a VAE or of frozen features",

@@ -84,6 +84,8 @@ def _write_network(path: Path, options: argparse.Namespace) -> None:
     from core.run import checkpoint
     from core.run.folder import make_folder
 
+    if options.onnx:
+        export.require_onnx()
     found = checkpoint.load_method(path, trusted=options.trust)
     make_folder(options.out, "--out", "name another")
     try:

@@ -30,6 +30,7 @@ LEAST = {
     "machine": 5,
     "losses": 20,
     "as_on_the_cpu": 15,
+    "one_graph": 30,
     "queue": 10,
     "in_batch": 10,
     "views": 30,
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from core.run.folder import make_folder
-    from scripts.checks.gpu import exact, kernels, machine, runs, steps
+    from scripts.checks.gpu import exact, graphs, kernels, machine, runs, steps
     from scripts.checks.gpu.report import Check, Stage
 
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         "machine": machine.machine,
         "losses": exact.losses,
         "as_on_the_cpu": exact.as_on_the_cpu,
+        "one_graph": graphs.one_graph,
         "queue": kernels.queue,
         "in_batch": kernels.in_batch,
         "views": kernels.make_views,

@@ -11,7 +11,7 @@ is valid.
 
     infonce  lower bound, at most log C for C candidates; the headline
     alpha    lower bound that may exceed log C (Poole et al. 2019)
-    nwj      lower bound; its variance grows as e^I
+    nwj      lower bound; its variance grows as e^I, and it is left out where pairs are too few
     js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
     dv       lower bound, biased up on finite samples
     smile    no bound
@@ -30,7 +30,6 @@ Python: probes.estimate(x, y).
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -96,6 +95,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
     """A line for each estimator: value, interval, C, ceiling, side and verdict."""
+    from core.information.units import bits
     from probes.report.table import grid
 
     dx, dy = found["dimensions"]
@@ -105,7 +105,7 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
             f"{key} ({entry['alpha']:g})" if "alpha" in entry else key,
             f"{entry['value']:z.3f}",
             f"{entry['low']:z.3f} … {entry['high']:z.3f}",
-            f"{entry['value'] / math.log(2):z.2f}",
+            f"{bits(entry['value']):z.2f}",
             f"{entry['candidates']:,}" if entry["candidates"] else "–",
             f"{entry['ceiling']:.2f}" if entry["ceiling"] else "–",
             entry["side"],

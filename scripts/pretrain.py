@@ -7,10 +7,12 @@
     python scripts/pretrain.py --resume runs/simclr_sprites
     python scripts/pretrain.py --resume runs/simclr_sprites optim.epochs=4
     python scripts/pretrain.py configs/simclr_folder.yaml data.root=/my/pictures init=runs/mine
+    python scripts/pretrain.py configs/simclr_folder.yaml data.root=/my/pictures init=moco.pth.tar
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume`
 continues exactly where the run stopped; more epochs train longer. `init` starts a new run from the
-weights of another one. `twobounds keys` explains all keys. SIGTERM and SIGUSR1 end a run after the
+weights of another one, or from a weights file of timm, MoCo, DINO and others (docs/foreign.md).
+`twobounds keys` explains all keys. SIGTERM and SIGUSR1 end a run after the
 current step with exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
 """
 
@@ -36,17 +38,11 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
 
     `trusted`: for the config of a run folder, the packages of the user's own that it may name.
     """
-    from core.data.datasets import open_source
     from core.data.registry import trust
+    from core.foreign.initial import start_from
     from core.run import config, local_loggers
-    from core.run.dry_run import dry_run
     from core.run.folder import RunFolder
-    from core.run.logger import Logger
-    from core.run.loop import Loop
     from core.run.preemption import requeue_while_starting
-    from core.run.setup import default_dtype, prepare, start_fabric
-    from core.run.validation import Validation
-    from probes.labels.knn import online_knn
 
     requeue_while_starting()
     trust(*(trusted or []))
@@ -54,10 +50,20 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     local_loggers.require(run.trainer)
     folder = RunFolder(run.folder)
     folder.check(run)
+
+    # slow imports, which a mistake in the config need not wait for
+    from core.data.datasets import open_source
+    from core.run.dry_run import dry_run
+    from core.run.logger import Logger
+    from core.run.loop import Loop
+    from core.run.setup import default_dtype, prepare, start_fabric
+    from core.run.validation import Validation
+    from probes.labels.knn import online_knn
+
     source = open_source(run.data, "train", run.seed)
     fabric = start_fabric(run)
     with default_dtype(run.trainer.precision):
-        training = prepare(fabric, run, source)
+        training = prepare(fabric, run, source, start_from)
         validation = Validation(run, fabric.device, source, fabric.world_size, online_knn)
         dry_run(training, validation)
         logger = None

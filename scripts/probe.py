@@ -101,6 +101,13 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     )
     add("--std", type=_numbers, metavar="R,G,B", help="the same")
     add(
+        "--crop",
+        type=_share,
+        metavar="SHARE",
+        help="images are resized to SIZE / SHARE and the centre is cut out (default: timm's"
+        " crop_pct; 1 = nothing is cut off). Images of the input's size are read as they are",
+    )
+    add(
         "--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)"
     )
     add("--out", type=Path, metavar="FOLDER", help="for reports and features")
@@ -111,6 +118,15 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}': give numbers, such as 0.5,0.5,0.5") from None
+
+
+def _share(text: str) -> float:
+    try:
+        if not 0.1 <= float(text) <= 2:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': give a number from 0.1 to 2") from None
+    return float(text)
 
 
 def _side(text: str) -> int:

@@ -30,7 +30,11 @@ FORKS.set_forkserver_preload(  # what the scripts import after parsing their arg
         "probes.samples.estimate",
         "probes.session",
         "vae.vlae",
+        "matplotlib.pyplot",
+        "scipy.stats",
+        "timm",
         "pytest",
+        "tests.still_heap",
     ]
 )
 
@@ -124,12 +128,17 @@ def _run(
     os.chdir(cwd)
     for number, given in ((1, out), (2, err)):
         os.dup2(given, number)
-    # Python checked for terminals when the server started, with other descriptors
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    # Python checked for terminals and encodings when the server started
+    encoding = environment.get("PYTHONIOENCODING")
+    sys.stdout = open(1, "w", closefd=False, encoding=encoding)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", closefd=False, encoding=encoding, errors="backslashreplace"
+    )
     sys.argv = [script, *words]
     sys.path.insert(0, str(Path(script).parent))
     subprocess.call = _call  # type: ignore[assignment]
+    # the default of a script that a user starts; else its first worker would start a server
+    multiprocessing.set_start_method("fork", force=True)
     runpy.run_path(script, run_name="__main__")
 
 

@@ -137,6 +137,10 @@ def odd_entry(place: Path, draw: random.Random) -> str:
         (place / "locked.png").write_bytes(good)
         os.chmod(place / "locked.png", 0)
         return "no rights"
+    return _odder_entry(place, draw, way, good)
+
+
+def _odder_entry(place: Path, draw: random.Random, way: int, good: bytes) -> str:
     if way == 8:
         (place / "folder.png").mkdir()
         return "a folder that is called as a picture"

@@ -2,18 +2,25 @@
 
 import doctest
 import importlib
+from functools import partial
 
 import pytest
 
+from core.information import ATOMS
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.folder import RunFolder
 from core.run.optim import build_optimizer
+from probes.samples import panel
 
 MODULES = (
     "core",
     "core.information",
+    "core.information.atoms",
+    "core.information.from_samples",
+    "core.information.gaussians",
     "core.information.losses",
+    "core.information.units",
     "contrastive",
     "vae",
     "probes",
@@ -22,7 +29,7 @@ MODULES = (
 )
 EXPORTED = {
     "core": ("load",),
-    "core.information": ("nt_xent", "infonce"),
+    "core.information": ("nt_xent", "infonce", *ATOMS),
     "contrastive": ("SimCLR", "MoCo"),
     "vae": ("BetaVAE", "VLAE"),
     "probes": ("linear", "knn", "infonce_bound", "estimate"),
@@ -37,6 +44,7 @@ def examples(module: str) -> list[doctest.DocTest]:
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=2))
     run = config.read("simclr_sprites", ["folder=runs/mine", "model.hidden=32"])
     method = checkpoint.build_method(run, (3, 32, 32))
     RunFolder(run.folder).path.mkdir(parents=True)

@@ -110,8 +110,11 @@ def toy_overrides(path: str, given: list[str]) -> list[str]:
     if run.data.size and run.data.name not in EMBEDDED:
         more.append("data.size=16" if own else "data.size=0")
     fields = {"backbone": "small", "queue": "64"}
+    chosen = {word.partition("=")[0] for word in given}
     return more + [
-        f"model.{key}={value}" for key, value in fields.items() if hasattr(run.model, key)
+        f"model.{key}={value}"
+        for key, value in fields.items()
+        if hasattr(run.model, key) and f"model.{key}" not in chosen
     ]
 
 
@@ -223,6 +226,8 @@ def prepare_foreign(place: Path, words: list[str], word: str) -> None:
     if word == "mypackage.mine:build":
         (place / "mypackage").mkdir(exist_ok=True)
         (place / "mypackage/mine.py").write_text(BUILD)
+    if word == "init=weights/moco.pth.tar" and not (place / word[5:]).exists():
+        save_weights(place / word[5:])
     if (place / word).exists() or not words[0].endswith(("probe.py", "compare.py")):
         return
     export = ["python", "scripts/export.py", "runs/simclr_sprites"]

@@ -12,7 +12,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from core.batch import Batch, Output, at_least_float32
 from core.checks import above_zero, at_least, one_of
-from core.method import Context, Method
+from core.information.units import bits_per_dim
+from core.method import Compressor, Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
 from core.networks.likelihoods import Likelihood
@@ -37,7 +38,7 @@ class BetaVAEConfig:
     # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
     likelihood: str = "bernoulli"
     sigma: float | None = None  # normal: a fixed deviation; null = trained
-    components: int | None = None  # logistic_mixture: 10
+    components: int | None = None  # logistic_mixture: number of components (default 10)
 
     def __post_init__(self) -> None:
         at_least(self, width=1, latent=1)
@@ -95,7 +96,7 @@ class BetaVAE(Method):
         r = columns.sum()
         metrics = {"rate": r, "distortion": d, "nelbo": d + r, "elbo": -d - r, "price": price}
         if self.discrete():
-            metrics["bits_per_dim"] = (d + r) / (math.prod(self.shape) * math.log(2))
+            metrics["bits_per_dim"] = bits_per_dim(d + r, math.prod(self.shape))
         if len(columns) > 1:
             metrics["informative_dimensions"] = (columns >= INFORMATIVE).sum().float()
         return Output(loss, metrics)
@@ -134,6 +135,12 @@ class BetaVAE(Method):
     def embed(self, x: Tensor) -> Tensor:
         """The posterior mean. Grey values are not binarised, so features contain no noise."""
         return self.moments(x)[0]
+
+    def compressor(self) -> Compressor:
+        """A lossless codec by bits-back coding; `UserError` if the likelihood is a density."""
+        from vae.container import Packer  # which imports this module
+
+        return Packer(self)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log sigma of q(z|x), [B, L] each."""

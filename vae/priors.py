@@ -24,10 +24,10 @@ KINDS: Kinds = {"standard": {}, "vamp": {"pseudo_inputs": 500}, "flow": {"steps"
 class PriorConfig:
     """Which prior. Fields that the kind does not use stay null."""
 
-    kind: str = "standard"  # standard | vamp | flow
-    pseudo_inputs: int | None = None  # vamp: 500
-    steps: int | None = None  # flow: 4
-    width: int | None = None  # flow: 640 hidden units a layer
+    kind: str = "standard"  # the prior p(z): standard | vamp | flow
+    pseudo_inputs: int | None = None  # vamp: number of pseudo-inputs (default 500)
+    steps: int | None = None  # flow: number of steps (default 4)
+    width: int | None = None  # flow: hidden units of a layer (default 640)
 
     def __post_init__(self) -> None:
         for key, value in self.settings().items():

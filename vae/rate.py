@@ -59,14 +59,16 @@ class RateConfig:
     # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate |
     # target_distortion
     kind: str = "constant"
-    # 1: the price of a nat of rate; for soft_free_bits and the targets, the first price
+    # the price of a nat of rate (default 1); for soft_free_bits and the targets, the first price
     beta: float | None = None
-    warmup: float | None = None  # share of training in which beta (0.1) or C (0.5) rises
-    cycles: int | None = None  # 4
-    ramp: float | None = None  # 0.5: share of a cycle in which beta rises
-    gamma: float | None = None  # 100: the price of a nat of difference between rate and capacity
+    # share of the training in which beta (default 0.1) or C (default 0.5) rises
+    warmup: float | None = None
+    cycles: int | None = None  # number of cycles (default 4)
+    ramp: float | None = None  # share of a cycle in which beta rises (default 0.5)
+    # the price of a nat of difference between rate and capacity (default 100)
+    gamma: float | None = None
     nats: float | None = None  # free nats of a group; or the target R, C or D
-    group: int | None = None  # 1: dimensions that share their free bits; 0 = all of them
+    group: int | None = None  # dimensions that share their free bits (default 1); 0 = all
 
     def __post_init__(self) -> None:
         used = self.settings()

@@ -64,11 +64,11 @@ class DataConfig:
     augment: str = "simclr"  # simclr | moco | crop | none
     probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
     skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
-    # images held out of the train split: a number, a share such as 0.1, or auto (a tenth, at most
-    # 2,048)
+    # images held out of the train split: a number, a share such as 0.1, or auto (the validation
+    # split that a folder or a list has, or else a tenth, at most 2,048)
     validation: int | float | str = "auto"
     workers: int = -1  # processes that decode; -1 = one a processor, up to 8; 0 = this one
-    timeout: float = 600.0  # seconds without an image after which the workers count as lost
+    timeout: float = 600.0  # seconds without an image after which new workers replace the old
     compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data

@@ -12,7 +12,11 @@ from core.data.notes import printable, say_once
 from core.data.pixels import read_file, suffixes
 from core.errors import UserError
 
-TEST_NAMES = ("test", "val", "validation")  # possible folders of the test split; the first wins
+SPLIT_WORDS = {  # split -> names of its folder, or words in a column of splits; case is ignored
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 class Folder(Dataset[tuple[bytes, int]]):
@@ -72,16 +76,47 @@ class Folder(Dataset[tuple[bytes, int]]):
             )
 
 
-def open_folder(root: Path, split: str) -> Folder:
-    """ROOT/train, or ROOT/test (or ROOT/val) with train's class numbers."""
-    names = ("train",) if split == "train" else TEST_NAMES
-    place = next((root / name for name in names if (root / name).is_dir()), None)
-    if place is None:
-        raise UserError(
-            f"data.root: {printable(root)} holds no folder '{split}'; name=folder expects"
-            f" {printable(root)}/train/CLASS/*.jpg and {printable(root)}/test/CLASS/*.jpg"
+def split_folders(root: Path) -> dict[str, Path]:
+    """Split -> its folder in ROOT, if ROOT has a train folder; else {}. Without a test folder, that
+    of val is the test split. `UserError` if two folders have names of one split.
+    """
+    left_out: dict[str, list[str]] = defaultdict(list)
+    entries = [e for e in _entries(root, left_out) if not e.name.startswith(".")]
+    known = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+    found: dict[str, Path] = {}
+    others: list[str] = []
+    for entry in sorted(entries, key=lambda entry: natural(entry.name)):
+        split = known.get(entry.name.lower()) if _is_folder(entry) else None
+        if split in found:
+            raise UserError(
+                f"data.root: {printable(root)} holds '{printable(found[split].name)}' and"
+                f" '{printable(entry.name)}', which both name the {split} split; rename one"
+            )
+        if split:
+            found[split] = Path(entry.path)
+        elif _is_folder(entry) or os.path.splitext(entry.name)[1].lower() in suffixes():
+            others.append(entry.name)
+    if "train" not in found:
+        if found:
+            name = next(iter(found.values())).name
+            raise UserError(
+                f"data.root: {printable(root)} holds a folder '{printable(name)}', but no folder"
+                " 'train'; name=folder expects pictures in data.root, or in its folders train and"
+                " test"
+            )
+        return {}
+    if others:
+        say_once(
+            f"data.root: {printable(root)}: only its folders of splits are read, and not"
+            f" {len(others)} others beside them, such as '{printable(others[0], 60)}'"
         )
-    return Folder(place, None if split == "train" else open_folder(root, "train").classes)
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
+        say_once(
+            f"data.root: {printable(root)}: there is no folder 'test', so"
+            f" '{printable(found['test'].name)}' is the test split"
+        )
+    return found
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

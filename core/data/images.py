@@ -22,12 +22,12 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.data.identity import Identity, digest, digest_of_files, digest_of_sample
-from core.data.loading import load
 from core.data.notes import printable
 from core.data.skipping import Split
 from core.data.source import Sampler, Source, eval_sampler
 from core.data.stored_captions import StoredCaptions, sentences_of
 from core.data.views import Policy, augmented, policy
+from core.data.workers import load
 from core.errors import UserError
 from core.randomness import KeyedRNG
 from core.transfer import send, to_device

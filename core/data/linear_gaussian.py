@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import dct
 from torch import Tensor
 
 from core.batch import Batch
@@ -32,14 +31,14 @@ from core.transfer import send
 class LinearGaussianConfig:
     """The spectrum of the content, the noise, and the sizes of the splits."""
 
-    side: int = 8  # of an image, in pixels
+    side: int = 8  # side of an image in pixels
     rank: int = 12  # number of patterns
     largest: float = 16.0  # variance of the first pattern
     decay: float = 0.6  # ratio of the variances of consecutive patterns
     noise: float = 0.05  # standard deviation of the noise of a value
-    train: int = 65536  # images
-    validation: int = 8192  # images
-    test: int = 65536  # images
+    train: int = 65536  # number of training images
+    validation: int = 8192  # number of validation images
+    test: int = 65536  # number of test images
 
     def __post_init__(self) -> None:
         sizes = dict.fromkeys(("train", "validation", "test"), 2**24)
@@ -138,6 +137,8 @@ class LinearGaussian(Source):
 
 def patterns(side: int) -> Tensor:
     """The orthonormal cosine patterns of S x S values as columns, from smooth to rough, [d, d]."""
+    from scipy.fft import dct  # takes time, and only this set needs it
+
     waves = dct(np.eye(side), norm="ortho", axis=0)  # [frequency, place]
     frequencies = sorted(np.ndindex(side, side), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
     return torch.from_numpy(

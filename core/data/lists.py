@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from core.data.folders import SPLIT_WORDS
 from core.data.notes import printable
 from core.data.pixels import suffixes
 from core.errors import UserError, nearest
@@ -16,11 +17,7 @@ from core.errors import UserError, nearest
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
 SPLITS = ("split", "set", "subset", "partition")
 LABELS = ("label", "labels", "class", "class_name", "category", "target", "y")
-WORDS = {  # words in a split column -> the split
-    "train": ("train", "training", "tr"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "te"),
-}
+SHORT = {"train": ("tr",), "test": ("te",)}  # more words in a split column
 TABLES = (".csv", ".tsv", ".jsonl")
 LARGEST = 2**30  # bytes of a list
 LONGEST_CAPTION = 100_000  # characters
@@ -209,7 +206,11 @@ def _label_columns(labels: str, free: list[str], file: Path) -> list[str]:
 
 
 def _splits(words: tuple[str, ...], column: str, file: Path) -> list[str]:
-    known = {word: split for split, alike in WORDS.items() for word in alike}
+    known = {
+        word: split
+        for split, same in SPLIT_WORDS.items()
+        for word in (*same, *SHORT.get(split, ()))
+    }
     for row, word in enumerate(words):
         if word.lower() not in known:
             raise UserError(

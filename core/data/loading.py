@@ -1,40 +1,22 @@
-"""Decode images in worker processes, and report workers that die or send nothing.
+"""Decode the images of a data set.
 
 n = images in the split.
 """
 
-import gc
 import math
-import os
-import signal
-import threading
-import traceback
-import warnings
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from core.data.notes import Notes, printable, say_once
+from core.data.notes import Notes, printable
 from core.data.pixels import TooDeep, is_grey, open_picture, to_tensor
 from core.data.skipping import Split, Undecodable, first_decodable
-from core.distributed import world
+from core.data.workers import load, sensible
 from core.errors import UserError
-
-MAX_WORKERS = 4  # per processor: more workers only wait for each other
-AUTOMATIC = 8  # the most workers that start unless the user asks for more
-TICK = 5.0  # seconds without a batch after which the workers are checked
-# Parts of torch's RuntimeErrors when shared memory or file handles run out.
-EXHAUSTED = ("shared memory", "mmap", "Too many open files", "ancdata", "Cannot allocate")
-
-
-class WorkersLost(UserError, RuntimeError):
-    """Decoding workers died or fell silent. Also a RuntimeError, like torch's own error."""
 
 
 class Resized(Dataset[tuple[Tensor, int, int]]):
@@ -190,128 +172,3 @@ def _in_sequence(
         raise UserError(f"data.bits: image {index} {error}") from None
     except Undecodable as error:
         raise UserError(f"data.root: image {index}: {error}") from None
-
-
-def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any) -> Iterator[Any]:
-    """Batches from a DataLoader. An error of a worker is raised here as one line.
-
-    `timeout`: seconds of waiting without a batch after which `WorkersLost` is raised. A dead
-    worker is noticed within seconds. torch's global generator is not used.
-    """
-    workers, silent = sensible(workers), 0.0
-    tick = min(TICK, timeout) if workers else 0
-    batches: Iterator[Any] | None = None
-    try:
-        batches = _started(dataset, workers, timeout=tick, generator=torch.Generator(), **options)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader timed out" not in str(error):
-                    raise
-                silent += tick
-                if silent < timeout:
-                    continue  # torch's iterator is still usable
-                raise WorkersLost(
-                    f"data.timeout: no batch came from {workers} decoding workers in"
-                    f" {timeout:g} s; check that the disk under data.root answers, or allow more"
-                    " seconds"
-                ) from None
-            if batch is None:
-                return
-            silent = 0.0
-            yield batch
-    except UserError as error:  # a worker's error arrives with its traceback as text
-        # torch's frames hold the workers; a loader that is collected late waits 5 s for each
-        traceback.clear_frames(error.__traceback__)
-        said = str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
-        raise type(error)(said) from None
-    except (RuntimeError, OSError, EOFError) as error:
-        lost = _lost(error)
-        if lost is None:
-            raise
-        _ignore_deaths()
-        traceback.clear_frames(error.__traceback__)
-        raise lost from None
-    finally:
-        del batches  # end the workers now; a stored error would keep them alive
-
-
-def sensible(workers: int) -> int:
-    """The number of workers for `data.workers`: -1 shares the processors among the processes of
-    this machine.
-    """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpus = affinity or 1
-    most = MAX_WORKERS * cpus
-    if workers < 0:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # torchrun's
-        here = here or min(world(), torch.cuda.device_count() or world())
-        return max(1, min(AUTOMATIC, cpus // here))
-    if workers > most:
-        say_once(
-            f"data.workers: {workers} are more than {MAX_WORKERS} for each of {cpus} processors;"
-            f" {most} are used"
-        )
-    return min(workers, most)
-
-
-def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
-    """The iterator of a DataLoader, with running workers."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # see `sensible`
-        batches = iter(
-            DataLoader(dataset, num_workers=workers, worker_init_fn=_keep_what_was, **options)
-        )
-    if workers and threading.current_thread() is threading.main_thread():
-        _translate_deaths()
-    return batches
-
-
-def _keep_what_was(worker: int) -> None:
-    """Keep a forked worker from collecting its parent's garbage. The destructor of an object that
-    owns threads would abort the worker, because a fork does not copy threads.
-    """
-    gc.freeze()
-
-
-def _translate_deaths() -> None:
-    """Shorten torch's error about a dead worker, which can be raised in the middle of a step."""
-    before = signal.getsignal(signal.SIGCHLD)
-    if not callable(before) or getattr(before, "translates", False):
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        try:
-            before(number, frame)
-        except RuntimeError as error:
-            _ignore_deaths()
-            raise _lost(error) or error from None
-
-    handler.translates = True  # type: ignore[attr-defined]
-    signal.signal(signal.SIGCHLD, handler)
-
-
-def _ignore_deaths() -> None:
-    """Ignore further deaths of workers, so that the first one can be handled."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _lost(error: Exception) -> WorkersLost | None:
-    """The error for workers that died or could not start; None for another error."""
-    text = " ".join(str(error).split())
-    # a worker that dies while it sends a batch breaks the connection
-    broken = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    if broken or isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        reason = "a decoding worker died" if broken else text.split(". ")[0].rstrip(".")
-        return WorkersLost(
-            f"data.workers: {reason}; if the system kills processes to free memory (the host's or"
-            " /dev/shm's), set fewer workers or data.workers=0"
-        )
-    if isinstance(error, BlockingIOError) or any(words in text for words in EXHAUSTED):
-        return WorkersLost(
-            f"data.workers: the decoding workers ran out of a resource ({printable(text)}); raise"
-            " the limit (ulimit -n, /dev/shm), or set fewer workers or data.workers=0"
-        )
-    return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from core.data.folders import TEST_NAMES, Folder, counts, images_in, natural, open_folder
+from core.data.folders import Folder, counts, images_in, natural, split_folders
 from core.data.held_out import MOST_TEST, held_out
 from core.data.lists import read_list
 from core.data.notes import printable, say_once
@@ -67,11 +67,19 @@ class Pictures(Dataset[tuple[bytes, int]]):
         return read_file(path), label
 
     def part(self, split: str, validation: int | float | str) -> Tensor:
-        """The places of a split, int64 [n]; "val" is held out of train if it is not given."""
+        """The places of a split, int64 [n]. "val" is held out of train if it is not given, or if
+        `validation` is a number or a share.
+        """
         train, val = self.places["train"], self.places.get("val")
         if split == "test":
             return self.places["test"]
-        if val is None:
+        if val is not None:
+            said = f"{printable(self.root)} has its own validation split of {len(val):,} pictures"
+            if validation != "auto":
+                said += f", which are not used: {validation} is held out of train instead; auto"
+                said += " uses them"
+            say_once(f"data.validation: {said}")
+        if val is None or validation != "auto":
             count = held_out(validation, len(train))
             order = KeyedRNG(0, 0).permutation("validation split", len(train))
             train, val = train[order[count:].sort().values], train[order[:count].sort().values]
@@ -79,13 +87,14 @@ class Pictures(Dataset[tuple[bytes, int]]):
 
 
 def open_pictures(
-    root: Path, split: str, listed: str = "", labels: str = "auto", captions: str = ""
-) -> Folder | Pictures:
+    root: Path, listed: str = "", labels: str = "auto", captions: str = ""
+) -> Pictures:
     """The pictures below `root`, or those of a list.
 
-    ROOT/train and ROOT/test (or ROOT/val) are the splits, if they exist; else a tenth of all
-    pictures is the test split. The folders below are classes, unless there are pictures beside
-    them (then nothing is known of their classes), or `labels` is "none".
+    ROOT/train, ROOT/test and ROOT/val are the splits, if there is ROOT/train (other names:
+    `core.data.folders.SPLIT_WORDS`); else, or without ROOT/test and ROOT/val, a tenth of all
+    pictures is the test split. The folders below are classes, unless there are pictures beside them
+    (then nothing is known of their classes), or `labels` is "none".
     """
     if listed:
         return _listed(root, listed, labels, captions)
@@ -93,27 +102,22 @@ def open_pictures(
         raise UserError(
             f"data.labels: '{labels}' is not one of {', '.join(WAYS)}; columns belong to data.list"
         )
-    divided = (root / "train").is_dir()
-    top = root / "train" if divided else root
-    test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
-    if not root.is_dir() or test and not divided:
+    if not root.is_dir():
         raise UserError(
-            f"data.root: {printable(root)} holds no folder 'train'; name=folder expects pictures in"
-            f" {printable(root)}, or in {printable(root)}/train and {printable(root)}/test"
+            f"data.root: there is no folder {printable(root)}; name=folder expects pictures in it,"
+            " or in its folders train and test"
         )
-    if labels == "folders" or labels == "auto" and _has_classes(top, divided):
-        if test:
-            return open_folder(root, split)
-        return _by_class(top, doubted=labels == "auto" and not divided)
-    paths, count = _all(top), 0
-    places: dict[str, Tensor] = {}
-    if test:
-        others = _all(test)
-        paths, count = paths + others, len(others)
-        places = {"test": torch.arange(len(paths) - count, len(paths))}
-    places["train"] = torch.arange(len(paths) - count)
-    said = f"data.root: {printable(root)}: {len(paths):,} pictures without labels"
-    return _cut(Pictures(root, paths, {}, places), said)
+    folders = split_folders(root)
+    tops = folders or {"train": root}
+    if labels == "folders" or labels == "auto" and _has_classes(tops["train"], bool(folders)):
+        made, doubted = _by_class(root, tops), labels == "auto" and not folders
+        said = f"{len(made):,} pictures in {len(made.classes)} classes"
+        said += " (if its folders are no classes, set data.labels=none)" if doubted else ""
+    else:
+        made = _without_classes(root, tops)
+        said = f"{len(made):,} pictures without labels"
+    quiet = "class" in made.factors and "test" in folders
+    return _cut(made, "" if quiet else f"data.root: {printable(root)}: {said}")
 
 
 def _has_classes(top: Path, divided: bool) -> bool:
@@ -129,15 +133,28 @@ def _has_classes(top: Path, divided: bool) -> bool:
     return bool(folders) if divided else len(folders) > 1 and not loose
 
 
-def _by_class(top: Path, doubted: bool) -> Pictures:
-    """TOP/CLASS/... without a test split."""
-    folder = Folder(top)
-    names = [folder.classes[label] for _, label in folder.samples]
-    places = {"train": torch.arange(len(names))}
-    made = Pictures(top, [path for path, _ in folder.samples], {"class": names}, places)
-    said = f"data.root: {printable(top)}: {len(names):,} pictures in {len(folder.classes)} classes"
-    doubt = " (if its folders are no classes, set data.labels=none)" if doubted else ""
-    return _cut(made, said + doubt)
+def _by_class(root: Path, tops: dict[str, Path]) -> Pictures:
+    """TOP/CLASS/... of each split; the classes are those of train."""
+    train = Folder(tops["train"])
+    parts = {"train": train}
+    parts |= {name: Folder(top, train.classes) for name, top in tops.items() if name != "train"}
+    labels = [train.classes[label] for part in parts.values() for _, label in part.samples]
+    paths = {name: [path for path, _ in part.samples] for name, part in parts.items()}
+    return _together(root, paths, {"class": labels})
+
+
+def _without_classes(root: Path, tops: dict[str, Path]) -> Pictures:
+    """Every picture of each split."""
+    return _together(root, {name: _all(top) for name, top in tops.items()}, {})
+
+
+def _together(root: Path, paths: dict[str, list[str]], columns: dict[str, list[str]]) -> Pictures:
+    """The pictures of all splits, one split after the other."""
+    places, start = {}, 0
+    for name, found in paths.items():
+        places[name] = torch.arange(start, start + len(found))
+        start += len(found)
+    return Pictures(root, [path for found in paths.values() for path in found], columns, places)
 
 
 def _all(top: Path) -> list[str]:
@@ -167,7 +184,8 @@ def _cut(pictures: Pictures, said: str) -> Pictures:
         pictures.places["test"] = train[order[:count].sort().values]
         pictures.places["train"] = train[order[count:].sort().values]
         said += f"; there is no test split, so {count:,} of them are kept apart as one"
-    say_once(said)
+    if said:
+        say_once(said)
     return pictures
 
 

@@ -48,7 +48,7 @@ def open_official(
             if name in TORCHVISION:
                 return _open_torchvision(TORCHVISION[name], place, download, split)
             if name == "folder":
-                return open_pictures(place, split, listed, labels, captions)
+                return open_pictures(place, listed, labels, captions)
             return _open_timm(name, place, download, split)
     except (UserError, MemoryError):
         raise

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from core.batch import Batch
@@ -41,16 +40,17 @@ class SpritesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
     section: ClassVar[str] = "sprites"  # the keys are data.SECTION.*
-    shapes: int = 4  # of the sprite
-    colours: int = 4  # of the sprite
-    sizes: int = 2  # of the sprite
-    grid: int = 3  # cells a side
-    backgrounds: int = 1  # hues of the background; 1 = grey
-    # directions in which the background brightens; 1 = any direction, as nuisance
+    shapes: int = 4  # number of shapes that a sprite can have
+    colours: int = 4  # number of colours that a sprite can have
+    sizes: int = 2  # number of sizes that a sprite can have
+    grid: int = 3  # the sprite lies in one of grid x grid cells
+    backgrounds: int = 1  # number of hues of the background; 1 = grey
+    # number of directions in which the background brightens; 1 = any direction, drawn afresh for
+    # each view
     gradients: int = 1
-    train: int = 65536  # images
-    validation: int = 8192  # images
-    test: int = 8192  # images
+    train: int = 65536  # number of training images
+    validation: int = 8192  # number of validation images
+    test: int = 8192  # number of test images
 
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": 12, "sizes": 4, "grid": 4}
@@ -203,6 +203,8 @@ def best_infonce(negatives: int, combinations: int) -> float:
 
     The ideal critic finds the candidates with the anchor's content, but can not tell them apart.
     """
+    from scipy.stats import binom  # half a second, which training does not need
+
     counts = binom(negatives, 1 / combinations)
     low, high = (int(counts.ppf(q)) for q in (1e-15, 1 - 1e-15))
     collisions = torch.arange(max(0, low - 1), min(negatives, high + 1) + 1, dtype=torch.float64)

@@ -5,7 +5,6 @@ B = images, C H W = image shape, S = side of the network's input, D = feature di
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,8 @@ from core.checks import at_least, one_of
 from core.errors import UserError
 from core.method import Method
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CROPS = ("center", "squash", "border")
 POOLS = ("", "avg", "max", "cls", "cls+avg")
 
 
@@ -30,12 +30,20 @@ class EncoderConfig:
     mean: list[float] = field(default_factory=lambda: [0.0])  # of images in [0, 1]
     std: list[float] = field(default_factory=lambda: [1.0])
     interpolation: str = "bicubic"
+    # share of the resized image's side that the network sees: images are resized to size / crop,
+    # and the centre is cut out, unless they have the side `size` already
+    crop: float = 1.0
+    # center: the shorter side is resized; squash: both sides; border: the longer side, and the rest
+    # is filled with the mean
+    crop_mode: str = "center"
     pool: str = ""  # avg | max | cls | cls+avg of the last map or tokens; "" = the network's own
     weights: str = ""  # their digest
 
     def __post_init__(self) -> None:
         at_least(self, size=0, channels=1)
-        one_of(self, interpolation=INTERPOLATIONS, pool=POOLS)
+        one_of(self, interpolation=INTERPOLATIONS, crop_mode=CROPS, pool=POOLS)
+        if not 0.1 <= self.crop <= 2:
+            raise ValueError(f"crop: must be from 0.1 to 2, got {self.crop}")
         for key in ("mean", "std"):
             values = getattr(self, key)
             if len(values) not in (1, self.channels) or not all(map(math.isfinite, values)):
@@ -43,11 +51,32 @@ class EncoderConfig:
         if min(self.std) <= 0:
             raise ValueError(f"std: must be above 0, got {self.std}")
 
+    def resizes(self, height: int, width: int) -> bool:
+        """Whether images of this size are resized and cut. Images that have the network's input
+        size are not.
+        """
+        return bool(self.size) and (height, width) != (self.size, self.size)
+
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image is resized, before its centre is cut out.
+
+        >>> EncoderConfig(size=224, crop=0.875).sides(480, 640)
+        (256, 341)
+        """
+        scaled = math.floor(self.size / self.crop)
+        if self.crop_mode == "squash":
+            return scaled, scaled
+        if self.crop_mode == "border":
+            longer = max(height, width)
+            return max(1, round(height * scaled / longer)), max(1, round(width * scaled / longer))
+        shorter = min(height, width)
+        return scaled * height // shorter, scaled * width // shorter
+
 
 class Encoder(Method):
     """Images [B, C, H, W], uint8 or in [0, 1], to the features [B, D] of `network`:
 
-    pool(network((resize(x) - mean) / std))
+    pool(network((crop(resize(x)) - mean) / std))
     """
 
     Config = EncoderConfig
@@ -72,12 +101,21 @@ class Encoder(Method):
         x, config = as_float(x), self.config
         if x.shape[1] == 1 and config.channels > 1:
             x = x.expand(-1, config.channels, -1, -1)
-        if config.size and x.shape[2:] != (config.size, config.size):
-            smooth: dict[str, Any] = {"align_corners": False, "antialias": True}
-            more = {} if config.interpolation == "nearest" else smooth
-            x = F.interpolate(x, (config.size, config.size), mode=config.interpolation, **more)
-            x = x.clamp(0, 1)  # a bicubic curve may leave the range
+        if config.resizes(x.shape[2], x.shape[3]):
+            x = self.resized(x)
         return (x - self.mean) / self.std
+
+    def resized(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] resized and cut as timm does for evaluation, [B, channels, S, S]."""
+        config = self.config
+        height, width = config.sides(x.shape[2], x.shape[3])
+        # as Pillow does: one side after the other, each result rounded to 8 bits
+        for side in ((x.shape[2], width), (height, width)):
+            if x.shape[2:] != side:
+                x = F.interpolate(x, side, mode=config.interpolation, antialias=True)
+                x = (x * 255 + 0.5).floor().clamp(0, 255) / 255
+        fill = (self.mean * 255).round() / 255 * (config.crop_mode == "border")
+        return fitted(x - fill, config.size) + fill
 
     def features(self, x: Tensor) -> Tensor:
         """What the network makes of prepared images, [B, D]."""
@@ -92,6 +130,16 @@ class Encoder(Method):
                 f" [{len(x)}, D]; with a timm network, name a pooling by --pool"
             )
         return made
+
+
+def fitted(x: Tensor, size: int) -> Tensor:
+    """The centre of images, [B, C, size, size]; sides that are too short are filled with zeros."""
+    for dim in (2, 3):
+        missing = max(0, size - x.shape[dim])
+        ends = (missing // 2, (missing + 1) // 2)
+        x = F.pad(x, ends if dim == 3 else (0, 0, *ends))
+        x = x.narrow(dim, round((x.shape[dim] - size) / 2), size)
+    return x
 
 
 def pooled(pool: str, network: nn.Module, made: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ keys; `load.py` imports torch and timm alone. B = images, D = features, L = late
 """
 
 import copy
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,17 @@ def write_program(path: Path, method: Method) -> Path:
     )
 
 
+def require_onnx() -> None:
+    """`UserError` if a package that `write_onnx` needs is not installed."""
+    for name in ("onnx", "onnxscript"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UserError(
+                f"--onnx: it needs {name}; pip install onnx onnxscript onnxruntime"
+            ) from None
+
+
 def write_onnx(path: Path, method: Method) -> Path:
     """The encoder as ONNX, for any batch size; compared with the method if onnxruntime is there."""
     x, model = _images(method), Embedding(method).eval()
@@ -195,10 +207,6 @@ def _converted(
     try:
         write_atomically(path, make)
         made = run()
-    except ImportError as error:
-        raise UserError(
-            f"{key}: it needs {error.name}; pip install onnx onnxscript onnxruntime"
-        ) from None
     except UserError:
         raise
     except Exception as error:  # torch's converters raise many kinds

@@ -39,10 +39,19 @@ class Fit(NamedTuple):
     other_shapes: list[str]
     surplus: list[str]  # keys of the file that belong to parts of the network, but not to it
     dropped: list[str]  # other keys under the prefix: the head
+    converted: bool = False  # by timm's own conversion of published files
 
     @property
     def whole(self) -> bool:
         return not (self.missing or self.other_shapes or self.surplus)
+
+
+class Words(NamedTuple):
+    """What a user can change, for messages."""
+
+    network: str = "--timm "  # is followed by the name of a network
+    others: str = "choose by --prefix"  # what to do with other parts that fit
+    remedy: str = ""  # the end of a message about weights that do not fit
 
 
 class Loaded(NamedTuple):
@@ -52,7 +61,17 @@ class Loaded(NamedTuple):
     remarks: list[str]
 
 
-def load(network: nn.Module, name: str, path: Path, weights: Weights, prefix: str | None) -> Loaded:
+PROBE = Words()
+
+
+def load(
+    network: nn.Module,
+    name: str,
+    path: Path,
+    weights: Weights,
+    prefix: str | None,
+    words: Words = PROBE,
+) -> Loaded:
     """Load the weights of a file into a network called `name`; `UserError` unless each of its keys
     fits. `prefix`: the part of the file, or None to find it.
     """
@@ -66,17 +85,17 @@ def load(network: nn.Module, name: str, path: Path, weights: Weights, prefix: st
     if not fits:
         raise UserError(
             f"{path}: no key of it is one of {name}; its first keys are"
-            f" {', '.join(map(repr, list(weights.tensors)[:3]))}{_suggested(name, weights)}"
+            f" {', '.join(map(repr, list(weights.tensors)[:3]))}{_suggested(name, weights, words)}"
         )
     fit = fits[0] if fits[0].whole else _converted(network, own, fits[0], weights.tensors)
     if not fit.whole:
-        near = _suggested(name, weights)
+        near = _suggested(name, weights, words)
         raise UserError(f"{path}: are not the weights of {name}; {_said(fit, own)}{near}")
     ready = {key: _ready(path, key, fit.tensors.get(key), value) for key, value in own.items()}
     if bad := not_finite(ready, {key for key, _ in network.named_buffers()}):
         raise UserError(f"{path}: its {bad[0]} is not finite")
     network.load_state_dict(ready, strict=True)
-    return Loaded(fit.prefix, _remarks(fit, fits, own))
+    return Loaded(fit.prefix, _remarks(fit, fits, own, words))
 
 
 def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[Fit]:
@@ -144,7 +163,7 @@ def _converted(
         return fit
     held = {key: value for key, value in made.items() if isinstance(value, Tensor)}
     found = _fit("", {key: key for key in own}, own, held, _heads(network))
-    return found._replace(prefix=fit.prefix)
+    return found._replace(prefix=fit.prefix, converted=True)
 
 
 def _ready(path: Path, key: str, given: Tensor | None, own: Tensor) -> Tensor:
@@ -172,21 +191,23 @@ def _said(fit: Fit, own: dict[str, Tensor]) -> str:
     return ", ".join(parts)
 
 
-def _remarks(fit: Fit, fits: list[Fit], own: dict[str, Tensor]) -> list[str]:
+def _remarks(fit: Fit, fits: list[Fit], own: dict[str, Tensor], words: Words) -> list[str]:
     where = f"the prefix '{fit.prefix}'" if fit.prefix else "no prefix"
     lines = [f"{len(own)} tensors with {where}"]
+    if fit.converted:
+        lines.append("keys or sizes converted as timm converts published files of this network")
     if fit.dropped:
         heads = list(dict.fromkeys(name.split(".")[0] for name in fit.dropped))
         more = f" and {len(heads) - 5} more" if len(heads) > 5 else ""
         lines.append(f"left out as head: {', '.join(heads[:5])}{more}")
     others = [f"'{other.prefix}'" for other in fits if other.whole and other.prefix != fit.prefix]
     if others:
-        lines.append(f"{', '.join(others[:3])} would fit, too: choose by --prefix")
+        lines.append(f"{', '.join(others[:3])} would fit, too: {words.others}")
     return lines
 
 
-def _suggested(name: str, weights: Weights) -> str:
-    """Another timm network that the file fits, in words; "" if none is found."""
+def _suggested(name: str, weights: Weights, words: Words) -> str:
+    """Another timm network that the file fits, and what else to do, in words."""
     near = difflib.get_close_matches(name, timm.list_models(), NEIGHBOURS, 0.5)
     for other in dict.fromkeys([*COMMON, *near]):
         if other == name or other not in timm.list_models():
@@ -194,5 +215,5 @@ def _suggested(name: str, weights: Weights) -> str:
         with torch.device("meta"):
             network = timm.create_model(other, pretrained=False, num_classes=0)
         if any(fit.whole for fit in candidates(network, network.state_dict(), weights.tensors)[:3]):
-            return f"; they fit --timm {other}"
-    return ""
+            return f"; they fit {words.network}{other}{words.remedy}"
+    return words.remedy

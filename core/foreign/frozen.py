@@ -35,6 +35,7 @@ class Asked(NamedTuple):
     size: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    crop: float = 0.0  # 0 = the network's own
     pool: str = ""
     out: Path | None = None  # a folder for reports and features
 
@@ -91,7 +92,13 @@ def blank(method: str, model: Any) -> config.RunConfig:
 def said(settings: EncoderConfig, shape: tuple[int, int, int], dim: int) -> str:
     """The input and the features in words."""
     side = settings.size or shape[1]
-    resized = f", resized from {shape[1]}x{shape[2]}" if (side, side) != shape[1:] else ""
+    resized = ""
+    if settings.resizes(shape[1], shape[2]):
+        height, width = settings.sides(shape[1], shape[2])
+        resized = f", from {shape[1]}x{shape[2]} resized to {height}x{width}"
+        resized += f" ({settings.interpolation})"
+        if (height, width) != (side, side):
+            resized += ", centre cut out"
     mean, std = (" ".join(f"{x:.3g}" for x in values) for values in (settings.mean, settings.std))
     read = f"input {settings.channels}x{side}x{side}{resized}"
     return f"{read}, mean {mean}, std {std}; {dim} features"
@@ -125,7 +132,7 @@ def _settings(asked: Asked, own: EncoderConfig) -> EncoderConfig:
     """The network's own input, changed by the options."""
     parts = {key: list(getattr(asked, key)) for key in ("mean", "std")}
     given: dict[str, Any] = {key: value for key, value in parts.items() if value}
-    given |= {key: getattr(asked, key) for key in ("size", "pool") if getattr(asked, key)}
+    given |= {key: getattr(asked, key) for key in ("size", "crop", "pool") if getattr(asked, key)}
     try:
         return dataclasses.replace(own, **given)
     except ValueError as error:

@@ -14,7 +14,7 @@ from torch import nn
 
 from core.errors import UserError, nearest, shown
 from core.foreign import fit, weights
-from core.foreign.encoder import INTERPOLATIONS, EncoderConfig
+from core.foreign.encoder import CROPS, INTERPOLATIONS, EncoderConfig
 from core.networks.backbones import Backbone
 from core.run.budget import OverBudget, budget
 from core.trust import package_of
@@ -152,12 +152,21 @@ def _has_size(name: str) -> bool:
 
 
 def _of_timm(name: str, module: nn.Module, size: int, channels: int) -> EncoderConfig:
-    """Input size, mean and deviation of timm's pretrained config."""
+    """Input size, mean, deviation and resizing of timm's pretrained config."""
     facts = timm.data.resolve_model_data_config(module)
     mean, std = (_per_channel(facts[key], channels) for key in ("mean", "std"))
-    kind = facts["interpolation"] if facts["interpolation"] in INTERPOLATIONS else "bicubic"
     side = size or int(facts["input_size"][-1])
-    return EncoderConfig(name, side, channels, mean, std, kind)
+    return EncoderConfig(name, side, channels, mean, std, **_resizing(facts))
+
+
+def _resizing(facts: dict[str, Any]) -> dict[str, Any]:
+    """Interpolation and crop of timm's config, with its defaults for what is missing."""
+    kind, mode, crop = (facts.get(key) for key in ("interpolation", "crop_mode", "crop_pct"))
+    return {
+        "interpolation": kind if kind in INTERPOLATIONS else "bicubic",
+        "crop": float(timm.data.DEFAULT_CROP_PCT if crop is None else crop),
+        "crop_mode": mode if mode in CROPS else "center",
+    }
 
 
 def _per_channel(values: Any, channels: int) -> list[float]:
@@ -187,9 +196,7 @@ def _input(path: Path, name: str, facts: dict[str, Any]) -> EncoderConfig:
         if not (type(height) is type(channels) is int and 0 < height == width <= 4096):
             raise ValueError("its images are not square, or have no size")
         mean, std = ([float(x) for x in given[key]] for key in ("mean", "std"))
-        kind = given.get("interpolation")
-        kind = kind if kind in INTERPOLATIONS else "bicubic"
-        return EncoderConfig(name, height, channels, mean, std, kind)
+        return EncoderConfig(name, height, channels, mean, std, **_resizing(given))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its input can not be used ({error})") from None
 

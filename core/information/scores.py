@@ -70,6 +70,10 @@ class Scores:
             total[tile.rows] += tile.scores.masked_fill(tile.scores == -math.inf, 0).sum(1)
         return total / self.negatives
 
+    def largest(self) -> float:
+        """The largest score of a negative."""
+        return max(tile.scores.max().item() for tile in self._tiles())
+
     def transposed(self) -> "Scores":
         """The scores with keys as anchors and anchors as keys; needs paired scores."""
         if not self.paired:

@@ -13,11 +13,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.batch import at_least_float32
-from core.distributed import total, world
+from core.distributed import in_parts, total, world
 from core.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,7 +37,7 @@ class Groups:
         # means and variances [G C] of each layer, and the factor for an unbiased variance
         self.found: dict[GroupedBatchNorm, tuple[Tensor, Tensor, float]] = {}
         if in_turns:
-            self._prepare([part for part in parts if not isinstance(part.weight, DTensor)])
+            self._prepare([part for part in parts if not in_parts(part.weight)])
 
     def _prepare(self, parts: "list[GroupedBatchNorm]") -> None:
         """Prepare all layers with three operators, instead of three for each layer."""

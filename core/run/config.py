@@ -30,24 +30,28 @@ PLACES = ("data.root", "folder", "init")
 class RunConfig:
     """Everything that a run depends on. `model` is the method's own `Config`."""
 
-    method: str = "???"  # package.module.Class
+    method: str = "???"  # the class that is trained: package.module.Class
     model: Any = None
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    seed: int = 0  # of weights, batches and views
-    folder: str = "???"  # where the run is kept
-    init: str = ""  # a checkpoint or run folder whose weights are the first ones; empty = random
+    seed: int = 0  # seed of the weights, the batches and the views
+    folder: str = "???"  # the folder of the run
+    # the first weights: a checkpoint, a run folder, an exported folder, or a weights file of
+    # another program (.pth, .pth.tar, .safetensors); empty = random
+    init: str = ""
     resume: bool = False  # continue the run in its folder, the same as --resume
     # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.trainer.compile in GRAPHS and self.optim.micro_batch:
+        trainer = self.trainer
+        if self.optim.micro_batch and (trainer.cuda_graph or trainer.compile in GRAPHS):
+            key = "cuda_graph" if trainer.cuda_graph else "compile"
             raise ValueError(
-                "trainer.compile: CUDA graphs overwrite activations that micro batches need; use"
-                " true, or optim.micro_batch=0"
+                f"trainer.{key}: CUDA graphs overwrite activations that micro batches need; use"
+                f" {'false' if trainer.cuda_graph else 'true'}, or optim.micro_batch=0"
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: must be 0 or more and below 2^63, got {self.seed}")

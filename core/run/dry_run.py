@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from core.distributed import in_parts
 from core.errors import UserError
 from core.run.checkpoint import whole_method
 from core.run.explain import in_one_line
@@ -89,4 +89,4 @@ def _restored(training: Training) -> Iterator[None]:
 
 
 def _local(x: Tensor) -> Tensor:
-    return x.to_local() if isinstance(x, DTensor) else x
+    return x.to_local() if in_parts(x) else x

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from core.checks import above_zero, at_least, one_of
+from core.distributed import in_parts
 
 OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 
@@ -20,14 +20,14 @@ OPTIMISERS = ("adamw", "adamax", "sgd", "lars")
 class OptimConfig:
     """The optimiser. Weight decay acts on matrices and filters only, not on biases and norms."""
 
-    name: str = "adamw"  # adamw | adamax | sgd | lars
-    lr: float = 1e-3  # per 256 images
-    batch_size: int = 256  # the global batch
+    name: str = "adamw"  # the optimiser: adamw | adamax | sgd | lars
+    lr: float = 1e-3  # learning rate for a batch of 256; multiplied by batch_size / 256
+    batch_size: int = 256  # images of a step, on all devices together
     micro_batch: int = 0  # images that a process encodes at a time, to save memory; 0 = all
     epochs: int = 20  # passes over the train split
-    warmup_epochs: float = 1.0  # linear from 0
-    weight_decay: float = 1e-4  # of matrices and filters
-    momentum: float = 0.9  # sgd and lars
+    warmup_epochs: float = 1.0  # epochs in which the learning rate rises from 0
+    weight_decay: float = 1e-4  # weight decay of matrices and filters, not of biases and norms
+    momentum: float = 0.9  # momentum of sgd and lars
     clip: float = 0.0  # largest gradient norm; 0 = no clipping
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
         return torch.optim.Adamax(groups, lr=config.scaled_lr)
     if config.name == "sgd":
         # torch fuses SGD only for whole tensors
-        fused = not any(isinstance(p, DTensor) for p in trained)
+        fused = not any(map(in_parts, trained))
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum, fused=fused)
     from timm.optim import Lars  # importing timm takes seconds
 

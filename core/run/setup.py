@@ -6,7 +6,7 @@ W = processes.
 import functools
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,11 +14,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +26,14 @@ from core.networks.batchnorm import synchronise
 from core.run import checkpoint, config, sharding
 from core.run.checkpoint import State
 from core.run.explain import in_one_line
+from core.run.fabric import (
+    DDPStrategy,
+    Fabric,
+    FabricModule,
+    FabricOptimizer,
+    MisconfigurationException,
+    MixedPrecision,
+)
 from core.run.folder import RunFolder
 from core.run.initial import start_from
 from core.run.optim import build_optimizer
@@ -40,6 +43,8 @@ CAPTIONS = 20_000  # captions from which a method learns its words
 # too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
+# loads the file of `init` into a method; returns a line for the user and the file's sha256
+Start = Callable[[Method, str], tuple[str, str]]
 
 
 @dataclass
@@ -48,8 +53,8 @@ class Training:
 
     fabric: Fabric
     state: State
-    model: _FabricModule
-    optimizer: _FabricOptimizer
+    model: FabricModule
+    optimizer: FabricOptimizer
     source: Source
     steps_per_epoch: int
     total: int  # steps
@@ -62,13 +67,15 @@ class Training:
         return self.source.batches(order, self.state.method.views)
 
 
-def prepare(fabric: Fabric, run: config.RunConfig, source: Source) -> Training:
-    """Set up a new run on a training split."""
+def prepare(
+    fabric: Fabric, run: config.RunConfig, source: Source, start: Start = start_from
+) -> Training:
+    """Set up a new run on a training split. `start` reads the file of `init`."""
     if (size := run.optim.batch_size) > len(source):
         raise UserError(f"optim.batch_size: {size} is more than the {len(source)} training images")
     steps_per_epoch = len(source) // size
     with in_one_line(run, source.shape, fabric.world_size, "building"):
-        built = build_state(fabric, run, source.shape)
+        built = build_state(fabric, run, source.shape, start)
     _teach_words(built[0].method, run, source)
     return Training(fabric, *built, source, steps_per_epoch, steps_per_epoch * run.optim.epochs)
 
@@ -176,16 +183,21 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
 
 
 def build_state(
-    fabric: Fabric, run: config.RunConfig, shape: tuple[int, int, int]
-) -> tuple[State, _FabricModule, _FabricOptimizer]:
+    fabric: Fabric,
+    run: config.RunConfig,
+    shape: tuple[int, int, int],
+    start: Start = start_from,
+) -> tuple[State, FabricModule, FabricOptimizer]:
     """A new state with its execution options, and Fabric's wrappers of method and optimiser. A run
     that is not resumed gets its first weights from `init`.
     """
     method, digest = checkpoint.build_method(run, shape), ""
     if run.init and not (run.resume and RunFolder(run.folder).versions()):
-        said, digest = start_from(method, run.init)
+        said, digest = start(method, run.init)
         if fabric.is_global_zero:
             print(said, flush=True)
+    if run.trainer.cuda_graph:
+        _require_one_gpu(fabric, method)
     method = speed_up(method)
     method.micro_batch = run.optim.micro_batch
     if fabric.world_size > 1 and run.trainer.sync_batchnorm:
@@ -204,6 +216,20 @@ def build_state(
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     state = State(run, method, optimizer, scaler=scaler, init=digest)
     return state, model, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
+
+
+def _require_one_gpu(fabric: Fabric, method: Method) -> None:
+    if fabric.device.type != "cuda" or fabric.world_size > 1:
+        raise UserError(
+            f"trainer.cuda_graph: it needs one CUDA GPU, and this run has {fabric.world_size} x"
+            f" {fabric.device.type}; set it to false"
+            + (", or trainer.compile=reduce-overhead" if fabric.device.type == "cuda" else "")
+        )
+    if method.reads_text:
+        raise UserError(
+            "trainer.cuda_graph: a graph would read the captions of one step again and again; set"
+            " it to false"
+        )
 
 
 def _compile(method: Method, asked: bool | str) -> None:

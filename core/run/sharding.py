@@ -13,38 +13,42 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
+from core.distributed import in_parts
 from core.method import Method
 from core.networks.backbones import Backbone
 
 if TYPE_CHECKING:
     from lightning_fabric.strategies import ModelParallelStrategy
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 # A block with at least this many parameters is sharded alone. For smaller blocks, the cost of more
 # messages would exceed the saved memory.
 BLOCK = 2**20
 
 
-FLOAT32 = MixedPrecisionPolicy()
-# autocast casts the inputs
-BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-
-
 def strategy(precision: str) -> "ModelParallelStrategy":
     """Fabric's strategy: `fabric.setup_module` shards a method. Build the optimiser after it."""
     from lightning_fabric.strategies import ModelParallelStrategy  # takes a second
 
-    blocks = BF16 if precision == "bf16-mixed" else FLOAT32
-    return ModelParallelStrategy(functools.partial(shard, policy=blocks))
+    return ModelParallelStrategy(functools.partial(shard, policy=gathering(precision)))
 
 
-def shard(method: Method, mesh: DeviceMesh, policy: MixedPrecisionPolicy = FLOAT32) -> Method:
-    """Divide a method's parameters among all processes, in place. Buffers stay whole. `policy`: in
-    which precision the parameters of blocks are gathered.
-    """
+def gathering(precision: str) -> "MixedPrecisionPolicy":
+    """In which precision the parameters of blocks are gathered."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if precision != "bf16-mixed":
+        return MixedPrecisionPolicy()
+    # autocast casts the inputs
+    return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+
+
+def shard(method: Method, mesh: DeviceMesh, policy: "MixedPrecisionPolicy") -> Method:
+    """Divide a method's parameters among all processes, in place. Buffers stay whole."""
+    from torch.distributed.fsdp import fully_shard
+
     everyone = init_device_mesh(mesh.device_type, (mesh.size(),))
     backbones = [part for part in method.modules() if isinstance(part, Backbone)]
     parts = [part for backbone in backbones for part in backbone.modules()]
@@ -63,17 +67,21 @@ def gather_full(held: Any, keep: bool) -> Any:
     must call it.
     """
 
-    def gathered(part: DTensor) -> Tensor | None:
+    def gathered(part: Any) -> Any:
+        if not in_parts(part):
+            return part
         full = part.full_tensor()
         return full.cpu() if keep else None
 
-    return tree_map_only(DTensor, gathered, held)
+    return tree_map(gathered, held)
 
 
 def shard_like(value: Tensor, own: Tensor) -> Tensor:
     """This process's part of a whole tensor, sharded like `own`; unchanged if `own` is whole."""
-    if not isinstance(own, DTensor):
+    if not in_parts(own):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     placed = value.to(own.device)
     # src_data_rank None: nothing is sent
     return distribute_tensor(placed, own.device_mesh, own.placements, src_data_rank=None)
@@ -96,7 +104,7 @@ def shard_moments(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> dic
 
 def sharded(method: Method) -> bool:
     """Whether processes share a method's parameters."""
-    return any(isinstance(p, DTensor) for p in method.parameters())
+    return any(map(in_parts, method.parameters()))
 
 
 @torch.no_grad()
@@ -107,5 +115,5 @@ def assemble(method: Method, copy: Method) -> Method:
     copy.micro_batch = method.micro_batch  # larger batches do not fit into memory
     for key, place in copy.state_dict().items():
         value = held[key]
-        place.copy_(value.full_tensor() if isinstance(value, DTensor) else value)
+        place.copy_(value.full_tensor() if in_parts(value) else value)
     return copy.train(method.training)

@@ -1,25 +1,26 @@
 """The training loop as a generator of metrics; the caller logs, saves and validates."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.profiler import record_function
 
 from core.batch import Batch
+from core.distributed import in_parts
 from core.run.checkpoint import State
 from core.run.config import GRAPHS
+from core.run.cuda_graph import GraphedStep
+from core.run.fabric import Fabric, FabricModule, FabricOptimizer
 from core.run.finite import GRADIENT
 from core.run.optim import warmup_cosine
 
 
 def train(
     fabric: Fabric,
-    model: _FabricModule,
-    optimizer: _FabricOptimizer,
+    model: FabricModule,
+    optimizer: FabricOptimizer,
     state: State,
     batches: Iterable[Batch],
     total_steps: int,
@@ -32,6 +33,7 @@ def train(
     `core.run.profile` uses the names of the phases.
     """
     config = state.run.optim
+    gradients = gradients_of(fabric, model, optimizer, state)
     model.train()
     batches = iter(batches)
     while True:
@@ -47,26 +49,44 @@ def train(
         if state.run.trainer.compile in GRAPHS:  # this call imports the whole compiler
             # the graphs may overwrite the tensors of the previous step now
             torch.compiler.cudagraph_mark_step_begin()
-        with record_function("forward"):
-            output = model(batch)
-        with record_function("backward"):
-            fabric.backward(output.loss)
+        metrics = gradients(batch)
         with record_function("optimizer"):
             watched = _clip(fabric, model, optimizer, state) if config.clip else {}
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
-        metrics = {"loss": output.loss.detach(), **output.metrics}
         if state.run.trainer.compile in GRAPHS:
             # they may lie in memory of a graph, which its next replay overwrites
             metrics = {name: x.detach().clone() for name, x in metrics.items()}
         yield metrics | {"lr": torch.tensor(lr)} | watched
 
 
+def gradients_of(
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, state: State
+) -> Callable[[Batch], dict[str, Tensor]]:
+    """The function that leaves the gradients of a batch in the parameters, and returns the loss and
+    the method's metrics.
+    """
+    compute = functools.partial(_forward_backward, fabric, model, optimizer)
+    if state.run.trainer.cuda_graph:
+        return GraphedStep(compute, state.method, fabric.device)
+    return compute
+
+
+def _forward_backward(
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, batch: Batch
+) -> dict[str, Tensor]:
+    optimizer.zero_grad(set_to_none=True)
+    with record_function("forward"):
+        output = model(batch)
+    with record_function("backward"):
+        fabric.backward(output.loss)
+    return {"loss": output.loss.detach(), **output.metrics}
+
+
 def _clip(
-    fabric: Fabric, model: _FabricModule, optimizer: _FabricOptimizer, state: State
+    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, state: State
 ) -> dict[str, Tensor]:
     """Clip gradients to the norm `optim.clip`, without waiting for the device. Returns the norm
     before clipping, for `FiniteLosses`. With a gradient scaler (16-mixed) it returns nothing:
@@ -77,4 +97,4 @@ def _clip(
     )
     if norm is None or state.scaler is not None:
         return {}
-    return {GRADIENT: (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()}
+    return {GRADIENT: (norm.full_tensor() if in_parts(norm) else norm).detach()}

@@ -14,12 +14,12 @@ class WandbConfig:
     # auto (WANDB_MODE, or online if logged in, else offline) | disabled | offline | online;
     # `wandb=offline` is short for `wandb.mode=offline`
     mode: str = "auto"
-    project: str = ""  # empty: WANDB_PROJECT, or twobounds
+    project: str = ""  # the project; empty: WANDB_PROJECT, or twobounds
     entity: str = ""  # a user or team; empty: WANDB_ENTITY, or your default
-    group: str = ""  # empty: WANDB_RUN_GROUP
-    name: str = ""  # of the run; empty: WANDB_NAME, or the folder's name
-    tags: str = ""  # separated by commas; empty: WANDB_TAGS
-    notes: str = ""  # empty: WANDB_NOTES
+    group: str = ""  # the group of the run; empty: WANDB_RUN_GROUP
+    name: str = ""  # the name of the run; empty: WANDB_NAME, or the folder's name
+    tags: str = ""  # tags of the run, separated by commas; empty: WANDB_TAGS
+    notes: str = ""  # a note about the run; empty: WANDB_NOTES
     artifacts: bool = False  # upload last.ckpt, best.ckpt and the report as artifacts
 
     def __post_init__(self) -> None:

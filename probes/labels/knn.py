@@ -4,11 +4,10 @@ n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import faiss
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from core.errors import Unmeasurable
@@ -18,7 +17,9 @@ from core.matmul import matmul
 from core.run.features import Features
 from core.run.pictures import Grid, save_grid
 from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
-from probes.report import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
 QUERIES, GROUP = 256, 16  # test images in one search; training images in a group
@@ -256,5 +257,7 @@ class KNNProbe(Probe):
         )
         return {"neighbours": save_grid(folder / "neighbours.png", grid)}
 
-    def draw(self, axes: Axes, entries: list[Entry]) -> None:
+    def draw(self, axes: "Axes", entries: list[Entry]) -> None:
+        from probes.report import figures  # matplotlib, which training does not need
+
         figures.draw_accuracies(axes, entries, lambda n: n["knn200"]["top1"], solid=False)

@@ -21,6 +21,7 @@ from core.information.standardise import (
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels.logistic import Logistic
+from probes.labels.reading import Reading, frequency
 from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
@@ -44,29 +45,45 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
-    for name, features in (("training", train), ("test", test)):
-        require_finite_features(features.x, f"linear probe, {name} images")
-    if len(train.x) < 2:
-        raise Unmeasurable("linear probe: needs two training images or more, got 1")
-    order = KeyedRNG(seed, 0).permutation("linear probe", len(train.x))
-    x, x_test = _standardised(train, test, order)
-    labels, model = train.y[order], Logistic(x)
     top1, information, chosen = {}, {}, {}
-    for column, (factor, classes) in enumerate(train.factors):
-        y, y_test = labels[:, column], test.y[:, column]
-        best, start = _strength(model, y, classes)
-        chosen[factor] = STRENGTHS[best]
-        reader = _fit(model, y, classes, STRENGTHS[best : best + 1], slice(None), FINE, start)[0]
-        predicted = reader.log_probabilities(x_test)
-        entropy = -_frequency(y, classes).log()[y_test].mean().item()
-        top1[factor] = (predicted.argmax(1) == y_test).double().mean().item()
-        information[factor] = entropy - F.nll_loss(predicted, y_test).item()
+    fitted = fitted_readings(train, test, seed)
+    for column, (factor, (reading, strength)) in enumerate(
+        zip(dict(train.factors), fitted, strict=True)
+    ):
+        y = test.y[:, column]
+        chosen[factor], top1[factor] = strength, reading.top1(y)
+        entropy = -reading.log_frequency[y].mean().item()
+        information[factor] = entropy - reading.cross_entropy(y).mean().item()
     found = {"top1": top1, "information": information, "lambda": chosen}
     scores = {key: sum(found[key].values()) / len(chosen) for key in ("top1", "information")}
     for key, values in found.items():
         scores |= {f"{key}/{factor}": value for factor, value in values.items()}
     require_finite_numbers(scores, "linear probe")
     return scores
+
+
+def readings(train: Features, test: Features, seed: int = 0) -> list[Reading]:
+    """Predictions of the linear probe for every factor; labels of test are not read."""
+    return [reading for reading, _ in fitted_readings(train, test, seed)]
+
+
+def fitted_readings(train: Features, test: Features, seed: int) -> list[tuple[Reading, float]]:
+    """Predictions and lambda of every factor. Raises what `linear` raises."""
+    for name, features in (("training", train), ("test", test)):
+        require_finite_features(features.x, f"linear probe, {name} images")
+    if len(train.x) < 2:
+        raise Unmeasurable("linear probe: needs two training images or more, got 1")
+    order = KeyedRNG(seed, 0).permutation("linear probe", len(train.x))
+    x, x_test = _standardised(train, test, order)
+    labels, model, made = train.y[order], Logistic(x), []
+    for column, (_, classes) in enumerate(train.factors):
+        y = labels[:, column]
+        best, start = _strength(model, y, classes)
+        strength = STRENGTHS[best : best + 1]
+        reader = _fit(model, y, classes, strength, slice(None), FINE, start)[0]
+        reading = Reading(reader.log_probabilities(x_test), reader.frequency.log())
+        made.append((reading, strength[0]))
+    return made
 
 
 class Reader(NamedTuple):
@@ -98,7 +115,7 @@ def _fit(
     start: Tensor | None = None,
 ) -> list[Reader]:
     """A reader for each strength, fitted to these rows alone."""
-    frequency = _frequency(y[rows], classes)
+    counted = frequency(y[rows], classes)
     present = torch.bincount(y[rows], minlength=classes) > 0
     places = present.cumsum(0) - 1  # new numbers for the classes that occur
     count = int(present.sum())
@@ -106,7 +123,7 @@ def _fit(
         start = None
     w = model.fit(places[y].clamp(min=0), count, strengths, rows, start, rough)
     each = zip(*model.parameters(w), w, strict=True)
-    return [Reader(weight, bias, present, frequency, made) for weight, bias, made in each]
+    return [Reader(weight, bias, present, counted, made) for weight, bias, made in each]
 
 
 def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | None]:
@@ -147,11 +164,6 @@ def _standardised(train: Features, test: Features, order: Tensor) -> tuple[Tenso
         span = torch.linalg.qr(x.T).Q  # the optimal weights lie in the span of the images
         return x @ span, x_test @ span
     return x, x_test
-
-
-def _frequency(y: Tensor, classes: int) -> Tensor:
-    """Frequencies [Y] of classes; one image is added to each, so that none has probability 0."""
-    return (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)
 
 
 class LinearProbe(Probe):

@@ -19,6 +19,7 @@ HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
 FLOOR = 0.1  # nats; of a smaller objective, the tolerance is no smaller part
 GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient of a finished fit; slope of the line search
 MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
+DENSE = 128  # parameters, up to which a step of Newton's method solves a dense system
 BLOCK = 2**22  # features or logits at a time: 16 MiB of floats stay in the cache between two reads
 
 
@@ -207,6 +208,8 @@ def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:
 
 def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
     """d [Y, D + 1] with H d = -gradient; H is the Hessian at class probabilities `share` [n, Y]."""
+    if gradient.size <= DENSE:
+        return _dense_direction(x, share, shrunk, gradient)
     diagonal = (share * (1 - share)).T @ x**2 / len(x) + shrunk
     inverse = 1 / diagonal.clip(min=1e-30)
     direction, residual = np.zeros_like(gradient), -gradient
@@ -226,6 +229,21 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
             break
         along = scaled + (size / before) * along
     return direction
+
+
+def _dense_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
+    """The same for few parameters P, with H [P, P] itself. Equal biases of all classes change
+    nothing, so H gets a curvature in this direction, which the gradient does not have.
+    """
+    classes, size = gradient.shape
+    weighted = (share[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+    hessian = -(weighted.T @ weighted).reshape(classes, size, classes, size) / len(x)
+    for label in range(classes):
+        own = x.T @ weighted[:, label * size : (label + 1) * size] / len(x)
+        hessian[label, :, label] += own + np.diag(shrunk)
+    hessian[:, -1, :, -1] += 1 / classes + 1e-15 * np.eye(classes)  # never singular
+    square = hessian.reshape(gradient.size, gradient.size)
+    return _apart(np.linalg.solve(square, -gradient.ravel()).reshape(gradient.shape))
 
 
 def _apart(w: Array) -> Array:

@@ -20,6 +20,7 @@ from core.information.standardise import (
 )
 from core.randomness import KeyedRNG
 from core.run.features import Features
+from probes.labels.reading import Reading, frequency
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 
 BATCH, RATE, DECAY, DROPOUT = 256, 1e-3, 1e-2, 0.2
@@ -36,6 +37,26 @@ def mlp(
     train; test is read once. Raises `Unmeasurable` for features that are not finite, and for fewer
     than 20 training images.
     """
+    top1, information = {}, {}
+    found = readings(train, test, seed, hidden, epochs)
+    for column, (factor, reading) in enumerate(zip(dict(train.factors), found, strict=True)):
+        y = test.y[:, column]
+        top1[f"top1/{factor}"] = reading.top1(y)
+        entropy = -reading.log_frequency[y].mean().item()
+        information[f"information/{factor}"] = entropy - reading.cross_entropy(y).mean().item()
+    means = {
+        "top1": sum(top1.values()) / len(top1),
+        "information": sum(information.values()) / len(top1),
+        "hidden": float(hidden),
+    }
+    require_finite_numbers(means | information, "MLP probe")
+    return means | top1 | information
+
+
+def readings(
+    train: Features, test: Features, seed: int = 0, hidden: int = 512, epochs: int = 100
+) -> list[Reading]:
+    """Predictions of the MLP for every factor; labels of test are not read."""
     for name, features in (("training", train), ("test", test)):
         require_finite_features(features.x, f"MLP probe, {name} images")
     if len(train.x) < 20:
@@ -56,20 +77,10 @@ def mlp(
         _fit(network, (x[rest], train.y[rest]), (x[held], train.y[held]), sizes, seed, epochs)
     with torch.no_grad():
         outputs = network.eval()(x_test).split(sizes, 1)
-    top1, information = {}, {}
-    for column, (factor, classes) in enumerate(train.factors):
-        y, logits = test.y[:, column], outputs[column].double()
-        count = torch.bincount(train.y[:, column], minlength=classes).double() + 1
-        entropy = -(count / count.sum()).log()[y].mean().item()
-        top1[f"top1/{factor}"] = (logits.argmax(1) == y).double().mean().item()
-        information[f"information/{factor}"] = entropy - F.cross_entropy(logits, y).item()
-    found = {
-        "top1": sum(top1.values()) / len(sizes),
-        "information": sum(information.values()) / len(sizes),
-        "hidden": float(hidden),
-    }
-    require_finite_numbers(found | information, "MLP probe")
-    return found | top1 | information
+    return [
+        Reading(F.log_softmax(logits.double(), 1), frequency(y, classes).log())
+        for logits, y, classes in zip(outputs, train.y.T, sizes, strict=True)
+    ]
 
 
 def _fit(

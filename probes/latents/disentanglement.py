@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
 from core.errors import Unmeasurable
@@ -109,6 +108,8 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
     where the base of each entropy is its number of values. Needs several factors.
     """
+    from sklearn.ensemble import ExtraTreesClassifier  # takes a second, also for other probes
+
     x, x_test = train.x.numpy(), test.x.numpy()
     importance, accuracy = [], []
     for column in range(len(train.factors)):

@@ -27,6 +27,7 @@ from core.data.source import eval_sampler, train_sampler
 from core.frozen import Frozen
 from core.information.bounds import interval
 from core.information.standardise import mean_and_deviation, standardised
+from core.information.units import bits_per_dim
 from core.matmul import speed_up
 from core.networks.decoders import MLPDecoder
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
@@ -262,7 +263,7 @@ def _point(head: ConstantDecoder | RateHead, test: Seen, seed: int, values: int)
     r, d = measure(head, test, seed, "rate head, test")
     named = {"rate": interval(r), "distortion": interval(d), "nelbo": interval(r + d)}
     entries: dict[str, Any] = {name: bounds(found) for name, found in named.items()}
-    return entries | {"bits_per_dim": named["nelbo"].mean / values / math.log(2)}
+    return entries | {"bits_per_dim": bits_per_dim(named["nelbo"].mean, values)}
 
 
 class RateHeadProbe(Probe):

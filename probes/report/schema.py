@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 from core.information.bounds import Estimate
+from core.information.units import bits_per_dim
 
 FORMAT = "twobounds-probe/2"
 # keys that are not names of probes; "file" and "signature" are added to a report on disk
@@ -35,7 +36,7 @@ def entry(estimate: Estimate, estimator: str, side: str, values: int | None) -> 
     """An estimate in nats an image, with its estimator and side. For an image of `values` discrete
     values, also in bits per dimension.
     """
-    per_dim = {"bits_per_dim": estimate.mean / values / math.log(2)} if values else {}
+    per_dim = {"bits_per_dim": bits_per_dim(estimate.mean, values)} if values else {}
     return bounds(estimate) | per_dim | {"estimator": estimator, "side": side}
 
 

@@ -1,6 +1,5 @@
 """Reports as a table, as plain sentences, and as numbers for a log."""
 
-import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from core.errors import legible
+from core.information.units import bits
 from probes.probe import Probe, Value
 from probes.report.groups import Group, counted, grouped
 from probes.report.naming import data_names
@@ -127,7 +127,7 @@ def _truths(reports: Sequence[Report]) -> str:
     }
     one = len({truth for truth, _ in found}) == 1
     said = {
-        "" if one else f" of {name}": f"{truth:.3f} nats = {truth / math.log(2):.2f} bits"
+        "" if one else f" of {name}": f"{truth:.3f} nats = {bits(truth):.2f} bits"
         for truth, name in sorted(found, key=lambda pair: pair[1])
         if truth is not None
     }

@@ -24,6 +24,7 @@ from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
+UNSEEN = 0.1  # largest share of the mean of e^f that may lie above all negatives' scores
 LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
 PLACES = 16  # of a side of an image that is read as a vector
 KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
@@ -45,7 +46,8 @@ def estimate(
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`.
+      `core.information.bounds`. The lower ends of nwj and js allow for what the sample can not
+      show (`bounds.unseen`); where that is more than 0.1 nats, they are left out with a remark.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -68,14 +70,7 @@ def estimate(
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
     word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain)
-    found: dict[str, Found] = {}
-    for estimator in dict.fromkeys(("infonce", *estimators)):
-        if estimator == "ksg":
-            found |= _ksg(pairs)
-            continue
-        objective = estimator if estimator in ("js", "anchor") else "infonce"
-        read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
-        found[estimator] = _bound(estimator, read, sweep[-1][1], word)
+    found = _entries(estimators, pairs, fit, seed, sweep[-1][1], word)
     made = {
         "quantity": "I(X; Y)",
         "unit": "nats",
@@ -90,6 +85,30 @@ def estimate(
         "remarks": pairs.remarks,
     }
     return made | {"conclusion": conclusion(made)}
+
+
+def _entries(
+    estimators: tuple[str, ...],
+    pairs: PairedSamples,
+    fit: Fit,
+    seed: int,
+    headline: Estimate,
+    word: str,
+) -> dict[str, Found]:
+    """The entry of each estimator, and InfoNCE's; a remark says which is left out and why."""
+    found: dict[str, Found] = {}
+    for estimator in dict.fromkeys(("infonce", *estimators)):
+        if estimator == "ksg":
+            found |= _ksg(pairs)
+            continue
+        objective = estimator if estimator in ("js", "anchor") else "infonce"
+        read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
+        entry = _bound(estimator, read, headline, word)
+        if entry.get("unseen", 0.0) > UNSEEN:
+            pairs.remarks.append(_unseen(estimator, entry["unseen"]))
+        else:
+            found[estimator] = entry
+    return found
 
 
 def _check_names(estimators: tuple[str, ...], critic: str) -> None:
@@ -202,8 +221,13 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     }
     read |= {"infonce": bounds.infonce_symmetric, "anchor": bounds.log_ratio}
     read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
-    parts = [read[estimator](paired(fold.query, fold.key)) for fold in fit.folds]
+    scores = [paired(fold.query, fold.key) for fold in fit.folds]
+    parts = [read[estimator](part) for part in scores]
     value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
+    more: Found = {"alpha": fit.alpha} if estimator == "alpha" else {}
+    if estimator in ("nwj", "js"):
+        more["unseen"] = bounds.unseen(scores)
+        value = value._replace(low=value.low - more["unseen"])
     candidates = min(len(fold.query) for fold in fit.folds)
     ceilings = {"infonce": math.log(candidates)}
     ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)
@@ -213,8 +237,14 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
     elif estimator != "infonce":
         of_pairs = math.log(sum(len(fold.query) for fold in fit.folds))
         word = _other_verdict(value, headline, min(ceiling or math.inf, of_pairs), word)
-    entry = _entry(value, SIDES[estimator], candidates, ceiling, word)
-    return entry | ({"alpha": fit.alpha} if estimator == "alpha" else {})
+    return _entry(value, SIDES[estimator], candidates, ceiling, word) | more
+
+
+def _unseen(estimator: str, share: float) -> str:
+    return (
+        f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so these"
+        " pairs are too few for its mean of e^f, and its value would be too high"
+    )
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: str) -> str:

@@ -28,6 +28,10 @@ from probes.views.sweep import Halved, sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
 VAL_PAIRS = 2**11 + 1  # a number of candidates of the sweep
+UNKNOWN_COPIES = (
+    "The images are not known, so copies of an image in the test split could not be left out; a"
+    " copy among the negatives lowers the bound"
+)
 HEADLINE = ("common", "native")  # the first of these that a report has; test values do not choose
 
 
@@ -40,8 +44,8 @@ class InformationProbe(Probe):
     across = "negatives K"
     panel = "Between views: lower bound on I(V1; V2)"
     schema = """
-        "quantity", "estimator", "side", "split", "unit", "images", "copies_left_out",
-        "augmentation", "truth" (nats or null),
+        "quantity", "estimator", "side", "split", "unit", "images",
+        "copies_left_out" (null: the images are not known), "augmentation", "truth" (nats or null),
         "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
             "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
                        "best_possible"?}],
@@ -78,7 +82,8 @@ class InformationProbe(Probe):
         }
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        return [_sentence(name, found) for name, found in numbers["critics"].items()]
+        found = [_sentence(name, critic) for name, critic in numbers["critics"].items()]
+        return found + ([UNKNOWN_COPIES] if numbers.get("copies_left_out", 0) is None else [])
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         return {"infonce": sweep_figures.sweep(found.numbers, folder / "infonce.png")}
@@ -104,7 +109,8 @@ def information(frozen: Frozen) -> Numbers:
     encoder has seen neither val nor test.
     """
     native = frozen.method if isinstance(frozen.method, PairCritic) else None
-    copies = duplicates(frozen.source("test"), frozen.device)
+    images = frozen.source("test") if frozen.has_images else frozen.images_of
+    copies = duplicates(images, frozen.device) if images else None
     train, val = (
         shuffled(frozen.pairs(split, most), frozen.seed)
         for split, most in (("train", TRAIN_PAIRS), ("val", VAL_PAIRS))
@@ -118,7 +124,7 @@ def information(frozen: Frozen) -> Numbers:
         "split": "test",
         "unit": "nats",
         "images": len(test.place),
-        "copies_left_out": len(copies),
+        "copies_left_out": None if copies is None else len(copies),
         "augmentation": frozen.augmentation,
         "truth": frozen.truth.nats if frozen.truth else None,
         "critics": critics(train, val, test, temperature, frozen.truth, frozen.seed),

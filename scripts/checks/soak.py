@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from core.run import checkpoint, config, dry_run, loop  # noqa: F401  imported before a life forks
+from core.method import locate
+from core.run import checkpoint, config, dry_run, loop, validation  # noqa: F401  before a life
 from core.run.folder import RunFolder, make_folder
 from core.run.preemption import REQUEUE
 from probes.labels import knn  # noqa: F401
@@ -168,7 +170,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
 
 def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Account:
     """Run `total` steps, with `kills` deaths before the end; a checkpoint has `size` bytes."""
-    known = [*WAYS, "rank"] if run.world > 1 else WAYS
+    known = ["rank", *WAYS] if run.world > 1 else WAYS
     ways = list(itertools.islice(itertools.cycle(known), kills))
     draw.shuffle(ways)
     account, reached, died = Account(dict.fromkeys(sorted(set(ways)), 0)), 0, 0.0
@@ -235,12 +237,14 @@ def check(given: argparse.Namespace) -> None:
         raise UserError(f"--out: {given.out} exists already; name another folder")
     if min(given.kills, given.processes) < 1:
         raise UserError("--kills, --processes: must be 1 or more")
-    config.read(given.config, given.overrides)  # refuses mistakes before the folder is made
+    # refuses mistakes before the folder is made, and imports the method before a life forks
+    locate(config.read(given.config, given.overrides).method)
     make_folder(given.out, "--out", "name another one")
     whole, killed = (
         Run(given.out / name, given.config, given.overrides, given.processes)
         for name in ("untouched", "killed")
     )
+    gc.freeze()  # else the first garbage collection of a life copies the memory it shares with us
     began = time.monotonic()
     whole.start()
     if any(whole.join()):

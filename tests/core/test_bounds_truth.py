@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from core.information import bounds, scores
 from core.information.bounds import Bound, interval
+from probes.samples.estimate import UNSEEN
 from tests.sources import gaussian_pairs
 
 LOWER = {
@@ -253,3 +254,26 @@ def test_an_interval_uses_terms_or_influence():
     assert interval(terms).error == pytest.approx(1 / math.sqrt(3))
     assert interval(*Bound(terms, 2 * terms)).error == pytest.approx(2 / math.sqrt(3))
     assert interval(torch.ones(1)).error == math.inf
+
+
+@pytest.mark.parametrize("information", [3.0, 5.0, 8.0])
+def test_the_unseen_part_tells_where_nwj_is_above_the_truth(information):
+    """With the best critic. Negatives with the scores that make up the mean of e^f become too rare;
+    the value is then too high by the part of the mean that they would give.
+    """
+    wrong = allowed = kept = 0
+    for seed in range(100):
+        s = optimal(300, information, seed, d=100)
+        value, missing = interval(*bounds.nwj(s)), bounds.unseen([s])
+        wrong += value.low > information
+        kept += missing <= UNSEEN
+        allowed += missing <= UNSEEN and value.low - missing > information
+    assert allowed <= 5
+    assert kept >= 90 if information == 3 else kept <= 60
+    assert wrong > 15 if information == 8 else wrong <= 8
+
+
+def test_the_unseen_part_is_a_share_of_pairs_and_pools_folds():
+    f = torch.tensor([[5.0, 1.0, 0.0], [2.0, 3.0, 0.0], [4.0, 0.0, 1.0]])
+    assert bounds.unseen([scores.of_matrix(f)]) == pytest.approx(1 / 3)
+    assert bounds.unseen([scores.of_matrix(f), scores.of_matrix(f + 2)]) == pytest.approx(1 / 6)

@@ -1,8 +1,5 @@
 """Random numbers, the config reader, and small parts of core."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -100,13 +97,6 @@ def test_files_that_are_no_config_are_one_line(text, tmp_path):
 def test_nearest():
     assert "temperature" in nearest("temprature", ["temperature", "queue"])
     assert "valid: a, b" in nearest("zzz", ["a", "b"])
-
-
-def test_torchvision_and_packages_that_need_it_import_after_core():
-    code = "import core, torchvision, timm, lightly.loss, lightning_fabric"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
-    )
 
 
 def test_the_log_says_that_a_train_bound_is_no_certificate():

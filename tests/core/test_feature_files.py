@@ -68,7 +68,9 @@ def test_every_probe_that_the_arrays_allow(tmp_path, capsys):
     mean, variance = held["mean_test"].astype(np.float64), math.exp(-1)
     kl = 0.5 * (mean**2 + variance + 1 - 1).sum(1).mean()  # log variance is -1, so -log v = 1
     assert found["rate"]["rate"]["value"] == pytest.approx(kl, abs=1e-4)
-    assert "nelbo" not in found["rate"] and "D is not known" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nelbo" not in found["rate"] and "D is not known" in said
+    assert found["information"]["copies_left_out"] is None and "could not be left out" in said
     assert found["geometry"]["lidar_views"] == 2
 
 

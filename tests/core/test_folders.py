@@ -168,7 +168,7 @@ def test_odd_names_are_escaped_before_they_are_printed(tmp_path, capfd):
         ("data\0", "null"),
         ("x" * 5000, "too long"),
         ("{file}", "is a file"),
-        ("{file}/below", "holds no folder"),
+        ("{file}/below", "no folder"),
     ],
 )
 @pytest.mark.parametrize("name", ["folder", "mnist"])

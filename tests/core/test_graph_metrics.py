@@ -31,7 +31,7 @@ def test_metrics_of_replayed_graphs_are_copied(mode, kept):
     state = SimpleNamespace(
         run=SimpleNamespace(
             optim=SimpleNamespace(scaled_lr=0.0, warmup_epochs=0, clip=0.0),
-            trainer=SimpleNamespace(compile=mode),
+            trainer=SimpleNamespace(compile=mode, cuda_graph=False),
         ),
         step=0,
         method=SimpleNamespace(after_step=lambda progress: None),

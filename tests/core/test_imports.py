@@ -65,9 +65,32 @@ def test_threads_sleep_at_barriers_unless_the_user_says_otherwise():
 
 
 @pytest.mark.parametrize("package", ["core", "contrastive", "vae", "probes", "scripts"])
-def test_torchvision_imports_after_any_package(package, broken):
-    code = "import {}, torchvision; print(torchvision.imported)"
-    assert fresh(code.format(package), broken) == "1"
+def test_any_package_prepares_the_import_of_torchvision(package):
+    """What it prepares is seen below, where torch is imported, too."""
+    code = f"import {package}, sys; print(type(sys.meta_path[0]).__module__)"
+    assert fresh(code) == "core.torchvision_operators"
+
+
+# They take a second or more, and only some probes, backbones or kinds of data need them.
+LATER = ("matplotlib", "scipy", "sklearn", "timm", "torchmetrics", "torchvision", "wandb")
+
+
+def test_training_starts_without_libraries_that_others_need():
+    code = """
+import sys
+import core.run.config, core.run.folder
+few = [m for m in ("torch._dynamo", "torch.distributed.tensor", "lightning_fabric", *{later})
+       if m in sys.modules]
+import core.run.dry_run, core.run.loop, core.run.setup, core.run.validation
+import contrastive.simclr, probes.labels.knn
+print(few, [m for m in {later} if m in sys.modules])
+"""
+    assert fresh(code.format(later=LATER)) == "[] []"
+
+
+def test_probing_starts_without_libraries_that_single_probes_need():
+    code = "import sys, probes.session; print([m for m in ('sklearn',) if m in sys.modules])"
+    assert fresh(code) == "[]"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
-from core.run.sharding import BF16, shard, sharded
+from core.run.sharding import gathering, shard, sharded
 
 SHAPE = (3, 8, 8)
 
@@ -74,7 +74,7 @@ def test_the_whole_copy_computes_the_same_in_as_small_parts(state):
 
 @pytest.mark.parametrize(
     "state, there",
-    [(BF16, torch.bfloat16), (MixedPrecisionPolicy(), torch.float32)],
+    [(gathering("bf16-mixed"), torch.bfloat16), (gathering("32-true"), torch.float32)],
     indirect=["state"],
 )
 def test_blocks_are_gathered_in_the_precision_in_which_they_compute(state, there):

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
 from core.data.datasets import DataConfig, open_source
-from core.data.loading import WorkersLost, load, sensible
+from core.data.notes import say_once
 from core.data.source import eval_sampler
+from core.data.workers import WorkersLost, load, sensible
 from core.errors import UserError
 from core.run.preemption import Preemption
 from tests.pictures import acting_split as split
@@ -39,14 +41,55 @@ def slow(index: int) -> None:
 
 def test_silent_workers_are_lost_after_the_timeout():
     start, got = time.monotonic(), []
-    with pytest.raises(WorkersLost, match=r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s; "):
+    said = r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s, nor from new ones in as many; "
+    with pytest.raises(WorkersLost, match=said):
         for batch in load(split(sleep_at_five), 1, timeout=0.5, batch_size=1):
             got.append(int(batch[2]))
     assert got == [0, 1, 2, 3, 4] and time.monotonic() - start < 60
 
 
+def test_workers_that_are_silent_are_replaced_once_and_nothing_is_lost(tmp_path, capfd):
+    """The worker of image 5 is stopped, which no signal but SIGKILL ends; its batch comes later."""
+    say_once.cache_clear()
+    come, stopped = tmp_path / "come", tmp_path / "stopped"
+
+    def act(index: int) -> None:
+        if index == 5 and not stopped.exists():
+            while not come.exists():  # else the batch before is stopped while it is sent
+                time.sleep(0.01)
+            stopped.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    got = []
+    for batch in load(split(act), 2, timeout=3.0, batch_size=2):
+        got += batch[2].tolist()
+        if 3 in got:
+            come.touch()
+    assert got == list(range(12))
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "2 decoding workers in 3 s; new workers" in said, said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(stopped.read_text()), 0)
+
+
+def test_a_worker_that_can_not_send_ends_and_is_reported(capfd):
+    """Python's queues drop what they can not send, and the reader waits for it for ever."""
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    def send_nothing(index: int) -> None:
+        if index == 5:
+            ForkingPickler.dumps = fail  # in the worker; its queue's thread calls it
+
+    with pytest.raises(WorkersLost, match=r"^data\.workers: .* worker .*data\.workers=0$"):
+        list(load(split(send_nothing), 1, timeout=300, batch_size=1))
+    said = "data.workers: a decoding worker could not send a batch ([Errno 24] Too many open files)"
+    assert capfd.readouterr().err == f"{said}\n"
+
+
 def test_the_timeout_counts_silence_and_not_the_whole_reading(monkeypatch):
-    monkeypatch.setattr("core.data.loading.TICK", 0.1)  # several checks while one batch is made
+    monkeypatch.setattr("core.data.workers.TICK", 0.1)  # several checks while one batch is made
     got = [int(batch[2]) for batch in load(split(slow), 1, timeout=2.5, batch_size=1)]
     assert got == list(range(12)), "3.6 s in total, but never 2.5 s without a batch"
 
@@ -61,7 +104,7 @@ def test_a_dead_worker_is_reported_long_before_the_timeout(act):
 
 STEP = """
 import core
-from core.data.loading import load
+from core.data.workers import load
 from core.errors import exit_cleanly
 import os, time
 from tests.pictures import acting_split as split
@@ -133,7 +176,7 @@ def test_no_more_processes_than_batches_are_started(tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr(
-        "core.data.loading.DataLoader",
+        "core.data.workers.DataLoader",
         lambda *args, **more: asked.append(more["num_workers"]) or DataLoader(*args, **more),
     )
     png(tmp_path, *(f"train/a/{i}.png" for i in range(8)))

@@ -152,7 +152,7 @@ def test_images_from_a_file_and_what_is_refused(tmp_path):
 def test_images_are_read_through_a_frozen_encoder(tmp_path, monkeypatch):
     """Features of an encoder keep what it keeps of the images, so the bound stays one."""
     monkeypatch.chdir(tmp_path)
-    assert train("simclr", Path("run")).code == 0
+    assert train("simclr", Path("run"), "optim.epochs=1", "data.sprites.train=64").code == 0
     random = np.random.default_rng(0)
     shade = random.integers(2, size=300)
     x = random.integers(0, 60, (300, 3, 32, 32)) + 150 * shade[:, None, None, None]

@@ -24,7 +24,7 @@ TINY = [
     "trainer.validate_every=0",
     "wandb=disabled",
 ]
-SIZES = {"side": 4, "rank": 3, "decay": 0.4, "train": 32768, "validation": 256, "test": 16384}
+SIZES = {"side": 4, "rank": 3, "decay": 0.4, "train": 16384, "validation": 256, "test": 8192}
 TINY += [f"data.linear_gaussian.{key}={value}" for key, value in SIZES.items()]
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,9 @@ from core.run.optim import build_optimizer
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
+from tests.core.test_own_pictures import table
 from tests.in_process import train
+from tests.pictures import png
 
 ALLOWED = [
     "torch",
@@ -86,18 +89,22 @@ DATA = ["data.name=sprites", *SMALL]
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(critic, "CYCLES", (25, 50))
+    monkeypatch.setattr(critic, "CYCLES", (5, 10))
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
 
 
 def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
-    """A checkpoint of a config, with statistics of batch norm that are not those of a new net."""
+    """A checkpoint of a config, whose batch norms have the statistics of a batch, so that features
+    differ from image to image.
+    """
     run = config.read(name, [f"folder={folder}", *SMALL, *overrides])
     method = checkpoint.build_method(run, shape)
-    with torch.no_grad():
-        for buffer in method.buffers():
-            if buffer.is_floating_point() and buffer.ndim == 1:
-                buffer.mul_(1.5).add_(0.01)
+    x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(12):
+        with torch.no_grad():
+            method.train().embed(x)
+    found = method.eval().embed(x)
+    assert found.std(0).mean() > 1e-3, "a network whose features are all alike tests nothing"
     folder.mkdir(parents=True, exist_ok=True)
     state = State(run, method, build_optimizer(method, run.optim), 7)
     checkpoint.save(folder / "last.ckpt", state)
@@ -177,9 +184,9 @@ def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone,
 
 @pytest.mark.parametrize("kind", ["trained", "random timm network"])
 def test_checkpoint_export_and_features_have_the_same_numbers(kind, tmp_path, capsys):
-    sizes = ["data.sprites.train=160", "data.sprites.validation=64", "data.sprites.test=64"]
+    sizes = ["data.sprites.train=96", "data.sprites.validation=64", "data.sprites.test=64"]
     if kind == "trained":
-        assert train("simclr", tmp_path / "run", *sizes).code == 0
+        assert train("simclr", tmp_path / "run", *sizes, "optim.epochs=1").code == 0
     else:
         saved(tmp_path / "run", "simclr_sprites", *BACKBONES["imagenet"], *sizes)
     run, out, file = tmp_path / "run", tmp_path / "out", tmp_path / "f" / "features.npz"
@@ -200,6 +207,25 @@ def test_checkpoint_export_and_features_have_the_same_numbers(kind, tmp_path, ca
     told = capsys.readouterr().out
     assert (tmp_path / "c.png").stat().st_size > 10_000
     assert "run" in told and "out" in told and "features" in told
+
+
+def test_copies_of_an_image_are_left_out_of_a_file_of_named_data(tmp_path):
+    png(tmp_path / "data", *(f"{split}/{i}.png" for split in ("train", "test") for i in range(60)))
+    for i in range(7):
+        shutil.copy(tmp_path / f"data/test/{i}.png", tmp_path / f"data/test/again{i}.png")
+    path, file = saved(tmp_path / "run", "simclr_sprites"), tmp_path / "f" / "features.npz"
+    named = ["data.name=folder", f"data.root={tmp_path / 'data'}", "data.size=32"]
+    table(tmp_path / "data", "path,kind,split\n" + "\n".join(
+        f"{place.relative_to(tmp_path / 'data')},{i % 2},{place.parent.name}"
+        for i, place in enumerate(sorted((tmp_path / "data").glob("*/*.png")))
+    ))  # fmt: skip
+    named += ["data.list=list.csv", "data.labels=kind"]
+    command.main([str(path), "--embeddings", str(file), *named])
+    probe.main([str(path), str(file), *named, "--probes", "information"])
+    plain = json.loads((file.parent / "probe-features/probe.json").read_text())["information"]
+    (own,) = (tmp_path / "run").glob("probe*/probe.json")
+    assert json.loads(own.read_text())["information"] == plain
+    assert plain["copies_left_out"] == 7 and plain["images"] == 60
 
 
 def test_features_of_named_data_must_be_theirs(tmp_path):
@@ -302,6 +328,7 @@ def test_packages_that_are_missing_are_one_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main([str(path), *words])
         assert "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

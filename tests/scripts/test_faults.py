@@ -297,31 +297,35 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [["optim.epochs=6"], ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]]
+    "kills, more",
+    [
+        (6, ["optim.epochs=6"]),
+        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]),  # also of one process
+    ],
 )
-def test_a_short_soak(tmp_path, more):
+def test_a_short_soak(tmp_path, kills, more):
     """Some deaths, each way at most once: the result equals an uninterrupted run bit by bit."""
     sprites = [
-        "data.sprites.train=1024",
+        "data.sprites.train=256",
         "data.sprites.validation=64",
         "data.sprites.test=64",
-        "optim.batch_size=32",
+        "optim.batch_size=16",
         *more,
     ]
     words = [
         *SMALL,
         *sprites,
-        "trainer.save_every=16",
+        "trainer.save_every=8",
         "trainer.validate_every=2",
         "--kills",
-        "6",
+        kills,
         "--out",
         str(tmp_path / "soak"),
     ]
     done = run_script("soak.py", ROOT / "configs/simclr_sprites.yaml", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     deaths = re.search(r"(\d) deaths \(", done.stdout)
-    assert deaths and int(deaths[1]) >= 4, (
+    assert deaths and int(deaths[1]) >= kills - 2, (
         done.stdout
     )  # on a busy machine the run may be over before the last signals come
     assert "the same, bit by bit" in done.stdout and "the same text" in done.stdout

@@ -14,13 +14,17 @@ from core.run import checkpoint
 from core.run.loop import Due, Loop
 from scripts.patience import Patience, stamp
 from tests import in_process
-from tests.front_door import ROOT, Done, run_script, start_script
+from tests.front_door import ROOT, Done, run_code, run_script, start_script
 from tests.in_process import SMALL
+from tests.test_readme import QUICK
 
+# 24 steps, like SMALL, but of smaller batches
+TOY = [*SMALL, "optim.batch_size=32", "data.sprites.train=256", "data.sprites.validation=64"]
+VAE = ["model.width=8", "model.rate={kind: target_rate, nats: 20, beta: null}"]
 EXTRA = {
-    "simclr": [],
-    "moco": ["model.queue=100"],
-    "beta_vae": ["model.rate={kind: target_rate, nats: 20, beta: null}", "model.prior.kind=flow"],
+    "simclr": ["model.hidden=32"],
+    "moco": ["model.hidden=32", "model.queue=100"],
+    "beta_vae": [*VAE, "model.prior.kind=flow"],
 }
 
 
@@ -31,7 +35,7 @@ def command(method: str, folder: Path, *more: str) -> list[str]:
         str(script),
         str(config),
         f"folder={folder}",
-        *SMALL,
+        *TOY,
         *EXTRA.get(method, []),
         *more,
     ]
@@ -164,7 +168,8 @@ def test_bad_input_is_one_line_and_writes_nothing(overrides, words, tmp_path):
 
 
 def test_probe_and_compare_through_the_front_door(finished):
-    answer = run_script("probe.py", finished, "--seed", 1, "data.workers=0")
+    words = (finished, "--seed", 1, "data.workers=0")
+    answer = run_code(QUICK, ROOT / "scripts/probe.py", *words)
     assert answer.returncode == 0, answer.stderr
     found = json.loads((finished / "probe/probe.json").read_text())
     assert {
@@ -212,7 +217,7 @@ def test_bad_input_to_every_script_is_one_line(finished, tmp_path, script, words
 
 
 def test_a_profile_shows_the_time_of_each_part(tmp_path):
-    told = pretrain(*command("simclr", tmp_path / "run", "optim.epochs=8", "--profile"))
+    told = pretrain(*command("simclr", tmp_path / "run", "optim.epochs=4", "--profile"))
     assert told.returncode == 0, told.stderr
     account = (tmp_path / "run/profile/account.txt").read_text()
     assert "20 steps after the first 5" in account and "20 steps after the first 5" in told.stdout

@@ -32,7 +32,13 @@ def logged(tmp_path_factory):
     run = tmp_path_factory.mktemp("wandb") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_MODE", raising=False)
-        more = ["model.hidden=16", "optim.epochs=2", "trainer.csv=true", *ASKED]
+        more = [
+            "model.hidden=16",
+            "optim.epochs=2",
+            "data.sprites.train=128",
+            "optim.batch_size=16",
+        ]
+        more += ["optim.batch_size=16", "trainer.csv=true", *ASKED]
         answer = train("simclr", run, *more)
         assert answer.code == 0, answer.err
         words = ["--probes", "linear,information", "--device", "cpu", "wandb.entity=team"]

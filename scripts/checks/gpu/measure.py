@@ -85,8 +85,8 @@ def waits(check: Check, run: Callable[[], Any]) -> dict[str, int]:
 
 def profiled(check: Check, run: Callable[[], Any], steps: int) -> dict[str, Any]:
     """For `steps` calls of one step each: milliseconds per step, the share of the time in which a
-    kernel runs, kernels per step, the host's milliseconds per step in each phase of a training step,
-    and the slowest kernels: (name, milliseconds per step, calls per step).
+    kernel runs, kernels per step, the host's milliseconds per step in each phase of a training
+    step, and the slowest kernels: (name, milliseconds per step, calls per step).
 
     On a CPU, operators are counted instead of kernels.
     """

@@ -1,0 +1,140 @@
+"""Description length of data with a model: two-part codes, BIC, and normalised maximum likelihood.
+
+    NML:  -log p(x | best for x) + log C,   C = sum over all data x' of p(x' | best for x')
+
+log C, the parametric complexity, is the price of the parameters; no code has a smaller worst regret
+(Shtarkov 1987). n = samples, K = outcomes, k = real parameters. In nats.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln, xlogy
+
+Array = NDArray[np.float64]
+
+
+def multinomial_complexity(n: int, outcomes: int) -> float:
+    """log C(n, K) of a multinomial with K outcomes, exactly, in O(n + K) steps.
+
+        C(n, 1) = 1,   C(n, 2) = sum_h (n choose h) (h/n)^h ((n-h)/n)^(n-h),
+        C(n, K + 2) = C(n, K + 1) + n/K C(n, K)         (Kontkanen & Myllymaki 2007)
+
+    `ValueError` if n is below 0 or K below 1.
+
+    >>> import math
+    >>> round(math.exp(multinomial_complexity(2, 2)), 6)  # 1 + 1/2 + 1
+    2.5
+    """
+    if n < 0 or outcomes < 1:
+        raise ValueError(f"must have 0 samples or more and 1 outcome or more: {n}, {outcomes}")
+    if n == 0 or outcomes == 1:
+        return 0.0
+    h = np.arange(n + 1, dtype=np.float64)
+    terms = gammaln(n + 1) - gammaln(h + 1) - gammaln(n - h + 1)
+    terms += xlogy(h, h / n) + xlogy(n - h, (n - h) / n)
+    before, now = 0.0, float(np.logaddexp.reduce(terms))  # log C of 1 and of 2 outcomes
+    for k in range(1, outcomes - 1):
+        before, now = now, float(np.logaddexp(now, before + math.log(n / k)))
+    return now
+
+
+def multinomial_length(counts: ArrayLike) -> float:
+    """NML code length of a sequence whose outcomes occur `counts` [K] times:
+
+        n H(counts / n) + log C(n, K)
+
+    Outcomes that did not occur count, too: K is fixed before the data are seen.
+
+    >>> round(multinomial_length([1, 1]), 4)  # 2 log 2 + log 2.5
+    2.3026
+    """
+    found = np.asarray(counts, dtype=np.float64)
+    if found.ndim != 1 or not len(found) or not np.isfinite(found).all() or found.min() < 0:
+        raise ValueError("counts: must be a vector of numbers of 0 or more")
+    if (found != np.floor(found)).any():
+        raise ValueError("counts: must be whole numbers")
+    n = int(found.sum())
+    fit = -float(xlogy(found, found / max(n, 1)).sum())
+    return fit + multinomial_complexity(n, len(found))
+
+
+def bic(fit: float, parameters: int, n: int) -> float:
+    """Schwarz's criterion (1978) as a code length in nats: -log p(x | best) + k/2 log n. (The BIC of
+    statistics packages is twice this.) `fit` is -log p(x | best parameters).
+
+    >>> round(bic(100.0, 2, 50), 3)
+    103.912
+    """
+    if n < 1 or parameters < 0:
+        raise ValueError(f"must have 1 sample or more and 0 parameters or more: {n}, {parameters}")
+    return fit + 0.5 * parameters * math.log(n)
+
+
+def fisher_length(fit: float, parameters: int, n: int, log_volume: float) -> float:
+    """Rissanen's approximation of NML (1996), which adds to BIC what does not grow with n:
+
+        -log p(x | best) + k/2 log(n / 2 pi) + log integral sqrt det I(theta) dtheta + o(1)
+
+    I is the Fisher information of one sample; `log_volume` is the log of its integral, which must
+    be finite, as `multinomial_volume` is.
+    """
+    return bic(fit, parameters, n) - 0.5 * parameters * math.log(2 * math.pi) + log_volume
+
+
+def multinomial_volume(outcomes: int) -> float:
+    """log integral sqrt det I = log( pi^(K/2) / Gamma(K/2) ), of a multinomial with K outcomes."""
+    return 0.5 * outcomes * math.log(math.pi) - math.lgamma(outcomes / 2)
+
+
+def two_part_length(fit: float, parameters: int, precision: float, span: float) -> float:
+    """A two-part code: each parameter to a `precision` within a range of length `span`, then the
+    data: -log p(x | rounded parameters) + k log(span / precision). `fit` must be that of the
+    rounded parameters. `ValueError` if the precision is not above 0, or above the range.
+    """
+    if not 0 < precision <= span < math.inf:
+        raise ValueError(f"precision: must be above 0 and at most {span}, got {precision}")
+    return fit + parameters * math.log(span / precision)
+
+
+class Regression(NamedTuple):
+    """Linear regression with Gaussian noise of unknown variance, fitted by least squares."""
+
+    fit: float  # -log density at the best parameters
+    bic: float  # k + 1 parameters: the variance is one
+    nml: float  # without a constant that all k share
+    variance: float  # residual sum of squares / n
+
+
+def regression(x: ArrayLike, y: ArrayLike) -> Regression:
+    """Code lengths of y [n] given the columns of x [n, k], 1 <= k < n, of full rank. NML of
+    Rissanen (2000), which is exact:
+
+        (n-k)/2 log t + k/2 log r - log Gamma((n-k)/2) - log Gamma(k/2) + n/2 log(n pi)
+        t = |y - fit|^2 / n,   r = |fit|^2 / n
+
+    The integral over all y is infinite, so it is taken over t and r in given ranges, which adds
+    log(log(t2/t1) log(r2/r1)): the same for every k, and left out. It is a code of a density, so it
+    can be negative and only differences count. `ValueError` for a matrix without full rank, for a
+    perfect fit and for a fit of 0.
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 2 or b.shape != a.shape[:1] or not 0 < a.shape[1] < len(a):
+        raise ValueError(f"x, y: need [n, k] and [n] with 1 <= k < n: {a.shape}, {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("x, y: must be finite")
+    n, k = a.shape
+    if np.linalg.matrix_rank(a) < k:
+        raise ValueError("x: its columns are linearly dependent")
+    basis = np.linalg.qr(a).Q
+    fitted = basis @ (basis.T @ b)
+    t, r = float(((b - fitted) ** 2).mean()), float((fitted**2).mean())
+    scale = float((b**2).mean())
+    if not (t > 1e-24 * scale and r > 1e-24 * scale):
+        raise ValueError("y: is fitted perfectly or not at all, so its code has no finite length")
+    fit = 0.5 * n * math.log(2 * math.pi * math.e * t)
+    length = 0.5 * (n - k) * math.log(t) + 0.5 * k * math.log(r) + 0.5 * n * math.log(n * math.pi)
+    length -= math.lgamma((n - k) / 2) + math.lgamma(k / 2)
+    return Regression(fit, bic(fit, k + 1, n), length, t)

@@ -1,0 +1,33 @@
+"""What a reader of frozen features predicts for test images, and what that is worth in nats.
+
+n, m = training and test images, Y = classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Reading(NamedTuple):
+    """Predictions for one factor."""
+
+    log_probabilities: Tensor  # float64 [m, Y], of the reader
+    log_frequency: Tensor  # float64 [Y], of the classes of train; all finite
+
+    def cross_entropy(self, y: Tensor) -> Tensor:
+        """-log p(y|x) of each image, float64 [m]: nats that its label costs, given features."""
+        return -self.log_probabilities.gather(1, y[:, None])[:, 0]
+
+    def information(self, y: Tensor) -> Tensor:
+        """Terms [m] whose mean is the usable information H(Y) - CE in nats (Xu et al. 2020)."""
+        return -self.log_frequency[y] - self.cross_entropy(y)
+
+    def top1(self, y: Tensor) -> float:
+        """The share of images whose most probable class is y."""
+        return (self.log_probabilities.argmax(1) == y).double().mean().item()
+
+
+def frequency(y: Tensor, classes: int) -> Tensor:
+    """Frequencies [Y] of classes; one image is added to each, so that none has probability 0."""
+    return (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)

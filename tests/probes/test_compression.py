@@ -1,0 +1,96 @@
+"""The probe of compression: sizes beside D + R, and sizes in the formats that everybody has."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.frozen import Frozen
+from core.run import config
+from probes.latents.baselines import baselines, mosaic, saved, xz
+from probes.latents.compression import CompressionProbe, compression, held_out_images
+from vae.beta import BetaVAE, BetaVAEConfig
+
+SMALL = {"backbone": "mlp", "decoder": "mlp", "width": 8, "latent": 4}
+
+
+def frozen(likelihood: str) -> Frozen:
+    run = config.RunConfig(
+        method="vae.beta.BetaVAE",
+        model=BetaVAEConfig(**SMALL, likelihood=likelihood),
+        folder="unused",
+        data=config.DataConfig(sprites=config.DataConfig().sprites.__class__(test=32)),
+        wandb=config.WandbConfig("disabled"),
+    )
+    torch.manual_seed(0)
+    return Frozen(BetaVAE(run.model, (3, 32, 32)), run)
+
+
+def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
+    probe, given = CompressionProbe(), frozen("bernoulli")
+    assert probe.requires(given) == ""
+    found = probe.measure(given, images=24)
+    numbers = json.loads(json.dumps(found.numbers))  # plain values for a report
+    assert numbers["images"] == 24 and numbers["image_values"] == 3072
+    assert numbers["net"] == pytest.approx(numbers["bound"], rel=5e-3)
+    assert numbers["net"] < numbers["gross"] < 1.01 * numbers["net"]
+    assert numbers["gross"] == 8 * numbers["bytes"] / (24 * 3072)
+    moved = numbers["bits"]
+    net = moved["pixels"] + moved["prior"] - moved["popped"]
+    assert numbers["net"] == pytest.approx(net / (24 * 3072))
+    assert [len(probe.cells(numbers)), len(probe.values(numbers))] == [1, 1]
+    said = "\n".join(probe.sentences(numbers))
+    assert f"{numbers['gross']:.4f} bits/dim" in said and "every image came back" in said
+    (picture,) = probe.figures(found, given, tmp_path).values()
+    assert Image.open(picture).size[0] > 500
+
+
+def test_grey_images_of_a_binary_model_are_binarised_once():
+    images = held_out_images(frozen("bernoulli"), 8)
+    assert set(np.unique(images)) == {0, 255} and images.shape == (8, 3, 32, 32)
+    assert (images == held_out_images(frozen("bernoulli"), 8)).all()
+    grey = held_out_images(frozen("logistic"), 8)
+    assert len(np.unique(grey)) > 2
+
+
+def test_a_model_without_a_codec_says_why():
+    assert "normal is a density" in CompressionProbe().requires(frozen("normal"))
+
+
+def test_an_image_that_does_not_come_back_is_no_number():
+    class Lossy:
+        def __getattr__(self, name):
+            return getattr(codec, name)
+
+        def unpack(self, data):
+            return codec.unpack(data) // 2
+
+    given = frozen("logistic")
+    codec = given.method.compressor()
+    given.method.compressor = Lossy
+    with pytest.raises(Exception, match="did not give its images back"):
+        compression(given.method, held_out_images(given, 3))
+
+
+def test_baselines_are_what_the_formats_need():
+    rng = np.random.default_rng(0)
+    images = (rng.random((10, 1, 20, 12)) > 0.8).astype(np.uint8) * 255
+    found = {one["name"]: one for one in baselines(images)}
+    assert found.keys() >= {"PNG", "WebP", "zlib", "xz", "bz2"}
+    together = mosaic(images)
+    assert together.shape == (1, 3 * 20, 5 * 12) or together.shape[1] * together.shape[2] >= 2400
+    assert (together[0, :20, 12:24] == images[1, 0]).all()
+    entropy = 2400 * (-0.2 * math.log2(0.2) - 0.8 * math.log2(0.8)) / 8
+    assert all(one["mosaic"] > entropy * 0.9 for one in found.values())
+    assert all(one["each"] > one["mosaic"] for one in found.values())
+    assert found["PNG"]["mosaic"] == saved(together, True, "PNG", optimize=True)
+    file = io.BytesIO()
+    Image.fromarray(images[0, 0]).convert("1").save(file, "PNG", optimize=True)
+    assert (np.asarray(Image.open(io.BytesIO(file.getvalue()))) * 255 == images[0, 0]).all()
+    colours = rng.integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
+    grey = {one["name"]: one for one in baselines(colours)}
+    assert grey["xz"]["mosaic"] == len(xz(mosaic(colours).tobytes())) > 576

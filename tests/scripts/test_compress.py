@@ -1,0 +1,174 @@
+"""compress and decompress through their front door: a round trip, and every mistake is one line."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
+from scripts.compress import main as compress
+from scripts.decompress import main as decompress
+from vae.beta import BetaVAEConfig
+
+
+def saved(folder: Path, seed: int = 0, likelihood: str = "logistic") -> Path:
+    """A run folder with an untrained VAE of sprites."""
+    run = config.RunConfig(
+        method="vae.beta.BetaVAE",
+        model=BetaVAEConfig(
+            backbone="mlp", decoder="mlp", width=8, latent=4, likelihood=likelihood
+        ),
+        folder=str(folder),
+        data=config.DataConfig(),
+        wandb=config.WandbConfig("disabled"),
+        seed=seed,
+    )
+    method = checkpoint.build_method(run, (3, 32, 32))
+    folder.mkdir()
+    state = checkpoint.State(run, method, build_optimizer(method, run.optim))
+    checkpoint.save(folder / "last.ckpt", state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the run "run", a folder "pictures" of 12 PNGs, and their file "all.tb"."""
+    top = tmp_path_factory.mktemp("compress")
+    saved(top / "run")
+    (top / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):  # natural order: 2 before 10
+        pixels = rng.integers(100, 150, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(top / "pictures" / f"{number}.png")
+    compress([*words(top / "run", top / "pictures", "-o", top / "all.tb", "--block", 5)])
+    return top
+
+
+def words(*given: object) -> list[str]:
+    return [str(word) for word in given]
+
+
+def error(call, *given: object, capsys) -> str:
+    """The one line of a call that fails with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        call(words(*given))
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and line.startswith("error: ")
+    return line
+
+
+def pixels_of(folder: Path) -> np.ndarray:
+    files = sorted(folder.iterdir(), key=lambda file: int(file.stem))
+    return np.stack([np.asarray(Image.open(file)) for file in files])
+
+
+def test_pictures_come_back_as_pictures_and_as_an_npz_that_compresses_to_the_same_bits(
+    place, tmp_path, capsys
+):
+    decompress(words(place / "run", place / "all.tb", "-o", tmp_path / "png", "--rows", 2))
+    assert "12 images (png), every checksum agrees" in capsys.readouterr().out
+    expected = pixels_of(place / "pictures")
+    assert (pixels_of(tmp_path / "png") == expected).all()
+    decompress(words(place / "run", place / "all.tb", "-o", tmp_path / "npz", "--as", "npz"))
+    images = np.load(tmp_path / "npz" / "images.npz")["images"]
+    assert images.dtype == np.uint8 and (images == expected.transpose(0, 3, 1, 2)).all()
+    given = (place / "run", tmp_path / "npz" / "images.npz", "-o", tmp_path / "again.tb")
+    compress(words(*given, "--block", 5, "--rows", 3, "--check"))
+    first, second = ((place / "all.tb").read_bytes(), (tmp_path / "again.tb").read_bytes())
+    assert [a != b for a, b in zip(first[:-4], second[:-4], strict=True)].count(True) <= 5  # kind
+    only = (place / "run", place / "all.tb", "-o", tmp_path / "some", "--only", "4:7")
+    decompress(words(*only))
+    assert sorted(file.name for file in (tmp_path / "some").iterdir()) == [
+        "4.png",
+        "5.png",
+        "6.png",
+    ]
+    assert (pixels_of(tmp_path / "some") == expected[4:7]).all()
+
+
+def test_a_split_of_the_runs_own_data_is_compressed_at_256_levels(place, tmp_path, capsys):
+    given = (place / "run", "test", "-o", tmp_path / "test.tb", "--images", 20)
+    compress(words(*given, "data.sprites.test=64"))
+    out = capsys.readouterr().out
+    assert "20 images in" in out and "bits/dim (net" in out
+    decompress(words(place / "run", tmp_path / "test.tb", "-o", tmp_path / "images"))
+    assert np.load(tmp_path / "images" / "images.npz")["images"].shape == (20, 3, 32, 32)
+
+
+def test_mistakes_of_compress_are_one_line_and_write_nothing(place, tmp_path, capsys):
+    out, run = tmp_path / "out.tb", place / "run"
+    np.savez(tmp_path / "small.npz", images=np.zeros((3, 3, 8, 8), np.uint8))
+    np.savez(tmp_path / "reals.npz", images=np.zeros((3, 3, 32, 32)))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    grey = saved(tmp_path / "binary", likelihood="bernoulli")
+    dense = saved(tmp_path / "dense", likelihood="normal")
+    for given, said in (
+        ((run, tmp_path / "small.npz"), "its images are 3x8x8 (channels, height, width), but the"),
+        ((run, tmp_path / "reals.npz"), "images is 'float64'"),
+        ((run, tmp_path / "nothing.npz"), "there is no such file"),
+        ((run, tmp_path / "empty"), "holds no pictures"),
+        ((run, tmp_path / "broken"), "a.png: can not be read as a picture"),
+        ((run, "tset"), "no split of the checkpoint's data (did you mean 'test'?)"),
+        ((run, "test", "model.width=3"), "only data.key=value can be overridden"),
+        ((run, place / "pictures", "--block", 0), "--block: must be from 1 to 65536, got 0"),
+        ((grey, place / "pictures"), "has no probability: the model's likelihood is bernoulli"),
+        ((dense, place / "pictures"), "normal is a density"),
+        ((tmp_path / "empty", "test"), "last.ckpt"),
+    ):
+        assert said in error(compress, *given, "-o", out, capsys=capsys)
+    assert not list(tmp_path.glob("*.tb")) and not list(tmp_path.glob(".*"))
+
+
+def test_mistakes_of_decompress_are_one_line_and_write_nothing(place, tmp_path, capsys):
+    run, file, out = place / "run", place / "all.tb", tmp_path / "out"
+    data = file.read_bytes()
+    (tmp_path / "cut.tb").write_bytes(data[:-9])
+    (tmp_path / "flipped.tb").write_bytes(data[:300] + bytes([data[300] ^ 4]) + data[301:])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    other = saved(tmp_path / "other", seed=1)
+    for given, said in (
+        ((run, tmp_path / "none.tb", "-o", out), "there is no such file"),
+        ((run, tmp_path / "cut.tb", "-o", out), "is damaged"),
+        ((run, tmp_path / "flipped.tb", "-o", out), "is damaged"),
+        ((other, file, "-o", out), "was written with another model"),
+        ((run, file, "-o", tmp_path / "full"), "exists; name a new folder"),
+        ((run, file, "-o", out, "--only", "5:99"), "5:99 goes beyond the 12 images"),
+        ((run, file, "-o", out, "--only", "7"), "'7' is no FIRST:STOP"),
+        ((run, file, "-o", out, "--rows", 0), "--rows: must be 1 or more"),
+    ):
+        assert said in error(decompress, *given, capsys=capsys)
+    assert not out.exists() and not list(tmp_path.glob(".*"))
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(place, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    run, file = place / "run", place / "all.tb"
+    try:
+        lines = [
+            error(compress, run, place / "pictures", "-o", tmp_path / "a.tb", capsys=capsys),
+            error(decompress, run, file, "-o", tmp_path / "b", "--as", "npz", capsys=capsys),
+            error(decompress, run, file, "-o", tmp_path / "c", capsys=capsys),
+        ]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert all("could not be written (File too large)" in line for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_call_leaves_nothing(place, tmp_path, monkeypatch):
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vae.bitsback.BitsBack._decode_batch", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        decompress(words(place / "run", place / "all.tb", "-o", tmp_path / "out"))
+    assert ended.value.code == 130 and not list(tmp_path.iterdir())

@@ -1,0 +1,144 @@
+"""Bits-back: images of every kind of model come back, and the bits are those of D + R."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from contrastive.simclr import SimCLR, SimCLRConfig
+from core.errors import UserError
+from vae.ans import Broken
+from vae.beta import BetaVAE, BetaVAEConfig
+from vae.bitsback import BitsBack, compressor, schedule
+from vae.priors import PriorConfig
+from vae.vlae import VLAE, VLAEConfig
+
+FLOW, VAMP = PriorConfig("flow", steps=2, width=16), PriorConfig("vamp", pseudo_inputs=9)
+SMALL = {"backbone": "mlp", "decoder": "mlp", "width": 16, "latent": 4}
+CHAIN = {"pixel_width": 6, "pixel_blocks": 1}
+CASES = {
+    "beta": (BetaVAE, (1, 8, 8), {}),
+    "conv": (BetaVAE, (3, 8, 8), {"likelihood": "logistic", "backbone": "conv", "decoder": "conv"}),
+    "categorical": (BetaVAE, (1, 8, 8), {"likelihood": "categorical", "prior": FLOW}),
+    "mixture": (BetaVAE, (3, 8, 8), {"likelihood": "logistic_mixture", "components": 3}),
+    "vamp": (BetaVAE, (1, 8, 8), {"prior": VAMP}),
+    "residual": (BetaVAE, (1, 8, 8), {"backbone": "residual", "decoder": "residual"}),
+    "window": (VLAE, (1, 8, 8), CHAIN | {"prior": FLOW, "window": "2"}),
+    "colours": (VLAE, (3, 4, 4), CHAIN | {"prior": FLOW, "window": "2", "likelihood": "logistic"}),
+    "rectangle": (
+        VLAE,
+        (1, 8, 8),
+        CHAIN | {"prior": FLOW, "window": "4x2", "likelihood": "categorical"},
+    ),
+    "full": (VLAE, (1, 8, 8), CHAIN | {"window": "full", "prior": VAMP}),
+}
+
+
+def model(name: str) -> BetaVAE:
+    """A small model whose weights are not those of the start, so that codes and pixels matter."""
+    kind, shape, more = CASES[name]
+    config = (VLAEConfig if kind is VLAE else BetaVAEConfig)(**{**SMALL, **more})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = kind(config, shape)
+        for parameter in made.code_prior.parameters():
+            parameter.data.normal_(std=0.2)
+    return made.eval()
+
+
+def some_images(method: BetaVAE, n: int, seed: int = 0) -> np.ndarray:
+    """Samples of the model itself."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        x = method.likelihood(method.prior().sample((n,))).sample()
+    return (x * 255).round().numpy().astype(np.uint8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_images_come_back_with_other_rows_and_the_bits_are_the_models(name):
+    method = model(name)
+    images = some_images(method, 20 if isinstance(method, VLAE) else 60)
+    codec = compressor(method, batch=16)
+    grid = codec.grid(images)
+    stack, parts = codec.encode(images, grid)
+    spare = 60 + 3 * len(stack.heads)  # the first head, flags, and new lanes
+    assert stack.bits == pytest.approx(parts.net + parts.start, abs=spare)
+    d, r = codec.bound(images, samples=20)
+    assert parts.net / len(images) == pytest.approx(d + r, rel=0.05)
+    other = BitsBack(method, rows=5, batch=16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if name == "beta" else threads)
+    try:
+        assert (other.decode(stack, grid, len(images)) == images).all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def test_the_bits_of_an_image_are_the_densities_of_torch_at_the_code_that_was_popped():
+    """-log2 p(x|z) - log2 p(z) + log2 q(z|x) at the very z: no average, so no tolerance for one."""
+    method = model("window")
+    images = some_images(method, 40)
+    codec, found = compressor(method, batch=40), []
+    push = codec.prior.push
+    codec.prior.push = lambda stack, grid, cells: (found.append(grid.codes(cells)),
+                                                   push(stack, grid, cells))  # fmt: skip
+    _, parts = codec.encode(images, codec.grid(images, fineness=6))
+    z = torch.from_numpy(np.concatenate(found[::-1]))
+    x = torch.from_numpy(images / 255.0)
+    double = codec.model
+    exact = double.posterior(x).log_prob(z) - double.prior().log_prob(z)
+    exact = exact - double.likelihood(z).log_prob(x).flatten(1).sum(1)
+    assert parts.net == pytest.approx(exact.sum().item() / math.log(2), rel=1e-3)
+
+
+@torch.no_grad()
+def test_another_models_stack_is_refused_or_does_not_give_images():
+    method, images = model("beta"), some_images(model("beta"), 30)
+    codec = compressor(method)
+    stack, _ = codec.encode(images, grid := codec.grid(images))
+    method.decoder[-2].bias.data += 0.5
+    with pytest.raises(Broken):
+        compressor(method).decode(stack, grid, 30)
+
+
+@torch.no_grad()
+def test_start_up_bits_are_those_of_about_one_image_and_vanish_in_a_long_chain():
+    method = model("beta")
+    codec = compressor(method)
+    images = some_images(method, 800)
+    _, parts = codec.encode(images, codec.grid(images))
+    assert parts.start <= 2 * parts.popped / len(images) + 64
+    assert parts.start < 0.002 * parts.net
+
+
+def test_batches_grow_with_the_images_before_them():
+    sizes = list(schedule(5000, 512))
+    assert sum(sizes) == 5000 and max(sizes) == 512
+    done = np.cumsum(sizes) - sizes
+    assert all(size <= max(1, before // 4) for size, before in zip(sizes, done, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda x: x[:, :, :4], "images are uint8 1x4x8"),
+        (lambda x: x.astype(np.float32), "images are float32"),
+        (lambda x: np.where(x > 0, 254, 0).astype(np.uint8), "value 254 has no probability"),
+    ],
+)
+def test_images_without_probability_are_refused(change, said):
+    method = model("beta")
+    codec, images = compressor(method), some_images(method, 5)
+    with pytest.raises(UserError, match=said):
+        codec.encode(change(images), codec.grid(images))
+
+
+def test_models_that_have_no_codec_say_why():
+    dense = BetaVAE(BetaVAEConfig(**SMALL, likelihood="normal"), (1, 8, 8))
+    with pytest.raises(UserError, match="normal is a density"):
+        compressor(dense)
+    with pytest.raises(UserError, match="SimCLR has no posterior"):
+        compressor(SimCLR(SimCLRConfig(backbone="small"), (3, 32, 32)))

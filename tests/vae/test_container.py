@@ -1,0 +1,170 @@
+"""Files of `compress` are data of unknown origin: whatever is wrong with one is one clear line."""
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import UserError
+from tests.vae.test_bitsback import CASES, model, some_images
+from vae.beta import BetaVAE
+from vae.bitsback import compressor
+from vae.container import CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
+from vae.priors import PriorConfig
+from vae.vlae import VLAE, VLAEConfig
+
+KEPT = Path(__file__).parent / "kept.tb"
+
+
+@pytest.fixture(scope="module")
+def written():
+    """A model, 60 images, and their file in blocks of 25."""
+    with torch.no_grad():
+        method = model("beta")
+        images = some_images(method, 60)
+        file = io.BytesIO()
+        codec = compressor(method, batch=16)
+        write(file, codec, fingerprint(method), blocks_of(images, 25), 60, 25)
+    return method, images, file.getvalue()
+
+
+def read(data: bytes, method: BetaVAE) -> np.ndarray:
+    with torch.no_grad():
+        reader = Reader("given.tb", io.BytesIO(data))
+        reader.check_model(fingerprint(method))
+        codec = compressor(method, batch=reader.header.batch)
+        return np.concatenate([reader.decode(codec, i) for i in range(len(reader.blocks))])
+
+
+def sealed(data: bytes, **fields: object) -> bytes:
+    """The file with other fields in its header, and checksums that agree."""
+    header = Header(*HEADER.unpack_from(data)[2:])._replace(**fields)
+    body = header.packed() + data[HEADER.size + CRC.size : -CRC.size]
+    return body + CRC.pack(zlib.crc32(body))
+
+
+def test_images_come_back_and_each_block_alone(written):
+    method, images, data = written
+    assert (read(data, method) == images).all()
+    with torch.no_grad():
+        reader = Reader("given.tb", io.BytesIO(data))
+        assert [block.images for block in reader.blocks] == [25, 25, 10]
+        alone = reader.decode(compressor(method, batch=16), 1)
+    assert (alone == images[25:50]).all()
+
+
+def test_every_flipped_bit_is_noticed(written):
+    method, _, data = written
+    rng = np.random.default_rng(0)
+    places = [*range(8 * (HEADER.size + 40)), *rng.integers(0, 8 * len(data), 1000).tolist()]
+    for place in places:
+        wrong = bytearray(data)
+        wrong[place // 8] ^= 1 << place % 8
+        with pytest.raises(UserError, match=r"^given.tb: (is damaged|is no file|has format)"):
+            read(bytes(wrong), method)
+
+
+def test_a_file_that_is_cut_short_or_too_long_is_noticed(written):
+    method, _, data = written
+    for size in range(0, len(data), 7):
+        with pytest.raises(UserError, match=r"^given.tb: is damaged"):
+            read(data[:size], method)
+    with pytest.raises(UserError, match="is damaged"):
+        read(data + b"\0", method)
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"total": 10**12}, "claims 1,000,000,000,000 images, but is too short"),
+        ({"total": 10**12, "block": 2**16}, "claims 1,000,000,000,000 images, but is too short"),
+        ({"total": 61}, "impossible numbers"),
+        ({"total": 26}, "impossible numbers"),
+        ({"total": 50}, "longer than it says"),
+        ({"total": 0}, "impossible numbers"),
+        ({"block": 2**31}, "impossible numbers"),
+        ({"block": 24}, "impossible numbers"),
+        ({"spacing": 200}, "impossible numbers"),
+        ({"reach": 200}, "impossible numbers"),
+        ({"kind": 9}, "impossible numbers"),
+        ({"batch": 0}, "impossible numbers"),
+        ({"model": bytes(32)}, "was written with another model"),
+        ({"spacing": 9}, "does not decode here"),
+        ({"batch": 3}, "does not decode here"),
+    ],
+)
+def test_a_header_that_lies_is_one_line_although_its_checksums_agree(written, fields, said):
+    method, _, data = written
+    with pytest.raises(UserError, match=said) as found:
+        read(sealed(data, **fields), method)
+    assert "\n" not in str(found.value)
+
+
+def test_blocks_that_lie_about_their_size_are_refused_before_anything_is_allocated(written):
+    method, _, data = written
+    first = HEADER.size + CRC.size
+    for offset, value in ((0, 2**32 - 1), (4, 2**32 - 1), (4, 0)):
+        body = bytearray(data[: -CRC.size])
+        struct.pack_into("<I", body, first + offset, value)
+        with pytest.raises(UserError, match="is damaged: a block"):
+            read(bytes(body) + CRC.pack(zlib.crc32(body)), method)
+
+
+def test_another_version_and_another_file_are_named(written):
+    method, _, data = written
+    newer = data[:8] + struct.pack("<H", 7) + data[10:]
+    with pytest.raises(UserError, match="format version 7, but this program reads 1"):
+        read(newer, method)
+    with pytest.raises(UserError, match="is no file of `compress`"):
+        read(b"PK\3\4" + bytes(500), method)
+
+
+def test_another_model_is_refused_and_training_settings_are_no_part_of_a_model(written):
+    method, _, data = written
+    other = model("beta")
+    other.decoder[0].bias.data[0] += 2**-20
+    with pytest.raises(UserError, match="another model"):
+        read(data, other)
+    same = model("beta")
+    same.schedule.price.fill_(3.0)
+    assert fingerprint(same) == fingerprint(method)
+
+
+def kept_model() -> VLAE:
+    """A VLAE whose weights are whole numbers over 1024, on every machine the same."""
+    settings = CASES["window"][2] | {"prior": PriorConfig("flow", steps=2, width=16)}
+    config = VLAEConfig(backbone="mlp", decoder="mlp", width=16, latent=4, **settings)
+    method = VLAE(config, (1, 8, 8)).eval()
+    for number, (_, parameter) in enumerate(sorted(method.named_parameters())):
+        places = torch.arange(parameter.numel()) + 1000 * number
+        parameter.data = ((places * 40503 % 65536) // 128 - 256).view_as(parameter) / 1024.0
+    return method
+
+
+def test_a_file_from_another_machine_decodes():
+    """kept.tb was made once; its images are known by their hash. (Run this module to make it.)"""
+    images = read(KEPT.read_bytes(), kept_model())
+    assert images.shape == (80, 1, 8, 8) and hashlib.sha256(images.tobytes()).hexdigest() == HASH
+
+
+HASH = "0587e973f5c97962421d7af81392ad07901642c81b89005dcb7bb401a0a05675"
+
+
+def make_kept() -> None:
+    method = kept_model()
+    places = np.arange(80 * 64)
+    images = ((places * places * 40503 // 7 % 65536 > 40000) * 255).astype(np.uint8)
+    images = images.reshape(80, 1, 8, 8)
+    with torch.no_grad(), open(KEPT, "wb") as file:
+        codec = compressor(method)
+        write(file, codec, fingerprint(method), blocks_of(images, 50), 80, 50)
+    print(hashlib.sha256(images.tobytes()).hexdigest(), KEPT.stat().st_size)
+
+
+if __name__ == "__main__":
+    make_kept()

@@ -1,0 +1,164 @@
+"""Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
+
+With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
+A code lies in the middle of its cell. A normal gives a cell
+
+    C(k + 1) - C(k) of 2^28 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
+
+so every cell has at least one count; the outer two include the tails. The mean m is rounded to
+D / 16 and log sigma to 1/64, which costs about 4e-5 nats a dimension. m = places, B = images.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae import exact
+from vae.ans import MOST_BITS, Counts, Find, Stack
+
+Ints = NDArray[np.int64]
+
+FINE = 16  # steps of a mean in a cell
+SIGMAS = 64  # steps of log sigma in a nat
+LOWEST, HIGHEST = -7 * SIGMAS, 3 * SIGMAS  # the range of the networks' log sigma
+MOST_CELLS = 20  # log2
+TOTAL = 1 << MOST_BITS
+
+
+class Normals(NamedTuple):
+    """Rounded normals: means in steps of D / 16, int64 [m]; log sigma in 1/64, int64 [m]."""
+
+    mean: Ints
+    sigma: Ints
+
+
+class Grid(NamedTuple):
+    """A grid of cells of side 2^-spacing over [-2^reach, 2^reach)."""
+
+    spacing: int
+    reach: int
+
+    @property
+    def cells(self) -> int:
+        return 1 << (self.spacing + self.reach + 1)
+
+    def is_valid(self) -> bool:
+        """Whether the grid has a size that the counts allow."""
+        inside = 0 <= self.spacing <= 16 and 0 <= self.reach <= 10
+        return inside and self.spacing + self.reach < MOST_CELLS
+
+    @classmethod
+    def for_codes(cls, mean: Any, log_sigma: Any, fineness: int = 3) -> "Grid":
+        """A grid for posteriors [n, L]: cells of about 2^-fineness of the deviation of the sharpest
+        hundredth of the dimensions, and room for all means.
+        """
+        sharp = float(np.quantile(log_sigma, 0.01)) / math.log(2)
+        spacing = min(12, max(0, math.ceil(fineness - sharp)))
+        far = float(np.abs(mean).max()) + 5.0
+        return cls(spacing, min(8, max(3, math.ceil(math.log2(far)))))
+
+    def rounded(self, mean: Any, log_sigma: Any) -> Normals:
+        """Normals with float64 means and log sigmas, rounded; both are flattened."""
+        edge = FINE * (self.cells // 2)
+        steps = np.rint(np.asarray(mean, np.float64) * float(FINE << self.spacing))
+        sigma = np.rint(np.asarray(log_sigma, np.float64) * SIGMAS)
+        return Normals(
+            np.clip(steps, -edge, edge).astype(np.int64).ravel(),
+            np.clip(sigma, LOWEST, HIGHEST).astype(np.int64).ravel(),
+        )
+
+    def standard(self, mean: Any) -> Normals:
+        """Normals of deviation 1 with these float64 means."""
+        return self.rounded(mean, np.zeros_like(mean))
+
+    def codes(self, cells: Ints) -> NDArray[np.float64]:
+        """The middle of each cell."""
+        return np.ldexp(2.0 * cells + (1 - self.cells), -self.spacing - 1)
+
+    def push(self, stack: Stack, cells: Ints, normals: Normals, veil: Counts | None = None) -> None:
+        """Push cells [m], each under its normal."""
+        low, high = self._counts(cells, normals), self._counts(cells + 1, normals)
+        stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS, veil)
+
+    def pop(self, stack: Stack, normals: Normals, veil: Counts | None = None) -> Ints:
+        """Pop cells [m], each under its normal."""
+        return stack.pop(len(normals.mean), MOST_BITS, self._finder(normals), veil)
+
+    def cost(self, cells: Ints, normals: Normals) -> NDArray[np.float64]:
+        """The bits [m] of the cells under their normals."""
+        counts = self._counts(cells + 1, normals) - self._counts(cells, normals)
+        return float(MOST_BITS) - np.log2(counts.astype(np.float64))
+
+    def _counts(self, edges: Ints, normals: Normals) -> Ints:
+        """C at edges 0 ... n."""
+        steps = (edges - self.cells // 2) * FINE - normals.mean
+        t = steps * inverse_sigmas(self.spacing)[normals.sigma - LOWEST]
+        counts = np.floor(exact.normal_cdf(t) * float(TOTAL - self.cells)).astype(np.int64) + edges
+        counts[edges <= 0] = 0
+        counts[edges >= self.cells] = TOTAL
+        return counts
+
+    def _finder(self, normals: Normals) -> Find:
+        inverse = inverse_sigmas(self.spacing)
+
+        def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
+            own = Normals(normals.mean[row], normals.sigma[row])
+            wanted = u.astype(np.int64)
+            guess = first_guess(wanted, own, inverse, self.cells)
+            return search(wanted, guess, self.cells, lambda edges, at: self._counts(edges, at(own)))
+
+        return find
+
+
+def inverse_sigmas(spacing: int) -> NDArray[np.float64]:
+    """D / (16 sigma) for each log sigma, so that a number of steps becomes a t."""
+    if spacing not in _INVERSE:
+        logs = np.arange(LOWEST, HIGHEST + 1) / -float(SIGMAS)
+        _INVERSE[spacing] = exact.exp(logs) * (2.0**-spacing / FINE)
+    return _INVERSE[spacing]
+
+
+_INVERSE: dict[int, NDArray[np.float64]] = {}
+
+
+def first_guess(u: Ints, normals: Normals, inverse: NDArray[np.float64], cells: int) -> Ints:
+    """A cell near the one that owns u. It need not be exact, so any libm may compute it."""
+    from scipy.special import ndtri
+
+    t = ndtri((u + 0.5) / TOTAL)
+    steps = normals.mean + t / inverse[normals.sigma - LOWEST]
+    return np.clip(np.floor(steps / FINE) + cells // 2, 0, cells - 1).astype(np.int64)
+
+
+def search(u: Ints, guess: Ints, cells: int, counts: Any) -> tuple[Ints, Counts, Counts]:
+    """The cells that own the counts u [m], with their starts and freqs.
+
+    `counts(edges, at)` gives C at edges; `at` picks the rows of its parameters. Two steps from the
+    guess find most cells, bisection the others.
+    """
+    cell = guess
+
+    def everything(x: Any) -> Any:
+        return x
+
+    for _ in range(3):
+        low, high = counts(cell, everything), counts(cell + 1, everything)
+        move = (u >= high).astype(np.int64) - (u < low)
+        if not move.any():
+            return cell, low.astype(np.uint64), (high - low).astype(np.uint64)
+        cell = cell + move
+    far = np.nonzero(move)[0]
+    left, right = np.zeros(len(far), np.int64), np.full(len(far), cells)
+
+    def picked(x: Any) -> Any:
+        return type(x)(*(part[far] for part in x)) if isinstance(x, tuple) else x[far]
+
+    while (right - left > 1).any():
+        middle = (left + right) // 2
+        above = u[far] >= counts(middle, picked)
+        left, right = np.where(above, middle, left), np.where(above, right, middle)
+    cell[far] = left
+    low, high = counts(cell, everything), counts(cell + 1, everything)
+    return cell, low.astype(np.uint64), (high - low).astype(np.uint64)
