@@ -121,8 +121,8 @@ class Sprites(Source):
 
 
 def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
-    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`. A large batch is
-    rendered in equal parts, because floats take many times the memory of the images.
+    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`. A large batch
+    is rendered in equal parts, because floats take many times the memory of the images.
     """
     parts = -(-len(content) // AT_ONCE)
     if parts > 1 and len(content) % parts == 0:
