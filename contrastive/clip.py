@@ -107,6 +107,8 @@ class CLIP(Method):
         return self._tokenizer
 
     def learn_words(self, captions: Iterable[str]) -> None:
+        if self._tokenizer is not None:  # the weights of `init` came with their words
+            return
         vocabulary = self.config.vocabulary
         made = Tokenizer.learn(captions, self.config.tokenizer, vocabulary)
         stored = bytearray(made.to_bytes(vocabulary))

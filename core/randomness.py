@@ -56,6 +56,17 @@ class KeyedRNG:
         """Numbers that are equal on all processes, for something that they share."""
         return KeyedRNG(self.seed, self.step, device=self.device, path=self.path)
 
+    def part(self, number: int, parts: int) -> "KeyedRNG":
+        """The numbers of one of `parts` equal parts of this process's rows.
+
+        >>> rng = KeyedRNG(seed=0, step=7)
+        >>> halves = [rng.part(number, 2).uniform("noise", 2) for number in (0, 1)]
+        >>> torch.equal(rng.uniform("noise", 4), torch.cat(halves))
+        True
+        """
+        rank, world = self.rank * parts + number, self.world * parts
+        return KeyedRNG(self.seed, self.step, rank, world, self.device, self.path)
+
     def on(self, device: torch.device | str) -> "KeyedRNG":
         """The same numbers on another device."""
         return KeyedRNG(self.seed, self.step, self.rank, self.world, device, self.path)

@@ -37,6 +37,9 @@ SMALL = [
     "data.sprites.train=64",
     "data.sprites.validation=64",
     "data.sprites.test=64",
+    "data.captioned_sprites.train=64",
+    "data.captioned_sprites.validation=64",
+    "data.captioned_sprites.test=64",
     "data.linear_gaussian.train=64",
     "data.linear_gaussian.validation=64",
     "data.linear_gaussian.test=64",
@@ -67,6 +70,7 @@ FEW = {
     "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
     "probes.views.critic": {"CYCLES": (20, 20)},
     "probes.views.information": {"TRAIN_PAIRS": 256},
+    "probes.texts.captions": {"TRAIN_PAIRS": 256},
 }
 QUICK = f"""
 import importlib, runpy, sys

@@ -32,6 +32,7 @@ SHAPES = ("disc", "ring", "triangle", "cross")
 RADIUS, JITTER, SHRINK = 0.42, 0.06, 0.68
 LEAST_RADIUS = 2.9  # pixels; smaller shapes can not be told apart
 BAND = 0.4  # width of a band of hues or directions, as a share of the bands' distance
+AT_ONCE = 2048  # images rendered at a time
 TINT = 0.5  # saturation of a coloured background; sprites have 1, so they stand out
 
 
@@ -120,7 +121,17 @@ class Sprites(Source):
 
 
 def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
-    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`."""
+    """Contents int64 [B, F] to uint8 images [B, 3, S, S], with nuisance from `rng`. A large batch
+    is rendered in equal parts, because floats take many times the memory of the images.
+    """
+    parts = -(-len(content) // AT_ONCE)
+    if parts > 1 and len(content) % parts == 0:
+        rows = enumerate(content.chunk(parts))
+        return torch.cat([_render(part, rng.part(number, parts), config) for number, part in rows])
+    return _render(content, rng, config)
+
+
+def _render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     u = rng.uniform("nuisance", len(content), 10)
     factor = dict(zip(config.factors, content.unbind(1), strict=True))
     hue = hue_in_band(factor["colour"], config.colours, u[:, 0])

@@ -151,4 +151,7 @@ def sentences(report: Report, probes: Probes) -> list[str]:
     lines = [f"{name}: {report['method']} at step {report['step']}, data {report['data']}"]
     for key, probe in probes.items():
         lines += [f"  {line}" for line in probe.sentences(report[key])] if key in report else []
-    return lines + [f"  no {key}: {why}" for key, why in report["absent"].items()]
+    absent: dict[str, list[str]] = {}  # the reason, and the probes that have it
+    for key, why in report["absent"].items():
+        absent.setdefault(why, []).append(key)
+    return lines + [f"  no {', '.join(keys)}: {why}" for why, keys in absent.items()]

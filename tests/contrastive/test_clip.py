@@ -205,6 +205,17 @@ def test_a_run_resumes_bitwise_and_its_checkpoint_holds_its_words(tmp_path):
         assert loaded.encode_text(["a red triangle"]).codes.shape == (1, 8)
 
 
+def test_weights_of_init_keep_their_words(tmp_path):
+    """The vocabulary of other captions would give every embedding to another word."""
+    few = ["optim.epochs=1", "trainer.validate_every=0"]
+    assert train(tmp_path / "a", *few).code == 0
+    other = ["data.captioned_sprites.tell=0.3", f"init={tmp_path / 'a'}"]
+    answer = train(tmp_path / "b", *few, *other)
+    assert answer.code == 0 and "init: all" in answer.out
+    words = [checkpoint.load_method(tmp_path / run / "last.ckpt").method for run in "ab"]
+    assert torch.equal(words[0].tokenizer_bytes, words[1].tokenizer_bytes)
+
+
 def test_a_damaged_tokenizer_in_a_checkpoint_is_one_line(tmp_path):
     assert train(tmp_path / "run", "optim.epochs=1").code == 0
     path = tmp_path / "run" / "last.ckpt"

@@ -193,6 +193,20 @@ def test_a_process_draws_its_part_of_the_captions_of_the_global_batch():
     assert again.text != whole.text
 
 
+def test_a_large_batch_is_rendered_in_parts_with_the_same_numbers(monkeypatch):
+    from core.data import sprites
+    from core.randomness import KeyedRNG
+
+    made = source()
+    for rank, world in ((0, 1), (1, 2)):
+        rng, content = KeyedRNG(1, 2, rank, world), made.content[:24]
+        whole = sprites.render(content, rng, made.config)
+        for size in (8, 5, 23):  # 3 parts, 5 unequal ones (so one), 2
+            monkeypatch.setattr(sprites, "AT_ONCE", size)
+            assert torch.equal(sprites.render(content, rng, made.config), whole)
+        monkeypatch.undo()
+
+
 def test_held_out_combinations_are_in_test_alone():
     made = {split: source(split, unseen=0.25) for split in ("train", "val", "trainval", "test")}
     for split in ("train", "val", "trainval"):
