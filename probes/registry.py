@@ -13,6 +13,7 @@ PROBES = {
     "mlp": "probes.labels.mlp.MLPProbe",
     "mdl": "probes.labels.mdl.MDLProbe",
     "usable": "probes.labels.usable.UsableProbe",
+    "rank": "probes.labels.rank.RankProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
@@ -20,7 +21,7 @@ PROBES = {
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
 # further evaluations, and those of a minute or two a checkpoint
-ON_REQUEST = ("low_shot", "mlp", "mdl", "usable", "finetune", "classes")
+ON_REQUEST = ("low_shot", "mlp", "mdl", "usable", "rank", "finetune", "classes")
 ON_REQUEST += ("likelihood", "ais", "rate_head")
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 
