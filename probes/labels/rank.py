@@ -55,7 +55,7 @@ def rank(
 ) -> Numbers:
     """For each r: code lengths of the training labels by two rules, cross-validated and test loss.
 
-        bic  n CE + k/2 log n,   k = (Y - 1)(r + 1) weights and biases, CE of the fit to all of train
+        bic  n CE + k/2 log n,   k = (Y - 1)(r + 1) parameters, CE of the fit to all of train
         mdl  the online code of the `mdl` probe, which a real receiver can read
         cv   n times the mean cross-entropy of images that were held out, `folds` folds
 
@@ -136,9 +136,7 @@ class RankProbe(Probe):
     """How many principal components carry what a linear probe can read of the labels."""
 
     name, on_request = "rank", True
-    summary = (
-        "principal components for a linear probe, chosen by BIC, online code, cross-validation"
-    )
+    summary = "principal components for a linear probe: by BIC, online code, cross-validation"
     columns = ("rank: BIC", "rank: code", "rank: CV")
     options = {"folds": 5, "orders": 1}
     panel = "Description length by rank"
