@@ -21,7 +21,7 @@ PROBES = {
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
 # further evaluations, and those of a minute or two a checkpoint
-ON_REQUEST = ("low_shot", "mlp", "mdl", "usable", "rank", "finetune", "classes")
+ON_REQUEST: tuple[str, ...] = ("low_shot", "mlp", "mdl", "usable", "rank", "finetune", "classes")
 ON_REQUEST += ("likelihood", "ais", "rate_head")
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 

@@ -18,6 +18,7 @@ MODULES = (
     "core.information.from_samples",
     "core.information.gaussians",
     "core.information.losses",
+    "core.information.nml",
     "core.information.units",
     "contrastive",
     "vae",
