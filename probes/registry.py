@@ -14,6 +14,7 @@ PROBES = {
     "mdl": "probes.labels.mdl.MDLProbe",
     "usable": "probes.labels.usable.UsableProbe",
     "rank": "probes.labels.rank.RankProbe",
+    "certified": "probes.labels.certified.CertifiedProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
@@ -21,7 +22,16 @@ PROBES = {
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
 # further evaluations, and those of a minute or two a checkpoint
-ON_REQUEST: tuple[str, ...] = ("low_shot", "mlp", "mdl", "usable", "rank", "finetune", "classes")
+ON_REQUEST: tuple[str, ...] = (
+    "low_shot",
+    "mlp",
+    "mdl",
+    "usable",
+    "rank",
+    "certified",
+    "finetune",
+    "classes",
+)
 ON_REQUEST += ("likelihood", "ais", "rate_head")
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 

@@ -17,6 +17,7 @@ MODULES = (
     "core.information.atoms",
     "core.information.from_samples",
     "core.information.gaussians",
+    "core.information.generalisation",
     "core.information.losses",
     "core.information.nml",
     "core.information.units",
