@@ -27,6 +27,7 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "rate-distortion": "draw the rate-distortion curve of a VAE or of frozen features",
     "sprites-truth": "compare SimCLR's bound with log M for M contents",
     "collapse": "compare remedies against posterior collapse on MNIST",
+    "examples": "print worked examples of the theory, with numbers computed now",
     "calibrate": "compare the estimators with sources of known information",
     "bench": "time our code and other libraries",
     "gpu-check": "check results and times on a GPU",

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     _check_outputs(options)
     from core.console import plain_console
-    from probes.report import comparison, groups, table, tabular
+    from probes.report import comparison, groups, orders, table, tabular
     from probes.session import load_probes
 
     console, probes = plain_console(), load_probes(options.probes)
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         console.print(said)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
     plain_console(150).print(table.table(reports, probes, lines))
+    for line in orders.said_of_orders(lines):
+        console.print(line)
     comparison.compare(reports, probes, options.out, lines)
     console.print(f"picture: {options.out}")
     if "rate_head" in table.measured(reports, probes):

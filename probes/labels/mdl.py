@@ -68,8 +68,8 @@ def prequential(
     losses: list[list[list[float]]] = [[] for _ in features.factors]  # factor, order, block
     for order in steps_left(orders, "description length", "orders"):
         rows = KeyedRNG(seed + order, 0).permutation("description length", n)
-        for column, found in enumerate(_of_one_order(features, rows, ends, seed + order)):
-            losses[column].append(found)
+        for column, blocks in enumerate(_of_one_order(features, rows, ends, seed + order)):
+            losses[column].append(blocks)
     made = {
         factor: _numbers(losses[column], ends, features.y[:, column], classes, tolerance)
         for column, (factor, classes) in enumerate(features.factors)
@@ -78,7 +78,13 @@ def prequential(
         key: sum(part[key] for part in made.values()) for key in ("nats", "uniform", "alone", "sdl")
     }
     spread = math.sqrt(sum(part["sd"] ** 2 for part in made.values()))
-    found = {"images": n, "orders": orders, "tolerance": tolerance, "ends": ends, "factor": made}
+    found: Numbers = {
+        "images": n,
+        "orders": orders,
+        "tolerance": tolerance,
+        "ends": ends,
+        "factor": made,
+    }
     found |= total | {"sd": spread, "kbits": bits(total["nats"]) / 1000}
     if total["uniform"] > 0:
         found["compression"] = total["uniform"] / total["nats"]
@@ -86,7 +92,9 @@ def prequential(
     return found
 
 
-def _of_one_order(features: Features, rows: Tensor, ends: list[int], seed: int) -> list[list]:
+def _of_one_order(
+    features: Features, rows: Tensor, ends: list[int], seed: int
+) -> list[list[float]]:
     """Mean nats an image of each block after the first, for each factor, by a probe that was fitted
     to all blocks before it.
     """

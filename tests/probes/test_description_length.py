@@ -20,6 +20,8 @@ from core.run.features import Features
 from probes.labels import knn_reader, mdl, usable
 from probes.labels.linear import linear
 from probes.labels.linear import readings as linear_readings
+from probes.report.groups import Group
+from probes.report.orders import said_of_orders
 
 
 def features(x: torch.Tensor, *labels: torch.Tensor, classes: int = 4) -> Features:
@@ -188,3 +190,17 @@ def test_the_numbers_are_strict_json_with_sentences_and_pictures(digits, tmp_pat
     assert len(reader.sentences(information)) == len(reader.columns) == 3
     picture = usable.draw_readers(information, tmp_path / "usable.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_orders_by_accuracy_and_by_code_are_compared():
+    def group(name, top1, kbits, data="d"):
+        return Group(name, data, ({"linear": {"top1": top1}, "mdl": {"kbits": kbits}},))
+
+    one, two, three = group("a", 0.9, 5.0), group("b", 0.8, 4.0), group("c", 0.7, 6.0)
+    lines = said_of_orders([three, two, one])
+    assert lines[0].endswith("a (90.0 %), b (80.0 %), c (70.0 %)")
+    assert lines[1].endswith("b (4.00 kbit), a (5.00 kbit), c (6.00 kbit)")
+    assert lines[2] == "the orders disagree: a is more accurate, but b has the shorter code"
+    assert said_of_orders([one, three])[2] == "both orders agree"
+    assert said_of_orders([one, Group("x", "d", ({"linear": {"top1": 1.0}},))]) == []
+    assert said_of_orders([one, group("b", 0.8, 4.0, "other")])[2] == "both orders agree"
