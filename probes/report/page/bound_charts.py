@@ -8,7 +8,12 @@ from typing import Any
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
+from probes.report.sweep_figures import coincide
 
+MEANINGS = {
+    "I(V1; V2)": "the information that two views of an image share",
+    "I(X; Z)": "the information between an image and its code",
+}
 HEADLINE = "the critic of the table"
 VERDICTS = {
     "converged": "Neither more negatives nor more training images would add much.",
@@ -34,10 +39,12 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
     if numbers["truth"] is not None:
         short = numbers["truth"] - last["bound"]
         if last["low"] > numbers["truth"]:
-            said = "the bound is above it by more than its interval"
+            said = "The bound is above it by more than its interval."
+        elif short < 0:
+            said = "The bound is above it, but within its interval."
         else:
-            said = f"{short:.3f} nats more" if short >= 0 else "equal within the interval"
-        lines.append(f"The true information is known, {numbers['truth']:.3f} nats: {said}.")
+            said = f"The bound misses {short:.3f} nats of it."
+        lines.append(f"The true information is known: {numbers['truth']:.3f} nats. {said}")
     if proof := critic.get("certificate"):
         lines.append(
             f"With {100 * proof['confidence']:g} % confidence, and without any assumption about"
@@ -59,6 +66,7 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
                 shown = [name] + [HEADLINE] * (name == headline)
                 more = {"critic": name, "verdict": critic["verdict"], "shown": shown}
                 rows.append(vega.row(entry, **kept, **ideal, **more, truth=entry.numbers["truth"]))
+    _widen(rows)
     critics = list(dict.fromkeys(name for row in rows for name in row["shown"]))
     critics.sort(key=lambda name: name != HEADLINE)
     return Chart(
@@ -73,14 +81,35 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
     )
 
 
+def _widen(rows: list[Row]) -> None:
+    """Draw a curve broader for each later one that coincides with it, so that all are visible."""
+    curves: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        curves.setdefault((row["run"], row["critic"]), []).append(row)
+    spread = max(row["bound"] for row in rows) - min(row["bound"] for row in rows)
+    held = list(curves.values())
+    for number, curve in enumerate(held):
+        above = sum(
+            coincide([r["bound"] for r in curve], [r["bound"] for r in other], 0.004 * spread)
+            for other in held[number + 1 :]
+            if other[0]["run"] != curve[0]["run"] and {*other[0]["shown"]} & {*curve[0]["shown"]}
+        )
+        for row in curve:
+            row |= {"width": 2 + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
+
+
 def _sweep_layers(rows: list[Row]) -> list[Spec]:
     x = {"field": "K", "type": "quantitative", "title": "negatives K"}
     x |= vega.axis(row["K"] for row in rows)
     chosen: Spec = {"transform": [{"filter": "indexof(datum.shown, choice) >= 0"}]}
 
+    known = [row["truth"] for row in rows if row["truth"] is not None]
+    low, high = min(row["low"] for row in rows), max([row["high"] for row in rows] + known)
+    ends = [max(low, -2.0), high + 0.12 * max(high - low, 1e-6)]
+
     def y(field: str) -> Spec:
-        known = {"field": field, "type": "quantitative", "title": "nats"}
-        return {"x": x, "y": known | {"scale": {"zero": False}}}
+        scale = {"scale": {"domain": ends, "nice": False, "zero": False}}
+        return {"x": x, "y": {"field": field, "type": "quantitative", "title": "nats"} | scale}
 
     band = y("low") | {"y2": {"field": "high"}}
     shown = vega.tooltip(
@@ -111,16 +140,25 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
         *layers,
         chosen
         | {
-            "mark": {"type": "area"},
+            "mark": {"type": "area", "clip": True},
             "encoding": band | vega.by_run(0.18) | {"detail": {"field": "critic"}},
         },
         chosen
         | {
-            "mark": {"type": "line", "strokeWidth": 2},
-            "encoding": y("bound") | vega.by_run() | {"detail": {"field": "critic"}},
+            "mark": {"type": "line", "clip": True},
+            "encoding": y("bound")
+            | vega.by_run()
+            | {"detail": {"field": "critic"}}
+            | {"strokeWidth": {"field": "width", "type": "quantitative", "scale": None}},
         },
         chosen
-        | {"mark": vega.POINT, "encoding": y("bound") | vega.by_run(shape=True) | shown},
+        | {
+            "mark": vega.POINT | {"clip": True},
+            "encoding": y("bound")
+            | vega.by_run(shape=True)
+            | {"size": {"field": "size", "type": "quantitative", "scale": None}}
+            | shown,
+        },
     ]
 
 
@@ -174,8 +212,9 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
     known = sorted(truth for truth in truths if truth is not None)
     spec = vega.layered(rows, [*_bridge_layers(spans), *([_truth(
         [{"truth": truth} for truth in known], "x")] if known else [])])
-    spec["height"] = {"step": 34}
-    return Chart(f"{quantity}, nats", "", spec)
+    spec["height"] = 34 * max(1, len(spans)) + 8
+    meaning = MEANINGS.get(quantity, "")
+    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", "", spec)
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:

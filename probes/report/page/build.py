@@ -136,8 +136,15 @@ def _own(name: str) -> str:
 def _colours() -> str:
     """The colours of checkpoints, for a light and for a dark page."""
     light, dark = (
-        "".join(f"--c{number}:{code};" for number, code in enumerate(codes))
-        for codes in (COLOURS, content.BRIGHT)
+        "".join(
+            f"--{kind}{number}:{code};"
+            for kind, codes in (("c", of_runs), ("k", of_classes))
+            for number, code in enumerate(codes)
+        )
+        for of_runs, of_classes in (
+            (COLOURS, explore.CLASSES),
+            (content.BRIGHT, explore.BRIGHT),
+        )
     )
     return (
         f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark)"

@@ -23,6 +23,7 @@ MOST_CONFIG = 2**16  # bytes of a config that the page shows
 BRIGHT = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
+SHORT = 4  # checkpoints, or keys of a config, that a short text names
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,14 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
             if bound.side == "lower":
                 of.setdefault((bound.quantity, bound.views, entry.data), []).append((entry, bound))
     for (quantity, _, _), found in of.items():
+        upper = {
+            entry.place: min(bound.value for bound in mine if bound.side == "upper")
+            for entry, mine in held
+            if any(bound.quantity == quantity and bound.side == "upper" for bound in mine)
+        }
         found.sort(key=lambda pair: -pair[1].value)
-        lines.append(_leader(quantity, found))
+        lines += _between(quantity, found, upper) if upper else [_leader(quantity, found)]
+        lines += _known(found)
         limits: dict[str, list[str]] = {}
         for entry, bound in found:
             if bound.verdict:
@@ -140,19 +147,48 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
     return lines
 
 
+def _between(
+    quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, float]
+) -> list[str]:
+    """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
+    said = [
+        f"{entry.label}: {meaning} is at least {bound.value:.2f}"
+        + (f" and at most {upper[entry.place]:.2f}" if entry.place in upper else "")
+        + " nats."
+        for entry, bound in found[:SHORT]
+    ]
+    more = len(found) - SHORT
+    return said + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
+
+
+def _known(found: list[tuple[Entry, Bound]]) -> list[str]:
+    """What the bounds say beside the known truth."""
+    truths = {bound.truth for _, bound in found}
+    if len(truths) != 1 or None in truths:
+        return []
+    (truth,) = truths
+    above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
+    if above:
+        return [f"The truth is {truth:.3f} nats. {_named(above)}: above it, which is an error."]
+    return [f"The truth is known here: {truth:.3f} nats. No bound is above it beyond its interval."]
+
+
 def _leader(quantity: str, found: list[tuple[Entry, Bound]]) -> str:
     (first, best), *others = found
-    said = f"{first.label} has the largest lower bound on {quantity}: {best.value:.3f} nats."
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
     if not others:
-        return f"{first.label}: {quantity} is at least {best.value:.3f} nats."
+        return f"{first.label}: {meaning} is at least {best.value:.3f} nats."
     second, next_ = others[0]
     gap = best.value - next_.value
     half = sum(((bound.high - bound.low) / 2) ** 2 for bound in (best, next_)) ** 0.5
-    settled = "more" if gap > half else "not more"
-    so = "" if gap > half else " So their order is not settled."
+    settled = gap > half
+    so = f"The most is read from {first.label}" if settled else "Their order is not settled"
     return (
-        f"{said} {second.label} follows with {next_.value:.3f}. The difference of {gap:.3f} nats"
-        f" is {settled} than its 95 % interval, ± {half:.3f} (as if both were independent).{so}"
+        f"Of {meaning}, {first.label} has the largest lower bound, {best.value:.3f} nats, and"
+        f" {second.label} follows with {next_.value:.3f}. {so}: the difference of {gap:.3f} nats is"
+        f" {'more' if settled else 'not more'} than its 95 % interval, ± {half:.3f} (as if both"
+        " were independent)."
     )
 
 
@@ -178,8 +214,14 @@ def _cell(found: Sequence[Value | str]) -> Cell:
         return Cell(legible(value, LONGEST))
     ends = [f"{end:,.{value.digits}f}" for end in (value.low, value.high) if end is not None]
     if value.value is None:
-        return Cell(" … ".join(ends) or NO_NUMBER, number=value.low)
-    return Cell(f"{value.value:,.{value.digits}f}", " … ".join(ends), value.value)
+        return Cell(_minus(" … ".join(ends)) or NO_NUMBER, number=value.low)
+    text = _minus(f"{value.value:,.{value.digits}f}")
+    return Cell(text, _minus(" … ".join(ends)), value.value)
+
+
+def _minus(text: str) -> str:
+    """Numbers with a minus sign that is as wide as a digit."""
+    return text.replace("-", "−")
 
 
 def claims(probes: Probes) -> list[tuple[str, str]]:
@@ -231,15 +273,17 @@ def differences(texts: Sequence[str]) -> list[str]:
     flat = [_flat(text) for text in texts]
     keys = list(dict.fromkeys(key for held in flat for key in held))
     differ = [key for key in keys if len({held.get(key) for held in flat}) > 1]
-    hidden = ("folder", "wandb.")
-    return [
-        ", ".join(
+    hidden = ("folder", "wandb.", "method", "resume")
+    found = []
+    for held in flat:
+        said = [
             f"{key} {held[key]}"
             for key in differ
             if held.get(key) not in (None, "null", "''") and not key.startswith(hidden)
-        )
-        for held in flat
-    ]
+        ]
+        more = [f"{len(said) - 2 * SHORT} more"] if len(said) > 2 * SHORT else []
+        found.append(", ".join([*said[: 2 * SHORT], *more]))
+    return found
 
 
 def _flat(text: str) -> dict[str, str]:

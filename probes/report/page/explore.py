@@ -32,6 +32,9 @@ from probes.views.information import shuffled
 
 IMAGES, SIDE, ACROSS = 400, 28, 20  # of a map: images, pixels of a thumbnail, thumbnails in a row
 MOST = 6  # checkpoints with a map and scores
+# colours of classes, which are not those of checkpoints (Tol's muted ones)
+CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255")
+BRIGHT = ("#8f86e0", "#88ccee", "#44aa99", "#4fb36a", "#b5b54a", "#ddcc77", "#cc6677", "#c8568f")
 ANCHORS, NEGATIVES = 10, 512
 FIRST_AXES, PERPLEXITY, ROUNDS = 30, 20, 300  # of the t-SNE
 
@@ -106,13 +109,13 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
         rows,
         [
             {
-                "transform": [{"calculate": "datum.labels[indexof(names, choice)]", "as": "value"}],
+                "transform": [{"calculate": "datum.labels[indexof(names, choice)]", "as": "value"}, {"calculate": "choice", "as": "factor"}],
                 "mark": {"type": "point", "filled": True, "size": 36, "opacity": 0.85},
                 "encoding": {
                     "x": {"field": "x"} | axis,
                     "y": {"field": "y"} | axis,
                     "color": {"field": "value", "type": "nominal", "legend": None}
-                    | {"scale": {"range": [vega.colour(number) for number in range(10)]}},
+                    | {"scale": {"range": [f"var(--k{number})" for number in range(len(CLASSES))]}},
                     "tooltip": {"field": "image", "type": "quantitative"},
                 },
             }

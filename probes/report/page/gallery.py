@@ -38,6 +38,8 @@ class Picture:
     source: str  # a data URL
     width: int
     height: int
+    rate: float | None = None  # in nats, of a method that has one
+    note: str = ""
 
 
 @dataclass
@@ -48,6 +50,12 @@ class Gallery:
     pictures: list[Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
+    @property
+    def slides(self) -> bool:
+        """Whether a slider moves through the pictures, from the largest rate to the least."""
+        rates = {picture.rate for picture in self.pictures}
+        return len(rates) > 1 and None not in rates
+
 
 def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery]:
     """The pictures of the first run of each group, by kind."""
@@ -56,7 +64,7 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
     seen: dict[tuple[str, str], Picture] = {}
     room = ROOM
     for place, group in enumerate(groups):
-        for kind, path in _files(group.reports[0], probes):
+        for key, kind, path in _files(group.reports[0], probes):
             gallery = found.setdefault(kind, Gallery(kind.replace("_", " ")))
             made = encoded(path, width)
             if isinstance(made, str):
@@ -73,25 +81,39 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
                 gallery.missing.append(f"{group.label}: left out, so that the page stays small")
                 continue
             room -= len(url)
-            picture = Picture([place], [group.label], url, *size)
+            numbers = probes[key].headline(group.reports[0][key]) if key in probes else {}
+            picture = Picture([place], [group.label], url, *size, *_rate(numbers))
             seen[kind, code] = picture
             gallery.pictures.append(picture)
+    for gallery in found.values():
+        if gallery.slides:
+            gallery.pictures.sort(key=lambda picture: -(picture.rate or 0.0))
     return list(found.values())
 
 
-def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, Path]]:
-    """(kind, file) of the pictures that a report names, then of the run's own."""
+def _rate(numbers: dict[str, float]) -> tuple[float | None, str]:
+    """The rate among the headline numbers of the probe that made a picture, and a note."""
+    if "rate" not in numbers:
+        return None, ""
+    note = f"R = {numbers['rate']:,.2f}"
+    if "distortion" in numbers:
+        note += f", D = {numbers['distortion']:,.2f}"
+    return numbers["rate"], f"{note} nats an image".replace("-", "−")
+
+
+def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, str, Path]]:
+    """(probe, kind, file) of the pictures that a report names, then of the run's own."""
     folder = Path(report.get("file", report["checkpoint"])).parent
     named: Any = report.get("pictures")
     found = []
     for key, names in named.items() if isinstance(named, dict) else ():
         charted = probes[key].charted if key in probes else ()
         for name in names if isinstance(names, list) else ():
-            if _is_name(name) and Path(name).stem not in charted:
-                found.append((Path(name).stem, folder / name))
+            if key in report and _is_name(name) and Path(name).stem not in charted:
+                found.append((key, Path(name).stem, folder / name))
     run = Path(report["checkpoint"]).parent / "pictures"
-    found += [(kind, run / f"{kind}.png") for kind in TRAINING]
-    return [(kind, path) for kind, path in found if os.path.isfile(path)]
+    found += [("", kind, run / f"{kind}.png") for kind in TRAINING]
+    return [(key, kind, path) for key, kind, path in found if os.path.isfile(path)]
 
 
 def _is_name(name: Any) -> bool:

@@ -47,7 +47,8 @@ def plane(entries: list[Entry]) -> list[Chart]:
         Chart(
             "Rate and distortion of the VAEs",
             "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image. Left"
-            " and below is better. D + R, a bound on -log p(x), is constant on each grey line."
+            " and below is better. D + R, a bound on -log p(x), is constant on each grey line, whose"
+            " value is written at its left end."
             " D is comparable only among decoders of the same likelihood.",
             _spec(rows, []),
         )
@@ -110,6 +111,12 @@ def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
             "data": {"values": iso},
             "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
             "encoding": at("R", "D") | {"detail": {"field": "total"}},
+        },
+        {
+            "data": {"values": [line for line in iso if line["R"] == 0]},
+            "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "fontSize": 11}
+            | {"color": QUIET, "clip": True},
+            "encoding": at("R", "D") | {"text": {"field": "total", "format": ",.0f"}},
         },
     ]
     if hulls:

@@ -53,7 +53,7 @@
       if (DIFFERS[datum.run]) add(tip, "p", DIFFERS[datum.run]);
     } else if (datum.image !== undefined) {
       tip.append(thumbnail(datum.map, datum.image));
-      add(tip, "div", String(datum.value));
+      add(tip, "div", `${datum.factor} ${datum.value}`);
     }
     place(event.clientX, event.clientY);
   }
@@ -161,6 +161,17 @@
   document.getElementById("close").addEventListener("click", () => large.close());
   large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
 
+  for (const slides of all(".slides")) {
+    const slider = slides.querySelector("input");
+    const figures = [...slides.querySelectorAll("figure")];
+    const show = () => {
+      figures.forEach((figure, number) => figure.classList.toggle("away", number !== Number(slider.value)));
+      slides.querySelector("output").textContent = `${Number(slider.value) + 1} of ${figures.length}`;
+    };
+    slider.addEventListener("input", show);
+    show();
+  }
+
   // ---- theme and print
   const theme = document.getElementById("theme");
   const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -213,8 +224,9 @@
     if (parent) parent.append(made);
     return made;
   }
+  const signed = (value) => value.toFixed(1).replace("-", "−");
   function canvas(about) {
-    return svg("svg", { viewBox: "0 0 480 230", role: "img", "aria-label": about, width: "100%" });
+    return svg("svg", { viewBox: "0 0 480 236", role: "img", "aria-label": about, width: "100%" });
   }
   function strip(row, k, colour) {
     const made = canvas("Scores of the candidates");
@@ -229,8 +241,8 @@
     svg("circle", { cx: x(row[0]), cy: 36, r: 7, fill: colour }, made);
     const right = x(row[0]) > 240;
     svg("text", { x: x(row[0]) + (right ? -12 : 12), y: 40, class: "ink", "text-anchor": right ? "end" : "start" }, made, "the right view");
-    svg("text", { x: 14, y: 216 }, made, low.toFixed(1));
-    svg("text", { x: 466, y: 216, "text-anchor": "end" }, made, high.toFixed(1));
+    svg("text", { x: 14, y: 216 }, made, signed(low));
+    svg("text", { x: 466, y: 216, "text-anchor": "end" }, made, signed(high));
     svg("text", { x: 240, y: 216, "text-anchor": "middle" }, made, "score of a candidate");
     return made;
   }
