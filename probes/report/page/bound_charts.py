@@ -95,7 +95,7 @@ def _widen(rows: list[Row]) -> None:
             if other[0]["run"] != curve[0]["run"] and {*other[0]["shown"]} & {*curve[0]["shown"]}
         )
         for row in curve:
-            row |= {"width": 2 + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
+            row |= {"width": 2.5 + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
 
 
 def _sweep_layers(rows: list[Row]) -> list[Spec]:
@@ -169,7 +169,7 @@ def _truth(values: list[Row], channel: str) -> Spec:
     if channel == "y":
         text |= {"align": "right", "baseline": "bottom", "dy": -3, "x": "width"}
     else:
-        text |= {"align": "right", "baseline": "top", "dx": -5, "y": 0}
+        text |= {"align": "center", "baseline": "bottom", "dy": -3, "y": 0}
     label = {"value": "truth"} if len(values) == 1 else {"field": "truth", "format": ".2f"}
     return {
         "data": {"values": values},

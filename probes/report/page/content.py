@@ -255,10 +255,10 @@ def commands(report: Report, front: str = "twobounds") -> list[str]:
 def config_text(report: Report) -> str:
     """The config.yaml of a checkpoint's run folder as a text, or ""."""
     path = Path(report["checkpoint"]).parent / "config.yaml"
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return ""
     try:
         with open(path, "rb") as file:
-            if not os.path.isfile(path):
-                return ""
             held = file.read(MOST_CONFIG + 1)
     except OSError:
         return ""

@@ -26,6 +26,11 @@ MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
 WIDTHS = ((3, 960), (10, 720), (10**9, 480))
 ROOM = 5_500_000  # bytes of all pictures in the page
 QUALITY = 82
+TITLES = {
+    "views": "Pairs of views",
+    "neighbours": "Nearest neighbours",
+    "dimensions": "Rate of each dimension",
+}
 TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
 
 
@@ -65,7 +70,7 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
     room = ROOM
     for place, group in enumerate(groups):
         for key, kind, path in _files(group.reports[0], probes):
-            gallery = found.setdefault(kind, Gallery(kind.replace("_", " ")))
+            gallery = found.setdefault(kind, Gallery(TITLES.get(kind) or kind.replace("_", " ")))
             made = encoded(path, width)
             if isinstance(made, str):
                 gallery.missing.append(f"{group.label}: {made}")

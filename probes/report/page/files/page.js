@@ -5,6 +5,7 @@
   const all = (query) => [...document.querySelectorAll(query)];
   const marked = new Set();
   const views = [];
+  const signed = (value) => value.toFixed(1).replace("-", "−");
   const tip = document.getElementById("tip");
 
   // ---- tooltips: texts are set as text, never as HTML
@@ -224,7 +225,6 @@
     if (parent) parent.append(made);
     return made;
   }
-  const signed = (value) => value.toFixed(1).replace("-", "−");
   function canvas(about) {
     return svg("svg", { viewBox: "0 0 480 236", role: "img", "aria-label": about, width: "100%" });
   }
