@@ -210,8 +210,13 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
     _drop_far(rows, spans)
     truths = {bound.truth for _, held in bounds for bound in held if bound.quantity == quantity}
     known = sorted(truth for truth in truths if truth is not None)
-    spec = vega.layered(rows, [*_bridge_layers(spans), *([_truth(
-        [{"truth": truth} for truth in known], "x")] if known else [])])
+    spec = vega.layered(
+        rows,
+        [
+            *_bridge_layers(spans),
+            *([_truth([{"truth": truth} for truth in known], "x")] if known else []),
+        ],
+    )
     spec["height"] = 34 * max(1, len(spans)) + 8
     meaning = MEANINGS.get(quantity, "")
     return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", "", spec)
@@ -229,7 +234,7 @@ def _drop_far(rows: list[Row], spans: list[Row]) -> None:
 
 
 def _bridge_layers(spans: list[Row]) -> list[Spec]:
-    y = {"field": "checkpoint", "type": "nominal", "title": None, "sort": {"field": "run"}}
+    y: Spec = {"field": "checkpoint", "type": "nominal", "title": None, "sort": {"field": "run"}}
     y |= {"axis": {"labelLimit": 130, "ticks": False, "domain": False, "labelPadding": 8}}
 
     def x(field: str) -> Spec:

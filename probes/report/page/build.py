@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,9 @@ EXPORT = "window.vegaEmbed=vegaEmbed;"
 CELLS = {"number": lambda cell: "" if cell.number is None else repr(float(cell.number))}
 
 
-def write(groups: Sequence[Group], probes: Probes, path: Path, title: str = "", explain: bool = True) -> Path:
+def write(
+    groups: Sequence[Group], probes: Probes, path: Path, title: str = "", explain: bool = True
+) -> Path:
     """Write the page about these groups of reports. `explain`: with a map of the features and the
     scores of candidates, where these are kept beside a checkpoint.
     """
@@ -50,32 +51,34 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
         "checkpoints": [
             {"label": group.label, **content.look(place)} for place, group in enumerate(groups)
         ],
-        "charts": [
-            {"spec": copy.deepcopy(chart.spec), "title": chart.title} for chart in every
-        ],
+        "charts": [{"spec": copy.deepcopy(chart.spec), "title": chart.title} for chart in every],
         "scores": maps.scores,
         "csv": csv_text(groups, probes),
         "reports": [_public(report) for report in reports],
     }
     script, bundle = _own("page.js"), _bundle()
-    page = _environment().get_template("page.html").render(
-        title=title or "What these encoders carry",
-        checkpoints=_checkpoints(groups, probes),
-        columns=content.claims(probes),
-        compared=content.compared(held),
-        views=said_of_views(reports),
-        spread=SPREAD.strip() if any(len(group.reports) > 1 for group in groups) else "",
-        figures=figures,
-        bridge=bridge,
-        maps=maps,
-        galleries=gallery.galleries(groups, probes),
-        number=lambda chart: numbered[id(chart)],
-        data=_json(data),
-        style=_colours() + _own("page.css"),
-        script=script,
-        bundle=bundle,
-        policy=_policy(bundle, script),
-        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title or "What these encoders carry",
+            checkpoints=_checkpoints(groups, probes),
+            columns=content.claims(probes),
+            compared=content.compared(held),
+            views=said_of_views(reports),
+            spread=SPREAD.strip() if any(len(group.reports) > 1 for group in groups) else "",
+            figures=figures,
+            bridge=bridge,
+            maps=maps,
+            galleries=gallery.galleries(groups, probes),
+            number=lambda chart: numbered[id(chart)],
+            data=_json(data),
+            style=_colours() + _own("page.css"),
+            script=script,
+            bundle=bundle,
+            policy=_policy(bundle, script),
+            made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
     )
     return page
 
@@ -158,9 +161,7 @@ def _bundle() -> str:
     try:
         import vl_convert
     except ImportError:
-        raise UserError(
-            "the page is drawn by Vega-Lite; pip install vl-convert-python"
-        ) from None
+        raise UserError("the page is drawn by Vega-Lite; pip install vl-convert-python") from None
     made: str = vl_convert.javascript_bundle(EXPORT)
     if "</script" in made.lower():
         raise RuntimeError("the bundle can not stand in a script element")

@@ -20,7 +20,7 @@ from probes.report.tabular import columns
 
 MOST_CONFIG = 2**16  # bytes of a config that the page shows
 # of the colours in `figures.COLOURS`, versions that are bright enough for a dark page
-BRIGHT = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
+BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
 SHORT = 4  # checkpoints, or keys of a config, that a short text names
@@ -147,9 +147,7 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
     return lines
 
 
-def _between(
-    quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, float]
-) -> list[str]:
+def _between(quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, float]) -> list[str]:
     """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
     meaning = bound_charts.MEANINGS.get(quantity, quantity)
     said = [

@@ -109,7 +109,10 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
         rows,
         [
             {
-                "transform": [{"calculate": "datum.labels[indexof(names, choice)]", "as": "value"}, {"calculate": "choice", "as": "factor"}],
+                "transform": [
+                    {"calculate": "datum.labels[indexof(names, choice)]", "as": "value"},
+                    {"calculate": "choice", "as": "factor"},
+                ],
                 "mark": {"type": "point", "filled": True, "size": 36, "opacity": 0.85},
                 "encoding": {
                     "x": {"field": "x"} | axis,

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from probes.probe import Probe
+from probes.report.comparison import file_of
 from probes.report.groups import Group
 from probes.report.schema import Report
 
@@ -108,7 +109,7 @@ def _rate(numbers: dict[str, float]) -> tuple[float | None, str]:
 
 def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, str, Path]]:
     """(probe, kind, file) of the pictures that a report names, then of the run's own."""
-    folder = Path(report.get("file", report["checkpoint"])).parent
+    folder = Path(file_of(report)).parent
     named: Any = report.get("pictures")
     found = []
     for key, names in named.items() if isinstance(named, dict) else ():
@@ -140,11 +141,11 @@ def encoded(path: Path, width: int) -> tuple[bytes, tuple[int, int]] | str:
             picture = Image.open(path, formats=["PNG"])
             if picture.width * picture.height > MOST_PIXELS:
                 return f"{path.name} has {picture.width} x {picture.height} pixels, too many"
-            picture = picture.convert("RGB")
+            decoded = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return f"{path.name} is no readable PNG file"
-    picture.thumbnail((width, 16 * width), Image.Resampling.LANCZOS)
-    return webp(picture), picture.size
+    decoded.thumbnail((width, 16 * width), Image.Resampling.LANCZOS)
+    return webp(decoded), decoded.size
 
 
 def webp(picture: Image.Image, quality: int = QUALITY) -> bytes:

@@ -27,11 +27,8 @@ def said_of_rate(numbers: Numbers) -> list[str]:
             " images that were used, so the true value may be anywhere between the two."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
-    lines.append(
-        numbers["sentence"]
-        if "sentence" in numbers
-        else f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
-    )
+    clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
+    lines.append(numbers.get("sentence", clear))
     return lines
 
 
@@ -46,9 +43,9 @@ def plane(entries: list[Entry]) -> list[Chart]:
     return [
         Chart(
             "Rate and distortion of the VAEs",
-            "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image. Left"
-            " and below is better. D + R, a bound on -log p(x), is constant on each grey line, whose"
-            " value is written at its left end."
+            "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image."
+            " Left and below is better. D + R, a bound on -log p(x), is constant on each grey"
+            " line, whose value is written at its left end."
             " D is comparable only among decoders of the same likelihood.",
             _spec(rows, []),
         )
@@ -98,9 +95,7 @@ def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
 
     step = (top - bottom + right) / (LINES + 1)
     totals = [bottom + step * (number + 1) for number in range(LINES)]
-    iso = [
-        {"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)
-    ]
+    iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
     shown = vega.tooltip(
         ("checkpoint", ""), ("beta", ".4g"), ("R", ",.3f"), ("R_low", ",.3f"), ("R_high", ",.3f"),
         ("D", ",.3f"), ("D_low", ",.3f"), ("D_high", ",.3f"), ("D_plus_R", ",.3f"),
@@ -133,11 +128,17 @@ def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
         rows,
         [
             *layers,
-            {"mark": bars, "encoding": at("R_low", "D") | {"x2": {"field": "R_high"}}
-             | vega.by_run()},
-            {"mark": bars, "encoding": at("R", "D_low") | {"y2": {"field": "D_high"}}
-             | vega.by_run()},
-            {"mark": vega.POINT | {"size": 90},
-             "encoding": at("R", "D") | vega.by_run(shape=True) | shown},
+            {
+                "mark": bars,
+                "encoding": at("R_low", "D") | {"x2": {"field": "R_high"}} | vega.by_run(),
+            },
+            {
+                "mark": bars,
+                "encoding": at("R", "D_low") | {"y2": {"field": "D_high"}} | vega.by_run(),
+            },
+            {
+                "mark": vega.POINT | {"size": 90},
+                "encoding": at("R", "D") | vega.by_run(shape=True) | shown,
+            },
         ],
     )

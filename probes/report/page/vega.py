@@ -14,7 +14,7 @@ from probes.report.figures import COLOURS
 Spec = dict[str, Any]
 Row = dict[str, Any]
 # Eight shapes that differ at a small size; with ten colours there are 40 different looks.
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 SHAPES += ("triangle-right", "triangle-left")
 INK, QUIET = "var(--ink)", "var(--quiet)"
 FAINT = 0.12  # opacity of checkpoints that are not marked, while others are
