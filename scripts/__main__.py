@@ -17,6 +17,7 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "pretrain": "train one method on one data set",
     "probe": "measure a checkpoint: labels, information, geometry, rate",
     "compare": "compare probed runs: a table and a picture",
+    "report": "write one HTML page about probed runs",
     "sweep": "train, probe and compare every combination of some keys",
     "keys": "list the keys of a config, with their meaning",
     "export": "write a trained encoder as files for other programs",

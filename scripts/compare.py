@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     from probes.session import load_probes
 
     console, probes = plain_console(), load_probes(options.probes)
-    reports = _read(options.runs, probes)
+    reports = read(options.runs, probes)
     if not reports:
         raise UserError(f"none of these has been probed; run {command('probe')} on them first")
     if not options.mixed:
@@ -122,7 +122,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
             ) from None
 
 
-def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
+def read(targets: list[Path], probes: "Probes") -> "list[Report]":
     """The reports of run folders, checkpoints and report files; prints a line if one has none."""
     from probes.report import store
 
