@@ -219,3 +219,9 @@ def test_all_images_can_not_be_held_out():
     assert held_out(7, 8) == 7
     with pytest.raises(UserError, match="8 images can not be held out of 8"):
         held_out(8, 8)
+
+
+def test_the_mark_with_which_some_programs_begin_a_list_is_no_part_of_a_name(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("label,path\nx,a.png\n", "utf-8-sig")
+    assert read_list(file, "auto").labels == {"label": ["x"]}
