@@ -15,6 +15,7 @@ PROBES = {
     "usable": "probes.labels.usable.UsableProbe",
     "rank": "probes.labels.rank.RankProbe",
     "certified": "probes.labels.certified.CertifiedProbe",
+    "account": "probes.account.AccountProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
@@ -22,17 +23,8 @@ PROBES = {
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
 # further evaluations, and those of a minute or two a checkpoint
-ON_REQUEST: tuple[str, ...] = (
-    "low_shot",
-    "mlp",
-    "mdl",
-    "usable",
-    "rank",
-    "certified",
-    "finetune",
-    "classes",
-)
-ON_REQUEST += ("likelihood", "ais", "rate_head")
+ON_REQUEST: tuple[str, ...] = ("low_shot", "mlp", "mdl", "usable", "rank", "certified", "account")
+ON_REQUEST += ("finetune", "classes", "likelihood", "ais", "rate_head")
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)
 
 
