@@ -111,7 +111,8 @@ def rice_encode(values: ArrayLike) -> Rice:
 
 def rice_decode(code: Rice, count: int) -> NDArray[np.int64]:
     """The `count` numbers of a code. `ValueError` if it is too short."""
-    bits, place, made = code.bits.tolist(), 4, []
+    bits, place = code.bits.tolist(), 4
+    made: list[int] = []
     k = int("".join(map(str, bits[:4])), 2)
     for _ in range(count):
         if 1 not in bits[place:]:

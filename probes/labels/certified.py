@@ -81,13 +81,13 @@ def pac_bayes(
     """
     for_draws, n = SAMPLED * delta, len(x)
     rest = (delta - for_draws) / len(PRIORS)
-    best, least = None, math.inf
+    best, least = Posterior(prior, PRIORS[-1], 0.0), math.inf
     for s, t in itertools.product(PRIORS, SHARES):
         step = t * (own.weight - prior.weight)
         divergence = step.square().sum().item() / (2 * s**2)
         posterior = Posterior(Centre(prior.weight + step), s, divergence)
         error = gibbs_errors(x, y, posterior, seed + 1, 1)
-        if (bound := generalisation.pac_bayes(error, divergence, n, rest)) < least or not best:
+        if (bound := generalisation.pac_bayes(error, divergence, n, rest)) < least:
             best, least = posterior, bound
     error = gibbs_errors(x, y, best, seed, DRAWS)
     upper = generalisation.kl_upper(error, math.log(1 / for_draws) / (DRAWS * n))

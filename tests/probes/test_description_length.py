@@ -20,6 +20,8 @@ from core.run.features import Features
 from probes.labels import knn_reader, mdl, usable
 from probes.labels.linear import linear
 from probes.labels.linear import readings as linear_readings
+from probes.labels.logistic import Logistic
+from probes.labels.variational import length, variational
 from probes.report.groups import Group
 from probes.report.orders import said_of_orders
 
@@ -115,6 +117,33 @@ def test_several_factors_add_up_and_a_single_class_costs_nothing():
         mdl.prequential(few)
     with pytest.raises(Unmeasurable, match="NaN"):
         mdl.prequential(Features(lone.x * math.nan, lone.y, lone.factors))
+
+
+def test_a_variational_code_is_longer_than_the_evidence_and_not_by_much():
+    """-log p(y | x) by a million draws from the prior."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 2, generator=rng)
+    x = (x - x.mean(0)) / x.std(0)
+    y = (x[:, 0] + 0.5 * torch.randn(30, generator=rng) > 0).long()
+    model = Logistic(x)
+    w = model.parameters(model.fit(y, 2, (1 / 30,)))
+    found = length(x, y, (w[0][0], w[1][0]), 1.0, KeyedRNG(0, 0))
+    weight = torch.randn(200_000, 2, 2, generator=rng)
+    bias = 3 * torch.randn(200_000, 1, 2, generator=rng)
+    likelihood = F.log_softmax(x @ weight + bias, 2)[:, torch.arange(30), y].double().sum(1)
+    evidence = -(likelihood.logsumexp(0) - math.log(200_000)).item()
+    assert evidence < found < evidence + 2.5
+
+
+def test_variational_codes_are_ordered_as_they_should_be(digits):
+    train = digits[0]
+    worse = Features(train.x[:, 3:].contiguous(), train.y, train.factors)
+    noise = train.y[torch.randperm(len(train.y), generator=torch.Generator().manual_seed(0))]
+    n = len(train.y)
+    good, bad, random = (variational(part)[0] for part in (train, worse, train._replace(y=noise)))
+    assert good < bad < n * math.log(4) < random < n * math.log(4) + 40
+    lone = Features(train.x, torch.zeros_like(train.y), (("one", 1), ("three", 3))[:1])
+    assert variational(lone) == [0.0]
 
 
 def test_neighbours_vote_as_in_scikit_learn(digits):
