@@ -74,11 +74,11 @@ def test_nothing_is_encoded_and_every_reason_is_said(run, tmp_path):
     for file in (copied / "features").glob("pairs-test-*"):
         file.unlink()
     (why,) = explore.explored([group(copied)]).missing
-    assert why == "simclr: its features are not kept beside it"
+    assert why == "simclr: no features are kept beside its checkpoint"
     shutil.rmtree(copied / "features")
     assert explore.explored([group(copied)]).missing == [why]
     frozen = explore.Kept.load(copied / "last.ckpt")
-    with pytest.raises(Unmeasurable, match="not kept"):
+    with pytest.raises(Unmeasurable, match="no features are kept"):
         frozen.features("test")
     other = group(run)
     other.reports[0]["digest"] = "0" * 64

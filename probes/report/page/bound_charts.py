@@ -14,6 +14,7 @@ MEANINGS = {
     "I(V1; V2)": "the information that two views of an image share",
     "I(X; Z)": "the information between an image and its code",
 }
+FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
 HEADLINE = "the critic of the table"
 VERDICTS = {
     "converged": "Neither more negatives nor more training images would add much.",
@@ -82,14 +83,17 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
 
 
 def _widen(rows: list[Row]) -> None:
-    """Draw a curve broader for each later one that coincides with it, so that all are visible."""
+    """Draw a curve broader for each later one that coincides with it, so that all are visible. Of
+    many checkpoints, the reader marks some.
+    """
+    few = len({row["run"] for row in rows}) <= FEW
     curves: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         curves.setdefault((row["run"], row["critic"]), []).append(row)
     spread = max(row["bound"] for row in rows) - min(row["bound"] for row in rows)
     held = list(curves.values())
     for number, curve in enumerate(held):
-        above = sum(
+        above = few and sum(
             coincide([r["bound"] for r in curve], [r["bound"] for r in other], 0.004 * spread)
             for other in held[number + 1 :]
             if other[0]["run"] != curve[0]["run"] and {*other[0]["shown"]} & {*curve[0]["shown"]}
@@ -141,14 +145,13 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
         chosen
         | {
             "mark": {"type": "area", "clip": True},
-            "encoding": band | vega.by_run(0.18) | {"detail": {"field": "critic"}},
+            "encoding": band | vega.by_run(0.18, curve="critic"),
         },
         chosen
         | {
             "mark": {"type": "line", "clip": True},
             "encoding": y("bound")
-            | vega.by_run()
-            | {"detail": {"field": "critic"}}
+            | vega.by_run(curve="critic")
             | {"strokeWidth": {"field": "width", "type": "quantitative", "scale": None}},
         },
         chosen

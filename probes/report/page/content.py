@@ -143,7 +143,9 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
                 limits.setdefault(bound.verdict, []).append(entry.label)
         for verdict, names in limits.items():
             said = bound_charts.VERDICTS.get(verdict, "")
-            lines.append(f"{_named(names)}: {verdict}. {said}".strip())
+            who = f"{len(names)} of {len(found)} checkpoints"
+            who = _named(names) if len(names) <= SHORT else who
+            lines.append(f"{who}: {verdict}. {said}".strip())
     return lines
 
 

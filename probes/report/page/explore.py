@@ -60,18 +60,20 @@ class Kept(Frozen):
         shapes = {name: (len(places), *[None] * (rank - 1)) for name, rank in ranks.items()}
         found = kept(path, key, shapes) if path is not None else None
         if found is None:
-            raise Unmeasurable("its features are not kept beside it")
+            raise Unmeasurable("no features are kept beside its checkpoint")
         return dict(found)
 
 
 def explored(groups: Sequence[Group]) -> Explored:
     """The map and the scores of the first run of each group, or why there are none."""
     made = Explored()
+    why: dict[str, list[str]] = {}
     for place, group in enumerate(groups[:MOST]):
         try:
             _add(made, place, group.label, group.reports[0])
         except (Unmeasurable, UserError, OSError, RuntimeError, ValueError) as error:
-            made.missing.append(f"{group.label}: {legible(str(error), 200)}")
+            why.setdefault(legible(str(error), 200), []).append(group.label)
+    made.missing = [f"{', '.join(labels)}: {reason}" for reason, labels in why.items()]
     if len(groups) > MOST:
         made.missing.append(f"only the first {MOST} checkpoints are shown here")
     return made
@@ -80,7 +82,7 @@ def explored(groups: Sequence[Group]) -> Explored:
 def _add(made: Explored, place: int, label: str, report: Report) -> None:
     checkpoint = Path(report["checkpoint"])
     if not any((checkpoint.parent / "features").glob("features-test-*.safetensors")):
-        raise Unmeasurable("its features are not kept beside it")
+        raise Unmeasurable("no features are kept beside its checkpoint")
     frozen = Kept.load(checkpoint, seed=report["seed"])
     if frozen.weights != report["digest"]:
         raise Unmeasurable("the checkpoint is another one than the report is about")

@@ -39,13 +39,12 @@ def lines(rows: Sequence[Row], x: str, y: str) -> Spec:
     channels = {
         "x": {"field": "x", "type": "quantitative", "title": x, **axis(row["x"] for row in rows)},
         "y": {"field": "value", "type": "quantitative", "title": y, "scale": {"zero": False}},
-        "detail": {"field": "curve"},
     }
     shown = tooltip(("checkpoint", ""), ("curve", ""), ("x", ""), ("value", ""))
     return layered(
         rows,
         [
-            {"mark": {"type": "line"}, "encoding": channels | by_run()},
+            {"mark": {"type": "line"}, "encoding": channels | by_run(curve="curve")},
             {"mark": POINT, "encoding": channels | by_run(shape=True) | shown},
         ],
     )
@@ -54,9 +53,12 @@ def lines(rows: Sequence[Row], x: str, y: str) -> Spec:
 POINT: Spec = {"type": "point", "filled": True, "size": 60}
 
 
-def by_run(opacity: float = 1.0, shape: bool = False) -> Spec:
-    """The colour, the shape and the opacity of a checkpoint."""
+def by_run(opacity: float = 1.0, shape: bool = False, curve: str = "") -> Spec:
+    """The colour, the shape and the opacity of a checkpoint. Lines are divided by checkpoint (many
+    checkpoints share a colour) and by the field `curve`.
+    """
     made: Spec = {
+        "detail": [{"field": name} for name in ("run", curve) if name],
         "color": {"field": "colour", "type": "nominal", "scale": None},
         "opacity": {"condition": {"test": MARKED, "value": opacity}, "value": FAINT * opacity},
     }
