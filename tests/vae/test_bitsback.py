@@ -59,7 +59,7 @@ def some_images(method: BetaVAE, n: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("name", CASES)
 def test_images_come_back_with_other_rows_and_the_bits_are_the_models(name):
     method = model(name)
-    images = some_images(method, 20 if isinstance(method, VLAE) else 60)
+    images = some_images(method, 12 if isinstance(method, VLAE) else 60)
     codec = compressor(method, batch=16)
     grid = codec.grid(images)
     stack, parts = codec.encode(images, grid)
