@@ -166,8 +166,10 @@ class Compressor(Protocol):
         """The images of a file."""
         ...
 
-    def bound(self, images: Any, seed: int = 0, samples: int = 4) -> tuple[float, float]:
-        """The model's own D and R in bits an image, the mean over `samples` codes of each."""
+    def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
+        """The model's own D and R in bits an image, and D with the least probability of a level in
+        a file: d, r, floored.
+        """
         ...
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from core.foreign import networks
+from core.foreign.feature_file import FeatureFile
 from core.foreign.frozen import Asked, open_encoder
-from core.foreign.given import FeatureFile
 from core.frozen import Frozen
 from core.run.folder import RunFolder, home_expanded
 

@@ -44,6 +44,34 @@ class Entry(NamedTuple):
     data: str = ""
 
 
+class Bound(NamedTuple):
+    """A bound on the information of one checkpoint, with its 95% interval, in nats."""
+
+    quantity: str  # the information that it bounds, such as "I(V1; V2)"
+    side: str  # "lower" or "upper"
+    name: str  # in a word: "InfoNCE", "rate R"
+    value: float
+    low: float
+    high: float
+    verdict: str = ""  # what limits it
+    truth: float | None = None  # the known value of the quantity
+    views: str = ""  # bounds are on one quantity only if their views were made in the same way
+
+
+class Chart(NamedTuple):
+    """An interactive figure of several checkpoints: a Vega-Lite specification and texts.
+
+    `spec` has no size, colours or signals of its own; `probes.report.page` adds them. Rows of its
+    data that belong to a checkpoint have the field "run", the `place` of its entry.
+    """
+
+    title: str
+    about: str  # how to read it, in a sentence or two
+    spec: dict[str, Any]
+    choices: tuple[str, ...] = ()  # values of the parameter "choice", the first one is shown
+    choice: str = ""  # what is chosen, in a word
+
+
 class Probe:
     """A measurement of a frozen encoder. A subclass is one file and one line of `probes.registry`.
 
@@ -58,8 +86,10 @@ class Probe:
     options: ClassVar[dict[str, int]] = {}  # key -> default, set as NAME.KEY=VALUE
     schema: ClassVar[str] = ""  # the keys of its numbers, with units
     columns: ClassVar[tuple[str, ...]] = ()  # in the table of checkpoints
+    claims: ClassVar[tuple[str, ...]] = ()  # what each of `columns` may claim
     across: ClassVar[str] = ""  # the x axis of `curves`
     panel: ClassVar[str] = ""  # the title of its panel in a comparison; empty = no panel
+    charted: ClassVar[tuple[str, ...]] = ()  # names of its `figures` that `charts` replace
 
     def requires(self, frozen: Frozen) -> str:
         """The reason if this encoder, with these data, can not be measured, else ""."""
@@ -89,6 +119,18 @@ class Probe:
 
     def sentences(self, numbers: Numbers) -> list[str]:
         """The numbers in plain sentences, with units, sides and intervals."""
+        return []
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        """What the numbers mean, in sentences for people who do not know the terms."""
+        return self.sentences(numbers)
+
+    def bounds(self, numbers: Numbers) -> list[Bound]:
+        """Its bounds on information, for a figure of all families of methods."""
+        return []
+
+    def charts(self, entries: list[Entry]) -> list[Chart]:
+        """Interactive figures of a report page. By default the page draws `curves`."""
         return []
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:

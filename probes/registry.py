@@ -17,6 +17,9 @@ PROBES = {
     "mlp": "probes.labels.mlp.MLPProbe",
     "mdl": "probes.labels.mdl.MDLProbe",
     "usable": "probes.labels.usable.UsableProbe",
+    "rank": "probes.labels.rank.RankProbe",
+    "certified": "probes.labels.certified.CertifiedProbe",
+    "account": "probes.account.AccountProbe",
     "finetune": "probes.labels.finetune.FinetuneProbe",
     "classes": "probes.labels.classes.ClassesProbe",
     "likelihood": "probes.latents.likelihood.LikelihoodProbe",
@@ -26,7 +29,7 @@ PROBES = {
 }
 # further evaluations, and those of a minute or two a checkpoint
 ON_REQUEST = (
-    *("low_shot", "mlp", "mdl", "usable", "finetune", "classes"),
+    *("low_shot", "mlp", "mdl", "usable", "rank", "certified", "account", "finetune", "classes"),
     *("likelihood", "ais", "compression", "rate_head"),
 )
 DEFAULT = tuple(name for name in PROBES if name not in ON_REQUEST)

@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     _check_outputs(options)
     from core.console import plain_console
-    from probes.report import comparison, groups, table, tabular
+    from probes.report import comparison, groups, orders, table, tabular
     from probes.session import load_probes
 
     console, probes = plain_console(), load_probes(options.probes)
-    reports = _read(options.runs, probes)
+    reports = read(options.runs, probes)
     if not reports:
         raise UserError(f"none of these has been probed; run {command('probe')} on them first")
     if not options.mixed:
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         console.print(said)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
     plain_console(150).print(table.table(reports, probes, lines))
+    for line in orders.said_of_orders(lines):
+        console.print(line)
     comparison.compare(reports, probes, options.out, lines)
     console.print(f"picture: {options.out}")
     if "rate_head" in table.measured(reports, probes):
@@ -120,7 +122,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
             ) from None
 
 
-def _read(targets: list[Path], probes: "Probes") -> "list[Report]":
+def read(targets: list[Path], probes: "Probes") -> "list[Report]":
     """The reports of run folders, checkpoints and report files; prints a line if one has none."""
     from probes.report import store
 

@@ -1,9 +1,9 @@
-"""Train SimCLR, MoCo and a beta-VAE on embedded images, probe them and compare them.
+"""Train SimCLR, MoCo and a beta-VAE on embedded images, probe and compare them, write a report.
 
     twobounds demo
     twobounds demo --out /tmp/demo
 
-Runs and pictures are written into runs/demo, or into the folder of --out.
+Runs, pictures and the page report.html are written into runs/demo, or into the folder of --out.
 """
 
 import argparse
@@ -36,10 +36,12 @@ def main(argv: list[str] | None = None) -> None:
             print(f"The first picture, after {seconds:.0f} s: {picture}", flush=True)
     step("probe.py", *runs)
     step("compare.py", *runs, "--out", out / "compare.png")
+    step("report.py", *runs, "--out", out / "report.html")
     seconds = time.monotonic() - started
     from core.machine import gigaflops
 
     print(f"\nDone in {seconds:.0f} s, on a machine of {gigaflops():.0f} GFLOP/s.")
+    print(f"The report, a page to open in a browser: {(out / 'report.html').resolve()}")
     print(f"The picture: {out}/compare.png. Each run is a folder:")
     for run in runs:
         print(f"  {run}/  config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures/, probe/")

@@ -19,7 +19,9 @@ MODULES = (
     "core.information.atoms",
     "core.information.from_samples",
     "core.information.gaussians",
+    "core.information.generalisation",
     "core.information.losses",
+    "core.information.nml",
     "core.information.units",
     "contrastive",
     "vae",
@@ -44,6 +46,7 @@ def examples(module: str) -> list[doctest.DocTest]:
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(panel, "LEAST_STEPS", 100)
     monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=2))
     run = config.read("simclr_sprites", ["folder=runs/mine", "model.hidden=32"])
     method = checkpoint.build_method(run, (3, 32, 32))

@@ -28,9 +28,11 @@ LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
 # the first head; its lower bits are irregular, because the first symbol of all is popped from them
 FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
-BITS_A_LANE = 4096  # of content, from which a lane's head costs at most 0.1 % of it
+# A lane costs about 7 bits in the end: it is worth its time from this many bits of the whole file,
+# and can be filled from this many bits of the present content.
+BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
-MOST_BITS = 28  # of the counts of a symbol
+MOST_BITS = 31  # of the counts of a symbol
 
 
 class Broken(Exception):
@@ -122,10 +124,11 @@ class Stack:
 
         return self.pop(n, UNIFORM, find)
 
-    def may_widen(self) -> bool:
-        """Whether the content pays for twice the lanes."""
+    def may_widen(self, expected: float) -> bool:
+        """Whether twice the lanes are worth it, for a content that will have `expected` bits."""
         wider = 2 * len(self.heads)
-        return wider <= MOST_LANES and self.bits >= BITS_A_LANE * wider
+        enough = expected >= BITS_A_LANE * wider and self.bits >= FILLED_FROM * wider
+        return wider <= MOST_LANES and enough
 
     def widen(self) -> None:
         """Twice the lanes: the new heads take 56 bits each from the content."""

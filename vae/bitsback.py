@@ -16,6 +16,7 @@ B = images of a batch, L = latent dimensions, C H W = image shape, P = parameter
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from core.errors import UserError
 from core.networks.discretized import LEVELS
 from vae.ans import MOST_BITS, Broken, Counts, Stack
 from vae.beta import BetaVAE
-from vae.codecs import pixel_codec, to_array
+from vae.codecs import BITS, pixel_codec, to_array
 from vae.grid import Grid
 from vae.pixel_chain import ChainCodec, PlainCodec
 from vae.prior_codecs import prior_codec
@@ -59,6 +60,16 @@ class Parts(NamedTuple):
             self.prior + other.prior,
             self.start + other.start,
         )
+
+
+class Bound(NamedTuple):
+    """The model's own D and R in bits an image."""
+
+    d: float
+    r: float
+    # D if every level has a probability of at least 2^-24, as in a file: no value costs more than
+    # 24 bits. It is lower than D for a model that is very sure, and wrong.
+    floored: float
 
 
 class BitsBack:
@@ -100,8 +111,10 @@ class BitsBack:
         self.check(images)
         stack, end, total = Stack(), len(images), Parts()
         for number, size in enumerate(schedule(len(images), self.batch)):
+            expected = stack.bits * len(images) / max(1, len(images) - end)
+            wider = stack.may_widen(expected)
             batch = images[end - size : end]
-            total = total.plus(self._encode_batch(stack, grid, batch, number))
+            total = total.plus(self._encode_batch(stack, grid, batch, number, wider))
             end -= size
             done(size)
         return stack, total._replace(start=32 * stack.drawn)
@@ -116,8 +129,9 @@ class BitsBack:
             raise Broken("the start-up bits do not come back")
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.uint8)
 
-    def _encode_batch(self, stack: Stack, grid: Grid, images: Images, number: int) -> Parts:
-        wider = stack.may_widen()
+    def _encode_batch(
+        self, stack: Stack, grid: Grid, images: Images, number: int, wider: bool
+    ) -> Parts:
         if wider:
             stack.widen()
         levels = self._levels(images)
@@ -150,19 +164,22 @@ class BitsBack:
         parts = [self.model.moments(x) for x in self._sliced(images)]
         return tuple(np.concatenate([to_array(x) for x in side]) for side in zip(*parts))  # type: ignore[return-value]  # noqa: B905
 
-    def bound(self, images: Images, seed: int = 0, samples: int = 4) -> tuple[float, float]:
-        """The model's own (D, R) of these images in bits an image, with `samples` codes each."""
+    def bound(self, images: Images, seed: int = 0, samples: int = 4) -> Bound:
+        """D and R of these images, the mean over `samples` codes of each."""
         generator = torch.Generator().manual_seed(seed)
-        d = r = 0.0
+        d = r = floored = 0.0
+        least, levels = 2.0**-BITS, self.pixels.levels
         for x in self._sliced(images):
             mean, log_sigma = self.model.moments(x)
             for _ in range(samples):
                 noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
                 z = mean + log_sigma.exp() * noise
                 r += float(self.model.code_prior.rate(mean, log_sigma, z).sum())
-                d -= float(self.model.likelihood(z).log_prob(x).double().sum())
-        scale = 1 / (samples * len(images) * np.log(2))
-        return d * scale, r * scale
+                log_p = self.model.likelihood(z).log_prob(x).double()
+                d -= float(log_p.sum())
+                floored -= float((log_p.exp() * (1 - levels * least) + least).log().sum())
+        scale = 1 / (samples * len(images) * math.log(2))
+        return Bound(d * scale, r * scale, floored * scale)
 
     def _levels(self, images: Images) -> NDArray[Any]:
         """Whole levels 0 ... K - 1."""
@@ -192,7 +209,7 @@ def schedule(count: int, most: int) -> Iterator[int]:
 
 
 def veil(number: int, size: int) -> Counts:
-    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
+    """Random numbers [size] of a batch, below 2^31, that the popped counts are mixed with.
 
     The bits that a batch pops are mostly those of the codes that the batch before has pushed.
     Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.

@@ -80,11 +80,12 @@ class BernoulliCodec(PixelCodec):
 
     def finder(self, rounded: Ints) -> Find:
         blacks = self._black[rounded + MOST_LOGIT * LOGITS]
+        whites = np.uint64(TOTAL) - blacks
 
         def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
             black = blacks[row]
             white = u >= black
-            return white, np.where(white, black, 0), np.where(white, TOTAL - black, black)
+            return white, black * white, np.where(white, whites[row], black)
 
         return find
 

@@ -3,7 +3,7 @@
 With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
 A code lies in the middle of its cell. A normal gives a cell
 
-    C(k + 1) - C(k) of 2^28 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
+    C(k + 1) - C(k) of 2^31 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^31 - n)) + k,
 
 so every cell has at least one count; the outer two include the tails. The mean m is rounded to
 D / 16 and log sigma to 1/64, which costs about 4e-5 nats a dimension. m = places, B = images.

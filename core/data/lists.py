@@ -202,7 +202,7 @@ def _label_columns(labels: str, free: list[str], file: Path) -> list[str]:
             )
         if not re.fullmatch(r"[^/\s](?:[^/\n]*[^/\s])?", name):
             raise UserError(f"data.labels: the column '{name}' has a slash; rename it")
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _splits(words: tuple[str, ...], column: str, file: Path) -> list[str]:

@@ -17,10 +17,12 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
+from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.queues import Queue
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
@@ -171,10 +173,28 @@ def sensible(workers: int) -> int:
     return min(workers, most)
 
 
+class _Forked(ForkProcess):
+    """A forked worker with generators of its own. torch seeds the global ones in a worker first of
+    all, and would wait for ever if a thread of the parent was drawing from one during the fork: the
+    copy of its lock stays locked.
+    """
+
+    def run(self) -> None:
+        torch.random.default_generator = torch.Generator()
+        np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]
+        super().run()
+
+
+class _Forks(ForkContext):
+    Process = _Forked
+
+
 def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
     """The iterator of a DataLoader, with running workers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # see `sensible`
+        if workers and sys.platform == "linux":
+            options = {"multiprocessing_context": _Forks(), **options}
         batches = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=_prepare, **options))
     if workers and threading.current_thread() is threading.main_thread():
         _translate_deaths()

@@ -34,17 +34,17 @@ KINDS = {
     "z": 2,  # one draw from it, [n, L]
     "distortion": 1,  # -log p(x|z), nats an image [n]
 }
-# arrays of no split: of the codes' scores; names of label columns and their numbers of classes;
-# what makes two views differ, in a word
-ALONE = {"temperature": 0, "factors": 1, "classes": 1, "augmentation": 0}
+# arrays that belong to no split: the temperature of the codes' scores, the names of the label
+# columns, their numbers of classes, and a word for what makes two views differ
+WITHOUT_SPLIT = {"temperature": 0, "factors": 1, "classes": 1, "augmentation": 0}
 TEXTS = ("factors", "augmentation")
-IGNORED = ("index", "path")  # of each split: for people, not for probes
+IGNORED = ("index", "path")  # arrays of each split that no probe reads
 PAIRED = ("first", "second", "query", "key")
 LATENT = ("mean", "log_var", "z", "distortion")
-MOST = 2**32  # numbers of an array
+MOST_NUMBERS = 2**32  # numbers of an array
 CLASSES = 2**16
 FACTORS = 256
-LONGEST = 100  # characters of a factor's name
+LONGEST_NAME = 100  # characters of a factor's name
 NETWORK = "name the network of weights by --timm NAME --weights FILE"
 SAVE = "save it by numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 
@@ -69,20 +69,22 @@ def read(path: Path) -> Table:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     arrays = {}
     for name, values in held.items():
-        if name not in ALONE:
+        if name not in WITHOUT_SPLIT:
             arrays[name] = (
                 _labels(path, name, values) if name[:2] == "y_" else _real(path, name, values)
             )
     _check_shapes(path, arrays)
     word = str(held.get("augmentation", "as in the file"))
-    if not (0 < len(word) <= LONGEST and word.isprintable()) or word == "none":
+    if not (0 < len(word) <= LONGEST_NAME and word.isprintable()) or word == "none":
         raise UserError(f"{path}: its augmentation is {shown(word)}; give a word, such as simclr")
     return Table(arrays, _factors(path, held, arrays), _temperature(path, held), word, digest)
 
 
 def _known(path: Path, names: list[str]) -> list[str]:
     """The names to read; `UserError` for a name that is not one of a feature file."""
-    allowed = {f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS} | ALONE
+    allowed = {
+        f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS
+    } | WITHOUT_SPLIT
     others = {f"{kind}_{split}" for kind in IGNORED for split in SPLITS}
     for name in names:
         if name not in allowed and name not in others:
@@ -93,9 +95,11 @@ def _known(path: Path, names: list[str]) -> list[str]:
 
 
 def _of_npz(path: Path, records: zipfile.ZipFile) -> dict[str, Any]:
-    ranks = {f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS} | ALONE
+    ranks = {
+        f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS
+    } | WITHOUT_SPLIT
     return {
-        name: npz.array(records, name, path, SAVE, MOST, ranks[name], _kinds(name))
+        name: npz.array(records, name, path, SAVE, MOST_NUMBERS, ranks[name], _kinds(name))
         for name in _known(path, npz.names(records))
     }
 
@@ -106,7 +110,9 @@ def _kinds(name: str) -> str:
 
 
 def _of_safetensors(path: Path) -> dict[str, Any]:
-    ranks = {f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS} | ALONE
+    ranks = {
+        f"{kind}_{split}": rank for kind, rank in KINDS.items() for split in SPLITS
+    } | WITHOUT_SPLIT
     try:
         with safe_open(path, framework="pt") as file:
             names = _known(path, list(file.keys()))
@@ -197,7 +203,7 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
     )
     most = torch.cat(labels).amax(0) + 1
     counts = torch.as_tensor(np.array(held["classes"])).long() if "classes" in held else most
-    plain = all(name and name.isprintable() and len(name) <= LONGEST for name in names)
+    plain = all(name and name.isprintable() and len(name) <= LONGEST_NAME for name in names)
     if len(set(names)) != columns or counts.shape != most.shape or not plain:
         raise UserError(
             f"{path}: its labels have {columns} columns, but not as many names or classes"

@@ -1,8 +1,8 @@
 """Which part of a weights file is a network: found by its keys and shapes, then loaded strictly.
 
 Files keep a backbone under a prefix, such as `state_dict.module.encoder_q.` (MoCo) or
-`teacher.backbone.` (DINO). No list of prefixes is needed: the prefix with which most keys of the
-network have a tensor of the right shape is the fit.
+`teacher.backbone.` (DINO). There is no list of prefixes. For each prefix the keys of the network
+that have a tensor of the right shape are counted; the prefix with the most is the fit.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.foreign.weights import Weights
 from core.run.finite import not_finite
 
-# if several prefixes fit, one without these words is taken: they are copies that train otherwise
+# if several prefixes fit, those with these words come last: they name slow copies and students
 COPIES = re.compile(r"encoder_k|momentum|(^|\.)key\.|student|(^|[._])ema|target")
 COUNTS = "num_batches_tracked"  # of batch norm; not used in evaluation, and absent in old files
 COMMON: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     tensors: dict[str, Tensor]  # the network's key -> its tensor in the file
     missing: list[str]  # the network's keys
     other_shapes: list[str]
-    surplus: list[str]  # keys of the file that belong to parts of the network, but not to it
+    surplus: list[str]  # keys of the file in parts of the network that the network does not have
     dropped: list[str]  # other keys under the prefix: the head
     converted: bool = False  # by timm's own conversion of published files
 
@@ -55,7 +55,7 @@ class Words(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a network's weights were taken from, in words."""
+    """The prefix of the loaded weights, and remarks for the user."""
 
     prefix: str
     remarks: list[str]
@@ -91,7 +91,9 @@ def load(
     if not fit.whole:
         near = _suggested(name, weights, words)
         raise UserError(f"{path}: are not the weights of {name}; {_said(fit, own)}{near}")
-    ready = {key: _ready(path, key, fit.tensors.get(key), value) for key, value in own.items()}
+    ready = {
+        key: _in_precision(path, key, fit.tensors.get(key), value) for key, value in own.items()
+    }
     if bad := not_finite(ready, {key for key, _ in network.named_buffers()}):
         raise UserError(f"{path}: its {bad[0]} is not finite")
     network.load_state_dict(ready, strict=True)
@@ -125,7 +127,7 @@ def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Te
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:
-    """The starts of the keys of timm's classifier, which may lie inside of a part: "head.fc."."""
+    """With what the keys of timm's classifier start. It may lie inside of a part: "head.fc."."""
     named = (getattr(network, "default_cfg", None) or {}).get("classifier") or ()
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
 
@@ -166,7 +168,7 @@ def _converted(
     return found._replace(prefix=fit.prefix, converted=True)
 
 
-def _ready(path: Path, key: str, given: Tensor | None, own: Tensor) -> Tensor:
+def _in_precision(path: Path, key: str, given: Tensor | None, own: Tensor) -> Tensor:
     """A tensor in the network's precision."""
     if given is None:
         return torch.zeros_like(own)  # a count of batches
@@ -176,7 +178,7 @@ def _ready(path: Path, key: str, given: Tensor | None, own: Tensor) -> Tensor:
 
 
 def _said(fit: Fit, own: dict[str, Tensor]) -> str:
-    """The fit in words, with the first thing that is wrong."""
+    """The fit in words, with the first key that is wrong."""
     where = f"under '{fit.prefix}'" if fit.prefix else "without a prefix"
     right = len(fit.tensors) - len(fit.other_shapes)
     parts = [f"{where}, {right} of {len(own)} keys fit"]

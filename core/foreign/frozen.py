@@ -1,4 +1,4 @@
-"""A foreign encoder and data of the command line as a `Frozen`, for the probes."""
+"""A foreign encoder, and the data that a command line names, as a `Frozen` for the probes."""
 
 import dataclasses
 import hashlib
@@ -80,7 +80,9 @@ def open_encoder(asked: Asked, overrides: list[str], **options: Any) -> Opened:
             f"{settings.network}: can not encode images of side {images.shape[1]}"
             f" ({(str(error).splitlines() or [type(error).__name__])[0]}); set --size or --pool"
         ) from None
-    return Opened(path, frozen, [*network.remarks, said(settings, images.shape, found.shape[1])])
+    return Opened(
+        path, frozen, [*network.remarks, description(settings, images.shape, found.shape[1])]
+    )
 
 
 def blank(method: str, model: Any) -> config.RunConfig:
@@ -89,7 +91,7 @@ def blank(method: str, model: Any) -> config.RunConfig:
     return config.RunConfig(method=method, model=model, folder=".", wandb=logging)
 
 
-def said(settings: EncoderConfig, shape: tuple[int, int, int], dim: int) -> str:
+def description(settings: EncoderConfig, shape: tuple[int, int, int], dim: int) -> str:
     """The input and the features in words."""
     side = settings.size or shape[1]
     resized = ""

@@ -58,7 +58,8 @@ def from_timm(
 ) -> Network:
     """timm's network of that name, with the weights of a file, or random ones for None.
 
-    `channels` of the data: if the file has another first layer than for 3 channels, they are tried.
+    `channels` of the data: if the weights do not fit a network for 3 channels, one for so many
+    channels is tried.
     """
     held = weights.read(path) if path else None
     sized: dict[str, Any] = {"img_size": (size, size)} if size and _has_size(name) else {}

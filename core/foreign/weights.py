@@ -1,7 +1,6 @@
 """Named tensors from a weights file of any origin: .pth, .pth.tar, .pt, .ckpt or .safetensors.
 
-A file may come from a stranger. Nothing in it is called or imported; objects that are no tensors
-are left out.
+A file may be of unknown origin. Nothing in it is called or imported; only its tensors are kept.
 """
 
 import hashlib

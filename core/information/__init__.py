@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from core.information.losses import infonce as infonce
     from core.information.losses import nt_xent as nt_xent
 
-ATOMS = ("entropy", "cross_entropy", "kl", "conditional_entropy", "mutual_information")
+ATOMS: tuple[str, ...] = (
+    "entropy",
+    "cross_entropy",
+    "kl",
+    "conditional_entropy",
+    "mutual_information",
+)
 ATOMS += ("jensen_shannon", "weight_of_evidence")
 __getattr__, __dir__ = exports(
     __name__,

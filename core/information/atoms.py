@@ -32,7 +32,7 @@ def entropy(p: ArrayLike, base: float = math.e) -> Any:
     0.3251
     """
     p = _probabilities(p, "p", 1)
-    return _out(-xlogy(p, p).sum(-1), base)
+    return _out(0.0 - xlogy(p, p).sum(-1), base)
 
 
 def cross_entropy(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
@@ -43,7 +43,7 @@ def cross_entropy(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
     True
     """
     p, q = _probabilities(p, "p", 1), _probabilities(q, "q", 1)
-    return _out(-xlogy(*_together(p, q)).sum(-1), base)
+    return _out(0.0 - xlogy(*_together(p, q)).sum(-1), base)
 
 
 def kl(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
@@ -77,7 +77,7 @@ def conditional_kl(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
 def joint_entropy(joint: ArrayLike, base: float = math.e) -> Any:
     """H(X, Y) of a joint table [..., X, Y]."""
     joint = _probabilities(joint, "joint", 2)
-    return _out(-xlogy(joint, joint).sum((-2, -1)), base)
+    return _out(0.0 - xlogy(joint, joint).sum((-2, -1)), base)
 
 
 def conditional_entropy(joint: ArrayLike, base: float = math.e) -> Any:
@@ -88,7 +88,7 @@ def conditional_entropy(joint: ArrayLike, base: float = math.e) -> Any:
     """
     joint = _probabilities(joint, "joint", 2)
     rows = np.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
-    return _out(rel_entr(joint, rows).sum((-2, -1)) * -1 + 0.0, base)
+    return _out(0.0 - rel_entr(joint, rows).sum((-2, -1)), base)
 
 
 def mutual_information(joint: ArrayLike, base: float = math.e) -> Any:

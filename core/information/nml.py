@@ -62,8 +62,8 @@ def multinomial_length(counts: ArrayLike) -> float:
 
 
 def bic(fit: float, parameters: int, n: int) -> float:
-    """Schwarz's criterion (1978) as a code length in nats: -log p(x | best) + k/2 log n. (The BIC of
-    statistics packages is twice this.) `fit` is -log p(x | best parameters).
+    """Schwarz's criterion (1978) as a code length, -log p(x | best) + k/2 log n, in nats. (The BIC
+    of statistics packages is twice this.) `fit` is -log p(x | best parameters).
 
     >>> round(bic(100.0, 2, 50), 3)
     103.912

@@ -209,6 +209,10 @@ class KNNProbe(Probe):
     name = "knn"
     summary = "exact faiss search, weights exp(s/T): k = 200, T = 0.1 and k = 20, T = 0.07"
     columns = ("kNN %",)
+    claims = (
+        "Share of test images whose label the 200 nearest training images vote for, with weights"
+        " exp(cosine / 0.1), mean over the label columns.",
+    )
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
         "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
@@ -236,6 +240,10 @@ class KNNProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         found = (f"{100 * v['top1']:.1f} % with k = {v['k']:.0f}" for v in numbers.values())
         return [f"kNN: {', '.join(found)}, top-1 on test, mean over label columns"]
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        found = f"{100 * numbers['knn200']['top1']:.1f} %"
+        return [f"The votes of the 200 nearest training images find {found} of the labels."]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         """A row for each of eight test images: itself, then its nearest training images."""

@@ -105,6 +105,15 @@ class Reader(NamedTuple):
         return made
 
 
+def fitted_reader(x: Tensor, y: Tensor, classes: int) -> Reader:
+    """A reader for standardised images x [n, D] in random order, with the penalty that the linear
+    probe would choose.
+    """
+    model = Logistic(x)
+    best, start = _strength(model, y, classes)
+    return _fit(model, y, classes, STRENGTHS[best : best + 1], slice(None), FINE, start)[0]
+
+
 def _fit(
     model: Logistic,
     y: Tensor,
@@ -172,6 +181,12 @@ class LinearProbe(Probe):
     name = "linear"
     summary = "logistic regression on standardised features: top-1, and H(Y) - CE in nats"
     columns = ("linear %", "label nats")
+    claims = (
+        "Share of test images whose label a linear classifier of the frozen features finds, mean"
+        " over the label columns.",
+        "H(Y) - CE: what a linear classifier gains about the labels, in nats. Other classifiers"
+        " could use more.",
+    )
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
         "top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR",
@@ -197,6 +212,13 @@ class LinearProbe(Probe):
         return [
             f"linear probe: {100 * numbers['top1']:.1f} % top-1 on test, mean over label columns;"
             f" {numbers['information']:.2f} nats of label information"
+        ]
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        return [
+            f"A linear classifier finds {100 * numbers['top1']:.1f} % of the labels of test images"
+            f" and gains {numbers['information']:.2f} nats about a label, both as means over label"
+            " columns."
         ]
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:

@@ -4,7 +4,7 @@ covariance of the features.
 n = images, D = feature dimensions, Y = classes, S = strengths, P = Y (D + 1) parameters.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -243,7 +243,8 @@ def _dense_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> 
         hessian[label, :, label] += own + np.diag(shrunk)
     hessian[:, -1, :, -1] += 1 / classes + 1e-15 * np.eye(classes)  # never singular
     square = hessian.reshape(gradient.size, gradient.size)
-    return _apart(np.linalg.solve(square, -gradient.ravel()).reshape(gradient.shape))
+    direction: Any = np.linalg.solve(square, -gradient.reshape(-1, 1))
+    return _apart(direction.reshape(classes, size))
 
 
 def _apart(w: Array) -> Array:

@@ -21,6 +21,7 @@ from core.information.units import bits
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels.linear import readings
+from probes.labels.variational import variational
 from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
@@ -59,7 +60,9 @@ def prequential(
         SDL = sum_i max(0, loss_i - tolerance);
 
     it converges with n only if the loss reaches the tolerance ("reached"), else it is at least this
-    value. Raises `Unmeasurable` for fewer than 20 images, and what the linear probe raises.
+    value. "variational" is the length of a code with a Bayesian linear probe, see
+    `probes.labels.variational`. Raises `Unmeasurable` for fewer than 20 images, and what the linear
+    probe raises.
     """
     n = len(features.x)
     if n < LEAST:
@@ -68,17 +71,24 @@ def prequential(
     losses: list[list[list[float]]] = [[] for _ in features.factors]  # factor, order, block
     for order in steps_left(orders, "description length", "orders"):
         rows = KeyedRNG(seed + order, 0).permutation("description length", n)
-        for column, found in enumerate(_of_one_order(features, rows, ends, seed + order)):
-            losses[column].append(found)
+        for column, blocks in enumerate(_of_one_order(features, rows, ends, seed + order)):
+            losses[column].append(blocks)
     made = {
         factor: _numbers(losses[column], ends, features.y[:, column], classes, tolerance)
         for column, (factor, classes) in enumerate(features.factors)
     }
-    total = {
-        key: sum(part[key] for part in made.values()) for key in ("nats", "uniform", "alone", "sdl")
-    }
+    for part, length in zip(made.values(), variational(features, seed), strict=True):
+        part["variational"] = length
+    keys = ("nats", "uniform", "alone", "sdl", "variational")
+    total = {key: sum(part[key] for part in made.values()) for key in keys}
     spread = math.sqrt(sum(part["sd"] ** 2 for part in made.values()))
-    found = {"images": n, "orders": orders, "tolerance": tolerance, "ends": ends, "factor": made}
+    found: Numbers = {
+        "images": n,
+        "orders": orders,
+        "tolerance": tolerance,
+        "ends": ends,
+        "factor": made,
+    }
     found |= total | {"sd": spread, "kbits": bits(total["nats"]) / 1000}
     if total["uniform"] > 0:
         found["compression"] = total["uniform"] / total["nats"]
@@ -86,7 +96,9 @@ def prequential(
     return found
 
 
-def _of_one_order(features: Features, rows: Tensor, ends: list[int], seed: int) -> list[list]:
+def _of_one_order(
+    features: Features, rows: Tensor, ends: list[int], seed: int
+) -> list[list[float]]:
     """Mean nats an image of each block after the first, for each factor, by a probe that was fitted
     to all blocks before it.
     """
@@ -139,11 +151,11 @@ class MDLProbe(Probe):
     across = "labels sent before"
     panel = "Description length of the labels"
     schema = """
-        "nats" | "uniform" (code) | "alone" (NML without features) | "sdl" (surplus): totals over
-        factors; "sd" (over orders), "kbits", "compression" (uniform / nats), "images", "orders",
-        "tolerance" (nats an image; the option is in hundredths of a nat), "ends" (of the blocks),
-        "factor": {FACTOR: the same, "reached" (the tolerance), "curve": [[labels sent before,
-        nats an image of the next block]]} """
+        "nats" (online code) | "variational" (code) | "uniform" (code) | "alone" (NML without
+        features) | "sdl" (surplus): totals over factors; "sd" (over orders), "kbits",
+        "compression" (uniform / nats), "images", "orders", "tolerance" (nats an image; the option
+        is in hundredths of a nat), "ends" (of the blocks), "factor": {FACTOR: the same, "reached"
+        (the tolerance), "curve": [[labels sent before, nats an image of the next block]]} """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -180,7 +192,8 @@ class MDLProbe(Probe):
                 f"description length of {factor}: {part['kbits']:.3f} ±"
                 f" {bits(part['sd']) / 1000:.3f} kbit for {numbers['images']:,} labels,"
                 f" {ratio if 'compression' in part else 'a single class'}; without features"
-                f" {bits(part['alone']) / 1000:.3f} kbit (NML); surplus over"
+                f" {bits(part['alone']) / 1000:.3f} kbit (NML); by a variational code"
+                f" {bits(part['variational']) / 1000:.3f} kbit; surplus over"
                 f" {numbers['tolerance']:g} nats an image: {sdl}"
             )
         return lines

@@ -192,3 +192,10 @@ class DisentanglementProbe(Probe):
             f" informativeness {numbers['informativeness']:.3f};"
             f" of {', '.join(numbers['factors'])}"
         ]
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        return [
+            f"Of {', '.join(numbers['factors'])}: a dimension tells about one factor alone to"
+            f" {100 * numbers['disentanglement']:.0f} % (DCI disentanglement), and a factor lies in"
+            f" one dimension to {100 * numbers['completeness']:.0f} % (completeness)."
+        ]

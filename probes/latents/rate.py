@@ -20,8 +20,9 @@ from core.information.collapse import active_units, collapse_status
 from core.information.scores import gaussian
 from core.method import LatentModel
 from probes.latents.rate_parts import at_most, decomposition, dimension_rates
-from probes.probe import Entry, Found, Numbers, Probe, Value
+from probes.probe import Bound, Chart, Entry, Found, Numbers, Probe, Value
 from probes.report import figures
+from probes.report.page import rate_charts
 from probes.report.schema import bits, entry
 
 BLOCK = 512  # images whose rate is computed at a time
@@ -35,6 +36,14 @@ class RateProbe(Probe):
     name = "rate"
     summary = "R, D, D + R, bounds on I(X; Z), active units, the rate of each dimension (VAEs)"
     columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+    claims = (
+        "The information between an image and its code lies between these two numbers. The lower"
+        " one can not exceed log n for n images.",
+        "The rate, an upper bound on I(X; Z): I(X; Z) + KL(q(z)‖p(z)). It does not say how good"
+        " reconstructions are, or what the information is about.",
+        "Distortion and rate at beta 1, an upper bound on -log p(x). For continuous pixels it may"
+        " be negative, and it is comparable only among decoders of the same likelihood.",
+    )
     panel = "Input and code: bounds on I(X; Z)"
     schema = """
         "quantity", "split", "unit", "images", "image_values", "ceiling", "active_units",
@@ -97,6 +106,24 @@ class RateProbe(Probe):
         ]
         lines += [_parts(numbers)] if "total_correlation" in numbers else []
         return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        return rate_charts.said_of_rate(numbers)
+
+    def bounds(self, numbers: Numbers) -> list[Bound]:
+        named = {"lower": "lower", "upper": "upper, leave-one-out", "rate": "rate R"}
+        return [
+            Bound(
+                "I(X; Z)",
+                "lower" if key == "lower" else "upper",
+                name,
+                *(numbers[key][end] for end in ("value", "low", "high")),
+            )
+            for key, name in named.items()
+        ]
+
+    def charts(self, entries: list[Entry]) -> list[Chart]:
+        return rate_charts.plane(entries)
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         made = {}

@@ -32,8 +32,9 @@ from core.matmul import speed_up
 from core.networks.decoders import MLPDecoder
 from core.networks.likelihoods import Likelihood, kl_from_standard_normal
 from core.randomness import KeyedRNG
-from probes.probe import Found, Numbers, Probe
+from probes.probe import Chart, Entry, Found, Numbers, Probe
 from probes.report import figures
+from probes.report.page import rate_charts
 from probes.report.schema import bounds
 
 BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
@@ -272,6 +273,7 @@ class RateHeadProbe(Probe):
     name = "rate_head"
     summary = "rate-distortion curve of frozen features, one trained head per beta"
     on_request = True
+    charted = ("rate_distortion",)
     schema = """
         "quantity", "likelihood", "estimator", "side", "split", "unit", "images", "train_images",
         "image_values", "latent_dimensions", "points": [{"beta", POINT}], "nothing": {POINT};
@@ -297,6 +299,9 @@ class RateHeadProbe(Probe):
         )
         head = f"rate head on {numbers['train_images']:,} images, {numbers['likelihood']}"
         return [f"{head}, R / D in nats: {' · '.join(pairs)}"]
+
+    def charts(self, entries: list[Entry]) -> list[Chart]:
+        return [rate_charts.heads(entries)]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         picture = folder / "rate_distortion.png"

@@ -51,7 +51,7 @@ def draw_sweeps(axes: Axes, sweeps: list[Sweep]) -> None:
     curves = [[row["bound"] for row in rows] for _, rows in sweeps]
     near = 0.002 * max(max(max(c) for c in curves) - min(min(c) for c in curves), 1e-9)
     for number, (entry, rows) in enumerate(sweeps):
-        alike = [_coincide(curves[number], other, near) for other in curves]
+        alike = [coincide(curves[number], other, near) for other in curves]
         _draw_curve(axes, entry, rows, sum(alike[:number]), sum(alike[number + 1 :]))
     longest = max((rows for _, rows in sweeps), key=len)
     k, ceiling = ([row[key] for row in longest] for key in ("K", "ceiling"))
@@ -66,7 +66,7 @@ def draw_sweeps(axes: Axes, sweeps: list[Sweep]) -> None:
     legend(axes, BANDS if several else "bands: 95% interval")
 
 
-def _coincide(one: list[float], other: list[float], near: float) -> bool:
+def coincide(one: list[float], other: list[float], near: float) -> bool:
     return len(one) == len(other) and all(
         abs(x - y) <= near for x, y in zip(one, other, strict=True)
     )

@@ -43,6 +43,11 @@ def columns(group: Group, probes: Probes) -> list[tuple[str, tuple[Value | str, 
 
 
 def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
+    """Write `csv_text`."""
+    return write_text(path, csv_text(groups, probes))
+
+
+def csv_text(groups: Sequence[Group], probes: Probes) -> str:
     """Plain numbers, a line for each group: for each column of the table the value, the ends of its
     95% interval (or two bounds), and the standard deviation over seeds.
     """
@@ -68,7 +73,7 @@ def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
     writer = csv.DictWriter(text, heads, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    return write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _plain(cells: Sequence[Value | str]) -> Mapping[str, object]:

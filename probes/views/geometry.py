@@ -56,6 +56,15 @@ class GeometryProbe(Probe):
                 )
         return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
 
+    def plain(self, numbers: Numbers) -> list[str]:
+        if said := numbers.get("sentence"):
+            return [f"Sign of collapse: {said}."]
+        space = numbers["features"]
+        return [
+            f"No sign of collapse: the features spread over {space['effective_rank']:.1f} of their"
+            f" {space['dimensions']:.0f} dimensions (effective rank)."
+        ]
+
 
 def geometry(frozen: Frozen) -> Numbers:
     """The geometry of features and, if the method has them, of (query) codes on the test split.

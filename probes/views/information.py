@@ -20,8 +20,9 @@ from core.frozen import Frozen, Pairs
 from core.information.certificate import certificate
 from core.method import PairCritic
 from core.randomness import KeyedRNG
-from probes.probe import Entry, Found, Numbers, Probe, Value
+from probes.probe import Bound, Chart, Entry, Found, Numbers, Probe, Value
 from probes.report import sweep_figures
+from probes.report.page import bound_charts
 from probes.views.critic import refit_scale, train_critic
 from probes.views.duplicates import duplicates
 from probes.views.sweep import Halved, sweep_over
@@ -41,7 +42,14 @@ class InformationProbe(Probe):
     name = "information"
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
+    claims = (
+        "A lower bound on the information that two views of an image share, by the named critic at"
+        " its largest K, on held-out images. It can not exceed log(K + 1), and it does not say"
+        " whether the features are useful.",
+        "What limits the bound: K, the training data, or the critic. Converged: none of these.",
+    )
     across = "negatives K"
+    charted = ("infonce",)
     panel = "Between views: lower bound on I(V1; V2)"
     schema = """
         "quantity", "estimator", "side", "split", "unit", "images",
@@ -84,6 +92,19 @@ class InformationProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         found = [_sentence(name, critic) for name, critic in numbers["critics"].items()]
         return found + ([UNKNOWN_COPIES] if numbers.get("copies_left_out", 0) is None else [])
+
+    def plain(self, numbers: Numbers) -> list[str]:
+        return bound_charts.said_of_information(numbers, *best_critic(numbers))
+
+    def bounds(self, numbers: Numbers) -> list[Bound]:
+        name, critic = best_critic(numbers)
+        last = critic["sweep"][-1]
+        ends = last["bound"], last["low"], last["high"]
+        known = critic["verdict"], numbers["truth"], numbers.get("augmentation", "")
+        return [Bound("I(V1; V2)", "lower", f"InfoNCE, {name} critic", *ends, *known)]
+
+    def charts(self, entries: list[Entry]) -> list[Chart]:
+        return [bound_charts.sweep(entries, [best_critic(entry.numbers)[0] for entry in entries])]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         return {"infonce": sweep_figures.sweep(found.numbers, folder / "infonce.png")}

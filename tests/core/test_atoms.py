@@ -19,7 +19,7 @@ from sklearn.metrics import mutual_info_score
 from core.information import atoms, from_samples, gaussians, units
 
 CLOSE = {"rel": 1e-9, "abs": 1e-12}
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 @st.composite
@@ -177,7 +177,7 @@ def covariance(seed: int, d: int) -> np.ndarray:
     return root @ root.T / d + 0.05 * np.eye(d)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 6), st.floats(1.5, 10))
 def test_gaussians_are_those_of_scipy_and_torch(seed, d, base):
     rng = np.random.default_rng(seed)
@@ -216,7 +216,7 @@ def test_units_are_converted_in_one_place():
     assert sorted(by_hand) == ["chunked.py", "units.py"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), min_size=2, max_size=50))
 def test_estimates_from_counts_are_those_of_scikit_learn(pairs):
     x, y = zip(*pairs, strict=True)

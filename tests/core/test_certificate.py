@@ -96,3 +96,13 @@ def test_codes_without_a_bounded_score_have_no_certificate():
             certificate((unit, bad), (unit, unit), 5.0)
     with pytest.raises(Unmeasurable, match="15 pairs are too few"):
         certificate((unit[:15], unit[:15]), (unit, unit), 5.0)
+
+
+def test_the_first_bet_depends_on_the_guess_and_not_on_the_value():
+    """One value 1 in [0, 1], a guessed variance of 1: the capital 1 + bet (1 - m) reaches 1 / delta
+    at m = 1 - (1 / delta - 1) / bet, with bet = sqrt(2 log(1 / delta)).
+    """
+    delta = 0.9
+    expected = 1 - (1 / delta - 1) / math.sqrt(2 * math.log(1 / delta))
+    found = lower_limit(torch.ones(1), 0.0, 1.0, delta, 1.0)
+    assert found == pytest.approx(expected, abs=1e-9)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from core import npz
 from core.errors import Unmeasurable, UserError
 from core.foreign import arrays
-from core.foreign.given import FeatureFile
+from core.foreign.feature_file import FeatureFile
 from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
@@ -223,3 +224,18 @@ def test_rate_cells_without_distortion():
     numbers = {"rate": {"value": 1.0, "low": 0.9, "high": 1.1}, "lower": {"value": 0.5}}
     numbers |= {"upper": {"value": 0.8}}
     assert RateProbe().cells(numbers)[2] == "–" and RateProbe().values(numbers)[2] == "–"
+
+
+def test_a_size_that_compression_can_not_reach_is_refused_before_it_is_read(tmp_path):
+    """The directory of the zip agrees with the header, but 100 bytes can not be 800 MB."""
+    header, count, path = io.BytesIO(), 10**8, tmp_path / "x.npz"
+    facts = {"descr": "<f8", "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(header, facts)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", header.getvalue() + bytes(80))
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"PK\1\2") + 24  # the size that the directory states
+    data[place : place + 4] = struct.pack("<I", len(header.getvalue()) + 8 * count)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x claims the shape .* holds \d+ bytes of it"):
+        npz.read(path, "", lambda records: npz.array(records, "x", path, "", count, rank=1))

@@ -7,6 +7,7 @@ import torch
 
 from core.data.datasets import DataConfig, open_source
 from core.data.held_out import held_out
+from core.data.lists import read_list
 from core.data.source import eval_sampler
 from core.errors import UserError
 from tests.pictures import first_values, png
@@ -204,3 +205,23 @@ def test_a_fixed_cut_does_not_depend_on_the_seed_of_the_run(tmp_path):
         open_source(DataConfig(**{**PLAIN, "root": str(tmp_path)}), "test", seed) for seed in (0, 5)
     )
     assert torch.equal(first.images, second.images)
+
+
+def test_auto_takes_the_first_label_column_and_a_column_named_twice_is_one(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,class\na.png,x,u\nb.png,y,v\n")
+    found = read_list(file, "auto")
+    assert found.labels == {"label": ["x", "y"]} and found.others == ("class",)
+    assert list(read_list(file, "label, class,label").labels) == ["label", "class"]
+
+
+def test_all_images_can_not_be_held_out():
+    assert held_out(7, 8) == 7
+    with pytest.raises(UserError, match="8 images can not be held out of 8"):
+        held_out(8, 8)
+
+
+def test_the_mark_with_which_some_programs_begin_a_list_is_no_part_of_a_name(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("label,path\nx,a.png\n", "utf-8-sig")
+    assert read_list(file, "auto").labels == {"label": ["x"]}

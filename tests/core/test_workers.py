@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pytest
+import torch
 
 from core.data.datasets import DataConfig, open_source
 from core.data.notes import say_once
@@ -206,6 +209,32 @@ def test_other_errors_are_unchanged():
 def test_an_invalid_timeout_is_refused(timeout):
     with pytest.raises(ValueError, match="^timeout: must be above 0 seconds"):
         DataConfig(timeout=timeout)
+
+
+def test_a_worker_starts_although_a_thread_draws_random_numbers_while_it_is_forked(capfd):
+    """torch seeds the global generators in a worker, where their locks stay as they were."""
+    say_once.cache_clear()
+    ends = threading.Event()
+
+    def draw() -> None:
+        while not ends.is_set():
+            torch.rand(2**20)  # holds the lock of torch's generator nearly all of the time
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        with np.random.get_bit_generator().lock:
+            for _ in range(3):
+                got = [int(batch[2]) for batch in load(split(nothing), 1, 60.0, batch_size=1)]
+                assert got == list(range(12))
+    finally:
+        ends.set()
+        thread.join()
+    assert not capfd.readouterr().err, "workers were replaced"
+
+
+def nothing(index: int) -> None:
+    pass
 
 
 class Aborts:

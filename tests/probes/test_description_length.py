@@ -20,6 +20,10 @@ from core.run.features import Features
 from probes.labels import knn_reader, mdl, usable
 from probes.labels.linear import linear
 from probes.labels.linear import readings as linear_readings
+from probes.labels.logistic import Logistic
+from probes.labels.variational import length, variational
+from probes.report.groups import Group
+from probes.report.orders import said_of_orders
 
 
 def features(x: torch.Tensor, *labels: torch.Tensor, classes: int = 4) -> Features:
@@ -115,6 +119,33 @@ def test_several_factors_add_up_and_a_single_class_costs_nothing():
         mdl.prequential(Features(lone.x * math.nan, lone.y, lone.factors))
 
 
+def test_a_variational_code_is_longer_than_the_evidence_and_not_by_much():
+    """-log p(y | x) by a million draws from the prior."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 2, generator=rng)
+    x = (x - x.mean(0)) / x.std(0)
+    y = (x[:, 0] + 0.5 * torch.randn(30, generator=rng) > 0).long()
+    model = Logistic(x)
+    w = model.parameters(model.fit(y, 2, (1 / 30,)))
+    found = length(x, y, (w[0][0], w[1][0]), 1.0, KeyedRNG(0, 0))
+    weight = torch.randn(200_000, 2, 2, generator=rng)
+    bias = 3 * torch.randn(200_000, 1, 2, generator=rng)
+    likelihood = F.log_softmax(x @ weight + bias, 2)[:, torch.arange(30), y].double().sum(1)
+    evidence = -(likelihood.logsumexp(0) - math.log(200_000)).item()
+    assert evidence < found < evidence + 2.5
+
+
+def test_variational_codes_are_ordered_as_they_should_be(digits):
+    train = digits[0]
+    worse = Features(train.x[:, 3:].contiguous(), train.y, train.factors)
+    noise = train.y[torch.randperm(len(train.y), generator=torch.Generator().manual_seed(0))]
+    n = len(train.y)
+    good, bad, random = (variational(part)[0] for part in (train, worse, train._replace(y=noise)))
+    assert good < bad < n * math.log(4) < random < n * math.log(4) + 40
+    lone = Features(train.x, torch.zeros_like(train.y), (("one", 1), ("three", 3))[:1])
+    assert variational(lone) == [0.0]
+
+
 def test_neighbours_vote_as_in_scikit_learn(digits):
     train, test = digits
     x, x_test = (F.normalize(part.x, dim=1).double().numpy() for part in digits)
@@ -188,3 +219,17 @@ def test_the_numbers_are_strict_json_with_sentences_and_pictures(digits, tmp_pat
     assert len(reader.sentences(information)) == len(reader.columns) == 3
     picture = usable.draw_readers(information, tmp_path / "usable.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_orders_by_accuracy_and_by_code_are_compared():
+    def group(name, top1, kbits, data="d"):
+        return Group(name, data, ({"linear": {"top1": top1}, "mdl": {"kbits": kbits}},))
+
+    one, two, three = group("a", 0.9, 5.0), group("b", 0.8, 4.0), group("c", 0.7, 6.0)
+    lines = said_of_orders([three, two, one])
+    assert lines[0].endswith("a (90.0 %), b (80.0 %), c (70.0 %)")
+    assert lines[1].endswith("b (4.00 kbit), a (5.00 kbit), c (6.00 kbit)")
+    assert lines[2] == "the orders disagree: a is more accurate, but b has the shorter code"
+    assert said_of_orders([one, three])[2] == "both orders agree"
+    assert said_of_orders([one, Group("x", "d", ({"linear": {"top1": 1.0}},))]) == []
+    assert said_of_orders([one, group("b", 0.8, 4.0, "other")])[2] == "both orders agree"

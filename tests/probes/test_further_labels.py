@@ -161,13 +161,16 @@ def test_fine_tuning_changes_a_copy_and_learns(untrained):
 
 
 def test_the_probes_on_request_go_through_the_command(untrained, capsys):
-    names = "low_shot,mlp,finetune,classes"
+    names = "low_shot,mlp,mdl,usable,finetune,classes"
     words = ["low_shot.draws=2", "mlp.epochs=3", "finetune.epochs=1", "--device", "cpu"]
+    words += ["mdl.orders=1", "mdl.tolerance=50", "usable.epochs=2"]
     probe.main([str(untrained), "--probes", names, *words])
     folder = untrained.parent / "probe"
     found = json.loads((folder / "probe.json").read_text())
     assert set(names.split(",")) <= found.keys() and not found["absent"]
     assert found["low_shot"]["seed"] == 0 and found["low_shot"]["1"]["draws"] == 2
+    assert found["mdl"]["tolerance"] == 0.5 and found["mdl"]["images"] == 320
+    assert (folder / "learning.png").is_file() and (folder / "usable.png").is_file()
     pictures = sorted(path.name for path in folder.glob("confusion*.png"))
     assert pictures == [f"confusion_{name}.png" for name in ("colour", "shape")]
     said = capsys.readouterr().out
@@ -176,5 +179,8 @@ def test_the_probes_on_request_go_through_the_command(untrained, capsys):
         "MLP probe, 512 hidden",
         "fine-tuned on 256",
         "the worst is",
+        "description length of shape: ",
+        "surplus over",
+        "usable information, MLP reader: ",
     ):
         assert words in said

@@ -344,7 +344,7 @@ def test_packages_that_are_missing_are_one_line(tmp_path, monkeypatch, capsys):
         {"twobounds": [1]},
     ],
 )
-def test_a_config_of_a_stranger_opens_nothing(change, tmp_path):
+def test_a_config_of_unknown_origin_opens_nothing(change, tmp_path):
     path = saved(tmp_path / "run", "simclr_sprites", *BACKBONES["vit"])
     command.main([str(path), "-o", str(tmp_path / "out")])
     facts = json.loads((tmp_path / "out" / "config.json").read_text())

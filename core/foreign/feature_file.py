@@ -1,4 +1,4 @@
-"""Features of a file as a `Frozen`: nothing is encoded, and what the file does not hold is absent.
+"""A file of features as a `Frozen`: nothing is encoded. What needs a missing array is absent.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """
@@ -30,8 +30,8 @@ HELD_OUT = 10  # without pairs of val, one pair of train in so many chooses the 
 
 
 class FeatureFile(Frozen):
-    """The arrays of a file, for probes. An array that a probe needs and that is missing makes the
-    probe's numbers absent, with its name as the reason.
+    """The arrays of a file, for probes. If an array that a probe needs is missing, the numbers of
+    the probe are absent, and the reason names the array.
     """
 
     has_images = False
@@ -44,7 +44,7 @@ class FeatureFile(Frozen):
         self._identities: dict[str, Identity] = {}  # hashed once
         named = any(word.partition("=")[0] == "data.name" for word in overrides)
         self.images_of = self._open("test", False) if named else None
-        self.remarks = _claim(path, table, self.images_of) if self.images_of else []
+        self.remarks = _check_test_labels(path, table, self.images_of) if self.images_of else []
         self.run = copy.copy(self.run)
         self.run.method = "features"
         if not named:
@@ -53,8 +53,8 @@ class FeatureFile(Frozen):
 
     @classmethod
     def read(cls, path: Path, overrides: list[str], **options: Any) -> "FeatureFile":
-        """The features of a file. With `data.*` overrides its test rows are said to be the test
-        images of these data, in order; the labels must agree. Raises `UserError`.
+        """The features of a file. Overrides `data.*` name the data: then the test rows must be
+        those of the test images, in order, and have their labels. Raises `UserError`.
         """
         return cls(path, arrays.read(path), overrides, **options)
 
@@ -173,7 +173,7 @@ class FeatureFile(Frozen):
 class Rows(Source):
     """A split of which only features are known."""
 
-    rendered = True  # so nobody looks for copies of an image
+    rendered = True  # there are no images in which copies could be looked for
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors
@@ -186,8 +186,8 @@ class Rows(Source):
         raise Unmeasurable(f"{self.name} holds no images")
 
 
-class Given:
-    """Stands for a method of which only results are known."""
+class ResultsOnly:
+    """Takes the place of a method if only its results are known."""
 
     shape = (0, 0, 0)
 
@@ -197,7 +197,7 @@ class Given:
     encode = embed
 
 
-class WithCodes(Given):
+class WithCodes(ResultsOnly):
     """Its codes have unit length and a temperature, so there is a native critic."""
 
     temperature = 1.0
@@ -206,7 +206,7 @@ class WithCodes(Given):
         raise Unmeasurable("the encoder is not known, only its codes")
 
 
-class WithPosterior(Given):
+class WithPosterior(ResultsOnly):
     """Its posteriors are known; the prior is the standard normal."""
 
     dimensions = 0
@@ -233,11 +233,11 @@ class WithBoth(WithCodes, WithPosterior):
 
 
 def _method(table: arrays.Table) -> Method:
-    """What the probes see as the method: what it can do follows from the arrays."""
+    """The method that probes see. It has codes and posteriors if the file has them."""
     coded = table.temperature is not None and "query_test" in table.arrays
     latent = "mean_test" in table.arrays
     kinds = {(True, True): WithBoth, (True, False): WithCodes, (False, True): WithPosterior}
-    made: Any = kinds.get((coded, latent), Given)()
+    made: Any = kinds.get((coded, latent), ResultsOnly)()
     if coded:
         made.temperature = table.temperature
     if latent:
@@ -245,7 +245,7 @@ def _method(table: arrays.Table) -> Method:
     return made  # type: ignore[no-any-return]
 
 
-def _claim(path: Path, table: arrays.Table, source: Source) -> list[str]:
+def _check_test_labels(path: Path, table: arrays.Table, source: Source) -> list[str]:
     """Compare the labels of the file's test rows with those of the named data."""
     y = table.arrays.get("y_test")
     if y is None:

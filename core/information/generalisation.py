@@ -1,0 +1,130 @@
+"""Upper bounds on the error of a classifier on images that it has not seen.
+
+n = images that the bound uses, d = delta: a bound holds with probability 1 - d over the draw of
+these images. Errors are shares in [0, 1]; code lengths and divergences are in nats.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+
+
+def binary_kl(q: float, p: float) -> float:
+    """KL of coins with P(1) = q and P(1) = p; infinite where p excludes what q allows.
+
+    >>> round(binary_kl(0.5, 0.9), 4)
+    0.5108
+    """
+    total = 0.0
+    for a, b in ((q, p), (1 - q, 1 - p)):
+        if a > 0:
+            total += a * (math.log(a) - math.log(b)) if b > 0 else math.inf
+    return max(0.0, total)
+
+
+def kl_upper(q: float, budget: float) -> float:
+    """The largest p >= q with binary_kl(q, p) <= budget, or 1 if there is none below.
+
+    >>> round(kl_upper(0.0, 0.1), 4) == round(1 - math.exp(-0.1), 4)
+    True
+    """
+    if not 0 <= q <= 1 or not budget >= 0:
+        raise ValueError(f"need an error in [0, 1] and a budget of 0 or more: {q}, {budget}")
+    if q == 1 or budget == 0:
+        return q
+    top = math.nextafter(1.0, 0.0)
+    if binary_kl(q, top) <= budget:
+        return 1.0
+    found = float(brentq(lambda p: binary_kl(q, p) - budget, q, top, xtol=1e-14))
+    return found if binary_kl(q, found) >= budget else min(1.0, found + 1e-12)  # never too small
+
+
+def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
+    """PAC-Bayes-kl (Seeger 2002; Maurer 2004). With probability 1 - delta, for all posteriors Q at
+    once,
+
+        kl( error of Q on the images || error of Q ) <= (KL(Q || P) + log(2 sqrt(n) / delta)) / n
+
+    Q is a distribution over classifiers; its error is that of one drawn for each image. The prior P
+    must not depend on the n images. Returns the largest error that this allows.
+    """
+    _require(n, delta)
+    if not divergence >= 0:
+        raise ValueError(f"divergence: must be 0 or more, got {divergence}")
+    return kl_upper(error, (divergence + math.log(2 * math.sqrt(n) / delta)) / n)
+
+
+def occam(error: float, length: float, n: int, delta: float) -> float:
+    """For one classifier whose description in a prefix code, fixed before the images were seen, has
+    `length` nats: with probability 1 - delta, for all classifiers at once,
+
+        kl( error on the n images || error ) <= ( length + log(1 / delta) ) / n
+
+    (Chernoff's inequality for each classifier, with delta e^-length by Kraft's inequality.)
+    """
+    _require(n, delta)
+    if not length >= 0:
+        raise ValueError(f"length: must be 0 or more, got {length}")
+    return kl_upper(error, (length + math.log(1 / delta)) / n)
+
+
+def expected_gap(information: float, n: int) -> float:
+    """sqrt(I(S; W) / 2n): how far the error of weights W on new images can exceed that on their n
+    training images S at most, in expectation over S, for losses in [0, 1] (Xu & Raginsky 2017, with
+    sigma = 1/2). It is no certificate for one sample.
+    """
+    if n < 1 or not information >= 0:
+        raise ValueError(f"need n of 1 or more and information of 0 or more: {n}, {information}")
+    return math.sqrt(information / (2 * n))
+
+
+class Rice(NamedTuple):
+    """A Golomb-Rice code of whole numbers: a prefix code that a decoder reads back."""
+
+    bits: NDArray[np.uint8]  # of 0 and 1
+
+    @property
+    def nats(self) -> float:
+        return len(self.bits) * math.log(2)
+
+
+def rice_encode(values: ArrayLike) -> Rice:
+    """Bits of whole numbers v: 4 bits of k, then for each v the number u = 2 |v| - (v > 0) as
+    u >> k zeros, a one, and the k lowest bits of u. k, from 0 to 15, gives the shortest code
+    (Rice 1979).
+
+    >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
+    [0, -1, 5]
+    """
+    v = np.asarray(values, dtype=np.int64).ravel()
+    u = 2 * np.abs(v) - (v > 0)
+    k = min(range(16), key=lambda k: int((u >> k).sum()) + k * len(u))
+    found = [int(bit) for bit in f"{k:04b}"]
+    for number in u.tolist():
+        found += [0] * (number >> k) + [1]
+        found += [(number >> place) & 1 for place in reversed(range(k))]
+    return Rice(np.array(found, dtype=np.uint8))
+
+
+def rice_decode(code: Rice, count: int) -> NDArray[np.int64]:
+    """The `count` numbers of a code. `ValueError` if it is too short."""
+    bits, place = code.bits.tolist(), 4
+    made: list[int] = []
+    k = int("".join(map(str, bits[:4])), 2)
+    for _ in range(count):
+        if 1 not in bits[place:]:
+            raise ValueError(f"the code ends after {len(made)} of {count} numbers")
+        end = bits.index(1, place)
+        rest = bits[end + 1 : end + 1 + k]
+        u = (end - place << k) + int("0" + "".join(map(str, rest)), 2)
+        place = end + 1 + k
+        made.append((u + 1) // 2 if u % 2 else -(u // 2))
+    return np.array(made, dtype=np.int64)
+
+
+def _require(n: int, delta: float) -> None:
+    if n < 1 or not 0 < delta < 1:
+        raise ValueError(f"need n of 1 or more and delta in (0, 1): {n}, {delta}")

@@ -1,0 +1,307 @@
+"""What the page says: checkpoints, sentences, comparisons, the table, commands."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import legible
+from probes.probe import Bound, Chart, Entry, Probe, Value
+from probes.report.comparison import file_of
+from probes.report.figures import COLOURS, MARKERS
+from probes.report.groups import Group, Unalike, mean
+from probes.report.page import bound_charts, vega
+from probes.report.schema import KEYS, Report
+from probes.report.store import MALFORMED, damaged
+from probes.report.table import LONGEST, Probes, headings, spread
+from probes.report.tabular import columns
+
+MOST_CONFIG = 2**16  # bytes of a config that the page shows
+# of the colours in `figures.COLOURS`, versions that are bright enough for a dark page
+BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
+BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
+NO_NUMBER = "–"
+SHORT = 4  # checkpoints, or keys of a config, that a short text names
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table: its text, the interval below it, and the number that sorts it."""
+
+    text: str
+    more: str = ""
+    number: float | None = None
+
+
+def look(place: int) -> dict[str, str]:
+    """The colour of a checkpoint, a variable of the style sheet, and its shape."""
+    return {"colour": vega.colour(place), "shape": vega.SHAPES[place % len(vega.SHAPES)]}
+
+
+def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
+    """The checkpoints that have numbers of a probe; their place is that of the group."""
+    return [
+        Entry(
+            group.label,
+            COLOURS[place % len(COLOURS)],
+            MARKERS[place % len(MARKERS)],
+            mean(runs),
+            runs,
+            place,
+            group.data,
+        )
+        for place, group in enumerate(groups)
+        if (runs := group.runs(probe))
+    ]
+
+
+def charts(groups: Sequence[Group], probes: Probes) -> list[tuple[str, Chart]]:
+    """(key of a probe, figure) for every probe: its own figures, or its curves as lines."""
+    found = []
+    for key, probe in probes.items():
+        held = entries(groups, key)
+        if held:
+            made = _tried(key, groups, lambda p=probe, h=held: p.charts(h) or _curves(p, h))
+            found += [(key, chart) for chart in made]
+    return found
+
+
+def bounds(groups: Sequence[Group], probes: Probes) -> list[tuple[Entry, list[Bound]]]:
+    """The bounds of each checkpoint on any information, from all probes."""
+    found: dict[int, tuple[Entry, list[Bound]]] = {}
+    for key, probe in probes.items():
+        for entry in entries(groups, key):
+            held = _tried(key, groups, lambda p=probe, e=entry: p.bounds(e.numbers))
+            if held:
+                found.setdefault(entry.place, (entry, []))[1].extend(held)
+    return [found[place] for place in sorted(found)]
+
+
+def _tried(key: str, groups: Sequence[Group], made: Any) -> Any:
+    """The result, or a `UserError` that names a report whose numbers can not be drawn."""
+    try:
+        return made()
+    except (*MALFORMED, Unalike) as error:
+        report = next(r for group in groups for r in group.reports if key in r)
+        raise damaged(file_of(report), key, error) from None
+
+
+def _curves(probe: Probe, held: list[Entry]) -> list[Chart]:
+    rows = [
+        vega.row(entry, curve=legible(name, LONGEST), x=x, value=y)
+        for entry in held
+        for name, points in probe.curves(entry.numbers).items()
+        for x, y in points
+    ]
+    if not rows:
+        return []
+    return [Chart(probe.name.replace("_", " "), probe.summary, vega.lines(rows, probe.across, ""))]
+
+
+def sentences(group: Group, probes: Probes) -> list[str]:
+    """A checkpoint in plain sentences; for several seeds, in the mean."""
+    lines = []
+    for key, probe in probes.items():
+        if runs := group.runs(key):
+            numbers = mean(runs)
+            lines += _tried(key, [group], lambda p=probe, n=numbers: p.plain(n))
+    return [legible(line, 1000) for line in lines]
+
+
+def absent(group: Group) -> list[tuple[str, str]]:
+    """(probe, reason) of what could not be measured."""
+    return [
+        (legible(str(key), 40), legible(str(why), 300))
+        for key, why in group.reports[0]["absent"].items()
+    ]
+
+
+def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
+    """Which checkpoint has the largest lower bound on each quantity, whether its distance from the
+    next one exceeds the interval, and what limits the bounds.
+    """
+    lines: list[str] = []
+    of: dict[tuple[str, str, str], list[tuple[Entry, Bound]]] = {}
+    for entry, mine in held:
+        for bound in mine:
+            if bound.side == "lower":
+                of.setdefault((bound.quantity, bound.views, entry.data), []).append((entry, bound))
+    for (quantity, _, _), found in of.items():
+        upper = {
+            entry.place: min(bound.value for bound in mine if bound.side == "upper")
+            for entry, mine in held
+            if any(bound.quantity == quantity and bound.side == "upper" for bound in mine)
+        }
+        found.sort(key=lambda pair: -pair[1].value)
+        lines += _between(quantity, found, upper) if upper else [_leader(quantity, found)]
+        lines += _known(found)
+        limits: dict[str, list[str]] = {}
+        for entry, bound in found:
+            if bound.verdict:
+                limits.setdefault(bound.verdict, []).append(entry.label)
+        for verdict, names in limits.items():
+            said = bound_charts.VERDICTS.get(verdict, "")
+            who = f"{len(names)} of {len(found)} checkpoints"
+            who = _named(names) if len(names) <= SHORT else who
+            lines.append(f"{who}: {verdict}. {said}".strip())
+    return lines
+
+
+def _between(quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, float]) -> list[str]:
+    """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
+    said = [
+        f"{entry.label}: {meaning} is at least {bound.value:.2f}"
+        + (f" and at most {upper[entry.place]:.2f}" if entry.place in upper else "")
+        + " nats."
+        for entry, bound in found[:SHORT]
+    ]
+    more = len(found) - SHORT
+    return said + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
+
+
+def _known(found: list[tuple[Entry, Bound]]) -> list[str]:
+    """What the bounds say beside the known truth."""
+    truths = {bound.truth for _, bound in found}
+    if len(truths) != 1 or None in truths:
+        return []
+    (truth,) = truths
+    above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
+    if above:
+        return [f"The truth is {truth:.3f} nats. {_named(above)}: above it, which is an error."]
+    return [f"The truth is known here: {truth:.3f} nats. No bound is above it beyond its interval."]
+
+
+def _leader(quantity: str, found: list[tuple[Entry, Bound]]) -> str:
+    (first, best), *others = found
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
+    if not others:
+        return f"{first.label}: {meaning} is at least {best.value:.3f} nats."
+    second, next_ = others[0]
+    gap = best.value - next_.value
+    half = sum(((bound.high - bound.low) / 2) ** 2 for bound in (best, next_)) ** 0.5
+    settled = gap > half
+    so = f"The most is read from {first.label}" if settled else "Their order is not settled"
+    return (
+        f"Of {meaning}, {first.label} has the largest lower bound, {best.value:.3f} nats, and"
+        f" {second.label} follows with {next_.value:.3f}. {so}: the difference of {gap:.3f} nats is"
+        f" {'more' if settled else 'not more'} than its 95 % interval, ± {half:.3f} (as if both"
+        " were independent)."
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def cells(group: Group, probes: Probes) -> list[Cell]:
+    """The cells of a checkpoint's row, one for each column of the probes."""
+    return [_cell(found) for _, found in columns(group, probes)]
+
+
+def _cell(found: Sequence[Value | str]) -> Cell:
+    if not found:
+        return Cell(NO_NUMBER)
+    if len(found) > 1:
+        values = [value.value for value in found if isinstance(value, Value)]
+        known = [value for value in values if value is not None]
+        middle = sum(known) / len(known) if known and len(known) == len(found) else None
+        return Cell(legible(spread(found), LONGEST), number=middle)
+    (value,) = found
+    if isinstance(value, str):
+        return Cell(legible(value, LONGEST))
+    ends = [f"{end:,.{value.digits}f}" for end in (value.low, value.high) if end is not None]
+    if value.value is None:
+        return Cell(_minus(" … ".join(ends)) or NO_NUMBER, number=value.low)
+    text = _minus(f"{value.value:,.{value.digits}f}")
+    return Cell(text, _minus(" … ".join(ends)), value.value)
+
+
+def _minus(text: str) -> str:
+    """Numbers with a minus sign that is as wide as a digit."""
+    return text.replace("-", "−")
+
+
+def claims(probes: Probes) -> list[tuple[str, str]]:
+    """(heading, what the column may claim) of each column."""
+    said = [
+        probe.claims[number] if number < len(probe.claims) else probe.summary
+        for probe in probes.values()
+        for number in range(len(probe.columns))
+    ]
+    return [(name, claim) for (_, name), claim in zip(headings(probes), said, strict=True)]
+
+
+def commands(report: Report, front: str = "twobounds") -> list[str]:
+    """The commands that train and measure a checkpoint, as far as its report and its run folder
+    tell.
+    """
+    checkpoint, lines = Path(report["checkpoint"]), []
+    run = checkpoint.parent
+    if (run / "config.yaml").is_file():
+        lines.append(f"{front} pretrain {shlex.quote(str(run / 'config.yaml'))}")
+    measured = [key for key in report if key not in KEYS]
+    words = [str(checkpoint), *(["--probes", ",".join(measured)] if measured else [])]
+    words += ["--seed", str(report["seed"])] if report["seed"] else []
+    for key, options in report["options"].items():
+        if isinstance(options, dict):
+            words += [f"{key}.{name}={value}" for name, value in options.items()]
+    lines.append(f"{front} probe {shlex.join(words)}")
+    return [legible(line, 2000) for line in lines]
+
+
+def config_text(report: Report) -> str:
+    """The config.yaml of a checkpoint's run folder as a text, or ""."""
+    path = Path(report["checkpoint"]).parent / "config.yaml"
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return ""
+    try:
+        with open(path, "rb") as file:
+            held = file.read(MOST_CONFIG + 1)
+    except OSError:
+        return ""
+    if len(held) > MOST_CONFIG:
+        return ""
+    text = held.decode("utf-8", "replace")
+    return "\n".join(legible(line, LONGEST) for line in text.splitlines())
+
+
+def differences(texts: Sequence[str]) -> list[str]:
+    """For each config, in a line, the keys whose values are not the same in all configs."""
+    flat = [_flat(text) for text in texts]
+    keys = list(dict.fromkeys(key for held in flat for key in held))
+    differ = [key for key in keys if len({held.get(key) for held in flat}) > 1]
+    hidden = ("folder", "wandb.", "method", "resume")
+    found = []
+    for held in flat:
+        said = [
+            f"{key} {held[key]}"
+            for key in differ
+            if held.get(key) not in (None, "null", "''") and not key.startswith(hidden)
+        ]
+        more = [f"{len(said) - 2 * SHORT} more"] if len(said) > 2 * SHORT else []
+        found.append(", ".join([*said[: 2 * SHORT], *more]))
+    return found
+
+
+def _flat(text: str) -> dict[str, str]:
+    """Keys and values of a config's text: `a.b` -> value, by indentation alone, so that no YAML of
+    a stranger is interpreted.
+    """
+    found: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        depth = len(key) - len(key.lstrip())
+        if not colon or key.lstrip().startswith(("#", "-")):
+            continue
+        while above and above[-1][0] >= depth:
+            above.pop()
+        name = ".".join([*(part for _, part in above), key.strip()])
+        if value.strip():
+            found[name] = value.strip()
+        else:
+            above.append((depth, key.strip()))
+    return found

@@ -1,0 +1,155 @@
+"""Pictures of checkpoints for the page: read as data, scaled down and encoded again.
+
+A picture may come from a stranger. Only PNG files that a report names, or that lie in a run's
+folder `pictures`, are read; their size is checked before they are decoded, and the page holds what
+was decoded, never their bytes.
+"""
+
+import base64
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from probes.probe import Probe
+from probes.report.comparison import file_of
+from probes.report.groups import Group
+from probes.report.schema import Report
+
+MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
+# pixels of width for up to so many checkpoints
+WIDTHS = ((3, 960), (10, 720), (10**9, 480))
+ROOM = 5_500_000  # bytes of all pictures in the page
+QUALITY = 82
+TITLES = {
+    "views": "Pairs of views",
+    "neighbours": "Nearest neighbours",
+    "dimensions": "Rate of each dimension",
+}
+TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
+
+
+@dataclass
+class Picture:
+    """One picture, of one or several checkpoints that have the same."""
+
+    places: list[int]  # of the groups
+    labels: list[str]
+    source: str  # a data URL
+    width: int
+    height: int
+    rate: float | None = None  # in nats, of a method that has one
+    note: str = ""
+
+
+@dataclass
+class Gallery:
+    """Pictures of one kind, and why pictures are missing."""
+
+    title: str
+    pictures: list[Picture] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def slides(self) -> bool:
+        """Whether a slider moves through the pictures, from the largest rate to the least."""
+        rates = {picture.rate for picture in self.pictures}
+        return len(rates) > 1 and None not in rates
+
+
+def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery]:
+    """The pictures of the first run of each group, by kind."""
+    width = next(w for most, w in WIDTHS if len(groups) <= most)
+    found: dict[str, Gallery] = {}
+    seen: dict[tuple[str, str], Picture] = {}
+    room = ROOM
+    for place, group in enumerate(groups):
+        for key, kind, path in _files(group.reports[0], probes):
+            gallery = found.setdefault(kind, Gallery(TITLES.get(kind) or kind.replace("_", " ")))
+            made = encoded(path, width)
+            if isinstance(made, str):
+                gallery.missing.append(f"{group.label}: {made}")
+                continue
+            content, size = made
+            code = hashlib.sha256(content).hexdigest()
+            if (kind, code) in seen:
+                seen[kind, code].places.append(place)
+                seen[kind, code].labels.append(group.label)
+                continue
+            url = "data:image/webp;base64," + base64.b64encode(content).decode()
+            if len(url) > room:
+                gallery.missing.append(f"{group.label}: left out, so that the page stays small")
+                continue
+            room -= len(url)
+            numbers = probes[key].headline(group.reports[0][key]) if key in probes else {}
+            picture = Picture([place], [group.label], url, *size, *_rate(numbers))
+            seen[kind, code] = picture
+            gallery.pictures.append(picture)
+    for gallery in found.values():
+        if gallery.slides:
+            gallery.pictures.sort(key=lambda picture: -(picture.rate or 0.0))
+    return list(found.values())
+
+
+def _rate(numbers: dict[str, float]) -> tuple[float | None, str]:
+    """The rate among the headline numbers of the probe that made a picture, and a note."""
+    if "rate" not in numbers:
+        return None, ""
+    note = f"R = {numbers['rate']:,.2f}"
+    if "distortion" in numbers:
+        note += f", D = {numbers['distortion']:,.2f}"
+    return numbers["rate"], f"{note} nats an image".replace("-", "−")
+
+
+def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, str, Path]]:
+    """(probe, kind, file) of the pictures that a report names, then of the run's own."""
+    folder = Path(file_of(report)).parent
+    named: Any = report.get("pictures")
+    found = []
+    for key, names in named.items() if isinstance(named, dict) else ():
+        charted = probes[key].charted if key in probes else ()
+        for name in names if isinstance(names, list) else ():
+            if key in report and _is_name(name) and Path(name).stem not in charted:
+                found.append((key, Path(name).stem, folder / name))
+    run = Path(report["checkpoint"]).parent / "pictures"
+    found += [("", kind, run / f"{kind}.png") for kind in TRAINING]
+    return [(key, kind, path) for key, kind, path in found if os.path.isfile(path)]
+
+
+def _is_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and name.lower().endswith(".png")
+        and len(name) <= 100
+    )
+
+
+def encoded(path: Path, width: int) -> tuple[bytes, tuple[int, int]] | str:
+    """A PNG file as WebP of at most this width, and its size; or why it can not be shown."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return f"{path.name} is larger than {MOST_BYTES >> 20} MiB"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(path, formats=["PNG"])
+            if picture.width * picture.height > MOST_PIXELS:
+                return f"{path.name} has {picture.width} x {picture.height} pixels, too many"
+            decoded = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return f"{path.name} is no readable PNG file"
+    decoded.thumbnail((width, 16 * width), Image.Resampling.LANCZOS)
+    return webp(decoded), decoded.size
+
+
+def webp(picture: Image.Image, quality: int = QUALITY) -> bytes:
+    """A picture as a WebP file."""
+    made = io.BytesIO()
+    picture.save(made, "WEBP", quality=quality, method=4)
+    return made.getvalue()

@@ -1,0 +1,144 @@
+"""Figures and sentences of rate and distortion."""
+
+from typing import Any
+
+from probes.probe import Chart, Entry, Numbers
+from probes.report.figures import lower_hull
+from probes.report.page import vega
+from probes.report.page.vega import QUIET, Row, Spec
+
+LINES = 7  # lines of equal D + R
+NEAR = 0.05  # nats from the ceiling at which a lower bound can not show more
+
+
+def said_of_rate(numbers: Numbers) -> list[str]:
+    """R and the bounds on I(X; Z) in words, and what they do not say."""
+    low, r = numbers["lower"]["value"], numbers["rate"]["value"]
+    high = min(numbers["upper"]["value"], r)
+    lines = [
+        f"A code carries at least {low:.2f} and at most {high:.2f} nats about its image.",
+        f"The rate R = {r:.2f} nats [{numbers['rate']['low']:.2f}, {numbers['rate']['high']:.2f}]"
+        " is an upper bound of this information: R also counts how far the codes are from the"
+        " prior. It does not say what the information is about, or how good a reconstruction is.",
+    ]
+    if low > numbers["ceiling"] - NEAR:
+        lines.append(
+            f"The lower bound is at its ceiling, log n = {numbers['ceiling']:.2f} nats for the"
+            " images that were used, so the true value may be anywhere between the two."
+        )
+    active, all_ = numbers["active_units"], numbers["latent_dimensions"]
+    clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
+    lines.append(numbers.get("sentence", clear))
+    return lines
+
+
+def plane(entries: list[Entry]) -> list[Chart]:
+    """Every VAE as a point (R, D) with its intervals, on lines of equal D + R."""
+    rows: list[Row] = []
+    for entry in entries:
+        if "distortion" in entry.numbers:
+            rows.append(_point(entry, entry.numbers))
+    if not rows:
+        return []
+    return [
+        Chart(
+            "Rate and distortion of the VAEs",
+            "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image."
+            " Left and below is better. D + R, a bound on -log p(x), is constant on each grey"
+            " line, whose value is written at its left end."
+            " D is comparable only among decoders of the same likelihood.",
+            _spec(rows, []),
+        )
+    ]
+
+
+def heads(entries: list[Entry]) -> Chart:
+    """The rate-distortion curves of frozen features: a point for each trained head."""
+    rows: list[Row] = []
+    hulls: list[Row] = []
+    for entry in entries:
+        points = [entry.numbers["nothing"], *entry.numbers["points"]]
+        rows += [_point(entry, point) for point in points]
+        places = [(point["rate"]["value"], point["distortion"]["value"]) for point in points]
+        hulls += [vega.row(entry, R=r, D=d) for r, d in lower_hull(places)]
+    return Chart(
+        "Rate-distortion curves of frozen features",
+        "One small VAE head was trained for each price beta on the frozen features of each"
+        " checkpoint. All values above a curve are achievable from these features.",
+        _spec(rows, hulls),
+    )
+
+
+def _point(entry: Entry, found: dict[str, Any]) -> Row:
+    r, d = found["rate"], found["distortion"]
+    more = {"beta": found["beta"]} if "beta" in found else {}
+    ends = {"R_low": r["low"], "R_high": r["high"], "D_low": d["low"], "D_high": d["high"]}
+    total = r["value"] + d["value"]
+    return vega.row(entry, R=r["value"], D=d["value"], D_plus_R=total, **ends, **more)
+
+
+def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
+    right = 1.15 * max(row["R_high"] for row in rows) or 1.0
+    low, high = min(row["D_low"] for row in rows), max(row["D_high"] for row in rows)
+    margin = max(0.15 * (high - low), 0.3 * right)
+    bottom, top = low - margin, high + margin
+    x_scale = {"domain": [0, right], "nice": False, "clamp": False}
+    y_scale = {"domain": [bottom, top], "nice": False, "zero": False}
+
+    def at(x: str, y: str) -> Spec:
+        return {
+            "x": {"field": x, "type": "quantitative", "scale": x_scale}
+            | {"title": "rate R, nats an image: upper bound on I(X; Z)", "axis": {"grid": False}},
+            "y": {"field": y, "type": "quantitative", "scale": y_scale}
+            | {"title": "distortion D, nats an image", "axis": {"grid": False}},
+        }
+
+    step = (top - bottom + right) / (LINES + 1)
+    totals = [bottom + step * (number + 1) for number in range(LINES)]
+    iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
+    shown = vega.tooltip(
+        ("checkpoint", ""), ("beta", ".4g"), ("R", ",.3f"), ("R_low", ",.3f"), ("R_high", ",.3f"),
+        ("D", ",.3f"), ("D_low", ",.3f"), ("D_high", ",.3f"), ("D_plus_R", ",.3f"),
+    )  # fmt: skip
+    line: Spec = {"type": "line", "clip": True}
+    layers: list[Spec] = [
+        {
+            "data": {"values": iso},
+            "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
+            "encoding": at("R", "D") | {"detail": {"field": "total"}},
+        },
+        {
+            "data": {"values": [line for line in iso if line["R"] == 0]},
+            "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "fontSize": 11}
+            | {"color": QUIET, "clip": True},
+            "encoding": at("R", "D") | {"text": {"field": "total", "format": ",.0f"}},
+        },
+    ]
+    if hulls:
+        ordered = {"order": {"field": "R"}}
+        layers.append(
+            {
+                "data": {"values": hulls},
+                "mark": line | {"strokeWidth": 2},
+                "encoding": at("R", "D") | vega.by_run() | ordered,
+            }
+        )
+    bars = {"type": "rule", "clip": True, "strokeWidth": 1.4}
+    return vega.layered(
+        rows,
+        [
+            *layers,
+            {
+                "mark": bars,
+                "encoding": at("R_low", "D") | {"x2": {"field": "R_high"}} | vega.by_run(),
+            },
+            {
+                "mark": bars,
+                "encoding": at("R", "D_low") | {"y2": {"field": "D_high"}} | vega.by_run(),
+            },
+            {
+                "mark": vega.POINT | {"size": 90},
+                "encoding": at("R", "D") | vega.by_run(shape=True) | shown,
+            },
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Worked examples of the theory: each is a function that yields lines of text."""

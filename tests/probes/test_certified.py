@@ -1,0 +1,148 @@
+"""Certificates: bounds against scipy's tails, coverage in simulated draws, a code that is read
+back.
+"""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from sklearn.datasets import load_digits
+
+from core.errors import Unmeasurable
+from core.information import generalisation
+from core.information.atoms import kl
+from core.run.features import Features
+from probes.labels import certified
+
+share = st.floats(0, 1)
+DRAWS = 60
+
+
+@settings(max_examples=50, deadline=None)
+@given(share, share, st.floats(0, 5))
+def test_the_inverse_of_the_binary_divergence(q, p, budget):
+    assert generalisation.binary_kl(q, p) == pytest.approx(kl([q, 1 - q], [p, 1 - p]), abs=1e-9)
+    top = generalisation.kl_upper(q, budget)
+    assert q <= top <= 1
+    if top < 0.999:
+        assert generalisation.binary_kl(q, top) == pytest.approx(budget, abs=1e-6)
+    assert top <= q + math.sqrt(budget / 2) + 1e-9  # Pinsker
+    assert top <= generalisation.kl_upper(q, budget + 0.1)
+
+
+@pytest.mark.parametrize(("wrong", "n"), [(0, 100), (7, 100), (50, 1000)])
+def test_an_occam_bound_of_length_0_covers_the_binomial_tail(wrong, n):
+    """At the bound, so few errors have a probability of at most delta, by scipy's exact tail; the
+    exact limit of Clopper and Pearson is not far below.
+    """
+    bound = generalisation.occam(wrong / n, 0.0, n, 0.01)
+    assert binom.cdf(wrong, n, bound) <= 0.01
+    assert binom.cdf(wrong, n, bound - 0.045) > 0.01
+    assert generalisation.occam(wrong / n, 5.0, n, 0.01) > bound
+    assert generalisation.pac_bayes(wrong / n, 0.0, n, 0.01) > bound  # log 2 sqrt n more
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-300, 300), min_size=1, max_size=40))
+def test_a_code_is_read_back_and_no_code_begins_another(values):
+    code = generalisation.rice_encode(values)
+    assert generalisation.rice_decode(code, len(values)).tolist() == values
+    more = generalisation.Rice(np.concatenate([code.bits, [1, 0, 1]]).astype(np.uint8))
+    assert generalisation.rice_decode(more, len(values)).tolist() == values
+    with pytest.raises(ValueError, match="the code ends after"):
+        generalisation.rice_decode(code, len(values) + 1)
+    assert code.nats == pytest.approx(len(code.bits) * math.log(2))
+
+
+def drawn(n: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two classes, the sign of the first feature, with one label in ten wrong."""
+    x = torch.randn(n, 3, generator=rng)
+    flipped = torch.rand(n, generator=rng) < 0.1
+    return x, ((x[:, 0] > 0) ^ flipped).long()
+
+
+def means(x: torch.Tensor, y: torch.Tensor) -> certified.Centre:
+    """The classifier that compares class means: quick, and it depends on all labels."""
+    side = torch.stack([x[y == label].mean(0) for label in (0, 1)]).double()
+    bias = -0.5 * side.square().sum(1, keepdim=True)
+    return certified.Centre(torch.cat([side, bias], 1))
+
+
+def coverage(draws: int) -> list[tuple[float, float, float, float]]:
+    """Bound and true error of both certificates, for each draw of 200 images."""
+    rng, found = torch.Generator().manual_seed(0), []
+    many = drawn(20_000, rng)
+    for seed in range(draws):
+        first, (x, y) = drawn(100, rng), drawn(200, rng)
+        own = means(torch.cat([first[0], x]), torch.cat([first[1], y]))
+        posterior, _, bound = certified.pac_bayes(x, y, means(*first), own, seed, 0.01)
+        truth = certified.gibbs_errors(*many, posterior, seed, 1)
+        quantised, r, _, short = certified.occam(x, y, {3: own}, 0.01)
+        found.append((bound, truth, short, quantised.errors(many[0][:, :r], many[1])))
+    return found
+
+
+def test_certificates_hold_in_simulated_draws():
+    found = np.array(coverage(DRAWS))
+    assert (found[:, 0] >= found[:, 1]).all() and (found[:, 2] >= found[:, 3]).all()
+    # and they say something: one label in ten is wrong, guessing has .5
+    assert found[:, 0].mean() < 0.38 and found[:, 2].mean() < 0.5
+    assert found[:, 1].mean() == pytest.approx(0.15, abs=0.03)
+
+
+def test_drawn_classifiers_are_those_of_drawn_weights():
+    """Independent logits have the errors of weights that are drawn for each image."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = drawn(4000, rng)
+    centre = means(*drawn(200, rng))
+    found = certified.gibbs_errors(x, y, certified.Posterior(centre, 0.5, 0.0), 0, 4)
+    wrong = []
+    with_one = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    for _ in range(4):
+        weight = centre.weight + 0.5 * torch.randn(
+            len(x), *centre.weight.shape, generator=rng, dtype=torch.float64
+        )
+        wrong.append(((weight @ with_one[..., None])[..., 0].argmax(1) != y).double().mean())
+    assert found == pytest.approx(float(np.mean(wrong)), abs=0.015)
+
+
+def test_the_probe_on_digits_and_on_random_labels(tmp_path):
+    x, y = load_digits(n_class=2, return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = torch.tensor(x[order, 18:38:3]).float(), torch.tensor(y[order])[:, None]
+    train, test = (
+        Features(x[part], y[part], (("digit", 2),)) for part in (slice(260), slice(260, None))
+    )
+    found, probe = certified.certified(train, test), certified.CertifiedProbe()
+    part = found["factor"]["digit"]
+    for kind in certified.KINDS:
+        assert part[kind]["test"] <= part[kind]["bound"] < 0.5 and not part[kind]["vacuous"]
+    assert part["occam"]["bits"] > 4 and found["confidence"] == 0.99 and found["images"] == 130
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert len(probe.cells(found)) == len(probe.values(found)) == len(probe.columns)
+    assert certified.draw(found, tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    labels = torch.randint(2, y.shape, generator=torch.Generator().manual_seed(0))
+    noise = certified.certified(train._replace(y=labels[:260]), test._replace(y=labels[260:]))
+    assert all(noise["factor"]["digit"][kind]["vacuous"] for kind in certified.KINDS)
+    assert "vacuous: guessing is as good" in probe.sentences(noise)[0]
+    with pytest.raises(Unmeasurable, match="needs 100 training images"):
+        certified.certified(Features(x[:50], y[:50], train.factors), test)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: generalisation.kl_upper(1.5, 1.0),
+        lambda: generalisation.pac_bayes(0.1, -1.0, 10, 0.1),
+        lambda: generalisation.occam(0.1, 1.0, 10, 1.0),
+        lambda: generalisation.expected_gap(-1.0, 10),
+    ],
+)
+def test_what_has_no_bound_is_refused(call):
+    with pytest.raises(ValueError, match="need|must be"):
+        call()
