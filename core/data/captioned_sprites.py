@@ -24,7 +24,7 @@ from core.errors import nearest
 from core.randomness import KeyedRNG
 
 PICKS = 12  # more than a caption needs choices of words
-PROMPTS = 64  # sentences whose mean stands for a value of a factor
+PROMPTS = 256  # sentences that stand for a value of a factor
 
 
 @dataclass

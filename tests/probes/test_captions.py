@@ -17,7 +17,7 @@ from probes.texts import captions as module
 from probes.texts.captions import both_ways
 from probes.texts.encoded import encoded_texts, text_pairs
 from probes.texts.retrieval import recall
-from probes.texts.zero_shot import class_codes, classify, zero_shot
+from probes.texts.zero_shot import classify, zero_shot
 
 COUNTS = {"shape": 4, "colour": 6, "size": 2}
 NAMES = ["captions", "retrieval", "zero_shot"]
@@ -69,14 +69,16 @@ def test_recall_equals_a_sorted_list_and_ties_are_broken_at_random():
     torch.testing.assert_close(recall(same, same, 2), torch.full((8,), 0.25).double())
 
 
-def test_a_class_is_the_mean_direction_of_its_sentences():
-    frozen = frozen_clip()
-    sentences = [["a red thing", "a scarlet thing"], ["a lime thing"]]
-    made = class_codes(frozen, sentences)
-    codes = frozen.method.encode_text(["a red thing", "a scarlet thing", "a lime thing"]).codes
-    expected = F.normalize(torch.stack([codes[:2].mean(0), codes[2]]), dim=1)
-    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
-    assert classify(torch.eye(3), torch.eye(3)[[1, 0, 2]]).tolist() == [1, 0, 2]
+def test_a_class_is_the_mean_of_the_codes_or_of_the_probabilities_of_its_sentences():
+    rng = torch.Generator().manual_seed(0)
+    unit = [F.normalize(torch.randn(n, 5, generator=rng), dim=1) for n in (600, 7, 4, 9)]
+    by_codes, by_probabilities = classify(unit[0], unit[1:], 0.1)
+    for number, image in enumerate(unit[0][:50]):
+        mean = [F.cosine_similarity(image, codes.mean(0), dim=0) for codes in unit[1:]]
+        shares = [torch.exp(codes @ image / 0.1).mean() for codes in unit[1:]]
+        assert by_codes[number] == torch.stack(mean).argmax()
+        assert by_probabilities[number] == torch.stack(shares).argmax()
+    assert len(by_codes) == 600 and not torch.equal(by_codes, by_probabilities)
 
 
 def frozen_clip(steps: int = 0, **keys: object) -> Frozen:
@@ -143,17 +145,17 @@ def test_seen_and_unseen_combinations_are_told_apart(trained):
     numbers = zero_shot(trained)
     parts = numbers["parts"]
     assert parts["all"]["images"] == parts["seen"]["images"] + parts["unseen"]["images"] == 96
-    assert parts["all"]["top1"]["colour"]["value"] > 0.5 and set(numbers["prompts"]) == {
+    assert parts["all"]["codes"]["colour"]["value"] > 0.5 and set(numbers["prompts"]) == {
         "shape",
         "colour",
     }
     weighted = sum(
-        parts[part]["images"] * parts[part]["top1"]["colour"]["value"]
+        parts[part]["images"] * parts[part]["codes"]["colour"]["value"]
         for part in ("seen", "unseen")
     )
-    assert weighted / 96 == pytest.approx(parts["all"]["top1"]["colour"]["value"])
-    joint = parts["all"]["top1"]["all factors"]
-    assert joint["value"] <= parts["all"]["top1"]["shape"]["value"] and joint["chance"] == 0.125
+    assert weighted / 96 == pytest.approx(parts["all"]["codes"]["colour"]["value"])
+    joint = parts["all"]["codes"]["all factors"]
+    assert joint["value"] <= parts["all"]["codes"]["shape"]["value"] and joint["chance"] == 0.125
 
 
 def test_pairs_are_the_images_of_the_other_probes_and_texts_are_encoded_once(trained):
