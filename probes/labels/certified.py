@@ -204,8 +204,8 @@ class CertifiedProbe(Probe):
     columns = ("PAC-Bayes error % ≤", "Occam error % ≤")
     schema = """
         "factor": {FACTOR: {"pac_bayes" | "occam": {"error" (on the images of the bound), "bound",
-        "test" (error on test), "vacuous" (0 | 1); "divergence" (nats), "deviation", "expected_gap" |
-        "bits", "rank", "step"}}}, "confidence", "images" (of the bound) """
+        "test" (error on test), "vacuous" (0 | 1), "divergence" (nats), "deviation",
+        "expected_gap" | "bits", "rank", "step"}}}, "confidence", "images" (of the bound) """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
