@@ -49,7 +49,7 @@ def account(curve: Curve, batch: int) -> Numbers:
     """
     count = len(curve.steps)
     if count < LEAST:
-        raise Unmeasurable(f"account: the log has {count} steps with {curve.key}; it needs {LEAST}")
+        raise Unmeasurable(f"the log has {count} steps with {curve.key}; it needs {LEAST}")
     final = float(curve.loss[-max(1, round(LAST * count)) :].mean())
     above = curve.loss - final
     area = float(np.trapezoid(above, curve.steps)) + float(curve.steps[0] * above[0])
@@ -58,7 +58,7 @@ def account(curve: Curve, batch: int) -> Numbers:
         "kbits": bits(batch * area) / 1000,
         "first": float(curve.loss[0]),
         "final": final,
-        "key": curve.key,
+        "estimator": curve.key,
         "images": int(curve.steps[-1]) * batch,
         "logged": count,
     }
@@ -71,18 +71,18 @@ def read_curve(path: Path, until: int) -> Curve:
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise Unmeasurable(f"account: {path.name} is larger than {LARGEST:,} bytes")
+            raise Unmeasurable(f"{path.name} is larger than {LARGEST:,} bytes")
         with open(path, encoding="utf-8", errors="replace") as file:
             rows = [row for line in file if (row := _row(line)) and row["step"] <= until]
     except OSError:
-        raise Unmeasurable("account: the run has no metrics.jsonl beside its checkpoint") from None
+        raise Unmeasurable("the run has no metrics.jsonl beside its checkpoint") from None
     for key, (sign, _) in KEYS.items():
         found = {row["step"]: sign * row[key] for row in rows if key in row}
         if found:
             steps = sorted(found)
             loss = np.array([found[step] for step in steps], dtype=np.float64)
             return Curve(np.array(steps, dtype=np.int64), loss, key)
-    raise Unmeasurable(f"account: the log has no loss in nats ({' or '.join(KEYS)})")
+    raise Unmeasurable(f"the log has no loss in nats ({' or '.join(KEYS)})")
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -111,12 +111,12 @@ class AccountProbe(Probe):
     columns = ("pretraining kbit",)
     schema = """
         "nats" (area under the training loss above its final value; an estimate, no bound), "kbits",
-        "first", "final" (nats an image or view), "key" (of the log), "images" (seen, with repeats),
-        "logged" (steps) """
+        "first", "final" (nats an image or view), "estimator" (the key of the log), "images" (seen,
+        with repeats), "logged" (steps) """
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         if frozen.folder is None:
-            raise Unmeasurable("account: only a run with its log has one")
+            raise Unmeasurable("only a run with its log has one")
         curve = read_curve(frozen.folder.parent / "metrics.jsonl", frozen.step)
         return Found(account(curve, frozen.trained.optim.batch_size), {"curve": curve})
 
@@ -132,7 +132,7 @@ class AccountProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         return [
             f"account of pretraining: {numbers['kbits']:,.0f} kbit, the area of the training loss"
-            f" above its final {numbers['final']:.2f} ({KEYS[numbers['key']][1]}) over"
+            f" above its final {numbers['final']:.2f} ({KEYS[numbers['estimator']][1]}) over"
             f" {numbers['images']:,} images seen, repeats included; an estimate and no bound, not"
             " to be compared between losses of different kinds"
         ]

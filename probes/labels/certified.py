@@ -175,7 +175,7 @@ def certified(train: Features, test: Features, seed: int = 0, delta: float = DEL
 
 
 def _entry(error: float, bound: float, test: float, guess: float) -> Numbers:
-    return {"error": error, "bound": bound, "test": test, "vacuous": bound >= guess}
+    return {"error": error, "bound": bound, "test": test, "vacuous": int(bound >= guess)}
 
 
 def _components(x: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ class CertifiedProbe(Probe):
     columns = ("PAC-Bayes error % ≤", "Occam error % ≤")
     schema = """
         "factor": {FACTOR: {"pac_bayes" | "occam": {"error" (on the images of the bound), "bound",
-        "test" (error on test), "vacuous"; "divergence" (nats), "deviation", "expected_gap" |
-        "bits", "rank", "step"}}}, "confidence", "images" (of the bound) """
+        "test" (error on test), "vacuous" (0 | 1), "divergence" (nats), "deviation",
+        "expected_gap" | "bits", "rank", "step"}}}, "confidence", "images" (of the bound) """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -238,7 +238,7 @@ class CertifiedProbe(Probe):
                     f" {100 * part['bound']:.1f} % with {100 * numbers['confidence']:.0f} %"
                     f" confidence ({paid}, {numbers['images']:,} images); on test"
                     f" {100 * part['test']:.1f} %"
-                    + ("; vacuous: guessing is as good" if part["vacuous"] else "")
+                    + ("; vacuous: guessing is as good" if part["vacuous"] > 0 else "")
                 )
         return [*lines, "certificates assume an encoder that was not trained on these images"]
 

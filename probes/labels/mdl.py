@@ -133,7 +133,7 @@ def _numbers(
         "uniform": len(y) * uniform,
         "alone": multinomial_length(torch.bincount(y, minlength=classes).numpy()),
         "sdl": fmean(surplus),
-        "reached": curve[-1] <= tolerance,
+        "reached": int(curve[-1] <= tolerance),
         "curve": [[end, loss] for end, loss in zip(ends, curve, strict=False)],
     }
     if uniform > 0:
@@ -155,7 +155,7 @@ class MDLProbe(Probe):
         features) | "sdl" (surplus): totals over factors; "sd" (over orders), "kbits",
         "compression" (uniform / nats), "images", "orders", "tolerance" (nats an image; the option
         is in hundredths of a nat), "ends" (of the blocks), "factor": {FACTOR: the same, "reached"
-        (the tolerance), "curve": [[labels sent before, nats an image of the next block]]} """
+        (the tolerance; 0 | 1), "curve": [[labels sent before, nats of an image of the next]]} """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -187,7 +187,9 @@ class MDLProbe(Probe):
         lines = []
         for factor, part in numbers["factor"].items():
             ratio = f"{part.get('compression', 1):.2f} times shorter than the uniform code"
-            sdl = f"{'' if part['reached'] else 'at least '}{bits(part['sdl']) / 1000:.3f} kbit"
+            sdl = (
+                f"{'' if part['reached'] == 1 else 'at least '}{bits(part['sdl']) / 1000:.3f} kbit"
+            )
             lines.append(
                 f"description length of {factor}: {part['kbits']:.3f} ±"
                 f" {bits(part['sd']) / 1000:.3f} kbit for {numbers['images']:,} labels,"

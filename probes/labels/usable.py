@@ -87,7 +87,7 @@ def _described(value: Estimate, gain: Estimate) -> Numbers:
     return bounds(value) | {
         "gain": bounds(gain),
         "extrapolated": value.mean + gain.mean,
-        "limited": wants_data(value.mean, gain),
+        "limited": int(wants_data(value.mean, gain)),
     }
 
 
@@ -101,7 +101,8 @@ class UsableProbe(Probe):
     schema = """
         "linear" | "mlp" | "knn": {"value" (H(Y) - CE, nats, mean over factors), "low", "high",
         "gain" (of the second half of the training images): {"value", "low", "high"},
-        "extrapolated" (in 1/n; no bound), "limited" (by the number of images), "factor": {FACTOR:
+        "extrapolated" (in 1/n; no bound), "limited" (by the number of images; 0 | 1),
+        "factor": {FACTOR:
         the same}}, "images", "train_images" """
 
     def requires(self, frozen: Frozen) -> str:
@@ -128,7 +129,7 @@ class UsableProbe(Probe):
             limit = (
                 f"the number of images is a limit: any number of them may give"
                 f" {part['extrapolated']:.3f} (extrapolated in 1/n, no bound)"
-                if part["limited"]
+                if part["limited"] > 0
                 else "more images would add little"
             )
             lines.append(

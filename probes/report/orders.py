@@ -8,35 +8,33 @@ from probes.report.groups import Group
 
 
 def said_of_orders(groups: Sequence[Group]) -> list[str]:
-    """Sentences about groups that have both the `linear` and the `mdl` probe; none for fewer than
-    two. Means over seeds are compared. A disagreement is a pair of runs on the same data of which
+    """Sentences about groups on the same data that have both the `linear` and the `mdl` probe; none
+    where these are fewer than two. Means over seeds are compared. A disagreement is a pair of which
     one has the higher accuracy and the other the shorter code.
     """
-    found = {
-        group.label: (
-            fmean(run["top1"] for run in group.runs("linear")),
-            fmean(run["kbits"] for run in group.runs("mdl")),
-            group.data,
-        )
-        for group in groups
-        if group.runs("linear") and group.runs("mdl")
-    }
-    if len(found) < 2:
-        return []
-    accurate = sorted(found, key=lambda name: -found[name][0])
-    short = sorted(found, key=lambda name: found[name][1])
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for group in groups:
+        linear, codes = group.runs("linear"), group.runs("mdl")
+        if linear and codes:
+            accuracy = fmean(run["top1"] for run in linear)
+            kbits = fmean(run["kbits"] for run in codes)
+            found.setdefault(group.data, {})[group.label] = (accuracy, kbits)
+    return [line for scores in found.values() if len(scores) > 1 for line in _of_one(scores)]
+
+
+def _of_one(scores: dict[str, tuple[float, float]]) -> list[str]:
+    accurate = sorted(scores, key=lambda name: -scores[name][0])
+    short = sorted(scores, key=lambda name: scores[name][1])
     lines = [
         "by accuracy of the linear probe: "
-        + ", ".join(f"{name} ({100 * found[name][0]:.1f} %)" for name in accurate),
+        + ", ".join(f"{name} ({100 * scores[name][0]:.1f} %)" for name in accurate),
         "by description length of the labels: "
-        + ", ".join(f"{name} ({found[name][1]:.2f} kbit)" for name in short),
+        + ", ".join(f"{name} ({scores[name][1]:.2f} kbit)" for name in short),
     ]
     apart = [
         f"{first} is more accurate, but {second} has the shorter code"
         for first, second in itertools.combinations(accurate, 2)
-        if found[first][0] > found[second][0]
-        and found[second][1] < found[first][1]
-        and found[first][2] == found[second][2]
+        if scores[first][0] > scores[second][0] and scores[second][1] < scores[first][1]
     ]
     if not apart:
         return [*lines, "both orders agree"]

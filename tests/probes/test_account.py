@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import Unmeasurable
 from probes import account
+from probes.report.store import check
 
 
 def written(folder, rows):
@@ -94,4 +95,5 @@ def test_the_report(tmp_path):
     assert len(probe.cells(found.numbers)) == len(probe.values(found.numbers)) == 1
     picture = probe.figures(found, frozen, tmp_path)["account"]
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    check(probe, found.numbers)
     assert json.loads(json.dumps(found.numbers, allow_nan=False)) == found.numbers

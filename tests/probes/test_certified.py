@@ -18,6 +18,7 @@ from core.information import generalisation
 from core.information.atoms import kl
 from core.run.features import Features
 from probes.labels import certified
+from probes.report.store import check
 
 share = st.floats(0, 1)
 DRAWS = 60
@@ -123,6 +124,7 @@ def test_the_probe_on_digits_and_on_random_labels(tmp_path):
     for kind in certified.KINDS:
         assert part[kind]["test"] <= part[kind]["bound"] < 0.5 and not part[kind]["vacuous"]
     assert part["occam"]["bits"] > 4 and found["confidence"] == 0.99 and found["images"] == 130
+    check(probe, found)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert len(probe.cells(found)) == len(probe.values(found)) == len(probe.columns)
     assert certified.draw(found, tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

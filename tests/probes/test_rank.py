@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from core.errors import Unmeasurable
 from core.run.features import Features
 from probes.labels import rank
+from probes.report.store import check
 
 
 def drawn(n: int, seed: int) -> Features:
@@ -69,6 +70,7 @@ def test_noise_needs_one_component():
 
 def test_the_report_and_its_errors(found, tmp_path):
     probe = rank.RankProbe()
+    check(probe, found)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert len(probe.cells(found)) == len(probe.values(found)) == len(probe.columns)
     assert "by BIC: " in probe.sentences(found)[0]
