@@ -136,7 +136,7 @@ def test_a_reader_sorts_marks_and_moves_the_sliders(tab, pages):
     assert tab.run(names) == [before[1], before[2], before[0]]  # 8 nats, 4 nats, no rate
     tab.run(column.format(rates))
     assert tab.run(names) == [before[2], before[1], before[0]]
-    assert '"\'<b>漢' in before[1]
+    assert "\"'<b>漢" in before[1]
     assert tab.run("document.querySelectorAll('main b, nav b').length") == 0
     tab.run("document.querySelectorAll('.chip')[1].click()")
     faint = "[...document.querySelectorAll('tr[data-run]')].filter(r => r.matches('.faint')).length"
