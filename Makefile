@@ -1,10 +1,10 @@
-# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make lint`. Each makes .venv if it is missing.
+# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make docs`, `make lint`. Each makes .venv if it is missing.
 # `make clean` deletes .venv and runs/.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test calibrate lint clean
+.PHONY: install demo test calibrate docs lint clean
 
 install: .venv/installed
 	@echo "$(CURDIR)/$(BIN)/twobounds --help lists the commands"
@@ -18,6 +18,11 @@ test: .venv/installed
 calibrate: .venv/installed
 	@$(BIN)/python scripts/calibrate.py
 
+# the documentation site, in site/; a warning is an error
+docs: .venv/installed
+	@$(BIN)/python -c "import mkdocs, mkdocstrings" 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@$(BIN)/python -m mkdocs build --strict --quiet && echo "open site/index.html"
+
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -30,4 +35,4 @@ lint: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -217,6 +217,25 @@ def test_seeds_share_a_row_and_every_run_has_its_command(tmp_path, capsys):
     assert len(page(capsys, tmp_path, *runs, "--each").data["checkpoints"]) == 2
 
 
+@pytest.mark.parametrize("k", [[0, 0, 0], [-3, 5, 1e29], [1, 1, 1], [0.5, 2, 3]])
+def test_odd_numbers_of_strangers_make_a_page(k, tmp_path, capsys):
+    """Whatever a report may hold is drawn; JSON and specifications stay finite."""
+    known, low = information(truth=-1e29), rate(0.0)
+    for row, odd in zip(known["critics"]["common"]["sweep"], k, strict=True):
+        row |= {"K": odd, "bound": 2.0, "low": 2.0, "high": -1e29, "ceiling": -5.0}
+    low["distortion"] = {"value": -1e29, "low": 1e29, "high": -1e29}
+    low["rate"]["high"] = -3.0
+    run = written(tmp_path / "a", information=known, rate=low)
+    path = run / "probe/probe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": -(10**290), "step": -1}))
+    (run / "features").mkdir()
+    (run / "features/features-test-x.safetensors").touch()
+    (run / "last.ckpt").write_text("no checkpoint")
+    found = page(capsys, tmp_path, run)
+    assert "Maps and scores: a:" in found.said
+    assert len(found.data["charts"]) == 4
+
+
 OWN = """
 from probes.probe import Found, Probe, Value
 class Spectrum(Probe):
@@ -258,15 +277,17 @@ def test_a_difference_is_settled_only_beyond_its_interval():
     assert "b has the largest lower bound" in close[0] and "± 0.014" in close[0]
     assert "Their order is not settled" in close[0] and "The most is read from b" in far[0]
     (_, verdict) = said(bound(1.0, verdict="K-limited"))
-    assert verdict.startswith("a: K-limited. The number of negatives limits it")
-    assert any("a: above it" in line for line in said(bound(4.2, truth=4.1)))
+    assert verdict.startswith("Verdict on the bound of a: K-limited. The number of")
+    assert any("intervals of a lie above it" in line for line in said(bound(4.2, truth=4.1)))
     other = bound(4.1)._replace(views="fresh rendering")  # another quantity: not compared
     assert not any("largest" in line for line in said(bound(4.0), other))
 
 
 def test_bounds_from_both_sides_are_a_range():
     both = [bound(2.0, of="I(X; Z)", verdict=""), bound(9.0, of="I(X; Z)", side="upper")]
-    assert "at least 2.00 and at most 9.00 nats" in content.compared([(entry(0), both)])[0]
+    assert (
+        "at least 2.00 and at most 9.00 nats (InfoNCE)" in content.compared([(entry(0), both)])[0]
+    )
     (chart,) = bound_charts.bridge([(entry(0), [*both, bound(90.0, of="I(X; Z)", side="upper")])])
     span = chart.spec["layer"][0]["data"]["values"][0]
     assert (span["at_least"], span["at_most"]) == (2.0, 9.0)

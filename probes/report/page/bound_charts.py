@@ -17,7 +17,8 @@ MEANINGS = {
 FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
 HEADLINE = "the critic of the table"
 VERDICTS = {
-    "converged": "Neither more negatives nor more training images would add much.",
+    "converged": "Neither K, nor the training images, nor the critics that were tried limit it"
+    " much.",
     "K-limited": "The number of negatives limits it: the bound still rises with K.",
     "data-limited": "The number of training images limits it: a critic that had half of them reads"
     " notably less.",
@@ -129,6 +130,16 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
             "encoding": y("ceiling"),
         }
     ]
+    inside = [row["K"] for row in rows if row["ceiling"] < 0.97 * ends[1]]
+    if inside:
+        words = {"type": "text", "align": "right", "dx": -8, "dy": -6, "fontSize": 12}
+        layers.append(
+            {
+                "transform": [first | {"groupby": ["K"]}, {"filter": f"datum.K === {max(inside)}"}],
+                "mark": words | {"color": QUIET},
+                "encoding": y("ceiling") | {"text": {"value": "ceiling log(K + 1)"}},
+            }
+        )
     if any("ideal" in row for row in rows):
         ideal: Spec = {"filter": "isValid(datum.ideal)"}
         layers.append(

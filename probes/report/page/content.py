@@ -129,11 +129,11 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
             if bound.side == "lower":
                 of.setdefault((bound.quantity, bound.views, entry.data), []).append((entry, bound))
     for (quantity, _, _), found in of.items():
-        upper = {
-            entry.place: min(bound.value for bound in mine if bound.side == "upper")
-            for entry, mine in held
-            if any(bound.quantity == quantity and bound.side == "upper" for bound in mine)
-        }
+        upper: dict[int, Bound] = {}
+        for entry, mine in held:
+            above = [b for b in mine if b.quantity == quantity and b.side == "upper"]
+            if above:
+                upper[entry.place] = min(above, key=lambda bound: bound.value)
         found.sort(key=lambda pair: -pair[1].value)
         lines += _between(quantity, found, upper) if upper else [_leader(quantity, found)]
         lines += _known(found)
@@ -145,18 +145,18 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
             said = bound_charts.VERDICTS.get(verdict, "")
             who = f"{len(names)} of {len(found)} checkpoints"
             who = _named(names) if len(names) <= SHORT else who
-            lines.append(f"{who}: {verdict}. {said}".strip())
+            lines.append(f"Verdict on the bound of {who}: {verdict}. {said}".strip())
     return lines
 
 
-def _between(quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, float]) -> list[str]:
+def _between(quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, Bound]) -> list[str]:
     """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
     meaning = bound_charts.MEANINGS.get(quantity, quantity)
     said = [
         f"{entry.label}: {meaning} is at least {bound.value:.2f}"
-        + (f" and at most {upper[entry.place]:.2f}" if entry.place in upper else "")
-        + " nats."
+        + (f" and at most {most.value:.2f} nats ({most.name})." if most else " nats.")
         for entry, bound in found[:SHORT]
+        for most in [upper.get(entry.place)]
     ]
     more = len(found) - SHORT
     return said + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
@@ -170,7 +170,7 @@ def _known(found: list[tuple[Entry, Bound]]) -> list[str]:
     (truth,) = truths
     above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
     if above:
-        return [f"The truth is {truth:.3f} nats. {_named(above)}: above it, which is an error."]
+        return [f"The truth is {truth:.3f} nats. The intervals of {_named(above)} lie above it."]
     return [f"The truth is known here: {truth:.3f} nats. No bound is above it beyond its interval."]
 
 

@@ -28,6 +28,7 @@ from probes.report.groups import Group
 from probes.report.page import vega
 from probes.report.page.gallery import webp
 from probes.report.schema import Report
+from probes.report.store import MALFORMED
 from probes.views.information import shuffled
 
 IMAGES, SIDE, ACROSS = 400, 28, 20  # of a map: images, pixels of a thumbnail, thumbnails in a row
@@ -71,7 +72,7 @@ def explored(groups: Sequence[Group]) -> Explored:
     for place, group in enumerate(groups[:MOST]):
         try:
             _add(made, place, group.label, group.reports[0])
-        except (Unmeasurable, UserError, OSError, RuntimeError, ValueError) as error:
+        except (Unmeasurable, UserError, OSError, *MALFORMED) as error:
             why.setdefault(legible(str(error), 200), []).append(group.label)
     made.missing = [f"{', '.join(labels)}: {reason}" for reason, labels in why.items()]
     if len(groups) > MOST:
