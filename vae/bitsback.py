@@ -16,7 +16,6 @@ B = images of a batch, L = latent dimensions, C H W = image shape, P = parameter
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import UserError
+from core.information.units import bits
 from core.networks.discretized import LEVELS
 from vae.ans import MOST_BITS, Broken, Counts, Stack
 from vae.beta import BetaVAE
@@ -178,8 +178,8 @@ class BitsBack:
                 log_p = self.model.likelihood(z).log_prob(x).double()
                 d -= float(log_p.sum())
                 floored -= float((log_p.exp() * (1 - levels * least) + least).log().sum())
-        scale = 1 / (samples * len(images) * math.log(2))
-        return Bound(d * scale, r * scale, floored * scale)
+        count = samples * len(images)
+        return Bound(*(bits(total) / count for total in (d, r, floored)))
 
     def _levels(self, images: Images) -> NDArray[Any]:
         """Whole levels 0 ... K - 1."""

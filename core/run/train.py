@@ -1,6 +1,5 @@
 """The training loop as a generator of metrics; the caller logs, saves and validates."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -53,6 +52,8 @@ def train(
         with record_function("optimizer"):
             watched = _clip(fabric, model, optimizer, state) if config.clip else {}
             optimizer.step()
+            if not state.run.trainer.cuda_graph:  # a graph writes to the same tensors again
+                optimizer.zero_grad(set_to_none=True)
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
@@ -68,21 +69,21 @@ def gradients_of(
     """The function that leaves the gradients of a batch in the parameters, and returns the loss and
     the method's metrics.
     """
-    compute = functools.partial(_forward_backward, fabric, model, optimizer)
+
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        with record_function("forward"):
+            output = model(batch)
+        with record_function("backward"):
+            fabric.backward(output.loss)
+        return {"loss": output.loss.detach(), **output.metrics}
+
+    def from_none(batch: Batch) -> dict[str, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        return compute(batch)
+
     if state.run.trainer.cuda_graph:
-        return GraphedStep(compute, state.method, fabric.device)
+        return GraphedStep(from_none, state.method, fabric.device)
     return compute
-
-
-def _forward_backward(
-    fabric: Fabric, model: FabricModule, optimizer: FabricOptimizer, batch: Batch
-) -> dict[str, Tensor]:
-    optimizer.zero_grad(set_to_none=True)
-    with record_function("forward"):
-        output = model(batch)
-    with record_function("backward"):
-        fabric.backward(output.loss)
-    return {"loss": output.loss.detach(), **output.metrics}
 
 
 def _clip(

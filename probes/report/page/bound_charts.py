@@ -5,6 +5,7 @@ two families of methods.
 from collections.abc import Sequence
 from typing import Any
 
+from core.information.units import bits
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
@@ -33,7 +34,7 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
     last, verdict = critic["sweep"][-1], critic["verdict"]
     lines = [
         f"Two views of an image share at least {last['bound']:.3f} nats"
-        f" ({vega.bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
+        f" ({bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
         f" {last['high']:.3f}), as the {name} critic reads with {last['K']:,.0f} negatives.",
         f"Verdict: {verdict}. {VERDICTS.get(verdict, '')} The ceiling at this K is"
         f" {last['ceiling']:.2f} nats.",
@@ -210,7 +211,7 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
         mine = [bound for bound in held if bound.quantity == quantity]
         for bound in mine:
             about = {key: getattr(bound, key) for key in ("side", "name", "value", "low", "high")}
-            rows.append(vega.row(entry, **about, bits=vega.bits(bound.value)))
+            rows.append(vega.row(entry, **about, bits=bits(bound.value)))
         ends = {
             side: [bound.value for bound in mine if bound.side == side]
             for side in ("lower", "upper")

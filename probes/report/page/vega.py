@@ -102,7 +102,3 @@ def row(entry: Entry, **more: Any) -> Row:
 def colour(place: int) -> str:
     """The colour of a checkpoint."""
     return f"var(--c{place % len(COLOURS)})"
-
-
-def bits(nats: float) -> float:
-    return nats / math.log(2)

@@ -55,6 +55,8 @@ class Steps:
             torch.compiler.cudagraph_mark_step_begin()
             gradients(batch)
             self.optimizer.step()
+            if not self.run.trainer.cuda_graph:
+                self.optimizer.zero_grad(set_to_none=True)
             self.state.method.after_step(0.1)
 
         return step
