@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import binom
 
 from core.data.source import TextTruth
 from core.data.sprites import best_infonce
@@ -75,6 +74,8 @@ class Telling:
         """The largest expected share of captions whose own image is among the k nearest of n:
         E min(1, k / (1 + Binomial(n - 1, 1 / R))).
         """
+        from scipy.stats import binom  # half a second, which training does not need
+
         others = np.arange(pairs)
         hit = np.minimum(1.0, k / (1 + others))
         return math.fsum(
@@ -83,6 +84,8 @@ class Telling:
 
     def recall_from_image(self, pairs: int, k: int) -> float:
         """The same for images: of the captions that agree, those that tell more come first."""
+        from scipy.stats import binom
+
         others, total = np.arange(pairs), 0.0
         for own, probability in self.sizes.items():
             above = sum(p / r for r, p in self.sizes.items() if r > own)

@@ -224,7 +224,14 @@ def test_train_fits_val_chooses_and_test_is_reported(monkeypatch):
     monkeypatch.setattr(views, "duplicates", lambda source, device: torch.tensor([7, 9]))
     monkeypatch.setattr(views, "critics", lambda *parts: seen.extend(parts) or {})
     frozen = SimpleNamespace(
-        method=None, source=str, pairs=read, device="cpu", seed=0, truth=None, augmentation="none"
+        method=None,
+        source=str,
+        pairs=read,
+        device="cpu",
+        seed=0,
+        truth=None,
+        augmentation="none",
+        has_images=True,
     )
     found = views.information(frozen)
     assert found["split"] == "test" and found["images"] == 48 and found["copies_left_out"] == 2
