@@ -18,6 +18,7 @@ current step with exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md l
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 if not __package__:  # run by its path: import from this checkout
@@ -62,7 +63,7 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
 
     source = open_source(run.data, "train", run.seed)
     fabric = start_fabric(run)
-    with default_dtype(run.trainer.precision):
+    with default_dtype(run.trainer.precision), closing(folder):
         training = prepare(fabric, run, source, start_from)
         validation = Validation(run, fabric.device, source, fabric.world_size, online_knn)
         dry_run(training, validation)

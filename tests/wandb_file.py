@@ -1,6 +1,7 @@
 """Read W&B's file of an offline run: LevelDB's log format, each record a protobuf message."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ BLOCK, HEADER = 32768, 7
 def records(path: Path) -> list[Record]:
     """All records of a .wandb file, in order."""
     data, at, whole, found = path.read_bytes(), HEADER, b"", []
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:  # the rest of a block is filled with zeros
             at += BLOCK - at % BLOCK
             continue
         length = int.from_bytes(data[at + 4 : at + 6], "little")
         kind = data[at + 6]
-        if kind == 0:
+        if kind == 0 or at + HEADER + length > len(data):
             break
         whole += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
@@ -29,6 +30,15 @@ def records(path: Path) -> list[Record]:
             found.append(record)
             whole = b""
     return found
+
+
+def complete(path: Path) -> list[Record]:
+    """All records of a run that has ended. W&B's own process writes them, also after the run."""
+    until = time.monotonic() + 120
+    while not any(r.WhichOneof("record_type") == "exit" for r in records(path)):
+        assert time.monotonic() < until, f"{path} has no end"
+        time.sleep(0.1)
+    return records(path)
 
 
 def items(entries: Any) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class RunFolder:
         self.config, self.data = self.path / "config.yaml", self.path / "data.json"
         self.metrics, self.pictures = self.path / "metrics.jsonl", self.path / "pictures"
         self.saver = Saver()
+        self._lock: IO[str] | None = None
         self._damaged: list[Path] = []
         self._provenance: dict[str, Any] = {}
 
@@ -140,8 +141,9 @@ class RunFolder:
         self._provenance = provenance(source.identity, init or earlier_init(self.data))
 
     def hold(self, patience: float = 0.0) -> None:
-        """Lock the folder until this process ends. `UserError` if another process still holds the
-        lock after `patience` seconds. On a file system without locks nothing is locked.
+        """Lock the folder until `close`, or until this process ends. `UserError` if another process
+        still holds the lock after `patience` seconds. On a file system without locks nothing is
+        locked.
         """
         make_folder(self.path, "folder", NAME_ANOTHER)
         ends = time.monotonic() + patience
@@ -162,6 +164,16 @@ class RunFolder:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
+
+    def close(self) -> None:
+        """Wait for a save that is not complete, and unlock the folder, for another run of this
+        process.
+        """
+        try:
+            self.saver.wait()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def create(self, run: config.RunConfig) -> None:
         """Make the folder, remove half-written files of a killed process, and write the config."""

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from core.run.folder import RunFolder
 from core.run.optim import build_optimizer
 from core.run.preemption import REQUEUE
 from tests.front_door import ROOT, run_script, start_script
+from tests.in_process import train
 
 SMALL = ["model.hidden=16", "model.projection=8"]
 LONG = 1800.0  # seconds: longer than anything that ends takes on the slowest machine
@@ -185,6 +187,23 @@ def test_one_process_at_a_time_holds_a_folder(run, tmp_path):
     code = "import sys; from core.run.folder import RunFolder; RunFolder(sys.argv[1]).hold()"
     held = run_script(script_of(code, tmp_path), folder.path)
     assert "UserError: folder: another process trains in" in held.stderr
+
+
+def test_a_run_that_has_ended_or_failed_frees_its_folder(tmp_path, monkeypatch):
+    """Also if something still refers to it: a notebook may call it again."""
+    small, kept, check = ["data.sprites.train=64", "optim.epochs=1"], [], RunFolder.check
+
+    def checked(folder, run):
+        kept.append(folder)
+        check(folder, run)
+
+    monkeypatch.setattr(RunFolder, "check", checked)
+    assert train("simclr", tmp_path / "run", *small).code == 0
+    RunFolder(tmp_path / "run").hold()
+    with patch("core.run.loop.Loop.to_the_end", side_effect=UserError("stop")):
+        assert train("simclr", tmp_path / "other", *small).code == 2
+    RunFolder(tmp_path / "other").hold()
+    assert len(kept) == 2
 
 
 def test_a_resumed_run_waits_for_the_end_of_the_process_that_holds_its_folder(run, tmp_path):

@@ -12,7 +12,7 @@ from core.run import config
 from core.run.logger import Logger, data_name
 from scripts import probe
 from tests.in_process import call, train
-from tests.wandb_file import history, records, summary
+from tests.wandb_file import complete, history, summary
 
 ASKED = [
     "wandb.mode=offline",
@@ -46,7 +46,7 @@ def logged(tmp_path_factory):
         probe.main([str(run), *words, "wandb.artifacts=true"])
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2
-    return run, *map(records, files), answer
+    return run, *map(complete, files), answer
 
 
 def named(found, kind):
