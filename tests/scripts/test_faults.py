@@ -190,7 +190,7 @@ def test_one_process_at_a_time_holds_a_folder(run, tmp_path):
 
 
 def test_a_run_that_has_ended_or_failed_frees_its_folder(tmp_path, monkeypatch):
-    """Also if something still refers to it: a notebook may call it again."""
+    """Also while its process lives on, such as a notebook."""
     small, kept, check = ["data.sprites.train=64", "optim.epochs=1"], [], RunFolder.check
 
     def checked(folder, run):
@@ -199,11 +199,15 @@ def test_a_run_that_has_ended_or_failed_frees_its_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "check", checked)
     assert train("simclr", tmp_path / "run", *small).code == 0
-    RunFolder(tmp_path / "run").hold()
     with patch("core.run.loop.Loop.to_the_end", side_effect=UserError("stop")):
         assert train("simclr", tmp_path / "other", *small).code == 2
-    RunFolder(tmp_path / "other").hold()
     assert len(kept) == 2
+    code = """import sys
+from core.run.folder import RunFolder
+for folder in sys.argv[1:]:
+    RunFolder(folder).hold()"""
+    held = run_script(script_of(code, tmp_path), tmp_path / "run", tmp_path / "other")
+    assert held.returncode == 0, held.stderr
 
 
 def test_a_resumed_run_waits_for_the_end_of_the_process_that_holds_its_folder(run, tmp_path):
