@@ -150,4 +150,5 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         axes.axhline(truth, color=colour, linewidth=1, linestyle=solid)
         text, shift = f"truth{of} {truth:.2f}", (4, 3 if shared else 3 + 11 * number)
         look: Any = {"xycoords": ("axes fraction", "data"), "color": colour}
-        note(axes, text, (0, truth), shift, **look)
+        # beside the axes if numbers stand at its left end
+        note(axes, text, (0 if curves else 1, truth), shift, **look)
