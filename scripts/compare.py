@@ -19,8 +19,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
-from probes.registry import PROBES, names_of
-from scripts.shared import option, switch
+from scripts.shared import option, probed_runs, shown_probes, switch
 
 if TYPE_CHECKING:
     from probes.report.schema import Report
@@ -63,29 +62,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("compare", __doc__)
-    given.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_OR_CKPT",
-        help="probed run folders or checkpoints, or their probe.json",
-    )
-    option(
-        given,
-        "--probes",
-        f"the probes to show, separated by commas: any of {', '.join(PROBES)}, and"
-        " package.module.Class for probes of your own. If you name only probes of your own, the"
-        " others are shown, too (default: all but your own)",
-        type=names_of,
-    )
+    probed_runs(given)
     option(given, "--out", "the picture (png, pdf or svg)", Path("compare.png"))
     switch(given, "--each", "one line for every run; seeds are not averaged")
     switch(given, "--mixed", "allow runs on different data")
     option(given, "--csv", "the table as plain numbers", type=Path, metavar="FILE")
     option(given, "--latex", "the table as a LaTeX tabular", type=Path, metavar="FILE")
     options = given.parse_args(argv)
-    own = options.probes or []
-    options.probes = own if any(name in PROBES for name in own) else [*PROBES, *own]
+    options.probes = shown_probes(options.probes)
     return options
 
 

@@ -20,8 +20,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
-from probes.registry import PROBES, names_of
-from scripts.shared import option, switch
+from scripts.shared import option, probed_runs, shown_probes, switch
 
 LONGEST = 200  # characters of a title
 
@@ -51,30 +50,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("report", __doc__)
-    given.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN_OR_CKPT",
-        help="probed run folders or checkpoints, or their probe.json",
-    )
+    probed_runs(given)
     option(given, "--out", "the page", Path("report.html"))
     given.add_argument("-o", dest="out", type=Path, help="the same", default=argparse.SUPPRESS)
     option(given, "--title", "the title of the page", type=_title, default="")
-    option(
-        given,
-        "--probes",
-        f"the probes to show, separated by commas: any of {', '.join(PROBES)}, and"
-        " package.module.Class for probes of your own. If you name only probes of your own, the"
-        " others are shown, too (default: all but your own)",
-        type=names_of,
-    )
     switch(given, "--each", "one row for every run; seeds are not averaged")
     switch(given, "--mixed", "allow runs on different data")
     switch(given, "--quick", "no maps of features and no scores of candidates")
     options = given.parse_args(argv)
-    own = options.probes or []
-    options.probes = own if any(name in PROBES for name in own) else [*PROBES, *own]
+    options.probes = shown_probes(options.probes)
     return options
 
 

@@ -35,6 +35,35 @@ def switch(parser: argparse.ArgumentParser, name: str, about: str) -> None:
     parser.add_argument(name, action="store_true", help=about)
 
 
+def probed_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of commands that show reports: the runs, and which probes to show."""
+    from probes.registry import PROBES, names_of
+
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_OR_CKPT",
+        help="probed run folders or checkpoints, or their probe.json",
+    )
+    option(
+        parser,
+        "--probes",
+        f"the probes to show, separated by commas: any of {', '.join(PROBES)}, and"
+        " package.module.Class for probes of your own. If you name only probes of your own, the"
+        " others are shown, too (default: all but your own)",
+        type=names_of,
+    )
+
+
+def shown_probes(asked: list[str] | None) -> list[str]:
+    """The names of the probes that --probes asks for."""
+    from probes.registry import PROBES
+
+    own = asked or []
+    return own if any(name in PROBES for name in own) else [*PROBES, *own]
+
+
 def require_seeds(**seeds: int) -> None:
     """`UserError` for a seed that no generator takes; `estimator_seed` is --estimator-seed."""
     for name, value in seeds.items():

@@ -7,6 +7,7 @@ it: a separate process with its own arguments, folder, environment, output and e
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,14 @@ def run_code(code: str, *words: object, cwd: str | Path = ROOT) -> Done:
 def run_in_processes(function: Callable[..., None], size: int, *given: Any) -> None:
     """Run `function(rank, *given)` in `size` processes, in which all imports are done already."""
     mp.start_processes(function, given, size, start_method="forkserver")  # type: ignore[no-untyped-call]
+
+
+def run_at_a_port(function: Callable[..., None], size: int, folder: Path) -> None:
+    """Run `function(rank, size, port, folder)` in `size` processes that meet at a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run_in_processes(function, size, size, port, folder)
 
 
 def start_script(

@@ -18,7 +18,7 @@ from core.checks import counts
 from core.data.caption_truth import Telling
 from core.data.grammar import COLOURS, SHAPES, spaced
 from core.data.source import Sampler, Source, Truth
-from core.data.sprites import SIDE, SpritesConfig, best_infonce, coverage, hue_in_band
+from core.data.sprites import SIDE, SpritesConfig, best_infonce, contents, coverage, hue_in_band
 from core.randomness import KeyedRNG
 from core.transfer import send
 
@@ -64,13 +64,7 @@ class Scenes(Source):
         combinations = math.prod(self.factors.values())
         self.truth = Truth(math.log(combinations), lambda k: best_infonce(k, combinations))
         self.text_truth = Telling(self.factors, dict.fromkeys(self.factors, 1.0)).truth
-        sizes = {"train": config.train, "val": config.validation, "test": config.test}
-        parts = []
-        for part in ("train", "val") if split == "trainval" else (split,):
-            rng = KeyedRNG(seed, 0).fork(f"scenes/{part}")
-            columns = [rng.integers(k, count, sizes[part]) for k, count in self.factors.items()]
-            parts.append(torch.stack(columns, 1))
-        self.content = torch.cat(parts)
+        self.content = contents("scenes", config, split, seed)
 
     def __len__(self) -> int:
         return len(self.content)

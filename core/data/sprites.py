@@ -15,7 +15,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -99,13 +99,7 @@ class Sprites(Source):
         self.combinations = config.combinations
         best = functools.partial(best_infonce, combinations=config.combinations)
         self.truth = Truth(math.log(config.combinations), best)
-        sizes = {"train": config.train, "val": config.validation, "test": config.test}
-        parts = []
-        for part in ("train", "val") if split == "trainval" else (split,):
-            rng = KeyedRNG(seed, 0).fork(f"sprites/{part}")
-            columns = [rng.integers(k, count, sizes[part]) for k, count in self.factors.items()]
-            parts.append(torch.stack(columns, 1))
-        self.content = torch.cat(parts)
+        self.content = contents("sprites", config, split, seed)
 
     def __len__(self) -> int:
         return len(self.content)
@@ -118,6 +112,19 @@ class Sprites(Source):
                 for v in range(views)
             )
             yield Batch(pictures, content, index, rng)
+
+
+def contents(name: str, config: Any, split: str, seed: int) -> Tensor:
+    """The contents of a split of a set of that name, int64 [n, F]: uniform and independent factors.
+    `config` has `factors` and the sizes of the splits.
+    """
+    sizes = {"train": config.train, "val": config.validation, "test": config.test}
+    parts = []
+    for part in ("train", "val") if split == "trainval" else (split,):
+        rng = KeyedRNG(seed, 0).fork(f"{name}/{part}")
+        columns = [rng.integers(k, count, sizes[part]) for k, count in config.factors.items()]
+        parts.append(torch.stack(columns, 1))
+    return torch.cat(parts)
 
 
 def render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:

@@ -4,7 +4,6 @@ and one loss curve over 50 steps.
 
 import math
 import os
-import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +24,7 @@ from core.information.sigmoid import sigmoid_loss
 from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from core.run.train import train
-from tests.front_door import run_in_processes
+from tests.front_door import run_at_a_port
 from tests.open_clip_loss import open_clip_loss
 
 STEPS, BATCH, PAIRS, SHAPE = 50, 12, 16, (3, 32, 32)
@@ -149,10 +148,7 @@ def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
     """The results of 1, 2 and 4 processes, by number of processes and rank."""
     folder = tmp_path_factory.mktemp("worlds")
     for size in (2, 4):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        run_in_processes(process, size, size, port, folder)
+        run_at_a_port(process, size, folder)
     found = {1: [everything(Fabric(accelerator="cpu", devices=1, precision="64-true"))]}
     for size in (2, 4):
         files = [folder / f"{size}-{rank}" for rank in range(size)]

@@ -5,7 +5,6 @@ Well-known wrong variants fail the same comparison.
 """
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +27,7 @@ from core.run import checkpoint, config
 from core.run.optim import build_optimizer
 from core.run.sharding import sharded, strategy
 from core.run.train import train
-from tests.front_door import run_in_processes
+from tests.front_door import run_at_a_port
 
 # SHORT: of sharded runs and of wrong variants, whose first steps are enough
 STEPS, SHORT, BATCH, SHAPE = 16, 6, 12, (3, 8, 8)
@@ -228,10 +227,7 @@ def made(tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
     """The results of 1, 2 and 4 processes, by number of processes and rank."""
     folder = tmp_path_factory.mktemp("worlds")
     for size in (2, 4):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        run_in_processes(process, size, size, port, folder)
+        run_at_a_port(process, size, folder)
     alone = everything(Fabric(accelerator="cpu", devices=1, precision="64-true"), folder)
     return {1: [alone]} | {
         size: [load(folder / f"{size}-{rank}") for rank in range(size)] for size in (2, 4)
