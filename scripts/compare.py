@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.commands import command, parser
+from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, probed_runs, shown_probes, switch
+from scripts.shared import option, probed_runs, read_reports, shown_probes, switch
 
 if TYPE_CHECKING:
-    from probes.report.schema import Report
-    from probes.report.table import Probes
+    pass
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -37,11 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     from probes.session import load_probes
 
     console, probes = plain_console(), load_probes(options.probes)
-    reports = read(options.runs, probes)
-    if not reports:
-        raise UserError(f"none of these has been probed; run {command('probe')} on them first")
-    if not options.mixed:
-        comparison.require_one_data_set(reports)
+    reports = read_reports(options.runs, probes, options.mixed)
     if said := comparison.said_of_views(reports):
         console.print(said)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
@@ -104,26 +99,6 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise UserError(
                 f"--{key}: {path} can not be written ({error.strerror}); name another"
             ) from None
-
-
-def read(targets: list[Path], probes: "Probes") -> "list[Report]":
-    """The reports of run folders, checkpoints and report files; prints a line if one has none."""
-    from probes.report import store
-
-    found: dict[Path, Report] = {}
-    for target in targets:
-        path, others = store.find(target)
-        if path is None:
-            more = f"; it holds {', '.join(map(str, others))}" if others else ""
-            print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
-            continue
-        if others:
-            print(f"{target}: uses {path}; there are also {', '.join(map(str, others))}")
-        if path.resolve() in found:
-            print(f"{target}: {path} was named before and counts once")
-            continue
-        found[path.resolve()] = store.placed(store.load(path, probes), path)
-    return list(found.values())
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from pathlib import Path
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.commands import command, parser
+from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, probed_runs, shown_probes, switch
+from scripts.shared import option, probed_runs, read_reports, shown_probes, switch
 
 LONGEST = 200  # characters of a title
 
@@ -31,17 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     out = checked_output(options.out)
     started = time.monotonic()
     from core.console import plain_console
-    from probes.report import comparison, groups
+    from probes.report import groups
     from probes.report.page import build
     from probes.session import load_probes
-    from scripts.compare import read
 
     probes = load_probes(options.probes)
-    reports = read(options.runs, probes)
-    if not reports:
-        raise UserError(f"none of these has been probed; run {command('probe')} on them first")
-    if not options.mixed:
-        comparison.require_one_data_set(reports)
+    reports = read_reports(options.runs, probes, options.mixed)
     lines = groups.grouped(reports, probes, options.each, options.mixed)
     build.write(lines, probes, out, options.title, not options.quick)
     size, seconds = out.stat().st_size / 1e6, time.monotonic() - started

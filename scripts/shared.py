@@ -16,6 +16,7 @@ from core.errors import UserError, shown
 if TYPE_CHECKING:
     from core.run.checkpoint import Loaded
     from probes.report.schema import Report
+    from probes.report.table import Probes
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -62,6 +63,33 @@ def shown_probes(asked: list[str] | None) -> list[str]:
 
     own = asked or []
     return own if any(name in PROBES for name in own) else [*PROBES, *own]
+
+
+def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Report]":
+    """The reports of run folders, checkpoints and report files; prints a line if one has none.
+    `UserError` if all have none and, unless `mixed`, if they are of different data.
+    """
+    from probes.report import comparison, store
+
+    found: dict[Path, Report] = {}
+    for target in targets:
+        path, others = store.find(target)
+        if path is None:
+            more = f"; it holds {', '.join(map(str, others))}" if others else ""
+            print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
+            continue
+        if others:
+            print(f"{target}: uses {path}; there are also {', '.join(map(str, others))}")
+        if path.resolve() in found:
+            print(f"{target}: {path} was named before and counts once")
+            continue
+        found[path.resolve()] = store.placed(store.load(path, probes), path)
+    reports = list(found.values())
+    if not reports:
+        raise UserError(f"none of these has been probed; run {command('probe')} on them first")
+    if not mixed:
+        comparison.require_one_data_set(reports)
+    return reports
 
 
 def require_seeds(**seeds: int) -> None:

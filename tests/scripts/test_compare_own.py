@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.scripts.test_compare import call, refused, written
+from tests.reports import call, refused, written
 
 OWN = (
     "from probes.probe import Probe\n\n\n"

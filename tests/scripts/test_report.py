@@ -19,7 +19,7 @@ from probes.report import groups, store
 from probes.report.page import bound_charts, build, content, gallery
 from probes.session import load_probes
 from scripts import report
-from tests.scripts.test_compare import information, rate, refused, written
+from tests.reports import information, rate, refused, written
 
 KNOWN = load_probes(list(PROBES))
 NASTY = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>{{7*7}}${7*7} Ελλάδα 漢字"

@@ -20,7 +20,7 @@ from probes.report.page import explore
 from scripts import probe, report
 from tests import browser
 from tests.in_process import train
-from tests.scripts.test_compare import rate, written
+from tests.reports import rate, written
 
 READY = "document.documentElement.dataset.drawn !== undefined"
 
