@@ -39,6 +39,7 @@ FORMAT = "twobounds-rate-distortion/1"
 THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
 SMOOTH = 200  # points of a drawn reference curve
+LEAST_BETA = 0.03
 
 
 class Reference(NamedTuple):
@@ -53,6 +54,15 @@ class Reference(NamedTuple):
     @property
     def constant(self) -> float:
         return 0.5 * len(self.curve.eigenvalues) * math.log(2 * math.pi * self.sigma**2)
+
+    def drawn(self) -> list[dict[str, float]]:
+        """Points of the curve, from rate 0 to a price of LEAST_BETA for a nat of rate."""
+        last = min(LEAST_BETA * self.sigma**2, 0.5 * float(self.curve.eigenvalues[0]))
+        levels = np.geomspace(self.curve.eigenvalues[0], last, SMOOTH // 2)
+        found = [self.curve.at_level(float(level)) for level in levels]
+        return [
+            {"rate": point.rate, "distortion": self.distortion(point.distortion)} for point in found
+        ]
 
     def squared_error(self, distortion: float) -> float:
         """The squared error of an image, from D in nats."""

@@ -22,9 +22,9 @@ def said_of_confusion(shares: dict[str, Any]) -> list[str]:
         for read, share in enumerate(row)
         if true != read
     ]
-    if not found or (most := max(found))[0] == 0:
+    if not found or max(found)[0] < LEAST:
         return []
-    share, factor, true, read = most
+    share, factor, true, read = max(found)
     return [
         f"Its most frequent confusion: {100 * share:.0f} % of the images with {factor} {true} are"
         f" read as {read}."
@@ -34,22 +34,24 @@ def said_of_confusion(shares: dict[str, Any]) -> list[str]:
 def confusions(entries: list[Entry]) -> list[Chart]:
     """A table of shares for each checkpoint and factor, of which the reader chooses one."""
     rows: list[Row] = []
-    names: list[str] = []
+    wrong: dict[str, float] = {}  # share of images that are read wrong, for each table
     for entry in entries[:MOST]:
         for factor, shares in entry.numbers.get("confusion", {}).items():
             made = _cells(shares)
             if made and len(rows) + len(made) <= CELLS:
-                names.append(legible(f"{entry.label}: {factor}", 80))
-                rows += [row | {"shown": names[-1]} for row in made]
+                name = legible(f"{entry.label}: {factor}", 80)
+                wrong[name] = sum(row["share"] for row in made if row["true"] != row["read"])
+                rows += [row | {"shown": name} for row in made]
     if not rows:
         return []
+    names = tuple(sorted(wrong, key=lambda name: -wrong[name]))
     return [
         Chart(
             "Confusion between classes",
             "Of the test images of a class (row), the share that the linear classifier reads as"
             " each class (column). A perfect classifier has 100 % on the diagonal.",
             _spec(rows, names[0]),
-            tuple(names),
+            names,
             "checkpoint and label",
             square=True,
         )
@@ -60,7 +62,7 @@ def _cells(shares: list[list[float]]) -> list[Row]:
     written = len(shares) <= WRITTEN
     return [
         {"true": true, "read": read, "share": float(share)}
-        | ({"text": f"{100 * share:.0f}"} if written and share >= LEAST else {})
+        | {"text": f"{100 * share:.0f}" if written and share >= LEAST else ""}
         for true, row in enumerate(shares)
         for read, share in enumerate(row)
         if share > 0

@@ -169,7 +169,12 @@
       figures.forEach((figure, number) => figure.classList.toggle("away", number !== Number(slider.value)));
       slides.querySelector("output").textContent = `${Number(slider.value) + 1} of ${figures.length}`;
     };
-    slider.addEventListener("input", show);
+    slider.addEventListener("input", () => {
+      show();
+      mark(null);
+      const shown = figures[Number(slider.value)].dataset.runs;
+      if (shown) shown.split(" ").forEach((run) => mark(Number(run)));
+    });
     show();
   }
 
@@ -266,4 +271,5 @@
     svg("text", { x: 250, y: 229, "text-anchor": "middle" }, made, "negatives K; nats, mean of these pairs");
     return made;
   }
+  window.twobounds = { data, svg, add };
 })();
