@@ -73,7 +73,7 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
     from probes.report import comparison, store
 
     found: dict[Path, Report] = {}
-    for target in targets:
+    for target in _expanded(targets):
         path, others = store.find(target)
         if path is None:
             if not os.path.exists(target):
@@ -93,6 +93,23 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
     if not mixed:
         comparison.require_one_data_set(reports)
     return reports
+
+
+def _expanded(targets: list[Path]) -> list[Path]:
+    """The targets; in place of a folder that holds no report but probed runs, such as that of a
+    sweep, these runs.
+    """
+    from probes.report import store
+
+    found: list[Path] = []
+    for target in targets:
+        runs = []
+        if os.path.isdir(target) and store.find(target) == (None, []):
+            runs = sorted(path.parent.parent for path in target.glob("*/probe/probe.json"))
+        if runs:
+            print(f"{target}: uses its {len(runs)} probed run{'s' if len(runs) > 1 else ''}")
+        found += runs or [target]
+    return found
 
 
 def require_seeds(**seeds: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from core.errors import Unmeasurable, UserError
@@ -103,10 +104,14 @@ def pages(run, tmp_path_factory) -> Path:
     labels = {"top1": 0.6, "information": 0.3}
     labels["confusion"] = {"class": [[0.75, 0.25], [0.5, 0.5]], "</script>": [[1.0, 0.0]] * 2}
     more = {"linear": labels, "compression": compression(), "method": "vae.beta.BetaVAE"}
+    more["pictures"] = {"rate": ["traversals.png", "samples.png"]}
     vaes = [
         written(folder / name, rate=rate(r), key=name, top1=0.6, **more)
         for name, r in (("</script>\"'<b>漢", 8.0), ("beta4", 4.0))
     ]
+    for number, vae in enumerate(vaes):
+        for name in ("traversals", "samples"):
+            Image.new("RGB", (40, 20), (90 * number, 0, 0)).save(vae / f"probe/{name}.png")
     words = [str(run), *map(str, vaes), "--mixed", "-o", str(folder / "page.html")]
     report.main(words)
     return folder / "page.html"
@@ -171,6 +176,22 @@ def moved(tab, name: str, value: int) -> None:
         f"(() => {{ const c = document.getElementById('{name}'); c.value = {value};"
         " c.dispatchEvent(new Event('input')); })()"
     )
+
+
+def test_sliders_through_the_same_checkpoints_move_together_and_mark(tab, pages):
+    tab.open(pages, 1200, False, READY)
+    outputs = "[...document.querySelectorAll('.slides output')].map(o => o.textContent)"
+    first = "1 of 2: R = 8.00, D = 90.00 nats an image"
+    assert tab.run(outputs) == [first, first]
+    tab.run(
+        "(() => { const c = document.querySelector('.slides input'); c.value = 1;"
+        " c.dispatchEvent(new Event('input')); })()"
+    )
+    assert tab.run(outputs) == ["2 of 2: R = 4.00, D = 90.00 nats an image"] * 2
+    on = "[...document.querySelectorAll('.chip[aria-pressed=true]')].map(c => c.dataset.run)"
+    assert tab.run(on) == ["2"]
+    shown = "[...document.querySelectorAll('.slides figure:not(.away)')].map(f => f.dataset.runs)"
+    assert tab.run(shown) == ["2", "2"]
 
 
 def test_the_stack_shows_the_bits_of_the_chain(tab, pages):

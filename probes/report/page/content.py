@@ -1,6 +1,7 @@
 """What the page says: checkpoints, sentences, comparisons, the table, commands."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -276,6 +277,12 @@ def config_text(report: Report) -> str:
         return ""
     text = held.decode("utf-8", "replace")
     return "\n".join(legible(line, LONGEST) for line in text.splitlines())
+
+
+def price(report: Report) -> str:
+    """The beta of a VAE's config as a text, or ""."""
+    found = _flat(config_text(report)).get("model.rate.beta", "")
+    return found if re.fullmatch(r"[0-9.e+-]{1,12}", found) else ""
 
 
 def differences(texts: Sequence[str]) -> list[str]:
