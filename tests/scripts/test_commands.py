@@ -233,7 +233,7 @@ def test_the_wheel_trains_and_compares_without_the_repository(installed, tmp_pat
     told = python(installed / "bin/twobounds", *words, cwd=tmp_path, path=installed)
     assert told.returncode == 0, told.stderr
     assert (tmp_path / "runs/simclr_sprites/last.ckpt").is_file()
-    told = python(installed / "bin/twobounds", "compare", "runs/none", cwd=tmp_path, path=installed)
+    told = python(installed / "bin/twobounds", "compare", "runs", cwd=tmp_path, path=installed)
     assert told.returncode == 2 and "twobounds probe" in told.stderr
     told = python("-c", "import core; print(core.__file__)", cwd=tmp_path, path=installed)
     assert told.stdout.strip() == str(installed / "core" / "__init__.py")
