@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -105,11 +106,18 @@ def _expanded(targets: list[Path]) -> list[Path]:
     for target in targets:
         runs = []
         if os.path.isdir(target) and store.find(target) == (None, []):
-            runs = sorted(path.parent.parent for path in target.glob("*/probe/probe.json"))
+            held = [path.parent.parent for path in target.glob("*/probe/probe.json")]
+            runs = sorted(held, key=_by_numbers)
         if runs:
             print(f"{target}: uses its {len(runs)} probed run{'s' if len(runs) > 1 else ''}")
         found += runs or [target]
     return found
+
+
+def _by_numbers(path: Path) -> list[tuple[float, str]]:
+    """A key that puts beta_3 before beta_10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.name)
+    return [(float(part), "") if place % 2 else (-1.0, part) for place, part in enumerate(parts)]
 
 
 def require_seeds(**seeds: int) -> None:

@@ -188,7 +188,9 @@ def test_a_pipe_in_place_of_a_config_is_not_read(tmp_path, capsys):
 
 def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path, capsys):
     """Pictures are ordered by rate, with the beta of a config that holds a plain number."""
-    for number, (beta, r) in enumerate((("1.0", 8.0), ("4.0", 3.0), ("<b>", 1.0))):
+    for number, (beta, r) in zip(
+        (3, 4, 10), (("1.0", 8.0), ("4.0", 3.0), ("<b>", 1.0)), strict=True
+    ):
         run = vae(tmp_path / "sweep" / f"beta{number}", r, pictures={"rate": ["traversals.png"]})
         (run / "config.yaml").write_text(f"model:\n  rate: {{}}\n  rate:\n    beta: {beta}\n")
         Image.new("RGB", (20, 20), (number, 0, 0)).save(run / "probe/traversals.png")
@@ -196,6 +198,7 @@ def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path, capsys):
     code, said, _ = call(capsys, tmp_path / "sweep", "-o", out)
     assert code == 0 and "sweep: uses its 3 probed runs" in said
     found = Page(out.read_text(encoding="utf-8"))
+    assert [row["label"] for row in found.data["checkpoints"]] == ["beta3", "beta4", "beta10"]
     notes = [about["data-note"] for tag, about in found.elements if "data-note" in about]
     assert notes == [
         "beta 1.0, R = 8.00, D = 90.00 nats an image",

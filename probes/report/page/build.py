@@ -45,7 +45,7 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
     held = content.bounds(groups, probes)
     figures = sorted(content.charts(groups, probes), key=lambda figure: figure[1].square)
     bridge = bound_charts.bridge(held)
-    chains = bits_back.chains(groups) if explain else []
+    chains = bits_back.chains(groups) if "compression" in probes else []
     maps = explore.explored(groups) if explain else explore.Explored()
     every: list[Chart] = [chart for _, chart in figures] + bridge + maps.charts
     numbered = {id(chart): number for number, chart in enumerate(every)}

@@ -42,8 +42,10 @@ def look(place: int) -> dict[str, str]:
     return {"colour": vega.colour(place), "shape": vega.SHAPES[place % len(vega.SHAPES)]}
 
 
-def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
-    """The checkpoints that have numbers of a probe; their place is that of the group."""
+def entries(groups: Sequence[Group], probe: str, beside: Sequence[str] = ()) -> list[Entry]:
+    """The checkpoints that have numbers of a probe; their place is that of the group. `beside`:
+    other probes whose numbers they hold, too.
+    """
     return [
         Entry(
             group.label,
@@ -53,7 +55,7 @@ def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
             runs,
             place,
             group.data,
-            {key: mean(group.runs(key)) for key in BESIDE if key != probe and group.runs(key)},
+            {key: mean(group.runs(key)) for key in beside if group.runs(key)},
         )
         for place, group in enumerate(groups)
         if (runs := group.runs(probe))
@@ -63,8 +65,9 @@ def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
 def charts(groups: Sequence[Group], probes: Probes) -> list[tuple[str, Chart]]:
     """(key of a probe, figure) for every probe: its own figures, or its curves as lines."""
     found = []
+    beside = [key for key in BESIDE if key in probes]
     for key, probe in probes.items():
-        held = entries(groups, key)
+        held = entries(groups, key, beside)
         if held:
             made = tried(key, groups, lambda p=probe, h=held: p.charts(h) or _curves(p, h))
             found += [(key, chart) for chart in made]
