@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -150,7 +151,7 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
         readers = _fit(model, y, classes, STRENGTHS, rest, ROUGH)
         for number, reader in enumerate(readers):
             found = reader.log_probabilities(model.x[held])
-            losses[number] += F.nll_loss(found, y[held], reduction="sum")
+            losses[number] += F.nll_loss(found, y[held], reduction="sum").cpu()
     if not losses.isfinite().all():
         raise Unmeasurable("linear probe: no fit gives held-out images a finite probability")
     best = int(losses.argmin())
@@ -196,8 +197,8 @@ class LinearProbe(Probe):
         return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
-        train, test = (frozen.features(split) for split in ("trainval", "test"))
-        return Found(dict(linear(train, test, frozen.seed)))
+        both = frozen.features("trainval"), frozen.features("test")
+        return Found(dict(linear(*near(both, frozen.device), frozen.seed)))
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{100 * numbers['top1']:.1f}", f"{numbers['information']:.2f}"]
