@@ -26,6 +26,7 @@ from core.run import config
 from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
 from tests.pictures import png
+from tests.quick import QUICK
 from vae.beta import BetaVAE, BetaVAEConfig
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,23 +65,6 @@ TOY = {
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
-# Constants of probes, with small values, because the numbers do not matter here.
-FEW = {
-    "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
-    "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
-    "probes.views.critic": {"CYCLES": (20, 20)},
-    "probes.views.information": {"TRAIN_PAIRS": 256},
-    "probes.texts.captions": {"TRAIN_PAIRS": 256},
-}
-QUICK = f"""
-import importlib, runpy, sys
-for module, constants in {FEW}.items():
-    for name, few in constants.items():
-        assert type(getattr(importlib.import_module(module), name)) is type(few)
-        setattr(sys.modules[module], name, few)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

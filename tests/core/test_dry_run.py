@@ -21,6 +21,7 @@ from core.run.setup import PRECISIONS, Training, default_dtype, prepare, start_f
 from core.run.validation import FULL, Validation
 from probes.labels.knn import online_knn
 from tests import in_process
+from tests.bitwise import same
 from tests.in_process import CONFIGS, train
 from vae.beta import BetaVAE
 
@@ -56,16 +57,6 @@ def kept(training: Training) -> dict:
             "training": [part.training for part in state.method.modules()],
         }
     )
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -18,14 +18,12 @@ from core.errors import UserError
 from core.foreign import export, networks
 from core.frozen import Frozen
 from core.run import checkpoint, config
-from core.run.checkpoint import State
-from core.run.optim import build_optimizer
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
-from tests.core.test_own_pictures import table
+from tests.exported import BACKBONES, DATA, saved
 from tests.in_process import train
-from tests.pictures import png
+from tests.pictures import png, table
 
 ALLOWED = [
     "torch",
@@ -82,8 +80,6 @@ except RuntimeError:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-SMALL = [f"data.sprites.{split}=96" for split in ("train", "validation", "test")]
-DATA = ["data.name=sprites", *SMALL]
 
 
 @pytest.fixture(autouse=True)
@@ -93,24 +89,6 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
 
 
-def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
-    """A checkpoint of a config, whose batch norms have the statistics of a batch, so that features
-    differ from image to image.
-    """
-    run = config.read(name, [f"folder={folder}", *SMALL, *overrides])
-    method = checkpoint.build_method(run, shape)
-    x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
-    for _ in range(12):
-        with torch.no_grad():
-            method.train().embed(x)
-    found = method.eval().embed(x)
-    assert found.std(0).mean() > 1e-3, "a network whose features are all alike tests nothing"
-    folder.mkdir(parents=True, exist_ok=True)
-    state = State(run, method, build_optimizer(method, run.optim), 7)
-    checkpoint.save(folder / "last.ckpt", state)
-    return folder / "last.ckpt"
-
-
 def loaded(folder: Path):
     """The exported network, by its own loader."""
     spec = importlib.util.spec_from_file_location(f"load_{folder.name}", folder / "load.py")
@@ -118,16 +96,6 @@ def loaded(folder: Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.load(folder)
-
-
-BACKBONES = {
-    "small": ["model.backbone=small"],
-    "cifar": ["model.backbone=resnet10t", "model.stem=cifar"],
-    "resnet18_cifar": ["model.backbone=resnet18", "model.stem=cifar"],
-    "imagenet": ["model.backbone=resnet10t", "model.stem=imagenet"],
-    "vit": ["model.backbone=test_vit"],
-    "vit_tiny": ["model.backbone=vit_tiny_patch16_224"],
-}
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from tests.vae.test_bitsback import CASES, model, some_images
+from tests.small_vaes import CASES, model, some_images
 from vae.beta import BetaVAE
 from vae.bitsback import compressor
 from vae.container import CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
