@@ -307,6 +307,8 @@ def method_of_one_file() -> tuple[str, str, str]:
 def test_the_method_of_one_file_trains_is_probed_and_fulfils_the_contract(tmp_path):
     """As in docs/extending.md: a user's own package, with the YAML beside it."""
     _, code, settings = method_of_one_file()
+    settings = settings.replace("temperature: 0.2", "temperature: 0.2, backbone: small")
+    assert "backbone: small" in settings, "a large network would take minutes"
     place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
     for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
         (tmp_path / file).parent.mkdir()
