@@ -14,7 +14,8 @@ from torch import nn
 def network(name="test_resnet", **more):
     torch.manual_seed(0)
     made = timm.create_model(name, num_classes=0, **more)
-    side = more.get("img_size", made.default_cfg["input_size"][-1])
+    fixed = made.default_cfg["input_size"][-1] if made.default_cfg.get("fixed_input_size") else 64
+    side = more.get("img_size", fixed)
     with torch.no_grad():  # so that its statistics are not those of a new network
         made.train()(torch.randn(4, 3, side, side))
     return made.eval()

@@ -19,8 +19,6 @@ from tests.front_door import ROOT, Done, run_code, run_script, start_script
 from tests.in_process import SMALL
 from tests.quick import QUICK
 
-# 24 steps, like SMALL, but of smaller batches
-TOY = [*SMALL, "optim.batch_size=32", "data.sprites.train=256", "data.sprites.validation=64"]
 VAE = ["model.width=8", "model.rate={kind: target_rate, nats: 20, beta: null}"]
 EXTRA = {
     "simclr": ["model.hidden=32"],
@@ -36,7 +34,7 @@ def command(method: str, folder: Path, *more: str) -> list[str]:
         str(script),
         str(config),
         f"folder={folder}",
-        *TOY,
+        *SMALL,
         *EXTRA.get(method, []),
         *more,
     ]
