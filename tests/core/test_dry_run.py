@@ -211,7 +211,9 @@ def test_one_validation_image_has_no_spread_and_the_rest_is_measured(method, tmp
     with warnings.catch_warnings():
         # such as torch's warning about the deviation of a single number
         warnings.simplefilter("error", UserWarning)
-        answer = train(method, tmp_path / "run", *EXTRA[method], "data.sprites.validation=1", "optim.epochs=1")
+        answer = train(
+            method, tmp_path / "run", *EXTRA[method], "data.sprites.validation=1", "optim.epochs=1"
+        )
     assert answer.code == 0, answer.err
     lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     scores = next(line for line in lines if "val/knn" in line)
