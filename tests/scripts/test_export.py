@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.foreign import export, networks
 from core.frozen import Frozen
 from core.run import checkpoint, config
+from probes import origins
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
@@ -112,6 +113,17 @@ def test_the_loader_and_a_probe_of_the_folder_give_the_features(name, method, tm
     assert "twobounds" not in source and "core" not in source
     network = networks.from_folder(tmp_path / "out")
     torch.testing.assert_close(network.module.eval()(x * 2 - 1), own.embed(x), rtol=0, atol=1e-6)
+
+
+def test_a_run_folder_with_an_exported_network_in_it_is_a_run_folder(tmp_path):
+    """Its last checkpoint has more than the network: a method with its codes."""
+    path = saved(tmp_path / "run", "simclr_sprites")
+    command.main([str(path), "-o", str(tmp_path / "out")])
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tmp_path / "out" / name, tmp_path / "run" / name)
+    assert origins.is_exported(tmp_path / "out") and not origins.is_exported(tmp_path / "run")
+    assert origins.find(tmp_path / "run") == path
+    assert origins.find(tmp_path / "out") == tmp_path / "out"
 
 
 def test_the_patch_size_of_moco_v3_is_kept(tmp_path):
