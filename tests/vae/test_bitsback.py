@@ -5,54 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from contrastive.simclr import SimCLR, SimCLRConfig
 from core.errors import UserError
+from tests.small_vaes import CASES, SMALL, model, some_images
 from vae.ans import Broken
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.bitsback import BitsBack, compressor, schedule
-from vae.priors import PriorConfig
-from vae.vlae import VLAE, VLAEConfig
-
-FLOW, VAMP = PriorConfig("flow", steps=2, width=16), PriorConfig("vamp", pseudo_inputs=9)
-SMALL = {"backbone": "mlp", "decoder": "mlp", "width": 16, "latent": 4}
-CHAIN = {"pixel_width": 6, "pixel_blocks": 1}
-CASES = {
-    "beta": (BetaVAE, (1, 8, 8), {}),
-    "conv": (BetaVAE, (3, 8, 8), {"likelihood": "logistic", "backbone": "conv", "decoder": "conv"}),
-    "categorical": (BetaVAE, (1, 8, 8), {"likelihood": "categorical", "prior": FLOW}),
-    "mixture": (BetaVAE, (3, 8, 8), {"likelihood": "logistic_mixture", "components": 3}),
-    "vamp": (BetaVAE, (1, 8, 8), {"prior": VAMP}),
-    "residual": (BetaVAE, (1, 8, 8), {"backbone": "residual", "decoder": "residual"}),
-    "window": (VLAE, (1, 8, 8), CHAIN | {"prior": FLOW, "window": "2"}),
-    "colours": (VLAE, (3, 4, 4), CHAIN | {"prior": FLOW, "window": "2", "likelihood": "logistic"}),
-    "rectangle": (
-        VLAE,
-        (1, 8, 8),
-        CHAIN | {"prior": FLOW, "window": "4x2", "likelihood": "categorical"},
-    ),
-    "full": (VLAE, (1, 8, 8), CHAIN | {"window": "full", "prior": VAMP}),
-}
-
-
-def model(name: str) -> BetaVAE:
-    """A small model whose weights are not those of the start, so that codes and pixels matter."""
-    kind, shape, more = CASES[name]
-    config = (VLAEConfig if kind is VLAE else BetaVAEConfig)(**{**SMALL, **more})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = kind(config, shape)
-        for parameter in made.code_prior.parameters():
-            parameter.data.normal_(std=0.2)
-    return made.eval()
-
-
-def some_images(method: BetaVAE, n: int, seed: int = 0) -> np.ndarray:
-    """Samples of the model itself."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        x = method.likelihood(method.prior().sample((n,))).sample()
-    return (x * 255).round().numpy().astype(np.uint8)
+from vae.vlae import VLAE
 
 
 @torch.no_grad()
@@ -93,6 +54,40 @@ def test_the_bits_of_an_image_are_the_densities_of_torch_at_the_code_that_was_po
     exact = double.posterior(x).log_prob(z) - double.prior().log_prob(z)
     exact = exact - double.likelihood(z).log_prob(x).flatten(1).sum(1)
     assert parts.net == pytest.approx(exact.sum().item() / math.log(2), rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["beta", "categorical", "vamp"])
+def test_the_bound_is_that_of_torchs_densities_at_the_same_codes(name):
+    method = model(name)
+    images, generator = some_images(method, 12), torch.Generator().manual_seed(3)
+    codec = compressor(method)
+    x, double = torch.from_numpy(images / 255.0), codec.model
+    posterior = double.posterior(x)
+    z = posterior.mean + posterior.stddev * torch.randn(
+        posterior.mean.shape, generator=generator, dtype=torch.float64
+    )
+    d = -double.likelihood(z).log_prob(x).double().sum().item()
+    if name == "vamp":
+        r = (posterior.log_prob(z) - double.prior().log_prob(z)).sum().item()
+    else:  # given the dimensions before it, the rate of a dimension is a closed form
+        center = posterior.mean - (double.code_prior.means(z) if name == "categorical" else 0)
+        r = kl_divergence(Normal(center, posterior.stddev), Normal(0.0, 1.0)).sum().item()
+    found = codec.bound(images, seed=3, samples=1)
+    assert found.d * len(images) * math.log(2) == pytest.approx(d, rel=1e-9)
+    assert found.r * len(images) * math.log(2) == pytest.approx(r, rel=1e-9)
+
+
+@torch.no_grad()
+def test_a_model_that_is_very_sure_and_wrong_pays_24_bits_a_value():
+    method = model("beta")
+    method.decoder[-2].bias.data.fill_(500.0)  # every pixel is 1
+    images = np.zeros((6, 1, 8, 8), np.uint8)
+    own = compressor(method).bound(images)
+    assert own.d > 64 * 300 / math.log(2)
+    assert own.floored == pytest.approx(64 * 24, rel=1e-3)
+    _, parts = (codec := compressor(method)).encode(images, codec.grid(images))
+    assert parts.pixels / len(images) == pytest.approx(own.floored, rel=1e-3)
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from core.errors import UserError
-from tests.vae.test_bitsback import CASES, model, some_images
+from tests.small_vaes import CASES, model, some_images
 from vae.beta import BetaVAE
 from vae.bitsback import compressor
-from vae.container import CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
+from vae.container import BLOCK, CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
 from vae.priors import PriorConfig
 from vae.vlae import VLAE, VLAEConfig
 
@@ -108,11 +108,40 @@ def test_a_header_that_lies_is_one_line_although_its_checksums_agree(written, fi
 def test_blocks_that_lie_about_their_size_are_refused_before_anything_is_allocated(written):
     method, _, data = written
     first = HEADER.size + CRC.size
-    for offset, value in ((0, 2**32 - 1), (4, 2**32 - 1), (4, 0)):
+    for kind, offset, value, said in (
+        ("<I", 0, 2**32 - 1, "impossible"),
+        ("<I", 4, 2**32 - 1, "impossible"),
+        ("<I", 4, 0, ""),
+        ("<H", 8, 0, "impossible"),
+        ("<H", 8, 1025, "impossible"),
+    ):
         body = bytearray(data[: -CRC.size])
-        struct.pack_into("<I", body, first + offset, value)
-        with pytest.raises(UserError, match="is damaged: a block"):
+        struct.pack_into(kind, body, first + offset, value)
+        with pytest.raises(UserError, match=f"is damaged: a block .*{said}"):
             read(bytes(body) + CRC.pack(zlib.crc32(body)), method)
+
+
+def test_decoded_pixels_are_compared_with_the_checksum_of_those_that_were_coded(written):
+    method, images, _ = written
+    file, first = io.BytesIO(), HEADER.size + CRC.size
+    with torch.no_grad():
+        write(file, compressor(method, batch=16), fingerprint(method), [images], 60, 60)
+    head, block = file.getvalue()[:first], bytearray(file.getvalue()[first : -2 * CRC.size])
+    block[BLOCK.size - 1] ^= 1  # of the checksum of the pixels
+    data = head + block + CRC.pack(zlib.crc32(block))
+    with pytest.raises(UserError, match=r"block 0 .*\(the pixels have another checksum"):
+        read(data + CRC.pack(zlib.crc32(data)), method)
+
+
+def test_the_bits_of_a_file_are_the_sums_over_its_blocks(written):
+    method, images, data = written
+    with torch.no_grad():
+        codec, file = compressor(method, batch=16), io.BytesIO()
+        total = write(file, codec, fingerprint(method), blocks_of(images, 25), 60, 25)
+        grid = Reader("given.tb", io.BytesIO(data)).header.grid
+        each = [codec.encode(block, grid)[1] for block in blocks_of(images, 25)]
+    assert len(each) == 3 and min(parts.start for parts in each) > 0
+    assert total == pytest.approx([sum(of) for of in zip(*each, strict=True)])
 
 
 def test_another_version_and_another_file_are_named(written):
