@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import shlex
 import signal
 import subprocess
@@ -75,6 +76,8 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
     for target in targets:
         path, others = store.find(target)
         if path is None:
+            if not os.path.exists(target):
+                raise UserError(f"{target}: there is no such file or folder")
             more = f"; it holds {', '.join(map(str, others))}" if others else ""
             print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
             continue

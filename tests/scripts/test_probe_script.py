@@ -45,7 +45,8 @@ def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, capsys, prior):
     assert all(math.isfinite(value) for value in numbers.values())
     assert {"rate", "likelihood/importance_weighted", "ais/annealed"} <= set(numbers)
     pictures = {path.stem for path in (tmp_path / "probe").glob("*.png")}
-    assert pictures == {"reconstructions", "traversals"} | ({"dimensions"} if factorises else set())
+    drawn = {"reconstructions", "traversals", "samples"}
+    assert pictures == drawn | ({"dimensions"} if factorises else set())
 
 
 def test_a_collapsed_vae_is_called_so(tmp_path, capsys):

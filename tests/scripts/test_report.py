@@ -297,7 +297,8 @@ def test_bounds_from_both_sides_are_a_range():
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["none"], "none of these has been probed"),
+        (["none"], "none: there is no such file or folder"),
+        (["a", "none"], "none: there is no such file or folder"),
         (["a", "-o", "page.txt"], "should end in .html"),
         (["a", "-o", "."], "is a folder"),
         (["a", "-o", "no/page.html"], "there is no folder"),

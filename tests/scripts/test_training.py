@@ -172,7 +172,8 @@ def test_probe_and_compare_through_the_front_door(finished):
     assert found["information"]["critics"]["native"]["sweep"][-1]["K"] == 127
     assert {"neighbours.png", "infonce.png"} <= {p.name for p in (finished / "probe").iterdir()}
     picture = finished.parent / "compare.png"
-    answer = run_script("compare.py", finished, finished.parent / "nothing", "--out", picture)
+    (empty := finished.parent / "nothing").mkdir()
+    answer = run_script("compare.py", finished, empty, "--out", picture)
     assert answer.returncode == 0 and "not probed, left out" in answer.stdout, answer.stderr
     assert picture.stat().st_size > 10_000
 

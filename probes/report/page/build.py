@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from core.errors import UserError
 from probes.probe import Chart
+from probes.report import orders
 from probes.report.comparison import said_of_views
 from probes.report.figures import COLOURS
 from probes.report.groups import Group
@@ -64,7 +65,8 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
             title=title or "What these encoders carry",
             checkpoints=_checkpoints(groups, probes),
             columns=content.claims(probes),
-            compared=content.compared(held),
+            compared=content.compared(held)
+            + [f"{line[0].upper()}{line[1:]}." for line in orders.said_of_orders(groups)],
             views=said_of_views(reports),
             spread=SPREAD.strip() if any(len(group.reports) > 1 for group in groups) else "",
             figures=figures,

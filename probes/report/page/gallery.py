@@ -31,6 +31,7 @@ TITLES = {
     "views": "Pairs of views",
     "neighbours": "Nearest neighbours",
     "dimensions": "Rate of each dimension",
+    "samples": "Samples of the prior",
 }
 TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
 
