@@ -111,7 +111,7 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
     assert imread(picture).std() > 0.05
 
 
-def test_captions_of_each_kind_start_from_one_run_and_stand_beside_their_truth(
+def test_captions_of_each_kind_start_from_the_one_before_and_stand_beside_their_truth(
     tmp_path, monkeypatch, capsys
 ):
     runs = []
@@ -132,7 +132,7 @@ def test_captions_of_each_kind_start_from_one_run_and_stand_beside_their_truth(
     for module in (captions_truth, shared):
         monkeypatch.setattr(module, "step", step)
     captions_truth.main(words)
-    assert runs == [("first", "", 5), ("tell1", "first", 5), ("tell0.5", "first", 5)]
+    assert runs == [("first", "", 5), ("tell1", "first", 5), ("tell0.5", "tell1", 5)]
     table, told = json.loads(picture.with_suffix(".json").read_text()), capsys.readouterr().out
     assert [content["value"] for content in table["contents"]] == ["1", "0.5"]
     assert "99.0 % of the ideal\n" in told and "ABOVE" in told.partition("tell = 0.5: ")[2]
