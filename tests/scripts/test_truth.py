@@ -121,7 +121,7 @@ def test_captions_of_each_kind_start_from_the_one_before_and_stand_beside_their_
             run = config.read(words[0], [str(word) for word in words[1:] if word != "--resume"])
             runs.append((Path(run.folder).name, Path(run.init).name, run.seed))
             told = Path(run.folder).name.removeprefix("tell")
-            assert run.data.captioned_sprites.tell == (float(told) if run.init else 0.95)
+            assert run.data.captioned_sprites.tell == (float(told) if run.init else 0.5)
             return None
         shares = [0.9, 1.2] if words[0].name == "tell0.5" else [0.98, 0.99]
         made = report_of(288, common=shares, native=shares)
