@@ -57,6 +57,8 @@ def open_tars(root: Path, name: str, captions: str) -> Pictures:
     """
     top = root / name if name and (root / name).is_dir() else root
     paths = sorted((str(path) for path in top.rglob("*.tar") if path.is_file()), key=natural)
+    if not top.is_dir():
+        raise UserError(f"data.root: there is no folder {printable(top)}; name that of the tars")
     if not paths:
         raise UserError(
             f"data.root: {printable(top)} holds no *.tar files; a compressed tar has no random"

@@ -87,7 +87,7 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
     if not source.captioned:
         raise UserError(
             f"method: {run.method} needs captions, which data.name={run.data.name} does not have;"
-            " use captioned_sprites, or name=folder with data.list=FILE data.captions=COLUMN"
+            " use captioned_sprites, or pairs of your own by data.captions=... (docs/captions.md)"
         )
     method.learn_words(source.captions(CAPTIONS))
 
