@@ -108,13 +108,14 @@ def read(place: Place) -> bytes:
 
 def _samples(path: str) -> Iterator[tuple[str, dict[str, Place]]]:
     """The samples of a tar: their name, and where the member of each ending lies."""
-    size, key, members, most = os.path.getsize(path), "", dict[str, Place](), MOST
+    size, key, members, seen = os.path.getsize(path), "", dict[str, Place](), 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                most -= 1
-                if not member.isreg() or not most or member.sparse is not None:
+                if (seen := seen + 1) > MOST:
+                    raise tarfile.ReadError(f"it has more than {MOST:,} members")
+                if not member.isreg() or member.sparse is not None:
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("it is cut short")
