@@ -70,6 +70,12 @@ class Method(nn.Module, ABC):
         """
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
+    def begin(self) -> str:
+        """Called once for a new run, before `init`: load first weights that the method's own config
+        names. Returns a line for the user, or nothing.
+        """
+        return ""
+
     def learn_words(self, captions: Iterable[str]) -> None:
         """Called once before training, with captions of the training split, if `reads_text`."""
 

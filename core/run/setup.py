@@ -89,7 +89,7 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
     if not source.captioned:
         raise UserError(
             f"method: {run.method} needs captions, which data.name={run.data.name} does not have;"
-            " use captioned_sprites, or name=folder with data.list=FILE data.captions=COLUMN"
+            " use captioned_sprites, or pairs of your own by data.captions=... (docs/captions.md)"
         )
     method.learn_words(source.captions(CAPTIONS))
 
@@ -194,10 +194,13 @@ def build_state(
     that is not resumed gets its first weights from `init`.
     """
     method, digest = checkpoint.build_method(run, shape), ""
-    if run.init and not (run.resume and RunFolder(run.folder).versions()):
-        said, digest = start(method, run.init)
+    if not (run.resume and RunFolder(run.folder).versions()):
+        lines = [method.begin()]
+        if run.init:
+            said, digest = start(method, run.init)
+            lines.append(said)
         if fabric.is_global_zero:
-            print(said, flush=True)
+            print(*filter(None, lines), sep="\n", end="\n" * any(lines), flush=True)
     if run.trainer.cuda_graph:
         _require_one_gpu(fabric, method)
     method = speed_up(method)

@@ -8,18 +8,20 @@ import torch.nn.functional as F
 
 from core.data.caption_truth import Telling
 from core.frozen import Frozen
+from core.randomness import KeyedRNG
 from core.run import config
 from probes.registry import PROBES
 from probes.session import load_probes
 from probes.texts import captions as module
 from probes.texts.captions import both_ways
-from probes.texts.encoded import encoded_texts, text_pairs
+from probes.texts.encoded import TextPairs, encoded_texts, text_pairs
+from probes.texts.reader import reader
 from probes.texts.retrieval import recall
 from probes.texts.zero_shot import classify, zero_shot
 from tests.small_clip import frozen_clip
 
 COUNTS = {"shape": 4, "colour": 6, "size": 2}
-NAMES = ["captions", "retrieval", "zero_shot"]
+NAMES = ["captions", "retrieval", "zero_shot", "reader"]
 
 
 def ideal(told: dict[str, float], n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,6 +108,31 @@ def test_every_probe_of_captions_measures_a_trained_clip(trained, tmp_path, monk
             rows = found.numbers["image_to_text"]
             assert rows[0]["recall"] > 2 * rows[0]["chance"]
             assert rows[-1]["low"] <= rows[-1]["best_possible"] <= 1
+
+
+def test_a_reader_of_perfect_features_reaches_the_best_possible_numbers(monkeypatch):
+    """Features that name each told value, from the grammar itself."""
+    frozen = frozen_clip(train=3000, test=3000, tell=0.6)
+    grammar = frozen.source("test").grammar
+
+    def pairs(frozen: Frozen, split: str, most: int | None = None) -> TextPairs:
+        source = frozen.source(split)
+        label = source.content
+        texts = list(source.texts(label, KeyedRNG(0, 0)))
+        rows = torch.zeros(len(texts), 2, 4)  # both factors with several values
+        for row, told in zip(rows, map(grammar.told, texts), strict=True):
+            for column, factor in enumerate(("shape", "colour")):
+                if factor in told:
+                    row[column, told[factor]] = 1
+        return TextPairs((rows[:, 0], rows.flatten(1)), (rows[:, 0],) * 2, texts, label, label)
+
+    monkeypatch.setattr("probes.texts.reader.text_pairs", pairs)
+    for factor, row in reader(frozen)["labels"].items():
+        count = {"shape": 2, "colour": 4}[factor]
+        assert row["best_top1"] == pytest.approx(0.6 + 0.4 / count)
+        assert row["top1"] == pytest.approx(row["best_top1"], abs=0.03)
+        assert row["best_information"] == pytest.approx(0.6 * math.log(count))
+        assert row["information"] == pytest.approx(row["best_information"], abs=0.03)
 
 
 def test_seen_and_unseen_combinations_are_told_apart(trained):
