@@ -156,9 +156,9 @@ class Compressible(Protocol):
 class Compressor(Protocol):
     """A lossless codec of uint8 images [n, C, H, W]."""
 
-    def pack(self, images: Any, block: int) -> tuple[bytes, Any]:
-        """The bytes of their file, in blocks of `block` images, and the bits that were moved:
-        popped (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net.
+    def pack(self, images: Any, block: int) -> tuple[bytes, Any, Any]:
+        """The bytes of their file, in blocks of `block` images; the bits that were moved: popped
+        (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net; the codes [n, L].
         """
         ...
 
@@ -167,8 +167,19 @@ class Compressor(Protocol):
         ...
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
-        """The model's own D and R in bits an image, and D with the least probability of a level in
-        a file: d, r, floored.
+        """The model's own D and R in bits an image; D with the least probability of a level in a
+        file; the standard error of a file's net length, as an estimate of them: d, r, floored,
+        error.
+        """
+        ...
+
+    def at_codes(self, images: Any, codes: Any) -> Any:
+        """The length of each image at its code, by the model's densities, in bits [n]."""
+        ...
+
+    def chain(self, images: Any) -> list[dict[str, float]]:
+        """What each image moves if they are coded one after another on one stack, in this order:
+        image (its place), start, popped, pixels, prior, net, content (of the stack after it).
         """
         ...
 

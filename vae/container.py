@@ -18,18 +18,21 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.errors import UserError
+from vae import lengths
 from vae.ans import MOST_LANES, Broken, Stack, heads_as_bytes, heads_from_bytes
 from vae.bitsback import BitsBack, Done, Images, Parts
 from vae.grid import Grid
+from vae.lengths import Codes
 
 MAGIC, VERSION = b"\x93TWOBITS", 1
 HEADER = struct.Struct("<8sHBBBHHHQIH32s")
@@ -99,9 +102,11 @@ def fingerprint(method: Any) -> bytes:
 def write(
     file: BinaryIO, codec: BitsBack, model: bytes, blocks: Iterable[Images], count: int,
     block: int = DEFAULT_BLOCK, kind: str = "npz", done: Done = int, check: bool = False,
+    seen: Callable[[Codes], object] = len,
 ) -> Parts:  # fmt: skip
     """Write the file of `count` images, given in blocks of `block` images (the last may be
-    smaller). With `check` each block is decoded before the next one. Returns the bits moved.
+    smaller). With `check` each block is decoded before the next one. `seen` is given the codes
+    [n, L] of each block. Returns the bits moved.
     """
     total, whole, header = Parts(), 0, None
     for images in blocks:
@@ -111,8 +116,9 @@ def write(
             facts = (KINDS.index(kind), *grid, *codec.shape, count, block, codec.batch, model)
             header = Header(*facts)
             whole = _put(file, header.packed(), whole)
-        stack, parts = codec.encode(images, header.grid, done)
+        stack, parts, cells = codec.encode(images, header.grid, done)
         total = total.plus(parts)
+        seen(header.grid.codes(cells))
         heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
         words = stack.words.astype("<u4").tobytes()
         head = BLOCK.pack(len(images), len(words) // 4, len(stack.heads), len(heads), pixels)
@@ -236,20 +242,41 @@ class Reader:
         return UserError(f"{self.path}: is damaged: {reason}; copy it again from where it is whole")
 
 
+class Packed(NamedTuple):
+    """A file in memory."""
+
+    data: bytes
+    moved: Parts
+    codes: Codes  # of its images [n, L]
+
+
 class Packer(BitsBack):
     """A codec whose files are in memory (`core.method.Compressor`)."""
 
-    def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> tuple[bytes, Parts]:
-        file = io.BytesIO()
+    def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> Packed:
+        file, codes = io.BytesIO(), list[Codes]()
         given = blocks_of(images, block)
-        moved = write(file, self, fingerprint(self.method), given, len(images), block)
-        return file.getvalue(), moved
+        model = fingerprint(self.method)
+        moved = write(file, self, model, given, len(images), block, seen=codes.append)
+        return Packed(file.getvalue(), moved, np.concatenate(codes))
 
     def unpack(self, data: bytes) -> Images:
         reader = Reader("the file", io.BytesIO(data))
         reader.check_model(fingerprint(self.method))
         codec = BitsBack(self.method, self.rows, reader.header.batch)
         return np.concatenate([reader.decode(codec, i) for i in range(len(reader.blocks))])
+
+    def bound(self, images: Images, seed: int = 0, samples: int = 4) -> lengths.Bound:
+        return lengths.bound(self, images, seed, samples)
+
+    def at_codes(self, images: Images, codes: Codes) -> NDArray[np.float64]:
+        return lengths.at_codes(self, images, codes)
+
+    def chain(self, images: Images) -> list[dict[str, float]]:
+        return [
+            {"image": link.image, "content": link.content} | link.parts.as_numbers()
+            for link in lengths.chain(self, images)
+        ]
 
 
 @contextmanager
