@@ -177,9 +177,17 @@ class Compressor(Protocol):
         """The length of each image at its code, by the model's densities, in bits [n]."""
         ...
 
-    def chain(self, images: Any) -> list[dict[str, float]]:
+    def moves(self, images: Any) -> list[dict[str, float]]:
         """What each image moves if they are coded one after another on one stack, in this order:
-        image (its place), start, popped, pixels, prior, net, content (of the stack after it).
+        image (its place), start, popped, pixels, prior, net, content (of the stack after it), and
+        the model's d and r; in bits.
+        """
+        ...
+
+    def partial(self, images: Any, stops: Any = None, seed: int = 0) -> list[dict[str, Any]]:
+        """What the first dimensions of the codes alone say, for each number of dimensions in
+        `stops` (default 0, 1, 2, 4 ... L): dimensions; written, rate, distortion in bits an image;
+        pictures [n, C, H, W] in [0, 1].
         """
         ...
 

@@ -18,7 +18,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from vae import lengths
+from vae import lengths, partial
 from vae.ans import MOST_LANES, Broken, Stack, heads_as_bytes, heads_from_bytes
 from vae.bitsback import BitsBack, Done, Images, Parts
 from vae.grid import Grid
@@ -42,6 +42,7 @@ KINDS = ("npz", "png")
 MOST_IMAGES = 2**16  # of a block
 DEFAULT_BLOCK = 4096
 CHUNK = 2**24
+DRAWS = 32  # codes of one image, for its D + R
 
 
 class Header(NamedTuple):
@@ -272,11 +273,18 @@ class Packer(BitsBack):
     def at_codes(self, images: Images, codes: Codes) -> NDArray[np.float64]:
         return lengths.at_codes(self, images, codes)
 
-    def chain(self, images: Images) -> list[dict[str, float]]:
-        return [
-            {"image": link.image, "content": link.content} | link.parts.as_numbers()
-            for link in lengths.chain(self, images)
-        ]
+    def moves(self, images: Images) -> list[dict[str, float]]:
+        found = []
+        for link in lengths.moves(self, images):
+            own = self.bound(images[link.image : link.image + 1], samples=DRAWS)
+            numbers = link.parts.as_numbers() | {"d": own.floored, "r": own.r}
+            found.append({"image": link.image, "content": link.content} | numbers)
+        return found
+
+    def partial(
+        self, images: Images, stops: Sequence[int] | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        return [part._asdict() for part in partial.partial(self, images, stops, seed)]
 
 
 @contextmanager

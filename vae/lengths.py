@@ -49,9 +49,8 @@ def bound(codec: BitsBack, images: Images, seed: int = 0, samples: int = 4) -> B
             own.append(least + rate)
             one.append(least + log_ratio(codec, mean, log_sigma, z))
         spread += _sum(torch.stack(one).var(0)) + _sum(torch.stack(own).var(0)) / samples
-    count = samples * len(images)
-    error = math.sqrt(spread) / len(images)
-    return Bound(*(bits(total) / count for total in (d, r, floored)), bits(error))
+    d, r, floored = (bits(total) / (samples * len(images)) for total in (d, r, floored))
+    return Bound(d, r, floored, bits(math.sqrt(spread)) / len(images))
 
 
 def at_codes(codec: BitsBack, images: Images, codes: Codes) -> NDArray[np.float64]:
@@ -90,7 +89,7 @@ class Link(NamedTuple):
     content: float
 
 
-def chain(codec: BitsBack, images: Images) -> Iterator[Link]:
+def moves(codec: BitsBack, images: Images) -> Iterator[Link]:
     """Code images one after another on one stack: one Link an image, in the order of coding.
 
     A file codes batches of images, which moves the same bits for each image.

@@ -46,8 +46,26 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert [len(probe.cells(numbers)), len(probe.values(numbers))] == [1, 1]
     said = "\n".join(probe.sentences(numbers))
     assert f"{numbers['gross']:.4f} bits/dim" in said and "every image came back" in said
-    (picture,) = probe.figures(found, given, tmp_path).values()
-    assert Image.open(picture).size[0] > 500
+    assert numbers["net"] == pytest.approx(numbers["at_codes"], rel=1e-3)
+    assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
+    assert "above the model's own length at the codes" in said
+    pictures = probe.figures(found, given, tmp_path)
+    assert len(pictures) == 4
+    assert all(Image.open(picture).size[0] > 500 for picture in pictures.values())
+
+
+def test_ten_images_one_by_one_and_files_of_fewer_images():
+    numbers = compression((given := frozen("bernoulli")).method, held_out_images(given, 24))
+    rows = numbers["moves"]
+    assert [row["image"] for row in rows] == list(range(9, -1, -1))
+    for row in rows:
+        assert row["net"] == pytest.approx(row["pixels"] + row["prior"] - row["popped"])
+        assert row["net"] == pytest.approx(row["d"] + row["r"], rel=0.1)
+    assert rows[0]["start"] > 0 == rows[-1]["start"]
+    assert rows[-1]["content"] > rows[0]["content"]
+    sizes = numbers["sizes"]
+    assert [one["images"] for one in sizes] == [1, 10, 24]
+    assert sizes[0]["gross"] > sizes[1]["gross"] > sizes[2]["gross"] == numbers["gross"]
 
 
 def test_grey_images_of_a_binary_model_are_binarised_once():

@@ -113,7 +113,7 @@ def test_the_error_of_a_bound_is_that_of_files_with_other_codes():
 def test_a_chain_of_images_says_what_each_of_them_moved():
     method = model("window")
     codec, images = compressor(method), some_images(method, 10)
-    links = list(lengths.chain(codec, images))
+    links = list(lengths.moves(codec, images))
     assert [link.image for link in links] == list(range(9, -1, -1))
     assert links[0].parts.start > 0 and sum(link.parts.start for link in links) < 500
     content = 32.0  # the first head
