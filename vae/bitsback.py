@@ -211,7 +211,7 @@ def schedule(count: int, most: int) -> Iterator[int]:
 
 
 def veil(number: int, size: int) -> Counts:
-    """Random numbers [size] of a batch, below 2^31, that the popped counts are mixed with.
+    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
 
     The bits that a batch pops are mostly those of the codes that the batch before has pushed.
     Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.

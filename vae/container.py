@@ -34,7 +34,7 @@ from vae.bitsback import BitsBack, Done, Images, Parts
 from vae.grid import Grid
 from vae.lengths import Codes
 
-MAGIC, VERSION = b"\x93TWOBITS", 1
+MAGIC, VERSION = b"\x93TWOBITS", 2
 HEADER = struct.Struct("<8sHBBBHHHQIH32s")
 BLOCK = struct.Struct("<IIHHI")
 CRC = struct.Struct("<I")

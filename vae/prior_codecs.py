@@ -167,7 +167,7 @@ class Mixture:
         wanted, places = u.astype(np.int64), np.arange(row.start, row.stop)
         middle = np.full(len(u), self.grid.cells // 2)
         return search(
-            wanted, middle, self.grid.cells, lambda edges, at: self.counts(edges, at(places))
+            wanted, middle, self.grid.cells, lambda edges, rows: self.counts(edges, places[rows])
         )
 
     def given(self, cells: Ints) -> NDArray[np.float64]:

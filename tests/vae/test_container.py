@@ -118,7 +118,7 @@ def test_blocks_that_lie_about_their_size_are_refused_before_anything_is_allocat
 def test_another_version_and_another_file_are_named(written):
     method, _, data = written
     newer = data[:8] + struct.pack("<H", 7) + data[10:]
-    with pytest.raises(UserError, match="format version 7, but this program reads 1"):
+    with pytest.raises(UserError, match="format version 7, but this program reads 2"):
         read(newer, method)
     with pytest.raises(UserError, match="is no file of `compress`"):
         read(b"PK\3\4" + bytes(500), method)
