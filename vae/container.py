@@ -33,6 +33,7 @@ from vae.ans import MOST_LANES, Broken, Stack, heads_as_bytes, heads_from_bytes
 from vae.bitsback import BitsBack, Done, Images, Parts
 from vae.grid import Grid
 from vae.lengths import Codes
+from vae.unfinished import Unfinished
 
 MAGIC, VERSION = b"\x93TWOBITS", 2
 HEADER = struct.Struct("<8sHBBBHHHQIH32s")
@@ -103,11 +104,12 @@ def fingerprint(method: Any) -> bytes:
 def write(
     file: BinaryIO, codec: BitsBack, model: bytes, blocks: Iterable[Images], count: int,
     block: int = DEFAULT_BLOCK, kind: str = "npz", done: Done = int, check: bool = False,
-    seen: Callable[[Codes], object] = len,
+    seen: Callable[[Codes], object] = len, earlier: Unfinished | None = None,
 ) -> Parts:  # fmt: skip
     """Write the file of `count` images, given in blocks of `block` images (the last may be
     smaller). With `check` each block is decoded before the next one. `seen` is given the codes
-    [n, L] of each block. Returns the bits moved.
+    [n, L] of each new block. Blocks of an `earlier` call are not coded again. Returns the bits
+    moved.
     """
     total, whole, header = Parts(), 0, None
     for images in blocks:
@@ -117,20 +119,36 @@ def write(
             facts = (KINDS.index(kind), *grid, *codec.shape, count, block, codec.batch, model)
             header = Header(*facts)
             whole = _put(file, header.packed(), whole)
-        stack, parts, cells = codec.encode(images, header.grid, done)
+        found = earlier.take(header.packed(), images) if earlier else None
+        if found:
+            done(len(images))
+            data, parts = found
+        else:
+            data, parts = _coded(codec, header.grid, images, done, check, seen)
+            if earlier:
+                earlier.keep(header.packed(), images, data, parts)
         total = total.plus(parts)
-        seen(header.grid.codes(cells))
-        heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
-        words = stack.words.astype("<u4").tobytes()
-        head = BLOCK.pack(len(images), len(words) // 4, len(stack.heads), len(heads), pixels)
-        body = head + words + heads
-        whole = _put(file, body + CRC.pack(zlib.crc32(body)), whole)
-        if check and not np.array_equal(codec.decode(stack, header.grid, len(images)), images):
-            raise UserError("a block does not decode to its images; please report this")
+        whole = _put(file, data, whole)
     if header is None:
         raise UserError("there are no images to compress")
     file.write(CRC.pack(whole))
     return total
+
+
+def _coded(
+    codec: BitsBack, grid: Grid, images: Images, done: Done, check: bool,
+    seen: Callable[[Codes], object],
+) -> tuple[bytes, Parts]:  # fmt: skip
+    """A block with its checksum, and the bits that it moved."""
+    stack, parts, cells = codec.encode(images, grid, done)
+    seen(grid.codes(cells))
+    heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
+    words = stack.words.astype("<u4").tobytes()
+    head = BLOCK.pack(len(images), len(words) // 4, len(stack.heads), len(heads), pixels)
+    body = head + words + heads
+    if check and not np.array_equal(codec.decode(stack, grid, len(images)), images):
+        raise UserError("a block does not decode to its images; please report this")
+    return body + CRC.pack(zlib.crc32(body)), parts
 
 
 def _put(file: BinaryIO, data: bytes, crc: int) -> int:
