@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from core.information.rate_distortion import WaterFilling
 from core.run import checkpoint, config
@@ -110,6 +111,25 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
     cold, warm = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
     assert "started_from" not in cold and warm["started_from"] == str(tmp_path / "beta_1")
     assert warm["started_from_digest"] == cold["digest"]
+
+
+def test_files_of_a_sweep_are_measured_and_drawn(door, tmp_path, capsys):
+    small = ["optim.epochs=1", "optim.batch_size=32", "optim.warmup_epochs=0", "wandb=disabled"]
+    small += ["model.backbone=mlp", "model.decoder=mlp", "model.width=8", "model.latent=4"]
+    small += ["trainer.validate_every=0"]
+    small += [f"data.sprites.{key}={size}" for key, size in (("train", 64), ("test", 32))]
+    config = CONFIG.replace("linear_vae", "beta_vae_sprites")
+    out = tmp_path / "sweep"
+    door(config, *small, "--betas", "1,30", "--files", "--out", out)
+    assert "File: the bits/dim of a lossless file" in capsys.readouterr().out
+    table = json.loads((out / "rate_distortion.json").read_text())
+    for point in table["curves"][0]["points"]:
+        file = point["file"]
+        assert file["images"] == 32
+        assert file["gross"] == pytest.approx(file["floored"], rel=0.02)
+        nats = point["nelbo"]["value"] / (3 * 32 * 32 * math.log(2))
+        assert file["floored"] <= 1.001 * nats
+    assert Image.open(out / "rate_distortion.png").size[1] > 1.2 * 5.6 * 110  # one panel more
 
 
 def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch, capsys):
