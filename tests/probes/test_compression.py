@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from core.frozen import Frozen
 from core.run import config
-from probes.latents.baselines import baselines, mosaic, saved, xz
+from probes.latents.baselines import baselines, jpeg_xl, mosaic, saved, xz
 from probes.latents.compression import CompressionProbe, compression, held_out_images
 from vae.beta import BetaVAE, BetaVAEConfig
 
@@ -113,3 +114,36 @@ def test_baselines_are_what_the_formats_need():
     colours = rng.integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
     grey = {one["name"]: one for one in baselines(colours)}
     assert grey["xz"]["mosaic"] == len(xz(mosaic(colours).tobytes())) > 576
+
+
+@pytest.mark.parametrize("package", ["pillow_jxl", "imagecodecs"])
+def test_jpeg_xl_is_measured_where_a_package_for_it_is_installed(package, monkeypatch):
+    """The packages are optional: stand-ins show which one is asked, and what it is given."""
+    asked = []
+
+    def imported(name):
+        if name != package:
+            raise ImportError(name)
+        return types.SimpleNamespace(
+            jpegxl_encode=lambda x, **how: asked.append((x.shape, how)) or b"1234567"
+        )
+
+    monkeypatch.setattr("importlib.import_module", imported)
+    monkeypatch.setattr(
+        "probes.latents.baselines.saved", lambda x, *form, **how: asked.append((form, how)) or 7
+    )
+    coder = jpeg_xl()
+    assert coder(np.zeros((3, 4, 5), np.uint8)) == coder(np.zeros((1, 4, 5), np.uint8)) == 7
+    how = {"lossless": True, "effort": 9}
+    if package == "imagecodecs":
+        assert asked == [((4, 5, 3), how), ((4, 5), how)]
+    else:
+        assert asked == [((False, "JXL"), how)] * 2
+
+
+def test_jpeg_xl_is_absent_without_a_package_and_lossless_with_one():
+    if coder := jpeg_xl():
+        image = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
+        assert 3000 < coder(image) < 4000  # noise can not be compressed
+    else:
+        assert "JPEG XL" not in {one["name"] for one in baselines(np.zeros((2, 1, 8, 8), np.uint8))}
