@@ -128,10 +128,10 @@ def test_jpeg_xl_is_measured_where_a_package_for_it_is_installed(package, monkey
             jpegxl_encode=lambda x, **how: asked.append((x.shape, how)) or b"1234567"
         )
 
-    monkeypatch.setattr("importlib.import_module", imported)
     monkeypatch.setattr(
         "probes.latents.baselines.saved", lambda x, *form, **how: asked.append((form, how)) or 7
     )
+    monkeypatch.setattr("importlib.import_module", imported)
     coder = jpeg_xl()
     assert coder(np.zeros((3, 4, 5), np.uint8)) == coder(np.zeros((1, 4, 5), np.uint8)) == 7
     how = {"lossless": True, "effort": 9}
