@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -212,6 +211,8 @@ def _remarks(fit: Fit, fits: list[Fit], own: dict[str, Tensor], words: Words) ->
 @functools.cache
 def _skeleton(name: str) -> nn.Module:
     """A network of timm without values. It is only read, so it is made once."""
+    import timm  # takes seconds
+
     with torch.device("meta"):
         made: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
     return made
@@ -219,6 +220,8 @@ def _skeleton(name: str) -> nn.Module:
 
 def _suggested(name: str, weights: Weights, words: Words) -> str:
     """Another timm network that the file fits, and what else to do, in words."""
+    import timm  # takes seconds
+
     near = difflib.get_close_matches(name, timm.list_models(), NEIGHBOURS, 0.5)
     for other in dict.fromkeys([*COMMON, *near]):
         if other == name or other not in timm.list_models():
