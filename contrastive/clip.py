@@ -7,7 +7,8 @@ batch, P = projection dimensions, T = tokens of a caption.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ from core.networks.text import TextTransformer
 from core.networks.tokenizer import KINDS, MOST, ROOM, SPECIAL, Ids, Malformed, Tokenizer
 
 LOSSES = ("infonce", "sigmoid")
-TOWERS = ("none", "image")
+TOWERS = ("none", "image", "text")
+POOLS = ("mean", "first", "last")
 MAX_SCALE = 100.0  # the scores are at most 100 times a cosine (Radford et al. 2021, section 2.5)
 STUCK = 0.01  # share of log N below which a held-out bound shows that nothing is learned
 
@@ -35,7 +37,12 @@ STUCK = 0.01  # share of log N below which a held-out bound shows that nothing i
 class CLIPConfig:
     backbone: str = "small"  # the image tower: "small" or the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
-    lock: str = "none"  # none | image: the image tower keeps the weights of `init` (LiT)
+    lock: str = "none"  # none | image | text: a tower that keeps its first weights (LiT)
+    # a folder with a text encoder of Hugging Face (config.json, model.safetensors, tokenizer.json);
+    # empty = a transformer with the sizes below
+    text: str = ""
+    text_pool: str = "mean"  # mean | first | last: of the tokens of `text`
+    text_facts: dict[str, Any] = field(default_factory=dict)  # of `text`, written by the program
     tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
     vocabulary: int = 1024  # most tokens, the special ones included
     context: int = 32  # most tokens of a caption, with [START] and [END]; longer ones are cut
@@ -48,7 +55,7 @@ class CLIPConfig:
     bias: float = -10.0  # of the sigmoid loss, at the start; learned
 
     def __post_init__(self) -> None:
-        one_of(self, stem=STEMS, lock=TOWERS, tokenizer=KINDS, loss=LOSSES)
+        one_of(self, stem=STEMS, lock=TOWERS, tokenizer=KINDS, loss=LOSSES, text_pool=POOLS)
         counts(self, vocabulary=MOST, context=4096, width=8192, layers=64, heads=128)
         at_least(self, projection=1, context=4)
         above_zero(self, "temperature")
@@ -60,6 +67,18 @@ class CLIPConfig:
             raise ValueError(f"temperature: must be in [0.01, 1], got {self.temperature}")
         if not math.isfinite(self.bias):
             raise ValueError(f"bias: must be finite, got {self.bias}")
+        if self.text_facts:
+            from core.foreign import text
+
+            text.require(self.text_facts)
+
+    def completed(self) -> "CLIPConfig":
+        """The config with the facts of the folder `text`, which a user named."""
+        if not self.text or self.text_facts:
+            return self
+        from core.foreign import text
+
+        return replace(self, text_facts=text.facts_of(self.text))
 
 
 class CLIP(Method):
@@ -78,22 +97,20 @@ class CLIP(Method):
     def __init__(self, config: CLIPConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)
         self.backbone = Backbone(config.backbone, shape, config.stem)
-        self.text = TextTransformer(
-            config.vocabulary, config.context, config.width, config.layers, config.heads
-        )
+        self.text, room = _text_tower(config)
         self.image_projection = _projection(self.backbone.dim, config.projection)
         self.text_projection = _projection(self.text.dim, config.projection)
         # of one dimension, because fsdp can not divide a scalar
         self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
         if config.loss == "sigmoid":
             self.bias = nn.Parameter(torch.tensor([config.bias]))
-        empty = torch.full((config.vocabulary * ROOM,), ord(" "), dtype=torch.uint8)
+        empty = torch.full((room,), ord(" "), dtype=torch.uint8)
         self.register_buffer("tokenizer_bytes", empty)
         self.register_load_state_dict_post_hook(_read_tokenizer)
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer: Reader | None = None
         self._warming_up = False
-        if config.lock == "image":
-            self.backbone.requires_grad_(False)
+        if locked := self._locked:
+            locked.requires_grad_(False)
 
     @property
     def temperature(self) -> float:
@@ -101,24 +118,46 @@ class CLIP(Method):
         return math.exp(-self.log_scale.item())
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def _locked(self) -> nn.Module | None:
+        return {"image": self.backbone, "text": self.text}.get(self.config.lock)
+
+    @property
+    def tokenizer(self) -> "Reader":
         if self._tokenizer is None:
             raise UserError("method: this CLIP has learned no words yet; train it first")
         return self._tokenizer
 
+    def begin(self) -> str:
+        if not self.config.text:
+            return ""
+        from core.foreign import text
+
+        assert isinstance(self.text, text.HubText)
+        said, stored = text.load(self.text, self.config.text)
+        self._keep_tokenizer(stored)
+        _read_tokenizer(self, None)
+        return said
+
+    def _keep_tokenizer(self, stored: bytes) -> None:
+        self.tokenizer_bytes.copy_(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
+
     def learn_words(self, captions: Iterable[str]) -> None:
-        if self._tokenizer is not None:  # the weights of `init` came with their words
+        if self._tokenizer is not None:  # first weights came with their words
+            return
+        if self.config.text_facts:  # resumed: the checkpoint holds the tokenizer
+            from core.foreign import text
+
+            self._tokenizer = text.Unread()
             return
         vocabulary = self.config.vocabulary
         made = Tokenizer.learn(captions, self.config.tokenizer, vocabulary)
-        stored = bytearray(made.to_bytes(vocabulary))
-        self.tokenizer_bytes.copy_(torch.frombuffer(stored, dtype=torch.uint8))
+        self._keep_tokenizer(made.to_bytes(vocabulary))
         self._tokenizer = made
 
     def train(self, mode: bool = True) -> "CLIP":
         super().train(mode)
-        if self.config.lock == "image":
-            self.backbone.eval()  # its batch norms keep their statistics, too
+        if locked := self._locked:
+            locked.eval()  # its batch norms keep their statistics, too
         return self
 
     def forward(self, batch: Batch) -> Output:
@@ -199,6 +238,23 @@ class CLIP(Method):
         return ids._replace(tokens=ids.tokens.to(device), end=ids.end.to(device))
 
 
+class Reader(Protocol):
+    """A tokenizer."""
+
+    def ids(self, texts: Sequence[str], context: int) -> Ids: ...
+
+
+def _text_tower(config: CLIPConfig) -> tuple[Any, int]:
+    """The text tower, and the bytes that its tokenizer has in a checkpoint."""
+    if not config.text_facts:
+        sizes = (config.vocabulary, config.context, config.width, config.layers, config.heads)
+        return TextTransformer(*sizes), config.vocabulary * ROOM
+    from core.foreign import text
+
+    tower = text.HubText(config.text_facts, config.text_pool, config.context)
+    return tower, config.text_facts["tokenizer"]
+
+
 def _projection(features: int, codes: int) -> nn.Linear:
     made = nn.Linear(features, codes, bias=False)
     nn.init.normal_(made.weight, std=features**-0.5)
@@ -213,7 +269,13 @@ def _read_tokenizer(method: nn.Module, _: object) -> None:
     """After weights were loaded: the tokenizer that they hold."""
     assert isinstance(method, CLIP)
     stored = bytes(method.tokenizer_bytes.cpu().numpy())
+    config = method.config
     try:
-        method._tokenizer = Tokenizer.from_bytes(stored, method.config.vocabulary)
+        if config.text_facts:
+            from core.foreign import text
+
+            method._tokenizer = text.HubTokenizer(stored, text.pad_of(config.text_facts))
+        else:
+            method._tokenizer = Tokenizer.from_bytes(stored, config.vocabulary)
     except Malformed as error:
         raise RuntimeError(f"its tokenizer can not be used: {error}") from None

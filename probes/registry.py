@@ -10,6 +10,7 @@ PROBES = {
     "retrieval": "probes.texts.retrieval.RetrievalProbe",
     "zero_shot": "probes.texts.zero_shot.ZeroShotProbe",
     "binding": "probes.texts.binding.BindingProbe",
+    "reader": "probes.texts.reader.ReaderProbe",
     "geometry": "probes.views.geometry.GeometryProbe",
     "rate": "probes.latents.rate.RateProbe",
     "disentanglement": "probes.latents.disentanglement.DisentanglementProbe",

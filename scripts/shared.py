@@ -163,6 +163,21 @@ def probed(path: Path, probe: str, overrides: Sequence[str] = ()) -> "Report":
     return report
 
 
+def known_truth(table: dict[str, Any], picture: Path) -> None:
+    """Print a table of measured and true information (`probes.samples.truth`), write it as JSON and
+    draw it.
+    """
+    from core.console import plain_console
+    from probes.report import store, truth_figures
+    from probes.samples import truth
+
+    plain_console(120).print(truth.lines(table))
+    print(*truth.at_largest(table), sep="\n")
+    kept = store.write_json(picture.with_suffix(".json"), table)
+    truth_figures.truth(table, picture)
+    print(f"The picture: {picture}; the table: {kept}")
+
+
 def same_weights(path: Path, report: "Report") -> "Loaded":
     """The checkpoint that a report is about. `UserError` if the file was replaced since."""
     from core.run import checkpoint

@@ -23,7 +23,7 @@ if not __package__:  # run by its path: import from this checkout
 from configs import CONFIGS
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, overrides, probed, step
+from scripts.shared import known_truth, option, overrides, probed, step
 
 # One recipe for every M: configs/simclr_sprites.yaml with a lower temperature. With the config's
 # 0.1, SimCLR's own critic reaches only 90 % of the ideal for M = 65,536 and K = 8,191.
@@ -41,28 +41,24 @@ SPRITES = {
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
-    from core.console import plain_console
     from core.run.folder import picture_place
-    from probes.report import store, truth_figures
     from probes.samples import truth
 
     options.picture = picture_place(options.picture, options.out, "sprites_truth.png")
     started = time.monotonic()
     config, recipe = "simclr_sprites.yaml", [*RECIPE, *options.overrides]
-    reports = []
+    reports = {}
     for m in options.contents:
         run = options.out / f"m{m}"
         sizes = [f"data.sprites.{key}={value}" for key, value in SPRITES[m].items()]
         step("pretrain.py", CONFIGS / config, f"folder={run}", *recipe, *sizes, "--resume")
-        reports.append(probed(run, "information"))
-    table = truth.collect(reports, CRITIC)
+        reports[f"{m:,}"] = probed(run, "information")
+    table = truth.collect(reports, CRITIC, "M")
+    table["title"] = "I(V1; V2) = log M of sprites with M contents: measured, ideal and true"
     sprites = {m: SPRITES[m] for m in options.contents}
     table["recipe"] = {"config": f"configs/{config}", "overrides": recipe, "sprites": sprites}
-    plain_console(120).print(truth.lines(table))
-    kept = store.write_json(options.picture.with_suffix(".json"), table)
-    truth_figures.truth(table, options.picture)
-    print(f"Done in {time.monotonic() - started:.0f} s. The picture: {options.picture}")
-    print(f"The table: {kept}; the runs: {options.out}/m*/")
+    known_truth(table, options.picture)
+    print(f"Done in {time.monotonic() - started:.0f} s; the runs: {options.out}/m*/")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

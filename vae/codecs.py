@@ -24,6 +24,7 @@ Ints = NDArray[Any]
 BITS = 24  # of the counts of a level
 TOTAL = 1 << BITS
 LOGITS = 256  # steps of a logit
+PORTION = 4096  # values whose tables are made at a time, so that they fit into a cache
 MOST_LOGIT = 20  # a level that is less likely than e^-20 has one count
 
 
@@ -100,20 +101,22 @@ class TableCodec(PixelCodec):
         """A table [T, 257] and the row of each value [n]; row[0] = 0 and row[256] = 2^24."""
 
     def intervals(self, levels: Ints, rounded: Ints) -> tuple[Counts, Counts]:
-        table, rows = self.cumulative(rounded)
-        low = table[rows, levels].astype(np.uint64)
-        return low, table[rows, levels.astype(np.int64) + 1].astype(np.uint64) - low
+        found = []
+        for first in range(0, max(1, len(levels)), PORTION):
+            table, rows = self.cumulative(rounded[first : first + PORTION])
+            own = levels[first : first + PORTION].astype(np.int64)
+            found.append((table[rows, own], table[rows, own + 1]))
+        low, high = (np.concatenate(ends).astype(np.uint64) for ends in zip(*found, strict=True))
+        return low, high - low
 
     def finder(self, rounded: Ints) -> Find:
-        table, rows = self.cumulative(rounded)
-
         def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
-            own = rows[row]
+            table, rows = self.cumulative(rounded[row])
             level = np.zeros(len(u), np.int64)
             for step in (128, 64, 32, 16, 8, 4, 2, 1):
-                level += step * (u >= table[own, level + step])
-            low = table[own, level].astype(np.uint64)
-            return level, low, table[own, level + 1].astype(np.uint64) - low
+                level += step * (u >= table[rows, level + step])
+            low = table[rows, level].astype(np.uint64)
+            return level, low, table[rows, level + 1].astype(np.uint64) - low
 
         return find
 

@@ -16,6 +16,8 @@ from vae.pixel_cache import row_reader
 
 Codes = NDArray[np.float64]
 
+MOST_PARAMETERS = 2**23  # float64 numbers that a decoder of independent pixels makes at a time
+
 
 class PlainCodec:
     """Pixels that are independent given the code: one call for the whole batch."""
@@ -34,8 +36,10 @@ class PlainCodec:
         """The rounded parameters of all values, in the order of `ravel`."""
         channels, height, width = self.shape
         parts = []
-        for first in range(0, len(z), self.rows):
-            part = self.model.decoder(torch.from_numpy(z[first : first + self.rows]))
+        values = channels * height * width * self.model.pixels.channels
+        step = max(1, min(self.rows, MOST_PARAMETERS // values))
+        for first in range(0, len(z), step):
+            part = self.model.decoder(torch.from_numpy(z[first : first + step]))
             split = part.unflatten(1, (channels, -1)).movedim(2, -1)  # [B, C, H, W, P]
             flat = to_array(split.reshape(-1, split.shape[-1]))
             own = np.arange(channels).repeat(height * width)

@@ -27,6 +27,7 @@ class Telling:
     """The distribution of R_S: each factor of `counts` is told with probability `told`."""
 
     def __init__(self, counts: Mapping[str, int], told: Mapping[str, float]):
+        self.told = dict(told)
         self.nats = math.fsum(told[factor] * math.log(n) for factor, n in counts.items())
         sizes: dict[int, float] = defaultdict(float)
         choices = [((1, 1 - told[factor]), (n, told[factor])) for factor, n in counts.items()]
@@ -44,6 +45,7 @@ class Telling:
             self.from_text,
             self.recall_from_image,
             self.recall_from_text,
+            self.told,
         )
 
     def from_text(self, negatives: int) -> float:

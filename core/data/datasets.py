@@ -26,7 +26,7 @@ from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.loading import Resized, decode, read_through
 from core.data.notes import Notes, printable, say_once
 from core.data.pictures import Pictures
-from core.data.readers import PREFIXES, TORCHVISION, class_names, local_folder, open_official
+from core.data.readers import PAIRS, PREFIXES, TORCHVISION, class_names, local_folder, open_official
 from core.data.registry import EMBEDDED, from_options, is_own, locate_source
 from core.data.scenes import ScenesConfig
 from core.data.skipping import Split
@@ -54,7 +54,8 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # a column of data.list with a caption of each picture | from_classes (made from class names)
+    # a column of data.list or of an hfds/ set with a caption of each picture; for wds/, the ending
+    # of a member or a key of its json | from_classes (made from class names)
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
@@ -116,11 +117,12 @@ class DataConfig:
         made = self.name in EMBEDDED or is_own(self.name)
         if made:
             raise ValueError(f"captions: {self.name} has its own or none; leave it out")
-        if self.captions != FROM_CLASSES and not self.list:
-            raise ValueError(
-                f"captions: '{self.captions}' is a column of data.list, which is empty; name a"
-                f" list, or set {FROM_CLASSES}"
-            )
+        if self.captions == FROM_CLASSES or self.list or self.name.startswith(PAIRS):
+            return
+        raise ValueError(
+            f"captions: '{self.captions}' is a column of data.list, which is empty; name a list, or"
+            f" set {FROM_CLASSES}"
+        )
 
     @property
     def views_differ(self) -> bool:
@@ -290,12 +292,11 @@ def _held_out(dataset: Any, train: Any, split: str, reading: Reading) -> int:
 
 def _files(dataset: Any, chosen: Tensor) -> tuple[str | Path, list[tuple[str, Any]]] | None:
     """The top folder of a set of files, with path and label(s) of each chosen file."""
+    if isinstance(dataset, Pictures):
+        return dataset.files(chosen)
     samples = getattr(dataset, "samples", None)
     if not samples:
         return None
-    if isinstance(dataset, Pictures):
-        columns = dataset.table.tolist()
-        return dataset.root, [(samples[i][0], columns[i]) for i in chosen.tolist()]
     top = getattr(dataset, "root", "")
     return top, [(str(samples[i][0]), int(samples[i][1])) for i in chosen]
 

@@ -229,10 +229,11 @@ def digests_of(images: Split) -> dict[str, str]:
     data = getattr(inner, "data", None)
     if isinstance(data, np.ndarray | Tensor):
         return found | {"content": digest(torch.as_tensor(data)[chosen])}
-    if getattr(inner, "samples", None):
+    known = getattr(inner, "fingerprint", None)
+    if getattr(inner, "samples", None) and known is None:
         return found
     reader = getattr(inner, "reader", None)
-    known = getattr(getattr(reader, "dataset", None), "_fingerprint", None)
+    known = known or getattr(getattr(reader, "dataset", None), "_fingerprint", None)
     places = torch.cat([index for index, _ in eval_sampler(len(images), most=64)])
     sample, some_labels, _, _ = zip(*(images[place] for place in places.tolist()), strict=True)
     found |= {"sample": digest_of_sample(torch.stack(sample))}

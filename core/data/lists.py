@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +76,9 @@ def read_list(file: Path, labels: str, captions: str = "") -> Listed:
             )
     splits = _splits(columns[split_column], split_column, file) if split_column else None
     others = tuple(name for name in free if name not in chosen)
-    told = _captions(columns[captions], captions, file) if captions else None
+    told = list(columns[captions]) if captions else None
+    if told:
+        checked_captions(told, captions, printable(file), "row")
     return Listed(paths, {name: list(columns[name]) for name in chosen}, splits, others, told)
 
 
@@ -154,25 +157,30 @@ def _objects(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     return _some(head, file), rows
 
 
-def _captions(column: tuple[str, ...], name: str, file: Path) -> list[str]:
-    """A checked column of captions."""
-    for row, text in enumerate(column, 1):
-        if not text:
+def checked_captions(
+    texts: Sequence[str | Sequence[str]], name: str, where: str, unit: str
+) -> None:
+    """`UserError` if the captions of some pictures, in a column `name`, can not be used. A picture
+    has a caption or several; `unit` is a row, or what else holds one picture.
+    """
+    for number, held in enumerate(texts, 1):
+        several = [held] if isinstance(held, str) else held
+        if not several or not all(several):
             raise UserError(
-                f"data.captions: {printable(file)}: row {row} has no '{name}'; fill it or remove"
-                " the row"
+                f"data.captions: {where}: {unit} {number} has no '{name}'; fill it or remove the"
+                f" {unit}"
             )
-        if len(text) > LONGEST_CAPTION:
+        longest = max(map(len, several))
+        if longest > LONGEST_CAPTION:
             raise UserError(
-                f"data.captions: {printable(file)}: the '{name}' of row {row} has {len(text):,}"
+                f"data.captions: {where}: the '{name}' of {unit} {number} has {longest:,}"
                 f" characters; a caption has at most {LONGEST_CAPTION:,}"
             )
-    if all(_is_number(text) for text in column):
+    if all(isinstance(text, str) and _is_number(text) for text in texts):
         raise UserError(
-            f"data.captions: the column '{name}' of {printable(file)} holds numbers, such as"
-            f" {printable(column[0], 30)}; name the column with the captions"
+            f"data.captions: the column '{name}' of {where} holds numbers, such as"
+            f" {printable(texts[0], 30)}; name the column with the captions"
         )
-    return list(column)
 
 
 def _is_number(text: str) -> bool:

@@ -6,6 +6,7 @@ n = pictures, F = label columns.
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ class Pictures(Dataset[tuple[bytes, int]]):
         """
         self.root, self.places = root, places
         self.samples = [(path, 0) for path in paths]
-        self.captions: list[str] | None = None  # of each picture, if the list has them
+        # of each picture, if they are known: a text, or several
+        self.captions: list[str] | list[str | tuple[str, ...]] | None = None
         self.factors: dict[str, int] = {}
         self.classes: tuple[str, ...] = ()
         self.table = torch.zeros(len(paths), len(columns), dtype=torch.int64)
@@ -65,6 +67,13 @@ class Pictures(Dataset[tuple[bytes, int]]):
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         path, label = self.samples[index]
         return read_file(path), label
+
+    def files(self, chosen: Tensor) -> tuple[str | Path, list[tuple[str, Any]]] | None:
+        """The top folder and the files that hold the chosen pictures, each with its labels; None
+        if the pictures are recognised in another way.
+        """
+        columns = self.table.tolist()
+        return self.root, [(self.samples[i][0], columns[i]) for i in chosen.tolist()]
 
     def part(self, split: str, validation: int | float | str) -> Tensor:
         """The places of a split, int64 [n]. "val" is held out of train if it is not given, or if
@@ -117,7 +126,7 @@ def open_pictures(
         made = _without_classes(root, tops)
         said = f"{len(made):,} pictures without labels"
     quiet = "class" in made.factors and "test" in folders
-    return _cut(made, "" if quiet else f"data.root: {printable(root)}: {said}")
+    return cut(made, "" if quiet else f"data.root: {printable(root)}: {said}")
 
 
 def _has_classes(top: Path, divided: bool) -> bool:
@@ -171,7 +180,7 @@ def _all(top: Path) -> list[str]:
     return paths
 
 
-def _cut(pictures: Pictures, said: str) -> Pictures:
+def cut(pictures: Pictures, said: str) -> Pictures:
     """The same with a test split, cut from train by a permutation with a fixed seed."""
     train = pictures.places["train"]
     if "test" not in pictures.places:
@@ -215,7 +224,7 @@ def _listed(root: Path, listed: str, labels: str, captions: str) -> Pictures:
         said += more
     pictures = Pictures(top, paths, rows.labels, places)
     pictures.captions = rows.captions
-    return _cut(pictures, said)
+    return cut(pictures, said)
 
 
 def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, Tensor], str]:
@@ -226,14 +235,21 @@ def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, 
         for i, name in enumerate(("train", "val", "test"))
         if (number == i).any()
     }
-    if "train" not in found:
-        raise UserError(f"data.list: {printable(file)} has no row whose split is train")
     seen: dict[str, str] = {}
     for path, split in zip(paths, splits, strict=True):
         if seen.setdefault(os.path.realpath(path), split) != split:
             raise UserError(
                 f"data.list: {printable(path)} is in two splits of {printable(file)}; remove one"
             )
+    return tested(found, printable(file))
+
+
+def tested(found: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
+    """The places of each split that the data name, and what to say: without a test split, their
+    validation split takes its place.
+    """
+    if "train" not in found:
+        raise UserError(f"data.list: {where} has no row whose split is train")
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
         return found, "; without test rows, the val rows are the test split"

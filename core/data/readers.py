@@ -11,9 +11,11 @@ from typing import Any
 from filelock import FileLock
 from torch.utils.data import Dataset
 
+from core.data.hub_sets import open_hub
 from core.data.notes import printable
 from core.data.pictures import open_pictures
 from core.data.pixels import read_file
+from core.data.tars import open_tars
 from core.errors import UserError
 
 # data.name -> class in torchvision.datasets; a similar set is one more line
@@ -25,6 +27,7 @@ TORCHVISION = {
     "stl10": "STL10",
 }
 PREFIXES = ("hfds/", "wds/", "tfds/", "torch/")  # timm's prefixes for other sources
+PAIRS = ("hfds/", "wds/")  # those that may hold captions
 PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 
 
@@ -49,6 +52,8 @@ def open_official(
                 return _open_torchvision(TORCHVISION[name], place, download, split)
             if name == "folder":
                 return open_pictures(place, listed, labels, captions)
+            if captions:
+                return _open_pairs(name, place, download, captions)
             return _open_timm(name, place, download, split)
     except (UserError, MemoryError):
         raise
@@ -97,6 +102,15 @@ def class_names(train: Any) -> tuple[str, ...]:
     numbers = getattr(getattr(train, "reader", None), "class_to_idx", None) or {}
     named = getattr(train, "classes", None) or sorted(numbers, key=numbers.__getitem__)
     return tuple(str(name) for name in named)
+
+
+def _open_pairs(name: str, root: Path, download: bool, captions: str) -> Any:
+    """Pictures with captions, all splits in one set."""
+    kind, _, rest = name.partition("/")
+    if kind == "wds":
+        return open_tars(root, rest, captions)
+    with contextlib.nullcontext() if download else _offline():
+        return open_hub(rest, root, captions)
 
 
 def _open_torchvision(kind: str, root: Path, download: bool, split: str) -> Any:

@@ -5,7 +5,7 @@ n = images in the split, B = images on this process, W = processes, F = label co
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -44,6 +44,7 @@ class TextTruth:
     # (pairs, k) -> the largest expected share of own partners among the k nearest of all pairs
     recall_from_image: Callable[[int, int], float]
     recall_from_text: Callable[[int, int], float]
+    told: Mapping[str, float]  # factor -> the probability that a caption tells it
 
 
 class Source(ABC):

@@ -44,20 +44,27 @@ class StoredCaptions(ABC):
 
 
 class Told(StoredCaptions):
-    """A text of each image, from a list."""
+    """The captions of each image, from a list. If an image has several, one is drawn for each
+    batch.
+    """
 
-    def __init__(self, captions: Sequence[str]):
-        self.captions = list(captions)
+    def __init__(self, captions: Sequence[str | Sequence[str]]):
+        self.captions = [(one,) if isinstance(one, str) else tuple(one) for one in captions]
+        self.several = any(len(one) > 1 for one in self.captions)
 
     def texts(self, place: Tensor, label: Tensor, rng: KeyedRNG) -> tuple[str, ...]:
-        return tuple(self.captions[i] for i in place.tolist())
+        told = [self.captions[i] for i in place.tolist()]
+        if not self.several:
+            return tuple(one for (one,) in told)
+        drawn = rng.fork("caption").uniform("which", len(told)).tolist()
+        return tuple(one[int(u * len(one))] for one, u in zip(told, drawn, strict=True))
 
     def some(self, most: int) -> Iterator[str]:
         step = -(-len(self.captions) // most)
-        return iter(self.captions[::step])
+        return (text for one in self.captions[::step] for text in one)
 
     def identity(self) -> str:
-        return digest("\0".join(self.captions).encode())
+        return digest("\0".join("\1".join(one) for one in self.captions).encode())
 
 
 class FromClasses(StoredCaptions):

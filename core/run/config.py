@@ -106,6 +106,8 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
         trust(*filter(is_own, [run.data.name]))
+        if hasattr(run.model, "completed"):  # what the files that a user names say of a model
+            run = replace(run, model=run.model.completed())
     return run
 
 

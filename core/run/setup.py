@@ -5,6 +5,7 @@ W = processes.
 
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 # loads the file of `init` into a method; returns a line for the user and the file's sha256
 Start = Callable[[Method, str], tuple[str, str]]
+COMPILED = itertools.count()  # numbers of the networks of this process that are compiled
 
 
 @dataclass
@@ -87,7 +89,7 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
     if not source.captioned:
         raise UserError(
             f"method: {run.method} needs captions, which data.name={run.data.name} does not have;"
-            " use captioned_sprites, or name=folder with data.list=FILE data.captions=COLUMN"
+            " use captioned_sprites, or pairs of your own by data.captions=... (docs/captions.md)"
         )
     method.learn_words(source.captions(CAPTIONS))
 
@@ -192,10 +194,13 @@ def build_state(
     that is not resumed gets its first weights from `init`.
     """
     method, digest = checkpoint.build_method(run, shape), ""
-    if run.init and not (run.resume and RunFolder(run.folder).versions()):
-        said, digest = start(method, run.init)
+    if not (run.resume and RunFolder(run.folder).versions()):
+        lines = [method.begin()]
+        if run.init:
+            said, digest = start(method, run.init)
+            lines.append(said)
         if fabric.is_global_zero:
-            print(said, flush=True)
+            print(*filter(None, lines), sep="\n", end="\n" * any(lines), flush=True)
     if run.trainer.cuda_graph:
         _require_one_gpu(fabric, method)
     method = speed_up(method)
@@ -254,6 +259,8 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     def called(*args: Any, **named: Any) -> Any:
         return call(*args, **named)
 
-    # the compiler keeps its graphs by code object, up to a small number
-    called.__code__ = called.__code__.replace()  # type: ignore[attr-defined]
+    # The compiler keeps its graphs by code object, up to a small number, and the sizes that it has
+    # seen by the name of the code: sizes of another network would make this one's look variable.
+    name = f"network_{next(COMPILED)}"
+    called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

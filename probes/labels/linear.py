@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -168,7 +169,7 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
         readers = _fit(model, y, classes, STRENGTHS, rest, ROUGH)
         for number, reader in enumerate(readers):
             found = reader.log_probabilities(model.x[held])
-            losses[number] += F.nll_loss(found, y[held], reduction="sum")
+            losses[number] += F.nll_loss(found, y[held], reduction="sum").cpu()
     if not losses.isfinite().all():
         raise Unmeasurable("linear probe: no fit gives held-out images a finite probability")
     best = int(losses.argmin())
@@ -215,7 +216,8 @@ class LinearProbe(Probe):
         return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
-        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        both = frozen.features("trainval"), frozen.features("test")
+        train, test = near(both, frozen.device)
         fitted = fitted_readings(train, test, frozen.seed)
         pairs = zip(train.factors, fitted, test.y.unbind(1), strict=True)
         shares = {

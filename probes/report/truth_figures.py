@@ -21,22 +21,22 @@ EDGE = 1.2  # nats below the truth that the right panel shows
 LEGEND = {
     "ko": "measured, 95% interval (mostly inside the dot)",
     "k-": "ideal critic with K negatives",
-    "k:": "truth, log M",
+    "k:": "truth",
 }
 
 
 def truth(table: dict[str, Any], path: Path) -> None:
-    """Above: measured values, the ideal critic and log M against K, a colour for each M. Below:
-    measured / ideal.
+    """Above: measured values, the ideal critic and the truth against K, a colour for each value of
+    the table's setting, such as M. Below: measured / ideal.
     """
     look: Any = {"figsize": (9, 8.6), "sharex": True, "height_ratios": (3, 1)}
     with picture(path, 2, 1, **look) as (_, (values, shares)):
         for content, colour in zip(table["contents"], COLOURS, strict=False):
-            k = _content(values, shares, content, colour)
+            k = _content(values, shares, content, table["setting"], colour)
         _ceiling(values, k)
         for style, text in LEGEND.items():
             values.plot([], [], style, markersize=5.5, linewidth=1.3, label=text)
-        values.set(title="I(V1; V2) of sprites with M contents: measured, ideal and true")
+        values.set(title=table["title"])
         values.set(ylabel=f"InfoNCE, {table['side']}, nats")
         values.legend(loc="upper left", bbox_to_anchor=(0.01, 0.88))
         shares.axhline(95, color=BLACK, linewidth=1, linestyle="--")
@@ -49,8 +49,10 @@ def truth(table: dict[str, Any], path: Path) -> None:
         shares.set(xlabel=f"negatives K   ({table['critic']} critic, {images})")
 
 
-def _content(values: Axes, shares: Axes, content: dict[str, Any], colour: str) -> np.ndarray:
-    """The curves of one M; returns its K."""
+def _content(
+    values: Axes, shares: Axes, content: dict[str, Any], setting: str, colour: str
+) -> np.ndarray:
+    """The curves of one value of the setting; returns its K."""
     k, measured, low, high, ideal, share = (
         np.array([row[key] for row in content["sweep"]])
         for key in ("K", "measured", "low", "high", "ideal", "share")
@@ -58,11 +60,11 @@ def _content(values: Axes, shares: Axes, content: dict[str, Any], colour: str) -
     interval = np.stack([measured - low, high - measured])
     bars: Any = {"fmt": "o", "color": colour, "elinewidth": 1.2}
     dots: Any = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    values.axhline(content["log_M"], color=colour, linewidth=1.2, linestyle=":")
+    values.axhline(content["truth"], color=colour, linewidth=1.2, linestyle=":")
     values.plot(k, ideal, color=colour, linewidth=1.4)
     values.errorbar(k, measured, interval, **bars, **dots)
-    text = f"M = {content['M']:,}\nlog M = {content['log_M']:.2f}"
-    _beside(values, content["log_M"], text, colour)
+    text = f"{setting} = {content['value']}\ntruth {content['truth']:.2f}"
+    _beside(values, content["truth"], text, colour)
     shares.plot(k, 100 * share, color=colour, linewidth=1.4)
     shares.errorbar(k, 100 * share, 100 * interval / ideal, markersize=4, **bars)
     return k

@@ -19,8 +19,8 @@ from core.method import Context, PairCritic, TextCritic
 from core.networks.tokenizer import Malformed, Tokenizer
 from core.randomness import KeyedRNG
 from core.run import checkpoint
+from tests.bitwise import same
 from tests.in_process import Answer, call
-from tests.scripts.test_training import same
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -240,7 +240,7 @@ def test_data_without_captions_are_refused_in_one_line(tmp_path):
         ("model.heads=3", "model.heads: 3 heads do not divide a width of 16"),
         ("model.temperature=0.001", "model.temperature: must be in [0.01, 1], got 0.001"),
         ("model.tokenizer=bytes", "model.vocabulary: must be 260 or more, got 128"),
-        ("model.lock=text", "model.lock: 'text' is not one of none, image"),
+        ("model.lock=both", "model.lock: 'both' is not one of none, image, text"),
     ],
 )
 def test_a_wrong_key_is_one_line(tmp_path, word, said):

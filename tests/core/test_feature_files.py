@@ -56,7 +56,7 @@ def report(path, *words):
 def test_every_probe_that_the_arrays_allow(tmp_path, capsys):
     held = made()
     found = report(written(tmp_path, held))
-    captions = ("captions", "retrieval", "zero_shot", "binding")
+    captions = ("captions", "retrieval", "zero_shot", "binding", "reader")
     assert found["absent"] == {
         "disentanglement": "needs two known factors or more",
         **dict.fromkeys(captions, "the encoder reads no captions"),

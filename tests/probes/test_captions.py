@@ -6,21 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from contrastive.clip import CLIP, CLIPConfig
 from core.data.caption_truth import Telling
-from core.data.captioned_sprites import CaptionedSprites, CaptionedSpritesConfig
 from core.frozen import Frozen
+from core.randomness import KeyedRNG
 from core.run import config
 from probes.registry import PROBES
 from probes.session import load_probes
 from probes.texts import captions as module
 from probes.texts.captions import both_ways
-from probes.texts.encoded import encoded_texts, text_pairs
+from probes.texts.encoded import TextPairs, encoded_texts, text_pairs
+from probes.texts.reader import reader
 from probes.texts.retrieval import recall
 from probes.texts.zero_shot import classify, zero_shot
+from tests.small_clip import frozen_clip
 
 COUNTS = {"shape": 4, "colour": 6, "size": 2}
-NAMES = ["captions", "retrieval", "zero_shot"]
+NAMES = ["captions", "retrieval", "zero_shot", "reader"]
 
 
 def ideal(told: dict[str, float], n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,38 +82,6 @@ def test_a_class_is_the_mean_of_the_codes_or_of_the_probabilities_of_its_sentenc
     assert len(by_codes) == 600 and not torch.equal(by_codes, by_probabilities)
 
 
-def frozen_clip(steps: int = 0, **keys: object) -> Frozen:
-    """A small CLIP, trained for some steps on sprites of one shape with six colours."""
-    sizes = {"shapes": 2, "colours": 4, "sizes": 1, "grid": 1}
-    data = {"train": 256, "validation": 64, "test": 96} | sizes | keys
-    values = {"name": "captioned_sprites", "captioned_sprites": data}
-    model = {
-        "vocabulary": 64,
-        "context": 16,
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "projection": 16,
-    }
-    run = config.from_dict(
-        {"method": "contrastive.clip.CLIP", "folder": "none", "model": model, "data": values},
-        "test",
-    )
-    source = CaptionedSprites(CaptionedSpritesConfig(**data), "train", 0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        method = CLIP(CLIPConfig(**model), (3, 32, 32))
-    method.learn_words(source.captions(256))
-    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
-    from core.data.source import train_sampler
-
-    for batch in source.batches(train_sampler(256, 64, 0, 0, steps), 1):
-        optimizer.zero_grad()
-        method(batch).loss.backward()
-        optimizer.step()
-    return Frozen(method, run)
-
-
 @pytest.fixture(scope="module")
 def trained() -> Frozen:
     return frozen_clip(40, tell=0.9, unseen=0.25)
@@ -139,6 +108,31 @@ def test_every_probe_of_captions_measures_a_trained_clip(trained, tmp_path, monk
             rows = found.numbers["image_to_text"]
             assert rows[0]["recall"] > 2 * rows[0]["chance"]
             assert rows[-1]["low"] <= rows[-1]["best_possible"] <= 1
+
+
+def test_a_reader_of_perfect_features_reaches_the_best_possible_numbers(monkeypatch):
+    """Features that name each told value, from the grammar itself."""
+    frozen = frozen_clip(train=3000, test=3000, tell=0.6)
+    grammar = frozen.source("test").grammar
+
+    def pairs(frozen: Frozen, split: str, most: int | None = None) -> TextPairs:
+        source = frozen.source(split)
+        label = source.content
+        texts = list(source.texts(label, KeyedRNG(0, 0)))
+        rows = torch.zeros(len(texts), 2, 4)  # both factors with several values
+        for row, told in zip(rows, map(grammar.told, texts), strict=True):
+            for column, factor in enumerate(("shape", "colour")):
+                if factor in told:
+                    row[column, told[factor]] = 1
+        return TextPairs((rows[:, 0], rows.flatten(1)), (rows[:, 0],) * 2, texts, label, label)
+
+    monkeypatch.setattr("probes.texts.reader.text_pairs", pairs)
+    for factor, row in reader(frozen)["labels"].items():
+        count = {"shape": 2, "colour": 4}[factor]
+        assert row["best_top1"] == pytest.approx(0.6 + 0.4 / count)
+        assert row["top1"] == pytest.approx(row["best_top1"], abs=0.03)
+        assert row["best_information"] == pytest.approx(0.6 * math.log(count))
+        assert row["information"] == pytest.approx(row["best_information"], abs=0.03)
 
 
 def test_seen_and_unseen_combinations_are_told_apart(trained):

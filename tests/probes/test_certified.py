@@ -50,6 +50,27 @@ def test_an_occam_bound_of_length_0_covers_the_binomial_tail(wrong, n):
     assert generalisation.pac_bayes(wrong / n, 0.0, n, 0.01) > bound  # log 2 sqrt n more
 
 
+def test_without_an_error_the_bounds_are_closed_forms():
+    """kl(0 || p) = -log(1 - p), so p = 1 - e^-budget."""
+    n, delta = 400, 0.05
+    for length in (0.0, 30.0):
+        budget = (length + math.log(1 / delta)) / n
+        assert generalisation.occam(0.0, length, n, delta) == pytest.approx(1 - math.exp(-budget))
+        budget = (length + math.log(2 * math.sqrt(n) / delta)) / n
+        bound = generalisation.pac_bayes(0.0, length, n, delta)
+        assert bound == pytest.approx(1 - math.exp(-budget), abs=1e-11)
+    assert generalisation.expected_gap(8.0, 100) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("size", [1, 20, 3000])
+def test_a_code_has_the_parameter_that_makes_it_shortest(size):
+    values = np.random.default_rng(0).integers(-size, size + 1, 50)
+    u = [2 * abs(v) - (v > 0) for v in values.tolist()]
+    lengths = [4 + sum((number >> k) + 1 + k for number in u) for k in range(16)]
+    assert len(generalisation.rice_encode(values).bits) == min(lengths)
+    assert 0 < int(np.argmin(lengths)) < 15 or size == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-300, 300), min_size=1, max_size=40))
 def test_a_code_is_read_back_and_no_code_begins_another(values):

@@ -32,6 +32,7 @@ from tests.sources import gaussian_pairs
 def _few_steps(monkeypatch):
     """Most pairs here are Gaussian, so critics start at their optimum. Stop soon at no progress."""
     monkeypatch.setattr(panel, "LEAST_STEPS", 150)
+    monkeypatch.setattr(panel, "BATCH", 128)
     monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=2))
 
 

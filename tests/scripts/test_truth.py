@@ -5,6 +5,7 @@ makes a table and a picture from configs.
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
@@ -14,7 +15,7 @@ from core.errors import UserError
 from core.run import config
 from probes.report import schema as report
 from probes.samples import truth
-from scripts import shared, sprites_truth
+from scripts import captions_truth, shared, sprites_truth
 
 
 def test_every_m_is_the_number_of_contents_it_says():
@@ -95,9 +96,9 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
         table["recipe"]["overrides"] == [*sprites_truth.RECIPE, "seed=5"]
         and table["critic"] == "common"
     )
-    assert [(c["M"], c["log_M"], set(c["others"])) for c in table["contents"]] == [
-        (16, math.log(16), {"native"}),
-        (288, math.log(288), {"native"}),
+    assert [(c["value"], c["truth"], set(c["others"])) for c in table["contents"]] == [
+        ("16", math.log(16), {"native"}),
+        ("288", math.log(288), {"native"}),
     ]
     first = table["contents"][0]["sweep"][0]
     assert (
@@ -110,9 +111,39 @@ def test_the_script_trains_and_probes_each_m_and_makes_the_table_and_the_picture
     assert imread(picture).std() > 0.05
 
 
+def test_captions_of_each_kind_start_from_the_one_before_and_stand_beside_their_truth(
+    tmp_path, monkeypatch, capsys
+):
+    runs = []
+
+    def step(script: str, *words: object) -> object:
+        if script == "pretrain.py":
+            run = config.read(words[0], [str(word) for word in words[1:] if word != "--resume"])
+            runs.append((Path(run.folder).name, Path(run.init).name, run.seed))
+            told = Path(run.folder).name.removeprefix("tell")
+            assert run.data.captioned_sprites.tell == (float(told) if run.init else 0.5)
+            return None
+        shares = [0.9, 1.2] if words[0].name == "tell0.5" else [0.98, 0.99]
+        made = report_of(288, common=shares, native=shares)
+        return [made | {"captions": made.pop("information")}]
+
+    picture = tmp_path / "truth.png"
+    words = ["--tell", "0.5,1", "--out", str(tmp_path), "--picture", str(picture), "seed=5"]
+    for module in (captions_truth, shared):
+        monkeypatch.setattr(module, "step", step)
+    captions_truth.main(words)
+    assert runs == [("first", "", 5), ("tell1", "first", 5), ("tell0.5", "tell1", 5)]
+    table, told = json.loads(picture.with_suffix(".json").read_text()), capsys.readouterr().out
+    assert [content["value"] for content in table["contents"]] == ["1", "0.5"]
+    assert "99.0 % of the ideal\n" in told and "ABOVE" in told.partition("tell = 0.5: ")[2]
+    with pytest.raises(SystemExit):
+        captions_truth.main(["--tell", "0"])
+    assert "--tell: must be in (0, 1], got 0" in capsys.readouterr().err
+
+
 def test_a_report_without_a_truth_is_refused():
     with pytest.raises(UserError, match="common"):
-        truth.collect([{"checkpoint": "a", "information": {"truth": None}}], "common")
+        truth.collect({"2": {"checkpoint": "a", "information": {"truth": None}}}, "common", "M")
 
 
 @pytest.mark.parametrize(
