@@ -16,6 +16,7 @@ from core.errors import Unmeasurable, UserError
 from core.frozen import Frozen
 from core.machine import in_words
 from core.method import Compressible, Compressor, LatentModel
+from core.run.pictures import save_grid
 from probes.latents.baselines import Images, baselines
 from probes.probe import Found, Numbers, Probe, Value
 from probes.report import compression_figures as figures
@@ -119,6 +120,7 @@ class CompressionProbe(Probe):
     on_request = True
     options = {"images": 1000}
     columns = ("file (bits/dim)",)
+    charted = ("compression_stops",)  # which the page cuts into rows
     schema = """
         "quantity", "unit", "split", "images", "image_values", "bound" (D + R), "floored" (D + R
         if no value costs more than 24 bits, as in the file), "net", "gross",
@@ -207,4 +209,13 @@ class CompressionProbe(Probe):
             "compression_partial": figures.partial(
                 numbers, images, found.arrays["partial"], folder / "compression_partial.png"
             ),
+            "compression_stops": save_grid(
+                folder / "compression_stops.png", _rows(images, found.arrays["partial"])
+            ),
         }  # fmt: skip
+
+
+def _rows(images: Images, pictures: Images) -> list[torch.Tensor]:
+    """Some images in [0, 1], and a row of what the first dimensions say after each stop."""
+    shown = torch.from_numpy(images[: pictures.shape[1]].astype(np.float32) / 255)
+    return [shown, *torch.from_numpy(pictures).float().clamp(0, 1)]

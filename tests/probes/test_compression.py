@@ -51,7 +51,12 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
     assert "above the model's own length at the codes" in said
     pictures = probe.figures(found, given, tmp_path)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
+    stops = Image.open(pictures["compression_stops"])
+    assert (
+        stops.size[1] > len(found.numbers["partial"]) * 8 and "compression_stops" in probe.charted
+    )
+    del pictures["compression_stops"]
     assert all(Image.open(picture).size[0] > 500 for picture in pictures.values())
 
 

@@ -104,12 +104,16 @@ def pages(run, tmp_path_factory) -> Path:
     labels = {"top1": 0.6, "information": 0.3}
     labels["confusion"] = {"class": [[0.75, 0.25], [0.5, 0.5]], "</script>": [[1.0, 0.0]] * 2}
     more = {"linear": labels, "compression": compression(), "method": "vae.beta.BetaVAE"}
-    more["pictures"] = {"rate": ["traversals.png", "samples.png"]}
+    more["pictures"] = {
+        "rate": ["traversals.png", "samples.png"],
+        "compression": ["compression_stops.png"],
+    }
     vaes = [
         written(folder / name, rate=rate(r), key=name, top1=0.6, **more)
         for name, r in (("</script>\"'<b>漢", 8.0), ("beta4", 4.0))
     ]
     for number, vae in enumerate(vaes):
+        Image.new("RGB", (80, 40)).save(vae / "probe/compression_stops.png")  # four rows
         for name in ("traversals", "samples"):
             Image.new("RGB", (40, 20), (90 * number, 0, 0)).save(vae / f"probe/{name}.png")
     words = [str(run), *map(str, vaes), "--mixed", "-o", str(folder / "page.html")]
@@ -221,6 +225,12 @@ def test_the_stack_shows_the_bits_of_the_chain(tab, pages):
         moved(tab, "b-stop", place)
         assert words in tab.run(said.format("b-stop-said"))
     assert "40.0 bits of the pixels are still missing" in tab.run(said.format("b-stop-said"))
+    look = "(() => {{ const s = document.getElementById('{}').style; return s.{}; }})()"
+    assert tab.run(look.format("b-known", "aspectRatio")) == "80 / 10"
+    for place, share in ((0, "33.3"), (2, "100%")):
+        moved(tab, "b-stop", place)
+        assert share in tab.run(look.format("b-known", "backgroundPosition"))
+    assert tab.run(look.format("b-images", "backgroundPosition")).startswith("0px 0%")
     moved(tab, "b-step", 0)
     tab.run("document.getElementById('b-play').click()")
     until = "new Promise(r => setTimeout(() => r(document.getElementById('b-step').value), 3500))"

@@ -181,6 +181,19 @@
     svg("text", { x: 40 + wide * place + wide / 2 - 3, y: now - 6, "text-anchor": "middle", class: "ink" }, made, form(Math.max(0, one.rate) + one.distortion));
     svg("text", { x: 250, y: 256, "text-anchor": "middle" }, made, "dimensions that were read; bits an image, read and missing");
     at("b-stops").replaceChildren(made);
+    at("b-pictures").hidden = !chain().picture;
+    if (chain().picture) {
+      row("b-images", 0);
+      row("b-known", place + 1);
+    }
+  }
+  // one row of the picture, as the background of an element of its size
+  function row(id, number) {
+    const { picture, width, height, stops } = chain(), rows = stops.length + 1, look = at(id).style;
+    look.aspectRatio = `${width} / ${height / rows}`;
+    look.backgroundImage = `url(${picture})`;
+    look.backgroundSize = `100% ${100 * rows}%`;
+    look.backgroundPosition = `0 ${(100 * number) / (rows - 1)}%`;
   }
   function reset() {
     stop();
