@@ -79,7 +79,11 @@ def test_training_and_probing_start_without_libraries_that_others_need():
     """`probes.session` is what every call of `probe` imports; single probes need scikit-learn."""
     code = """
 import sys
-import core.run.config, core.run.folder
+from scripts import pretrain
+try:
+    pretrain.main(["configs/of-this-name-is-none.yaml"])
+except SystemExit as end:
+    assert end.code == 2
 few = [m for m in ("torch._dynamo", "torch.distributed.tensor", "lightning_fabric", *{later})
        if m in sys.modules]
 import core.run.dry_run, core.run.loop, core.run.setup, core.run.validation
