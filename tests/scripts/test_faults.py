@@ -322,8 +322,8 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     "kills, more",
     [
-        (6, ["optim.epochs=6"]),
-        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]),  # also of one process
+        (6, ["optim.epochs=4"]),
+        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]),  # also of one process
     ],
 )
 def test_a_short_soak(tmp_path, kills, more):
