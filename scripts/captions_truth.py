@@ -39,7 +39,9 @@ FIRST: tuple[str, ...] = (
 )
 FIRST += ("model.temperature=0.05", "optim.lr=1.5e-3")
 THEN = ("model.temperature=0.05", "model.lock=image", "optim.lr=1.5e-3", "optim.epochs=2")
-CRITIC = "common"  # the critic in the picture, as in every report; the table has the others, too
+# CLIP's own critic. The JSON has the others, too: the common one has 16,384 pairs alone, which are
+# few where captions tell little.
+CRITIC = "native"
 TELL = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 
@@ -60,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         step("pretrain.py", CONFIGS / CONFIG, *words, "--resume")
         before = run
         reports[f"{tell:g}"] = probed(run, "captions")
-    table = truth.collect(reports, CRITIC, "tell", "captions")
-    table["title"] = "I(image; caption) of captions that tell each factor with probability `tell`"
+    table = truth.collect(reports, CRITIC, "p", "captions")
+    table["title"] = "I(image; caption) where a factor is told with probability p"
     table["recipe"] = {"config": f"configs/{CONFIG}", "first": FIRST, "then": THEN}
     table["recipe"]["overrides"] = options.overrides
     known_truth(table, options.picture)

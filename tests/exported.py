@@ -19,7 +19,7 @@ def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
     run = config.read(name, [f"folder={folder}", *SMALL, *overrides])
     method = checkpoint.build_method(run, shape)
     x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
-    for _ in range(12):
+    for _ in range(4):
         with torch.no_grad():
             method.train().embed(x)
     found = method.eval().embed(x)

@@ -187,10 +187,11 @@ class BitsBack:
         """Whole levels 0 ... K - 1."""
         return images // (255 // (self.pixels.levels - 1))
 
-    def sliced(self, images: Images) -> Iterator[Tensor]:
+    def sliced(self, images: Images, rows: int | None = None) -> Iterator[Tensor]:
         """Images as the model reads them, float64 in [0, 1], `rows` at a time."""
-        for first in range(0, len(images), self.rows):
-            part = images[first : first + self.rows].astype(np.float64) / (LEVELS - 1)
+        rows = rows or self.rows
+        for first in range(0, len(images), rows):
+            part = images[first : first + rows].astype(np.float64) / (LEVELS - 1)
             yield torch.from_numpy(part)
 
 

@@ -20,6 +20,8 @@ from vae.codecs import BITS
 
 Codes = NDArray[np.float64]
 
+SLICE = 64  # images that the networks read at a time
+
 
 class Bound(NamedTuple):
     """The model's own D and R in bits an image."""
@@ -37,7 +39,7 @@ def bound(codec: BitsBack, images: Images, seed: int = 0, samples: int = 4) -> B
     """D and R of images [n, C, H, W], the mean over K = `samples` codes of each, K >= 2."""
     generator = torch.Generator().manual_seed(seed)
     d = r = floored = spread = 0.0
-    for x in codec.sliced(images):
+    for x in codec.sliced(images, SLICE):
         mean, log_sigma = codec.model.moments(x)
         own, one = [], []  # K estimates of the bound, and K lengths of a file, [B] each
         for _ in range(samples):
@@ -58,7 +60,7 @@ def at_codes(codec: BitsBack, images: Images, codes: Codes) -> NDArray[np.float6
     by the densities in float64: neither grids nor counts have a part in it.
     """
     found, z = [], torch.from_numpy(codes)
-    for x, own in zip(codec.sliced(images), z.split(codec.rows), strict=True):
+    for x, own in zip(codec.sliced(images, SLICE), z.split(SLICE), strict=True):
         mean, log_sigma = codec.model.moments(x)
         least = distortions(codec, x, own)[1]
         found.append(bits(least + log_ratio(codec, mean, log_sigma, own)).numpy())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from core.information.units import bits
 from vae.ans import Stack
 from vae.bitsback import BitsBack, Images
-from vae.lengths import Codes, distortions
+from vae.lengths import SLICE, Codes, distortions
 
 
 class Partial(NamedTuple):
@@ -51,7 +51,7 @@ def partial(
         missing = [
             bits(distortions(codec, x, part)[1])
             for x, part in zip(
-                codec.sliced(images), torch.from_numpy(own).split(codec.rows), strict=True
+                codec.sliced(images, SLICE), torch.from_numpy(own).split(SLICE), strict=True
             )
         ]
         yield Partial(

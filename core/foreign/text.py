@@ -35,6 +35,8 @@ REFUSED: tuple[str, ...] = (
     "dtype",
 )
 REFUSED += ("architectures", "name_or_path", "transformers_version", "task_specific_params")
+REFUSED += ("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone")
+REFUSED += ("use_pretrained_backbone",)
 WORDS = fit.Words(network="model.text=", others="and are not used")
 
 
@@ -171,7 +173,7 @@ def require(facts: Any) -> None:
 def _network(facts: dict[str, Any], context: int) -> Any:
     """The network of transformers with these sizes, without dropout and without a pooler."""
     try:
-        from transformers import AutoConfig, AutoModel
+        from transformers import MODEL_MAPPING, AutoConfig, AutoModel
     except ImportError as error:
         raise UserError(
             f"model.text: needs the package transformers, which is not installed ({error}); pip"
@@ -189,6 +191,10 @@ def _network(facts: dict[str, Any], context: int) -> Any:
     try:
         with budget(4 * facts["weights"] + SPARE, MODULES):
             config = AutoConfig.for_model(kind, **plain)
+            found = MODEL_MAPPING[type(config)]  # other networks may fetch weights when built
+            for network in found if isinstance(found, tuple) else (found,):
+                if getattr(network, "main_input_name", "") != "input_ids":
+                    raise ValueError("it is no text encoder")
             config._attn_implementation = "sdpa"
             made = AutoModel.from_config(config, trust_remote_code=False)
     except OverBudget as error:
@@ -208,6 +214,8 @@ def _network(facts: dict[str, Any], context: int) -> Any:
 def _is_size(key: Any, value: Any, depth: int = 0) -> bool:
     """Whether an entry of a config.json is a plain value that decides a network's form."""
     if not isinstance(key, str) or key.startswith("_") or key in REFUSED or depth > 3:
+        return False
+    if depth and key == "model_type":  # a network in the network
         return False
     if isinstance(value, dict):
         return all(_is_size(inner, x, depth + 1) for inner, x in value.items())

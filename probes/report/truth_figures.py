@@ -84,7 +84,7 @@ def _ceiling(axes: Axes, negatives: np.ndarray) -> None:
     k = np.geomspace(*axes.get_xlim(), 200)
     axes.fill_between(k, np.log(k + 1), axes.get_ylim()[1], color="#f0f0f0", linewidth=0, zorder=0)
     text = "above log(K + 1): impossible for any critic with K negatives"
-    axes.annotate(text, (0.03, 0.6), xycoords="axes fraction", color="#777777")
+    axes.annotate(text, (0.03, 0.94), xycoords="axes fraction", color="#777777")
     axes.set_xticks(sorted({*negatives[::2], negatives[-1]}))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()

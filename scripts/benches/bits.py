@@ -33,17 +33,15 @@ LATENT, WIDTH = 20, 256
 
 
 class OneLaneAnElement(BitsBack):
-    """All batches have `batch` images, and all lanes exist from the start: the smallest heads,
-    with random lower bits. The file is the words and the raw heads.
+    """All batches have `batch` images, and all their lanes exist from the start, with the smallest
+    heads and random lower bits. The file is the words and the raw heads.
     """
 
     def packed(self, images: Images) -> tuple[Stack, Grid, int]:
         """The stack, its grid and the length of the file in bits."""
         lanes = min(self.batch, len(images)) * images[0].size
-        heads = (
-            np.random.default_rng(0).integers(int(LEAST), 2 * int(LEAST), lanes).astype(np.uint64)
-        )
-        stack, grid = Stack(heads=heads), self.grid(images)
+        heads = np.random.default_rng(0).integers(int(LEAST), 2 * int(LEAST), lanes)
+        stack, grid = Stack(heads=heads.astype(np.uint64)), self.grid(images)
         for number, first in enumerate(range(0, len(images), self.batch)):
             place = slice(first, min(first + self.batch, len(images)))
             self._encode_batch(stack, grid, images, place, number, wider=False)

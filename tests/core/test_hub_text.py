@@ -137,6 +137,7 @@ def test_folders_that_can_not_be_used_are_one_line(tmp_path):
 
     refused("asks for more than", hidden_size=2**16, num_attention_heads=2)
     refused("can not build", model_type="my_own")
+    refused("no text encoder", model_type="detr", use_pretrained_backbone=True, backbone="resnet50")
     refused("are not the weights", intermediate_size=128)
     refused("reads at most 8 tokens", max_position_embeddings=8)
     (place / "model.safetensors").unlink()

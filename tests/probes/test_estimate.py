@@ -127,7 +127,7 @@ def test_a_memorising_critic_finds_nothing_in_independent_pairs(monkeypatch):
     """The last step of overtrained critics, which have memorised their training pairs: on held-out
     pairs they find nothing.
     """
-    monkeypatch.setattr(panel, "LEAST_STEPS", 400)
+    monkeypatch.setattr(panel, "LEAST_STEPS", 200)
     g = np.random.default_rng(0)
     x, y = g.normal(size=(300, 10)), g.normal(size=(300, 10))
     fit = cross_fit(x, y, memorise=True)

@@ -14,7 +14,7 @@ from core.frozen import Frozen
 from core.run import config
 from probes.latents import rate as probe
 
-A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384
+A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 8192
 
 
 class LinearGaussian:

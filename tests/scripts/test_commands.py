@@ -227,8 +227,8 @@ def _version() -> str:
 
 
 def test_the_wheel_trains_and_compares_without_the_repository(installed, tmp_path):
-    small = ["optim.epochs=1", "optim.batch_size=128", "trainer.validate_every=0"]
-    sizes = ["data.sprites.train=512", "data.sprites.test=256", "data.sprites.validation=256"]
+    small = ["optim.epochs=1", "optim.batch_size=32", "trainer.validate_every=0"]
+    sizes = ["data.sprites.train=64", "data.sprites.test=64", "data.sprites.validation=64"]
     words = ["pretrain", "simclr_sprites", *small, *sizes, "trainer.accelerator=cpu"]
     told = python(installed / "bin/twobounds", *words, cwd=tmp_path, path=installed)
     assert told.returncode == 0, told.stderr

@@ -29,9 +29,9 @@ READY = "document.documentElement.dataset.drawn !== undefined"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """SimCLR after one epoch on 512 images, with the numbers of two probes."""
+    """SimCLR after one epoch on 256 images, with the numbers of two probes."""
     folder = tmp_path_factory.mktemp("report") / "simclr"
-    small = ("optim.epochs=1", "model.hidden=16", "model.projection=8")
+    small = ("optim.epochs=1", "model.hidden=16", "model.projection=8", "data.sprites.test=128")
     assert train("simclr", folder, *small).code == 0
     probe.main([str(folder), "--probes", "knn,geometry", "--device", "cpu"])
     return folder

@@ -135,7 +135,7 @@ def test_captions_of_each_kind_start_from_the_one_before_and_stand_beside_their_
     assert runs == [("first", "", 5), ("tell1", "first", 5), ("tell0.5", "tell1", 5)]
     table, told = json.loads(picture.with_suffix(".json").read_text()), capsys.readouterr().out
     assert [content["value"] for content in table["contents"]] == ["1", "0.5"]
-    assert "99.0 % of the ideal\n" in told and "ABOVE" in told.partition("tell = 0.5: ")[2]
+    assert "99.0 % of the ideal\n" in told and "ABOVE" in told.partition("p = 0.5: ")[2]
     with pytest.raises(SystemExit):
         captions_truth.main(["--tell", "0"])
     assert "--tell: must be in (0, 1], got 0" in capsys.readouterr().err
