@@ -184,7 +184,8 @@ def test_a_hugging_face_set_gives_each_picture_its_own_caption(hub, monkeypatch)
             keys = {"name": f"hfds/{name}", "captions": captions, "memory": memory}
             source = opened(hub, **keys)
             assert all(text.split()[1] == colour for colour, text in pairs(source))
-            assert source.factors == {"label": 3} and source.identity.classes == tuple(sorted(COLOURS))
+            assert source.factors == {"label": 3}
+            assert source.identity.classes == tuple(sorted(COLOURS))
     for captions, said in (("n", "holds int64"), ("nope", "has no column 'nope'")):
         with pytest.raises(UserError, match=said):
             opened(hub, name="hfds/saved", captions=captions)
