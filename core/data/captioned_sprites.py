@@ -8,6 +8,8 @@ Some combinations of factors may be held out: train and val never show them, tes
 on this process, F = factors of the content, M = combinations.
 """
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -24,6 +26,7 @@ from core.errors import nearest
 from core.randomness import KeyedRNG
 
 PICKS = 12  # more than a caption needs choices of words
+EVEN = 4096  # combinations; of more, a random share is nearly even
 PROMPTS = 256  # sentences that stand for a value of a factor
 
 
@@ -58,6 +61,37 @@ class CaptionedSpritesConfig(SpritesConfig):
         return Telling(self.factors, {f: self.told.get(f, self.tell) for f in self.factors})
 
 
+def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
+    """Numbers of a share of all combinations of factors with these counts of values, so that every
+    two and every three values of different factors lose nearly the same share.
+
+    Else the seen combinations would make factors depend on each other (few discs among red things
+    at the top), and an encoder that learns this tells the shape of an unseen one wrongly.
+    """
+    total = math.prod(counts)
+    wanted, order = round(share * total), rng.permutation("unseen", total)
+    if total > EVEN:
+        return order[:wanted]
+    values = torch.unravel_index(order, counts)
+    groups = []  # for each combination, the number of its values of some factors; how many it has
+    for size in (2, 3):
+        for chosen in itertools.combinations(range(len(counts)), size):
+            number = torch.zeros(total, dtype=torch.long)
+            for column in chosen:
+                number = number * counts[column] + values[column]
+            groups.append((number, torch.zeros(total), math.prod(counts[i] for i in chosen)))
+    taken = torch.zeros(total)
+    for _ in range(wanted):  # the one whose values have lost the least
+        cost = taken.clone()
+        for number, lost, several in groups:
+            cost += lost[number] * several
+        best = int(cost.argmin())
+        taken[best] = math.inf
+        for number, lost, _ in groups:
+            lost[number[best]] += 1
+    return order[taken > 0]
+
+
 class CaptionedSprites(Sprites):
     """One split: as many views as are wanted, and one caption, of each image."""
 
@@ -70,10 +104,11 @@ class CaptionedSprites(Sprites):
         self.grammar = Grammar(self.factors)
         self.chance = torch.tensor([config.told.get(f, config.tell) for f in self.factors])
         self.text_truth = config.telling.truth
-        order = KeyedRNG(seed, 0).fork("captioned_sprites").permutation("unseen", self.combinations)
-        self.held = order[: round(config.unseen * self.combinations)]
+        rng = KeyedRNG(seed, 0).fork("captioned_sprites")
+        self.held = held_out(list(self.factors.values()), config.unseen, rng)
         if len(self.held) and split != "test":
-            self.content = self._seen_only(split, order[len(self.held) :])
+            every = torch.arange(self.combinations)
+            self.content = self._seen_only(split, every[~torch.isin(every, self.held)])
             self.truth = self.text_truth = None  # the contents are not uniform over a product
 
     def _seen_only(self, split: str, seen: Tensor) -> Tensor:

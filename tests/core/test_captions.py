@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from core.data.caption_truth import Telling
-from core.data.captioned_sprites import CaptionedSprites, CaptionedSpritesConfig
+from core.data.captioned_sprites import CaptionedSprites, CaptionedSpritesConfig, held_out
 from core.data.datasets import DataConfig, open_source
 from core.data.grammar import Grammar
 from core.data.source import eval_sampler
 from core.data.sprites import best_infonce
 from core.errors import UserError
+from core.randomness import KeyedRNG
 from core.run import config
 
 SMALL = {"shape": 2, "colour": 3}
@@ -264,3 +265,17 @@ def test_the_set_is_opened_by_name_and_its_identity_knows_the_dial():
     other = CaptionedSpritesConfig(**SIZES, tell=0.6)
     there = open_source(DataConfig(name="captioned_sprites", captioned_sprites=other), "val", 0)
     assert made.identity.fingerprint != there.identity.fingerprint
+
+
+def test_combinations_that_are_held_out_leave_factors_nearly_independent():
+    counts = [4, 4, 2, 3, 3]
+    held = held_out(counts, 0.25, KeyedRNG(0, 0))
+    assert len(held) == len(set(held.tolist())) == 72
+    values = torch.stack(torch.unravel_index(held, counts), 1)
+    for a, b in itertools.combinations(range(5), 2):
+        number = values[:, a] * counts[b] + values[:, b]
+        lost = torch.bincount(number, minlength=counts[a] * counts[b])
+        share = lost * counts[a] * counts[b] / 288  # of 0.25; at random up to 0.5 and down to 0.06
+        assert share.min() > 0.15 and share.max() < 0.35, (a, b, lost)
+    assert not torch.equal(held, held_out(counts, 0.25, KeyedRNG(1, 0)))
+    assert len(held_out([4] * 7, 0.1, KeyedRNG(0, 0))) == 1638
