@@ -101,3 +101,4 @@ def test_the_rate_is_the_sum_of_its_parts(found):
         entropy - found["distortion"]["value"] < INFORMATION < found["rate"]["value"]
     )  # Alemi et al. 2018
     assert found["nelbo"]["value"] > entropy
+    assert found["lower"]["value"] < found["upper"]["value"] < found["rate"]["value"]
