@@ -50,6 +50,7 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert numbers["net"] == pytest.approx(numbers["at_codes"], rel=1e-3)
     assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
     assert "above the model's own length at the codes" in said
+    of_ten_images_and_of_fewer(numbers)
     pictures = probe.figures(found, given, tmp_path)
     assert len(pictures) == 5
     stops = Image.open(pictures["compression_stops"])
@@ -60,8 +61,8 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert all(Image.open(picture).size[0] > 500 for picture in pictures.values())
 
 
-def test_ten_images_one_by_one_and_files_of_fewer_images():
-    numbers = compression((given := frozen("bernoulli")).method, held_out_images(given, 24))
+def of_ten_images_and_of_fewer(numbers: dict) -> None:
+    """The bits of ten images, and files of fewer images."""
     rows = numbers["moves"]
     assert [row["image"] for row in rows] == list(range(9, -1, -1))
     for row in rows:
