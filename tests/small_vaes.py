@@ -1,8 +1,12 @@
 """Small VAEs of every kind that the codec knows, and images of them."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from core.run import checkpoint, config
+from core.run.optim import build_optimizer
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.priors import PriorConfig
 from vae.vlae import VLAE, VLAEConfig
@@ -46,3 +50,22 @@ def some_images(method: BetaVAE, n: int, seed: int = 0) -> np.ndarray:
         torch.manual_seed(seed)
         x = method.likelihood(method.prior().sample((n,))).sample()
     return (x * 255).round().numpy().astype(np.uint8)
+
+
+def saved(folder: Path, seed: int = 0, likelihood: str = "logistic") -> Path:
+    """A run folder with an untrained VAE of sprites."""
+    run = config.RunConfig(
+        method="vae.beta.BetaVAE",
+        model=BetaVAEConfig(
+            backbone="mlp", decoder="mlp", width=8, latent=4, likelihood=likelihood
+        ),
+        folder=str(folder),
+        data=config.DataConfig(),
+        wandb=config.WandbConfig("disabled"),
+        seed=seed,
+    )
+    method = checkpoint.build_method(run, (3, 32, 32))
+    folder.mkdir()
+    state = checkpoint.State(run, method, build_optimizer(method, run.optim))
+    checkpoint.save(folder / "last.ckpt", state)
+    return folder

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from scripts.benches.bits import OneLaneAnElement, contest, main
-from tests.scripts.test_compress import saved
-from tests.vae.test_bitsback import model, some_images
+from tests.small_vaes import model, saved, some_images
 from vae.bitsback import BitsBack
 
 

@@ -7,32 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
 from scripts.compress import main as compress
 from scripts.decompress import main as decompress
-from vae.beta import BetaVAEConfig
+from tests.small_vaes import saved
 from vae.bitsback import BitsBack, Parts
 from vae.unfinished import unfinished
-
-
-def saved(folder: Path, seed: int = 0, likelihood: str = "logistic") -> Path:
-    """A run folder with an untrained VAE of sprites."""
-    run = config.RunConfig(
-        method="vae.beta.BetaVAE",
-        model=BetaVAEConfig(
-            backbone="mlp", decoder="mlp", width=8, latent=4, likelihood=likelihood
-        ),
-        folder=str(folder),
-        data=config.DataConfig(),
-        wandb=config.WandbConfig("disabled"),
-        seed=seed,
-    )
-    method = checkpoint.build_method(run, (3, 32, 32))
-    folder.mkdir()
-    state = checkpoint.State(run, method, build_optimizer(method, run.optim))
-    checkpoint.save(folder / "last.ckpt", state)
-    return folder
 
 
 @pytest.fixture(scope="module")

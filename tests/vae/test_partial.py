@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vae.test_bitsback import model, some_images
+from tests.small_vaes import model, some_images
 from vae import lengths
 from vae.ans import Stack
 from vae.bitsback import compressor
