@@ -152,9 +152,9 @@ class Frozen:
         return self.source("test", augmented=True).augmentation
 
     def features(self, split: str) -> Features:
-        """Features [n, D] and labels [n, F] of a split's plain images."""
+        """Features [n, D] and labels [n, F] of a split's plain images (`Features.of`)."""
         found = self._plain_rows(split)
-        return Features(found["x"], found["y"], tuple(self._plain(split).factors.items()))
+        return Features.of(found["x"], found["y"], self._plain(split).factors)
 
     def pairs(self, split: str, most: int | None = None) -> Pairs:
         """Two fresh views of each image, or of `most` images that are evenly spread.

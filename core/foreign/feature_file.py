@@ -86,7 +86,7 @@ class FeatureFile(Frozen):
         if split == "trainval" and self._rows("x", "val") is None:
             parts = ("train",)
         x, y = (torch.cat([self._need(kind, part) for part in parts]) for kind in ("x", "y"))
-        return Features(x, y, tuple(self.table.factors.items()))
+        return Features.of(x, y, self.table.factors)
 
     def pairs(self, split: str, most: int | None = None) -> Pairs:
         if self.augmentation == "none":

@@ -4,6 +4,7 @@ n = images, D = feature dimensions, F = label columns.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,16 @@ class Features(NamedTuple):
     x: Tensor  # float32 [n, D]
     y: Tensor  # int64 [n, F]
     factors: tuple[tuple[str, int], ...]  # label column -> number of classes
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, factors: Mapping[str, int]) -> "Features":
+        """Without label columns of a single class, unless there are no others: each reader knows
+        them, and a mean over columns would hide what it does not know.
+        """
+        kept = [column for column, classes in enumerate(factors.values()) if classes > 1]
+        named = tuple(factors.items())
+        kept = kept or list(range(len(named)))
+        return cls(x, y[:, kept], tuple(named[column] for column in kept))
 
 
 @torch.no_grad()
@@ -43,4 +54,4 @@ def extract(
     )
     method.train(was_training)
     x, y = (torch.cat(rows) for rows in zip(*parts, strict=True))
-    return Features(x, y, tuple(source.factors.items()))
+    return Features.of(x, y, source.factors)

@@ -28,7 +28,10 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
     to evenly chosen images of train; all scores are measured on test.
     """
     chosen = torch.arange(min(MOST, len(train.x))) * len(train.x) // min(MOST, len(train.x))
-    train, test = several(Features(train.x[chosen], train.y[chosen], train.factors)), several(test)
+    train, test = (
+        Features.of(one.x, one.y, dict(one.factors))
+        for one in (Features(train.x[chosen], train.y[chosen], train.factors), test)
+    )
     edges = _edges(train.x)
     counts = {
         split: _contingency(_binned(features.x, edges), features)
@@ -50,13 +53,6 @@ def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str,
             "dci": f"{TREES} extremely randomised trees a factor",
         },
     }
-
-
-def several(features: Features) -> Features:
-    """Features with the factors that have more than one value."""
-    kept = [column for column, (_, values) in enumerate(features.factors) if values > 1]
-    factors = tuple(features.factors[column] for column in kept)
-    return Features(features.x, features.y[:, kept], factors)
 
 
 def mig(counts: list[Tensor]) -> float:
