@@ -162,9 +162,9 @@ class Compressible(Protocol):
 class Compressor(Protocol):
     """A lossless codec of uint8 images [n, C, H, W]."""
 
-    def pack(self, images: Any, block: int) -> tuple[bytes, Any]:
-        """The bytes of their file, in blocks of `block` images, and the bits that were moved:
-        popped (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net.
+    def pack(self, images: Any, block: int) -> tuple[bytes, Any, Any]:
+        """The bytes of their file, in blocks of `block` images; the bits that were moved: popped
+        (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net; the codes [n, L].
         """
         ...
 
@@ -173,8 +173,27 @@ class Compressor(Protocol):
         ...
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
-        """The model's own D and R in bits an image, and D with the least probability of a level in
-        a file: d, r, floored.
+        """The model's own D and R in bits an image; D with the least probability of a level in a
+        file; the standard error of a file's net length, as an estimate of them: d, r, floored,
+        error.
+        """
+        ...
+
+    def at_codes(self, images: Any, codes: Any) -> Any:
+        """The length of each image at its code, by the model's densities, in bits [n]."""
+        ...
+
+    def moves(self, images: Any) -> list[dict[str, float]]:
+        """What each image moves if they are coded one after another on one stack, in this order:
+        image (its place), start, popped, pixels, prior, net, content (of the stack after it), and
+        the model's d and r; in bits.
+        """
+        ...
+
+    def partial(self, images: Any, stops: Any = None, seed: int = 0) -> list[dict[str, Any]]:
+        """What the first dimensions of the codes alone say, for each number of dimensions in
+        `stops` (default 0, 1, 2, 4 ... L): dimensions; written, rate, distortion in bits an image;
+        pictures [n, C, H, W] in [0, 1].
         """
         ...
 

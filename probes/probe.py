@@ -42,6 +42,7 @@ class Entry(NamedTuple):
     runs: tuple[Numbers, ...] = ()  # the numbers of each seed
     place: int = 0  # its position in the panel
     data: str = ""
+    other: dict[str, Numbers] = {}  # the numbers of its other probes
 
 
 class Bound(NamedTuple):
@@ -70,6 +71,7 @@ class Chart(NamedTuple):
     spec: dict[str, Any]
     choices: tuple[str, ...] = ()  # values of the parameter "choice", the first one is shown
     choice: str = ""  # what is chosen, in a word
+    square: bool = False  # as wide as high
 
 
 class Probe:

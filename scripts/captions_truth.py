@@ -31,7 +31,12 @@ CONFIG = "clip_sprites.yaml"
 # colour, size and place, few shapes are left to tell apart. So the first captions always tell shape
 # and size, and half of the time each of the others.
 TOLD = "data.captioned_sprites"
-FIRST = (f"{TOLD}.tell=0.5", f"{TOLD}.told.shape=1", f"{TOLD}.told.size=1", "optim.epochs=4")
+FIRST: tuple[str, ...] = (
+    f"{TOLD}.tell=0.5",
+    f"{TOLD}.told.shape=1",
+    f"{TOLD}.told.size=1",
+    "optim.epochs=4",
+)
 FIRST += ("model.temperature=0.05", "optim.lr=1.5e-3")
 THEN = ("model.temperature=0.05", "model.lock=image", "optim.lr=1.5e-3", "optim.epochs=2")
 # CLIP's own critic. The JSON has the others, too: the common one has 16,384 pairs alone, which are

@@ -6,7 +6,8 @@
 DATA is a split of the checkpoint's data (train, val, trainval, test), a folder of pictures, or an
 .npz of images [n, C, H, W]. They must be 8-bit images of the shape that the model reads; a model of
 binary pixels takes only the values 0 and 255. The file is as long as D + R says, and `twobounds
-decompress` with the same checkpoint gives every pixel back. Labels and names are not stored.
+decompress` with the same checkpoint gives every pixel back. Labels and names are not stored. If the
+command is interrupted, the same command continues after the last complete block.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     from probes.origins import find
     from vae import container
     from vae.bitsback import compressor
+    from vae.unfinished import unfinished
 
     out = home_expanded(options.out, "--out")
     path = find(options.run, options.best)
@@ -57,15 +59,18 @@ def main(argv: list[str] | None = None) -> None:
                     images.kind,
                     done,
                     options.check,
+                    earlier=earlier,
                 )  # fmt: skip
             )
 
-    write_atomically(out, write)
+    with unfinished(out) as earlier:
+        write_atomically(out, write)
     seconds, size = time.monotonic() - started, out.stat().st_size
     values = images.total * shape[0] * shape[1] * shape[2]
+    before = f" ({earlier.taken:,} of them earlier)" if earlier.taken else ""
     print(
-        f"{out}: {images.total:,} images in {size:,} bytes, {8 * size / values:.4f} bits/dim"
-        f" (net {moved[0].net / values:.4f}); {seconds:.1f} s,"
+        f"{out}: {images.total:,} images{before} in {size:,} bytes,"
+        f" {8 * size / values:.4f} bits/dim (net {moved[0].net / values:.4f}); {seconds:.1f} s,"
         f" {values / seconds / 1e6:.2f} million values/s"
     )
 

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +41,6 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     `trusted`: for the config of a run folder, the packages of the user's own that it may name.
     """
     from core.data.registry import trust
-    from core.foreign.initial import start_from
     from core.run import config, local_loggers
     from core.run.folder import RunFolder
     from core.run.preemption import requeue_while_starting
@@ -64,7 +64,7 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     source = open_source(run.data, "train", run.seed)
     fabric = start_fabric(run)
     with default_dtype(run.trainer.precision), closing(folder):
-        training = prepare(fabric, run, source, start_from)
+        training = prepare(fabric, run, source, _start_from)
         validation = Validation(run, fabric.device, source, fabric.world_size, online_knn)
         dry_run(training, validation)
         logger = None
@@ -75,6 +75,13 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
         loop = Loop(training, validation, folder, logger)
         loop.begin()
         loop.to_the_end()
+
+
+def _start_from(method: Any, init: str) -> tuple[str, str]:
+    """`core.foreign.initial.start_from`, imported when it is needed: it takes a second."""
+    from core.foreign.initial import start_from
+
+    return start_from(method, init)
 
 
 def arguments(argv: Sequence[str] | None = None) -> tuple[str, list[str], list[str] | None]:

@@ -11,7 +11,9 @@ the rate head, with the same prices for all methods. Each point is (R, D) on the
 intervals: R = E KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). Everything above
 the lower convex hull of the points is achievable; a better model may lie below it. If R(D) of the
 data is known in closed form (linear_gaussian with the likelihood "normal"), it is drawn, and each
-point's distance from it is printed. The command writes a picture, and the table as JSON beside it.
+point's distance from it is printed. With --files, or if the probes' reports have it, the length of
+each point's lossless file is drawn over beta. The command writes a picture, and the table as JSON
+beside it.
 """
 
 import argparse
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         known = curve.reference(run)
         folders = sweep(options)
         reports = [probed(folder / "last.ckpt", "rate") for folder in folders]
+        if options.files:
+            reports = [probed(folder / "last.ckpt", "compression") for folder in folders]
         drawn = curve.of_sweep(reports, options.betas, options.config.stem, known)
         for point, folder in zip(drawn["points"], folders, strict=True):
             point |= json.loads((folder / NOTE).read_text()) if (folder / NOTE).is_file() else {}
@@ -207,6 +211,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option(given, "--betas", f"prices of a nat of rate, separated by commas (default: {BETAS})")
     switch(given, "--warm-start", "start each run from the weights of the next lower beta")
+    switch(given, "--files", "also measure the length of each point's lossless file")
     option(
         given,
         "--checkpoint",
@@ -241,7 +246,8 @@ def _check_words(options: argparse.Namespace, configs: list[Path]) -> None:
             "give a config to sweep, such as configs/linear_vae.yaml, or --checkpoint RUN"
         )
     options.config = configs[0] if configs else None
-    for value, key in ((options.betas, "--betas"), (options.warm_start, "--warm-start")):
+    needs = ("--betas", options.betas), ("--warm-start", options.warm_start)
+    for key, value in (*needs, ("--files", options.files)):
         if value and not configs:
             raise UserError(
                 f"{key}: needs a config to sweep; the rate head of --checkpoint has its own prices"

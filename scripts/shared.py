@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -72,9 +74,11 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
     from probes.report import comparison, store
 
     found: dict[Path, Report] = {}
-    for target in targets:
+    for target in _expanded(targets):
         path, others = store.find(target)
         if path is None:
+            if not os.path.exists(target):
+                raise UserError(f"{target}: there is no such file or folder")
             more = f"; it holds {', '.join(map(str, others))}" if others else ""
             print(f"{target}: not probed, left out ({command('probe')} {target}){more}")
             continue
@@ -90,6 +94,30 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
     if not mixed:
         comparison.require_one_data_set(reports)
     return reports
+
+
+def _expanded(targets: list[Path]) -> list[Path]:
+    """The targets; in place of a folder that holds no report but probed runs, such as that of a
+    sweep, these runs.
+    """
+    from probes.report import store
+
+    found: list[Path] = []
+    for target in targets:
+        runs = []
+        if os.path.isdir(target) and store.find(target) == (None, []):
+            held = [path.parent.parent for path in target.glob("*/probe/probe.json")]
+            runs = sorted(held, key=_by_numbers)
+        if runs:
+            print(f"{target}: uses its {len(runs)} probed run{'s' if len(runs) > 1 else ''}")
+        found += runs or [target]
+    return found
+
+
+def _by_numbers(path: Path) -> list[tuple[float, str]]:
+    """A key that puts beta_3 before beta_10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.name)
+    return [(float(part), "") if place % 2 else (-1.0, part) for place, part in enumerate(parts)]
 
 
 def require_seeds(**seeds: int) -> None:

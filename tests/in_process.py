@@ -10,10 +10,10 @@ from scripts import pretrain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = [
-    "data.sprites.train=512",
-    "data.sprites.validation=128",
-    "data.sprites.test=128",
-    "optim.batch_size=64",
+    "data.sprites.train=256",
+    "data.sprites.validation=64",
+    "data.sprites.test=64",
+    "optim.batch_size=32",
     "optim.epochs=3",
     "trainer.save_every=5",
     "trainer.log_every=3",

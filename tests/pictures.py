@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from core.data.datasets import DataConfig
+from core.data.datasets import DataConfig, open_source
 from core.data.skipping import Split
 from core.data.source import Source, eval_sampler
 
@@ -74,3 +74,23 @@ class ActingImages:
 def acting_split(act) -> Split:
     """A split of twelve such images."""
     return Split(ActingImages(act), torch.arange(12), 0.0)
+
+
+PLAIN = {"name": "folder", "augment": "none", "size": 8, "workers": 0}
+
+
+def opened(root: Path, split: str, **more):
+    return open_source(DataConfig(**{**PLAIN, "root": str(root), **more}), split, 0)
+
+
+def all_labels(source) -> list[list[int]]:
+    (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
+    return batch.label.tolist()
+
+
+def numbered(root: Path, n: int, where: str = "{}.png") -> None:
+    png(root, *(where.format(i) for i in range(n)))
+
+
+def table(root: Path, text: str, name: str = "list.csv") -> None:
+    (root / name).write_text(text)

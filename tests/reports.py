@@ -32,6 +32,30 @@ def rate(r=8.0):
     }
 
 
+def compression(images=4):
+    """A chain of images that each move 90, 100 + place and 30 bits, and three places to stop."""
+    moves = [
+        {"image": images - 1 - place, "start": 0.0 if place else 128.0, "popped": 90.0}
+        | {"pixels": 100.0 + place, "prior": 30.0, "net": 40.0 + place, "content": 78.0}
+        | {"d": 35.0 + place, "r": 4.0}
+        for place in range(images)
+    ]
+    speed = {"seconds": 1.0, "cpu_seconds": 1.0, "million_values_a_second": 1.0}
+    return {
+        "quantity": "length of a lossless file", "unit": "bits/dim", "split": "test",
+        "images": images, "image_values": 64, "bound": 0.65, "floored": 0.65, "net": 0.66,
+        "gross": 0.7, "overhead_percent": 7.7, "bytes": 24, "start_bits": 128,
+        "bits": {"popped": 360.0, "pixels": 406.0, "prior": 120.0},
+        "encode": speed, "decode": speed, "machine": "33 GFLOP/s, quiet", "threads": 1,
+        "baselines": [{"name": "PNG", "each": 2.0, "mosaic": 1.5}], "moves": moves,
+        "partial": [
+            {"dimensions": count, "written": 10.0 * count, "rate": 2.0 * count,
+             "distortion": 80.0 - 10 * count}
+            for count in (0, 1, 4)
+        ],
+    }  # fmt: skip
+
+
 def written(folder, *, seed=0, top1=0.5, data="sprites", print_="f", key="k", **more):
     """A report of folder/last.ckpt."""
     prints = {split: {"fingerprint": print_ * 64} for split in ("train", "test")}

@@ -26,6 +26,7 @@ from core.run import config
 from probes.latents.rate import RateProbe
 from tests.front_door import ROOT, Done, run_code
 from tests.pictures import png
+from tests.quick import QUICK
 from vae.beta import BetaVAE, BetaVAEConfig
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,23 +65,6 @@ TOY = {
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
-# Constants of probes, with small values, because the numbers do not matter here.
-FEW = {
-    "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
-    "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
-    "probes.views.critic": {"CYCLES": (20, 20)},
-    "probes.views.information": {"TRAIN_PAIRS": 256},
-    "probes.texts.captions": {"TRAIN_PAIRS": 256},
-}
-QUICK = f"""
-import importlib, runpy, sys
-for module, constants in {FEW}.items():
-    for name, few in constants.items():
-        assert type(getattr(importlib.import_module(module), name)) is type(few)
-        setattr(sys.modules[module], name, few)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -323,6 +307,8 @@ def method_of_one_file() -> tuple[str, str, str]:
 def test_the_method_of_one_file_trains_is_probed_and_fulfils_the_contract(tmp_path):
     """As in docs/extending.md: a user's own package, with the YAML beside it."""
     _, code, settings = method_of_one_file()
+    settings = settings.replace("temperature: 0.2", "temperature: 0.2, backbone: small")
+    assert "backbone: small" in settings, "a large network would take minutes"
     place, name = re.match(r"# (\w+)/(\w+)\.py\n", code).groups()
     for file, text in ((f"{place}/{name}.py", code), (f"configs/{name}.yaml", settings)):
         (tmp_path / file).parent.mkdir()

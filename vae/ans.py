@@ -32,7 +32,7 @@ MOST_LANES = 1024
 # and can be filled from this many bits of the present content.
 BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
-MOST_BITS = 31  # of the counts of a symbol
+MOST_BITS = 28  # of the counts of a symbol: with more, floor(x / freq) would lose bits
 
 
 class Broken(Exception):

@@ -17,7 +17,7 @@ from core.method import Compressor, Context, Method
 from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
 from core.networks.likelihoods import Likelihood
-from vae.figures import reconstructions, traversals
+from vae.figures import reconstructions, samples, traversals
 from vae.monitors import code_monitors, collapse_warning
 from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
@@ -112,7 +112,8 @@ class BetaVAE(Method):
 
     def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
         x = batch.views[0]
-        return {"reconstructions": reconstructions(self, x[:10]), "traversals": traversals(self, x)}
+        made = {"reconstructions": reconstructions(self, x[:10]), "traversals": traversals(self, x)}
+        return made | {"samples": samples(self)}
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x) for images from `target`."""

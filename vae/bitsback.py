@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import UserError
-from core.information.units import bits
 from core.networks.discretized import LEVELS
 from vae.ans import MOST_BITS, Broken, Counts, Stack
 from vae.beta import BetaVAE
-from vae.codecs import BITS, pixel_codec, to_array
-from vae.grid import Grid
+from vae.codecs import pixel_codec, to_array
+from vae.grid import Grid, Ints
 from vae.pixel_chain import ChainCodec, PlainCodec
 from vae.prior_codecs import prior_codec
 
@@ -53,6 +52,9 @@ class Parts(NamedTuple):
     def net(self) -> float:
         return self.pixels + self.prior - self.popped
 
+    def as_numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self._asdict().items()} | {"net": self.net}
+
     def plus(self, other: "Parts") -> "Parts":
         return Parts(
             self.popped + other.popped,
@@ -62,14 +64,21 @@ class Parts(NamedTuple):
         )
 
 
-class Bound(NamedTuple):
-    """The model's own D and R in bits an image."""
+class Step(NamedTuple):
+    """What coding a batch of images did."""
 
-    d: float
-    r: float
-    # D if every level has a probability of at least 2^-24, as in a file: no value costs more than
-    # 24 bits. It is lower than D for a model that is very sure, and wrong.
-    floored: float
+    first: int  # place of its first image
+    parts: Parts
+    cells: Ints  # the codes that were popped [B, L]
+    content: float  # bits on the stack afterwards, start-up bits included
+
+
+class Coded(NamedTuple):
+    """What coding some images gave."""
+
+    stack: Stack
+    parts: Parts
+    cells: Ints  # the codes of the images [n, L]
 
 
 class BitsBack:
@@ -106,18 +115,26 @@ class BitsBack:
         """A grid that suits the posteriors of these images."""
         return Grid.for_codes(*self.moments(images), fineness)
 
-    def encode(self, images: Images, grid: Grid, done: Done = int) -> tuple[Stack, Parts]:
+    def encode(self, images: Images, grid: Grid, done: Done = int) -> Coded:
         """Code images, the last ones first, so that the decoder finds them in order."""
+        stack, total, cells = Stack(), Parts(), []
+        for step in self.steps(stack, images, grid):
+            total = total.plus(step.parts)
+            cells.append(step.cells)
+            done(len(step.cells))
+        latent = self.model.config.latent
+        codes = np.concatenate(cells[::-1]) if cells else np.empty((0, latent), np.int64)
+        return Coded(stack, total, codes)
+
+    def steps(self, stack: Stack, images: Images, grid: Grid) -> Iterator[Step]:
+        """Code images on a stack, batch by batch."""
         self.check(images)
-        stack, end, total = Stack(), len(images), Parts()
+        end = len(images)
         for number, size in enumerate(schedule(len(images), self.batch)):
             expected = stack.bits * len(images) / max(1, len(images) - end)
             wider = stack.may_widen(expected)
-            batch = images[end - size : end]
-            total = total.plus(self._encode_batch(stack, grid, batch, number, wider))
             end -= size
-            done(size)
-        return stack, total._replace(start=32 * stack.drawn)
+            yield self._encode_batch(stack, grid, images, slice(end, end + size), number, wider)
 
     def decode(self, stack: Stack, grid: Grid, count: int, done: Done = int) -> Images:
         """The inverse of `encode`; raises `Broken` if this model did not code the stack."""
@@ -130,23 +147,25 @@ class BitsBack:
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.uint8)
 
     def _encode_batch(
-        self, stack: Stack, grid: Grid, images: Images, number: int, wider: bool
-    ) -> Parts:
+        self, stack: Stack, grid: Grid, images: Images, place: slice, number: int, wider: bool
+    ) -> Step:
         if wider:
             stack.widen()
-        levels = self._levels(images)
+        batch = images[place]
+        levels = self._levels(batch)
         drawn, before = stack.drawn, stack.bits
-        posterior = grid.rounded(*self.moments(images))
+        posterior = grid.rounded(*self.moments(batch))
         cells = grid.pop(stack, posterior, veil(number, len(posterior.mean)))
-        cells = cells.reshape(len(images), -1)
-        popped = before + 32 * (stack.drawn - drawn) - stack.bits
+        cells = cells.reshape(len(batch), -1)
+        start = 32 * (stack.drawn - drawn)
+        popped = before + start - stack.bits
         before = stack.bits
         self.chain.push(stack, levels, grid.codes(cells))
         pixels, before = stack.bits - before, stack.bits
         self.prior.push(stack, grid, cells)
         prior = stack.bits - before
         stack.push_uniform(np.array([wider], dtype=np.uint64), bits=1)
-        return Parts(popped, pixels, prior)
+        return Step(place.start, Parts(popped, pixels, prior, start), cells, stack.bits)
 
     def _decode_batch(self, stack: Stack, grid: Grid, count: int, number: int) -> Images:
         wider = bool(stack.pop_uniform(1, bits=1)[0])
@@ -161,34 +180,18 @@ class BitsBack:
 
     def moments(self, images: Images) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and log sigma [B, L] of the posteriors, in float64."""
-        parts = [self.model.moments(x) for x in self._sliced(images)]
+        parts = [self.model.moments(x) for x in self.sliced(images)]
         return tuple(np.concatenate([to_array(x) for x in side]) for side in zip(*parts))  # type: ignore[return-value]  # noqa: B905
-
-    def bound(self, images: Images, seed: int = 0, samples: int = 4) -> Bound:
-        """D and R of these images, the mean over `samples` codes of each."""
-        generator = torch.Generator().manual_seed(seed)
-        d = r = floored = 0.0
-        least, levels = 2.0**-BITS, self.pixels.levels
-        for x in self._sliced(images):
-            mean, log_sigma = self.model.moments(x)
-            for _ in range(samples):
-                noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-                z = mean + log_sigma.exp() * noise
-                r += float(self.model.code_prior.rate(mean, log_sigma, z).sum())
-                log_p = self.model.likelihood(z).log_prob(x).double()
-                d -= float(log_p.sum())
-                floored -= float((log_p.exp() * (1 - levels * least) + least).log().sum())
-        count = samples * len(images)
-        return Bound(*(bits(total) / count for total in (d, r, floored)))
 
     def _levels(self, images: Images) -> NDArray[Any]:
         """Whole levels 0 ... K - 1."""
         return images // (255 // (self.pixels.levels - 1))
 
-    def _sliced(self, images: Images) -> Iterator[Tensor]:
+    def sliced(self, images: Images, rows: int | None = None) -> Iterator[Tensor]:
         """Images as the model reads them, float64 in [0, 1], `rows` at a time."""
-        for first in range(0, len(images), self.rows):
-            part = images[first : first + self.rows].astype(np.float64) / (LEVELS - 1)
+        rows = rows or self.rows
+        for first in range(0, len(images), rows):
+            part = images[first : first + rows].astype(np.float64) / (LEVELS - 1)
             yield torch.from_numpy(part)
 
 
@@ -209,7 +212,7 @@ def schedule(count: int, most: int) -> Iterator[int]:
 
 
 def veil(number: int, size: int) -> Counts:
-    """Random numbers [size] of a batch, below 2^31, that the popped counts are mixed with.
+    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
 
     The bits that a batch pops are mostly those of the codes that the batch before has pushed.
     Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.

@@ -23,7 +23,9 @@ Ints = NDArray[Any]
 
 BITS = 24  # of the counts of a level
 TOTAL = 1 << BITS
+COARSE = BITS - 8  # bits of a count that the first guess of a level ignores
 LOGITS = 256  # steps of a logit
+PORTION = 4096  # values whose tables are made at a time, so that they fit into a cache
 MOST_LOGIT = 20  # a level that is less likely than e^-20 has one count
 
 
@@ -100,20 +102,18 @@ class TableCodec(PixelCodec):
         """A table [T, 257] and the row of each value [n]; row[0] = 0 and row[256] = 2^24."""
 
     def intervals(self, levels: Ints, rounded: Ints) -> tuple[Counts, Counts]:
-        table, rows = self.cumulative(rounded)
-        low = table[rows, levels].astype(np.uint64)
-        return low, table[rows, levels.astype(np.int64) + 1].astype(np.uint64) - low
+        found = []
+        for first in range(0, max(1, len(levels)), PORTION):
+            table, rows = self.cumulative(rounded[first : first + PORTION])
+            own = levels[first : first + PORTION].astype(np.int64)
+            found.append((table[rows, own], table[rows, own + 1]))
+        low, high = (np.concatenate(ends).astype(np.uint64) for ends in zip(*found, strict=True))
+        return low, high - low
 
     def finder(self, rounded: Ints) -> Find:
-        table, rows = self.cumulative(rounded)
-
         def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
-            own = rows[row]
-            level = np.zeros(len(u), np.int64)
-            for step in (128, 64, 32, 16, 8, 4, 2, 1):
-                level += step * (u >= table[own, level + step])
-            low = table[own, level].astype(np.uint64)
-            return level, low, table[own, level + 1].astype(np.uint64) - low
+            table, rows = self.cumulative(rounded[row])
+            return bounded(table, rows, bisected(table, rows, u))
 
         return find
 
@@ -147,6 +147,26 @@ class LogisticCodec(TableCodec):
 
     def cumulative(self, rounded: Ints) -> tuple[NDArray[np.uint32], Ints]:
         return self._table, rounded
+
+    @cached_property
+    def _first(self) -> NDArray[np.uint8]:
+        """The level that owns the count 2^16 b, [T, 256]: nearly always that of u, b = u >> 16."""
+        rows = np.arange(len(self._table), dtype=np.uint64)[:, None] << np.uint64(BITS)
+        counts = np.arange(LEVELS, dtype=np.uint64) << np.uint64(COARSE)
+        places = np.searchsorted((rows + self._table[:, :-1]).ravel(), rows + counts, "right")
+        return (places - 1 - LEVELS * np.arange(len(rows))[:, None]).astype(np.uint8)
+
+    def finder(self, rounded: Ints) -> Find:
+        table, first = self._table, self._first
+
+        def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
+            own = rounded[row]
+            level = first[own, u >> np.uint64(COARSE)].astype(np.int64)
+            far = np.nonzero(u >= table[own, level + 1])[0]
+            level[far] = bisected(table, own[far], u[far])
+            return bounded(table, own, level)
+
+        return find
 
 
 class CategoricalCodec(TableCodec):
@@ -215,6 +235,22 @@ def pixel_codec(likelihood: Likelihood) -> PixelCodec:
             f" images can not be coded without loss; use one of {', '.join(KINDS)}"
         )
     return KINDS[likelihood.name](likelihood)
+
+
+def bisected(table: NDArray[np.uint32], rows: Ints, u: Counts) -> Ints:
+    """The levels [m] that own the counts u [m] in these rows of a table."""
+    level = np.zeros(len(u), np.int64)
+    for step in (128, 64, 32, 16, 8, 4, 2, 1):
+        level += step * (u >= table[rows, level + step])
+    return level
+
+
+def bounded(
+    table: NDArray[np.uint32], rows: Ints, level: Ints
+) -> tuple[Ints, Counts, Counts]:  # fmt: skip
+    """Levels with their starts and freqs."""
+    low = table[rows, level].astype(np.uint64)
+    return level, low, table[rows, level + 1].astype(np.uint64) - low
 
 
 def to_steps(x: NDArray[np.float64], steps: int, low: int, high: int) -> NDArray[np.int64]:

@@ -18,20 +18,24 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.errors import UserError
+from vae import lengths, partial
 from vae.ans import MOST_LANES, Broken, Stack, heads_as_bytes, heads_from_bytes
 from vae.bitsback import BitsBack, Done, Images, Parts
 from vae.grid import Grid
+from vae.lengths import Codes
+from vae.unfinished import Unfinished
 
-MAGIC, VERSION = b"\x93TWOBITS", 1
+MAGIC, VERSION = b"\x93TWOBITS", 2
 HEADER = struct.Struct("<8sHBBBHHHQIH32s")
 BLOCK = struct.Struct("<IIHHI")
 CRC = struct.Struct("<I")
@@ -39,6 +43,7 @@ KINDS = ("npz", "png")
 MOST_IMAGES = 2**16  # of a block
 DEFAULT_BLOCK = 4096
 CHUNK = 2**24
+DRAWS = 32  # codes of one image, for its D + R
 
 
 class Header(NamedTuple):
@@ -99,9 +104,12 @@ def fingerprint(method: Any) -> bytes:
 def write(
     file: BinaryIO, codec: BitsBack, model: bytes, blocks: Iterable[Images], count: int,
     block: int = DEFAULT_BLOCK, kind: str = "npz", done: Done = int, check: bool = False,
+    seen: Callable[[Codes], object] = len, earlier: Unfinished | None = None,
 ) -> Parts:  # fmt: skip
     """Write the file of `count` images, given in blocks of `block` images (the last may be
-    smaller). With `check` each block is decoded before the next one. Returns the bits moved.
+    smaller). With `check` each block is decoded before the next one. `seen` is given the codes
+    [n, L] of each new block. Blocks of an `earlier` call are not coded again. Returns the bits
+    moved.
     """
     total, whole, header = Parts(), 0, None
     for images in blocks:
@@ -111,19 +119,36 @@ def write(
             facts = (KINDS.index(kind), *grid, *codec.shape, count, block, codec.batch, model)
             header = Header(*facts)
             whole = _put(file, header.packed(), whole)
-        stack, parts = codec.encode(images, header.grid, done)
+        found = earlier.take(header.packed(), images) if earlier else None
+        if found:
+            done(len(images))
+            data, parts = found
+        else:
+            data, parts = _coded(codec, header.grid, images, done, check, seen)
+            if earlier:
+                earlier.keep(header.packed(), images, data, parts)
         total = total.plus(parts)
-        heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
-        words = stack.words.astype("<u4").tobytes()
-        head = BLOCK.pack(len(images), len(words) // 4, len(stack.heads), len(heads), pixels)
-        body = head + words + heads
-        whole = _put(file, body + CRC.pack(zlib.crc32(body)), whole)
-        if check and not np.array_equal(codec.decode(stack, header.grid, len(images)), images):
-            raise UserError("a block does not decode to its images; please report this")
+        whole = _put(file, data, whole)
     if header is None:
         raise UserError("there are no images to compress")
     file.write(CRC.pack(whole))
     return total
+
+
+def _coded(
+    codec: BitsBack, grid: Grid, images: Images, done: Done, check: bool,
+    seen: Callable[[Codes], object],
+) -> tuple[bytes, Parts]:  # fmt: skip
+    """A block with its checksum, and the bits that it moved."""
+    stack, parts, cells = codec.encode(images, grid, done)
+    seen(grid.codes(cells))
+    heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
+    words = stack.words.astype("<u4").tobytes()
+    head = BLOCK.pack(len(images), len(words) // 4, len(stack.heads), len(heads), pixels)
+    body = head + words + heads
+    if check and not np.array_equal(codec.decode(stack, grid, len(images)), images):
+        raise UserError("a block does not decode to its images; please report this")
+    return body + CRC.pack(zlib.crc32(body)), parts
 
 
 def _put(file: BinaryIO, data: bytes, crc: int) -> int:
@@ -236,20 +261,48 @@ class Reader:
         return UserError(f"{self.path}: is damaged: {reason}; copy it again from where it is whole")
 
 
+class Packed(NamedTuple):
+    """A file in memory."""
+
+    data: bytes
+    moved: Parts
+    codes: Codes  # of its images [n, L]
+
+
 class Packer(BitsBack):
     """A codec whose files are in memory (`core.method.Compressor`)."""
 
-    def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> tuple[bytes, Parts]:
-        file = io.BytesIO()
+    def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> Packed:
+        file, codes = io.BytesIO(), list[Codes]()
         given = blocks_of(images, block)
-        moved = write(file, self, fingerprint(self.method), given, len(images), block)
-        return file.getvalue(), moved
+        model = fingerprint(self.method)
+        moved = write(file, self, model, given, len(images), block, seen=codes.append)
+        return Packed(file.getvalue(), moved, np.concatenate(codes))
 
     def unpack(self, data: bytes) -> Images:
         reader = Reader("the file", io.BytesIO(data))
         reader.check_model(fingerprint(self.method))
         codec = BitsBack(self.method, self.rows, reader.header.batch)
         return np.concatenate([reader.decode(codec, i) for i in range(len(reader.blocks))])
+
+    def bound(self, images: Images, seed: int = 0, samples: int = 4) -> lengths.Bound:
+        return lengths.bound(self, images, seed, samples)
+
+    def at_codes(self, images: Images, codes: Codes) -> NDArray[np.float64]:
+        return lengths.at_codes(self, images, codes)
+
+    def moves(self, images: Images) -> list[dict[str, float]]:
+        found = []
+        for link in lengths.moves(self, images):
+            own = self.bound(images[link.image : link.image + 1], samples=DRAWS)
+            numbers = link.parts.as_numbers() | {"d": own.floored, "r": own.r}
+            found.append({"image": link.image, "content": link.content} | numbers)
+        return found
+
+    def partial(
+        self, images: Images, stops: Sequence[int] | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        return [part._asdict() for part in partial.partial(self, images, stops, seed)]
 
 
 @contextmanager

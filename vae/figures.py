@@ -1,4 +1,4 @@
-"""Pictures of a VAE: reconstructions and latent traversals, as rows of images.
+"""Pictures of a VAE as rows of images: reconstructions, latent traversals, samples of the prior.
 
 N = images of a row, C H W = image shape, L = latent dimensions.
 """
@@ -45,6 +45,20 @@ def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) 
         [f"{value:+.1f}".replace("-", "−") for value in values.tolist()],
         title="One dimension of z moved, the others as in the first image",
     )
+
+
+@torch.no_grad()
+def samples(method: LatentModel, rows: int = 4, columns: int = 10) -> list[Tensor]:
+    """Rows of decoded codes z ~ p(z), always the same ones. They show what the model takes for an
+    image: no image was encoded for them.
+    """
+    like = next(method.parameters())  # type: ignore[attr-defined]
+    devices = [like.device] if like.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        z = method.prior().sample(torch.Size((rows * columns,)))
+    made = decoded(method, z.to(like.device), "prior").split(columns)
+    return Grid(list(made), title="Codes drawn from the prior, decoded")
 
 
 def decoded(method: LatentModel, z: Tensor, purpose: str, shared: bool = False) -> Tensor:

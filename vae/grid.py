@@ -1,12 +1,15 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
 With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
-A code lies in the middle of its cell. A normal gives a cell
+A code lies in the middle of its cell. A normal gives a cell C(k + 1) - C(k) of 2^28 counts,
 
-    C(k + 1) - C(k) of 2^31 counts,   C(k) = floor(Phi((edge_k - m) / sigma) (2^31 - n)) + k,
+    a posterior   C(k) = floor(Phi((edge_k - m) / sigma) 2^28)
+    a prior       C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
 
-so every cell has at least one count; the outer two include the tails. The mean m is rounded to
-D / 16 and log sigma to 1/64, which costs about 4e-5 nats a dimension. m = places, B = images.
+so under a prior every cell has at least one count. Under a posterior a cell may have none, because
+its codes are drawn by these very counts. The outer two cells include the tails. The mean m is
+rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats a dimension. m = places, B =
+images.
 """
 
 import math
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae import exact
-from vae.ans import MOST_BITS, Counts, Find, Stack
+from vae.ans import MOST_BITS, Broken, Counts, Find, Stack
 
 Ints = NDArray[np.int64]
 
@@ -32,6 +35,10 @@ class Normals(NamedTuple):
 
     mean: Ints
     sigma: Ints
+    least: int = 0  # counts of a cell: 0 of a posterior, 1 of a prior
+
+    def at(self, rows: Any) -> "Normals":
+        return Normals(self.mean[rows], self.sigma[rows], self.least)
 
 
 class Grid(NamedTuple):
@@ -52,12 +59,13 @@ class Grid(NamedTuple):
     @classmethod
     def for_codes(cls, mean: Any, log_sigma: Any, fineness: int = 3) -> "Grid":
         """A grid for posteriors [n, L]: cells of about 2^-fineness of the deviation of the sharpest
-        hundredth of the dimensions, and room for all means.
+        hundredth of the dimensions, and twice the room that these means need.
         """
         sharp = float(np.quantile(log_sigma, 0.01)) / math.log(2)
         spacing = min(12, max(0, math.ceil(fineness - sharp)))
-        far = float(np.abs(mean).max()) + 5.0
-        return cls(spacing, min(8, max(3, math.ceil(math.log2(far)))))
+        far = 2 * (float(np.abs(mean).max()) + 5.0)
+        most = min(8, MOST_CELLS - 1 - spacing)
+        return cls(spacing, min(most, max(3, math.ceil(math.log2(far)))))
 
     def rounded(self, mean: Any, log_sigma: Any) -> Normals:
         """Normals with float64 means and log sigmas, rounded; both are flattened."""
@@ -70,16 +78,18 @@ class Grid(NamedTuple):
         )
 
     def standard(self, mean: Any) -> Normals:
-        """Normals of deviation 1 with these float64 means."""
-        return self.rounded(mean, np.zeros_like(mean))
+        """Priors of deviation 1 with these float64 means."""
+        return self.rounded(mean, np.zeros_like(mean))._replace(least=1)
 
     def codes(self, cells: Ints) -> NDArray[np.float64]:
         """The middle of each cell."""
         return np.ldexp(2.0 * cells + (1 - self.cells), -self.spacing - 1)
 
     def push(self, stack: Stack, cells: Ints, normals: Normals, veil: Counts | None = None) -> None:
-        """Push cells [m], each under its normal."""
+        """Push cells [m], each under its normal; `Broken` for a cell that it can not have."""
         low, high = self._counts(cells, normals), self._counts(cells + 1, normals)
+        if (high == low).any():
+            raise Broken("a code has no probability")
         stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS, veil)
 
     def pop(self, stack: Stack, normals: Normals, veil: Counts | None = None) -> Ints:
@@ -95,7 +105,9 @@ class Grid(NamedTuple):
         """C at edges 0 ... n."""
         steps = (edges - self.cells // 2) * FINE - normals.mean
         t = steps * inverse_sigmas(self.spacing)[normals.sigma - LOWEST]
-        counts = np.floor(exact.normal_cdf(t) * float(TOTAL - self.cells)).astype(np.int64) + edges
+        shared = TOTAL - normals.least * self.cells
+        counts = np.floor(exact.normal_cdf(t) * float(shared)).astype(np.int64)
+        counts += normals.least * edges
         counts[edges <= 0] = 0
         counts[edges >= self.cells] = TOTAL
         return counts
@@ -104,10 +116,12 @@ class Grid(NamedTuple):
         inverse = inverse_sigmas(self.spacing)
 
         def find(u: Counts, row: slice) -> tuple[Ints, Counts, Counts]:
-            own = Normals(normals.mean[row], normals.sigma[row])
+            own = normals.at(row)
             wanted = u.astype(np.int64)
             guess = first_guess(wanted, own, inverse, self.cells)
-            return search(wanted, guess, self.cells, lambda edges, at: self._counts(edges, at(own)))
+            return search(
+                wanted, guess, self.cells, lambda edges, rows: self._counts(edges, own.at(rows))
+            )
 
         return find
 
@@ -135,14 +149,10 @@ def first_guess(u: Ints, normals: Normals, inverse: NDArray[np.float64], cells: 
 def search(u: Ints, guess: Ints, cells: int, counts: Any) -> tuple[Ints, Counts, Counts]:
     """The cells that own the counts u [m], with their starts and freqs.
 
-    `counts(edges, at)` gives C at edges; `at` picks the rows of its parameters. Two steps from the
+    `counts(edges, rows)` gives C at edges for these rows of its parameters. Two steps from the
     guess find most cells, bisection the others.
     """
-    cell = guess
-
-    def everything(x: Any) -> Any:
-        return x
-
+    cell, everything = guess, slice(None)
     for _ in range(3):
         low, high = counts(cell, everything), counts(cell + 1, everything)
         move = (u >= high).astype(np.int64) - (u < low)
@@ -151,13 +161,9 @@ def search(u: Ints, guess: Ints, cells: int, counts: Any) -> tuple[Ints, Counts,
         cell = cell + move
     far = np.nonzero(move)[0]
     left, right = np.zeros(len(far), np.int64), np.full(len(far), cells)
-
-    def picked(x: Any) -> Any:
-        return type(x)(*(part[far] for part in x)) if isinstance(x, tuple) else x[far]
-
     while (right - left > 1).any():
         middle = (left + right) // 2
-        above = u[far] >= counts(middle, picked)
+        above = u[far] >= counts(middle, far)
         left, right = np.where(above, middle, left), np.where(above, right, middle)
     cell[far] = left
     low, high = counts(cell, everything), counts(cell + 1, everything)

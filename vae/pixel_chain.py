@@ -16,6 +16,9 @@ from vae.pixel_cache import row_reader
 
 Codes = NDArray[np.float64]
 
+AT_ONCE = 64  # images of one pass of a PixelCNN: with more, half of the time goes to page faults
+MOST_PARAMETERS = 2**23  # float64 numbers that a decoder of independent pixels makes at a time
+
 
 class PlainCodec:
     """Pixels that are independent given the code: one call for the whole batch."""
@@ -34,8 +37,10 @@ class PlainCodec:
         """The rounded parameters of all values, in the order of `ravel`."""
         channels, height, width = self.shape
         parts = []
-        for first in range(0, len(z), self.rows):
-            part = self.model.decoder(torch.from_numpy(z[first : first + self.rows]))
+        values = channels * height * width * self.model.pixels.channels
+        step = max(1, min(self.rows, MOST_PARAMETERS // values))
+        for first in range(0, len(z), step):
+            part = self.model.decoder(torch.from_numpy(z[first : first + step]))
             split = part.unflatten(1, (channels, -1)).movedim(2, -1)  # [B, C, H, W, P]
             flat = to_array(split.reshape(-1, split.shape[-1]))
             own = np.arange(channels).repeat(height * width)
@@ -56,10 +61,11 @@ class ChainCodec:
     def push(self, stack: Stack, levels: Ints, z: Codes) -> None:
         """Push levels [B, C, H, W], the last pixel first, so that the first one pops first."""
         channels, height, width = self.shape
+        step, top = min(self.rows, AT_ONCE), float(self.codec.levels - 1)
         parts = []
-        for first in range(0, len(z), self.rows):
-            x = torch.from_numpy(levels[first : first + self.rows] / float(self.codec.levels - 1))
-            part = self.model.pixelcnn(x, self._condition(z[first : first + self.rows]))
+        for first in range(0, len(z), step):
+            x = torch.from_numpy(levels[first : first + step] / top)
+            part = self.model.pixelcnn(x, self._condition(z[first : first + step]))
             parts.append(part.unflatten(1, (channels, -1)))  # [B, C, P, H, W]
         parameters = to_array(torch.cat(parts).permute(3, 4, 1, 0, 2).contiguous())
         for i in reversed(range(height)):

@@ -17,11 +17,15 @@ from vae.ans import MOST_BITS, Counts, Stack
 from vae.grid import FINE, LOWEST, SIGMAS, TOTAL, Grid, Ints, Normals, inverse_sigmas, search
 from vae.priors import FlowPrior, Prior, StandardNormal, VampPrior
 
+Codes = NDArray[np.float64]
+
 WEIGHT = 2.0**22  # of the likeliest component of a mixture
 
 
 class PriorCodec(ABC):
     """Pushes and pops cells [B, L] under p(z)."""
+
+    ordered = True  # whether dimensions only pop in the order 1 ... L
 
     def __init__(self, prior: Any, latent: int):
         self.prior, self.latent = prior, latent
@@ -32,9 +36,21 @@ class PriorCodec(ABC):
     @abstractmethod
     def pop(self, stack: Stack, grid: Grid, count: int) -> Ints: ...
 
+    @abstractmethod
+    def cost(self, grid: Grid, cells: Ints) -> Codes:
+        """The bits [B, L] of each dimension, given those before it."""
+
+    @abstractmethod
+    def expected(self, z: Codes, known: NDArray[np.bool_]) -> Codes:
+        """Codes [B, L] with the means of unknown dimensions, given the `known` [L] ones. If
+        `ordered`, the known ones are the first.
+        """
+
 
 class StandardCodec(PriorCodec):
     """N(0, I): all dimensions at once."""
+
+    ordered = False
 
     def push(self, stack: Stack, grid: Grid, cells: Ints) -> None:
         grid.push(stack, cells.ravel(), grid.standard(np.zeros(cells.shape)))
@@ -42,6 +58,13 @@ class StandardCodec(PriorCodec):
     def pop(self, stack: Stack, grid: Grid, count: int) -> Ints:
         normals = grid.standard(np.zeros((count, self.latent)))
         return grid.pop(stack, normals).reshape(count, self.latent)
+
+    def cost(self, grid: Grid, cells: Ints) -> Codes:
+        normals = grid.standard(np.zeros(cells.shape))
+        return grid.cost(cells.ravel(), normals).reshape(cells.shape)
+
+    def expected(self, z: Codes, known: NDArray[np.bool_]) -> Codes:
+        return np.where(known, z, 0.0)
 
 
 class FlowCodec(PriorCodec):
@@ -62,6 +85,16 @@ class FlowCodec(PriorCodec):
             z[:, i] = grid.codes(cells[:, i])
         return cells
 
+    def cost(self, grid: Grid, cells: Ints) -> Codes:
+        normals = grid.standard(self.means(grid.codes(cells)))
+        return grid.cost(cells.ravel(), normals).reshape(cells.shape)
+
+    def expected(self, z: Codes, known: NDArray[np.bool_]) -> Codes:
+        z = z.copy()
+        for i in np.nonzero(~known)[0]:
+            z[:, i] = self.means(z)[:, i]
+        return z
+
 
 class VampCodec(PriorCodec):
     """The mixture's conditionals p(z_i | z_<i) = sum_k w_k(z_<i) N(z_i; m_ki, sigma_ki).
@@ -77,15 +110,30 @@ class VampCodec(PriorCodec):
         return rounded.mean.reshape(mean.shape), rounded.sigma.reshape(mean.shape)
 
     def push(self, stack: Stack, grid: Grid, cells: Ints) -> None:
+        for low, high in reversed(self._counts(grid, cells)):
+            stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS)
+
+    def cost(self, grid: Grid, cells: Ints) -> Codes:
+        counts = [high - low for low, high in self._counts(grid, cells)]
+        return MOST_BITS - np.log2(np.stack(counts, 1).astype(np.float64))
+
+    def expected(self, z: Codes, known: NDArray[np.bool_]) -> Codes:
+        normal = self.prior().component_distribution.base_dist
+        mean, sigma = normal.loc.numpy(), normal.scale.numpy()
+        t = ((z[:, None] - mean) / sigma)[..., known]
+        logs = (t**2 / -2 - np.log(sigma[:, known])).sum(2)
+        weights = np.exp(logs - logs.max(1, keepdims=True))
+        return np.where(known, z, weights @ mean / weights.sum(1, keepdims=True))
+
+    def _counts(self, grid: Grid, cells: Ints) -> list[tuple[Ints, Ints]]:
+        """C at both edges of the cells [B], for each dimension."""
         mean, sigma = self._parts(grid)
-        logs, kept = np.zeros((len(cells), len(mean))), []
+        logs, found = np.zeros((len(cells), len(mean))), []
         for i in range(self.latent):
             mixture = Mixture(grid, mean[:, i], sigma[:, i], logs)
-            kept.append(mixture)
+            found.append((mixture.counts(cells[:, i]), mixture.counts(cells[:, i] + 1)))
             logs = mixture.given(cells[:, i])
-        for i in reversed(range(self.latent)):
-            low, high = (kept[i].counts(cells[:, i] + side) for side in (0, 1))
-            stack.push(low.astype(np.uint64), (high - low).astype(np.uint64), MOST_BITS)
+        return found
 
     def pop(self, stack: Stack, grid: Grid, count: int) -> Ints:
         mean, sigma = self._parts(grid)
@@ -119,7 +167,7 @@ class Mixture:
         wanted, places = u.astype(np.int64), np.arange(row.start, row.stop)
         middle = np.full(len(u), self.grid.cells // 2)
         return search(
-            wanted, middle, self.grid.cells, lambda edges, at: self.counts(edges, at(places))
+            wanted, middle, self.grid.cells, lambda edges, rows: self.counts(edges, places[rows])
         )
 
     def given(self, cells: Ints) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@ first replaced.
 
 A worker is a fork of a process with other threads, so a lock that one of them held may stay locked
 in it for ever; and a disk may not answer. Workers only read images in the order of a sampler, so
-new ones make the same batches.
+new ones make the same batches. The message about silent ones says where they stand.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from core.data import stuck
 from core.data.notes import printable, say_once
 from core.data.skipping import Split
 from core.distributed import world
@@ -84,12 +85,13 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
                 batch = _next(batches, timeout)
             except TimeoutError:
                 if fresh:
-                    raise _silent(workers, timeout) from None
+                    raise _silent(workers, timeout, _places(batches)) from None
+                stand = _places(batches)
                 _kill(batches)
                 batches = None
                 say_once(
-                    f"data.timeout: no batch came from {workers} decoding workers in {timeout:g} s;"
-                    " new workers replace them"
+                    f"data.timeout: no batch came from {workers} decoding workers in {timeout:g} s"
+                    f" {stand}; new workers replace them"
                 )
                 batches, fresh = _started(dataset, workers, **options), True
                 continue
@@ -131,11 +133,19 @@ def _next(batches: Iterator[Any], timeout: float) -> Any:
         # torch's iterator is still usable
 
 
-def _silent(workers: int, timeout: float) -> WorkersLost:
+def _silent(workers: int, timeout: float, stand: str) -> WorkersLost:
     return WorkersLost(
         f"data.timeout: no batch came from {workers} decoding workers in {timeout:g} s, nor from"
-        " new ones in as many; check that the disk under data.root answers, or allow more seconds"
+        f" new ones in as many {stand}; check that the disk under data.root answers, or allow more"
+        " seconds"
     )
+
+
+def _places(batches: Iterator[Any]) -> str:
+    """Where the workers stand, in brackets; one of those that stand at the same place."""
+    workers = getattr(batches, "_workers", [])
+    places = {worker.place() for worker in workers if isinstance(worker, _Forked)}
+    return f"({'; '.join(sorted(places)) or 'where is not known'})"
 
 
 def _kill(batches: Iterator[Any] | None) -> None:
@@ -174,10 +184,24 @@ def sensible(workers: int) -> int:
 
 
 class _Forked(ForkProcess):
-    """A forked worker with generators of its own. torch seeds the global ones in a worker first of
-    all, and would wait for ever if a thread of the parent was drawing from one during the fork: the
-    copy of its lock stays locked.
+    """A forked worker that shares neither generators nor garbage with its parent.
+
+    torch seeds the global generators in a worker first of all, and would wait for ever if a thread
+    of the parent was drawing from one during the fork: the copy of its lock stays locked. And the
+    destructor of a parent's object that owns threads would abort the worker or wait for ever,
+    because a fork does not copy threads; so the worker never collects the parent's garbage.
     """
+
+    def start(self) -> None:
+        gc.freeze()
+        try:
+            with stuck.answering(self) as self._answer:
+                super().start()
+        finally:
+            gc.unfreeze()
+
+    def place(self) -> str:
+        return stuck.place(self, self._answer)
 
     def run(self) -> None:
         torch.random.default_generator = torch.Generator()
@@ -202,13 +226,9 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _prepare(worker: int) -> None:
-    """Keep a forked worker from collecting its parent's garbage. The destructor of an object that
-    owns threads would abort the worker, because a fork does not copy threads.
-
-    And let it die of a batch that it can not send: Python would only print a traceback and drop it,
-    so that this process would wait for it for ever.
+    """Let a worker die of a batch that it can not send: Python would only print a traceback and
+    drop it, so that this process would wait for it for ever.
     """
-    gc.freeze()
     Queue._on_queue_feeder_error = staticmethod(_die)  # type: ignore[attr-defined]
 
 

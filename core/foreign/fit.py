@@ -6,13 +6,13 @@ that have a tensor of the right shape are counted; the prefix with the most is t
 """
 
 import difflib
+import functools
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -208,14 +208,25 @@ def _remarks(fit: Fit, fits: list[Fit], own: dict[str, Tensor], words: Words) ->
     return lines
 
 
+@functools.cache
+def _skeleton(name: str) -> nn.Module:
+    """A network of timm without values. It is only read, so it is made once."""
+    import timm  # takes seconds
+
+    with torch.device("meta"):
+        made: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    return made
+
+
 def _suggested(name: str, weights: Weights, words: Words) -> str:
     """Another timm network that the file fits, and what else to do, in words."""
+    import timm  # takes seconds
+
     near = difflib.get_close_matches(name, timm.list_models(), NEIGHBOURS, 0.5)
     for other in dict.fromkeys([*COMMON, *near]):
         if other == name or other not in timm.list_models():
             continue
-        with torch.device("meta"):
-            network = timm.create_model(other, pretrained=False, num_classes=0)
+        network = _skeleton(other)
         if any(fit.whole for fit in candidates(network, network.state_dict(), weights.tensors)[:3]):
             return f"; they fit {words.network}{other}{words.remedy}"
     return words.remedy

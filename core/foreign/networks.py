@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 from torch import nn
 
 from core.errors import UserError, nearest, shown
@@ -39,6 +38,8 @@ def architecture(name: str) -> str:
     """A timm architecture, perhaps with the tag of its pretrained config, such as
     `resnet50.a1_in1k`. `UserError` for other names, which timm might fetch.
     """
+    import timm  # takes seconds
+
     plain = name.partition(".")[0]
     if not timm.is_model(plain):
         raise UserError(
@@ -61,6 +62,8 @@ def from_timm(
     `channels` of the data: if the weights do not fit a network for 3 channels, one for so many
     channels is tried.
     """
+    import timm  # takes seconds
+
     held = weights.read(path) if path else None
     sized: dict[str, Any] = {"img_size": (size, size)} if size and _has_size(name) else {}
     for number, count in enumerate(dict.fromkeys([3, channels])):
@@ -85,6 +88,8 @@ def from_timm(
 
 def from_folder(folder: Path) -> Network:
     """The network of an exported folder, or of a folder of timm's hub layout."""
+    import timm  # takes seconds
+
     facts = _facts(folder / CONFIG)
     path = folder / WEIGHTS
     held = weights.read(path)
@@ -154,6 +159,8 @@ def _has_size(name: str) -> bool:
 
 def _of_timm(name: str, module: nn.Module, size: int, channels: int) -> EncoderConfig:
     """Input size, mean, deviation and resizing of timm's pretrained config."""
+    import timm  # takes seconds
+
     facts = timm.data.resolve_model_data_config(module)
     mean, std = (_per_channel(facts[key], channels) for key in ("mean", "std"))
     side = size or int(facts["input_size"][-1])
@@ -162,6 +169,8 @@ def _of_timm(name: str, module: nn.Module, size: int, channels: int) -> EncoderC
 
 def _resizing(facts: dict[str, Any]) -> dict[str, Any]:
     """Interpolation and crop of timm's config, with its defaults for what is missing."""
+    import timm  # takes seconds
+
     kind, mode, crop = (facts.get(key) for key in ("interpolation", "crop_mode", "crop_pct"))
     return {
         "interpolation": kind if kind in INTERPOLATIONS else "bicubic",

@@ -68,10 +68,7 @@ def conditional_kl(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
     """
     p, q = _together(_probabilities(p, "p", 2), _probabilities(q, "q", 2))
     weight, other = p.sum(-1, keepdims=True), q.sum(-1, keepdims=True)
-    # sum_y p log( p q(x) / (q p(x)) ): all terms are those of p(y|x), weighted by p(x)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.where(other > 0, q * (weight / other), 0.0)
-    return _out(rel_entr(p, scaled).sum((-2, -1)), base)
+    return _out(_mean_kl(weight, _given(p, weight), _given(q, other), 2), base)
 
 
 def joint_entropy(joint: ArrayLike, base: float = math.e) -> Any:
@@ -100,8 +97,8 @@ def mutual_information(joint: ArrayLike, base: float = math.e) -> Any:
     1.0
     """
     joint = _probabilities(joint, "joint", 2)
-    product = joint.sum(-1, keepdims=True) * joint.sum(-2, keepdims=True)
-    found = rel_entr(joint, product).sum((-2, -1))
+    x, y = joint.sum(-1, keepdims=True), joint.sum(-2, keepdims=True)
+    found = _mean_kl(x, _given(joint, x), y, 2)
     return _out(np.maximum(found, 0.0), base)  # a rounding error may lie below 0
 
 
@@ -112,9 +109,7 @@ def conditional_mutual_information(joint: ArrayLike, base: float = math.e) -> An
     """
     joint = _probabilities(joint, "joint", 3)
     x, y, z = (joint.sum(axes, keepdims=True) for axes in (-2, -3, (-3, -2)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        product = np.where(z > 0, x * (y / z), 0.0)
-    found = rel_entr(joint, product).sum((-3, -2, -1))
+    found = _mean_kl(x, _given(joint, x), _given(y, z), 3)
     return _out(np.maximum(found, 0.0), base)
 
 
@@ -175,6 +170,23 @@ def _together(p: Array, q: Array) -> tuple[Array, Array]:
         )
     made: Any = np.broadcast_arrays(p, q)
     return made[0], made[1]
+
+
+def _given(joint: Array, condition: Array) -> Array:
+    """joint / condition, and 0 where the condition never holds."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(condition > 0, joint / condition, 0.0)
+
+
+def _mean_kl(weight: Array, p: Array, q: Array, axes: int) -> Any:
+    """The sum of weight * p log(p / q) over the last axes, 0 where the weight is 0.
+
+    p and q are conditional distributions. A product of two marginals would be 0 in floating point
+    for outcomes that are possible but very rare, and the result infinite.
+    """
+    with np.errstate(invalid="ignore"):
+        terms = np.where(weight > 0, weight * rel_entr(p, q), 0.0)
+    return terms.sum(tuple(range(-axes, 0)))
 
 
 def _out(nats: Any, base: float) -> Any:

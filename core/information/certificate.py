@@ -133,7 +133,7 @@ def lower_limit(
     1 / delta with probability delta at most (Ville). L is the largest m that is refuted.
     `variance`, a guess from other values, sizes the first bets; a wrong guess costs only width.
     """
-    x = ((values.double() - low) / (high - low)).clamp(0, 1)
+    x = ((values.double().cpu() - low) / (high - low)).clamp(0, 1)
     guess = 0.25 if variance is None else max(variance / (high - low) ** 2, 1e-6)
     count = torch.arange(1, len(x) + 1, dtype=torch.float64)
     mean = x.cumsum(0) / count

@@ -42,6 +42,20 @@ def kl_upper(q: float, budget: float) -> float:
     return found if binary_kl(q, found) >= budget else min(1.0, found + 1e-12)  # never too small
 
 
+def error_interval(error: float, n: int, delta: float) -> tuple[float, float]:
+    """Limits of the error on all images from the mean error of n new ones. With probability
+    1 - delta it lies between them (Chernoff, delta / 2 for each side). Errors of images may be any
+    numbers in [0, 1].
+
+    >>> low, high = error_interval(0.1, 1000, 0.01)
+    >>> round(low, 3), round(high, 3)
+    (0.072, 0.134)
+    """
+    _require(n, delta)
+    budget = math.log(2 / delta) / n
+    return 1 - kl_upper(1 - error, budget), kl_upper(error, budget)
+
+
 def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
     """PAC-Bayes-kl (Seeger 2002; Maurer 2004). With probability 1 - delta, for all posteriors Q at
     once,

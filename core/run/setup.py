@@ -5,6 +5,7 @@ W = processes.
 
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 # loads the file of `init` into a method; returns a line for the user and the file's sha256
 Start = Callable[[Method, str], tuple[str, str]]
+COMPILED = itertools.count()  # numbers of the networks of this process that are compiled
 
 
 @dataclass
@@ -257,6 +259,8 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     def called(*args: Any, **named: Any) -> Any:
         return call(*args, **named)
 
-    # the compiler keeps its graphs by code object, up to a small number
-    called.__code__ = called.__code__.replace()  # type: ignore[attr-defined]
+    # The compiler keeps its graphs by code object, up to a small number, and the sizes that it has
+    # seen by the name of the code: sizes of another network would make this one's look variable.
+    name = f"network_{next(COMPILED)}"
+    called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

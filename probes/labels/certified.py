@@ -3,6 +3,7 @@
 n = images of the bound, D = dimensions, Y = classes, r = principal components.
 """
 
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -25,6 +26,7 @@ from core.information.standardise import (
 from core.information.units import nats
 from core.randomness import KeyedRNG
 from core.run.features import Features
+from probes.labels import noisy
 from probes.labels.linear import Reader, fitted_reader
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
@@ -36,7 +38,8 @@ SHARES = (0.0, 0.5, 1.0)  # of the way from the prior's centre to the probe of a
 DRAWS = 4  # classifiers for each image in the reported error
 RANKS, STEPS = (2, 4, 8, 16, 32, 64, 128), (0.0625, 0.125, 0.25, 0.5, 1.0)
 LEAST = 100  # training images
-KINDS = {"pac_bayes": "PAC-Bayes", "occam": "Occam"}
+KINDS = {"pac_bayes": "PAC-Bayes", "occam": "Occam"}  # certificates
+NOISY = "noisy"  # the bound on the mean error of a probe that is trained with noise
 
 
 class Centre(NamedTuple):
@@ -132,15 +135,15 @@ def occam(
 
 def certified(train: Features, test: Features, seed: int = 0, delta: float = DELTA) -> Numbers:
     """For every factor: two upper bounds on the error of linear probes on new images, each with
-    confidence 1 - delta, beside their errors on test.
+    confidence 1 - delta, beside their errors on test; and "noisy", a bound on the mean error of a
+    probe that is trained with noise (`probes.labels.noisy`), which is no certificate.
 
     A random half of train gives the scale of features, principal components, and the centre of the
     prior. The other half, of n images, is what the bounds use; the probes themselves are fitted to
     all of train. The bounds are about images drawn as these were, and they assume that the encoder
     has not seen them: with an encoder that was trained on them, features of new images may differ.
     "vacuous": the bound is no better than always guessing the most frequent class. "expected_gap"
-    is sqrt(KL / 2n), how far the error can rise in expectation if KL(Q || P) is the mean one; it is
-    no certificate.
+    is sqrt(KL / 2n), how far the error can rise in expectation if KL(Q || P) is the mean one.
 
     Raises `Unmeasurable` for fewer than 100 training images and for features that are not finite.
     """
@@ -148,34 +151,49 @@ def certified(train: Features, test: Features, seed: int = 0, delta: float = DEL
         require_finite_features(features.x, f"certificates, {name} images")
     if len(train.x) < LEAST:
         raise Unmeasurable(f"certificates: needs {LEAST} training images, got {len(train.x)}")
-    order = KeyedRNG(seed, 0).permutation("certificates", len(train.x))
+    rng = KeyedRNG(seed, 0)
+    order = rng.permutation("certificates", len(train.x))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     mean, deviation = mean_and_deviation(train.x[first])
     x, x_test = (standardised(part.x, mean, deviation) for part in (train, test))
     components = _components(x[first])
+    read, read_test = x @ components, x_test @ components
+    ranks = [r for r in RANKS if r <= components.shape[1]] or [components.shape[1]]
     factors = {}
     for column, (factor, classes) in enumerate(train.factors):
         y, y_test = train.y[:, column], test.y[:, column]
+        guess = 1 - torch.bincount(y, minlength=classes).max().item() / len(y)
+        entry = functools.partial(_entry, guess=guess, images=len(y_test), delta=delta)
         own, prior = (_centre(x[rows], y[rows], classes) for rows in (order, first))
         chosen, error, bound = pac_bayes(x[second], y[second], prior, own, seed, delta)
-        guess = 1 - torch.bincount(y, minlength=classes).max().item() / len(y)
-        found = _entry(error, bound, gibbs_errors(x_test, y_test, chosen, seed, DRAWS), guess)
+        found = entry(error, bound, gibbs_errors(x_test, y_test, chosen, seed, DRAWS))
         found |= {"divergence": chosen.divergence, "deviation": chosen.deviation}
         found |= {"expected_gap": generalisation.expected_gap(chosen.divergence, len(second))}
-        read, read_test = x @ components, x_test @ components
-        ranks = [r for r in RANKS if r <= components.shape[1]] or [components.shape[1]]
         probes = {r: _centre(read[order, :r].contiguous(), y[order], classes) for r in ranks}
         quantised, r, error, bound = occam(read[second], y[second], probes, delta)
-        short = _entry(error, bound, quantised.errors(read_test[:, :r], y_test), guess)
+        short = entry(error, bound, quantised.errors(read_test[:, :r], y_test))
         short |= {"bits": quantised.bits, "rank": r, "step": quantised.step}
-        factors[factor] = {"pac_bayes": found, "occam": short}
+        parts = ((read[first], y[first]), (read[second], y[second]), (read_test, y_test))
+        levels = noisy.levels(*parts, classes, rng.fork(f"noisy {factor}"))
+        level, bound = noisy.best(levels, len(second))
+        trained = entry(level.error, bound, level.test)
+        trained |= {"noise": level.noise, "information": level.information}
+        trained |= {"levels": [one._asdict() for one in levels]}
+        factors[factor] = {"pac_bayes": found, "occam": short, NOISY: trained}
     made = {"factor": factors, "confidence": 1 - delta, "images": len(second)}
     require_finite_numbers(made, "certificates")
     return made
 
 
-def _entry(error: float, bound: float, test: float, guess: float) -> Numbers:
-    return {"error": error, "bound": bound, "test": test, "vacuous": int(bound >= guess)}
+def _entry(
+    error: float, bound: float, test: float, guess: float, images: int, delta: float
+) -> Numbers:
+    """The part of a report of one bound; `guess` is the error of guessing the most frequent class,
+    `images` those of test.
+    """
+    low, high = generalisation.error_interval(test, images, delta)
+    found = {"error": error, "bound": bound, "test": test, "test_low": low, "test_high": high}
+    return found | {"vacuous": int(bound >= guess)}
 
 
 def _components(x: Tensor) -> Tensor:
@@ -203,9 +221,12 @@ class CertifiedProbe(Probe):
     summary = "bounds on the error of linear probes on new images: PAC-Bayes, Occam in real bits"
     columns = ("PAC-Bayes error % ≤", "Occam error % ≤")
     schema = """
-        "factor": {FACTOR: {"pac_bayes" | "occam": {"error" (on the images of the bound), "bound",
-        "test" (error on test), "vacuous" (0 | 1), "divergence" (nats), "deviation",
-        "expected_gap" | "bits", "rank", "step"}}}, "confidence", "images" (of the bound) """
+        "factor": {FACTOR: {"pac_bayes" | "occam" | "noisy": {"error" (on the images of the bound),
+        "bound" ("noisy": on the mean error), "test" (error on test), "test_low", "test_high" (its
+        limits with the same confidence), "vacuous" (0 | 1), "divergence" (nats), "deviation",
+        "expected_gap" | "bits", "rank", "step" | "noise" (deviation in each step), "information"
+        (I(S; W) at most, nats), "levels": [{"noise", "information", "gap", "error", "test"}]}}},
+        "confidence", "images" (of the bound) """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -224,7 +245,7 @@ class CertifiedProbe(Probe):
         return {f"certified/{kind}": _mean(numbers, kind) for kind in KINDS}
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        lines = []
+        lines, share = [], f"{100 * numbers['confidence']:.0f} %"
         for factor, parts in numbers["factor"].items():
             for kind, name in KINDS.items():
                 part = parts[kind]
@@ -235,36 +256,81 @@ class CertifiedProbe(Probe):
                 )
                 lines.append(
                     f"{name} certificate of {factor}: error on new images at most"
-                    f" {100 * part['bound']:.1f} % with {100 * numbers['confidence']:.0f} %"
-                    f" confidence ({paid}, {numbers['images']:,} images); on test"
-                    f" {100 * part['test']:.1f} %"
-                    + ("; vacuous: guessing is as good" if part["vacuous"] > 0 else "")
+                    f" {100 * part['bound']:.1f} % with {share} confidence ({paid},"
+                    f" {numbers['images']:,} images); {_tested(part, share)}"
+                )
+            if part := parts.get(NOISY):
+                rise = 100 * (part["bound"] - part["error"])
+                lines.append(
+                    f"trained with noise {part['noise']:g}, {factor}: the weights hold at most"
+                    f" {part['information']:.1f} nats about {numbers['images']:,} images, so the"
+                    f" mean error on new ones is at most {100 * part['error']:.1f} + {rise:.1f} ="
+                    f" {100 * part['bound']:.1f} %, a bound in the mean over training sets and no"
+                    f" certificate; {_tested(part, share)}"
                 )
         return [*lines, "certificates assume an encoder that was not trained on these images"]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        """Bars of the error on test, with the bound above each."""
-        return {"certified": draw(found.numbers, folder / "certified.png")}
+        """Bars of the error on test with the bound above each; and what training noise does."""
+        made = {"certified": draw(found.numbers, folder / "certified.png")}
+        return made | {"noise": draw_levels(found.numbers, folder / "noise.png")}
+
+
+def _tested(part: Numbers, share: str) -> str:
+    limits = (
+        f" [{100 * part['test_low']:.1f}, {100 * part['test_high']:.1f}], {share} interval"
+        if "test_low" in part
+        else ""
+    )
+    vacuous = "; vacuous: guessing is as good" if part["vacuous"] > 0 else ""
+    return f"on test {100 * part['test']:.1f} %{limits}{vacuous}"
 
 
 def draw(numbers: Numbers, path: Path) -> Path:
-    """Two bars for each factor, with a line at the bound."""
-    factors = list(numbers["factor"])
-    with figures.picture(path, figsize=(max(5.5, 1.6 + 1.3 * len(factors)), 4.2)) as (_, axes):
-        for number, (kind, name) in enumerate(KINDS.items()):
-            places = np.arange(len(factors)) + 0.36 * (number - 0.5)
+    """Bars for each factor, with a line at the bound and the interval of the test error."""
+    factors, kinds = list(numbers["factor"]), KINDS | {NOISY: "trained with noise"}
+    with figures.picture(path, figsize=(max(6.5, 1.9 + 1.5 * len(factors)), 4.2)) as (_, axes):
+        for number, (kind, name) in enumerate(kinds.items()):
+            places = np.arange(len(factors)) + 0.28 * (number - 1)
             parts = [numbers["factor"][factor][kind] for factor in factors]
             colour = figures.COLOURS[number]
             errors = [100 * part["test"] for part in parts]
-            axes.bar(places, errors, 0.3, color=colour, alpha=0.6, label=f"{name}: test error")
+            ends = [[100 * abs(part[end] - part["test"]) for part in parts]
+                    for end in ("test_low", "test_high")]  # fmt: skip
+            axes.bar(places, errors, 0.24, color=colour, alpha=0.6, label=f"{name}: test error",
+                     yerr=ends, ecolor=colour)  # fmt: skip
             bounds = [100 * part["bound"] for part in parts]
-            label = f"{name}: at most"
-            axes.hlines(bounds, places - 0.16, places + 0.16, color=colour, lw=2.5, label=label)
+            label = f"{name}: at most" + (", in the mean" if kind == NOISY else "")
+            axes.hlines(bounds, places - 0.13, places + 0.13, color=colour, lw=2.5, label=label)
         axes.set_xticks(range(len(factors)), [figures.drawable(factor) for factor in factors])
         share = 100 * numbers["confidence"]
         axes.set(ylabel="error on new images, %", title=f"Certificates, {share:.0f} % confidence")
         axes.set_ylim(bottom=0)
         figures.legend(axes)
+    return path
+
+
+def draw_levels(numbers: Numbers, path: Path) -> Path:
+    """For probes trained with noise: the gap and its bound, and errors, against I(S; W)."""
+    with figures.picture(path, 1, 2, figsize=(9.6, 3.9)) as (_, (left, right)):
+        for number, (factor, parts) in enumerate(numbers["factor"].items()):
+            look = {"color": figures.COLOURS[number % len(figures.COLOURS)], "marker": "o"}
+            levels, name = parts[NOISY]["levels"], figures.drawable(factor)
+            x = [level["information"] for level in levels]
+            gaps = [100 * (level["test"] - level["error"]) for level in levels]
+            left.plot(x, gaps, label=f"{name}: test - training error", **look)
+            left.plot(x, [100 * level["gap"] for level in levels], "--", label="bound", **look)
+            right.plot(x, [100 * level["test"] for level in levels], label=f"{name}: test", **look)
+            right.plot(
+                x, [100 * level["error"] for level in levels], "--", label="training", **look
+            )
+        left.axhline(0, color=figures.GREY, lw=0.8)
+        left.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="gap, %")
+        left.set_title("Less noise: weights know more, gap may be larger", fontsize=10)
+        right.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="error, %")
+        right.set_title("Less noise: smaller errors", fontsize=10)
+        for axes in (left, right):
+            axes.legend(frameon=False, fontsize=8)
     return path
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -22,12 +23,14 @@ from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels.logistic import Logistic
 from probes.labels.reading import Reading, frequency
-from probes.probe import Entry, Found, Numbers, Probe, Value, without_labels
+from probes.probe import Chart, Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
+from probes.report.page import class_charts
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
 ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
+SHOWN = 40  # classes at most, of a factor whose confusions are kept
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
 
@@ -45,8 +48,14 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
+    return scores(fitted_readings(train, test, seed), train, test)
+
+
+def scores(
+    fitted: list[tuple[Reading, float]], train: Features, test: Features
+) -> dict[str, float]:
+    """The numbers of `linear`, from the predictions for every factor."""
     top1, information, chosen = {}, {}, {}
-    fitted = fitted_readings(train, test, seed)
     for column, (factor, (reading, strength)) in enumerate(
         zip(dict(train.factors), fitted, strict=True)
     ):
@@ -55,11 +64,21 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         entropy = -reading.log_frequency[y].mean().item()
         information[factor] = entropy - reading.cross_entropy(y).mean().item()
     found = {"top1": top1, "information": information, "lambda": chosen}
-    scores = {key: sum(found[key].values()) / len(chosen) for key in ("top1", "information")}
+    made = {key: sum(found[key].values()) / len(chosen) for key in ("top1", "information")}
     for key, values in found.items():
-        scores |= {f"{key}/{factor}": value for factor, value in values.items()}
-    require_finite_numbers(scores, "linear probe")
-    return scores
+        made |= {f"{key}/{factor}": value for factor, value in values.items()}
+    require_finite_numbers(made, "linear probe")
+    return made
+
+
+def confusion(reading: Reading, y: Tensor) -> Tensor:
+    """How often images of class i are read as class j: shares [Y, Y] whose rows sum to 1, or to 0
+    for a class without images. float64.
+    """
+    classes = reading.log_probabilities.shape[1]
+    found = reading.log_probabilities.argmax(1)
+    counts = torch.bincount(y * classes + found, minlength=classes**2).view(classes, classes)
+    return counts / counts.sum(1, keepdim=True).clamp(min=1).double()
 
 
 def readings(train: Features, test: Features, seed: int = 0) -> list[Reading]:
@@ -150,7 +169,7 @@ def _strength(model: Logistic, y: Tensor, classes: int) -> tuple[int, Tensor | N
         readers = _fit(model, y, classes, STRENGTHS, rest, ROUGH)
         for number, reader in enumerate(readers):
             found = reader.log_probabilities(model.x[held])
-            losses[number] += F.nll_loss(found, y[held], reduction="sum")
+            losses[number] += F.nll_loss(found, y[held], reduction="sum").cpu()
     if not losses.isfinite().all():
         raise Unmeasurable("linear probe: no fit gives held-out images a finite probability")
     best = int(losses.argmin())
@@ -190,14 +209,23 @@ class LinearProbe(Probe):
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
         "top1", "information" (H(Y) - CE, nats), "top1/FACTOR", "information/FACTOR",
-        "lambda/FACTOR" """
+        "lambda/FACTOR", "confusion": {FACTOR: [[share of the images of class i that are
+        read as j]]} (of 2 to 40 classes) """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
-        train, test = (frozen.features(split) for split in ("trainval", "test"))
-        return Found(dict(linear(train, test, frozen.seed)))
+        both = frozen.features("trainval"), frozen.features("test")
+        train, test = near(both, frozen.device)
+        fitted = fitted_readings(train, test, frozen.seed)
+        pairs = zip(train.factors, fitted, test.y.unbind(1), strict=True)
+        shares = {
+            factor: [[round(share, 4) for share in row] for row in confusion(reading, y).tolist()]
+            for (factor, classes), (reading, _), y in pairs
+            if 2 <= classes <= SHOWN
+        }
+        return Found(scores(fitted, train, test) | ({"confusion": shares} if shares else {}))
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{100 * numbers['top1']:.1f}", f"{numbers['information']:.2f}"]
@@ -206,7 +234,8 @@ class LinearProbe(Probe):
         return [Value(100 * numbers["top1"], digits=1), Value(numbers["information"])]
 
     def headline(self, numbers: Numbers) -> dict[str, float]:
-        return {f"linear/{key}": value for key, value in numbers.items()}
+        named = {key: value for key, value in numbers.items() if key != "confusion"}
+        return {f"linear/{key}": value for key, value in named.items()}
 
     def sentences(self, numbers: Numbers) -> list[str]:
         return [
@@ -218,8 +247,12 @@ class LinearProbe(Probe):
         return [
             f"A linear classifier finds {100 * numbers['top1']:.1f} % of the labels of test images"
             f" and gains {numbers['information']:.2f} nats about a label, both as means over label"
-            " columns."
+            " columns.",
+            *class_charts.said_of_confusion(numbers.get("confusion", {})),
         ]
+
+    def charts(self, entries: list[Entry]) -> list[Chart]:
+        return class_charts.confusions(entries)
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:
         figures.draw_accuracies(axes, entries, lambda numbers: numbers["top1"], solid=True)

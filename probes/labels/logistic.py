@@ -163,7 +163,9 @@ def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
         values = basis = covariance.new_full((), torch.nan)
     if values.isfinite().all() and basis.isfinite().all():
         return values, basis
-    return covariance.diagonal().clone(), torch.eye(len(covariance), dtype=covariance.dtype)
+    return covariance.diagonal().clone(), torch.eye(
+        len(covariance), dtype=covariance.dtype, device=covariance.device
+    )
 
 
 def _newton(x: Array, target: Array, w: Array, strength: float) -> Array:

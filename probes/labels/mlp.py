@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.console import steps_left
+from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -73,7 +74,7 @@ def readings(
             nn.ReLU(),
             nn.Dropout(DROPOUT),
             nn.Linear(hidden, sum(sizes)),
-        )
+        ).to(x.device)
         _fit(network, (x[rest], train.y[rest]), (x[held], train.y[held]), sizes, seed, epochs)
     with torch.no_grad():
         outputs = network.eval()(x_test).split(sizes, 1)
@@ -133,7 +134,8 @@ class MLPProbe(Probe):
         return without_labels(frozen)
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
-        train, test = (frozen.features(split) for split in ("trainval", "test"))
+        both = frozen.features("trainval"), frozen.features("test")
+        train, test = near(both, frozen.device)
         return Found(mlp(train, test, frozen.seed, options["hidden"], options["epochs"]))
 
     def cells(self, numbers: Numbers) -> list[str]:

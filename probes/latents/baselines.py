@@ -4,6 +4,8 @@ n = images, C H W = image shape.
 """
 
 import bz2
+import contextlib
+import importlib
 import io
 import lzma
 import math
@@ -33,8 +35,8 @@ def baselines(images: Images) -> list[dict[str, Any]]:
         coders["PNG"] = lambda x: saved(x, binary, "PNG", optimize=True)
         if features.check("webp"):
             coders["WebP"] = lambda x: saved(x, False, "WEBP", lossless=True, quality=100, method=6)
-        if "JXL" in Image.SAVE:  # a plug-in of Pillow that somebody installed
-            coders["JPEG XL"] = lambda x: saved(x, binary, "JXL", lossless=True, effort=9)
+        if xl := jpeg_xl():
+            coders["JPEG XL"] = xl
     coders["zlib"] = lambda x: packed(x, binary, lambda data: zlib.compress(data, 9))
     coders["xz"] = lambda x: packed(x, binary, xz)
     coders["bz2"] = lambda x: packed(x, binary, bz2.compress)
@@ -57,12 +59,27 @@ def mosaic(images: Images) -> Images:
 
 def saved(image: Images, binary: bool, form: str, **options: Any) -> int:
     """The bytes of an image in a format of Pillow."""
-    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    picture, file = Image.fromarray(pixels), io.BytesIO()
+    picture, file = Image.fromarray(pixels_of(image)), io.BytesIO()
     (picture.convert("1", dither=Image.Dither.NONE) if binary else picture).save(
         file, form, **options
     )
     return len(file.getvalue())
+
+
+def jpeg_xl() -> Coder | None:
+    """Lossless JPEG XL, by whichever of two optional packages is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_jxl")  # which tells Pillow the format
+        return lambda x: saved(x, False, "JXL", lossless=True, effort=9)
+    with contextlib.suppress(ImportError):
+        encode = importlib.import_module("imagecodecs").jpegxl_encode
+        return lambda x: len(encode(pixels_of(x), lossless=True, effort=9))
+    return None
+
+
+def pixels_of(image: Images) -> Images:
+    """[H, W] of a grey image, [H, W, 3] of one in colours."""
+    return np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
 def packed(image: Images, binary: bool, compress: Callable[[bytes], bytes]) -> int:

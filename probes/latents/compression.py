@@ -5,39 +5,45 @@ n = images, d = values of an image.
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from core.data.source import eval_sampler
 from core.errors import Unmeasurable, UserError
 from core.frozen import Frozen
 from core.machine import in_words
-from core.method import Compressible, LatentModel
+from core.method import Compressible, Compressor, LatentModel
+from core.run.pictures import save_grid
 from probes.latents.baselines import Images, baselines
 from probes.probe import Found, Numbers, Probe, Value
+from probes.report import compression_figures as figures
 
 BLOCK = 4096  # images of a block of the file
 SAMPLES = 4  # codes of an image, for D + R
+MOVED = 10  # images whose bits are listed one by one
+PARTIAL, SHOWN = 100, 8  # images of which the first dimensions are sent alone, and shown
 
 
 @torch.no_grad()
 def compression(method: Compressible, images: Images) -> Numbers:
     """Compress images [n, C, H, W] (uint8), decompress them, and compare lengths, in bits/dim.
 
-        net   = (-log2 p(x|z) - log2 p(z) + log2 q(z|x)) / d   at the codes of the file
-        gross = the file's bytes: net, start-up bits, headers and checksums;   E net = D + R
+        net      = (-log2 p(x|z) - log2 p(z) + log2 q(z|x)) / d   as the file codes it
+        at_codes = the same by the model's densities, at the very codes of the file
+        gross    = the file's bytes: net, start-up bits, headers and checksums
 
-    Raises `UserError` if the model has no codec. Townsend, Bird, Barber 2019.
+    E net = D + R, with D as the file codes it ("floored"); "net_error" is the standard error of
+    the difference, because a file has one code of an image. Raises `UserError` if the model has no
+    codec. Townsend, Bird, Barber 2019.
     """
     codec = method.compressor()
     values = images.size
     own = codec.bound(images, samples=SAMPLES)
     began, busy = time.perf_counter(), time.process_time()
-    data, moved = codec.pack(images, BLOCK)
+    data, moved, codes = codec.pack(images, BLOCK)
     coded, coding = time.perf_counter() - began, time.process_time() - busy
     began, busy = time.perf_counter(), time.process_time()
     exact = bool(np.array_equal(codec.unpack(data), images))
@@ -51,17 +57,40 @@ def compression(method: Compressible, images: Images) -> Numbers:
         "quantity": "length of a lossless file", "unit": "bits/dim", "split": "test",
         "images": len(images), "image_values": per_image,
         "bound": bound, "floored": floored, "net": net, "gross": gross,
+        "net_error": own.error / per_image,
+        "at_codes": float(codec.at_codes(images, codes).sum()) / values,
         "overhead_percent": 100 * (gross / bound - 1),
         "bytes": len(data), "start_bits": int(moved.start),
         "bits": {"popped": float(moved.popped), "pixels": float(moved.pixels),
                  "prior": float(moved.prior)},
         "encode": _speed(coded, coding, values), "decode": _speed(decoded, decoding, values),
         "machine": in_words(), "threads": torch.get_num_threads(),
+        "sizes": [*_shorter(codec, images), {"images": len(images), "gross": gross}],
+        "moves": codec.moves(images[:MOVED]),
         "baselines": [
             {"name": one["name"]} | {key: 8 * one[key] / values for key in ("each", "mosaic")}
             for one in baselines(images)
         ],
     }  # fmt: skip
+
+
+def _shorter(codec: Compressor, images: Images) -> Iterator[dict[str, float]]:
+    """Files of the first 1, 10, 100 ... images, fewer than all."""
+    count = 1
+    while count < len(images):
+        some = images[:count]
+        yield {"images": count, "gross": 8 * len(codec.pack(some, BLOCK)[0]) / some.size}
+        count *= 10
+
+
+@torch.no_grad()
+def latents_alone(method: Compressible, images: Images) -> Found:
+    """What a receiver has who stops after some dimensions of the codes: numbers "partial", and
+    pictures of the first images after each stop, [stops, n, C, H, W].
+    """
+    found = method.compressor().partial(images[:PARTIAL])
+    pictures = [part.pop("pictures")[:SHOWN] for part in found]
+    return Found({"partial": found}, {"partial": np.stack(pictures)})
 
 
 def _speed(seconds: float, busy: float, values: int) -> dict[str, float]:
@@ -91,11 +120,18 @@ class CompressionProbe(Probe):
     on_request = True
     options = {"images": 1000}
     columns = ("file (bits/dim)",)
+    charted = ("compression_stops",)  # which the page cuts into rows
     schema = """
         "quantity", "unit", "split", "images", "image_values", "bound" (D + R), "floored" (D + R
         if no value costs more than 24 bits, as in the file), "net", "gross",
-        "overhead_percent" (gross over bound), "bytes", "start_bits",
+        "net_error" (standard error of net - floored), "at_codes" (the model's own length at the
+        codes of the file), "overhead_percent" (gross over bound), "bytes", "start_bits",
         "bits": {"popped", "pixels", "prior"} (of all images), "machine", "threads",
+        "sizes": [{"images", "gross"}] (files of the first images),
+        "moves": [{"image" (its place), "start", "popped", "pixels", "prior", "net", "content" (of
+        the stack after it), "d", "r"}] (bits; ten images, in the order of coding),
+        "partial": [{"dimensions", "written", "rate", "distortion"}] (bits an image; what the first
+        dimensions of the codes alone say),
         "encode" | "decode": {"seconds", "cpu_seconds", "million_values_a_second" (of CPU time)},
         "baselines": [{"name", "each", "mosaic"}] (bits/dim: one by one, as one picture)"""
 
@@ -110,7 +146,10 @@ class CompressionProbe(Probe):
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         assert isinstance(frozen.method, Compressible)
-        return Found(compression(frozen.method, held_out_images(frozen, options["images"])))
+        images = held_out_images(frozen, options["images"])
+        alone = latents_alone(frozen.method, images)
+        numbers = compression(frozen.method, images) | alone.numbers
+        return Found(numbers, alone.arrays | {"images": images[: max(MOVED, SHOWN)]})
 
     def cells(self, numbers: Numbers) -> list[str]:
         return [f"{numbers['gross']:.4f}"]
@@ -136,32 +175,47 @@ class CompressionProbe(Probe):
             f"a lossless file of {numbers['images']:,} images has {numbers['gross']:.4f} bits/dim"
             f" (net {numbers['net']:.4f}, D + R {bound:.4f}{floor}, overhead"
             f" {numbers['overhead_percent']:+.2f} %); every image came back",
+            *self._identity(numbers),
             f"beside it, one by one (as one mosaic): {others}",
             f"{speeds} million values a second of CPU time; {numbers['machine']}",
         ]
 
+    def _identity(self, numbers: Numbers) -> list[str]:
+        """How near the net length is to the model's own (older reports have no such numbers)."""
+        if "at_codes" not in numbers:
+            return []
+        floored = numbers["floored"]
+        here, mean, error = (
+            100 * value
+            for value in (
+                numbers["net"] / numbers["at_codes"] - 1,
+                numbers["net"] / floored - 1,
+                numbers["net_error"] / floored,
+            )
+        )
+        return [
+            f"net is {here:+.3f} % above the model's own length at the codes of the file, and"
+            f" {mean:+.3f} % ± {1.96 * error:.3f} (95 %) above D + R as the file codes it"
+        ]
+
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        return {"compression": draw(found.numbers, folder / "compression.png")}
+        numbers, images = found.numbers, found.arrays["images"]
+        return {
+            "compression": figures.formats(numbers, folder / "compression.png"),
+            "compression_chain": figures.chain(numbers, folder / "compression_chain.png"),
+            "compression_moves": figures.moves(
+                numbers, images, folder / "compression_moves.png"
+            ),
+            "compression_partial": figures.partial(
+                numbers, images, found.arrays["partial"], folder / "compression_partial.png"
+            ),
+            "compression_stops": save_grid(
+                folder / "compression_stops.png", _rows(images, found.arrays["partial"])
+            ),
+        }  # fmt: skip
 
 
-def draw(numbers: dict[str, Any], path: Path) -> Path:
-    """Bars of bits/dim: the file, and the other formats one by one and as a mosaic."""
-    rows = [("this model", numbers["gross"], numbers["gross"])]
-    rows += [(one["name"], one["each"], one["mosaic"]) for one in numbers["baselines"]]
-    names, each, together = zip(*rows, strict=True)
-    figure = Figure(figsize=(6.4, 0.5 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(rows))
-    colours = ["#1f77b4"] + ["#999999"] * (len(rows) - 1)
-    axes.barh(places, together, 0.7, color=colours)
-    axes.scatter(each[1:], places[1:], marker="|", s=160, color="black", label="one by one")
-    axes.axvline(numbers["bound"], color="#d62728", linestyle="--", label="D + R")
-    axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    for place, value in zip(places, together, strict=True):
-        axes.annotate(f" {value:.3f}", (value, place), va="center", fontsize=8)
-    axes.set_xlabel(f"bits/dim, {numbers['images']:,} test images (bars: as one file)")
-    axes.margins(x=0.12)
-    axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=150)
-    return path
+def _rows(images: Images, pictures: Images) -> list[torch.Tensor]:
+    """Some images in [0, 1], and a row of what the first dimensions say after each stop."""
+    shown = torch.from_numpy(images[: pictures.shape[1]].astype(np.float32) / 255)
+    return [shown, *torch.from_numpy(pictures).float().clamp(0, 1)]

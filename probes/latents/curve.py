@@ -14,6 +14,7 @@ The table:
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
             "digest", "started_from"? (of a warm start), "squared_error"?,
+            "file"? (of the probe of compression): {"images", "gross", "net", "floored"} (bits/dim),
             "reference"? (R(D) at that squared error),
             "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (? if known)
 
@@ -38,7 +39,9 @@ from probes.report.table import Table, grid, names
 FORMAT = "twobounds-rate-distortion/1"
 THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
+FILE = ("images", "gross", "net", "floored")
 SMOOTH = 200  # points of a drawn reference curve
+LEAST_BETA = 0.03
 
 
 class Reference(NamedTuple):
@@ -53,6 +56,15 @@ class Reference(NamedTuple):
     @property
     def constant(self) -> float:
         return 0.5 * len(self.curve.eigenvalues) * math.log(2 * math.pi * self.sigma**2)
+
+    def drawn(self) -> list[dict[str, float]]:
+        """Points of the curve, from rate 0 to a price of LEAST_BETA for a nat of rate."""
+        last = min(LEAST_BETA * self.sigma**2, 0.5 * float(self.curve.eigenvalues[0]))
+        levels = np.geomspace(self.curve.eigenvalues[0], last, SMOOTH // 2)
+        found = [self.curve.at_level(float(level)) for level in levels]
+        return [
+            {"rate": point.rate, "distortion": self.distortion(point.distortion)} for point in found
+        ]
 
     def squared_error(self, distortion: float) -> float:
         """The squared error of an image, from D in nats."""
@@ -98,6 +110,8 @@ def of_sweep(
     points = []
     for beta, report in zip(betas, reports, strict=True):
         point = {"beta": beta} | _three(report["rate"]) | _origin(report)
+        if "compression" in report:
+            point["file"] = {key: report["compression"][key] for key in FILE}
         points.append(point | (known.excess(point) if known else {}))
     rate = reports[0]["rate"]
     estimators = f"R: {rate['rate']['estimator']}; D: {rate['distortion']['estimator']}"
@@ -138,6 +152,10 @@ def lines(found: dict[str, Any]) -> Table:
     if measured:
         caption += f"\nR(D): {found['reference']['name']}, at the point's own squared error."
         head += ["squared error", "R(D)", "R − R(D)", "%"]
+    filed = any("file" in point for curve in curves for point in curve["points"])
+    if filed:
+        caption += "\nFile: the bits/dim of a lossless file (bits-back), and D + R as it codes D."
+        head += ["file", "D + R"]
     rows: list[list[str] | None] = []
     for curve in curves:
         nothing = [curve["nothing"]] if "nothing" in curve else []
@@ -149,6 +167,10 @@ def lines(found: dict[str, Any]) -> Table:
                 cells += [f"{point['squared_error']:.4f}", f"{point['reference']:.3f}"]
                 cells += [f"{excess['value']:+.3f} ± {_half(excess):.3f}"]
                 cells += [f"{100 * excess['share']:+.2f}" if excess["share"] is not None else "–"]
+            if filed:
+                cells += ["–"] * (len(head) - 2 - len(cells))
+                file = point.get("file")
+                cells += [f"{file[key]:.4f}" if file else "–" for key in ("gross", "floored")]
             rows.append(cells)
         rows.append(None)
     return grid(head, rows, ("curve",), caption=caption)

@@ -19,6 +19,7 @@ from core.information.codes import codes, joined
 from core.information.collapse import active_units, collapse_status
 from core.information.scores import gaussian
 from core.method import LatentModel
+from probes.latents import curve
 from probes.latents.rate_parts import at_most, decomposition, dimension_rates
 from probes.probe import Bound, Chart, Entry, Found, Numbers, Probe, Value
 from probes.report import figures
@@ -51,6 +52,7 @@ class RateProbe(Probe):
             "high", "bits_per_dim"? (of discrete pixels), "estimator", "side"},
         "marginal_kl" | "total_correlation" | "dimension_wise_kl"?: {"quantity", "low", "high"},
         "dimension_rates"? [nats of each dimension], "sentence"? (if the code has collapsed),
+        "reference"?: {"quantity", "points": [{"rate", "distortion"}]} (R(D), if it is known),
         "on_these_images": {"quantity", "images",
             "rate" | "information" | "total_correlation" | "dimension_wise_kl"?:
                 {"value", "low", "high"}}   (? if the prior is a product of normals)"""
@@ -65,7 +67,10 @@ class RateProbe(Probe):
         moved: list[Any] = [x if x is None else x.to(frozen.device) for x in parts]
         latents = Latents(*moved)
         values = math.prod(frozen.source("test").shape)
-        return Found(rate(latents, method.prior(), values, method.discrete()))
+        found = rate(latents, method.prior(), values, method.discrete())
+        if known := curve.reference(frozen.run):
+            found["reference"] = {"quantity": "R(D) of the data", "points": known.drawn()}
+        return Found(found)
 
     def cells(self, numbers: Numbers) -> list[str]:
         r = numbers["rate"]["value"]

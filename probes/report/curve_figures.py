@@ -22,7 +22,9 @@ def curves_and_images(found: dict[str, Any], shown: Shown, path: Path) -> None:
     """
     points = [point for drawn in found["curves"] for point in drawn["points"]]
     measured = [point for point in points if "excess" in point and point["reference"]]
-    size = (13.5 if shown else 8.2, 7.4 if measured else 5.6)
+    filed = [point for point in points if "file" in point]
+    more = bool(measured) + bool(filed)
+    size = (13.5 if shown else 8.2, 5.6 + 1.8 * more)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=size, layout="constrained")
         left: Any = figure
@@ -30,14 +32,34 @@ def curves_and_images(found: dict[str, Any], shown: Shown, path: Path) -> None:
             sides: Any = figure.subfigures(1, 2, width_ratios=(1.45, 1), wspace=0.03)
             left = sides[0]
             _images(sides[1].subplots(), shown)
+        rows = left.subplots(1 + more, 1, height_ratios=(3, *[1] * more), squeeze=False)[:, 0]
+        main = below = rows[0]
         if measured:
-            main, below = left.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+            below = rows[1]
+            below.sharex(main)
+            main.tick_params(labelbottom=False)
             _excess(below, measured)
-        else:
-            main = below = left.subplots()
+        if filed:
+            _files(rows[-1], filed)
         _curves(main, found, points)
         below.set_xlabel(RATE.format(**found))
         save(figure, path)
+
+
+def _files(axes: Axes, points: list[dict[str, Any]]) -> None:
+    """The lossless file of each point over its beta, and D + R."""
+    betas = [point["beta"] for point in points]
+    gross, bound = ([point["file"][key] for point in points] for key in ("gross", "floored"))
+    axes.plot(betas, bound, "--", color=GREY, linewidth=1, label="D + R as a file codes it")
+    label = f"file of {points[0]['file']['images']:,} images"
+    axes.plot(betas, gross, "o-", color=COLOURS[1], markersize=5, label=label)
+    for beta, value in zip(betas, gross, strict=True):
+        note(axes, f"{value:.4f}", (beta, value), (0, 5), fontsize=8, ha="center", color=COLOURS[1])
+    axes.set(title="A lossless file over β", xlabel="β", ylabel="bits/dim", xscale="log")
+    axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
+    axes.minorticks_off()
+    axes.margins(y=0.3)
+    axes.legend()
 
 
 def plane(found: dict[str, dict[str, Any]], shown: Shown, path: Path) -> None:

@@ -28,6 +28,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 # the keys of texts among a probe's numbers, and the only number that may be null
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
 WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators", "no_certificate"}
+WORDS |= {"machine", "name"}
 UNKNOWN = "truth"
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from core.data.source import TextTruth
+from core.devices import near
 from core.frozen import Frozen
 from core.information.bounds import Bound, Estimate, infonce_sweep, infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
@@ -125,7 +126,9 @@ def captions(frozen: Frozen) -> Numbers:
         "truth": truth.nats if truth else None,
         "gap": (image.mean(0) - text.mean(0)).norm().item(),
         "own_cosine": (image * text).sum(1).mean().item(),
-        "critics": critics(train, val, test, method.temperature, truth, frozen.seed),
+        "critics": critics(
+            *near((train, val, test), frozen.device), method.temperature, truth, frozen.seed
+        ),
     }
 
 

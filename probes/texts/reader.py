@@ -63,8 +63,8 @@ def reader(frozen: Frozen) -> Numbers:
     source = frozen.source("test")
     columns = [i for i, count in enumerate(source.factors.values()) if count > 1]
     factors = tuple((name, count) for name, count in source.factors.items() if count > 1)
-    parts = (Features(p.features[1], p.label[:, columns], factors) for p in (train, test))
-    found = linear(*parts, frozen.seed)
+    read, unread = (Features(p.features[1], p.label[:, columns], factors) for p in (train, test))
+    found = linear(read, unread, frozen.seed)
     labels = {
         factor: {
             "top1": found[f"top1/{factor}"],

@@ -100,7 +100,8 @@ def train_critic(
     first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        critic = speed_up(ApartCritic(first, second) if apart else Critic(first))
+        critic = ApartCritic(first, second) if apart else Critic(first)
+        critic = speed_up(critic.to(first.device))
     optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
     best, kept, done = -math.inf, critic.state_dict(), 0
     for length in cycles:

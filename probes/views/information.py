@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from core.data.source import Truth
+from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
 from core.information.certificate import certificate
@@ -148,7 +149,9 @@ def information(frozen: Frozen) -> Numbers:
         "copies_left_out": None if copies is None else len(copies),
         "augmentation": frozen.augmentation,
         "truth": frozen.truth.nats if frozen.truth else None,
-        "critics": critics(train, val, test, temperature, frozen.truth, frozen.seed),
+        "critics": critics(
+            *near((train, val, test), frozen.device), temperature, frozen.truth, frozen.seed
+        ),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import f, norm
 
 from core.information import atoms, from_samples, gaussians, nml, rate_distortion
 from core.information.units import bits, nats
@@ -14,6 +14,7 @@ from core.information.units import bits, nats
 Array = NDArray[np.float64]
 
 NOISE = 0.1
+LOG_50 = math.log(50)
 
 
 def blind() -> Iterator[str]:
@@ -67,10 +68,30 @@ def polynomial() -> Iterator[str]:
     for rule, name in enumerate(("BIC", "NML")):
         shares = ", ".join(f"{share / 4:.1f}" for share in right[rule])
         yield f"400 draws, {name} chooses degree 0 to 5 in {shares} %"
-    low, high = np.quantile(margins, [0.025, 0.975])
-    yield f"BIC's margin of the line over degree 5: mean {np.mean(margins):.3f} nats,"
-    yield f"   95 % of draws from {low:.3f} to {high:.3f}; a margin under 1 decides nothing:"
+    yield f"BIC's margin of the line over degree 5: mean {np.mean(margins):.3f} nats in these draws"
+    low, middle, high = (margin(50, share) for share in (0.025, 0.5, 0.975))
+    yield f"   exactly: median {middle:.3f}, 95 % of samples from {low:.3f} to {high:.3f} nats"
+    yield f"   it is below 0.176 in {100 * below(50, 0.176):.2f} %, and below 0 in"
+    yield f"   {100 * below(50, 0):.2f} % of samples; it never exceeds 2 log 50 = {2 * LOG_50:.3f}"
     yield f"   a margin of 0.176 nats is a ratio of {math.exp(0.176):.2f}"
+
+
+def margin(n: int, share: float) -> float:
+    """BIC's margin of the line over degree 5, in nats, that a share of samples of n points of a
+    line with Gaussian noise does not exceed:
+
+        M = 2 log n - n/2 log( RSS_1 / RSS_5 ),   RSS_1 / RSS_5 = 1 + 4 F / (n - 6)
+
+    F has the F distribution of 4 and n - 6 degrees of freedom, for any noise and any places x.
+    """
+    ratio = 1 + 4 * f.isf(share, 4, n - 6) / (n - 6)
+    return 2 * math.log(n) - n / 2 * math.log(ratio)
+
+
+def below(n: int, value: float) -> float:
+    """The share of such samples with a margin below a value."""
+    ratio = math.exp((2 * math.log(n) - value) * 2 / n)
+    return float(f.sf((ratio - 1) * (n - 6) / 4, 4, n - 6))
 
 
 def quantise() -> Iterator[str]:

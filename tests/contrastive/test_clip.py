@@ -19,8 +19,8 @@ from core.method import Context, PairCritic, TextCritic
 from core.networks.tokenizer import Malformed, Tokenizer
 from core.randomness import KeyedRNG
 from core.run import checkpoint
+from tests.bitwise import same
 from tests.in_process import Answer, call
-from tests.scripts.test_training import same
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -30,7 +30,7 @@ from core.run.train import train
 from tests.front_door import run_at_a_port
 
 # SHORT: of sharded runs and of wrong variants, whose first steps are enough
-STEPS, SHORT, BATCH, SHAPE = 16, 6, 12, (3, 8, 8)
+STEPS, SHORT, BATCH, SHAPE = 8, 3, 12, (3, 8, 8)
 CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
 MOCO = CONTRASTIVE | {
     "queue": 37,
@@ -247,7 +247,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_number_of_processes_does_not_change_a_loss(made, name, size):
     alone = made[1][0][name]["losses"]
-    assert alone.isfinite().all() and alone[-10:].std() > 0.01, (
+    assert alone.isfinite().all() and alone[-5:].std() > 0.01, (
         "a run has died, so nothing is compared"
     )
     assert apart(made[size][0][name]["losses"], alone) < 1e-6

@@ -135,6 +135,19 @@ def test_processing_creates_nothing(pair, channel, joint, second):
     assert atoms.mutual_information(through) <= atoms.mutual_information(joint) + 1e-12
 
 
+def test_rare_outcomes_do_not_make_information_infinite():
+    """P(N) of many coins has values whose products are 0 in floating point: I(N; N) = H(N)."""
+    of_n = stats.binom.pmf(np.arange(201), 200, 0.03)
+    assert of_n.min() ** 2 == 0 and of_n.min() > 0
+    assert atoms.mutual_information(np.diag(of_n)) == pytest.approx(stats.entropy(of_n), rel=1e-9)
+    table = np.stack([np.diag(of_n), np.diag(of_n)], -1) / 2  # Z is a fair coin of its own
+    found = atoms.conditional_mutual_information(table)
+    assert found == pytest.approx(stats.entropy(of_n), rel=1e-9)
+    doubled = of_n[:, None] * [[0.9, 0.1]]
+    rows = atoms.conditional_kl(doubled, of_n[:, None] * [[0.5, 0.5]])
+    assert rows == pytest.approx(atoms.kl([0.9, 0.1], [0.5, 0.5]))
+
+
 def test_leading_axes_are_distributions_of_their_own():
     rng = np.random.default_rng(0)
     p, q = rng.dirichlet(np.ones(5), (2, 3)), rng.dirichlet(np.ones(5), 3)

@@ -103,18 +103,13 @@ def test_each_influence_is_the_derivative_by_a_pairs_weight():
     ],
 )
 def test_the_optimal_critic_follows_known_values(information, d, expected):
-    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks; the standard error
-    is that of the mean over blocks.
-    """
+    """Gaussians in d dimensions, C = 256, 1,024, 4,096, from independent blocks."""
     for c, value in zip((256, 1024, 4096), expected, strict=True):
-        blocks = torch.tensor(
-            [
-                bounds.infonce(optimal(c, information, seed, d)).terms.mean()
-                for seed in range(32768 // c)
-            ]
+        terms = torch.cat(
+            [bounds.infonce(optimal(c, information, seed, d)).terms for seed in range(16384 // c)]
         )
-        error = blocks.std() / math.sqrt(len(blocks))
-        assert abs(blocks.mean() - value) < 3 * error + 0.005  # the known values are rounded
+        error = terms.std() / math.sqrt(len(terms))
+        assert abs(terms.mean() - value) < 3 * error + 0.005  # the known values are rounded
 
 
 @pytest.mark.parametrize("information", [0.0, 0.5, 2.0, 4.0, 10.0])
@@ -152,7 +147,7 @@ def test_the_alpha_bound_passes_log_c():
         values = torch.tensor(
             [
                 bounds.alpha_bound(optimal(1024, 10.0, seed), alpha).terms.mean()
-                for seed in range(20)
+                for seed in range(10)
             ]
         )
         means.append(values.mean().item())
@@ -196,7 +191,7 @@ def test_dv_on_few_pairs_is_biased_upwards():
     bound.
     """
     values = torch.tensor(
-        [bounds.dv(optimal(12, 2.0, seed, d=2)).terms.mean() for seed in range(3000)]
+        [bounds.dv(optimal(12, 2.0, seed, d=2)).terms.mean() for seed in range(1500)]
     )
     error = values.std() / math.sqrt(len(values))
     assert values.mean() > 2.0 + 3 * error

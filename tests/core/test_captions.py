@@ -125,6 +125,22 @@ def test_the_best_recall_is_that_of_an_ideal_ranking_of_drawn_pairs():
     assert truth.recall_from_text(n, k) == pytest.approx(hits["text"], abs=0.02)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_best_recall_of_an_image_is_that_of_every_set_of_captions(k):
+    """Another caption is more informative, equally so, less so or does not agree, independently."""
+    telling, n = Telling(SMALL, {"shape": 0.6, "colour": 0.7}), 5
+    agree = {r: p / r for r, p in telling.sizes.items()}  # and tell R_S = r
+    found = 0.0
+    for own, share in telling.sizes.items():
+        more = sum(p for r, p in agree.items() if r > own)
+        kinds = {"above": more, "equal": agree[own], "below": 1 - more - agree[own]}
+        for others in itertools.product(kinds, repeat=n - 1):
+            above, equal = others.count("above"), others.count("equal")
+            hit = min(1.0, max(0.0, (k - above) / (1 + equal)))
+            found += share * math.prod(kinds[other] for other in others) * hit
+    assert telling.recall_from_image(n, k) == pytest.approx(found, abs=1e-12)
+
+
 def test_a_caption_of_every_setting_determines_what_it_tells():
     counts = {"shape": 4, "colour": 12, "size": 4, "row": 4, "column": 4}
     for grammar in (

@@ -13,7 +13,7 @@ from probes.labels.linear import LinearProbe
 from probes.latents.disentanglement import DisentanglementProbe
 from probes.views.geometry import GeometryProbe
 from probes.views.information import InformationProbe
-from tests.core.test_frozen import Encoder, frozen
+from tests.tiny_encoder import Encoder, frozen
 
 SIZES = SpritesConfig(colours=2, grid=1, train=2700, validation=600, test=1200)
 

@@ -2,15 +2,12 @@
 exactly timm's features; everything else is one line.
 """
 
-import argparse
 import os
 import pickle
 import random
 import struct
-from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -24,6 +21,16 @@ from core.foreign.frozen import Asked, open_encoder
 from core.run import archive, checkpoint, config
 from core.run.checkpoint import State
 from core.run.optim import build_optimizer
+from tests.foreign_weights import (
+    LAYOUTS,
+    dino,
+    lightly,
+    moco,
+    network,
+    solo_learn,
+    timm_file,
+    under,
+)
 
 DATA = [f"data.sprites.{split}=16" for split in ("train", "validation", "test")]
 DATA = ["data.name=sprites", *DATA]
@@ -32,81 +39,6 @@ DATA = ["data.name=sprites", *DATA]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
-
-
-def network(name="test_resnet", **more):
-    torch.manual_seed(0)
-    made = timm.create_model(name, num_classes=0, **more)
-    side = more.get("img_size", made.default_cfg["input_size"][-1])
-    with torch.no_grad():  # so that its statistics are not those of a new network
-        made.train()(torch.randn(4, 3, side, side))
-    return made.eval()
-
-
-def under(prefix, net, **more):
-    return {f"{prefix}{key}": value for key, value in net.state_dict().items()} | more
-
-
-def other(net):
-    return {key: value + 1 for key, value in net.state_dict().items()}
-
-
-class Hyper:
-    """Options of another program, as Lightning pickles them."""
-
-    def __init__(self):
-        self.lr, self.path = 0.1, Path("x")
-
-
-def moco(net, path):
-    state = OrderedDict(under("module.encoder_q.", net, **{"module.queue": torch.ones(4, 8)}))
-    state |= {f"module.encoder_k.{key}": value for key, value in other(net).items()}
-    state["module.encoder_q.fc.0.weight"] = torch.ones(4, 4)
-    entries = {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}}}
-    torch.save(entries, path, _use_new_zipfile_serialization=False)
-
-
-def solo_learn(net, path):
-    state = under("backbone.", net, **{"projector.0.weight": torch.ones(3)})
-    state |= {f"momentum_backbone.{key}": value for key, value in other(net).items()}
-    torch.save({"state_dict": state, "hyper_parameters": Hyper(), "callbacks": {Hyper: 1}}, path)
-
-
-def lightly(net, path):
-    state = nn.Sequential(*net.children()).state_dict()
-    head = {"state_dict.projection_head.layers.0.weight": torch.ones(3)}
-    torch.save({"state_dict": {f"backbone.{k}": v for k, v in state.items()}} | head, path)
-
-
-def dino(net, path):
-    teacher = under("backbone.", net, **{"head.mlp.0.weight": torch.ones(3)})
-    student = {f"module.backbone.{key}": value for key, value in other(net).items()}
-    args = argparse.Namespace(arch="vit", out=Path("x"))
-    torch.save({"student": student, "teacher": teacher, "args": args, "best": np.float64(1)}, path)
-
-
-def timm_file(net, path):
-    torch.save({"state_dict": under("", net, **{"fc.weight": torch.ones(2, 3)}), "epoch": 3}, path)
-
-
-def parameters(net, path):
-    held = dict(net.named_parameters()) | dict(net.named_buffers())
-    torch.save(held, path, pickle_protocol=4)
-
-
-def plain_safetensors(net, path):
-    save_file(net.state_dict(), path)
-
-
-LAYOUTS = {
-    moco: "state_dict.module.encoder_q.",
-    solo_learn: "state_dict.backbone.",
-    lightly: "state_dict.backbone.",
-    dino: "teacher.backbone.",
-    timm_file: "state_dict.",
-    parameters: "",
-    plain_safetensors: "",
-}
 
 
 @pytest.mark.parametrize("write", LAYOUTS, ids=lambda write: write.__name__)
@@ -231,6 +163,8 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     assert str(path) in said and "'model.encoder.'" in said
     assert "96 are missing" in said or "missing (first: 'layer1.2.conv1.weight')" in said
     assert "they fit --timm resnet18" in said
+    torch.save(under("", network("resnet34")), path)  # not the first that is tried
+    assert "they fit --timm resnet34" in refusal(Asked(timm="resnet50", weights=path))
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)

@@ -13,9 +13,9 @@ from core.foreign import fit
 from core.foreign.initial import start_from
 from core.run import checkpoint, config
 from scripts import export
-from tests.core.test_foreign import LAYOUTS, lightly, moco, network, under
+from tests.foreign_weights import LAYOUTS, lightly, moco, network, under
 from tests.in_process import call, train
-from tests.scripts.test_start_and_continue import saved
+from tests.starts import saved
 
 SMALL = {
     "test_resnet": ["model.backbone=test_resnet", "model.stem=imagenet"],

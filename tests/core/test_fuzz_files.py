@@ -7,17 +7,22 @@ TWOBOUNDS_FUZZ=2000 reads 2,000 checkpoints, and 500 npz files and folders.
 import collections
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.front_door import ROOT, run_code
+
 COUNT = int(os.environ.get("TWOBOUNDS_FUZZ", "60"))
 CANARY = """
 import pathlib
 pathlib.Path("PWNED").touch()
+"""
+READ = """
+warnings.simplefilter("ignore")
+from pathlib import Path
+from tests.hostile import main
+kind, first, count, folder = sys.argv[1:]
+main(kind, int(first), int(count), Path(folder))
 """
 
 
@@ -27,17 +32,11 @@ def test_a_file_is_read_or_refused_and_runs_nothing(tmp_path, kind):
     (tmp_path / "evil_canary.py").write_text(CANARY)
     found = []
     first = 0
+    code = f"import sys, warnings; sys.path[:0] = {[str(ROOT), str(tmp_path)]!r}\n" + READ
     # a separate process for some hundreds of files, because a crash would end it
     while first < count:
         batch = min(500, count - first)
-        command = [sys.executable, "-W", "ignore", "-m", "tests.hostile", kind]
-        done = subprocess.run(
-            [*command, str(first), str(batch), str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_code(code, kind, first, batch, tmp_path)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert done.returncode == 0, (done.returncode, lines[-1], done.stderr[-2000:])
         found += [line for line in lines if "outcome" in line]

@@ -3,6 +3,7 @@ networks compute what the eager ones compute, also with batch norm over two proc
 """
 
 import copy
+import math
 from unittest.mock import patch
 
 import pytest
@@ -76,6 +77,23 @@ def require_equal(method: Method, number: int, world: int) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_a_process_compiles_each_network_into_one_graph(name):
     require_equal(built(name), 0, 1)
+
+
+def test_a_network_keeps_its_sizes_whatever_others_were_compiled_before():
+    """A graph with variable sizes is slower, and its compilation takes several times as long."""
+    graphs = []
+
+    def kept(graph, given):
+        graphs.append(given)
+        return graph.forward
+
+    for shape in ((8, 3, 2, 2), (8, 5), (6, 7)):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), 4))
+        compile_network(network, backend=kept, fullgraph=True)
+        network(torch.randn(shape))
+    assert len(graphs) == 3
+    assert all(isinstance(x, torch.Tensor) for graph in graphs for x in graph)
+    assert all(type(side) is int for graph in graphs for x in graph for side in x.shape)
 
 
 def in_two(number: int, folder: str, name: str) -> None:

@@ -1,7 +1,5 @@
 """A user's own pictures: folders without labels, class folders without splits, and lists."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,22 +8,7 @@ from core.data.held_out import held_out
 from core.data.lists import read_list
 from core.data.source import eval_sampler
 from core.errors import UserError
-from tests.pictures import first_values, png
-
-PLAIN = {"name": "folder", "augment": "none", "size": 8, "workers": 0}
-
-
-def opened(root: Path, split: str, **more):
-    return open_source(DataConfig(**{**PLAIN, "root": str(root), **more}), split, 0)
-
-
-def all_labels(source) -> list[list[int]]:
-    (batch,) = source.batches(eval_sampler(len(source), block=1000), 1)
-    return batch.label.tolist()
-
-
-def numbered(root: Path, n: int, where: str = "{}.png") -> None:
-    png(root, *(where.format(i) for i in range(n)))
+from tests.pictures import PLAIN, all_labels, first_values, numbered, opened, png, table
 
 
 @pytest.mark.parametrize("memory", [1.0, 0.0])
@@ -89,10 +72,6 @@ def test_the_number_held_out(wanted, n, count):
 def test_a_wrong_share_names_the_key(wrong):
     with pytest.raises((ValueError, TypeError), match="validation"):
         DataConfig(validation=wrong)
-
-
-def table(root: Path, text: str, name: str = "list.csv") -> None:
-    (root / name).write_text(text)
 
 
 def test_a_table_names_paths_labels_and_splits(tmp_path, capfd):

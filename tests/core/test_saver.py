@@ -110,7 +110,7 @@ def test_a_run_saves_when_its_checkpoint_is_old(tmp_path, monkeypatch):
         write(path, held, keep)
 
     monkeypatch.setattr(checkpoint, "write", noted)
-    small = ["model.hidden=16", "model.projection=8", "data.sprites.train=256", "optim.epochs=2"]
+    small = ["model.hidden=16", "model.projection=8", "data.sprites.train=128", "optim.epochs=2"]
     few = ["trainer.validate_every=0", "data.sprites.validation=64", "data.sprites.test=64"]
     states = []
     for minutes in ("0", "1e-9"):
@@ -126,7 +126,7 @@ def test_a_run_saves_when_its_checkpoint_is_old(tmp_path, monkeypatch):
 def test_a_run_that_waits_for_images_says_so_once(tmp_path, monkeypatch, capsys):
     """After the first minute; a run whose images are in memory never waits."""
     monkeypatch.setattr("core.run.progress.ProgressLine.seconds", 120.0)
-    small = ["model.hidden=16", "model.projection=8", "data.sprites.train=256"]
+    small = ["model.hidden=16", "model.projection=8", "optim.epochs=1"]
     assert train("simclr", tmp_path / "fast", *small).code == 0
     assert "waits for images" not in capsys.readouterr().out
     monkeypatch.setattr("core.data.sprites.Sprites.waited", 60.0)

@@ -3,8 +3,7 @@
 import pytest
 
 from core.errors import UserError
-from tests.core.test_own_pictures import all_labels, numbered, opened, table
-from tests.pictures import first_values, png
+from tests.pictures import all_labels, first_values, numbered, opened, png, table
 
 CLASSES = ("ant", "bee")
 

@@ -77,7 +77,8 @@ CLOSE = [  # name, and the largest shortfall with 1,500 pairs
 
 @pytest.mark.parametrize("name, shortfall", CLOSE)
 def test_lower_bounds_stay_below_the_truth_and_near_it(name, shortfall, monkeypatch):
-    monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=3))
+    monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=2))
+    monkeypatch.setattr(panel, "BATCH", 128)
     made = known.SUITE[name](1500, 3)
     found = estimate(made.x, made.y, ("infonce", "alpha", "nwj"))["estimators"]
     own = made.pointwise.mean()  # of this sample

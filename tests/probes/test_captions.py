@@ -6,9 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from contrastive.clip import CLIP, CLIPConfig
 from core.data.caption_truth import Telling
-from core.data.captioned_sprites import CaptionedSprites, CaptionedSpritesConfig
 from core.frozen import Frozen
 from core.randomness import KeyedRNG
 from core.run import config
@@ -20,6 +18,7 @@ from probes.texts.encoded import TextPairs, encoded_texts, text_pairs
 from probes.texts.reader import reader
 from probes.texts.retrieval import recall
 from probes.texts.zero_shot import classify, zero_shot
+from tests.small_clip import frozen_clip
 
 COUNTS = {"shape": 4, "colour": 6, "size": 2}
 NAMES = ["captions", "retrieval", "zero_shot", "reader"]
@@ -81,38 +80,6 @@ def test_a_class_is_the_mean_of_the_codes_or_of_the_probabilities_of_its_sentenc
         assert by_codes[number] == torch.stack(mean).argmax()
         assert by_probabilities[number] == torch.stack(shares).argmax()
     assert len(by_codes) == 600 and not torch.equal(by_codes, by_probabilities)
-
-
-def frozen_clip(steps: int = 0, **keys: object) -> Frozen:
-    """A small CLIP, trained for some steps on sprites of one shape with six colours."""
-    sizes = {"shapes": 2, "colours": 4, "sizes": 1, "grid": 1}
-    data = {"train": 256, "validation": 64, "test": 96} | sizes | keys
-    values = {"name": "captioned_sprites", "captioned_sprites": data}
-    model = {
-        "vocabulary": 64,
-        "context": 16,
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "projection": 16,
-    }
-    run = config.from_dict(
-        {"method": "contrastive.clip.CLIP", "folder": "none", "model": model, "data": values},
-        "test",
-    )
-    source = CaptionedSprites(CaptionedSpritesConfig(**data), "train", 0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        method = CLIP(CLIPConfig(**model), (3, 32, 32))
-    method.learn_words(source.captions(256))
-    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
-    from core.data.source import train_sampler
-
-    for batch in source.batches(train_sampler(256, 64, 0, 0, steps), 1):
-        optimizer.zero_grad()
-        method(batch).loss.backward()
-        optimizer.step()
-    return Frozen(method, run)
 
 
 @pytest.fixture(scope="module")

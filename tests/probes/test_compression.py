@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from core.frozen import Frozen
 from core.run import config
-from probes.latents.baselines import baselines, mosaic, saved, xz
+from probes.latents.baselines import baselines, jpeg_xl, mosaic, saved, xz
 from probes.latents.compression import CompressionProbe, compression, held_out_images
 from vae.beta import BetaVAE, BetaVAEConfig
 
@@ -46,8 +47,32 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert [len(probe.cells(numbers)), len(probe.values(numbers))] == [1, 1]
     said = "\n".join(probe.sentences(numbers))
     assert f"{numbers['gross']:.4f} bits/dim" in said and "every image came back" in said
-    (picture,) = probe.figures(found, given, tmp_path).values()
-    assert Image.open(picture).size[0] > 500
+    assert numbers["net"] == pytest.approx(numbers["at_codes"], rel=1e-3)
+    assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
+    assert "above the model's own length at the codes" in said
+    of_ten_images_and_of_fewer(numbers)
+    pictures = probe.figures(found, given, tmp_path)
+    assert len(pictures) == 5
+    stops = Image.open(pictures["compression_stops"])
+    assert (
+        stops.size[1] > len(found.numbers["partial"]) * 8 and "compression_stops" in probe.charted
+    )
+    del pictures["compression_stops"]
+    assert all(Image.open(picture).size[0] > 500 for picture in pictures.values())
+
+
+def of_ten_images_and_of_fewer(numbers: dict) -> None:
+    """The bits of ten images, and files of fewer images."""
+    rows = numbers["moves"]
+    assert [row["image"] for row in rows] == list(range(9, -1, -1))
+    for row in rows:
+        assert row["net"] == pytest.approx(row["pixels"] + row["prior"] - row["popped"])
+        assert row["net"] == pytest.approx(row["d"] + row["r"], rel=0.1)
+    assert rows[0]["start"] > 0 == rows[-1]["start"]
+    assert rows[-1]["content"] > rows[0]["content"]
+    sizes = numbers["sizes"]
+    assert [one["images"] for one in sizes] == [1, 10, 24]
+    assert sizes[0]["gross"] > sizes[1]["gross"] > sizes[2]["gross"] == numbers["gross"]
 
 
 def test_grey_images_of_a_binary_model_are_binarised_once():
@@ -95,3 +120,36 @@ def test_baselines_are_what_the_formats_need():
     colours = rng.integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
     grey = {one["name"]: one for one in baselines(colours)}
     assert grey["xz"]["mosaic"] == len(xz(mosaic(colours).tobytes())) > 576
+
+
+@pytest.mark.parametrize("package", ["pillow_jxl", "imagecodecs"])
+def test_jpeg_xl_is_measured_where_a_package_for_it_is_installed(package, monkeypatch):
+    """The packages are optional: stand-ins show which one is asked, and what it is given."""
+    asked = []
+
+    def imported(name):
+        if name != package:
+            raise ImportError(name)
+        return types.SimpleNamespace(
+            jpegxl_encode=lambda x, **how: asked.append((x.shape, how)) or b"1234567"
+        )
+
+    monkeypatch.setattr(
+        "probes.latents.baselines.saved", lambda x, *form, **how: asked.append((form, how)) or 7
+    )
+    monkeypatch.setattr("importlib.import_module", imported)
+    coder = jpeg_xl()
+    assert coder(np.zeros((3, 4, 5), np.uint8)) == coder(np.zeros((1, 4, 5), np.uint8)) == 7
+    how = {"lossless": True, "effort": 9}
+    if package == "imagecodecs":
+        assert asked == [((4, 5, 3), how), ((4, 5), how)]
+    else:
+        assert asked == [((False, "JXL"), how)] * 2
+
+
+def test_jpeg_xl_is_absent_without_a_package_and_lossless_with_one():
+    if coder := jpeg_xl():
+        image = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
+        assert 3000 < coder(image) < 4000  # noise can not be compressed
+    else:
+        assert "JPEG XL" not in {one["name"] for one in baselines(np.zeros((2, 1, 8, 8), np.uint8))}

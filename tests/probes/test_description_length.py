@@ -24,7 +24,10 @@ from probes.labels.logistic import Logistic
 from probes.labels.variational import length, variational
 from probes.report.groups import Group
 from probes.report.orders import said_of_orders
+from probes.report.page import build
 from probes.report.store import check
+from scripts import report
+from tests.reports import call, written
 
 
 def features(x: torch.Tensor, *labels: torch.Tensor, classes: int = 4) -> Features:
@@ -236,3 +239,21 @@ def test_the_orders_by_accuracy_and_by_code_are_compared():
     assert said_of_orders([one, three])[2] == "both orders agree"
     assert said_of_orders([one, Group("x", "d", ({"linear": {"top1": 1.0}},))]) == []
     assert said_of_orders([one, group("b", 0.8, 4.0, "other")]) == []
+
+
+def test_compare_and_report_print_both_orders(digits, tmp_path, capsys, monkeypatch):
+    found = mdl.prequential(Features(digits[0].x[:60], digits[0].y[:60], digits[0].factors), 1)
+    runs = [
+        written(tmp_path / name, key=name, top1=top1, mdl=found | {"kbits": kbits})
+        for name, top1, kbits in (("a", 0.9, 5.0), ("b", 0.8, 4.0))
+    ]
+    code, said, error = call(capsys, *runs, "--out", tmp_path / "c.png")
+    assert code == 0, error
+    lines = " ".join(said.split())
+    assert "by accuracy of the linear probe: a (90.0 %), b (80.0 %)" in lines
+    assert "by description length of the labels: b (4.00 kbit), a (5.00 kbit)" in lines
+    assert "the orders disagree: a is more accurate, but b has the shorter code" in lines
+    monkeypatch.setattr(build, "_bundle", lambda: "")
+    report.main([*map(str, runs), "-o", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<li>The orders disagree: a is more accurate, but b has the shorter code.</li>" in page

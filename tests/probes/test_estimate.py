@@ -32,6 +32,7 @@ from tests.sources import gaussian_pairs
 def _few_steps(monkeypatch):
     """Most pairs here are Gaussian, so critics start at their optimum. Stop soon at no progress."""
     monkeypatch.setattr(panel, "LEAST_STEPS", 150)
+    monkeypatch.setattr(panel, "BATCH", 128)
     monkeypatch.setattr(panel, "Plan", partial(panel.Plan, check_every=10, patience=2))
 
 
@@ -126,7 +127,7 @@ def test_a_memorising_critic_finds_nothing_in_independent_pairs(monkeypatch):
     """The last step of overtrained critics, which have memorised their training pairs: on held-out
     pairs they find nothing.
     """
-    monkeypatch.setattr(panel, "LEAST_STEPS", 400)
+    monkeypatch.setattr(panel, "LEAST_STEPS", 200)
     g = np.random.default_rng(0)
     x, y = g.normal(size=(300, 10)), g.normal(size=(300, 10))
     fit = cross_fit(x, y, memorise=True)

@@ -10,7 +10,7 @@ import torch
 
 from core.errors import UserError
 from core.information.bounds import anchor_objective
-from probes.samples import conv
+from probes.samples import conv, panel
 from probes.samples.conv import Images
 from probes.samples.encoded import encoded
 from probes.samples.estimate import estimate
@@ -19,6 +19,17 @@ from tests.front_door import run_script
 from tests.in_process import train
 
 SIZE = 12
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    """Small batches and few steps are enough for a few hundred plain images."""
+    monkeypatch.setattr(conv, "BATCH", 64)
+    monkeypatch.setattr(conv, "LEAST_STEPS", 120)
+    monkeypatch.setattr(conv, "MOST_EPOCHS", 16)
+    monkeypatch.setattr(conv, "MOST_LOOKS", 15)
+    monkeypatch.setattr(panel, "LEAST_STEPS", 100)
+    monkeypatch.setattr(panel, "BATCH", 128)
 
 
 def bars(bits: np.ndarray, random: np.random.Generator, channels: int = 1) -> np.ndarray:
@@ -45,7 +56,7 @@ def bits_of(n: int, cells: int, flip: float, seed: int) -> tuple[np.ndarray, np.
     return first, np.where(random.random(first.shape) < flip, 1 - first, first)
 
 
-def test_bits_that_images_share_are_read():
+def test_bits_that_images_share_are_read(monkeypatch):
     """Two bits: 1.386 nats; 500 pairs show about four fifths of it. A critic of pixels needs the
     shapes, since places and noise differ.
     """
@@ -59,6 +70,7 @@ def test_bits_that_images_share_are_read():
     assert "ksg left out: distances of pixels" in found["remarks"][-1]
     flat = estimate(x, y, ("infonce",), critic="mlp")["estimators"]["infonce"]
     assert flat["value"] < entry["value"] - 0.3
+    monkeypatch.setattr(conv, "LEAST_STEPS", 60)
     mixed = np.random.default_rng(2).permutation(len(y))
     nothing = estimate(x, y[mixed], ("infonce",))
     assert nothing["estimators"]["infonce"]["value"] <= 0.02
@@ -66,7 +78,7 @@ def test_bits_that_images_share_are_read():
 
 
 def test_an_image_and_its_label_and_a_vector():
-    a, _ = bits_of(400, 1, 0.0, 3)
+    a, _ = bits_of(300, 1, 0.0, 3)
     x = bars(a, np.random.default_rng(4), channels=3)
     label = estimate(x, a[:, 0], ("infonce",))["estimators"]["infonce"]
     assert 0.55 < label["value"] < math.log(2) + 3 * label["error"] + 1e-3
@@ -81,9 +93,11 @@ def test_equal_sizes_share_convolutions_and_compare_places():
     alike, other = Images(x, x, used), Images(x, x[..., :16], used)
     assert alike.of_x.trunk is alike.of_y.trunk and alike.of_x.local is not None
     assert other.of_x.trunk is not other.of_y.trunk and other.of_x.local is None
-    for made in (alike.eval(), other.eval()):
+    for made, local in ((alike.eval(), conv.LOCAL * 2 * 3), (other.eval(), 0)):
         q, k = made.codes(torch.arange(9)[None])
-        assert q.shape == k.shape and not (q @ k.mT).any()  # the score starts at zero
+        assert (
+            q.shape == k.shape == (1, 9, local + conv.CODES + 2) and not (q @ k.mT).any()
+        )  # the score starts at zero
 
 
 def test_pixels_are_standardised_by_training_rows_and_large_images_averaged(monkeypatch):
@@ -120,8 +134,8 @@ def test_the_anchor_objective_is_best_at_the_density_ratio():
 
 def test_the_anchor_estimate_is_near_the_truth_and_no_bound():
     random = np.random.default_rng(0)
-    x = random.normal(size=(1500, 1))
-    y = 0.9 * x + math.sqrt(1 - 0.81) * random.normal(size=(1500, 1))
+    x = random.normal(size=(1200, 1))
+    y = 0.9 * x + math.sqrt(1 - 0.81) * random.normal(size=(1200, 1))
     found = estimate(x, y, ("anchor",))["estimators"]["anchor"]
     assert found["side"] == "estimate, no bound" and found["verdict"] == "no bound"
     assert found["value"] == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.1)

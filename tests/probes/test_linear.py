@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
 
 from core.errors import Unmeasurable
 from core.information.standardise import mean_and_deviation
@@ -15,7 +16,8 @@ from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import logistic
 from probes.labels.knn import PRESETS, KNNProbe, knn
-from probes.labels.linear import STRENGTHS, LinearProbe, linear
+from probes.labels.linear import STRENGTHS, LinearProbe, confusion, linear
+from probes.labels.reading import Reading
 from probes.latents.disentanglement import DisentanglementProbe, disentanglement
 
 
@@ -257,4 +259,15 @@ def test_a_probe_of_labels_fits_on_train_and_val_and_scores_test(probe):
         KNNProbe: lambda: {name: knn(train, test, *preset) for name, preset in PRESETS.items()},
         DisentanglementProbe: lambda: disentanglement(train, test),
     }[probe]()
-    assert found == expected
+    shares = found.pop("confusion", None)
+    assert found == expected and (shares is not None) == (probe is LinearProbe)
+
+
+def test_confusions_are_those_of_scikit_learn():
+    rng = torch.Generator().manual_seed(0)
+    read, y = (torch.randint(4, (200,), generator=rng) for _ in range(2))
+    y[y == 2] = 1  # no image of class 2
+    table = torch.full((200, 4), -9.0).scatter_(1, read[:, None], 0.0).double()
+    found = confusion(Reading(table, torch.zeros(4)), y)
+    expected = confusion_matrix(y, read, labels=range(4), normalize="true")
+    assert torch.allclose(found, torch.from_numpy(expected)) and found[2].sum() == 0

@@ -14,7 +14,7 @@ from core.frozen import Frozen
 from core.run import config
 from probes.latents import rate as probe
 
-A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 16_384
+A, S, B, T, DIMENSIONS, IMAGES = 0.8, 0.7, 0.9, 0.6, 2, 8192
 
 
 class LinearGaussian:
@@ -101,3 +101,4 @@ def test_the_rate_is_the_sum_of_its_parts(found):
         entropy - found["distortion"]["value"] < INFORMATION < found["rate"]["value"]
     )  # Alemi et al. 2018
     assert found["nelbo"]["value"] > entropy
+    assert found["lower"]["value"] < found["upper"]["value"] < found["rate"]["value"]

@@ -7,30 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.run import checkpoint, config
-from core.run.optim import build_optimizer
 from scripts.compress import main as compress
 from scripts.decompress import main as decompress
-from vae.beta import BetaVAEConfig
-
-
-def saved(folder: Path, seed: int = 0, likelihood: str = "logistic") -> Path:
-    """A run folder with an untrained VAE of sprites."""
-    run = config.RunConfig(
-        method="vae.beta.BetaVAE",
-        model=BetaVAEConfig(
-            backbone="mlp", decoder="mlp", width=8, latent=4, likelihood=likelihood
-        ),
-        folder=str(folder),
-        data=config.DataConfig(),
-        wandb=config.WandbConfig("disabled"),
-        seed=seed,
-    )
-    method = checkpoint.build_method(run, (3, 32, 32))
-    folder.mkdir()
-    state = checkpoint.State(run, method, build_optimizer(method, run.optim))
-    checkpoint.save(folder / "last.ckpt", state)
-    return folder
+from tests.small_vaes import saved
+from vae.bitsback import BitsBack, Parts
+from vae.unfinished import unfinished
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +153,91 @@ def test_an_interrupted_call_leaves_nothing(place, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         decompress(words(place / "run", place / "all.tb", "-o", tmp_path / "out"))
     assert ended.value.code == 130 and not list(tmp_path.iterdir())
+
+
+def test_compress_continues_after_its_last_complete_block(place, tmp_path, monkeypatch, capsys):
+    """12 images in blocks of 5: the call is interrupted in the third block, in the fourth call."""
+    out, kept = tmp_path / "all.tb", tmp_path / ".all.tb.unfinished"
+    given = words(place / "run", place / "pictures", "-o", out, "--block", 5)
+    encode, calls = BitsBack.encode, []
+
+    def interrupted_at(number):
+        def call(self, images, *rest):
+            calls.append(len(images))
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return encode(self, images, *rest)
+
+        monkeypatch.setattr(BitsBack, "encode", call)
+
+    interrupted_at(3)
+    with pytest.raises(SystemExit) as ended:
+        compress(given)
+    assert ended.value.code == 130 and calls == [5, 5, 2]
+    assert "interrupted: 10 images are kept, and the same" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [kept.name]
+    content = kept.read_bytes()
+    interrupted_at(0)
+    for spoilt, again in ((content, 1), (content[:-1], 2), (content + b"x", 1), (b"", 3)):
+        kept.write_bytes(spoilt)
+        calls.clear()
+        compress(given)
+        assert len(calls) == again and not kept.exists()
+        assert out.read_bytes() == (place / "all.tb").read_bytes()
+        said = capsys.readouterr().out
+        assert ("12 images (10 of them earlier) in" in said) == (again == 1)
+
+
+def test_unfinished_blocks_of_other_images_settings_or_users_are_not_used(
+    place, tmp_path, monkeypatch, capsys
+):
+    images = pixels_of(place / "pictures").transpose(0, 3, 1, 2)
+    header, parts = b"a header", Parts(1.0, 2.0, 3.0, 4)
+    out = tmp_path / "all.tb"
+
+    def taken(key: bytes, pixels: np.ndarray) -> bool:
+        with pytest.raises(KeyboardInterrupt), unfinished(out) as earlier:
+            earlier.keep(header, images, b"a block", parts)
+            raise KeyboardInterrupt
+        with unfinished(out) as earlier:
+            found = earlier.take(key, pixels)
+        assert found in (None, (b"a block", parts)) and not list(tmp_path.iterdir())
+        return found is not None
+
+    assert taken(header, images)
+    assert not taken(b"another", images) and not taken(header, images + 1)
+    with pytest.raises(KeyboardInterrupt), unfinished(out) as earlier:
+        earlier.keep(header, images, b"a block", parts)
+        raise KeyboardInterrupt
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "another"))  # another user's key
+    with unfinished(out) as earlier:
+        assert earlier.take(header, images) is None
+
+
+def test_a_second_process_and_a_link_are_one_line(place, tmp_path, capsys):
+    out, mine = tmp_path / "all.tb", tmp_path / "mine.txt"
+    given = (place / "run", place / "pictures", "-o", out)
+    with unfinished(out):
+        assert "another process compresses to it" in error(compress, *given, capsys=capsys)
+    mine.write_text("mine")
+    (tmp_path / ".all.tb.unfinished").symlink_to(mine)
+    assert "can not be opened" in error(compress, *given, capsys=capsys)
+    assert mine.read_text() == "mine" and not out.exists()
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_the_complete_blocks(place, tmp_path, capsys):
+    out = tmp_path / "all.tb"
+    given = (place / "run", place / "pictures", "-o", out, "--block", 5)
+    most = (place / "all.tb").stat().st_size - 100
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        said = error(compress, *given, capsys=capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "could not be written (File too large)" in said and "10 images are kept" in said
+    assert [file.name for file in tmp_path.iterdir()] == [".all.tb.unfinished"]
+    compress(words(*given))
+    assert "(10 of them earlier)" in capsys.readouterr().out
+    assert out.read_bytes() == (place / "all.tb").read_bytes()
+    assert list(tmp_path.iterdir()) == [out]

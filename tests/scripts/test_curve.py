@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from core.information.rate_distortion import WaterFilling
 from core.run import checkpoint, config
@@ -110,6 +111,39 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
     cold, warm = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
     assert "started_from" not in cold and warm["started_from"] == str(tmp_path / "beta_1")
     assert warm["started_from_digest"] == cold["digest"]
+
+
+def test_files_of_a_sweep_are_measured_and_drawn(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def probed(path, probe):
+        asked.append(probe)
+        beta = float(path.parent.name.removeprefix("beta_"))
+        rate = {"images": 32, "unit": "nats an image", "split": "test", "image_values": 784}
+        for key, value in (("rate", 30 - beta), ("distortion", 70 + 2 * beta), ("nelbo", 100.0)):
+            rate[key] = {"value": value, "low": value - 1, "high": value + 1, "estimator": key}
+        found = {"checkpoint": str(path), "digest": "0", "method": "beta", "data": "mnist"}
+        file = {"images": 1000, "gross": 0.19 + beta / 100, "net": 0.18, "floored": 0.181}
+        return found | {"rate": rate} | ({"compression": file} if "compression" in asked else {})
+
+    monkeypatch.setattr(script, "probed", probed)
+    monkeypatch.setattr(script, "pictures", lambda *given: [])
+    folders = [tmp_path / "beta_1", tmp_path / "beta_4"]
+    monkeypatch.setattr(script, "sweep", lambda options: folders)
+    monkeypatch.setattr("probes.report.comparison.require_one_data_set", lambda *given: None)
+    config = CONFIG.replace("linear_vae", "beta_vae_sprites")
+    made, sizes = [], []
+    for more in ([], ["--files"]):
+        script.main([config, "--betas", "1,4", "--out", str(tmp_path), *more])
+        made.append(capsys.readouterr().out)
+        sizes.append(Image.open(tmp_path / "rate_distortion.png").size)
+    assert asked == ["rate"] * 4 + ["compression"] * 2
+    assert "0.2300" in made[1] and "0.2300" not in made[0] and sizes[1][1] > sizes[0][1]
+    points = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
+    assert [point["file"]["gross"] for point in points] == [0.2, 0.23]
+    with pytest.raises(SystemExit):
+        script.main(["--checkpoint", "runs/x", "--files"])
+    assert "--files: needs a config to sweep" in capsys.readouterr().err
 
 
 def test_a_frozen_encoder_has_a_curve_through_the_rate_head(door, tmp_path, monkeypatch, capsys):

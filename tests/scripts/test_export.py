@@ -18,14 +18,13 @@ from core.errors import UserError
 from core.foreign import export, networks
 from core.frozen import Frozen
 from core.run import checkpoint, config
-from core.run.checkpoint import State
-from core.run.optim import build_optimizer
+from probes import origins
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
-from tests.core.test_own_pictures import table
+from tests.exported import BACKBONES, DATA, saved
 from tests.in_process import train
-from tests.pictures import png
+from tests.pictures import png, table
 
 ALLOWED = [
     "torch",
@@ -82,8 +81,6 @@ except RuntimeError:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-SMALL = [f"data.sprites.{split}=96" for split in ("train", "validation", "test")]
-DATA = ["data.name=sprites", *SMALL]
 
 
 @pytest.fixture(autouse=True)
@@ -93,24 +90,6 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
 
 
-def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
-    """A checkpoint of a config, whose batch norms have the statistics of a batch, so that features
-    differ from image to image.
-    """
-    run = config.read(name, [f"folder={folder}", *SMALL, *overrides])
-    method = checkpoint.build_method(run, shape)
-    x = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
-    for _ in range(12):
-        with torch.no_grad():
-            method.train().embed(x)
-    found = method.eval().embed(x)
-    assert found.std(0).mean() > 1e-3, "a network whose features are all alike tests nothing"
-    folder.mkdir(parents=True, exist_ok=True)
-    state = State(run, method, build_optimizer(method, run.optim), 7)
-    checkpoint.save(folder / "last.ckpt", state)
-    return folder / "last.ckpt"
-
-
 def loaded(folder: Path):
     """The exported network, by its own loader."""
     spec = importlib.util.spec_from_file_location(f"load_{folder.name}", folder / "load.py")
@@ -118,16 +97,6 @@ def loaded(folder: Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.load(folder)
-
-
-BACKBONES = {
-    "small": ["model.backbone=small"],
-    "cifar": ["model.backbone=resnet10t", "model.stem=cifar"],
-    "resnet18_cifar": ["model.backbone=resnet18", "model.stem=cifar"],
-    "imagenet": ["model.backbone=resnet10t", "model.stem=imagenet"],
-    "vit": ["model.backbone=test_vit"],
-    "vit_tiny": ["model.backbone=vit_tiny_patch16_224"],
-}
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -144,6 +113,17 @@ def test_the_loader_and_a_probe_of_the_folder_give_the_features(name, method, tm
     assert "twobounds" not in source and "core" not in source
     network = networks.from_folder(tmp_path / "out")
     torch.testing.assert_close(network.module.eval()(x * 2 - 1), own.embed(x), rtol=0, atol=1e-6)
+
+
+def test_a_run_folder_with_an_exported_network_in_it_is_a_run_folder(tmp_path):
+    """Its last checkpoint has more than the network: a method with its codes."""
+    path = saved(tmp_path / "run", "simclr_sprites")
+    command.main([str(path), "-o", str(tmp_path / "out")])
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tmp_path / "out" / name, tmp_path / "run" / name)
+    assert origins.is_exported(tmp_path / "out") and not origins.is_exported(tmp_path / "run")
+    assert origins.find(tmp_path / "run") == path
+    assert origins.find(tmp_path / "out") == tmp_path / "out"
 
 
 def test_the_patch_size_of_moco_v3_is_kept(tmp_path):

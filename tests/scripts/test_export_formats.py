@@ -12,8 +12,8 @@ import torch
 from core.frozen import Frozen
 from core.run import checkpoint
 from scripts import export as command
+from tests.exported import BACKBONES, DATA, saved
 from tests.pictures import png
-from tests.scripts.test_export import BACKBONES, DATA, saved
 
 NEEDED = "pip install .[export] (onnx, onnxscript, onnxruntime, pyarrow)"
 

@@ -322,17 +322,17 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     "kills, more",
     [
-        (6, ["optim.epochs=6"]),
-        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=3"]),  # also of one process
+        (6, ["optim.epochs=4"]),
+        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]),  # also of one process
     ],
 )
 def test_a_short_soak(tmp_path, kills, more):
     """Some deaths, each way at most once: the result equals an uninterrupted run bit by bit."""
     sprites = [
-        "data.sprites.train=256",
-        "data.sprites.validation=64",
-        "data.sprites.test=64",
-        "optim.batch_size=16",
+        "data.sprites.train=128",
+        "data.sprites.validation=32",
+        "data.sprites.test=32",
+        "optim.batch_size=8",
         *more,
     ]
     words = [

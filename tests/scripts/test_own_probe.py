@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import compare
-from tests.scripts.test_probe_script import call, report, saved
+from tests.probed import call, report, saved
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ import pytest
 from core.errors import UserError
 from probes.latents import rate_head
 from scripts import rate_distortion, shared
-from tests.scripts.test_probe_script import call, report, saved
+from tests.probed import call, report, saved
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 keeps, and the words that it refuses.
 """
 
-import json
 import math
 import sys
 
 import pytest
 import torch
 
-from core.data.sprites import Sprites, SpritesConfig
+from core.data.sprites import Sprites
 from core.run import checkpoint, config
 from core.run.checkpoint import State
 from core.run.optim import build_optimizer
@@ -19,48 +18,7 @@ from probes.registry import DEFAULT, ON_REQUEST, PROBES
 from probes.report import table
 from probes.session import load_probes
 from scripts import compare
-from scripts.probe import main
-from vae.beta import BetaVAE, BetaVAEConfig
-from vae.priors import PriorConfig
-
-SPRITES = SpritesConfig(shapes=2, colours=3, sizes=1, grid=2, train=300, validation=128, test=200)
-
-
-def saved(
-    folder,
-    prior: str = "standard",
-    spread: float = 50.0,
-    name: str = "last",
-    seed: int = 0,
-    overrides: list[str] | None = None,
-    wandb_id: str = "",
-) -> BetaVAE:
-    """A checkpoint of an untrained VAE whose posterior means vary."""
-    model = BetaVAEConfig(width=8, latent=4, likelihood="logistic", prior=PriorConfig(prior))
-    run = config.RunConfig(
-        method="vae.beta.BetaVAE",
-        model=model,
-        folder=str(folder),
-        data=config.DataConfig(sprites=SPRITES),
-        wandb=config.WandbConfig("disabled"),
-        seed=seed,
-    )
-    run = config.override(run, overrides or [], "the test")
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    method = checkpoint.build_method(run, (3, 32, 32))
-    torch.nn.init.normal_(method.to_posterior.weight, std=spread)
-    state = State(run, method, build_optimizer(method, run.optim), wandb_id=wandb_id)
-    checkpoint.save(folder / f"{name}.ckpt", state)
-    return method
-
-
-def call(*words: object) -> None:
-    main([*map(str, words), "--device", "cpu"])
-
-
-def report(folder, name: str = "probe") -> dict:
-    return json.loads((folder / name / "probe.json").read_text())
+from tests.probed import SPRITES, call, report, saved
 
 
 @pytest.mark.parametrize("prior", ["standard", "vamp", "flow"])
@@ -87,7 +45,8 @@ def test_a_vae_of_every_prior_is_probed_from_its_file(tmp_path, capsys, prior):
     assert all(math.isfinite(value) for value in numbers.values())
     assert {"rate", "likelihood/importance_weighted", "ais/annealed"} <= set(numbers)
     pictures = {path.stem for path in (tmp_path / "probe").glob("*.png")}
-    assert pictures == {"reconstructions", "traversals"} | ({"dimensions"} if factorises else set())
+    drawn = {"reconstructions", "traversals", "samples"}
+    assert pictures == drawn | ({"dimensions"} if factorises else set())
 
 
 def test_a_collapsed_vae_is_called_so(tmp_path, capsys):

@@ -186,6 +186,30 @@ def test_a_pipe_in_place_of_a_config_is_not_read(tmp_path, capsys):
     assert "Config" not in page(capsys, tmp_path, run).texts
 
 
+def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path, capsys):
+    """Pictures are ordered by rate, with the beta of a config that holds a plain number."""
+    for number, (beta, r) in zip(
+        (3, 4, 10), (("1.0", 8.0), ("4.0", 3.0), ("<b>", 1.0)), strict=True
+    ):
+        run = vae(tmp_path / "sweep" / f"beta{number}", r, pictures={"rate": ["traversals.png"]})
+        (run / "config.yaml").write_text(f"model:\n  rate: {{}}\n  rate:\n    beta: {beta}\n")
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(run / "probe/traversals.png")
+    out = tmp_path / "page.html"
+    code, said, _ = call(capsys, tmp_path / "sweep", "-o", out)
+    assert code == 0 and "sweep: uses its 3 probed runs" in said
+    found = Page(out.read_text(encoding="utf-8"))
+    assert [row["label"] for row in found.data["checkpoints"]] == ["beta3", "beta4", "beta10"]
+    notes = [about["data-note"] for tag, about in found.elements if "data-note" in about]
+    assert notes == [
+        "beta 1.0, R = 8.00, D = 90.00 nats an image",
+        "beta 4.0, R = 3.00, D = 90.00 nats an image",
+        "R = 1.00, D = 90.00 nats an image",
+    ]
+    (tmp_path / "none").mkdir()
+    code, said, error = call(capsys, tmp_path / "none")
+    assert code == 2 and "not probed, left out" in said and "none of these" in error
+
+
 def test_thirty_checkpoints_with_large_pictures_fit_into_ten_megabytes(tmp_path, monkeypatch):
     """What has no room is named."""
     monkeypatch.setattr(gallery, "encoded", lambda path, width: (os.urandom(300_000), (480, 600)))
@@ -254,8 +278,8 @@ def test_a_new_probe_appears_without_a_change_of_the_page(tmp_path, capsys, monk
     monkeypatch.syspath_prepend(tmp_path)
     run = written(tmp_path / "a", spectrum={"decay": 0.5})
     found = page(capsys, tmp_path, run, "--probes", "pagespectrum.Spectrum")
-    assert "decay" in found.texts and "the spectrum decays by 0.50" in found.said
-    (chart,) = [chart for chart in found.data["charts"] if chart["title"] == "spectrum"]
+    assert "decay" in found.texts and "The spectrum decays by 0.50." in found.said
+    (chart,) = [chart for chart in found.data["charts"] if chart["title"] == "Spectrum"]
     values = [(row["x"], row["value"]) for row in chart["spec"]["data"]["values"]]
     assert values == [(1.0, 0.5), (16.0, 0.25)]
     assert "decay" not in page(capsys, tmp_path, run).texts
@@ -297,7 +321,8 @@ def test_bounds_from_both_sides_are_a_range():
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["none"], "none of these has been probed"),
+        (["none"], "none: there is no such file or folder"),
+        (["a", "none"], "none: there is no such file or folder"),
         (["a", "-o", "page.txt"], "should end in .html"),
         (["a", "-o", "."], "is a folder"),
         (["a", "-o", "no/page.html"], "there is no folder"),

@@ -8,10 +8,10 @@ import torch
 from core.errors import UserError
 from core.run import checkpoint, config, keys
 from core.run.initial import start_from
-from core.run.optim import build_optimizer
 from scripts import keys as command
 from tests.front_door import ROOT
 from tests.in_process import call, train
+from tests.starts import saved
 
 SIZES = ["model.hidden=16", "model.projection=8"]
 
@@ -60,16 +60,6 @@ def test_the_config_of_a_run_folder_imports_no_package_that_the_user_has_not_nam
     (tmp_path / "config.yaml").write_text(text)
     answer = call("--resume", str(tmp_path))
     assert answer.is_one_line and "--trust evil" in answer.err
-
-
-def saved(path, name="simclr_sprites", *more, seed=3):
-    """A checkpoint with weights of another seed; returns its weights."""
-    run = config.read(ROOT / f"configs/{name}.yaml", [*more, f"seed={seed}"])
-    method = checkpoint.build_method(run, (3, 32, 32))
-    state = checkpoint.State(run, method, build_optimizer(method, run.optim), step=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, state)
-    return method.state_dict()
 
 
 def new(name="simclr_sprites", *more):

@@ -94,11 +94,33 @@ def test_the_length_is_that_of_constriction_on_the_same_probabilities():
     assert abs(ours / coder.num_bits() - 1) < 0.01  # 32 bits of the first head, one word
 
 
+def test_a_head_at_the_edge_of_its_range_gives_a_word_away():
+    """x = freq 2^(64 - bits) is the least head whose successor has no place in 64 bits."""
+    one = np.ones(1, np.uint64)
+    for spare in (-1, 0, 1):
+        head = np.array([(3 << 40) + spare], dtype=np.uint64)
+        stack = Stack(heads=head)
+        stack.push(5 * one, 3 * one, BITS)
+        assert len(stack.words) == (spare >= 0)
+        assert stack.pop(1, BITS, lambda u, row: (u, 5 * one, 3 * one)).tolist()[0] in (5, 6, 7)
+        assert stack.heads.tolist() == head.tolist() and not len(stack.words)
+
+
+def test_there_are_at_most_1024_lanes():
+    words = np.zeros(16_500, np.uint32)  # more than 256 bits for each of 2048 lanes
+    for lanes, may in ((512, True), (1024, False)):
+        stack = Stack(words, np.full(lanes, 2**40, dtype=np.uint64))
+        assert stack.may_widen(1e12) == may
+
+
 def test_heads_that_are_cut_short_or_too_many_are_refused():
     data = heads_as_bytes(np.array([2**32, 2**63 + 5, 2**40 - 1], dtype=np.uint64))
     for wrong, width in ((data[:-1], 3), (data, 4), (data, 2), (b"", 1), (data + b"\0", 3)):
         with pytest.raises(Broken):
             heads_from_bytes(wrong, width)
+    data = heads_as_bytes(np.array([2**32], dtype=np.uint64))  # 37 bits in 5 bytes
+    with pytest.raises(Broken):
+        heads_from_bytes(data[:-1] + bytes([data[-1] | 1]), 1)
 
 
 def test_lanes_that_can_not_have_been_filled_are_refused():

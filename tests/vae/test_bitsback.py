@@ -5,54 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from contrastive.simclr import SimCLR, SimCLRConfig
 from core.errors import UserError
+from tests.small_vaes import CASES, SMALL, model, some_images
+from vae import lengths
 from vae.ans import Broken
 from vae.beta import BetaVAE, BetaVAEConfig
 from vae.bitsback import BitsBack, compressor, schedule
-from vae.priors import PriorConfig
-from vae.vlae import VLAE, VLAEConfig
-
-FLOW, VAMP = PriorConfig("flow", steps=2, width=16), PriorConfig("vamp", pseudo_inputs=9)
-SMALL = {"backbone": "mlp", "decoder": "mlp", "width": 16, "latent": 4}
-CHAIN = {"pixel_width": 6, "pixel_blocks": 1}
-CASES = {
-    "beta": (BetaVAE, (1, 8, 8), {}),
-    "conv": (BetaVAE, (3, 8, 8), {"likelihood": "logistic", "backbone": "conv", "decoder": "conv"}),
-    "categorical": (BetaVAE, (1, 8, 8), {"likelihood": "categorical", "prior": FLOW}),
-    "mixture": (BetaVAE, (3, 8, 8), {"likelihood": "logistic_mixture", "components": 3}),
-    "vamp": (BetaVAE, (1, 8, 8), {"prior": VAMP}),
-    "residual": (BetaVAE, (1, 8, 8), {"backbone": "residual", "decoder": "residual"}),
-    "window": (VLAE, (1, 8, 8), CHAIN | {"prior": FLOW, "window": "2"}),
-    "colours": (VLAE, (3, 4, 4), CHAIN | {"prior": FLOW, "window": "2", "likelihood": "logistic"}),
-    "rectangle": (
-        VLAE,
-        (1, 8, 8),
-        CHAIN | {"prior": FLOW, "window": "4x2", "likelihood": "categorical"},
-    ),
-    "full": (VLAE, (1, 8, 8), CHAIN | {"window": "full", "prior": VAMP}),
-}
-
-
-def model(name: str) -> BetaVAE:
-    """A small model whose weights are not those of the start, so that codes and pixels matter."""
-    kind, shape, more = CASES[name]
-    config = (VLAEConfig if kind is VLAE else BetaVAEConfig)(**{**SMALL, **more})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = kind(config, shape)
-        for parameter in made.code_prior.parameters():
-            parameter.data.normal_(std=0.2)
-    return made.eval()
-
-
-def some_images(method: BetaVAE, n: int, seed: int = 0) -> np.ndarray:
-    """Samples of the model itself."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        x = method.likelihood(method.prior().sample((n,))).sample()
-    return (x * 255).round().numpy().astype(np.uint8)
+from vae.vlae import VLAE
 
 
 @torch.no_grad()
@@ -62,12 +24,14 @@ def test_images_come_back_with_other_rows_and_the_bits_are_the_models(name):
     images = some_images(method, 12 if isinstance(method, VLAE) else 60)
     codec = compressor(method, batch=16)
     grid = codec.grid(images)
-    stack, parts = codec.encode(images, grid)
+    stack, parts, cells = codec.encode(images, grid)
     spare = 60 + 3 * len(stack.heads)  # the first head, flags, and new lanes
     assert stack.bits == pytest.approx(parts.net + parts.start, abs=spare)
-    own = codec.bound(images, samples=20)
+    at_codes = lengths.at_codes(codec, images, grid.codes(cells)).sum()
+    assert parts.net == pytest.approx(at_codes, rel=4e-3)
+    own = lengths.bound(codec, images, samples=20)
     assert own.floored <= own.d * (1 + 1e-5)
-    assert parts.net / len(images) == pytest.approx(own.floored + own.r, rel=0.05)
+    assert abs(parts.net / len(images) - own.floored - own.r) < 4 * own.error
     other = BitsBack(method, rows=5, batch=16)
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if name == "beta" else threads)
@@ -78,28 +42,89 @@ def test_images_come_back_with_other_rows_and_the_bits_are_the_models(name):
 
 
 @torch.no_grad()
-def test_the_bits_of_an_image_are_the_densities_of_torch_at_the_code_that_was_popped():
+def test_the_length_at_the_codes_is_that_of_torchs_densities():
     """-log2 p(x|z) - log2 p(z) + log2 q(z|x) at the very z: no average, so no tolerance for one."""
     method = model("window")
     images = some_images(method, 40)
-    codec, found = compressor(method, batch=40), []
-    push = codec.prior.push
-    codec.prior.push = lambda stack, grid, cells: (found.append(grid.codes(cells)),
-                                                   push(stack, grid, cells))  # fmt: skip
-    _, parts = codec.encode(images, codec.grid(images, fineness=6))
-    z = torch.from_numpy(np.concatenate(found[::-1]))
-    x = torch.from_numpy(images / 255.0)
-    double = codec.model
-    exact = double.posterior(x).log_prob(z) - double.prior().log_prob(z)
-    exact = exact - double.likelihood(z).log_prob(x).flatten(1).sum(1)
-    assert parts.net == pytest.approx(exact.sum().item() / math.log(2), rel=1e-3)
+    codec = compressor(method, batch=40)
+    grid = codec.grid(images, fineness=6)
+    _, parts, cells = codec.encode(images, grid)
+    z, x = torch.from_numpy(grid.codes(cells)), torch.from_numpy(images / 255.0)
+    exact = codec.model.posterior(x).log_prob(z) - codec.model.prior().log_prob(z)
+    exact = exact - codec.model.likelihood(z).log_prob(x).flatten(1).sum(1)
+    exact /= math.log(2)
+    np.testing.assert_allclose(lengths.at_codes(codec, images, z.numpy()), exact, rtol=1e-5)
+    assert parts.net == pytest.approx(exact.sum().item(), rel=1e-3)
+
+
+@torch.no_grad()
+def test_the_error_of_a_bound_is_that_of_files_with_other_codes():
+    """Draws of the codes of 400 equal images are 400 files of one image."""
+    method = model("beta")
+    codec = compressor(method)
+    images = some_images(method, 1).repeat(400, 0)
+    mean, log_sigma = codec.moments(images)
+    z = mean + np.exp(log_sigma) * np.random.default_rng(0).normal(size=mean.shape)
+    spread = lengths.at_codes(codec, images, z).std()
+    error = lengths.bound(codec, images, samples=50).error
+    assert error * math.sqrt(400) == pytest.approx(spread, rel=0.1)
+
+
+@torch.no_grad()
+def test_a_chain_of_images_says_what_each_of_them_moved():
+    method = model("window")
+    codec, images = compressor(method), some_images(method, 10)
+    links = list(lengths.moves(codec, images))
+    assert [link.image for link in links] == list(range(9, -1, -1))
+    assert links[0].parts.start > 0 and sum(link.parts.start for link in links) < 500
+    content = 32.0  # the first head
+    for link in links:
+        content += link.parts.net + link.parts.start
+        assert link.content == pytest.approx(content, abs=20)  # one flag an image
+        assert min(link.parts.popped, link.parts.pixels, link.parts.prior) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["beta", "categorical", "vamp"])
+def test_the_bound_is_that_of_torchs_densities_at_the_same_codes(name):
+    method = model(name)
+    images, generator = some_images(method, 12), torch.Generator().manual_seed(3)
+    codec = compressor(method)
+    x, double = torch.from_numpy(images / 255.0), codec.model
+    posterior = double.posterior(x)
+    d = r = 0.0
+    for _ in range(2):
+        z = posterior.mean + posterior.stddev * torch.randn(
+            posterior.mean.shape, generator=generator, dtype=torch.float64
+        )
+        d -= double.likelihood(z).log_prob(x).double().sum().item() / 2
+        if name == "vamp":
+            r += (posterior.log_prob(z) - double.prior().log_prob(z)).sum().item() / 2
+        else:  # given the dimensions before it, the rate of a dimension is a closed form
+            center = posterior.mean - (double.code_prior.means(z) if name == "categorical" else 0)
+            r += kl_divergence(Normal(center, posterior.stddev), Normal(0.0, 1.0)).sum().item() / 2
+    found = lengths.bound(codec, images, seed=3, samples=2)
+    assert found.d * len(images) * math.log(2) == pytest.approx(d, rel=1e-9)
+    assert found.r * len(images) * math.log(2) == pytest.approx(r, rel=1e-9)
+
+
+@torch.no_grad()
+def test_a_model_that_is_very_sure_and_wrong_pays_24_bits_a_value():
+    method = model("beta")
+    method.decoder[-2].bias.data.fill_(500.0)  # every pixel is 1
+    images = np.zeros((6, 1, 8, 8), np.uint8)
+    own = lengths.bound(compressor(method), images)
+    assert own.d > 64 * 300 / math.log(2)
+    assert own.floored == pytest.approx(64 * 24, rel=1e-3)
+    _, parts, _ = (codec := compressor(method)).encode(images, codec.grid(images))
+    assert parts.pixels / len(images) == pytest.approx(own.floored, rel=1e-3)
 
 
 @torch.no_grad()
 def test_another_models_stack_is_refused_or_does_not_give_images():
     method, images = model("beta"), some_images(model("beta"), 30)
     codec = compressor(method)
-    stack, _ = codec.encode(images, grid := codec.grid(images))
+    stack = codec.encode(images, grid := codec.grid(images)).stack
     method.decoder[-2].bias.data += 0.5
     with pytest.raises(Broken):
         compressor(method).decode(stack, grid, 30)
@@ -110,7 +135,7 @@ def test_start_up_bits_are_those_of_about_one_image_and_vanish_in_a_long_chain()
     method = model("beta")
     codec = compressor(method)
     images = some_images(method, 800)
-    _, parts = codec.encode(images, codec.grid(images))
+    parts = codec.encode(images, codec.grid(images)).parts
     assert parts.start <= 2 * parts.popped / len(images) + 64
     assert parts.start < 0.002 * parts.net
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from core.errors import UserError
 from core.networks.likelihoods import Likelihood
-from vae.ans import Stack
+from vae.ans import Broken, Stack
 from vae.codecs import KINDS, pixel_codec
 from vae.grid import FINE, SIGMAS, Grid
 from vae.prior_codecs import prior_codec
@@ -57,7 +57,8 @@ def test_a_density_has_no_codec(name):
 
 def test_a_cells_counts_are_the_normals_mass_and_all_cells_are_found():
     grid, rng = Grid(5, 3), np.random.default_rng(0)
-    normals = grid.rounded(rng.normal(size=400) * 3, rng.uniform(-4, 1, 400))
+    posterior = grid.rounded(rng.normal(size=400) * 3, rng.uniform(-4, 1, 400))
+    normals = posterior._replace(least=1)  # as under a prior, where each cell has a count
     cells = rng.integers(0, grid.cells, 400)
     sigma = np.exp(normals.sigma / SIGMAS)
     mean = normals.mean / FINE * 2.0**-5
@@ -69,10 +70,22 @@ def test_a_cells_counts_are_the_normals_mass_and_all_cells_are_found():
     stack = Stack()
     grid.push(stack, cells, normals)  # most of these cells are far in the tails
     assert (grid.pop(stack, normals) == cells).all() and stack.is_start()
-    drawn = grid.pop(stack, normals)  # and cells that the normals choose
+    drawn = grid.pop(stack, posterior)  # and cells that the normals choose
     assert (np.abs(grid.codes(drawn) - mean) < 6 * sigma + 2.0**-5).all()
-    grid.push(stack, drawn, normals)
+    grid.push(stack, drawn, posterior)
     assert stack.is_start()
+    with pytest.raises(Broken, match="no probability"):
+        grid.push(stack, cells, posterior)
+
+
+def test_a_posterior_never_draws_a_code_that_is_far_from_its_mean():
+    """200,000 codes of one narrow normal on a wide grid."""
+    grid, n = Grid(7, 6), 200_000
+    normals = grid.rounded(np.full(n, 0.3), np.full(n, -2.0))
+    heads = np.random.default_rng(0).integers(2**32, 2**63, 1024).astype(np.uint64)
+    codes = grid.codes(grid.pop(Stack(heads=heads), normals))
+    assert np.abs(codes - 0.3).max() < 6.5 * math.exp(-2)
+    assert codes.std() == pytest.approx(math.exp(-2), rel=0.01)
 
 
 def priors():

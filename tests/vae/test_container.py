@@ -1,24 +1,19 @@
 """Files of `compress` are data of unknown origin: whatever is wrong with one is one clear line."""
 
-import hashlib
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from core.errors import UserError
-from tests.vae.test_bitsback import CASES, model, some_images
+from tests.small_vaes import model, some_images
+from tests.vae import kept
 from vae.beta import BetaVAE
 from vae.bitsback import compressor
-from vae.container import CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
-from vae.priors import PriorConfig
-from vae.vlae import VLAE, VLAEConfig
-
-KEPT = Path(__file__).parent / "kept.tb"
+from vae.container import BLOCK, CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +103,46 @@ def test_a_header_that_lies_is_one_line_although_its_checksums_agree(written, fi
 def test_blocks_that_lie_about_their_size_are_refused_before_anything_is_allocated(written):
     method, _, data = written
     first = HEADER.size + CRC.size
-    for offset, value in ((0, 2**32 - 1), (4, 2**32 - 1), (4, 0)):
+    for kind, offset, value, said in (
+        ("<I", 0, 2**32 - 1, "impossible"),
+        ("<I", 4, 2**32 - 1, "impossible"),
+        ("<I", 4, 0, ""),
+        ("<H", 8, 0, "impossible"),
+        ("<H", 8, 1025, "impossible"),
+    ):
         body = bytearray(data[: -CRC.size])
-        struct.pack_into("<I", body, first + offset, value)
-        with pytest.raises(UserError, match="is damaged: a block"):
+        struct.pack_into(kind, body, first + offset, value)
+        with pytest.raises(UserError, match=f"is damaged: a block .*{said}"):
             read(bytes(body) + CRC.pack(zlib.crc32(body)), method)
+
+
+def test_decoded_pixels_are_compared_with_the_checksum_of_those_that_were_coded(written):
+    method, images, _ = written
+    file, first = io.BytesIO(), HEADER.size + CRC.size
+    with torch.no_grad():
+        write(file, compressor(method, batch=16), fingerprint(method), [images], 60, 60)
+    head, block = file.getvalue()[:first], bytearray(file.getvalue()[first : -2 * CRC.size])
+    block[BLOCK.size - 1] ^= 1  # of the checksum of the pixels
+    data = head + block + CRC.pack(zlib.crc32(block))
+    with pytest.raises(UserError, match=r"block 0 .*\(the pixels have another checksum"):
+        read(data + CRC.pack(zlib.crc32(data)), method)
+
+
+def test_the_bits_of_a_file_are_the_sums_over_its_blocks(written):
+    method, images, data = written
+    with torch.no_grad():
+        codec, file = compressor(method, batch=16), io.BytesIO()
+        total = write(file, codec, fingerprint(method), blocks_of(images, 25), 60, 25)
+        grid = Reader("given.tb", io.BytesIO(data)).header.grid
+        each = [codec.encode(block, grid)[1] for block in blocks_of(images, 25)]
+    assert len(each) == 3 and min(parts.start for parts in each) > 0
+    assert total == pytest.approx([sum(of) for of in zip(*each, strict=True)])
 
 
 def test_another_version_and_another_file_are_named(written):
     method, _, data = written
     newer = data[:8] + struct.pack("<H", 7) + data[10:]
-    with pytest.raises(UserError, match="format version 7, but this program reads 1"):
+    with pytest.raises(UserError, match="format version 7, but this program reads 2"):
         read(newer, method)
     with pytest.raises(UserError, match="is no file of `compress`"):
         read(b"PK\3\4" + bytes(500), method)
@@ -135,36 +159,7 @@ def test_another_model_is_refused_and_training_settings_are_no_part_of_a_model(w
     assert fingerprint(same) == fingerprint(method)
 
 
-def kept_model() -> VLAE:
-    """A VLAE whose weights are whole numbers over 1024, on every machine the same."""
-    settings = CASES["window"][2] | {"prior": PriorConfig("flow", steps=2, width=16)}
-    config = VLAEConfig(backbone="mlp", decoder="mlp", width=16, latent=4, **settings)
-    method = VLAE(config, (1, 8, 8)).eval()
-    for number, (_, parameter) in enumerate(sorted(method.named_parameters())):
-        places = torch.arange(parameter.numel()) + 1000 * number
-        parameter.data = ((places * 40503 % 65536) // 128 - 256).view_as(parameter) / 1024.0
-    return method
-
-
 def test_a_file_from_another_machine_decodes():
-    """kept.tb was made once; its images are known by their hash. (Run this module to make it.)"""
-    images = read(KEPT.read_bytes(), kept_model())
-    assert images.shape == (80, 1, 8, 8) and hashlib.sha256(images.tobytes()).hexdigest() == HASH
-
-
-HASH = "0587e973f5c97962421d7af81392ad07901642c81b89005dcb7bb401a0a05675"
-
-
-def make_kept() -> None:
-    method = kept_model()
-    places = np.arange(80 * 64)
-    images = ((places * places * 40503 // 7 % 65536 > 40000) * 255).astype(np.uint8)
-    images = images.reshape(80, 1, 8, 8)
-    with torch.no_grad(), open(KEPT, "wb") as file:
-        codec = compressor(method)
-        write(file, codec, fingerprint(method), blocks_of(images, 50), 80, 50)
-    print(hashlib.sha256(images.tobytes()).hexdigest(), KEPT.stat().st_size)
-
-
-if __name__ == "__main__":
-    make_kept()
+    """kept.tb was made once; its images are known by their hash."""
+    images = read(kept.FILE.read_bytes(), kept.model())
+    assert images.shape == (80, 1, 8, 8) and kept.digest(images) == kept.IMAGES

@@ -38,7 +38,7 @@ def batch(step: int, size: int = 128) -> Batch:
 
 
 def trained(
-    rate: RateConfig, steps: int = 1200, lr: float = 0.02
+    rate: RateConfig, steps: int = 800, lr: float = 0.02
 ) -> tuple[dict[str, float], list[float]]:
     """R and D of a trained linear VAE on 16,384 fresh images, and the price at every step."""
     method = linear_vae(rate)

@@ -145,6 +145,7 @@ def test_figures_are_rows_of_images(make_batch, images):
     assert {name: [len(row) for row in rows] for name, rows in made.items()} == {
         "reconstructions": [images, images],
         "traversals": [9, 9, 9],
+        "samples": [10, 10, 10, 10],
     }
     for row in (row for rows in made.values() for row in rows):
         assert row.shape[1:] == (1, 28, 28) and row.min() >= 0 and row.max() <= 1

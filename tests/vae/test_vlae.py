@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.method import LatentModel
 from core.randomness import KeyedRNG
 from core.run import checkpoint, config
-from vae.figures import decoded, reconstructions, traversals
+from vae.figures import decoded, reconstructions, samples, traversals
 from vae.priors import PriorConfig
 from vae.vlae import VLAE, VLAEConfig
 
@@ -139,11 +139,16 @@ def test_a_window_from_a_config_may_be_a_number():
 def test_pictures_are_samples_that_come_out_the_same_each_time(make_batch):
     method = small().eval()
     x = make_batch(5, 1, (1, 8, 8)).views[0]
-    made = [[draw(method, x) for draw in (reconstructions, traversals)] for _ in range(2)]
+    before = torch.get_rng_state()
+    draws = (reconstructions, traversals, lambda method, x: samples(method, 2, 3))
+    made = [[draw(method, x) for draw in draws] for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(made[0][2]) == 2 and len(made[0][2][0]) == 3
+    assert not torch.equal(made[0][2][0], made[0][2][1])
     for first, second in zip(*made, strict=True):
         assert all(torch.equal(*rows) for rows in zip(first, second, strict=True))
-    samples = decoded(method, method.embed(x), "0")
-    assert samples.shape == (5, 1, 8, 8) and set(samples.unique().tolist()) <= {0.0, 1.0}
+    drawn = decoded(method, method.embed(x), "0")
+    assert drawn.shape == (5, 1, 8, 8) and set(drawn.unique().tolist()) <= {0.0, 1.0}
     shared = decoded(method, method.embed(x[:1]).expand(4, -1), "t", shared=True)
     assert torch.equal(shared, shared[:1].expand(4, -1, -1, -1)), (
         "with the same noise, pictures differ only by their codes"

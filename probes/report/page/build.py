@@ -14,10 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from core.errors import UserError
 from probes.probe import Chart
+from probes.report import orders
 from probes.report.comparison import said_of_views
 from probes.report.figures import COLOURS
 from probes.report.groups import Group
-from probes.report.page import bound_charts, content, explore, gallery
+from probes.report.page import bits_back, bound_charts, content, explore, gallery
 from probes.report.schema import Report
 from probes.report.store import write_text
 from probes.report.table import SPREAD, Probes, measured
@@ -42,8 +43,9 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
     reports = [report for group in groups for report in group.reports]
     probes = measured(reports, probes)
     held = content.bounds(groups, probes)
-    figures = content.charts(groups, probes)
+    figures = sorted(content.charts(groups, probes), key=lambda figure: figure[1].square)
     bridge = bound_charts.bridge(held)
+    chains = bits_back.chains(groups) if "compression" in probes else []
     maps = explore.explored(groups) if explain else explore.Explored()
     every: list[Chart] = [chart for _, chart in figures] + bridge + maps.charts
     numbered = {id(chart): number for number, chart in enumerate(every)}
@@ -53,10 +55,11 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
         ],
         "charts": [{"spec": copy.deepcopy(chart.spec), "title": chart.title} for chart in every],
         "scores": maps.scores,
+        "chains": chains,
         "csv": csv_text(groups, probes),
         "reports": [_public(report) for report in reports],
     }
-    script, bundle = _own("page.js"), _bundle()
+    script, bundle = _own("page.js") + _own("bits.js"), _bundle()
     page = (
         _environment()
         .get_template("page.html")
@@ -64,12 +67,14 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
             title=title or "What these encoders carry",
             checkpoints=_checkpoints(groups, probes),
             columns=content.claims(probes),
-            compared=content.compared(held),
+            compared=content.compared(held)
+            + [f"{line[0].upper()}{line[1:]}." for line in orders.said_of_orders(groups)],
             views=said_of_views(reports),
             spread=SPREAD.strip() if any(len(group.reports) > 1 for group in groups) else "",
             figures=figures,
             bridge=bridge,
             maps=maps,
+            chains=chains,
             galleries=gallery.galleries(groups, probes),
             number=lambda chart: numbered[id(chart)],
             data=_json(data),

@@ -1,6 +1,7 @@
 """What the page says: checkpoints, sentences, comparisons, the table, commands."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MOST_CONFIG = 2**16  # bytes of a config that the page shows
 BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
+BESIDE = ("compression",)  # probes whose numbers the figures of other probes show
 SHORT = 4  # checkpoints, or keys of a config, that a short text names
 
 
@@ -40,8 +42,10 @@ def look(place: int) -> dict[str, str]:
     return {"colour": vega.colour(place), "shape": vega.SHAPES[place % len(vega.SHAPES)]}
 
 
-def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
-    """The checkpoints that have numbers of a probe; their place is that of the group."""
+def entries(groups: Sequence[Group], probe: str, beside: Sequence[str] = ()) -> list[Entry]:
+    """The checkpoints that have numbers of a probe; their place is that of the group. `beside`:
+    other probes whose numbers they hold, too.
+    """
     return [
         Entry(
             group.label,
@@ -51,6 +55,7 @@ def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
             runs,
             place,
             group.data,
+            {key: mean(group.runs(key)) for key in beside if group.runs(key)},
         )
         for place, group in enumerate(groups)
         if (runs := group.runs(probe))
@@ -60,10 +65,11 @@ def entries(groups: Sequence[Group], probe: str) -> list[Entry]:
 def charts(groups: Sequence[Group], probes: Probes) -> list[tuple[str, Chart]]:
     """(key of a probe, figure) for every probe: its own figures, or its curves as lines."""
     found = []
+    beside = [key for key in BESIDE if key in probes]
     for key, probe in probes.items():
-        held = entries(groups, key)
+        held = entries(groups, key, beside)
         if held:
-            made = _tried(key, groups, lambda p=probe, h=held: p.charts(h) or _curves(p, h))
+            made = tried(key, groups, lambda p=probe, h=held: p.charts(h) or _curves(p, h))
             found += [(key, chart) for chart in made]
     return found
 
@@ -73,13 +79,13 @@ def bounds(groups: Sequence[Group], probes: Probes) -> list[tuple[Entry, list[Bo
     found: dict[int, tuple[Entry, list[Bound]]] = {}
     for key, probe in probes.items():
         for entry in entries(groups, key):
-            held = _tried(key, groups, lambda p=probe, e=entry: p.bounds(e.numbers))
+            held = tried(key, groups, lambda p=probe, e=entry: p.bounds(e.numbers))
             if held:
                 found.setdefault(entry.place, (entry, []))[1].extend(held)
     return [found[place] for place in sorted(found)]
 
 
-def _tried(key: str, groups: Sequence[Group], made: Any) -> Any:
+def tried(key: str, groups: Sequence[Group], made: Any) -> Any:
     """The result, or a `UserError` that names a report whose numbers can not be drawn."""
     try:
         return made()
@@ -97,7 +103,8 @@ def _curves(probe: Probe, held: list[Entry]) -> list[Chart]:
     ]
     if not rows:
         return []
-    return [Chart(probe.name.replace("_", " "), probe.summary, vega.lines(rows, probe.across, ""))]
+    name = sentence(probe.panel or probe.name.replace("_", " "))[:-1]
+    return [Chart(name, sentence(probe.summary), vega.lines(rows, probe.across, ""))]
 
 
 def sentences(group: Group, probes: Probes) -> list[str]:
@@ -106,8 +113,15 @@ def sentences(group: Group, probes: Probes) -> list[str]:
     for key, probe in probes.items():
         if runs := group.runs(key):
             numbers = mean(runs)
-            lines += _tried(key, [group], lambda p=probe, n=numbers: p.plain(n))
-    return [legible(line, 1000) for line in lines]
+            lines += tried(key, [group], lambda p=probe, n=numbers: p.plain(n))
+    return [sentence(legible(line, 1000)) for line in lines]
+
+
+def sentence(line: str) -> str:
+    """A line with a capital letter and a full stop."""
+    first = line.split(" ", 1)[0]
+    line = line[:1].upper() + line[1:] if first.isalpha() and first.islower() else line
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def absent(group: Group) -> list[tuple[str, str]]:
@@ -266,6 +280,12 @@ def config_text(report: Report) -> str:
         return ""
     text = held.decode("utf-8", "replace")
     return "\n".join(legible(line, LONGEST) for line in text.splitlines())
+
+
+def price(report: Report) -> str:
+    """The beta of a VAE's config as a text, or ""."""
+    found = _flat(config_text(report)).get("model.rate.beta", "")
+    return found if re.fullmatch(r"[0-9.e+-]{1,12}", found) else ""
 
 
 def differences(texts: Sequence[str]) -> list[str]:

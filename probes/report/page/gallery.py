@@ -20,6 +20,7 @@ from PIL import Image
 from probes.probe import Probe
 from probes.report.comparison import file_of
 from probes.report.groups import Group
+from probes.report.page.content import price
 from probes.report.schema import Report
 
 MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
@@ -31,6 +32,14 @@ TITLES = {
     "views": "Pairs of views",
     "neighbours": "Nearest neighbours",
     "dimensions": "Rate of each dimension",
+    "samples": "Samples of the prior",
+    "learning": "Online code of the labels",
+    "compression": "A lossless file, and other formats",
+    "compression_chain": "Files of more and more images",
+    "compression_moves": "What each image of a chain moves",
+    "compression_partial": "What the first dimensions of a code say",
+    "noise": "What noise in training does to a linear probe",
+    "certified": "Bounds on the error of linear probes",
 }
 TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
 
@@ -88,7 +97,7 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
                 continue
             room -= len(url)
             numbers = probes[key].headline(group.reports[0][key]) if key in probes else {}
-            picture = Picture([place], [group.label], url, *size, *_rate(numbers))
+            picture = Picture([place], [group.label], url, *size, *_rate(numbers, group.reports[0]))
             seen[kind, code] = picture
             gallery.pictures.append(picture)
     for gallery in found.values():
@@ -97,11 +106,12 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
     return list(found.values())
 
 
-def _rate(numbers: dict[str, float]) -> tuple[float | None, str]:
+def _rate(numbers: dict[str, float], report: Report) -> tuple[float | None, str]:
     """The rate among the headline numbers of the probe that made a picture, and a note."""
     if "rate" not in numbers:
         return None, ""
-    note = f"R = {numbers['rate']:,.2f}"
+    beta = price(report)
+    note = f"{f'beta {beta}, ' if beta else ''}R = {numbers['rate']:,.2f}"
     if "distortion" in numbers:
         note += f", D = {numbers['distortion']:,.2f}"
     return numbers["rate"], f"{note} nats an image".replace("-", "−")

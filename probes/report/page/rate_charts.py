@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from core.information.units import nats
 from probes.probe import Chart, Entry, Numbers
 from probes.report.figures import lower_hull
 from probes.report.page import vega
-from probes.report.page.vega import QUIET, Row, Spec
+from probes.report.page.vega import INK, QUIET, Row, Spec
 
 LINES = 7  # lines of equal D + R
 NEAR = 0.05  # nats from the ceiling at which a lower bound can not show more
@@ -40,16 +41,41 @@ def plane(entries: list[Entry]) -> list[Chart]:
             rows.append(_point(entry, entry.numbers))
     if not rows:
         return []
+    files, known = _files(entries), _known(entries)
+    said = (
+        " A dashed line is the length of a real lossless file, in nats an image." if files else ""
+    )
+    if known:
+        said += " The full line is R(D) of the data, which is known: nothing can be below it."
     return [
         Chart(
             "Rate and distortion of the VAEs",
             "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image."
             " Left and below is better. D + R, a bound on -log p(x), is constant on each grey"
             " line, whose value is written at its left end."
-            " D is comparable only among decoders of the same likelihood.",
-            _spec(rows, []),
+            " D is comparable only among decoders of the same likelihood." + said,
+            _spec(rows, [], files, known),
         )
     ]
+
+
+def _files(entries: list[Entry]) -> list[Row]:
+    """For each checkpoint with a lossless file, the line D + R = its length in nats an image."""
+    found = []
+    for entry in entries:
+        if (file := entry.other.get("compression")) and "distortion" in entry.numbers:
+            length = nats(file["gross"] * file["image_values"])
+            more = {"file": length, "bits_per_dim": file["gross"], "images": file["images"]}
+            found.append(vega.row(entry, **more))
+    return found
+
+
+def _known(entries: list[Entry]) -> list[Row]:
+    """R(D) of the data, if it is known and the same for all checkpoints."""
+    curves = [entry.numbers.get("reference", {}).get("points") for entry in entries]
+    if not curves or not curves[0] or any(curve != curves[0] for curve in curves):
+        return []
+    return [{"R": point["rate"], "D": point["distortion"]} for point in curves[0]]
 
 
 def heads(entries: list[Entry]) -> Chart:
@@ -65,7 +91,7 @@ def heads(entries: list[Entry]) -> Chart:
         "Rate-distortion curves of frozen features",
         "One small VAE head was trained for each price beta on the frozen features of each"
         " checkpoint. All values above a curve are achievable from these features.",
-        _spec(rows, hulls),
+        _spec(rows, hulls, [], []),
     )
 
 
@@ -77,9 +103,12 @@ def _point(entry: Entry, found: dict[str, Any]) -> Row:
     return vega.row(entry, R=r["value"], D=d["value"], D_plus_R=total, **ends, **more)
 
 
-def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
+def _spec(rows: list[Row], hulls: list[Row], files: list[Row], known: list[Row]) -> Spec:
     right = 1.15 * max(row["R_high"] for row in rows) or 1.0
     low, high = min(row["D_low"] for row in rows), max(row["D_high"] for row in rows)
+    sums = {row["run"]: row["D_plus_R"] for row in rows}
+    over = [row["file"] - sums[row["run"]] for row in files if row["run"] in sums]
+    high += max([0.0, *(gap for gap in over if gap < 2 * (high - low + right))])
     margin = max(0.15 * (high - low), 0.3 * right)
     bottom, top = low - margin, high + margin
     x_scale = {"domain": [0, right], "nice": False, "clamp": False}
@@ -121,6 +150,26 @@ def _spec(rows: list[Row], hulls: list[Row]) -> Spec:
                 "data": {"values": hulls},
                 "mark": line | {"strokeWidth": 2},
                 "encoding": at("R", "D") | vega.by_run() | ordered,
+            }
+        )
+    if known:
+        layers.append(
+            {
+                "data": {"values": known},
+                "mark": line | {"color": INK, "strokeWidth": 1.6},
+                "encoding": at("R", "D") | {"order": {"field": "R"}},
+            }
+        )
+    if files:
+        ends = [row | {"R": r, "D": row["file"] - r} for row in files for r in (0.0, right)]
+        of_file = vega.tooltip(
+            ("checkpoint", ""), ("file", ",.2f"), ("bits_per_dim", ".4f"), ("images", ",.0f")
+        )
+        layers.append(
+            {
+                "data": {"values": ends},
+                "mark": line | {"strokeDash": [6, 4], "strokeWidth": 1.6},
+                "encoding": at("R", "D") | vega.by_run() | of_file,
             }
         )
     bars = {"type": "rule", "clip": True, "strokeWidth": 1.4}

@@ -162,15 +162,26 @@
   document.getElementById("close").addEventListener("click", () => large.close());
   large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
 
-  for (const slides of all(".slides")) {
-    const slider = slides.querySelector("input");
+  // all sliders through the same checkpoints move together
+  const sliders = all(".slides").map((slides) => {
     const figures = [...slides.querySelectorAll("figure")];
-    const show = () => {
-      figures.forEach((figure, number) => figure.classList.toggle("away", number !== Number(slider.value)));
-      slides.querySelector("output").textContent = `${Number(slider.value) + 1} of ${figures.length}`;
-    };
-    slider.addEventListener("input", show);
-    show();
+    const runs = figures.map((figure) => figure.dataset.runs);
+    return { slider: slides.querySelector("input"), output: slides.querySelector("output"), figures, runs };
+  });
+  function slide(one, place) {
+    one.slider.value = place;
+    one.figures.forEach((figure, number) => figure.classList.toggle("away", number !== place));
+    const note = one.figures[place].dataset.note;
+    one.output.textContent = `${place + 1} of ${one.figures.length}` + (note ? `: ${note}` : "");
+  }
+  for (const one of sliders) {
+    one.slider.addEventListener("input", () => {
+      const place = Number(one.slider.value);
+      for (const other of sliders) if (other.runs.join() === one.runs.join()) slide(other, place);
+      mark(null);
+      one.runs[place].split(" ").forEach((run) => mark(Number(run)));
+    });
+    slide(one, 0);
   }
 
   // ---- theme and print
@@ -266,4 +277,5 @@
     svg("text", { x: 250, y: 229, "text-anchor": "middle" }, made, "negatives K; nats, mean of these pairs");
     return made;
   }
+  window.twobounds = { data, svg, add };
 })();

@@ -1,0 +1,60 @@
+"""The explainer of bits-back coding: the bits that a checkpoint's own codec popped and pushed."""
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from probes.probe import Numbers
+from probes.report.comparison import file_of
+from probes.report.groups import Group
+from probes.report.page.content import tried
+from probes.report.page.gallery import encoded
+from probes.report.schema import Report
+
+MOST, IMAGES, STOPS = 6, 10, 16  # checkpoints, images of a chain, and places to stop
+PICTURE, WIDTH = "compression_stops.png", 640
+MOVED = ("start", "popped", "pixels", "prior", "d", "r")
+STOP = ("dimensions", "written", "rate", "distortion")
+
+
+def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """For the first run of each group with such numbers: what each image of a chain moves, in the
+    order of coding, and what a reader has who stops after some dimensions of the codes. In bits.
+    """
+    found: list[dict[str, Any]] = []
+    for place, group in enumerate(groups):
+        runs = group.runs("compression")
+        if runs and runs[0].get("moves") and len(found) < MOST:
+            made = tried("compression", [group], lambda numbers=runs[0]: _chain(numbers))
+            found.append({"run": place} | made | _picture(group.reports[0], len(made["stops"])))
+    return found
+
+
+def _picture(report: Report, stops: int) -> dict[str, Any]:
+    """The picture whose first row has images, and each other row what a reader has at a stop."""
+    named: Any = report.get("pictures")
+    names = named.get("compression") if isinstance(named, dict) else None
+    path = Path(file_of(report)).parent / PICTURE
+    if not (stops and isinstance(names, list) and PICTURE in names and os.path.isfile(path)):
+        return {}
+    made = encoded(path, WIDTH)
+    if isinstance(made, str):
+        return {}
+    content, (width, height) = made
+    url = "data:image/webp;base64," + base64.b64encode(content).decode()
+    return {"picture": url, "width": width, "height": height}
+
+
+def _chain(numbers: Numbers) -> dict[str, Any]:
+    return {
+        "values": float(numbers["image_values"]),
+        "moves": [
+            {key: round(float(move[key]), 2) for key in MOVED} for move in numbers["moves"][:IMAGES]
+        ],
+        "stops": [
+            {key: round(float(stop[key]), 2) for key in STOP}
+            for stop in numbers.get("partial", [])[:STOPS]
+        ],
+    }

@@ -1,0 +1,95 @@
+"""What the page says of numbers at the borders of its sentences, and what it leaves out."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probes.probe import Bound, Entry
+from probes.registry import PROBES
+from probes.report import groups, store
+from probes.report.page import build, content, gallery, rate_charts, vega
+from probes.report.page.bound_charts import said_of_information
+from probes.session import load_probes
+from tests.reports import information, rate, written
+
+KNOWN = load_probes(list(PROBES))
+
+
+def grouped(*runs):
+    """The groups of reports, as the command makes them."""
+    paths = [run / "probe/probe.json" for run in runs]
+    return groups.grouped([store.placed(store.load(path), path) for path in paths], KNOWN)
+
+
+@pytest.mark.parametrize("upper, most", [(9.0, "8.00"), (7.5, "7.50")])
+def test_a_code_carries_at_most_the_lower_one_of_two_upper_bounds(upper, most):
+    numbers = rate(8.0)
+    numbers["upper"]["value"] = upper
+    assert f"at least 6.00 and at most {most} nats" in rate_charts.said_of_rate(numbers)[0]
+
+
+@pytest.mark.parametrize("below, near", [(0.04, True), (0.06, False), (-0.04, True)])
+def test_a_bound_at_its_ceiling_is_said_to_be_there(below, near):
+    numbers = rate(8.0) | {"ceiling": 6.0 + below}
+    said = [line for line in rate_charts.said_of_rate(numbers) if "at its ceiling" in line]
+    assert bool(said) == near
+
+
+@pytest.mark.parametrize(
+    "truth, said",
+    [
+        (4.0, "The bound misses 0.143 nats of it."),  # the bound is 3.857 ± 0.1
+        (3.8, "The bound is above it, but within its interval."),
+        (3.7, "The bound is above it by more than its interval."),
+    ],
+)
+def test_a_bound_is_compared_with_the_truth_and_its_interval(truth, said):
+    numbers = information(0.286, truth)
+    lines = said_of_information(numbers, "common", numbers["critics"]["common"])
+    assert f"The true information is known: {truth:.3f} nats. {said}" in lines
+
+
+@pytest.mark.parametrize("values, kind", [((1, 8), "log"), ((1, 7.9), None), ((0, 800), None)])
+def test_an_axis_is_logarithmic_from_a_factor_of_8_on(values, kind):
+    assert vega.axis(values)["scale"].get("type") == kind
+
+
+def test_of_several_upper_bounds_the_smallest_is_said():
+    def bound(side, name, value):
+        return Bound("I(X; Z)", side, name, value, value - 0.1, value + 0.1)
+
+    entry = Entry("run", "#000000", "o", {}, ({},), 0, "sprites")
+    held = [bound("upper", "rate R", 12.0), bound("upper", "mixture", 9.0)]
+    said = content.compared([(entry, [bound("lower", "InfoNCE", 2.0), *held])])
+    assert "at least 2.00 and at most 9.00 nats (mixture)" in said[0]
+
+
+def test_the_same_picture_is_shown_once_with_all_its_checkpoints(tmp_path):
+    runs = []
+    for number in range(3):
+        run = written(tmp_path / f"r{number}", key=f"{number}", pictures={"linear": ["p.png"]})
+        grey = np.full((8, 8), 9 if number < 2 else 200, np.uint8)
+        Image.fromarray(grey).save(run / "probe/p.png")
+        runs.append(run)
+    ((shown),) = gallery.galleries(grouped(*runs), KNOWN)
+    assert [picture.labels for picture in shown.pictures] == [["r0", "r1"], ["r2"]]
+    assert [picture.places for picture in shown.pictures] == [[0, 1], [2]]
+
+
+def test_pictures_of_several_rates_go_from_the_largest_rate_to_the_least(tmp_path):
+    runs = []
+    for number, r in enumerate((3.0, 9.0, 6.0)):
+        more = {"rate": rate(r), "pictures": {"rate": ["traversals.png"]}}
+        run = written(tmp_path / f"r{number}", key=f"{number}", method="vae.beta.BetaVAE", **more)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(run / "probe/traversals.png")
+        runs.append(run)
+    (shown,) = gallery.galleries(grouped(*runs), KNOWN)
+    assert [picture.rate for picture in shown.pictures] == [9.0, 6.0, 3.0] and shown.slides
+
+
+def test_a_signature_of_this_machine_is_no_part_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_bundle", lambda: "window.vegaEmbed=null")
+    made = grouped(written(tmp_path / "a", signature="of-this-machine"))
+    assert made[0].reports[0]["signature"] == "of-this-machine"
+    text = build.html(made, KNOWN, explain=False)
+    assert "of-this-machine" not in text and '"digest"' in text
