@@ -1,5 +1,6 @@
 """Figures and sentences of rate and distortion."""
 
+from collections.abc import Callable
 from typing import Any
 
 from core.information.units import nats
@@ -122,27 +123,42 @@ def _spec(rows: list[Row], hulls: list[Row], files: list[Row], known: list[Row])
             | {"title": "distortion D, nats an image", "axis": {"grid": False}},
         }
 
-    step = (top - bottom + right) / (LINES + 1)
-    totals = [bottom + step * (number + 1) for number in range(LINES)]
-    iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
     shown = vega.tooltip(
         ("checkpoint", ""), ("beta", ".4g"), ("R", ",.3f"), ("R_low", ",.3f"), ("R_high", ",.3f"),
         ("D", ",.3f"), ("D_low", ",.3f"), ("D_high", ",.3f"), ("D_plus_R", ",.3f"),
     )  # fmt: skip
+    layers = [*_equal_sums(bottom, top, right, at), *_lines(hulls, files, known, right, at)]
+    bars = {"type": "rule", "clip": True, "strokeWidth": 1.4}
+    return vega.layered(
+        rows,
+        [
+            *layers,
+            {
+                "mark": bars,
+                "encoding": at("R_low", "D") | {"x2": {"field": "R_high"}} | vega.by_run(),
+            },
+            {
+                "mark": bars,
+                "encoding": at("R", "D_low") | {"y2": {"field": "D_high"}} | vega.by_run(),
+            },
+            {
+                "mark": vega.POINT | {"size": 90},
+                "encoding": at("R", "D") | vega.by_run(shape=True) | shown,
+            },
+        ],
+    )
+
+
+def _lines(
+    hulls: list[Row],
+    files: list[Row],
+    known: list[Row],
+    right: float,
+    at: Callable[[str, str], Spec],
+) -> list[Spec]:
+    """Hulls of points, the known R(D), and the lines D + R = length of a file."""
     line: Spec = {"type": "line", "clip": True}
-    layers: list[Spec] = [
-        {
-            "data": {"values": iso},
-            "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
-            "encoding": at("R", "D") | {"detail": {"field": "total"}},
-        },
-        {
-            "data": {"values": [line for line in iso if line["R"] == 0]},
-            "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "fontSize": 11}
-            | {"color": QUIET, "clip": True},
-            "encoding": at("R", "D") | {"text": {"field": "total", "format": ",.0f"}},
-        },
-    ]
+    layers: list[Spec] = []
     if hulls:
         ordered = {"order": {"field": "R"}}
         layers.append(
@@ -172,22 +188,27 @@ def _spec(rows: list[Row], hulls: list[Row], files: list[Row], known: list[Row])
                 "encoding": at("R", "D") | vega.by_run() | of_file,
             }
         )
-    bars = {"type": "rule", "clip": True, "strokeWidth": 1.4}
-    return vega.layered(
-        rows,
-        [
-            *layers,
-            {
-                "mark": bars,
-                "encoding": at("R_low", "D") | {"x2": {"field": "R_high"}} | vega.by_run(),
-            },
-            {
-                "mark": bars,
-                "encoding": at("R", "D_low") | {"y2": {"field": "D_high"}} | vega.by_run(),
-            },
-            {
-                "mark": vega.POINT | {"size": 90},
-                "encoding": at("R", "D") | vega.by_run(shape=True) | shown,
-            },
-        ],
-    )
+    return layers
+
+
+def _equal_sums(
+    bottom: float, top: float, right: float, at: Callable[[str, str], Spec]
+) -> list[Spec]:
+    """Lines of equal D + R with their values."""
+    step = (top - bottom + right) / (LINES + 1)
+    totals = [bottom + step * (number + 1) for number in range(LINES)]
+    iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
+    line: Spec = {"type": "line", "clip": True}
+    return [
+        {
+            "data": {"values": iso},
+            "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
+            "encoding": at("R", "D") | {"detail": {"field": "total"}},
+        },
+        {
+            "data": {"values": [line for line in iso if line["R"] == 0]},
+            "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "fontSize": 11}
+            | {"color": QUIET, "clip": True},
+            "encoding": at("R", "D") | {"text": {"field": "total", "format": ",.0f"}},
+        },
+    ]
