@@ -12,6 +12,7 @@ from configs import CONFIGS
 from core.data.images import Arrays
 from core.data.source import train_sampler
 from core.data.views import policy
+from core.method import Method
 from core.run import config
 from core.run.setup import build_state, start_fabric
 from core.run.train import train
@@ -25,6 +26,13 @@ def epoch(
 
     `precision`: `trainer.precision`, if it differs from the config's.
     """
+    return epoch_of(name, overrides, images, device, precision)[0]
+
+
+def epoch_of(
+    name: str, overrides: list[str], images: Tensor, device: torch.device, precision: str = ""
+) -> tuple[Callable[[], float], Method]:
+    """The same, with the method that is trained."""
     chosen = [f"trainer.accelerator={device.type}"]
     chosen += [f"trainer.precision={precision}"] if precision else []
     run = config.read(str(CONFIGS / f"{name}.yaml"), [*overrides, *chosen])
@@ -42,7 +50,7 @@ def epoch(
         trained = train(fabric, model, optimizer, state, batches, 1000 * steps, steps)
         return torch.stack([step["loss"] for step in trained]).mean().item()
 
-    return once
+    return once, state.method
 
 
 def ours_in(precision: str) -> str:
