@@ -189,7 +189,7 @@ def test_probe_and_compare_through_the_front_door(finished):
         ("probe.py", ["{run}", "model.temperature=3"], "only data.* and wandb.*"),
         ("probe.py", ["{run}", "--device", "nonsense"], "--device"),
         ("probe.py", ["{torn}"], "damaged"),
-        ("compare.py", ["/nowhere"], "probe"),
+        ("compare.py", ["/nowhere"], "no such file"),
         ("compare.py", ["{torn}"], "probe"),
         ("pretrain.py", ["configs/none.yaml"], "configs/"),
         ("pretrain.py", ["docs/pictures/compare.png"], "is not a config"),
