@@ -57,6 +57,7 @@ class Bound(NamedTuple):
     verdict: str = ""  # what limits it
     truth: float | None = None  # the known value of the quantity
     views: str = ""  # bounds are on one quantity only if their views were made in the same way
+    ceiling: float | None = None  # the most that this bound can show
 
 
 class Chart(NamedTuple):

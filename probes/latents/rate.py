@@ -36,7 +36,7 @@ class RateProbe(Probe):
 
     name = "rate"
     summary = "R, D, D + R, bounds on I(X; Z), active units, the rate of each dimension (VAEs)"
-    columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+    columns = ("I(X;Z): at least … at most (nats)", "R (nats)", "D + R ≥ -log p(x) (nats)")
     claims = (
         "The information between an image and its code lies between these two numbers. The lower"
         " one can not exceed log n for n images.",
@@ -123,6 +123,7 @@ class RateProbe(Probe):
                 "lower" if key == "lower" else "upper",
                 name,
                 *(numbers[key][end] for end in ("value", "low", "high")),
+                ceiling=numbers["ceiling"] if key == "lower" else None,
             )
             for key, name in named.items()
         ]

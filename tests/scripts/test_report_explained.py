@@ -262,11 +262,17 @@ def test_confusions_begin_with_the_table_that_has_most_of_them():
     assert chart.choices == ("b: x", "a: x")
     rows = [row for row in chart.spec["data"]["values"] if row["shown"] == "b: x"]
     assert {(row["true"], row["read"]): row["text"] for row in rows} == {
-        (0, 0): "90", (0, 1): "10", (1, 0): "30", (1, 1): "70",
+        (0, 0): "90 %", (0, 1): "10 %", (1, 0): "30 %", (1, 1): "70 %",
     }  # fmt: skip
     (said,) = class_charts.said_of_confusion(entries[1].numbers["confusion"])
     assert said == "Its most frequent confusion: 30 % of the images with x 1 are read as 0."
     assert class_charts.said_of_confusion(entries[0].numbers["confusion"]) == []
+    two = {"x": [[1.0, 0.0]] * 2, "y": [[1.0] * 4] * 4}
+    (said,) = class_charts.said_of_labels({"confusion": two, "top1/x": 0.5, "top1/y": 0.75})
+    assert said == (
+        "Label by label: x 50.0 % (random guess 50.0 %), y 75.0 % (random guess 25.0 %)."
+    )
+    assert class_charts.said_of_labels({"confusion": {}}) == []
 
 
 def test_the_plane_has_lengths_of_files_and_the_known_curve():

@@ -16,10 +16,16 @@ MEANINGS = {
     "I(X; Z)": "the information between an image and its code",
 }
 FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
-HEADLINE = "the critic of the table"
+HEADLINE = "critic of the table"
+NEAR = 0.05  # nats from its ceiling at which a bound can not show more
+CRITICS = {  # who reads, as the end of a sentence
+    "common": "a small critic that is trained in the same way for every checkpoint",
+    "native": "the method's own critic",
+    "native, refitted scale": "the method's own critic with a refitted temperature",
+}
 VERDICTS = {
-    "converged": "Neither K, nor the training images, nor the critics that were tried limit it"
-    " much.",
+    "converged": "More negatives or more training pairs would hardly raise it. The encoder, and"
+    " every critic that was tried, may still lose information.",
     "K-limited": "The number of negatives limits it: the bound still rises with K.",
     "data-limited": "The number of training images limits it: a critic that had half of them reads"
     " notably less.",
@@ -29,31 +35,73 @@ VERDICTS = {
 }
 
 
+def gap(large: float, small: float, digits: int = 3) -> float:
+    """The difference of two numbers as they are written, so that a reader can check it."""
+    return round(large, digits) - round(small, digits)
+
+
 def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> list[str]:
     """The bound of one critic in words: its value, what limits it, the truth, the certificate."""
-    last, verdict = critic["sweep"][-1], critic["verdict"]
+    last, truth = critic["sweep"][-1], numbers["truth"]
+    of = "of what two views share" if truth is None else f"of the {truth:.3f} that two views share"
     lines = [
-        f"Two views of an image share at least {last['bound']:.3f} nats"
+        f"From its features, at least {last['bound']:.3f} nats {of} can be read"
         f" ({bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
-        f" {last['high']:.3f}), as the {name} critic reads with {last['K']:,.0f} negatives.",
-        f"Verdict: {verdict}. {VERDICTS.get(verdict, '')} The ceiling at this K is"
-        f" {last['ceiling']:.2f} nats.",
+        f" {last['high']:.3f}).",
+        f"This was read by {CRITICS.get(name, f'the critic {name}')}, with K ="
+        f" {last['K']:,.0f} negatives. No critic can show more than log(K + 1) ="
+        f" {last['ceiling']:.2f} nats at this K.",
+        *_said_of_verdict(numbers, name, critic),
     ]
-    if numbers["truth"] is not None:
-        short = numbers["truth"] - last["bound"]
-        if last["low"] > numbers["truth"]:
-            said = "The bound is above it by more than its interval."
-        elif short < 0:
-            said = "The bound is above it, but within its interval."
-        else:
-            said = f"The bound misses {short:.3f} nats of it."
-        lines.append(f"The true information is known: {numbers['truth']:.3f} nats. {said}")
+    if truth is not None:
+        lines.append(_said_of_truth(truth, last))
     if proof := critic.get("certificate"):
         lines.append(
-            f"With {100 * proof['confidence']:g} % confidence, and without any assumption about"
-            f" the distribution, it is at least {proof['low']:.2f} nats."
+            f"A stricter guarantee for the same information, for any distribution, with"
+            f" {100 * proof['confidence']:g} % confidence: at least {proof['low']:.2f} nats."
         )
     return lines
+
+
+def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> list[str]:
+    """The verdict and the numbers behind it."""
+    verdict, rows = critic["verdict"], critic["sweep"]
+    lines = [f"Verdict on I(V1; V2): {verdict}. {VERDICTS.get(verdict, '')}".strip()]
+    why = []
+    if len(rows) > 1:
+        before, last = rows[-2:]
+        change = f"{gap(last['bound'], before['bound']):+.3f}".replace("-", "−")
+        why.append(
+            f"from K = {before['K']:,.0f} to {last['K']:,.0f} it changed by"
+            f" {change} nats"
+        )
+    if more := critic.get("doubling"):
+        why.append(f"the second half of the training pairs added {more['gain']:.3f} nats")
+    others = [
+        f"{found['sweep'][-1]['bound']:.3f} ({other})"
+        for other, found in numbers["critics"].items()
+        if other != name
+    ]
+    if others:
+        why.append(f"other critics read {', '.join(others)} nats")
+    return lines + ([f"The evidence: {'; '.join(why)}."] if why else [])
+
+
+def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
+    """What is missing, and who loses it."""
+    said = f"The true information is known: {truth:.3f} nats."
+    if last["low"] > truth:
+        return f"{said} The bound is above it by more than its interval."
+    if truth < last["bound"]:
+        return f"{said} The bound is above it, but within its interval."
+    said += f" The bound misses {gap(truth, last['bound']):.3f} nats of it."
+    ideal = last.get("best_possible")
+    if ideal is None or ideal < last["bound"]:
+        return said
+    return (
+        f"{said} The ideal critic reaches {ideal:.3f} at this K. The other"
+        f" {gap(ideal, last['bound']):.3f} nats are lost in the encoder, or by every critic tried."
+    )
 
 
 def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
@@ -72,16 +120,30 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
     _widen(rows)
     critics = list(dict.fromkeys(name for row in rows for name in row["shown"]))
     critics.sort(key=lambda name: name != HEADLINE)
+    ideals, truths = any("ideal" in row for row in rows), any(row["truth"] for row in rows)
     return Chart(
         "Between views: lower bounds on I(V1; V2) against the number of negatives K",
         "Each curve is a lower bound on the information that two views of an image share, with its"
-        " 95 % interval (of several seeds: mean ± standard deviation). No critic with K negatives"
-        " can exceed the dotted ceiling log(K + 1). The dashed curve is that of the ideal critic,"
-        " the full line the truth, where these are known.",
+        f" {_interval(entries)}. No critic with K negatives can exceed the dotted ceiling"
+        " log(K + 1)."
+        + (" The dashed curve is that of the ideal critic." if ideals else "")
+        + (" The full line is the truth." if truths else "")
+        + _critics_said(critics),
         vega.layered(rows, _sweep_layers(rows), [{"name": "choice", "value": HEADLINE}]),
         tuple(critics),
         "critic",
     )
+
+
+def _interval(entries: list[Entry]) -> str:
+    seeds = max(len(entry.runs) for entry in entries)
+    return "standard deviation over seeds" if seeds > 1 else "95 % interval"
+
+
+def _critics_said(names: Sequence[str]) -> str:
+    known = [name for name in names if name in CRITICS]
+    said = "; ".join(f"“{name}” is {CRITICS[name]}" for name in known)
+    return f" Critics: {said}. The table shows the first of these." if len(known) > 1 else ""
 
 
 def _widen(rows: list[Row]) -> None:
@@ -148,6 +210,16 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
                 "transform": [ideal],
                 "mark": rule | {"strokeDash": [6, 4]},
                 "encoding": y("ideal") | {"detail": {"field": "truth"}},
+            }
+        )
+        middle = sorted({row["K"] for row in rows if "ideal" in row})
+        words = {"type": "text", "align": "left", "baseline": "top", "dx": 6, "dy": 8}
+        least = {"aggregate": [{"op": "min", "field": "ideal", "as": "ideal"}], "groupby": ["K"]}
+        layers.append(
+            {
+                "transform": [ideal, least, {"filter": f"datum.K === {middle[len(middle) // 2]}"}],
+                "mark": words | {"color": INK, "fontSize": 12, "clip": True},
+                "encoding": y("ideal") | {"text": {"value": "ideal critic (dashed)"}},
             }
         )
     if truths := sorted({row["truth"] for row in rows if row["truth"] is not None}):
@@ -225,16 +297,18 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
     _drop_far(rows, spans)
     truths = {bound.truth for _, held in bounds for bound in held if bound.quantity == quantity}
     known = sorted(truth for truth in truths if truth is not None)
+    close = not any(row["side"] == "upper" for row in rows)
     spec = vega.layered(
         rows,
         [
-            *_bridge_layers(spans),
             *([_truth([{"truth": truth} for truth in known], "x")] if known else []),
+            *_bridge_layers(spans, zero=not close),
         ],
     )
     spec["height"] = 34 * max(1, len(spans)) + 8
     meaning = MEANINGS.get(quantity, "")
-    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", "", spec)
+    about = "The axis does not begin at 0, so that near values can be told apart." if close else ""
+    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", about, spec)
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:
@@ -248,12 +322,12 @@ def _drop_far(rows: list[Row], spans: list[Row]) -> None:
         ]
 
 
-def _bridge_layers(spans: list[Row]) -> list[Spec]:
+def _bridge_layers(spans: list[Row], zero: bool) -> list[Spec]:
     y: Spec = {"field": "checkpoint", "type": "nominal", "title": None, "sort": {"field": "run"}}
     y |= {"axis": {"labelLimit": 130, "ticks": False, "domain": False, "labelPadding": 8}}
 
     def x(field: str) -> Spec:
-        scale = {"scale": {"zero": True, "nice": True}}
+        scale = {"scale": {"zero": zero, "nice": True}}
         return {"y": y, "x": {"field": field, "type": "quantitative", "title": "nats"} | scale}
 
     ends = x("low") | {"x2": {"field": "high"}}
@@ -269,6 +343,7 @@ def _bridge_layers(spans: list[Row]) -> list[Spec]:
     return [
         {
             "data": {"values": spans},
+            "transform": [{"filter": "datum.at_least < datum.at_most"}],
             "mark": {"type": "bar", "height": 10},
             "encoding": span | vega.by_run(0.3) | between,
         },

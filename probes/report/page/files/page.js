@@ -211,7 +211,7 @@
       document.getElementById("k-k-out").textContent = k;
       document.getElementById("k-pair-out").textContent = `${Number(pair.value) + 1} of ${found.table.length}`;
       document.getElementById("k-said").textContent =
-        `The right view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
+        `The true second view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
         `This pair counts log ${k + 1} + log ${p.toFixed(3)} = ${top.toFixed(2)} − ${(-Math.log(p)).toFixed(2)} = ${(top + Math.log(p)).toFixed(2)} nats. ` +
         `Mean of these ${found.table.length} pairs: ${mean.toFixed(2)}; ceiling: ${top.toFixed(2)}.`;
       const colour = data.checkpoints[found.run].colour;
@@ -251,10 +251,15 @@
     svg("line", { x1: x(row[0]), x2: x(row[0]), y1: 36, y2: 196, stroke: colour, "stroke-width": 1.5 }, made);
     svg("circle", { cx: x(row[0]), cy: 36, r: 7, fill: colour }, made);
     const right = x(row[0]) > 240;
-    svg("text", { x: x(row[0]) + (right ? -12 : 12), y: 40, class: "ink", "text-anchor": right ? "end" : "start" }, made, "the right view");
-    svg("text", { x: 14, y: 216 }, made, signed(low));
-    svg("text", { x: 466, y: 216, "text-anchor": "end" }, made, signed(high));
-    svg("text", { x: 240, y: 216, "text-anchor": "middle" }, made, "score of a candidate");
+    svg("text", { x: x(row[0]) + (right ? -12 : 12), y: 40, class: "ink", "text-anchor": right ? "end" : "start" }, made, "the true second view");
+    const ticks = [0, 1, 2, 3, 4].map((part) => low + ((high - low) * part) / 4);
+    ticks.forEach((score, part) => {
+      svg("line", { x1: x(score), x2: x(score), y1: 196, y2: 200, stroke: "var(--quiet)" }, made);
+      svg("text", { x: x(score), y: 214, "text-anchor": part ? (part === 4 ? "end" : "middle") : "start" }, made, signed(score));
+    });
+    svg("text", { x: 240, y: 231, "text-anchor": "middle" }, made, "score of a candidate; heights only keep points apart");
+    svg("circle", { cx: 14, cy: 12, r: 4, fill: "var(--quiet)", "fill-opacity": 0.55 }, made);
+    svg("text", { x: 24, y: 16 }, made, "views of other images");
     return made;
   }
   function rise(found, k, colour) {
@@ -274,7 +279,8 @@
     svg("circle", { cx: x(Math.log2(k)), cy: y(average(found, k)), r: 6, fill: colour }, made);
     svg("text", { x: x(last * 0.55), y: y(Math.log(2 ** (last * 0.55) + 1)) - 10, "text-anchor": "end" }, made, "ceiling log(K + 1)");
     for (const power of powers.filter((p) => p % 3 === 0)) svg("text", { x: x(power), y: 216, "text-anchor": "middle" }, made, 2 ** power);
-    svg("text", { x: 250, y: 229, "text-anchor": "middle" }, made, "negatives K; nats, mean of these pairs");
+    svg("text", { x: 250, y: 231, "text-anchor": "middle" }, made, "negatives K");
+    svg("text", { x: 10, y: 12 }, made, "nats, mean of these pairs");
     return made;
   }
   window.twobounds = { data, svg, add };
