@@ -71,10 +71,7 @@ def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> lis
     if len(rows) > 1:
         before, last = rows[-2:]
         change = f"{gap(last['bound'], before['bound']):+.3f}".replace("-", "−")
-        why.append(
-            f"from K = {before['K']:,.0f} to {last['K']:,.0f} it changed by"
-            f" {change} nats"
-        )
+        why.append(f"from K = {before['K']:,.0f} to {last['K']:,.0f} it changed by {change} nats")
     if more := critic.get("doubling"):
         why.append(f"the second half of the training pairs added {more['gain']:.3f} nats")
     others = [
