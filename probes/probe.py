@@ -73,6 +73,7 @@ class Chart(NamedTuple):
     choices: tuple[str, ...] = ()  # values of the parameter "choice", the first one is shown
     choice: str = ""  # what is chosen, in a word
     square: bool = False  # as wide as high
+    lines: tuple[tuple[str, str], ...] = ()  # (dashes, meaning) of lines, for the key
 
 
 class Probe:

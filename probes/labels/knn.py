@@ -187,7 +187,10 @@ def _captions(frozen: Frozen, found: Neighbours, rows: Tensor, nearest: Tensor) 
     classes = frozen.source("test").identity.classes
     test, train = (frozen.features(split) for split in ("test", "trainval"))
 
+    varying = [place for place, (_, values) in enumerate(train.factors) if values > 1]
+
     def label(y: Tensor) -> str:
+        y = y[varying] if varying else y
         named = len(y) == 1 and len(classes) > int(y[0])
         return classes[int(y[0])][:12] if named else ",".join(map(str, y.tolist()))
 

@@ -2,10 +2,12 @@
 two families of methods.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from core.information.units import bits
+from core.information.verdict import FLAT, GAIN
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
@@ -18,14 +20,18 @@ MEANINGS = {
 FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
 HEADLINE = "critic of the table"
 NEAR = 0.05  # nats from its ceiling at which a bound can not show more
+THIN = 2.5  # pixels of a curve
+BROADER = "Where two curves coincide, the one below is drawn broader."
 CRITICS = {  # who reads, as the end of a sentence
     "common": "a small critic that is trained in the same way for every checkpoint",
     "native": "the method's own critic",
     "native, refitted scale": "the method's own critic with a refitted temperature",
 }
 VERDICTS = {
-    "converged": "More negatives or more training pairs would hardly raise it. The encoder, and"
-    " every critic that was tried, may still lose information.",
+    "converged": "Twice as many negatives add less than"
+    f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats; twice as many training pairs add less"
+    f" than {100 * GAIN:.0f} % of the bound, or no more than chance. The encoder, and every critic"
+    " that was tried, may still lose information.",
     "K-limited": "The number of negatives limits it: the bound still rises with K.",
     "data-limited": "The number of training images limits it: a critic that had half of them reads"
     " notably less.",
@@ -117,18 +123,25 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
     _widen(rows)
     critics = list(dict.fromkeys(name for row in rows for name in row["shown"]))
     critics.sort(key=lambda name: name != HEADLINE)
-    ideals, truths = any("ideal" in row for row in rows), any(row["truth"] for row in rows)
+    ideals, truths = (
+        any("ideal" in row for row in rows),
+        any(row["truth"] is not None for row in rows),
+    )
     return Chart(
         "Between views: lower bounds on I(V1; V2) against the number of negatives K",
         "Each curve is a lower bound on the information that two views of an image share, with its"
         f" {_interval(entries)}. No critic with K negatives can exceed the dotted ceiling"
         " log(K + 1)."
-        + (" The dashed curve is that of the ideal critic." if ideals else "")
-        + (" The full line is the truth." if truths else "")
-        + _critics_said(critics),
+        + (f" {BROADER}" if any(row["width"] > THIN for row in rows) else "")
+        + _critics_said(critics, headlines),
         vega.layered(rows, _sweep_layers(rows), [{"name": "choice", "value": HEADLINE}]),
         tuple(critics),
         "critic",
+        lines=(
+            ("1 3", "ceiling log(K + 1)"),
+            *[("6 4", "ideal critic")] * ideals,
+            *[("", "truth")] * truths,
+        ),
     )
 
 
@@ -137,10 +150,14 @@ def _interval(entries: list[Entry]) -> str:
     return "standard deviation over seeds" if seeds > 1 else "95 % interval"
 
 
-def _critics_said(names: Sequence[str]) -> str:
+def _critics_said(names: Sequence[str], headlines: Sequence[str]) -> str:
+    """What the critics of a figure are, and which of them the table shows."""
     known = [name for name in names if name in CRITICS]
+    if len(known) < 2:
+        return ""
     said = "; ".join(f"“{name}” is {CRITICS[name]}" for name in known)
-    return f" Critics: {said}. The table shows the first of these." if len(known) > 1 else ""
+    shown = " or ".join(f"“{name}”" for name in known if name in headlines)
+    return f" Critics: {said}." + (f" The table shows {shown}." if shown else "")
 
 
 def _widen(rows: list[Row]) -> None:
@@ -160,7 +177,7 @@ def _widen(rows: list[Row]) -> None:
             if other[0]["run"] != curve[0]["run"] and {*other[0]["shown"]} & {*curve[0]["shown"]}
         )
         for row in curve:
-            row |= {"width": 2.5 + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
+            row |= {"width": THIN + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
 
 
 def _sweep_layers(rows: list[Row]) -> list[Spec]:
@@ -190,16 +207,6 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
             "encoding": y("ceiling"),
         }
     ]
-    inside = [row["K"] for row in rows if row["ceiling"] < 0.97 * ends[1]]
-    if inside:
-        words = {"type": "text", "align": "right", "dx": -8, "dy": -6, "fontSize": 12}
-        layers.append(
-            {
-                "transform": [first | {"groupby": ["K"]}, {"filter": f"datum.K === {max(inside)}"}],
-                "mark": words | {"color": QUIET},
-                "encoding": y("ceiling") | {"text": {"value": "ceiling log(K + 1)"}},
-            }
-        )
     if any("ideal" in row for row in rows):
         ideal: Spec = {"filter": "isValid(datum.ideal)"}
         layers.append(
@@ -207,16 +214,6 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
                 "transform": [ideal],
                 "mark": rule | {"strokeDash": [6, 4]},
                 "encoding": y("ideal") | {"detail": {"field": "truth"}},
-            }
-        )
-        middle = sorted({row["K"] for row in rows if "ideal" in row})
-        words = {"type": "text", "align": "left", "baseline": "top", "dx": 6, "dy": 8}
-        least = {"aggregate": [{"op": "min", "field": "ideal", "as": "ideal"}], "groupby": ["K"]}
-        layers.append(
-            {
-                "transform": [ideal, least, {"filter": f"datum.K === {middle[len(middle) // 2]}"}],
-                "mark": words | {"color": INK, "fontSize": 12, "clip": True},
-                "encoding": y("ideal") | {"text": {"value": "ideal critic (dashed)"}},
             }
         )
     if truths := sorted({row["truth"] for row in rows if row["truth"] is not None}):

@@ -133,7 +133,7 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
             {"name": "choice", "value": names[0] if names else ""},
         ],
     )
-    return Chart(label, "", spec, names, "colour")
+    return Chart(label, "", spec, names, "coloured by")
 
 
 def flat(x: Any, seed: int = 0) -> Any:

@@ -11,7 +11,7 @@ from probes.report.page import vega
 from probes.report.page.bound_charts import NEAR
 from probes.report.page.vega import INK, QUIET, Row, Spec
 
-LINES = 7  # lines of equal D + R
+LINES = 10  # most lines of equal D + R
 
 
 def said_of_rate(numbers: Numbers) -> list[str]:
@@ -203,29 +203,30 @@ def _equal_sums(
     totals = _rounds(bottom, top + right)
     iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
     line: Spec = {"type": "line", "clip": True}
+    places = [
+        {"total": total, "R": max(0.0, total - top), "D": min(total, top)}
+        for total in totals
+        if total - top < 0.9 * right and total > bottom
+    ]
     return [
         {
             "data": {"values": iso},
             "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
             "encoding": at("R", "D") | {"detail": {"field": "total"}},
         },
-        {
-            "data": {
-                "values": [
-                    {"total": total, "R": max(0.0, total - top), "D": min(total, top)}
-                    for total in totals
-                    if total - top < 0.9 * right
-                ]
-            },
-            "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11}
-            | {"baseline": "top", "dy": 4, "color": QUIET},
-            "encoding": at("R", "D") | {"text": {"field": "total", "format": ","}},
-        },
+        *vega.label(
+            places,
+            at("R", "D") | {"text": {"field": "total", "format": ","}},
+            align="left",
+            baseline="top",
+            dx=6,
+            dy=3,
+        ),
     ]
 
 
 def _rounds(low: float, high: float) -> list[float]:
-    """About `LINES` round numbers between two."""
+    """At most `LINES` round numbers between two."""
     least = (high - low) / LINES
     if not least > 0:
         return []
