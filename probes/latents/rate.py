@@ -117,16 +117,13 @@ class RateProbe(Probe):
 
     def bounds(self, numbers: Numbers) -> list[Bound]:
         named = {"lower": "lower", "upper": "upper, leave-one-out", "rate": "rate R"}
-        return [
-            Bound(
-                "I(X; Z)",
-                "lower" if key == "lower" else "upper",
-                name,
-                *(numbers[key][end] for end in ("value", "low", "high")),
-                ceiling=numbers["ceiling"] if key == "lower" else None,
-            )
-            for key, name in named.items()
-        ]
+        found = []
+        for key, name in named.items():
+            ends = (numbers[key][end] for end in ("value", "low", "high"))
+            side = "lower" if key == "lower" else "upper"
+            bound = Bound("I(X; Z)", side, name, *ends)
+            found.append(bound._replace(ceiling=numbers["ceiling"]) if side == "lower" else bound)
+        return found
 
     def charts(self, entries: list[Entry]) -> list[Chart]:
         return rate_charts.plane(entries)

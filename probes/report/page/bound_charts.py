@@ -296,13 +296,13 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
         rows,
         [
             *([_truth([{"truth": truth} for truth in known], "x")] if known else []),
-            *_bridge_layers(spans, zero=not close),
+            *_bridge_layers([s for s in spans if s["at_least"] < s["at_most"]], zero=not close),
         ],
     )
     spec["height"] = 34 * max(1, len(spans)) + 8
     meaning = MEANINGS.get(quantity, "")
-    about = "The axis does not begin at 0, so that near values can be told apart." if close else ""
-    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", about, spec)
+    said = "The axis does not begin at 0, so that near values can be told apart." if close else ""
+    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", said, spec)
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:
@@ -334,13 +334,13 @@ def _bridge_layers(spans: list[Row], zero: bool) -> list[Spec]:
     sides = {"lower": "triangle-right", "upper": "triangle-left"}
     shape = {"scale": {"domain": list(sides), "range": list(sides.values())}, "legend": None}
     span = x("at_least") | {"x2": {"field": "at_most"}}
+    held: Spec = {
+        "data": {"values": spans},
+        "mark": {"type": "bar", "height": 10},
+        "encoding": span | vega.by_run(0.3) | between,
+    }
     return [
-        {
-            "data": {"values": spans},
-            "transform": [{"filter": "datum.at_least < datum.at_most"}],
-            "mark": {"type": "bar", "height": 10},
-            "encoding": span | vega.by_run(0.3) | between,
-        },
+        *([held] if spans else []),
         {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": ends | vega.by_run()},
         {
             "mark": point,
