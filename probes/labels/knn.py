@@ -187,10 +187,7 @@ def _captions(frozen: Frozen, found: Neighbours, rows: Tensor, nearest: Tensor) 
     classes = frozen.source("test").identity.classes
     test, train = (frozen.features(split) for split in ("test", "trainval"))
 
-    varying = [place for place, (_, values) in enumerate(train.factors) if values > 1]
-
     def label(y: Tensor) -> str:
-        y = y[varying] if varying else y
         named = len(y) == 1 and len(classes) > int(y[0])
         return classes[int(y[0])][:12] if named else ",".join(map(str, y.tolist()))
 
@@ -264,7 +261,8 @@ class KNNProbe(Probe):
             pictures,
             columns=["test image", *(f"{rank + 1}." for rank in range(nearest.shape[1]))],
             captions=_captions(frozen, found.arrays["nearest"], rows, nearest),
-            title="Test images and their nearest training images: cosine, label",
+            title="Test images and their nearest training images: cosine, "
+            + ", ".join(name for name, _ in frozen.features("test").factors),
         )
         return {"neighbours": save_grid(folder / "neighbours.png", grid)}
 

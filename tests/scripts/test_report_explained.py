@@ -274,6 +274,8 @@ def test_confusions_begin_with_the_table_that_has_most_of_them():
         "Label by label: x 50.0 % (random guess 50.0 %), y 75.0 % (random guess 25.0 %)."
     )
     assert class_charts.said_of_labels({"confusion": {}}) == []
+    (said,) = class_charts.said_of_labels({"confusion": {"y": two["y"]}, "top1/y": 0.75})
+    assert said == "A random guess finds 25.0 % of them."
 
 
 def test_the_plane_has_lengths_of_files_and_the_known_curve():

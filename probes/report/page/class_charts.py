@@ -22,7 +22,9 @@ def said_of_labels(numbers: Numbers) -> list[str]:
         for factor, rows in shares.items()
         if f"top1/{factor}" in numbers and len(rows) > 1
     ]
-    return [f"Label by label: {', '.join(found)}."] if len(found) > 1 else []
+    if len(found) == 1 == len(shares):
+        return [f"A random guess finds {100 / len(next(iter(shares.values()))):.1f} % of them."]
+    return [f"Label by label: {', '.join(found)}."] if found else []
 
 
 def said_of_confusion(shares: dict[str, Any]) -> list[str]:
