@@ -184,7 +184,6 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
     x = {"field": "K", "type": "quantitative", "title": "negatives K"}
     x |= vega.axis(row["K"] for row in rows)
     chosen: Spec = {"transform": [{"filter": "indexof(datum.shown, choice) >= 0"}]}
-
     known = [row["truth"] for row in rows if row["truth"] is not None]
     low, high = min(row["low"] for row in rows), max([row["high"] for row in rows] + known)
     ends = [max(low, -2.0), high + 0.12 * max(high - low, 1e-6)]
