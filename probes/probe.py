@@ -57,6 +57,7 @@ class Bound(NamedTuple):
     verdict: str = ""  # what limits it
     truth: float | None = None  # the known value of the quantity
     views: str = ""  # bounds are on one quantity only if their views were made in the same way
+    ceiling: float | None = None  # the most that this bound can show
 
 
 class Chart(NamedTuple):
@@ -72,6 +73,7 @@ class Chart(NamedTuple):
     choices: tuple[str, ...] = ()  # values of the parameter "choice", the first one is shown
     choice: str = ""  # what is chosen, in a word
     square: bool = False  # as wide as high
+    lines: tuple[tuple[str, str], ...] = ()  # (dashes, meaning) of lines, for the key
 
 
 class Probe:

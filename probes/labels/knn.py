@@ -243,7 +243,7 @@ class KNNProbe(Probe):
 
     def plain(self, numbers: Numbers) -> list[str]:
         found = f"{100 * numbers['knn200']['top1']:.1f} %"
-        return [f"The votes of the 200 nearest training images find {found} of the labels."]
+        return [f"A vote of the 200 nearest training images finds {found} of the labels (kNN)."]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
         """A row for each of eight test images: itself, then its nearest training images."""
@@ -261,7 +261,8 @@ class KNNProbe(Probe):
             pictures,
             columns=["test image", *(f"{rank + 1}." for rank in range(nearest.shape[1]))],
             captions=_captions(frozen, found.arrays["nearest"], rows, nearest),
-            title="Test images and their nearest training images: cosine, label",
+            title="Test images and their nearest training images: cosine, "
+            + ", ".join(name for name, _ in frozen.features("test").factors),
         )
         return {"neighbours": save_grid(folder / "neighbours.png", grid)}
 

@@ -199,7 +199,7 @@ class LinearProbe(Probe):
 
     name = "linear"
     summary = "logistic regression on standardised features: top-1, and H(Y) - CE in nats"
-    columns = ("linear %", "label nats")
+    columns = ("linear %", "nats gained per label")
     claims = (
         "Share of test images whose label a linear classifier of the frozen features finds, mean"
         " over the label columns.",
@@ -246,8 +246,8 @@ class LinearProbe(Probe):
     def plain(self, numbers: Numbers) -> list[str]:
         return [
             f"A linear classifier finds {100 * numbers['top1']:.1f} % of the labels of test images"
-            f" and gains {numbers['information']:.2f} nats about a label, both as means over label"
-            " columns.",
+            f" and gains {numbers['information']:.2f} nats about each, on average over labels.",
+            *class_charts.said_of_labels(numbers),
             *class_charts.said_of_confusion(numbers.get("confusion", {})),
         ]
 

@@ -191,7 +191,7 @@ class DisentanglementProbe(Probe):
 
     def plain(self, numbers: Numbers) -> list[str]:
         return [
-            f"Of {', '.join(numbers['factors'])}: a dimension tells about one factor alone to"
-            f" {100 * numbers['disentanglement']:.0f} % (DCI disentanglement), and a factor lies in"
-            f" one dimension to {100 * numbers['completeness']:.0f} % (completeness)."
+            f"DCI disentanglement {numbers['disentanglement']:.2f} (1 = each dimension serves one"
+            f" factor), completeness {numbers['completeness']:.2f} (1 = each factor sits in one"
+            f" dimension). Factors: {', '.join(numbers['factors'])}."
         ]

@@ -36,7 +36,7 @@ class RateProbe(Probe):
 
     name = "rate"
     summary = "R, D, D + R, bounds on I(X; Z), active units, the rate of each dimension (VAEs)"
-    columns = ("≤ I(X;Z) ≤ (nats)", "R (nats)", "D + R (nats)")
+    columns = ("I(X;Z): at least … at most (nats)", "R (nats)", "D + R ≥ -log p(x) (nats)")
     claims = (
         "The information between an image and its code lies between these two numbers. The lower"
         " one can not exceed log n for n images.",
@@ -117,15 +117,13 @@ class RateProbe(Probe):
 
     def bounds(self, numbers: Numbers) -> list[Bound]:
         named = {"lower": "lower", "upper": "upper, leave-one-out", "rate": "rate R"}
-        return [
-            Bound(
-                "I(X; Z)",
-                "lower" if key == "lower" else "upper",
-                name,
-                *(numbers[key][end] for end in ("value", "low", "high")),
-            )
-            for key, name in named.items()
-        ]
+        found = []
+        for key, name in named.items():
+            ends = (numbers[key][end] for end in ("value", "low", "high"))
+            side = "lower" if key == "lower" else "upper"
+            bound = Bound("I(X; Z)", side, name, *ends)
+            found.append(bound._replace(ceiling=numbers["ceiling"]) if side == "lower" else bound)
+        return found
 
     def charts(self, entries: list[Entry]) -> list[Chart]:
         return rate_charts.plane(entries)

@@ -24,6 +24,7 @@ from probes.probe import Entry, Numbers
 # Okabe and Ito's colours, which colour-blind readers can tell apart, then three dark ones of Tol's
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLOURS += ("#5b5b5b", "#332288", "#882255", "#999933")
+NUMBERED = 20  # dimensions of a code that have their number below their bar
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 BLACK, GREY = "#222222", "#888888"
 FEW = 8  # entries; if there are more, texts are smaller
@@ -112,12 +113,18 @@ def curve(
 
 
 def dimensions(rates: list[float], path: Path) -> Path:
-    """The rate of each dimension of a code, the largest first."""
+    """The rate of each dimension of a code, the largest first; few ones have their number in the
+    code, as in the pictures of traversals.
+    """
+    order = sorted(range(len(rates)), key=lambda place: -rates[place])
     with picture(path, figsize=(7, 3.6)) as (_, axes):
         places = range(1, len(rates) + 1)
-        axes.bar(places, sorted(rates, reverse=True), color=COLOURS[0], width=0.85)
+        axes.bar(places, [rates[place] for place in order], color="#5f6368", width=0.85)
         axes.set(title=f"Rate of each dimension, {sum(rates):.2f} nats in all")
         axes.set(xlabel="dimensions of z, sorted", ylabel="E KL(q(z_j|x) ‖ p(z_j)), nats")
+        if len(rates) <= NUMBERED:
+            axes.set_xticks(list(places), [f"z {place}" for place in order], fontsize=8)
+            axes.set_xlabel("dimensions of z, sorted by rate")
     return path
 
 

@@ -44,9 +44,9 @@ class InformationProbe(Probe):
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
     claims = (
-        "A lower bound on the information that two views of an image share, by the named critic at"
-        " its largest K, on held-out images. It can not exceed log(K + 1), and it does not say"
-        " whether the features are useful.",
+        "A lower bound on the information that two views of an image share, by the common critic"
+        " (else the method's own) at its largest K, on held-out images. It can not exceed"
+        " log(K + 1), and it does not say whether the features are useful.",
         "What limits the bound: K, the training data, or the critic. Converged: none of these.",
     )
     across = "negatives K"

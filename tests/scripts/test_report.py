@@ -16,7 +16,7 @@ from PIL import Image
 from probes.probe import Bound, Entry
 from probes.registry import PROBES
 from probes.report import groups, store
-from probes.report.page import bound_charts, build, content, gallery
+from probes.report.page import bound_charts, build, content, gallery, lead, rate_charts
 from probes.session import load_probes
 from scripts import report
 from tests.reports import information, rate, refused, written
@@ -295,27 +295,59 @@ def entry(place):
 
 def test_a_difference_is_settled_only_beyond_its_interval():
     def said(*bounds):
-        return content.compared([(entry(i), [b]) for i, b in enumerate(bounds)])
+        return lead.compared([(entry(i), [b]) for i, b in enumerate(bounds)])
 
     close, far = said(bound(4.00), bound(4.01)), said(bound(4.00), bound(4.10))
-    assert "b has the largest lower bound" in close[0] and "± 0.014" in close[0]
-    assert "Their order is not settled" in close[0] and "The most is read from b" in far[0]
+    assert close[0].startswith("b shows the most of") and "0.010 ± 0.014" in close[1]
+    assert "may be zero" in close[1] and "0.100 ± 0.014" in far[1] and "beyond" in far[1]
     (_, verdict) = said(bound(1.0, verdict="K-limited"))
-    assert verdict.startswith("Verdict on the bound of a: K-limited. The number of")
+    assert verdict.startswith("Verdict on I(V1; V2) for a: K-limited. The number of")
     assert any("intervals of a lie above it" in line for line in said(bound(4.2, truth=4.1)))
     other = bound(4.1)._replace(views="fresh rendering")  # another quantity: not compared
-    assert not any("largest" in line for line in said(bound(4.0), other))
+    assert not any("shows the most" in line for line in said(bound(4.0), other))
 
 
 def test_bounds_from_both_sides_are_a_range():
     both = [bound(2.0, of="I(X; Z)", verdict=""), bound(9.0, of="I(X; Z)", side="upper")]
-    assert (
-        "at least 2.00 and at most 9.00 nats (InfoNCE)" in content.compared([(entry(0), both)])[0]
-    )
+    assert "at least 2.00 and at most 9.00 nats (InfoNCE)" in lead.compared([(entry(0), both)])[0]
     (chart,) = bound_charts.bridge([(entry(0), [*both, bound(90.0, of="I(X; Z)", side="upper")])])
-    span = chart.spec["layer"][0]["data"]["values"][0]
+    span = chart.spec["layer"][0]["data"]["values"][0]  # no truth is drawn below it
     assert (span["at_least"], span["at_most"]) == (2.0, 9.0)
     assert [row["value"] for row in chart.spec["data"]["values"]] == [2.0, 9.0]
+
+
+def test_the_lead_says_what_a_test_can_show_and_whether_training_was_equal():
+    both = [bound(7.6, of="I(X; Z)", verdict=""), bound(50.0, of="I(X; Z)", side="upper")]
+    (near,) = lead.compared([(entry(0), [both[0]._replace(ceiling=7.62), both[1]])])
+    (far,) = lead.compared([(entry(0), [both[0]._replace(ceiling=9.0), both[1]])])
+    assert "7.60 is the most that this test can show" in near and "most that" not in far
+    (said,) = lead.unequal([("a", 24576), ("b", 65536), ("c", 24576), ("d", None)])
+    assert "a and c 24,576; b 65,536." in said
+    assert lead.unequal([("a", 5), ("b", 5), ("c", None)]) == []
+
+
+def test_the_parts_of_a_bound_add_up_as_they_are_written():
+    known = information(0.014, truth=4.3004)
+    critic = known["critics"]["common"] | {"doubling": {"gain": 0.0126}}
+    critic["sweep"][-1] |= {"bound": 4.1004, "best_possible": 4.2506}
+    other = {"sweep": [{"bound": 4.05}]}
+    lines = bound_charts.said_of_information(
+        known | {"critics": {"common": critic, "native": other}}, "common", critic
+    )
+    said = " ".join(lines)
+    assert "at least 4.100 nats of the 4.300 that two views share" in said
+    assert "misses 0.200 nats" in said and "reaches 4.251 at this K. The other 0.151 nats" in said
+    assert "half of the training pairs added 0.013 nats" in said
+    assert "other critics read 4.050 (native) nats" in said
+
+
+def test_lines_of_equal_sums_have_round_values():
+    for low, high in ((-3050.0, -2950.0), (0.0, 0.03), (-7.0, 91.0)):
+        found = rate_charts._rounds(low, high)
+        steps = {round(b - a, 9) for a, b in zip(found, found[1:], strict=False)}
+        assert 3 <= len(found) <= rate_charts.LINES and len(steps) == 1
+        assert all(low <= value < high for value in found)
+        assert f"{steps.pop():e}"[:5] in ("1.000", "2.000", "5.000")
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ def test_a_reader_sorts_marks_and_moves_the_sliders(tab, pages):
         right = torch.zeros(len(table), dtype=torch.long)
         loss = F.cross_entropy(table[:, : k + 1], right, reduction="none")
         said = tab.run("document.getElementById('k-said').textContent")
-        assert f"= {math.log(k + 1) - loss[pair]:.2f} nats" in said
+        top, lost = round(math.log(k + 1), 3), round(float(loss[pair]), 3)
+        assert f"= {top:.3f} − {lost:.3f} = {top - lost:.3f} nats" in said
         assert f"pairs: {math.log(k + 1) - loss.mean():.2f}; ceiling: {math.log(k + 1):.2f}" in said
     saved = tab.run(f"{data}.reports[1].rate")
     assert saved == json.loads(json.dumps(rate(8.0)))
@@ -262,11 +263,19 @@ def test_confusions_begin_with_the_table_that_has_most_of_them():
     assert chart.choices == ("b: x", "a: x")
     rows = [row for row in chart.spec["data"]["values"] if row["shown"] == "b: x"]
     assert {(row["true"], row["read"]): row["text"] for row in rows} == {
-        (0, 0): "90", (0, 1): "10", (1, 0): "30", (1, 1): "70",
+        (0, 0): "90 %", (0, 1): "10 %", (1, 0): "30 %", (1, 1): "70 %",
     }  # fmt: skip
     (said,) = class_charts.said_of_confusion(entries[1].numbers["confusion"])
     assert said == "Its most frequent confusion: 30 % of the images with x 1 are read as 0."
     assert class_charts.said_of_confusion(entries[0].numbers["confusion"]) == []
+    two = {"x": [[1.0, 0.0]] * 2, "y": [[1.0] * 4] * 4}
+    (said,) = class_charts.said_of_labels({"confusion": two, "top1/x": 0.5, "top1/y": 0.75})
+    assert said == (
+        "Label by label: x 50.0 % (random guess 50.0 %), y 75.0 % (random guess 25.0 %)."
+    )
+    assert class_charts.said_of_labels({"confusion": {}}) == []
+    (said,) = class_charts.said_of_labels({"confusion": {"y": two["y"]}, "top1/y": 0.75})
+    assert said == "A random guess finds 25.0 % of them."
 
 
 def test_the_plane_has_lengths_of_files_and_the_known_curve():

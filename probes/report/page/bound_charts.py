@@ -2,10 +2,12 @@
 two families of methods.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from core.information.units import bits
+from core.information.verdict import FLAT, GAIN
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
@@ -16,10 +18,20 @@ MEANINGS = {
     "I(X; Z)": "the information between an image and its code",
 }
 FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
-HEADLINE = "the critic of the table"
+HEADLINE = "critic of the table"
+NEAR = 0.05  # nats from its ceiling at which a bound can not show more
+THIN = 2.5  # pixels of a curve
+BROADER = "Where two curves coincide, the one below is drawn broader."
+CRITICS = {  # who reads, as the end of a sentence
+    "common": "a small critic that is trained in the same way for every checkpoint",
+    "native": "the method's own critic",
+    "native, refitted scale": "the method's own critic with a refitted temperature",
+}
 VERDICTS = {
-    "converged": "Neither K, nor the training images, nor the critics that were tried limit it"
-    " much.",
+    "converged": "Twice as many negatives add less than"
+    f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats; twice as many training pairs add less"
+    f" than {100 * GAIN:.0f} % of the bound, or no more than chance. The encoder, and every critic"
+    " that was tried, may still lose information.",
     "K-limited": "The number of negatives limits it: the bound still rises with K.",
     "data-limited": "The number of training images limits it: a critic that had half of them reads"
     " notably less.",
@@ -29,31 +41,70 @@ VERDICTS = {
 }
 
 
+def gap(large: float, small: float, digits: int = 3) -> float:
+    """The difference of two numbers as they are written, so that a reader can check it."""
+    return round(large, digits) - round(small, digits)
+
+
 def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> list[str]:
     """The bound of one critic in words: its value, what limits it, the truth, the certificate."""
-    last, verdict = critic["sweep"][-1], critic["verdict"]
+    last, truth = critic["sweep"][-1], numbers["truth"]
+    of = "of what two views share" if truth is None else f"of the {truth:.3f} that two views share"
     lines = [
-        f"Two views of an image share at least {last['bound']:.3f} nats"
+        f"From its features, at least {last['bound']:.3f} nats {of} can be read"
         f" ({bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
-        f" {last['high']:.3f}), as the {name} critic reads with {last['K']:,.0f} negatives.",
-        f"Verdict: {verdict}. {VERDICTS.get(verdict, '')} The ceiling at this K is"
-        f" {last['ceiling']:.2f} nats.",
+        f" {last['high']:.3f}).",
+        f"This was read by {CRITICS.get(name, f'the critic {name}')}, with K ="
+        f" {last['K']:,.0f} negatives. No critic can show more than log(K + 1) ="
+        f" {last['ceiling']:.2f} nats at this K.",
+        *_said_of_verdict(numbers, name, critic),
     ]
-    if numbers["truth"] is not None:
-        short = numbers["truth"] - last["bound"]
-        if last["low"] > numbers["truth"]:
-            said = "The bound is above it by more than its interval."
-        elif short < 0:
-            said = "The bound is above it, but within its interval."
-        else:
-            said = f"The bound misses {short:.3f} nats of it."
-        lines.append(f"The true information is known: {numbers['truth']:.3f} nats. {said}")
+    if truth is not None:
+        lines.append(_said_of_truth(truth, last))
     if proof := critic.get("certificate"):
         lines.append(
-            f"With {100 * proof['confidence']:g} % confidence, and without any assumption about"
-            f" the distribution, it is at least {proof['low']:.2f} nats."
+            f"A stricter guarantee for the same information, for any distribution, with"
+            f" {100 * proof['confidence']:g} % confidence: at least {proof['low']:.2f} nats."
         )
     return lines
+
+
+def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> list[str]:
+    """The verdict and the numbers behind it."""
+    verdict, rows = critic["verdict"], critic["sweep"]
+    lines = [f"Verdict on I(V1; V2): {verdict}. {VERDICTS.get(verdict, '')}".strip()]
+    why = []
+    if len(rows) > 1:
+        before, last = rows[-2:]
+        change = f"{gap(last['bound'], before['bound']):+.3f}".replace("-", "−")
+        why.append(f"from K = {before['K']:,.0f} to {last['K']:,.0f} it changed by {change} nats")
+    if more := critic.get("doubling"):
+        why.append(f"the second half of the training pairs added {more['gain']:.3f} nats")
+    others = [
+        f"{found['sweep'][-1]['bound']:.3f} ({other})"
+        for other, found in numbers["critics"].items()
+        if other != name
+    ]
+    if others:
+        why.append(f"other critics read {', '.join(others)} nats")
+    return lines + ([f"The evidence: {'; '.join(why)}."] if why else [])
+
+
+def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
+    """What is missing, and who loses it."""
+    said = f"The true information is known: {truth:.3f} nats."
+    if last["low"] > truth:
+        return f"{said} The bound is above it by more than its interval."
+    if truth < last["bound"]:
+        return f"{said} The bound is above it, but within its interval."
+    said += f" The bound misses {gap(truth, last['bound']):.3f} nats of it."
+    ideal = last.get("best_possible")
+    if ideal is None or ideal < last["bound"]:
+        return said
+    return (
+        f"{said} The ideal critic reaches {ideal:.3f} at this K. The other"
+        f" {gap(ideal, last['bound']):.3f} nats are lost in the encoder, or by every critic tried."
+    )
 
 
 def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
@@ -72,16 +123,41 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
     _widen(rows)
     critics = list(dict.fromkeys(name for row in rows for name in row["shown"]))
     critics.sort(key=lambda name: name != HEADLINE)
+    ideals, truths = (
+        any("ideal" in row for row in rows),
+        any(row["truth"] is not None for row in rows),
+    )
     return Chart(
         "Between views: lower bounds on I(V1; V2) against the number of negatives K",
         "Each curve is a lower bound on the information that two views of an image share, with its"
-        " 95 % interval (of several seeds: mean ± standard deviation). No critic with K negatives"
-        " can exceed the dotted ceiling log(K + 1). The dashed curve is that of the ideal critic,"
-        " the full line the truth, where these are known.",
+        f" {_interval(entries)}. No critic with K negatives can exceed the dotted ceiling"
+        " log(K + 1)."
+        + (f" {BROADER}" if any(row["width"] > THIN for row in rows) else "")
+        + _critics_said(critics, headlines),
         vega.layered(rows, _sweep_layers(rows), [{"name": "choice", "value": HEADLINE}]),
         tuple(critics),
         "critic",
+        lines=(
+            ("1 3", "ceiling log(K + 1)"),
+            *[("6 4", "ideal critic")] * ideals,
+            *[("", "truth")] * truths,
+        ),
     )
+
+
+def _interval(entries: list[Entry]) -> str:
+    seeds = max(len(entry.runs) for entry in entries)
+    return "standard deviation over seeds" if seeds > 1 else "95 % interval"
+
+
+def _critics_said(names: Sequence[str], headlines: Sequence[str]) -> str:
+    """What the critics of a figure are, and which of them the table shows."""
+    known = [name for name in names if name in CRITICS]
+    if len(known) < 2:
+        return ""
+    said = "; ".join(f"“{name}” is {CRITICS[name]}" for name in known)
+    shown = " or ".join(f"“{name}”" for name in known if name in headlines)
+    return f" Critics: {said}." + (f" The table shows {shown}." if shown else "")
 
 
 def _widen(rows: list[Row]) -> None:
@@ -101,14 +177,13 @@ def _widen(rows: list[Row]) -> None:
             if other[0]["run"] != curve[0]["run"] and {*other[0]["shown"]} & {*curve[0]["shown"]}
         )
         for row in curve:
-            row |= {"width": 2.5 + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
+            row |= {"width": THIN + 4 * min(above, 3), "size": 60 + 120 * min(above, 3)}
 
 
 def _sweep_layers(rows: list[Row]) -> list[Spec]:
     x = {"field": "K", "type": "quantitative", "title": "negatives K"}
     x |= vega.axis(row["K"] for row in rows)
     chosen: Spec = {"transform": [{"filter": "indexof(datum.shown, choice) >= 0"}]}
-
     known = [row["truth"] for row in rows if row["truth"] is not None]
     low, high = min(row["low"] for row in rows), max([row["high"] for row in rows] + known)
     ends = [max(low, -2.0), high + 0.12 * max(high - low, 1e-6)]
@@ -131,16 +206,6 @@ def _sweep_layers(rows: list[Row]) -> list[Spec]:
             "encoding": y("ceiling"),
         }
     ]
-    inside = [row["K"] for row in rows if row["ceiling"] < 0.97 * ends[1]]
-    if inside:
-        words = {"type": "text", "align": "right", "dx": -8, "dy": -6, "fontSize": 12}
-        layers.append(
-            {
-                "transform": [first | {"groupby": ["K"]}, {"filter": f"datum.K === {max(inside)}"}],
-                "mark": words | {"color": QUIET},
-                "encoding": y("ceiling") | {"text": {"value": "ceiling log(K + 1)"}},
-            }
-        )
     if any("ideal" in row for row in rows):
         ideal: Spec = {"filter": "isValid(datum.ideal)"}
         layers.append(
@@ -225,16 +290,18 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
     _drop_far(rows, spans)
     truths = {bound.truth for _, held in bounds for bound in held if bound.quantity == quantity}
     known = sorted(truth for truth in truths if truth is not None)
+    close = not any(row["side"] == "upper" for row in rows)
     spec = vega.layered(
         rows,
         [
-            *_bridge_layers(spans),
             *([_truth([{"truth": truth} for truth in known], "x")] if known else []),
+            *_bridge_layers([s for s in spans if s["at_least"] < s["at_most"]], zero=not close),
         ],
     )
     spec["height"] = 34 * max(1, len(spans)) + 8
     meaning = MEANINGS.get(quantity, "")
-    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", "", spec)
+    said = "The axis does not begin at 0, so that near values can be told apart." if close else ""
+    return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", said, spec)
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:
@@ -248,12 +315,12 @@ def _drop_far(rows: list[Row], spans: list[Row]) -> None:
         ]
 
 
-def _bridge_layers(spans: list[Row]) -> list[Spec]:
+def _bridge_layers(spans: list[Row], zero: bool) -> list[Spec]:
     y: Spec = {"field": "checkpoint", "type": "nominal", "title": None, "sort": {"field": "run"}}
     y |= {"axis": {"labelLimit": 130, "ticks": False, "domain": False, "labelPadding": 8}}
 
     def x(field: str) -> Spec:
-        scale = {"scale": {"zero": True, "nice": True}}
+        scale = {"scale": {"zero": zero, "nice": True}}
         return {"y": y, "x": {"field": field, "type": "quantitative", "title": "nats"} | scale}
 
     ends = x("low") | {"x2": {"field": "high"}}
@@ -266,12 +333,13 @@ def _bridge_layers(spans: list[Row]) -> list[Spec]:
     sides = {"lower": "triangle-right", "upper": "triangle-left"}
     shape = {"scale": {"domain": list(sides), "range": list(sides.values())}, "legend": None}
     span = x("at_least") | {"x2": {"field": "at_most"}}
+    held: Spec = {
+        "data": {"values": spans},
+        "mark": {"type": "bar", "height": 10},
+        "encoding": span | vega.by_run(0.3) | between,
+    }
     return [
-        {
-            "data": {"values": spans},
-            "mark": {"type": "bar", "height": 10},
-            "encoding": span | vega.by_run(0.3) | between,
-        },
+        *([held] if spans else []),
         {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": ends | vega.by_run()},
         {
             "mark": point,

@@ -18,13 +18,14 @@ from probes.report import orders
 from probes.report.comparison import said_of_views
 from probes.report.figures import COLOURS
 from probes.report.groups import Group
-from probes.report.page import bits_back, bound_charts, content, explore, gallery
+from probes.report.page import bits_back, bound_charts, content, explore, gallery, lead
 from probes.report.schema import Report
 from probes.report.store import write_text
 from probes.report.table import SPREAD, Probes, measured
 from probes.report.tabular import csv_text
 
 PACKAGE = "probes.report.page"
+KEYED = 12  # checkpoints in the key of a figure
 EXPORT = "window.vegaEmbed=vegaEmbed;"
 CELLS = {"number": lambda cell: "" if cell.number is None else repr(float(cell.number))}
 
@@ -67,7 +68,8 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
             title=title or "What these encoders carry",
             checkpoints=_checkpoints(groups, probes),
             columns=content.claims(probes),
-            compared=content.compared(held)
+            compared=lead.compared(held)
+            + lead.unequal([(group.label, content.seen(group.reports[0])) for group in groups])
             + [f"{line[0].upper()}{line[1:]}." for line in orders.said_of_orders(groups)],
             views=said_of_views(reports),
             spread=SPREAD.strip() if any(len(group.reports) > 1 for group in groups) else "",
@@ -77,6 +79,8 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
             chains=chains,
             galleries=gallery.galleries(groups, probes),
             number=lambda chart: numbered[id(chart)],
+            runs=_runs,
+            words=lead.words(probes),
             data=_json(data),
             style=_colours() + _own("page.css"),
             script=script,
@@ -98,6 +102,7 @@ def _checkpoints(groups: Sequence[Group], probes: Probes) -> list[dict[str, Any]
             "method": group.reports[0]["method"].split(".")[-1],
             "data": group.data,
             "step": group.reports[0]["step"],
+            "seen": content.seen(group.reports[0]),
             "cells": content.cells(group, probes),
             "sentences": content.sentences(group, probes),
             "absent": content.absent(group),
@@ -108,6 +113,13 @@ def _checkpoints(groups: Sequence[Group], probes: Probes) -> list[dict[str, Any]
         }
         for place, group in enumerate(groups)
     ]
+
+
+def _runs(chart: Chart) -> list[int]:
+    """The checkpoints of a figure, for its key; none if there are too many to look up."""
+    rows = chart.spec["data"]["values"]
+    found = sorted({row["run"] for row in rows if "shape" in row})
+    return found if len(found) <= KEYED else []
 
 
 def _public(report: Report) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.errors import legible
-from probes.probe import Chart, Entry
+from probes.probe import Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, Row, Spec
 
@@ -11,6 +11,20 @@ MOST = 6  # checkpoints, and so many cells of all tables that are not 0
 CELLS = 12_000
 WRITTEN = 12  # classes of a table with a number in each cell
 LEAST = 0.005  # share that is written
+
+
+def said_of_labels(numbers: Numbers) -> list[str]:
+    """The share of each label that is found, beside that of a random guess."""
+    shares = numbers.get("confusion", {})
+    found = [
+        f"{legible(str(factor), 40)} {100 * numbers[f'top1/{factor}']:.1f} % (random guess"
+        f" {100 / len(rows):.1f} %)"
+        for factor, rows in shares.items()
+        if f"top1/{factor}" in numbers and len(rows) > 1
+    ]
+    if len(found) == 1 == len(shares):
+        return [f"A random guess finds {100 / len(next(iter(shares.values()))):.1f} % of them."]
+    return [f"Label by label: {', '.join(found)}."] if found else []
 
 
 def said_of_confusion(shares: dict[str, Any]) -> list[str]:
@@ -49,7 +63,8 @@ def confusions(entries: list[Entry]) -> list[Chart]:
         Chart(
             "Confusion between classes",
             "Of the test images of a class (row), the share that the linear classifier reads as"
-            " each class (column). A perfect classifier has 100 % on the diagonal.",
+            " each class (column). A perfect classifier has 100 % on the diagonal. Classes without"
+            " a name are numbered from 0.",
             _spec(rows, names[0]),
             names,
             "checkpoint and label",
@@ -62,7 +77,7 @@ def _cells(shares: list[list[float]]) -> list[Row]:
     written = len(shares) <= WRITTEN
     return [
         {"true": true, "read": read, "share": float(share)}
-        | {"text": f"{100 * share:.0f}" if written and share >= LEAST else ""}
+        | {"text": f"{100 * share:.0f} %" if written and share >= LEAST else ""}
         for true, row in enumerate(shares)
         for read, share in enumerate(row)
         if share > 0

@@ -13,7 +13,7 @@ from probes.probe import Bound, Chart, Entry, Probe, Value
 from probes.report.comparison import file_of
 from probes.report.figures import COLOURS, MARKERS
 from probes.report.groups import Group, Unalike, mean
-from probes.report.page import bound_charts, vega
+from probes.report.page import lead, vega
 from probes.report.schema import KEYS, Report
 from probes.report.store import MALFORMED, damaged
 from probes.report.table import LONGEST, Probes, headings, spread
@@ -114,6 +114,7 @@ def sentences(group: Group, probes: Probes) -> list[str]:
         if runs := group.runs(key):
             numbers = mean(runs)
             lines += tried(key, [group], lambda p=probe, n=numbers: p.plain(n))
+    lines += lead.of_limits(group)
     return [sentence(legible(line, 1000)) for line in lines]
 
 
@@ -130,84 +131,6 @@ def absent(group: Group) -> list[tuple[str, str]]:
         (legible(str(key), 40), legible(str(why), 300))
         for key, why in group.reports[0]["absent"].items()
     ]
-
-
-def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
-    """Which checkpoint has the largest lower bound on each quantity, whether its distance from the
-    next one exceeds the interval, and what limits the bounds.
-    """
-    lines: list[str] = []
-    of: dict[tuple[str, str, str], list[tuple[Entry, Bound]]] = {}
-    for entry, mine in held:
-        for bound in mine:
-            if bound.side == "lower":
-                of.setdefault((bound.quantity, bound.views, entry.data), []).append((entry, bound))
-    for (quantity, _, _), found in of.items():
-        upper: dict[int, Bound] = {}
-        for entry, mine in held:
-            above = [b for b in mine if b.quantity == quantity and b.side == "upper"]
-            if above:
-                upper[entry.place] = min(above, key=lambda bound: bound.value)
-        found.sort(key=lambda pair: -pair[1].value)
-        lines += _between(quantity, found, upper) if upper else [_leader(quantity, found)]
-        lines += _known(found)
-        limits: dict[str, list[str]] = {}
-        for entry, bound in found:
-            if bound.verdict:
-                limits.setdefault(bound.verdict, []).append(entry.label)
-        for verdict, names in limits.items():
-            said = bound_charts.VERDICTS.get(verdict, "")
-            who = f"{len(names)} of {len(found)} checkpoints"
-            who = _named(names) if len(names) <= SHORT else who
-            lines.append(f"Verdict on the bound of {who}: {verdict}. {said}".strip())
-    return lines
-
-
-def _between(quantity: str, found: list[tuple[Entry, Bound]], upper: dict[int, Bound]) -> list[str]:
-    """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
-    meaning = bound_charts.MEANINGS.get(quantity, quantity)
-    said = [
-        f"{entry.label}: {meaning} is at least {bound.value:.2f}"
-        + (f" and at most {most.value:.2f} nats ({most.name})." if most else " nats.")
-        for entry, bound in found[:SHORT]
-        for most in [upper.get(entry.place)]
-    ]
-    more = len(found) - SHORT
-    return said + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
-
-
-def _known(found: list[tuple[Entry, Bound]]) -> list[str]:
-    """What the bounds say beside the known truth."""
-    truths = {bound.truth for _, bound in found}
-    if len(truths) != 1 or None in truths:
-        return []
-    (truth,) = truths
-    above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
-    if above:
-        return [f"The truth is {truth:.3f} nats. The intervals of {_named(above)} lie above it."]
-    return [f"The truth is known here: {truth:.3f} nats. No bound is above it beyond its interval."]
-
-
-def _leader(quantity: str, found: list[tuple[Entry, Bound]]) -> str:
-    (first, best), *others = found
-    meaning = bound_charts.MEANINGS.get(quantity, quantity)
-    if not others:
-        return f"{first.label}: {meaning} is at least {best.value:.3f} nats."
-    second, next_ = others[0]
-    gap = best.value - next_.value
-    half = sum(((bound.high - bound.low) / 2) ** 2 for bound in (best, next_)) ** 0.5
-    settled = gap > half
-    so = f"The most is read from {first.label}" if settled else "Their order is not settled"
-    return (
-        f"Of {meaning}, {first.label} has the largest lower bound, {best.value:.3f} nats, and"
-        f" {second.label} follows with {next_.value:.3f}. {so}: the difference of {gap:.3f} nats is"
-        f" {'more' if settled else 'not more'} than its 95 % interval, ± {half:.3f} (as if both"
-        " were independent)."
-    )
-
-
-def _named(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def cells(group: Group, probes: Probes) -> list[Cell]:
@@ -286,6 +209,15 @@ def price(report: Report) -> str:
     """The beta of a VAE's config as a text, or ""."""
     found = _flat(config_text(report)).get("model.rate.beta", "")
     return found if re.fullmatch(r"[0-9.e+-]{1,12}", found) else ""
+
+
+def seen(report: Report) -> int | None:
+    """The images that training has seen, step times batch size, or None if it is not known."""
+    size = _flat(config_text(report)).get("optim.batch_size", "")
+    step = report["step"]
+    if not re.fullmatch(r"[0-9]{1,7}", size) or not 0 <= step < 10**12:
+        return None
+    return int(step) * int(size)
 
 
 def differences(texts: Sequence[str]) -> list[str]:

@@ -107,6 +107,8 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
         | {"labels": labels[number]}
         for number, (x, y) in enumerate(at)
     ]
+    legend = {"title": None, "orient": "bottom", "direction": "horizontal", "columns": 8}
+    legend |= {"labelColor": "var(--quiet)", "labelFontSize": 12, "symbolSize": 70}
     axis = {"axis": None, "scale": {"zero": False}, "type": "quantitative"}
     spec = vega.layered(
         rows,
@@ -120,7 +122,7 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
                 "encoding": {
                     "x": {"field": "x"} | axis,
                     "y": {"field": "y"} | axis,
-                    "color": {"field": "value", "type": "nominal", "legend": None}
+                    "color": {"field": "value", "type": "nominal", "legend": legend}
                     | {"scale": {"range": [f"var(--k{number})" for number in range(len(CLASSES))]}},
                     "tooltip": {"field": "image", "type": "quantitative"},
                 },
@@ -131,7 +133,7 @@ def _map(place: int, label: str, features: Features, places: Tensor) -> Chart:
             {"name": "choice", "value": names[0] if names else ""},
         ],
     )
-    return Chart(label, "", spec, names, "colour")
+    return Chart(label, "", spec, names, "coloured by")
 
 
 def flat(x: Any, seed: int = 0) -> Any:

@@ -41,6 +41,17 @@ TITLES = {
     "noise": "What noise in training does to a linear probe",
     "certified": "Bounds on the error of linear probes",
 }
+ABOUT = {  # how to read pictures of a kind
+    "views": "What training saw. A method that compares views trains on two of each image, a VAE on"
+    " one. For I(V1; V2), the probe draws two new views of each test image for every checkpoint.",
+    "neighbours": "Each row has a test image at the left, then the training images whose features"
+    " are nearest to it, with the cosine of both features and the label. A label of several parts"
+    " has a number for each.",
+    "dimensions": "The nats of each dimension of the code; together they are R. A dimension with"
+    " almost no nats is not used.",
+    "traversals": "Each row moves one dimension of the code of an image and keeps all others.",
+}
+WIDE = ("neighbours",)  # pictures with small texts, each on its own line
 TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
 
 
@@ -64,6 +75,9 @@ class Gallery:
     title: str
     pictures: list[Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    about: str = ""
+    wide: bool = False
+    noted: bool = True  # whether notes are shown: they are the same below every kind
 
     @property
     def slides(self) -> bool:
@@ -80,7 +94,7 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
     room = ROOM
     for place, group in enumerate(groups):
         for key, kind, path in _files(group.reports[0], probes):
-            gallery = found.setdefault(kind, Gallery(TITLES.get(kind) or kind.replace("_", " ")))
+            gallery = found.setdefault(kind, _empty(kind))
             made = encoded(path, width)
             if isinstance(made, str):
                 gallery.missing.append(f"{group.label}: {made}")
@@ -103,7 +117,22 @@ def galleries(groups: Sequence[Group], probes: dict[str, Probe]) -> list[Gallery
     for gallery in found.values():
         if gallery.slides:
             gallery.pictures.sort(key=lambda picture: -(picture.rate or 0.0))
+    _note_once(list(found.values()))
     return list(found.values())
+
+
+def _empty(kind: str) -> Gallery:
+    title = TITLES.get(kind) or kind.replace("_", " ")
+    return Gallery(title, about=ABOUT.get(kind, ""), wide=kind in WIDE)
+
+
+def _note_once(found: list[Gallery]) -> None:
+    """Leave out notes that an earlier kind has shown."""
+    seen: set[str] = set()
+    for gallery in found:
+        notes = {picture.note for picture in gallery.pictures if picture.note}
+        gallery.noted = not notes <= seen
+        seen |= notes
 
 
 def _rate(numbers: dict[str, float], report: Report) -> tuple[float | None, str]:

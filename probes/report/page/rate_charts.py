@@ -1,5 +1,6 @@
 """Figures and sentences of rate and distortion."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,10 @@ from core.information.units import nats
 from probes.probe import Chart, Entry, Numbers
 from probes.report.figures import lower_hull
 from probes.report.page import vega
+from probes.report.page.bound_charts import NEAR
 from probes.report.page.vega import INK, QUIET, Row, Spec
 
-LINES = 7  # lines of equal D + R
-NEAR = 0.05  # nats from the ceiling at which a lower bound can not show more
+LINES = 10  # most lines of equal D + R
 
 
 def said_of_rate(numbers: Numbers) -> list[str]:
@@ -24,9 +25,10 @@ def said_of_rate(numbers: Numbers) -> list[str]:
         " prior. It does not say what the information is about, or how good a reconstruction is.",
     ]
     if low > numbers["ceiling"] - NEAR:
+        count = f" = log {numbers['images']:,.0f}" if "images" in numbers else ""
         lines.append(
-            f"The lower bound is at its ceiling, log n = {numbers['ceiling']:.2f} nats for the"
-            " images that were used, so the true value may be anywhere between the two."
+            f"{numbers['ceiling']:.2f} is the most that this test can show with n images"
+            f" (log n{count}), so the true value may be anywhere between the two."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
     clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
@@ -48,13 +50,16 @@ def plane(entries: list[Entry]) -> list[Chart]:
     )
     if known:
         said += " The full line is R(D) of the data, which is known: nothing can be below it."
+    signs = " D is comparable only among decoders of the same likelihood."
+    if min(row["D"] for row in rows) < 0:
+        signs += " It may be negative: for continuous pixels p is a density, which may exceed 1."
     return [
         Chart(
             "Rate and distortion of the VAEs",
             "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image."
-            " Left and below is better. D + R, a bound on -log p(x), is constant on each grey"
-            " line, whose value is written at its left end."
-            " D is comparable only among decoders of the same likelihood." + said,
+            " A smaller D is a better reconstruction; a smaller R is less information in the code."
+            " D + R, a bound on -log p(x), is constant on each grey line, whose value is written at"
+            " its left end: a lower line is better." + signs + said,
             _spec(rows, [], files, known),
         )
     ]
@@ -195,20 +200,41 @@ def _equal_sums(
     bottom: float, top: float, right: float, at: Callable[[str, str], Spec]
 ) -> list[Spec]:
     """Lines of equal D + R with their values."""
-    step = (top - bottom + right) / (LINES + 1)
-    totals = [bottom + step * (number + 1) for number in range(LINES)]
+    totals = _rounds(bottom, top + right)
     iso = [{"total": total, "R": r, "D": total - r} for total in totals for r in (0.0, right)]
     line: Spec = {"type": "line", "clip": True}
+    places = [
+        {"total": total, "R": max(0.0, total - top), "D": min(total, top)}
+        for total in totals
+        if total - top < 0.9 * right and total > bottom
+    ]
     return [
         {
             "data": {"values": iso},
             "mark": line | {"color": QUIET, "strokeWidth": 0.6, "opacity": 0.6},
             "encoding": at("R", "D") | {"detail": {"field": "total"}},
         },
-        {
-            "data": {"values": [line for line in iso if line["R"] == 0]},
-            "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "fontSize": 11}
-            | {"color": QUIET, "clip": True},
-            "encoding": at("R", "D") | {"text": {"field": "total", "format": ",.0f"}},
-        },
+        *vega.label(
+            places,
+            at("R", "D") | {"text": {"field": "total", "format": ","}},
+            align="left",
+            baseline="top",
+            dx=6,
+            dy=3,
+        ),
+    ]
+
+
+def _rounds(low: float, high: float) -> list[float]:
+    """At most `LINES` round numbers between two."""
+    least = (high - low) / LINES
+    if not least > 0:
+        return []
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * n for n in (1, 2, 5, 10) if power * n >= least * 0.999)
+    first = math.ceil(low / step)
+    return [
+        round((first + number) * step, 10)
+        for number in range(2 * LINES)
+        if (first + number) * step < high
     ]

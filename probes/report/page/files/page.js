@@ -211,8 +211,8 @@
       document.getElementById("k-k-out").textContent = k;
       document.getElementById("k-pair-out").textContent = `${Number(pair.value) + 1} of ${found.table.length}`;
       document.getElementById("k-said").textContent =
-        `The right view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
-        `This pair counts log ${k + 1} + log ${p.toFixed(3)} = ${top.toFixed(2)} − ${(-Math.log(p)).toFixed(2)} = ${(top + Math.log(p)).toFixed(2)} nats. ` +
+        `The true second view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
+        `This pair counts log ${k + 1} + log ${p.toFixed(3)} = ${thousandth(top).toFixed(3)} − ${thousandth(-Math.log(p)).toFixed(3)} = ${(thousandth(top) - thousandth(-Math.log(p))).toFixed(3)} nats. ` +
         `Mean of these ${found.table.length} pairs: ${mean.toFixed(2)}; ceiling: ${top.toFixed(2)}.`;
       const colour = data.checkpoints[found.run].colour;
       document.getElementById("explainer").replaceChildren(strip(row, k, colour), rise(found, k, colour));
@@ -220,6 +220,8 @@
     for (const control of [run, slider, pair]) control.addEventListener("input", show);
     show();
   }
+  // differences of numbers as they are written, so that a reader can check them
+  function thousandth(value) { return Math.round(1000 * value) / 1000; }
   function share(row, k) {
     const most = Math.max(...row.slice(0, k + 1));
     let total = 0;
@@ -251,10 +253,16 @@
     svg("line", { x1: x(row[0]), x2: x(row[0]), y1: 36, y2: 196, stroke: colour, "stroke-width": 1.5 }, made);
     svg("circle", { cx: x(row[0]), cy: 36, r: 7, fill: colour }, made);
     const right = x(row[0]) > 240;
-    svg("text", { x: x(row[0]) + (right ? -12 : 12), y: 40, class: "ink", "text-anchor": right ? "end" : "start" }, made, "the right view");
-    svg("text", { x: 14, y: 216 }, made, signed(low));
-    svg("text", { x: 466, y: 216, "text-anchor": "end" }, made, signed(high));
-    svg("text", { x: 240, y: 216, "text-anchor": "middle" }, made, "score of a candidate");
+    svg("text", { x: x(row[0]) + (right ? -12 : 12), y: 40, class: "ink", "text-anchor": right ? "end" : "start" }, made, "the true second view");
+    const least = (high - low) / 6 || 1, power = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].map((n) => n * power).find((size) => size >= least * 0.999);
+    for (let score = Math.ceil(low / step) * step; score <= high + 1e-9; score += step) {
+      svg("line", { x1: x(score), x2: x(score), y1: 196, y2: 200, stroke: "var(--quiet)" }, made);
+      svg("text", { x: x(score), y: 214, "text-anchor": "middle" }, made, step < 1 ? signed(score) : String(Math.round(score)).replace("-", "−"));
+    }
+    svg("text", { x: 240, y: 231, "text-anchor": "middle" }, made, "score of a candidate; heights only keep points apart");
+    svg("circle", { cx: 14, cy: 12, r: 4, fill: "var(--quiet)", "fill-opacity": 0.55 }, made);
+    svg("text", { x: 24, y: 16 }, made, "views of other images");
     return made;
   }
   function rise(found, k, colour) {
@@ -272,9 +280,10 @@
     svg("path", { d: path((value) => Math.log(value + 1)), fill: "none", stroke: "var(--quiet)", "stroke-width": 1.6, "stroke-dasharray": "1 3" }, made);
     svg("path", { d: path((value) => average(found, value)), fill: "none", stroke: colour, "stroke-width": 2 }, made);
     svg("circle", { cx: x(Math.log2(k)), cy: y(average(found, k)), r: 6, fill: colour }, made);
-    svg("text", { x: x(last * 0.55), y: y(Math.log(2 ** (last * 0.55) + 1)) - 10, "text-anchor": "end" }, made, "ceiling log(K + 1)");
+    svg("text", { x: x(last * 0.55), y: y(Math.log(2 ** (last * 0.55) + 1)) - 10, "text-anchor": "end", class: "halo" }, made, "ceiling log(K + 1)");
     for (const power of powers.filter((p) => p % 3 === 0)) svg("text", { x: x(power), y: 216, "text-anchor": "middle" }, made, 2 ** power);
-    svg("text", { x: 250, y: 229, "text-anchor": "middle" }, made, "negatives K; nats, mean of these pairs");
+    svg("text", { x: 250, y: 231, "text-anchor": "middle" }, made, "negatives K");
+    svg("text", { x: 10, y: 12 }, made, "nats, mean of these pairs");
     return made;
   }
   window.twobounds = { data, svg, add };

@@ -1,0 +1,170 @@
+"""The first sentences of the page: which checkpoint shows the most, what the truth is, what limits
+the bounds, and whether the comparison is fair.
+"""
+
+from collections.abc import Collection, Sequence
+
+from probes.probe import Bound, Entry
+from probes.report.groups import Group, mean
+from probes.report.page import bound_charts
+from probes.report.store import MALFORMED
+
+BOUNDS = (
+    "lower and upper bound",
+    "A lower bound says “at least”, an upper bound “at most”. The truth may be anywhere beyond it.",
+)
+OF_VIEWS = (
+    (
+        "views, I(V1; V2)",
+        "Two views are two random crops or recolourings of one image, as in training. I(V1; V2) is"
+        " the information that they share, in nats.",
+    ),
+    (
+        "critic, K, ceiling",
+        "A critic sees one view and K + 1 candidates: the true second view, and views of K other"
+        " images (negatives). The better it finds the true one, the larger its bound. No critic"
+        " can show more than the ceiling log(K + 1).",
+    ),
+)
+OF_CODES = (
+    "rate R, I(X; Z)",
+    "I(X; Z) is the information between an image and its code. The rate R, a part of a VAE's loss,"
+    " is an upper bound on it.",
+)
+SHORT = 4  # checkpoints that a short text names
+Held = list[tuple[Entry, Bound]]
+
+
+def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
+    """Which checkpoint has the largest lower bound on each quantity, whether its distance from the
+    others exceeds the interval, and what limits the bounds.
+    """
+    lines: list[str] = []
+    of: dict[tuple[str, str, str], Held] = {}
+    for entry, mine in held:
+        for bound in mine:
+            if bound.side == "lower":
+                of.setdefault((bound.quantity, bound.views, entry.data), []).append((entry, bound))
+    for (quantity, _, _), found in of.items():
+        upper: dict[int, Bound] = {}
+        for entry, mine in held:
+            above = [b for b in mine if b.quantity == quantity and b.side == "upper"]
+            if above:
+                upper[entry.place] = min(above, key=lambda bound: bound.value)
+        found.sort(key=lambda pair: -pair[1].value)
+        lines += _between(quantity, found, upper) if upper else _leader(quantity, found)
+        lines += _known(found)
+        limits: dict[str, list[str]] = {}
+        for entry, bound in found:
+            if bound.verdict:
+                limits.setdefault(bound.verdict, []).append(entry.label)
+        for verdict, names in limits.items():
+            said = bound_charts.VERDICTS.get(verdict, "")
+            who = f"{len(names)} of {len(found)} checkpoints"
+            who = named(names) if len(names) <= SHORT else who
+            lines.append(f"Verdict on {quantity} for {who}: {verdict}. {said}".strip())
+    return lines
+
+
+def _between(quantity: str, found: Held, upper: dict[int, Bound]) -> list[str]:
+    """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
+    said = []
+    for entry, bound in found[:SHORT]:
+        most = upper.get(entry.place)
+        end = f" and at most {most.value:.2f} nats ({most.name})." if most else " nats."
+        line = f"{entry.label}: {meaning} is at least {bound.value:.2f}{end}"
+        if bound.ceiling is not None and bound.value > bound.ceiling - bound_charts.NEAR:
+            line += (
+                f" {bound.value:.2f} is the most that this test can show with its number n of"
+                " images (log n), so the true value may be far above it."
+            )
+        said.append(line)
+    more = len(found) - SHORT
+    return said + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
+
+
+def _known(found: Held) -> list[str]:
+    """What the bounds say beside the known truth."""
+    truths = {bound.truth for _, bound in found}
+    if len(truths) != 1 or None in truths:
+        return []
+    (truth,) = truths
+    above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
+    if above:
+        return [f"The truth is {truth:.3f} nats. The intervals of {named(above)} lie above it."]
+    return [
+        f"The truth is known here: {truth:.3f} nats. No lower bound exceeds it by more than its"
+        " interval."
+    ]
+
+
+def _leader(quantity: str, found: Held) -> list[str]:
+    """The largest lower bound, and the distance of each other one from it."""
+    (first, best), *others = found
+    meaning = bound_charts.MEANINGS.get(quantity, quantity)
+    if not others:
+        return [f"{first.label}: {meaning} is at least {best.value:.3f} nats."]
+    lines = [f"{first.label} shows the most of {meaning}: at least {best.value:.3f} nats."]
+    for entry, bound in others[:SHORT]:
+        gap = bound_charts.gap(best.value, bound.value)
+        half = sum(((one.high - one.low) / 2) ** 2 for one in (best, bound)) ** 0.5
+        settled = best.value - bound.value > half
+        lines.append(
+            f"{entry.label} shows at least {bound.value:.3f} nats. The difference from"
+            f" {first.label}, {gap:.3f} ± {half:.3f} (95 %, treating the two as independent),"
+            f" {'is beyond the interval' if settled else 'may be zero'}."
+        )
+    more = len(others) - SHORT
+    return lines + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
+
+
+def named(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def of_limits(group: Group) -> list[str]:
+    """What the probes of one checkpoint say together: two limits that coincide, and a file that
+    was not made.
+    """
+    lines: list[str] = []
+    rates, found = group.runs("rate"), group.runs("information")
+    if not rates:
+        return lines
+    try:
+        ends = [sweep["sweep"][-1]["ceiling"] for sweep in found[0]["critics"].values()]
+        if abs(mean(rates)["ceiling"] - ends[0]) < 0.005:
+            lines.append(
+                f"Two limits are both {ends[0]:.2f} nats here, because K + 1 = n: log(K + 1) for"
+                " I(V1; V2) and log n for I(X; Z). They limit different quantities."
+            )
+    except (IndexError, *MALFORMED):
+        pass
+    if not group.runs("compression"):
+        absent = group.reports[0]["absent"].get("compression")
+        why = absent or "the probe compression was not asked for"
+        lines.append(f"The length of a lossless file (bits back) was not measured: {why}.")
+    return lines
+
+
+def words(measured: Collection[str]) -> list[tuple[str, str]]:
+    """(term, meaning) of the terms that the first sentences use, for the probes that were run."""
+    views, codes = "information" in measured, "rate" in measured
+    return [*[BOUNDS] * (views or codes), *(OF_VIEWS if views else ()), *[OF_CODES] * codes]
+
+
+def unequal(seen: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Checkpoints that have not seen equally many training images: (label, images)."""
+    known = [(label, images) for label, images in seen if images is not None]
+    if len({images for _, images in known}) < 2:
+        return []
+    of: dict[int, list[str]] = {}
+    for label, images in known:
+        of.setdefault(images, []).append(label)
+    said = [f"{named(labels)} {images:,}" for images, labels in list(of.items())[:SHORT]]
+    rest = "" if len(of) <= SHORT else ", and others"
+    return [
+        f"The training was not equally long. Images seen in training: {'; '.join(said)}{rest}."
+        " Differences between checkpoints may come from this."
+    ]
