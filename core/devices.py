@@ -10,13 +10,14 @@ COPIES = 4  # a probe makes about as many copies of what it reads
 T = TypeVar("T")
 
 
-def near(value: T, device: torch.device) -> T:
+def near(value: T, device: torch.device | str) -> T:
     """A tensor, or a tuple with tensors in it, on `device` if it fits into its free memory with
     room for a probe's work; otherwise unchanged.
 
-    >>> near((torch.zeros(2), "a label"), torch.device("cpu"))
+    >>> near((torch.zeros(2), "a label"), "cpu")
     (tensor([0., 0.]), 'a label')
     """
+    device = torch.device(device)
     if device.type == "cuda" and COPIES * _bytes(value) > torch.cuda.mem_get_info(device)[0]:
         return value
     moved: T = _moved(value, device)

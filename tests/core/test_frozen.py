@@ -8,6 +8,7 @@ from core.data.sprites import Sprites, SpritesConfig
 from core.frozen import Frozen
 from core.information.codes import coded
 from core.run import checkpoint, config
+from core.run.features import Features
 from tests.tiny_encoder import Encoder, frozen
 
 READ = {
@@ -111,3 +112,11 @@ def test_the_distortion_is_that_of_the_code_that_was_drawn(tmp_path):
     torch.testing.assert_close(found.distortion, expected.detach())
     torch.testing.assert_close(found.z, z)
     torch.testing.assert_close((found.mean, found.sigma), (q.mean, q.stddev))
+
+
+def test_a_label_of_one_class_has_no_part_in_means():
+    x, y = torch.zeros(3, 2), torch.tensor([[1, 0, 2], [0, 0, 1], [1, 0, 0]])
+    found = Features.of(x, y, {"shape": 2, "row": 1, "colour": 3})
+    assert found.factors == (("shape", 2), ("colour", 3)) and torch.equal(found.y, y[:, [0, 2]])
+    alone = Features.of(x, y[:, 1:2], {"row": 1})
+    assert alone.factors == (("row", 1),) and alone.y.shape == (3, 1)
