@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from core.data.source import eval_sampler
@@ -139,13 +140,12 @@ def test_the_patch_size_of_moco_v3_is_kept(tmp_path):
 def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone, tmp_path):
     path = saved(tmp_path / "run", "simclr_sprites", *BACKBONES[backbone])
     command.main([str(path), "-o", str(tmp_path / "out")])
-    site, place = tmp_path / "site", Path(torch.__file__).parents[1]
+    site, places = tmp_path / "site", [Path(one.__file__).parents[1] for one in (torch, timm)]
     site.mkdir()
-    for name in ALLOWED:
-        if (place / name).exists():
-            (site / name).symlink_to(place / name)
-    for info in place.glob("*.dist-info"):
-        (site / info.name).symlink_to(info)
+    for place in places:
+        for found in (*(place / name for name in ALLOWED), *place.glob("*.dist-info")):
+            if found.exists() and not (site / found.name).exists():
+                (site / found.name).symlink_to(found)
     x = torch.rand(4, 3, 32, 32)
     torch.save(x, tmp_path / "x.pt")
     code = "import sys\nsys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
