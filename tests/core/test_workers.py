@@ -223,9 +223,11 @@ def test_a_worker_starts_although_a_thread_draws_random_numbers_while_it_is_fork
     ends, stood = threading.Event(), []
     monkeypatch.setattr("core.data.workers.say_once", stood.append)
 
+    numbers = torch.empty(2**25)
+
     def draw() -> None:
         while not ends.is_set():
-            torch.rand(2**20)  # holds the lock of torch's generator nearly all of the time
+            numbers.uniform_()  # holds the lock of torch's generator nearly all of the time
 
     thread = threading.Thread(target=draw)
     thread.start()
