@@ -1,13 +1,32 @@
-"""Asynchronous copies between the CPU and a device."""
+"""Copies between the CPU and a device."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 ALIGNED = 16  # bytes; tensors of all dtypes may start at multiples of it
+WORK = 4  # a probe makes about as many copies of what it reads
+
+T = TypeVar("T")
+
+
+def near(tree: T, device: torch.device | str) -> T:
+    """A tree (nested dicts, lists, tuples) with its tensors on `device`, if they fit into its free
+    memory with room for a probe's work; otherwise unchanged.
+
+    >>> near((torch.zeros(2), "a label"), "cpu")
+    (tensor([0., 0.]), 'a label')
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        size = sum(x.nbytes for x in tree_leaves(tree) if isinstance(x, Tensor))
+        if WORK * size > torch.cuda.mem_get_info(device)[0]:
+            return tree
+    moved: T = tree_map_only(Tensor, lambda x: x.to(device), tree)
+    return moved
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

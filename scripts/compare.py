@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,9 +19,6 @@ if not __package__:  # run by its path: import from this checkout
 from core.commands import parser
 from core.errors import UserError, exit_cleanly
 from scripts.shared import option, probed_runs, read_reports, shown_probes, switch
-
-if TYPE_CHECKING:
-    pass
 
 PICTURES = (".png", ".pdf", ".svg")
 

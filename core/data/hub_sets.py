@@ -17,6 +17,7 @@ from core.errors import UserError, nearest
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
+PLAIN = ("string", "int8", "int16", "int32", "int64", "uint8", "uint16")  # kinds of labels
 
 
 class HubPictures(Pictures):
@@ -75,7 +76,7 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
         places[split] = torch.arange(first, len(paths))
     texts = [text if isinstance(text, str) else tuple(text or ()) for text in texts]
     checked_captions(texts, captions, printable(name), "row")
-    found, said = tested(places, printable(name))
+    found, said = tested(places, f"data.name: {printable(name)}", "row")
     made = HubPictures(top, paths, {label: labels} if label else {}, found)
     made.captions, made.starts, made.column = texts, starts, column
     made.parts = [part.select_columns([column]) for part in parts]
@@ -136,9 +137,6 @@ def _columns(parts: list[Any], captions: str, name: str) -> tuple[str, str]:
     plain = [key for key, kind in features.items() if getattr(kind, "dtype", "") in PLAIN]
     labels = [key for key in plain if key.lower() in LABELS and key != captions]
     return pictures[0], (labels or [""])[0]
-
-
-PLAIN = ("string", "int8", "int16", "int32", "int64", "uint8", "uint16")
 
 
 def _named(table: Any, label: str) -> list[str]:

@@ -241,16 +241,16 @@ def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, 
             raise UserError(
                 f"data.list: {printable(path)} is in two splits of {printable(file)}; remove one"
             )
-    return tested(found, printable(file))
+    return tested(found, f"data.list: {printable(file)}", "row")
 
 
-def tested(found: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
+def tested(found: dict[str, Tensor], where: str, unit: str) -> tuple[dict[str, Tensor], str]:
     """The places of each split that the data name, and what to say: without a test split, their
-    validation split takes its place.
+    validation split takes its place. `unit` is what names a split, such as a row of a list.
     """
     if "train" not in found:
-        raise UserError(f"data.list: {where} has no row whose split is train")
+        raise UserError(f"{where} has no {unit} whose split is train")
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
-        return found, "; without test rows, the val rows are the test split"
+        return found, f"; without test {unit}s, the val {unit}s are the test split"
     return found, ""

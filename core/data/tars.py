@@ -91,7 +91,7 @@ def open_tars(root: Path, name: str, captions: str) -> Pictures:
         split: torch.tensor([i for i, s in enumerate(splits) if s == split])
         for split in dict.fromkeys(splits)
     }
-    found, said = tested(by_split, printable(top))
+    found, said = tested(by_split, f"data.root: {printable(top)}", "tar")
     made = Tars(top, names, columns, found)
     made.tars, made.pictures, made.captions = paths, places, list(texts)
     known = "with classes" if columns else "without classes"

@@ -142,7 +142,7 @@ def _silent(workers: int, timeout: float, stand: str) -> WorkersLost:
 
 
 def _places(batches: Iterator[Any]) -> str:
-    """Where the workers stand, in brackets; one of those that stand at the same place."""
+    """Where the workers stand, in brackets; each place once."""
     workers = getattr(batches, "_workers", [])
     places = {worker.place() for worker in workers if isinstance(worker, _Forked)}
     return f"({'; '.join(sorted(places)) or 'where is not known'})"

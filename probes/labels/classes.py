@@ -15,20 +15,12 @@ from core.information.standardise import mean_and_deviation, standardised
 from core.run.features import Features
 from probes.labels.linear import linear
 from probes.labels.logistic import Logistic
+from probes.labels.reading import confusion_counts
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 LARGEST = 200  # classes of a confusion matrix in a report
 NAMED = 40  # classes whose names a figure shows
-
-
-def confusion(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Counts int64 [Y, Y]: row = the true class, column = the predicted one.
-
-    >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), 2).tolist()
-    [[1, 1], [0, 1]]
-    """
-    return torch.bincount(y * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
 def predictions(train: Features, test: Features, column: int, strength: float) -> Tensor:
@@ -55,7 +47,7 @@ def by_class(train: Features, test: Features, seed: int = 0) -> Numbers:
     factors = {}
     for column, (factor, classes) in enumerate(train.factors):
         predicted = predictions(train, test, column, chosen[f"lambda/{factor}"])
-        counts = confusion(predicted, test.y[:, column], classes)
+        counts = confusion_counts(predicted, test.y[:, column], classes)
         total, right = counts.sum(1), counts.diagonal()
         seen = (total > 0).nonzero()[:, 0]
         accuracy = (right[seen].double() / total[seen]).tolist()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -21,8 +20,9 @@ from core.information.standardise import (
 )
 from core.randomness import KeyedRNG
 from core.run.features import Features
+from core.transfer import near
 from probes.labels.logistic import Logistic
-from probes.labels.reading import Reading, frequency
+from probes.labels.reading import Reading, confusion_counts, frequency
 from probes.probe import Chart, Entry, Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 from probes.report.page import class_charts
@@ -77,7 +77,7 @@ def confusion(reading: Reading, y: Tensor) -> Tensor:
     """
     classes = reading.log_probabilities.shape[1]
     found = reading.log_probabilities.argmax(1)
-    counts = torch.bincount(y * classes + found, minlength=classes**2).view(classes, classes)
+    counts = confusion_counts(found, y, classes)
     return counts / counts.sum(1, keepdim=True).clamp(min=1).double()
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.console import steps_left
-from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen
 from core.information.standardise import (
@@ -21,6 +20,7 @@ from core.information.standardise import (
 )
 from core.randomness import KeyedRNG
 from core.run.features import Features
+from core.transfer import near
 from probes.labels.reading import Reading, frequency
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 

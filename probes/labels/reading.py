@@ -31,3 +31,12 @@ class Reading(NamedTuple):
 def frequency(y: Tensor, classes: int) -> Tensor:
     """Frequencies [Y] of classes; one image is added to each, so that none has probability 0."""
     return (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)
+
+
+def confusion_counts(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Counts int64 [Y, Y]: row = the true class, column = the predicted one.
+
+    >>> confusion_counts(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    return torch.bincount(y * classes + predicted, minlength=classes**2).view(classes, classes)

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from core.data.source import TextTruth
-from core.devices import near
 from core.frozen import Frozen
 from core.information.bounds import Bound, Estimate, infonce_sweep, infonce_terms, interval
 from core.information.verdict import cosine_cap, verdict
 from core.method import TextCritic
+from core.transfer import near
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures, sweep_figures
 from probes.texts.encoded import TextPairs, text_pairs, without_captions

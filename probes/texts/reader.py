@@ -61,10 +61,8 @@ def reader(frozen: Frozen) -> Numbers:
     """
     train, test = text_pairs(frozen, "train", TRAIN_PAIRS), text_pairs(frozen, "test")
     source = frozen.source("test")
-    columns = [i for i, count in enumerate(source.factors.values()) if count > 1]
-    factors = tuple((name, count) for name, count in source.factors.items() if count > 1)
-    read, unread = (Features(p.features[1], p.label[:, columns], factors) for p in (train, test))
-    found = linear(read, unread, frozen.seed)
+    known, asked = (Features.of(p.features[1], p.label, source.factors) for p in (train, test))
+    found = linear(known, asked, frozen.seed)
     labels = {
         factor: {
             "top1": found[f"top1/{factor}"],
@@ -72,7 +70,7 @@ def reader(frozen: Frozen) -> Numbers:
             "chance": 1 / count,
         }
         | best_possible(source, factor, count)
-        for factor, count in factors
+        for factor, count in asked.factors
     }
     numbers: Numbers = {"captions": len(test.texts), "labels": labels}
     return numbers | {key: found[key] for key in ("top1", "information")}

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from core.data.source import Truth
-from core.devices import near
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
 from core.information.certificate import certificate
 from core.method import PairCritic
 from core.randomness import KeyedRNG
+from core.transfer import near
 from probes.probe import Bound, Chart, Entry, Found, Numbers, Probe, Value
 from probes.report import sweep_figures
 from probes.report.page import bound_charts

@@ -130,6 +130,12 @@ def test_bad_tars_are_one_line(tmp_path):
         opened(tmp_path)
 
 
+def test_tars_without_a_train_split_are_named_by_their_key(tmp_path):
+    write(tmp_path / "val.tar", [sample(0, txt=b"a disc")])
+    with pytest.raises(UserError, match=r"^data\.root: .* has no tar whose split is train$"):
+        opened(tmp_path)
+
+
 def test_links_in_a_tar_are_not_followed(tmp_path):
     (tmp_path / "secret.txt").write_text("a secret")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
