@@ -3,11 +3,12 @@
 import difflib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
@@ -66,6 +67,11 @@ class RunConfig:
 SECTIONS = ("model", "data", "optim", "trainer", "wandb")
 NO_KEYS = ("written", "doubtful")  # fields that are not keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
+# the keys of a config that are not sections
+_Top = make_dataclass(
+    "_Top",
+    [(f.name, f.type, f.default) for f in fields(RunConfig) if f.name in set(KEYS) - set(SECTIONS)],
+)
 
 
 class Wrong(Exception):
@@ -276,13 +282,11 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
     values = _sectioned(values)
     values = {k: {} if value is None and k in SECTIONS else value for k, value in values.items()}
     _refuse_unknown(values, RunConfig, model)
-    hints = get_type_hints(RunConfig)
-    sections = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    sections["model"] = model
-    built = {n: _checked(kind, values.get(n, {}), f"{n}.") for n, kind in sections.items()}
-    top = {key: value for key, value in values.items() if key not in sections}
-    try:  # `replace` checks again, now also what one section requires of another
-        return replace(_checked(RunConfig, top, ""), **built)
+    kinds = get_type_hints(RunConfig) | {"model": model}
+    built = {name: _checked(kinds[name], values.get(name, {}), f"{name}.") for name in SECTIONS}
+    top = _checked(_Top, {key: value for key, value in values.items() if key not in SECTIONS}, "")
+    try:
+        return RunConfig(**vars(top), **built)
     except ValueError as error:
         raise _wrong("", error) from None
 
@@ -303,14 +307,19 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, and the dataclass checks ranges."""
-    structured, given = OmegaConf.structured(kind), for_omegaconf(values)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(structured, given))
+        return OmegaConf.to_object(OmegaConf.merge(_structured(kind), for_omegaconf(values)))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise Wrong(f"{prefix}{error.full_key or ''}".rstrip("."), reason) from None
     except (ValueError, OverflowError) as error:
         raise _wrong(prefix, error) from None
+
+
+@cache  # it takes milliseconds; `OmegaConf.merge` copies it
+def _structured(kind: Any) -> DictConfig:
+    made: DictConfig = OmegaConf.structured(kind)
+    return made
 
 
 def _wrong(prefix: str, error: Exception) -> Wrong:
