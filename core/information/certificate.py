@@ -6,6 +6,7 @@ n = pairs, C = candidates of a block, m = n / C blocks, D = code dimensions, R =
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,9 +142,11 @@ def lower_limit(
     before = torch.cat([torch.tensor([guess], dtype=torch.float64), seen[:-1]])
     bets = (2 * math.log(1 / delta) / (len(x) * before)).sqrt()
 
+    drawn, sizes = x.numpy(), bets.numpy()  # a third of torch's time for a few hundred values
+
     def refuted(m: float) -> bool:
-        gains = torch.minimum(bets, torch.tensor(BET / m)) * (x - m)
-        return bool(gains.log1p().cumsum(0).max() >= math.log(1 / delta))
+        gains = np.minimum(sizes, BET / m) * (drawn - m)
+        return bool(np.log1p(gains).cumsum().max() >= math.log(1 / delta))
 
     least, most = 0.0, 1.0
     for _ in range(50):  # the capital falls with m

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from probes.samples import calibration
-from tests.front_door import Done, run_script
+from tests.front_door import ROOT, Done, run_code
+from tests.quick import QUICK
 
 
 def script(*words: str, cwd: Path) -> Done:
-    return run_script("calibrate.py", *words, cwd=cwd)
+    return run_code(QUICK, ROOT / "scripts/calibrate.py", *words, cwd=cwd)
 
 
 def test_a_table_a_picture_and_the_figures(tmp_path):
