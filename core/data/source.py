@@ -28,7 +28,8 @@ class Truth:
     """Exact knowledge about the information that two views of an image share."""
 
     nats: float  # I(V1; V2)
-    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats
+    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats, where L
+    # is its InfoNCE loss
     best_infonce: Callable[[int], float]
 
 
@@ -67,7 +68,7 @@ class Source(ABC):
     text_truth: TextTruth | None = None  # the known information between an image and its caption
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word
-    waited: float = 0.0  # seconds in which a batch was asked for, and its images were not ready
+    waited: float = 0.0  # seconds in which training waited for images that were not ready
 
     @classmethod
     def check(cls, data: Any) -> None:

@@ -46,7 +46,7 @@ def slow(index: int) -> None:
 def test_silent_workers_are_lost_after_the_timeout():
     start, got = time.monotonic(), []
     said = (
-        r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s, nor from new ones in as many"
+        r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s, nor from new ones in the same time"
         r" \(in sleep_at_five \(core/test_workers\.py:\d+\), called by .*\); check that the disk "
     )
     with pytest.raises(WorkersLost, match=said):
