@@ -61,7 +61,7 @@ def write_npz(path: Path, frozen: Frozen, train_pairs: int, views: tuple[int, in
 
 
 def write_parquet(path: Path, frozen: Frozen) -> Path:
-    """One row an image: split, place in the split, path if it is known, labels, feature."""
+    """One row per image: split, place in the split, path if it is known, labels, feature."""
     try:
         import pyarrow as pa
         from pyarrow import parquet

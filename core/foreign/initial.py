@@ -12,7 +12,7 @@ from core.run.folder import home_expanded
 
 WORDS = fit.Words(
     network="model.backbone=",
-    others="and are not used",
+    others="they are not used",
     remedy="; model.backbone, model.stem, model.patch and the channels of the data must be those of"
     " the file",
 )
