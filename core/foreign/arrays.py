@@ -127,8 +127,8 @@ def _of_safetensors(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name} is text, which belongs to the metadata of safetensors")
         if tensor.ndim > ranks[name]:
             raise UserError(
-                f"{path}: {name} has shape {list(tensor.shape)}, but at most {ranks[name]} dimensions"
-                " are read"
+                f"{path}: {name} has shape {list(tensor.shape)}; give at most {ranks[name]}"
+                " dimensions"
             )
     if "factors" in said:
         found["factors"] = said["factors"].split(",")[: FACTORS + 1]

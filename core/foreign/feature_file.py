@@ -1,4 +1,4 @@
-"""A file of features as a `Frozen`: nothing is encoded. Numbers that need a missing array are absent.
+"""A file of features as a `Frozen`: nothing is encoded. Numbers that lack an array are absent.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """

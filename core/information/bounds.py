@@ -2,7 +2,7 @@
 
 A lower bound holds for a critic f that was fixed before the pairs were drawn. n = pairs, m =
 negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's value in training
-are no bounds and have no function here.
+are not bounds, so they have no function here.
 """
 
 import itertools
@@ -135,13 +135,14 @@ def nwj(scores: Scores) -> Bound:
 
 
 def unseen(scores: list[Scores]) -> float:
-    """The share of the mean E_p(x)p(y)[e^f] that a sample misses, if f = log p(y|x) / p(y), in
-    parts of pairs: the share of own pairs that score above every negative.
+    """The share of the mean E_p(x)p(y)[e^f] that a sample misses, if f = log p(y|x) / p(y). It is
+    estimated by the share of own pairs that score above every negative; `scores` are parts of the
+    pairs.
 
     For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. Where no
     negative lies above t, the sample mean lacks this part, and `nwj` is too high by it. At
-    I = 8 nats and 1,000 pairs of 100-dimensional Gaussians, it is 0.2, and without it 17 % of the
-    intervals (of 60 samples) lay above the truth.
+    I = 8 nats and 1,000 pairs of 100-dimensional Gaussians, it is 0.2. If it was ignored, 17 % of
+    the intervals (of 60 samples) lay above the truth.
     """
     most = max(part.largest() for part in scores)
     return torch.cat([part.own for part in scores]).gt(most).double().mean().item()
@@ -218,7 +219,7 @@ def dv(scores: Scores) -> Bound:
 
 def log_ratio(scores: Scores) -> Bound:
     """No bound: the mean score of the own pairs, which estimates I if the scores estimate
-    log p(y|x) / p(y) (`anchor_objective`). Too high where the critic is too sure.
+    log p(y|x) / p(y) (`anchor_objective`). It is too high if the critic is overconfident.
     """
     return Bound(scores.own, scores.own)
 

@@ -47,8 +47,8 @@ def plug_in_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> flo
 
 
 def miller_madow_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0; that says that nothing
-    was found, and is not hidden.
+    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0. This means that nothing
+    was found, and the value is returned as it is.
     """
     table = _table(x, y)
     n = table.sum()

@@ -67,7 +67,7 @@ def verdict(
 
 
 def wants_data(value: float, gain: Estimate) -> bool:
-    """Whether twice the training pairs would add much: `gain`, what the second half of them
-    brought, is a notable share of the value and no chance.
+    """Whether twice the training pairs would add much: `gain`, which the second half of the pairs
+    added, is a notable share of the value and larger than chance.
     """
     return gain.mean > max(GAIN * value, 2 * gain.error)
