@@ -131,8 +131,8 @@ def _columns(parts: list[Any], captions: str, name: str) -> tuple[str, str]:
     pictures = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
     if len(pictures) != 1:
         raise UserError(
-            f"data.name: {printable(name)} has {len(pictures)} columns of pictures; a set of pairs"
-            " has one"
+            f"data.name: {printable(name)} has {len(pictures)} columns of pictures, but a set of"
+            " pairs must have one"
         )
     for number, part in enumerate(parts):
         if set(part.features) != set(features):

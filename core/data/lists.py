@@ -35,10 +35,10 @@ class Listed(NamedTuple):
 
 
 def read_list(file: Path, labels: str, captions: str = "") -> Listed:
-    """The rows of a list. A table has a header: one column holds paths (`PATHS`, or else the first
-    one), perhaps one holds splits (`SPLITS`), and `labels` names those with labels, separated by
-    commas; "auto" takes a column of `LABELS`, "none" takes none. `captions` names a text column.
-    A .jsonl file has an object with the same keys in each line.
+    """The rows of a list. A table has a header. One column holds paths (one of `PATHS`, or else the
+    first column), and one may hold splits (one of `SPLITS`). `labels` names the columns with
+    labels, separated by commas; "auto" takes a column of `LABELS`, "none" takes none. `captions`
+    names a text column. A .jsonl file has an object with the same keys in each line.
 
     Raises `UserError` with the file, the line and what to do.
     """

@@ -117,8 +117,8 @@ class Source(ABC):
         return {}
 
     def contrasts(self, label: Tensor, rng: KeyedRNG) -> dict[str, list[tuple[str, str] | None]]:
-        """For each kind of exchange, a true and a false caption of images with labels [n, F] in the
-        same words, or None where the false one would be true; {} if the set has none.
+        """Kind of exchange -> for each image with labels [n, F], a true and a false caption in the
+        same words, or None where the false caption would be true. {} if the set has no such kinds.
         """
         return {}
 

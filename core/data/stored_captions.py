@@ -1,4 +1,4 @@
-"""Captions of stored images: a text of each image, or sentences made from the names of classes.
+"""Captions of stored images: texts of each image, or sentences made from the names of classes.
 
 n = images in the split, B = images of a batch, F = label columns.
 """

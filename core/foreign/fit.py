@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     tensors: dict[str, Tensor]  # the network's key -> its tensor in the file
     missing: list[str]  # the network's keys
     other_shapes: list[str]
-    surplus: list[str]  # keys of the file in parts of the network that the network does not have
+    surplus: list[str]  # keys of the file that the network lacks, in parts that it has
     dropped: list[str]  # other keys under the prefix: the head
     converted: bool = False  # by timm's own conversion of published files
 

@@ -1,8 +1,8 @@
 """A text encoder of Hugging Face from a local folder, as the text tower of CLIP.
 
-The folder holds config.json, model.safetensors and tokenizer.json. Nothing is fetched and no code
-of the folder is run: the architecture is one of those that `transformers` itself has, its sizes are
-plain values and are compared with the weights before memory is allocated, and pickles are not read.
+The folder holds config.json, model.safetensors and tokenizer.json. Nothing is fetched, no code of
+the folder is run, and pickles are not read. The architecture is one that `transformers` itself has.
+Its sizes are plain values, and are compared with the weights before memory is allocated.
 A checkpoint keeps the facts, the weights and the tokenizer, so it does not need the folder.
 
 B = texts, T = tokens of the longest text, D = feature dimensions.

@@ -116,8 +116,9 @@ def conditional_mutual_information(joint: ArrayLike, base: float = math.e) -> An
 def jensen_shannon(p: ArrayLike, q: ArrayLike, weight: float = 0.5, base: float = math.e) -> Any:
     """JS(p, q) = w D(p || m) + (1 - w) D(q || m), m = w p + (1 - w) q (Lin 1991).
 
-    It is the information of one draw about the coin with P(p) = w that chose p or q, so it is at
-    most the entropy of that coin: log 2 for w = 1/2. `ValueError` if w is outside of (0, 1).
+    A coin chooses p with probability w, else q. The divergence is the information that one draw
+    from the chosen distribution gives about the coin, so it is at most the entropy of the coin:
+    log 2 for w = 1/2. `ValueError` if w is outside of (0, 1).
 
     >>> jensen_shannon([1, 0], [0, 1], base=2)
     1.0

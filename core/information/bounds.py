@@ -22,9 +22,9 @@ BLOCK = 512  # anchors whose scores are in memory at a time
 class Bound(NamedTuple):
     """The mean of `terms` [n] is the estimate; the spread of `influence` [n] gives its error.
 
-    The influence of a pair is its contribution as an anchor plus, if it is used, its contribution
-    as a candidate of other anchors (the first-order projection of a statistic whose anchors share
-    candidates).
+    The influence of a pair is its contribution as an anchor plus its contribution as a candidate of
+    other anchors, if it is one. (This is the first-order projection of a statistic whose anchors
+    share candidates.)
     """
 
     terms: Tensor
@@ -43,8 +43,8 @@ class Estimate(NamedTuple):
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    Resampling whole pairs would make duplicates that act as false negatives, and an interval that
-    can exclude the point estimate; the spread of the terms alone would ignore that anchors share
+    Resampling whole pairs would make duplicates, which act as false negatives, so the interval
+    could exclude the point estimate. The spread of the terms alone would ignore that anchors share
     their candidates.
     """
     spread = (terms if influence is None else influence).double()

@@ -60,8 +60,8 @@ def nearest_neighbour_information(
     x: ArrayLike, y: ArrayLike, neighbours: int = 3, seed: int = 0, base: float = math.e
 ) -> float:
     """I(X; Y) of two continuous columns x, y [n] by k nearest neighbours (Kraskov, Stoegbauer,
-    Grassberger 2004), as scikit-learn's `mutual_info_regression` has it: both columns are scaled to
-    deviation 1, noise of 1e-10 breaks ties (`seed`), and a negative estimate is set to 0.
+    Grassberger 2004). It is computed by scikit-learn's `mutual_info_regression`: both columns are
+    scaled to deviation 1, noise of 1e-10 breaks ties (`seed`), and a negative estimate is set to 0.
 
     For several columns see `probes.estimate`. `ValueError` for fewer than `neighbours` + 2 samples.
     """

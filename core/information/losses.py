@@ -170,8 +170,9 @@ def nt_xent_and_in_batch(
     """NT-Xent (Chen et al. 2020): 2N views, each with 2N - 1 candidates (all but itself).
 
     first, second [B, D]; returns the loss and, without gradient, the one-sided in-batch loss with N
-    candidates. log N minus the latter is a valid lower bound for a critic that has not seen the
-    batch. (log(2N - 1) minus NT-Xent is not: the two views of an image are not independent.)
+    candidates. log N minus the one-sided loss is a valid lower bound for a critic that has not seen
+    the batch. (log(2N - 1) minus NT-Xent is not a bound: the two views of an image are not
+    independent.)
     """
     first, second = _tracked(first, second)
     here = torch.cat([first, second])

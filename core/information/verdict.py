@@ -30,9 +30,9 @@ def verdict(
 ) -> str:
     """The verdict on the last number of a sweep: what limits it, or "converged".
 
-    - nothing found: its interval holds zero.
-    - critic-limited: below zero, or far below `calibration`, its value at the last C on the split
-      that chose the critic.
+    - nothing found: its interval contains zero.
+    - critic-limited: it is below zero, or far below `calibration`, the bound at the last C on the
+      split that was used to choose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
     - K-limited: still rising with log C.

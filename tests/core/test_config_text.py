@@ -231,7 +231,7 @@ def test_nested_interpolations_can_not_grow_without_limit(tmp_path):
 
 def test_warmup_may_last_as_long_as_training_but_not_longer():
     assert OptimConfig(epochs=1, warmup_epochs=1.0).warmup_epochs == 1
-    with pytest.raises(ValueError, match="set at most epochs, 2"):
+    with pytest.raises(ValueError, match="set at most 2"):
         OptimConfig(epochs=2, warmup_epochs=2.1)
 
 
