@@ -135,7 +135,7 @@ def test_folders_that_can_not_be_used_are_one_line(tmp_path):
             text.load(text.HubText(text.facts_of(str(place)), "mean", 16), str(place))
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
-    refused("asks for more than", hidden_size=2**16, num_attention_heads=2)
+    refused("asks for a network of more than", hidden_size=2**16, num_attention_heads=2)
     refused("can not build", model_type="my_own")
     refused(
         "not a text encoder", model_type="detr", use_pretrained_backbone=True, backbone="resnet50"
