@@ -176,7 +176,7 @@ def test_pictures_of_strangers_are_decoded_with_limits(tmp_path, capsys):
     assert len(pictures) == 1 and pictures[0]["src"].startswith("data:image/webp;base64,")
     assert (pictures[0]["width"], pictures[0]["height"]) == ("960", "144")
     assert "bomb.png has 9000 x 9000 pixels, too many" in found.said
-    assert "text.png is no readable PNG file" in found.said
+    assert "text.png is not a readable PNG file" in found.said
     assert "svg onload" not in found.said and "secret" not in found.said
 
 
