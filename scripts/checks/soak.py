@@ -163,7 +163,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
         said = f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}"
         raise UserError(f"{said}; {run.output} says more")
     last = run.files.last
-    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one version stays whole
+    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one stays intact
         last.write_bytes(last.read_bytes()[: draw.randrange(last.stat().st_size)])
     return time.monotonic() - asked
 
