@@ -84,7 +84,7 @@ def moves(numbers: Numbers, images: Images, path: Path) -> Path:
             note(axes, said, (row["net"] + row["popped"], place + 0.18), (6, 0), fontsize=8,
                  va="center")  # fmt: skip
         _thumbs(axes, [images[int(row["image"])] for row in rows])
-        axes.set(yticks=[], title="Bits that each image pops and pushes, in the order of coding")
+        axes.set(yticks=[], title="What each image of a chain moves, in the order of coding")
         axes.set_xlabel("bits")
         axes.invert_yaxis()
         axes.margins(x=0.16)

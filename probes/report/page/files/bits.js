@@ -165,7 +165,7 @@
     const all = stops[stops.length - 1].dimensions;
     at("b-stop-out").textContent = `${form(one.rate)} bits`;
     at("b-stop-said").textContent =
-      `A reader that stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of its code ` +
+      `A receiver that stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of its code ` +
       `(${form(one.written)} bits are read, ${form(one.written - one.rate)} of them come back). ` +
       `${form(one.distortion)} bits of the pixels are still missing.`;
     const made = frame("Bits that were read, and bits that are missing, for each place to stop");
