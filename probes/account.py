@@ -38,12 +38,12 @@ def account(curve: Curve, batch: int) -> Numbers:
 
         A = B sum over steps of (loss - final),   final = mean of the last twentieth
 
-    by the trapezium rule between logged steps; before the first one its loss is used. A prequential
-    code of the training stream is longer by A than the same stream coded with the final model. So
-    if each image is seen once, A estimates what the weights took from the data (Finzi et al. 2026
+    by the trapezium rule between logged steps; before the first one, the first loss is used. A
+    prequential code of the training stream is longer by A than the same stream coded with the final
+    model. So if each image is seen once, A estimates what the weights took from the data (Finzi et al. 2026
     call this epiplexity). It is an estimate, not a bound. Over several epochs an image is coded
-    again, so A counts more than a code would; it depends on the optimiser and its schedule; and
-    losses of different kinds, or with different augmentations, can not be compared.
+    again, so A is larger than a code would need. A depends on the optimiser and its schedule. For
+    losses of different kinds, or with different augmentations, it can not be compared.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.
     """

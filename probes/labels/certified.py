@@ -135,8 +135,8 @@ def occam(
 
 def certified(train: Features, test: Features, seed: int = 0, delta: float = DELTA) -> Numbers:
     """For every factor: two upper bounds on the error of linear probes on new images, each with
-    confidence 1 - delta, beside their errors on test; and "noisy", a bound on the mean error of a
-    probe that is trained with noise (`probes.labels.noisy`), which is no certificate.
+    confidence 1 - delta, and their errors on test. "noisy" is a bound on the mean error of a probe
+    that is trained with noise (`probes.labels.noisy`); it is not a certificate.
 
     A random half of train gives the scale of features, principal components, and the centre of the
     prior. The bounds use the other half, of n images; the probes themselves are fitted to all of

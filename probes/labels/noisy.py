@@ -38,8 +38,8 @@ def descent(start: Tensor, drift: Drift, noise: float, rng: KeyedRNG,
         W_{t+1} = W_t - rate g(W_t) + noise e_t,   e_t ~ N(0, I)
 
     `drift(W)` gives g and the gradient g0 of the prior, which is the same descent with g0. By the
-    chain rule, the divergence of the whole path is the sum of rate^2 |g - g0|^2 / (2 noise^2) along
-    it, in the mean over paths; that of the last weights is at most as large. If g0 does not depend
+    chain rule, the divergence of the whole path is the mean over paths of the sum of rate^2
+    |g - g0|^2 / (2 noise^2); that of the last weights is at most as large. If g0 does not depend
     on S, then I(S; W) <= E KL (Negrea et al. 2019; the prior's gradient is that of other data).
     """
     weights, divergence = start, 0.0

@@ -248,9 +248,9 @@ def _unseen(estimator: str, share: float) -> str:
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: str) -> str:
-    """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs: both
-    bound the same quantity, so the smaller value is loose, and what more training pairs bring to
-    one, they bring to the other. `ceiling` is at most log n, because no distribution-free lower
+    """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs. Both
+    bound the same quantity, so the smaller value is loose, and more training pairs would help both
+    or neither. `ceiling` is at most log n, because no distribution-free lower
     bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
     are not finite.
     """
@@ -324,7 +324,7 @@ def conclusion(found: Found) -> str:
 
 
 def at_most(headline: Found, pairs: int) -> float:
-    """The upper 95% limit of what critics read where nothing was found, in nats: the end of the
+    """If nothing was found: the upper 95% limit of what critics read, in nats. It is the end of the
     interval, or the information 55 / n of the weakest linear dependence that critics see with 95%
     power. (A correlation is kept if its held-out value exceeds 2 / sqrt(.12 n).)
     """

@@ -32,7 +32,8 @@ from scripts.patience import Patience, stamp
 WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
 # exit codes; a process that ends because another one has ended has code 1
 ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
-# a life is forked with all modules imported, so it starts in half a second instead of ten
+# a life (one start of the run until it dies) is forked with all modules imported, so it starts
+# in half a second instead of ten
 FORK = multiprocessing.get_context("fork")
 
 
