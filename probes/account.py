@@ -40,10 +40,10 @@ def account(curve: Curve, batch: int) -> Numbers:
 
     by the trapezium rule between logged steps; before the first one, the first loss is used. A
     prequential code of the training stream is longer by A than the same stream coded with the final
-    model. So if each image is seen once, A estimates what the weights took from the data (Finzi et al. 2026
-    call this epiplexity). It is an estimate, not a bound. Over several epochs an image is coded
-    again, so A is larger than a code would need. A depends on the optimiser and its schedule. For
-    losses of different kinds, or with different augmentations, it can not be compared.
+    model. So if each image is seen once, A estimates what the weights took from the data (Finzi et
+    al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs an image is
+    coded again, so A is larger than a code would need. A depends on the optimiser and its schedule.
+    For losses of different kinds, or with different augmentations, it can not be compared.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.
     """

@@ -20,8 +20,8 @@ STOP = ("dimensions", "written", "rate", "distortion")
 
 
 def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """For the first run of each group with such numbers: the bits that each image of a chain pops and
-    pushes, in the order of coding, and what a receiver knows after some dimensions of the codes.
+    """For the first run of each group with such numbers: the bits that each image of a chain pops
+    and pushes, in the order of coding, and what a receiver knows after some dimensions of a code.
     """
     found: list[dict[str, Any]] = []
     for place, group in enumerate(groups):
