@@ -55,7 +55,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option(given, "--rows", "images that a network reads at a time (changes memory, not bits)", 512)
     given.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that the checkpoint may name",
     )
     options = given.parse_args(argv)
     if options.rows < 1:

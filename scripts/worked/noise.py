@@ -79,7 +79,7 @@ def noise() -> Iterator[str]:
 
 
 def noise_picture(path: Path) -> None:
-    """Gap, bounds and errors against I(S; W)."""
+    """Plot the gap, its bounds and the errors against I(S; W)."""
     from probes.report import figures
 
     with figures.picture(path, 1, 2, figsize=(9.6, 4.0)) as (_, (left, right)):
