@@ -131,7 +131,7 @@ class Session:
         made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
         self.pictures |= made
         self.report["pictures"][name] = sorted(file.name for file in made.values())
-        # only now is the probe done: without its options it is measured again
+        # the probe is done only now: without its options it would be measured again
         self.report["options"][name] = options
         self._save()
         seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded

@@ -83,7 +83,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         try:
             found.append(float(word))
         except ValueError:
-            raise UserError(f"--tell: '{word}' is no number") from None
+            raise UserError(f"--tell: '{word}' is not a number") from None
         if not 0 < found[-1] <= 1:
             raise UserError(f"--tell: must be in (0, 1], got {word}; at 0 nothing is told")
     options.tell = sorted(set(found), reverse=True)

@@ -176,7 +176,7 @@ class CompressionProbe(Probe):
             f" (net {numbers['net']:.4f}, D + R {bound:.4f}{floor}, overhead"
             f" {numbers['overhead_percent']:+.2f} %); every image came back",
             *self._identity(numbers),
-            f"beside it, one by one (as one mosaic): {others}",
+            f"other formats, one by one (as one mosaic): {others}",
             f"{speeds} million values a second of CPU time; {numbers['machine']}",
         ]
 

@@ -47,7 +47,7 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
       `core.information.bounds`. The lower ends of nwj and js allow for what the sample can not
-      show (`bounds.unseen`); where that is more than 0.1 nats, they are left out with a remark.
+      show (`bounds.unseen`); if that is more than 0.1 nats, they are left out with a remark.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -130,7 +130,7 @@ def _ksg(pairs: PairedSamples) -> dict[str, Found]:
 
 
 def _point(candidates: int, bound: Estimate) -> Found:
-    """InfoNCE with so many candidates."""
+    """InfoNCE with this number of candidates."""
     most = math.log(candidates)
     own = {"bound": bound.mean, "low": bound.low, "high": bound.high}
     return {"candidates": candidates, **own, "ceiling": most}

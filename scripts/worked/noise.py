@@ -46,7 +46,7 @@ class Level(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a level does. Information is in nats, errors are shares."""
+    """The results of a level. Information is in nats, errors are shares."""
 
     information: float  # I(S; W)
     of_one: float  # I(z_i; W) for one sample
