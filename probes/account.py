@@ -66,8 +66,8 @@ def account(curve: Curve, batch: int) -> Numbers:
 
 def read_curve(path: Path, until: int) -> Curve:
     """The loss of a metrics.jsonl up to a step. Other lines, and values that are not finite
-    numbers, are left out; of a step that was logged again, the last value counts. Raises `Unmeasurable` for
-    a file that is missing, too large, or has no loss in nats.
+    numbers, are left out. If a step was logged again, its last value counts. Raises `Unmeasurable`
+    for a file that is missing, too large, or has no loss in nats.
     """
     try:
         if path.stat().st_size > LARGEST:

@@ -6,8 +6,8 @@ captions tell. There I(image; caption) is known exactly.
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
 A first run of clip_sprites learns images and words from captions that always tell shape and size,
-and the rest half of the time. Each setting then starts from the weights of the one before
-(`init`), keeps the image tower and trains the text tower. Its critics are measured on
+and the rest half of the time. Then the dial is turned: each setting starts from the weights of the
+one before (`init`), keeps the image tower and trains the text tower. Its critics are measured on
 8,192 test pairs with K = 16 ... 8,191 negatives, as the mean of both directions. Each bound is
 compared with the best possible one at K (`core.data.caption_truth`). An interrupted call continues
 where it stopped.
@@ -27,9 +27,9 @@ from core.errors import UserError, exit_cleanly
 from scripts.shared import known_truth, option, overrides, probed, step
 
 CONFIG = "clip_sprites.yaml"
-# A shape at any place is hard to see, and captions that tell everything do not need it: colour,
-# size and place already distinguish most images. So the first captions always tell shape and size,
-# and half of the time each of the others.
+# A shape at any place is hard to see, and captions that tell everything do not ask for it: beside
+# colour, size and place, few shapes are left to tell apart. So the first captions always tell shape
+# and size, and half of the time each of the others.
 TOLD = "data.captioned_sprites"
 FIRST: tuple[str, ...] = (
     f"{TOLD}.tell=0.5",
@@ -39,8 +39,8 @@ FIRST: tuple[str, ...] = (
 )
 FIRST += ("model.temperature=0.05", "optim.lr=1.5e-3")
 THEN = ("model.temperature=0.05", "model.lock=image", "optim.lr=1.5e-3", "optim.epochs=2")
-# CLIP's own critic. The JSON has the others, too: the common one has only 16,384 training
-# pairs, which are few if captions tell little.
+# CLIP's own critic. The JSON has the others, too: the common one has 16,384 pairs alone, which are
+# few where captions tell little.
 CRITIC = "native"
 TELL = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -83,7 +83,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         try:
             found.append(float(word))
         except ValueError:
-            raise UserError(f"--tell: '{word}' is not a number") from None
+            raise UserError(f"--tell: '{word}' is no number") from None
         if not 0 < found[-1] <= 1:
             raise UserError(f"--tell: must be in (0, 1], got {word}; at 0 nothing is told")
     options.tell = sorted(set(found), reverse=True)

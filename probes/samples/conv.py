@@ -20,7 +20,7 @@ WIDTHS = (12, 24, 32)  # channels; each stage halves the side
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
 PIXELS = 2.0e7  # of one side that a critic trains on, besides the least number of epochs
-LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 2, 5  # LOOKS: tests in each epoch
+LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 2, 5  # looks of the judges an epoch
 LEAST_STEPS, MOST_LOOKS = 160, 40
 LARGEST = 2**14  # pixels; larger images are averaged down
 BLOCK = 256  # images that are encoded at a time
@@ -31,9 +31,9 @@ class Images(Panel):
 
     f(x, y) = sum over places <g_p(x), h_p(y)>  +  <g(x), h(y)> + a(x) + b(y)
 
-    The first sum compares the places of two images of equal size. All places share one map, so that
-    it learns from each of them; for other pairs this sum is absent. The rest sees the whole image.
-    Images of equal size also share the convolutions. `used`: the training rows.
+    The first sum compares the places of two images of equal size by one map for all places, so that
+    it learns from each place; other pairs do without it. The rest sees the whole image. Equal sizes
+    also share the convolutions. `used`: the training rows.
     """
 
     critics = 1

@@ -36,10 +36,9 @@ class Start(NamedTuple):
 def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     """The critic that is fitted on the rows `used` of x [n, dx], y [n, dy].
 
-    It is the Gaussian critic of normal scores or of scores that turn and stretch with the radius
-    (`waves`), a table of two numbers, or the sum of both. The table reads the coordinates if both
-    sides have one, else the radii. The choice is made on a fifth of `used`; a richer critic must be
-    better by `MARGIN`.
+    It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
+    (`waves`), plus or instead of it a table of two numbers: of the coordinates if both sides have
+    one, else of the radii. A fifth of `used` chooses, and prefers the simpler one.
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
