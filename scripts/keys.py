@@ -1,9 +1,9 @@
 """List the keys of a config: type, default and meaning.
 
-twobounds keys
-twobounds keys optim
-twobounds keys lr
-twobounds keys contrastive.moco.MoCo
+    twobounds keys
+    twobounds keys optim
+    twobounds keys lr
+    twobounds keys contrastive.moco.MoCo
 """
 
 import argparse
