@@ -56,7 +56,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given.add_argument(
         "--only", metavar="FIRST:STOP", help="only these images; other blocks are not decoded"
     )
-    option(given, "--rows", "images that a network reads at a time (changes memory alone)", 512)
+    option(given, "--rows", "images that a network reads at a time (changes only memory)", 512)
     given.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
     )

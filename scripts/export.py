@@ -6,7 +6,7 @@
     twobounds export runs/simclr_sprites/best.ckpt --embeddings features.parquet data.root=/data
 
 The folder holds model.safetensors (timm's own keys), config.json (architecture, input size, mean,
-deviation) and load.py, which imports torch and timm alone. `twobounds probe` reads the folder, and
+deviation) and load.py, which imports only torch and timm. `twobounds probe` reads the folder, and
 an .npz of embeddings, as it reads a checkpoint.
 """
 

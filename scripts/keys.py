@@ -4,6 +4,9 @@
     twobounds keys optim
     twobounds keys lr
     twobounds keys contrastive.moco.MoCo
+
+The first lists all keys, the others a section, all keys with a word in them, and the keys of a
+method.
 """
 
 import argparse
