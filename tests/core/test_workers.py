@@ -163,11 +163,9 @@ def test_the_number_of_workers_is_limited_by_the_number_of_processors(tmp_path, 
         f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} are used"
         in said
     )
-    assert (
-        "suggested max" not in said
-        and not recwarn
-        and len(os.listdir("/proc/self/task")) < before + 50
-    )
+    assert "suggested max" not in said
+    assert not [w for w in recwarn if "worker" in str(w.message)]  # torch's warning about them
+    assert len(os.listdir("/proc/self/task")) < before + 50
 
 
 def test_processes_of_one_machine_share_its_processors(monkeypatch):
