@@ -42,11 +42,12 @@ class CLIPConfig:
     # empty = a transformer with the sizes below
     text: str = ""
     text_pool: str = "mean"  # mean | first | last: which tokens of `text` are read
-    # what `text` is; the program writes it
+    # the architecture and sizes of the encoder in `text`; written by the program, not by you
     text_facts: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
     vocabulary: int = 1024  # largest number of tokens, the special ones included
-    context: int = 32  # most tokens of a caption, with [START] and [END]; longer ones are cut
+    # largest number of tokens of a caption, [START] and [END] included; longer captions are cut
+    context: int = 32
     width: int = 128  # dimensions of a token in the text tower
     layers: int = 2  # layers of the text tower
     heads: int = 4  # attention heads of the text tower

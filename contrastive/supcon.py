@@ -19,7 +19,8 @@ from core.information.losses import in_float32
 
 @dataclass
 class SupConConfig(SimCLRConfig):
-    # the label columns that two images of a class share, from 0; empty = all
+    # the label columns that define a class: two images are of one class if they agree in all of
+    # them; counted from 0; empty = all columns
     columns: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:

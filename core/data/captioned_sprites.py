@@ -36,7 +36,8 @@ class CaptionedSpritesConfig(SpritesConfig):
 
     section: ClassVar[str] = "captioned_sprites"
     tell: float = 1.0  # probability that a caption tells a factor; 0 = captions say nothing
-    told: dict[str, float] = field(default_factory=dict)  # exceptions, such as {colour: 0.5}
+    # factors whose probability is not `tell`, such as {colour: 0.5}
+    told: dict[str, float] = field(default_factory=dict)
     unseen: float = 0.0  # share of combinations that only the test split shows
 
     def __post_init__(self) -> None:

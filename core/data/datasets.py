@@ -54,8 +54,9 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # a column of data.list or of an hfds/ set with a caption of each picture; for wds/, the ending
-    # of a member or a key of its json | from_classes (made from class names)
+    # where the caption of each picture is: for a list or an hfds/ set, the name of a column; for
+    # wds/, the ending of a tar's member (such as txt) or a key of its .json member; from_classes =
+    # made from the names of classes
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
@@ -70,7 +71,7 @@ class DataConfig:
     validation: int | float | str = "auto"
     # processes that decode images; -1 = one per processor, at most 8; 0 = the main process
     workers: int = -1
-    timeout: float = 600.0  # seconds without an image after which new workers replace the old ones
+    timeout: float = 600.0  # seconds without a batch after which new workers replace the old ones
     compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data

@@ -83,7 +83,10 @@ def test_verdicts_are_counted_against_the_truth_and_equal_sources_once():
         "infonce": pytest.approx((0.2 + 0.03 + 0.04 + 0.15) / 4),
     }
     told = calibration.summary(found)
-    assert "called converged: 1 (a)" in told and "4 sources below 4 nats are distinct" in told
+    assert (
+        "1 of them with the verdict converged (a)" in told
+        and "4 sources below 4 nats are distinct" in told
+    )
 
 
 def test_the_peer_is_compared_in_nats_and_in_time():
