@@ -54,8 +54,9 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # a column of data.list or of an hfds/ set with a caption of each picture; for wds/, the ending
-    # of a member or a key of its json | from_classes (made from class names)
+    # a column of data.list or of an hfds/ set with a caption of each picture; for wds/, the file
+    # ending of the members with captions, such as txt, or a key of the json members | from_classes
+    # (made from class names)
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
