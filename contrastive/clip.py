@@ -144,7 +144,7 @@ class CLIP(Method):
         self.tokenizer_bytes.copy_(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
 
     def learn_words(self, captions: Iterable[str]) -> None:
-        if self._tokenizer is not None:  # first weights came with their words
+        if self._tokenizer is not None:  # the first weights brought their own tokenizer
             return
         if self.config.text_facts:  # resumed: the checkpoint holds the tokenizer
             from core.foreign import text
@@ -247,7 +247,7 @@ class Reader(Protocol):
 
 
 def _text_tower(config: CLIPConfig) -> tuple[Any, int]:
-    """The text tower, and the bytes that its tokenizer has in a checkpoint."""
+    """The text tower, and the number of bytes that its tokenizer takes in a checkpoint."""
     if not config.text_facts:
         sizes = (config.vocabulary, config.context, config.width, config.layers, config.heads)
         return TextTransformer(*sizes), config.vocabulary * ROOM
@@ -268,7 +268,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read_tokenizer(method: nn.Module, _: object) -> None:
-    """After weights were loaded: the tokenizer that they hold."""
+    """Called after weights were loaded: read the tokenizer that they hold."""
     assert isinstance(method, CLIP)
     stored = bytes(method.tokenizer_bytes.cpu().numpy())
     config = method.config

@@ -61,7 +61,7 @@ class Latents(NamedTuple):
     mean: Tensor  # float32 [n, L]
     sigma: Tensor  # float32 [n, L]
     z: Tensor  # float32 [n, L], one draw from N(mean, sigma^2) per image
-    distortion: Tensor | None  # float32 [n], -log p(x|z), nats an image; None if unknown
+    distortion: Tensor | None  # float32 [n], -log p(x|z), nats per image; None if unknown
 
 
 class Frozen:
@@ -191,7 +191,7 @@ class Frozen:
         """`count` >= 2 fresh views of each image, or of `most` images that are evenly spread.
 
         The first two are those of `pairs`. If the codes of keys come from another network, only the
-        first one is.
+        first one is taken from `pairs`.
         """
         source = self.source(split, augmented=True)
         places, pairs = spread(len(source), most), self.pairs(split)
@@ -302,8 +302,8 @@ class Frozen:
         return self.folder / f"{what}-{split}-{name_of(key)}.safetensors", key
 
     def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
-        """Features "x" and labels "y" of plain images, and their "codes" if a view is a plain
-        image; of all images, or of those in `blocks`.
+        """Features "x" and labels "y" of plain images and, for rendered sets (whose plain images
+        are views), their "codes". The images are all, or those in `blocks`.
         """
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
@@ -322,8 +322,8 @@ class Frozen:
         return self._read("features", split, source, every, encode, ranks)
 
     def _rendered_rows(self, split: str, places: Tensor) -> dict[str, Tensor]:
-        """What `_plain_rows` has for these places of "train", "val" or "test". The first two are
-        the parts of "trainval", whose features the probes of labels read.
+        """The rows of `_plain_rows` for these places of "train", "val" or "test". The rows of train
+        and val are taken from "trainval", because the probes of labels read its features.
         """
         whole = split if split == "test" else "trainval"
         rows = places + (len(self._plain("train")) if split == "val" else 0)

@@ -40,7 +40,9 @@ def in_words() -> str:
     elif share < QUIET:
         state = "quiet"
     else:
-        state = f"NOT quiet: other work uses {share:.0%} of it; compare ratios, not times"
+        state = (
+            f"NOT quiet: other work uses {share:.0%} of the processors; compare ratios, not times"
+        )
     return f"{gigaflops():.0f} GFLOP/s, {state}"
 
 

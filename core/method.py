@@ -163,9 +163,9 @@ class Compressor(Protocol):
     """A lossless codec of uint8 images [n, C, H, W]."""
 
     def pack(self, images: Any, block: int) -> tuple[bytes, Any, Any]:
-        """(bytes, moved, codes): the bytes of a file of the images, in blocks of `block` images;
-        the numbers of bits that were moved, by name: popped (-log2 q(z|x)), pixels (-log2 p(x|z)),
-        prior (-log2 p(z)), start and net; the codes [n, L].
+        """(bytes, moved, codes). bytes: a file of the images, in blocks of `block` images. moved:
+        how many bits were pushed or popped, by name: popped (-log2 q(z|x)), pixels (-log2 p(x|z)),
+        prior (-log2 p(z)), start (start-up bits), net (pixels + prior - popped). codes: [n, L].
         """
         ...
 
@@ -175,8 +175,8 @@ class Compressor(Protocol):
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
         """Numbers in bits per image. d, r: the model's own distortion and rate. floored: the
-        distortion if every level has at least the probability that it has in a file. error: the
-        standard error of a file's net length minus (floored + r).
+        distortion if every smaller probability of a level is raised to the smallest one that a file
+        can use. error: the standard error of a file's net length minus (floored + r).
         """
         ...
 
@@ -185,9 +185,9 @@ class Compressor(Protocol):
         ...
 
     def moves(self, images: Any) -> list[dict[str, float]]:
-        """The bits that each image moves if the images are coded one after another on one stack, in
-        the order of coding. Names: image (its place), start, popped, pixels, prior, net, content
-        (of the stack after it), and the model's d and r.
+        """For each image, in the order of coding, how many bits are pushed and popped when the
+        images are coded one after another on one stack. Names: image (its place), start, popped,
+        pixels, prior, net, content (bits on the stack after this image), and the model's d and r.
         """
         ...
 
@@ -202,9 +202,9 @@ class Compressor(Protocol):
 def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     """The method class called `package.module.Class`.
 
-    Only modules in `ROOMS` and in trusted packages are imported: those in `trusted` and in the
-    environment's TWOBOUNDS_TRUST. The module itself must define the class, as a subclass of
-    `Method`. Raises `UserError`.
+    Only modules of the project's own packages (`ROOMS`) and of trusted packages are imported.
+    Trusted are the packages in `trusted` and those in the environment variable TWOBOUNDS_TRUST. The
+    module itself must define the class, as a subclass of `Method`. Raises `UserError`.
     """
     if not (NAME.fullmatch(name) and is_trusted(name, {*ROOMS, *trusted})):
         hint = "a method of your own is package.module.Class"

@@ -78,12 +78,9 @@ def array(
         count = math.prod(shape)
         sized = count <= most and len(shape) <= rank and min(shape, default=1) >= 0
         if dtype.kind not in kinds or not sized:
-            dimensions = {0: "a number", 1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}
-            dimensions[4] = "[n, d] or images [n, C, H, W] of"
-            real = " real numbers" if rank else ""
             raise UserError(
                 f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give"
-                f" {dimensions[rank]}{real}, at most {most:,}"
+                f" {_wanted(most, rank, kinds)}"
             )
         size = count * dtype.itemsize
         if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
@@ -95,3 +92,12 @@ def array(
         if record.read(1):  # reads to the end, so that the checksum is compared
             raise UserError(f"{path}: {name} is longer than it says")
     return values.reshape(shape, order="F" if by_columns else "C")
+
+
+def _wanted(most: int, rank: int, kinds: str) -> str:
+    """What an array must hold, in words."""
+    noun = {"U": "text", "u": "unsigned integer"}.get(kinds, "real number")
+    if rank == 0:
+        return f"one {noun}"
+    shapes = {1: "[n]", 2: "[n, d]", 3: "[n, v, d]", 4: "[n, d] or, for images, [n, C, H, W]"}
+    return f"at most {most:,} {noun}s, of shape {shapes[rank]}"

@@ -6,7 +6,8 @@ of 2^bits counts, from `start` on, changes a head x to
     x' = floor(x / freq) 2^bits + start + x mod freq,   so log2 x' = log2 x + bits - log2 freq,
 
 and `pop` is the exact inverse. Counts are integers, so no processor's rounding changes the result.
-n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one a lane.
+n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one per
+lane.
 
 Lanes cost almost nothing: a new lane is filled with content that is already on the stack (`widen`),
 and the heads are written with as many bits as they need (`heads_as_bytes`).
@@ -28,8 +29,9 @@ LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
 # the first head; its lower bits are irregular, because the first symbol of all is popped from them
 FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
-# A lane costs about 7 bits in the end. It saves enough time if the whole file has the first number
-# of bits for each lane; it can be filled if the present content has the second number for each.
+# A lane costs about 7 bits in the end. BITS_A_LANE: a new lane saves enough time if the whole file
+# has at least this many bits per lane. FILLED_FROM: the lane can be filled if the present content
+# has at least this many bits per lane.
 BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
 MOST_BITS = 28  # of the counts of a symbol: with more, floor(x / freq) would lose bits
@@ -139,7 +141,7 @@ class Stack:
     def narrow(self) -> None:
         """The inverse of `widen`."""
         if len(self.heads) % 2:
-            raise Broken("a lane ends that was never opened")
+            raise Broken("a lane that was never opened ends here")
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():

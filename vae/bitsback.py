@@ -36,12 +36,14 @@ from vae.prior_codecs import prior_codec
 Images = NDArray[np.uint8]
 Done = Callable[[int], object]
 
-GROWTH = 4  # a batch has at most a quarter of the images before it, whose bits it borrows
+# A batch has at most a quarter as many images as were coded before it, because it borrows the bits
+# of these.
+GROWTH = 4
 BATCH = 512  # images of a batch, at most
 
 
 class Parts(NamedTuple):
-    """The bits that coding some images moved."""
+    """How many bits were moved while some images were coded."""
 
     popped: float = 0.0  # -log2 q(z|x)
     pixels: float = 0.0  # -log2 p(x|z)
@@ -65,7 +67,7 @@ class Parts(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What coding a batch of images did."""
+    """The result of coding a batch of images."""
 
     first: int  # place of its first image
     parts: Parts
@@ -74,7 +76,7 @@ class Step(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """What coding some images gave."""
+    """The result of coding some images."""
 
     stack: Stack
     parts: Parts

@@ -1,8 +1,8 @@
 """The file of a bits-back codec: a header, blocks of images that decode alone, and checksums.
 
     header   magic, format version, what the images were (npz or png), spacing and reach of the
-             grid, C H W, number of images, images a block, images a batch, SHA-256 of the model;
-             CRC-32 of these bytes
+             grid, C H W, number of images, images per block, images per batch, SHA-256 of the
+             model; CRC-32 of these bytes
     block    number of images, words and lanes, length of the heads, CRC-32 of the decoded pixels;
              words, heads; CRC-32 of all of it
     end      CRC-32 of all bytes before

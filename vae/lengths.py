@@ -24,14 +24,15 @@ SLICE = 64  # images that the networks read at a time
 
 
 class Bound(NamedTuple):
-    """The model's own D and R in bits an image."""
+    """The model's own D and R in bits per image."""
 
     d: float
     r: float
     # D if every level has a probability of at least 2^-24, as in a file: no value costs more than
     # 24 bits. It is lower than D for a model that is very sure, and wrong.
     floored: float
-    # the standard error of net - (floored + r): a file has one code of an image, this bound K
+    # the standard error of net - (floored + r): a file uses one code per image, but this bound
+    # uses K
     error: float
 
 
@@ -92,7 +93,7 @@ class Link(NamedTuple):
 
 
 def moves(codec: BitsBack, images: Images) -> Iterator[Link]:
-    """Code images one after another on one stack: one Link an image, in the order of coding.
+    """Code images one after another on one stack: one Link per image, in the order of coding.
 
     A file codes batches of images, which moves the same bits for each image.
     """

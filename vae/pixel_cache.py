@@ -20,7 +20,7 @@ Read = Callable[[int], Tensor]  # j -> the parameters [B, C P] of pixel (i, j)
 
 def row_reader(network: PixelCNN, x: Tensor, condition: Tensor) -> Callable[[int], Read]:
     """A function of the row i, called for rows 0 ... H - 1 in order; its result is called for
-    columns 0 ... W - 1 in order, for each colour again, and reads the present x.
+    columns 0 ... W - 1 in order, once per colour for each column, and reads the present x.
     """
     if isinstance(network.trunk, Stack):
         return CachedStack(network, x, condition).row

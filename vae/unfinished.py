@@ -1,9 +1,10 @@
 """The coded blocks of a file that is not complete yet, so that an interrupted call continues.
 
-A file beside the future one holds one record for each block: its length and the bits that it
-moved, its bytes, and a signature (`core.run.signing`). The signature also covers what the block was
-computed from: the header of the file (model, grid, sizes), the block's place and its images. So a
-record of other images, of another model or of another user is never used.
+A second file, beside the file that is being made, holds one record per block: the block's length
+and the bits that it moved, its bytes, and a signature (`core.run.signing`). The signature also
+covers what the block was computed from: the header of the file (model, grid, sizes), the block's
+place and its images. So a record of other images, of another model or of another user is never
+used.
 """
 
 import fcntl

@@ -1,5 +1,5 @@
 """The exact information between an image and a caption that tells each factor with a known
-probability.
+probability. A caption *tells* a factor if it states the factor's value.
 
 The content c is uniform over M combinations of independent factors with n_f values. A caption t
 tells a random set S of factors, drawn independently of the content, and a wording without

@@ -1,8 +1,9 @@
 """Sprites with captions: images and texts whose mutual information is known exactly.
 
-The images are those of `core.data.sprites`. Each caption tells each factor of the content with a
-known probability, in random words (`core.data.grammar`). So I(image; caption) has a closed form
-(`core.data.caption_truth`): it is 0 if nothing is told, and log M if everything is.
+The images are those of `core.data.sprites`. Each caption *tells* (states the value of) each factor
+of the content with a known probability, in random words (`core.data.grammar`). So I(image; caption)
+has a closed form (`core.data.caption_truth`): it is 0 if nothing is told, and log M if everything
+is.
 
 Some combinations of factors may be held out: train and val never show them, test does. B = images
 on this process, F = factors of the content, M = combinations.
@@ -26,7 +27,8 @@ from core.errors import nearest
 from core.randomness import KeyedRNG
 
 PICKS = 12  # random numbers that choose words; no caption needs more
-EVEN = 4096  # with more combinations than this, a random share is nearly even
+# with more combinations than this, a random choice takes nearly the same share of every value
+EVEN = 4096
 PROMPTS = 256  # sentences that stand for a value of a factor
 
 

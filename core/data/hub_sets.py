@@ -49,8 +49,8 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
     """The set `name`, a folder below `root` or elsewhere on the disk, or a set in the cache `root`.
 
     Nothing is fetched and no code of the set is run. `captions`: a column of texts, or of lists of
-    texts. The pictures are the column of type Image; a column of `LABELS` with classes or numbers
-    is the label. Raises `UserError`.
+    texts. The pictures are the column of type Image. The label is a column that is named in
+    `LABELS` and holds classes, texts or whole numbers. Raises `UserError`.
     """
     tables, top = _tables(name, root)
     by_split: dict[str, list[str]] = {}

@@ -22,9 +22,9 @@ from core.errors import UserError
 class Resized(Dataset[tuple[Tensor, int, int]]):
     """A data set of (picture, label) as (uint8 [C, H, W], label, note), all images of one shape.
 
-    With `size`, the shorter side is resized to it and the centre is cut out; without, all images
-    must have one shape. With `grey`, images have one channel; without, images from files have
-    three, and other images as many as the first image.
+    With `size`, the shorter side is resized to it and the centre is cut out. Without `size`, all
+    images must have one shape. With `grey`, images have one channel. Without `grey`, images from
+    files have three channels, and other images have as many as the first image.
     """
 
     def __init__(

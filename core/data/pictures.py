@@ -196,7 +196,7 @@ def cut(pictures: Pictures, said: str) -> Pictures:
         order = KeyedRNG(0, 0).permutation("test split", len(train))
         pictures.places["test"] = train[order[:count].sort().values]
         pictures.places["train"] = train[order[count:].sort().values]
-        said += f"; there is no test split, so {count:,} of them are kept apart as one"
+        said += f"; there is no test split, so {count:,} of them become the test split"
     if said:
         say_once(said)
     return pictures

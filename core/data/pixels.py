@@ -40,7 +40,7 @@ LONGEST = 64
 
 
 class TooDeep(Exception):
-    """A value needs more bits than data.bits."""
+    """A value needs more bits than data.bits, or colour has 16 bits and data.bits is not 16."""
 
 
 @functools.cache

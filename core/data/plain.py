@@ -65,7 +65,7 @@ def plain_images(
 
 
 def _eight_bits(view: Any, where: str) -> Images:
-    """Rendered images in [0, 1] are taken at the nearest of 256 levels, as likelihoods do."""
+    """Rendered images in [0, 1] are rounded to the nearest of 256 levels, as likelihoods do."""
     if view.is_floating_point():
         low, high = (edge.item() for edge in view.aminmax())
         if not 0 <= low <= high <= 1:

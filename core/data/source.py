@@ -113,7 +113,9 @@ class Source(ABC):
         return (text for batch in self.batches(order, 0) for text in batch.text)
 
     def prompts(self) -> dict[str, list[list[str]]]:
-        """Factor -> for each of its values, sentences that tell this value alone; {} if unknown."""
+        """Factor -> for each of its values, sentences that state this value; {} if unknown. What
+        they state of other factors does not depend on the value.
+        """
         return {}
 
     def contrasts(self, label: Tensor, rng: KeyedRNG) -> dict[str, list[tuple[str, str] | None]]:

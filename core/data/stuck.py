@@ -20,8 +20,8 @@ FRAME = re.compile(r'File "(.*)", line (\d+) in (.*)')
 
 @contextlib.contextmanager
 def answering(process: BaseProcess) -> Iterator[int]:
-    """A process that is forked inside writes its stack to the yielded file descriptor when it
-    receives the signal `ASK`. The file lives as long as `process`. Linux only.
+    """A process that is forked within this context writes its stack to the yielded file descriptor
+    when it receives the signal `ASK`. The file lives as long as `process`. Linux only.
     """
     answer = os.memfd_create("stack")
     weakref.finalize(process, os.close, answer)

@@ -23,7 +23,7 @@ from core.data.pixels import suffixes
 from core.errors import UserError
 
 CLASS = "cls"  # the member with the class of a sample
-MOST_BYTES = 4 * LONGEST_CAPTION  # of a member with text; UTF-8 has at most 4 bytes a character
+MOST_BYTES = 4 * LONGEST_CAPTION  # of a member with text; UTF-8 has at most 4 bytes per character
 MOST = 2**24  # members of all tars
 
 

@@ -115,7 +115,8 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
         raise lost from None
     finally:
         if isinstance(sys.exc_info()[1], WorkersLost):
-            _kill(batches)  # torch would wait for each of them, and Python at its end for ever
+            # torch would wait for each of them, and Python would wait for ever when it exits
+            _kill(batches)
         del batches  # end the workers now; a stored error would keep them alive
 
 
@@ -152,7 +153,8 @@ def _places(batches: Iterator[Any]) -> str:
 def _kill(batches: Iterator[Any] | None) -> None:
     """Kill the workers of an iterator: a stopped process reacts to no other signal."""
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None  # torch's: an error
+    # torch's handler raises an error
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
     try:
         for worker in getattr(batches, "_workers", []):
             worker.kill()

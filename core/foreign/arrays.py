@@ -32,7 +32,7 @@ KINDS = {
     "mean": 2,  # of the posterior q(z|x), [n, L]
     "log_var": 2,  # log of its variances, [n, L]
     "z": 2,  # one draw from it, [n, L]
-    "distortion": 1,  # -log p(x|z), nats an image [n]
+    "distortion": 1,  # -log p(x|z), nats per image [n]
 }
 # arrays that belong to no split: the temperature of the codes' scores, the names of the label
 # columns, their numbers of classes, and a word for what makes two views differ
@@ -198,7 +198,9 @@ def _check_shapes(path: Path, arrays: dict[str, Tensor]) -> None:
 
 
 def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dict[str, int]:
-    """Label column -> number of classes: by `factors` and `classes`, or the largest label."""
+    """Label column -> number of classes. They come from `factors` and `classes` or, without these,
+    from the largest label.
+    """
     labels = [arrays[name] for name in arrays if name[:2] == "y_"]
     if not labels:
         return {}

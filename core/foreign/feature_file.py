@@ -1,4 +1,5 @@
-"""A file of features as a `Frozen`: nothing is encoded. Numbers that lack an array are absent.
+"""A file of features as a `Frozen`: nothing is encoded. A number is absent if the file lacks an
+array that it needs.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """
@@ -53,8 +54,8 @@ class FeatureFile(Frozen):
 
     @classmethod
     def read(cls, path: Path, overrides: list[str], **options: Any) -> "FeatureFile":
-        """The features of a file. Overrides `data.*` name the data: then the test rows must be
-        those of the test images, in order, and have their labels. Raises `UserError`.
+        """The features of a file. If overrides `data.*` name the data, the test rows must belong to
+        the test images, in the same order and with the same labels. Raises `UserError`.
         """
         return cls(path, arrays.read(path), overrides, **options)
 
@@ -173,7 +174,7 @@ class FeatureFile(Frozen):
 class Rows(Source):
     """A split of which only features are known."""
 
-    rendered = True  # there are no images in which copies could be looked for
+    rendered = True  # there are no images, so nobody can look for copies among them
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors

@@ -228,5 +228,5 @@ def _suggested(name: str, weights: Weights, words: Words) -> str:
             continue
         network = _skeleton(other)
         if any(fit.whole for fit in candidates(network, network.state_dict(), weights.tensors)[:3]):
-            return f"; they fit {words.network}{other}{words.remedy}"
+            return f"; the file fits {words.network}{other}{words.remedy}"
     return words.remedy

@@ -37,7 +37,7 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
         taken = _load(method, path, held)
     except UserError as error:
         raise UserError(f"init: {error}") from None
-    return f"init: {taken}; images reach it as (x - 0.5) / 0.5", held.digest
+    return f"init: {taken}; the network reads images as (x - 0.5) / 0.5", held.digest
 
 
 def _load(method: Method, path: Path, held: weights.Weights) -> str:
@@ -53,7 +53,7 @@ def _load(method: Method, path: Path, held: weights.Weights) -> str:
         remarks = fit.load(backbone.net, name, path, held, None, WORDS).remarks
     count = len(method.state_dict()) - sum(len(m.state_dict()) for m in backbones.values())
     said = f"{', '.join(backbones)} ({name}) from {path}: {'; '.join(remarks)}"
-    return f"{said}; {count} other weights new"
+    return f"{said}; {count} other weights are new"
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -162,7 +162,9 @@ def require(facts: Any) -> None:
     """ValueError if values from a config are not what `facts_of` returns."""
     keys = {"config": dict, "weights": int, "tokenizer": int}
     if not isinstance(facts, dict) or {k: type(v) for k, v in facts.items()} != keys:
-        raise ValueError(f"text_facts: must hold {', '.join(keys)}; it is written by `text`")
+        raise ValueError(
+            f"text_facts: must hold {', '.join(keys)}; the program writes it when model.text is set"
+        )
     strange = [key for key, value in facts["config"].items() if not _is_size(key, value)]
     if strange or not isinstance(facts["config"].get("model_type"), str):
         raise ValueError(f"text_facts: {shown((strange or ['model_type'])[0])} is not allowed")

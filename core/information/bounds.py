@@ -43,9 +43,9 @@ class Estimate(NamedTuple):
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    Resampling whole pairs would make duplicates, which act as false negatives, so the interval
-    could exclude the point estimate. The spread of the terms alone would ignore that anchors share
-    their candidates.
+    It is not a bootstrap: resampling whole pairs would make duplicates, which act as false
+    negatives, so the interval could exclude the point estimate. The spread of the terms alone would
+    ignore that anchors share their candidates.
     """
     spread = (terms if influence is None else influence).double()
     mean = terms.double().mean().item()
@@ -175,7 +175,7 @@ def anchor_objective(scores: Tensor, weight: float = 1.0) -> Tensor:
     M is the mean of e^f over the own pair and the negatives, M' over the negatives alone, w the
     weight of the class "no candidate belongs to x". The best f is log p(y|x) / p(y), without the
     free function of x that InfoNCE leaves, so its mean over pairs estimates I (InfoNCE-anchor, Ryu
-    et al. 2025). The mean of both directions.
+    et al. 2025). The objective is the mean of both directions.
     """
     n, start = scores.shape[-1], math.log(weight)
     own, parts = scores.diagonal(dim1=-2, dim2=-1), []

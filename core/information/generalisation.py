@@ -26,7 +26,8 @@ def binary_kl(q: float, p: float) -> float:
 
 
 def kl_upper(q: float, budget: float) -> float:
-    """The largest p >= q with binary_kl(q, p) <= budget, or 1 if there is none below.
+    """The largest p >= q with binary_kl(q, p) <= budget, or 1 if every p from q to just below 1
+    satisfies this.
 
     >>> round(kl_upper(0.0, 0.1), 4) == round(1 - math.exp(-0.1), 4)
     True
@@ -73,8 +74,9 @@ def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
 
 
 def occam(error: float, length: float, n: int, delta: float) -> float:
-    """For one classifier whose description in a prefix code, fixed before the images were seen, has
-    `length` nats: with probability 1 - delta, for all classifiers at once,
+    """A limit of the error of a classifier whose description has `length` nats in a prefix code.
+    The code must be fixed before the images are seen. With probability 1 - delta, this holds for
+    all classifiers at once:
 
         kl( error on the n images || error ) <= ( length + log(1 / delta) ) / n
 
@@ -108,8 +110,8 @@ class Rice(NamedTuple):
 
 def rice_encode(values: ArrayLike) -> Rice:
     """Bits of whole numbers v: 4 bits of k, then for each v the number u = 2 |v| - (v > 0) as
-    u >> k zeros, a one, and the k lowest bits of u. Of 0 to 15, the k with the shortest code is
-    used (Rice 1979).
+    u >> k zeros, a one, and the k lowest bits of u. k is the number from 0 to 15 that gives the
+    shortest code (Rice 1979).
 
     >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
     [0, -1, 5]

@@ -28,7 +28,9 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss in float32 or wider, outside of autocast: bf16 has only three digits."""
+    """Run a loss outside of autocast, because bf16 has only three digits. The loss itself converts
+    its arguments to float32 or wider.
+    """
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -91,7 +93,9 @@ def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
     """Both with unit length. `ValueError` if they are not pairs, or for a bad temperature."""
     if first.ndim != 2 or first.shape != second.shape or not len(first):
         shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
-        raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
+        raise ValueError(
+            f"views of shapes {shapes}: give two of one shape [B, D], with one row per pair"
+        )
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: must be above 0, got {temperature}")
     both = _Unit.apply(torch.cat([at_least_float32(first), at_least_float32(second)]))

@@ -103,7 +103,7 @@ class Regression(NamedTuple):
     """Linear regression with Gaussian noise of unknown variance, fitted by least squares."""
 
     fit: float  # -log density at the best parameters
-    bic: float  # k + 1 parameters: the variance is one
+    bic: float  # k + 1 parameters, because the variance is also a parameter
     nml: float  # without a constant that all k share
     variance: float  # residual sum of squares / n
 

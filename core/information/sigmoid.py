@@ -65,7 +65,9 @@ class _Sigmoid(torch.autograd.Function):
 
 
 def _partners(scores: Tensor, row: int, column: int) -> Tensor:
-    """The scores of own pairs in a tile, whose first partner is column `row` of all columns."""
+    """The scores of own pairs in a tile. The partner of the tile's first row is column `row` of all
+    columns; the tile's first column is `column`.
+    """
     shift = row - column
     if abs(shift) >= max(scores.shape):
         return scores.new_empty(0)

@@ -134,8 +134,8 @@ def snapshot(state: State) -> Snapshot | None:
 def write(path: Path, held: Snapshot, keep: int = 1) -> None:
     """Write a snapshot atomically: `path` always holds the whole new or the whole old checkpoint.
 
-    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
-    finite, it raises `UserError` and changes no file.
+    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight or a
+    number of the optimizer is not finite, it raises `UserError` and changes no file.
     """
     held.ready()
     entries = held.entries

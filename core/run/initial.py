@@ -44,8 +44,8 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
         prefix = _load_backbone(path, weights, backbone)
         taken.append(f"{name} from {prefix}")
     rest = len(own) - sum(len(module.state_dict()) for module in backbones.values())
-    said = f"init: {', '.join(taken)} of {path} (step {entries['step']}); {rest} other weights new"
-    return said, entries.digest
+    said = f"init: {', '.join(taken)} of {path} (step {entries['step']})"
+    return f"{said}; {rest} other weights are new", entries.digest
 
 
 def _load_backbone(path: Path, weights: dict[str, Tensor], backbone: Backbone) -> str:

@@ -26,7 +26,8 @@ from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-STARVED = 0.25  # share of the time; if training waits longer for images, it is said
+# share of the time; if training waits longer than this for images, a message says so
+STARVED = 0.25
 
 
 class Due(NamedTuple):
@@ -46,7 +47,7 @@ def banner(training: Training, folder: RunFolder, logging: str) -> str:
         [
             f"{run.method.rpartition('.')[2]} with {trained:,} trained parameters",
             f"{fabric.world_size} x {fabric.device.type}, {run.trainer.precision}",
-            f"{n:,} images of {shape}, {run.optim.batch_size} a step",
+            f"{n:,} images of {shape}, {run.optim.batch_size} per step",
             f"{training.total:,} steps in {run.optim.epochs} epochs",
             f"folder {folder.path}",
             f"W&B {logging}",

@@ -72,8 +72,8 @@ class Preemption:
         """The batches, until any process has received a signal. All stop before the same step.
 
         `batches(n)`: all batches but the first n. A scheduler also signals decoding workers, which
-        then die. A single process stops at once; one of several starts new workers, because the
-        other processes take one more step.
+        then die. A run with one process stops at once. In a run with several, a process whose
+        workers died starts new ones, because the other processes take one more step.
         """
         taken, remaining = 0, iter(batches(0))
         while True:

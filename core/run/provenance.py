@@ -16,7 +16,7 @@ LARGEST = 2**24  # bytes; no run writes a longer file
 
 def provenance(identity: Identity, init: str = "") -> dict[str, Any]:
     """The content of data.json: the identity of the training data, the versions and, if the run
-    started from a checkpoint, the sha256 of that file.
+    started from the weights of a file (`init`), the sha256 of that file.
     """
     made = {"data": identity.as_dict(), "versions": versions()}
     return made | ({"init": init} if init else {})

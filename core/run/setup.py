@@ -83,7 +83,7 @@ def prepare(
 
 
 def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
-    """Give a method that reads text captions of the training split."""
+    """If a method reads text, give it captions of the training split."""
     if not method.reads_text:
         return
     if not source.captioned:
@@ -96,8 +96,8 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
 
 @contextmanager
 def default_dtype(precision: str) -> Iterator[None]:
-    """Inside, torch's default dtype is float64 if the precision is. (Fabric does this only in
-    `forward`, but validation computes features outside of it.)
+    """Within this context, torch's default dtype is float64 if the precision is. (Fabric does this
+    only in `forward`, but validation computes features outside of it.)
     """
     before = torch.get_default_dtype()
     if precision.startswith("64"):
@@ -155,7 +155,9 @@ def be_deterministic() -> None:
 
 
 def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
-    """Fabric's option for the precision. (On a CPU, Fabric would replace 16-mixed.)"""
+    """Fabric's option for the precision. (On a CPU, Fabric would use another precision instead of
+    16-mixed.)
+    """
     no_gpu = trainer.accelerator == "cpu" or (
         trainer.accelerator == "auto" and not torch.accelerator.is_available()
     )
@@ -262,8 +264,8 @@ def compile_network(network: nn.Module, **options: Any) -> None:
         return call(*args, **named)
 
     # The compiler keeps a small number of graphs for each code object, and remembers sizes by the
-    # name of the code. Under one name, the sizes of another network would make this one's look
-    # variable.
+    # name of the code. If all networks had the same name, the sizes of another network would make
+    # the compiler believe that this network's sizes vary.
     name = f"network_{next(COMPILED)}"
     called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

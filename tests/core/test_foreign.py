@@ -162,9 +162,9 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     said = refusal(Asked(timm="resnet34", weights=path))
     assert str(path) in said and "'model.encoder.'" in said
     assert "96 are missing" in said or "missing (first: 'layer1.2.conv1.weight')" in said
-    assert "they fit --timm resnet18" in said
+    assert "the file fits --timm resnet18" in said
     torch.save(under("", network("resnet34")), path)  # not the first that is tried
-    assert "they fit --timm resnet34" in refusal(Asked(timm="resnet50", weights=path))
+    assert "the file fits --timm resnet34" in refusal(Asked(timm="resnet50", weights=path))
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)

@@ -37,7 +37,7 @@ VERDICTS = {
     " notably less.",
     "saturated": "It is near the most that it can show, so the true value may be far above.",
     "critic-limited": "The critic limits it: the pairs hold more than this critic reads.",
-    "nothing found": "Nothing was found: its interval contains zero.",
+    "nothing found": "Nothing was found: its interval reaches down to zero or below.",
 }
 
 
