@@ -122,16 +122,18 @@ class CaptionedSprites(Sprites):
         return torch.cat(parts)
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
-        for batch in super().batches(order, views):
-            yield batch._replace(text=self.texts(batch.label, batch.rng))
+        for index, rng in order:
+            (batch,) = super().batches([(index, rng)], views)
+            # from contents and numbers on the CPU: words need no copy from the device
+            yield batch._replace(text=self.texts(self.content[index], rng.on("cpu")))
 
     def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
-        """A caption of each content [B, F], with random numbers of `rng`. `always`: a factor's
-        column that each caption tells.
+        """A caption of each content [B, F], with random numbers of `rng`; both on the CPU.
+        `always`: a factor's column that each caption tells.
         """
         factors = len(self.chance)
         drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)
-        tells = drawn[:, :factors].cpu() < self.chance
+        tells = drawn[:, :factors] < self.chance
         if always >= 0:
             tells[:, always] = True
         rows = zip(content.tolist(), tells.tolist(), drawn[:, factors:].tolist(), strict=True)
