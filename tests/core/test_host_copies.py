@@ -23,8 +23,8 @@ ROWS = 8
 CONFIGS = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.yaml")
-    # clip_sprites: captions are texts, whose tokens come from the host
-    if (path.stem.endswith("_sprites") and path.stem != "clip_sprites")
+    # CLIP: captions are texts, whose tokens come from the host
+    if (path.stem.endswith("_sprites") and not path.stem.startswith("clip"))
     or path.stem in ("vlae_mnist", "vae_pixelcnn_mnist")
 )
 META = torch.device("meta")
