@@ -67,8 +67,8 @@ class Latents(NamedTuple):
 class Frozen:
     """A frozen encoder and the data that probes use.
 
-    Its results are a function of weights, data and seed (`identity`). They are kept in `folder`,
-    if there is one, under a key of exactly these.
+    Its results are a function of weights, data, seeds and package versions (`identity`). They are
+    kept in `folder`, if there is one, under a key that is made of these.
     """
 
     has_images = True  # False: only features are known
@@ -190,8 +190,8 @@ class Frozen:
     def views(self, split: str, count: int, most: int | None = None) -> Views:
         """`count` >= 2 fresh views of each image, or of `most` images that are evenly spread.
 
-        The first of them are those of `pairs`; if the key encoder is another network, its code is
-        not one of them.
+        The first two are those of `pairs`. If the codes of keys come from another network, only the
+        first one is.
         """
         source = self.source(split, augmented=True)
         places, pairs = spread(len(source), most), self.pairs(split)
@@ -303,7 +303,7 @@ class Frozen:
 
     def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
         """Features "x" and labels "y" of plain images, and their "codes" if a view is a plain
-        image; of all images or of these blocks of them.
+        image; of all images, or of those in `blocks`.
         """
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
@@ -332,7 +332,7 @@ class Frozen:
         path, _ = self._kept_at("features", whole, every)
         if 2 * BLOCK * len(blocks) > size or (path is not None and path.is_file()):
             found = self._plain_rows(whole)
-        else:  # in a block, the images are those that the whole split has
+        else:  # a block is rendered as it is in the whole split
             found = self._plain_rows(whole, blocks.tolist())
             rows = torch.searchsorted(every[torch.isin(every // BLOCK, blocks)], rows)
         return {name: x[rows] for name, x in found.items()}

@@ -17,8 +17,8 @@ MAGIC = b"\x93NUMPY"  # the first bytes of an npy file, which holds one array
 
 
 def read(path: Path, save: str, pick: Callable[[zipfile.ZipFile], Any]) -> Any:
-    """`pick` applied to the records of the file. `UserError` for anything that is no npz; `save`
-    says how to make one.
+    """`pick` applied to the records of the file. `UserError` for anything that is not an npz;
+    `save` says how to make one.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
@@ -58,7 +58,9 @@ def array(
     if len(found) != 1:
         held = ", ".join(names(records)[:10])
         several = "several" if found else "no"
-        raise UserError(f"{path}: holds {held[:200] or 'nothing'} and {several} {name}; {save}")
+        raise UserError(
+            f"{path}: holds {several} {name} (its arrays: {held[:200] or 'none'}); {save}"
+        )
     info = found[0]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: {name} is compressed in a way that numpy does not use")

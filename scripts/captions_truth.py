@@ -6,12 +6,12 @@ captions tell. There I(image; caption) is known exactly.
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
 A first run of clip_sprites learns images and words from captions that always tell shape and size,
-and the rest half of the time. Then the dial is turned down from 1: each setting starts from the
-weights of the one before (`init`), keeps the image tower and trains the text tower. A setting that
-was not asked for is trained on the way, too, and not measured. Critics are measured on 8,192 test
-pairs with K = 16 ... 8,191 negatives, as the mean of both directions. Each bound is compared with
-the best possible one at K (`core.data.caption_truth`). An interrupted call continues where it
-stopped.
+and the rest half of the time. Then each setting starts from the weights of the one before (`init`),
+keeps the image tower and trains the text tower, from the captions that tell most to those that tell
+least. A setting that was not asked for is trained on the way, too, and not measured. Critics are
+measured on 8,192 test pairs with K = 16 ... 8,191 negatives, as the mean of both directions. Each
+bound is compared with the best possible one at K (`core.data.caption_truth`). An interrupted call
+continues where it stopped.
 """
 
 import argparse

@@ -5,7 +5,7 @@ of 2^bits counts, from `start` on, changes a head x to
 
     x' = floor(x / freq) 2^bits + start + x mod freq,   so log2 x' = log2 x + bits - log2 freq,
 
-and `pop` is the exact inverse. Counts are integers, so no rounding of any processor enters here.
+and `pop` is the exact inverse. Counts are integers, so no processor's rounding changes the result.
 n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one a lane.
 
 Lanes cost almost nothing: a new lane is filled with content that is already on the stack (`widen`),
@@ -28,15 +28,15 @@ LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
 # the first head; its lower bits are irregular, because the first symbol of all is popped from them
 FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
-# A lane costs about 7 bits in the end: it is worth its time from this many bits of the whole file,
-# and can be filled from this many bits of the present content.
+# A lane costs about 7 bits in the end. It saves enough time if the whole file has the first number
+# of bits for each lane; it can be filled if the present content has the second number for each.
 BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
 MOST_BITS = 28  # of the counts of a symbol: with more, floor(x / freq) would lose bits
 
 
 class Broken(Exception):
-    """The words on the stack do not come from the encoder that their reader assumes."""
+    """The words on the stack were not written by the encoder that the reader assumes."""
 
 
 class Stack:
@@ -139,7 +139,7 @@ class Stack:
     def narrow(self) -> None:
         """The inverse of `widen`."""
         if len(self.heads) % 2:
-            raise Broken("a lane ends that never began")
+            raise Broken("a lane ends that was never opened")
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():
@@ -185,7 +185,7 @@ def _start(generator: np.random.Philox, count: int) -> Words:
 
 def heads_as_bytes(heads: Counts) -> bytes:
     """Heads [W] in 37 + n bits each, where n <= 31 is the length of the upper word without its
-    leading one. (log2 of a head is spread evenly, so 5 bits for n are the right price.)
+    leading one. (log2 of a head is spread evenly, so 5 bits for n are the shortest code.)
     """
     text = "".join(_head_as_text(int(x)) for x in heads)
     text += "0" * (-len(text) % 8)

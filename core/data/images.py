@@ -210,7 +210,7 @@ def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
         low, high = column.min().item(), column.max().item()
         if not 0 <= low <= high < classes:
             raise UserError(
-                f"data.name: labels of {where} run from {low} to {high}, and its train split has"
+                f"data.name: labels of {where} run from {low} to {high}, but its train split has"
                 f" classes 0 to {classes - 1}"
             )
 

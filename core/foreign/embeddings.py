@@ -19,9 +19,9 @@ SUFFIXES = (".npz", ".parquet")
 
 
 def write_npz(path: Path, frozen: Frozen, train_pairs: int, views: tuple[int, int]) -> Path:
-    """Everything that the probes read: features and labels of each split, and if there are any,
-    two views of each image (`train_pairs` of train), `views` (images, views) of test, codes and
-    posteriors.
+    """Everything that the probes read: features and labels of each split and, if there are any,
+    codes, posteriors and several views. `train_pairs`: images of train with two views. `views`:
+    (images, views) of test.
     """
     arrays: dict[str, Any] = {}
     factors = tuple(frozen.source("test").factors.items())
@@ -61,7 +61,7 @@ def write_npz(path: Path, frozen: Frozen, train_pairs: int, views: tuple[int, in
 
 
 def write_parquet(path: Path, frozen: Frozen) -> Path:
-    """One row an image: split, place in the split, path if it is known, labels, feature."""
+    """One row per image: split, place in the split, path if it is known, labels, feature."""
     try:
         import pyarrow as pa
         from pyarrow import parquet

@@ -1,4 +1,4 @@
-"""A file of features as a `Frozen`: nothing is encoded. What needs a missing array is absent.
+"""A file of features as a `Frozen`: nothing is encoded. Numbers that lack an array are absent.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """
@@ -26,7 +26,7 @@ from core.run import config
 from core.run.features import Features
 from core.run.provenance import versions
 
-HELD_OUT = 10  # without pairs of val, one pair of train in so many chooses the critic
+HELD_OUT = 10  # without pairs of val, one in ten pairs of train is used to choose the critic
 
 
 class FeatureFile(Frozen):
@@ -249,7 +249,7 @@ def _check_test_labels(path: Path, table: arrays.Table, source: Source) -> list[
     """Compare the labels of the file's test rows with those of the named data."""
     y = table.arrays.get("y_test")
     if y is None:
-        raise UserError(f"{path}: without y_test nobody can check that it is of these data")
+        raise UserError(f"{path}: without y_test, it can not be checked against the named data")
     sampler = eval_sampler(len(source), purpose="features")
     labels = torch.cat([batch.label.cpu() for batch in source.batches(sampler, 1)])
     if labels.shape != y.shape or not torch.equal(labels, y):

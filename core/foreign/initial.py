@@ -12,7 +12,7 @@ from core.run.folder import home_expanded
 
 WORDS = fit.Words(
     network="model.backbone=",
-    others="and are not used",
+    others="they are not used",
     remedy="; model.backbone, model.stem, model.patch and the channels of the data must be those of"
     " the file",
 )
@@ -21,11 +21,11 @@ WORDS = fit.Words(
 def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
-    A checkpoint or a run folder is read by `core.run.initial.start_from`. From any other weights
-    file, or from an exported folder, each backbone of the method gets the part that fits, as
-    `probe --weights` finds it (`core.foreign.fit`); all other weights stay as they are. Raises
-    `UserError` unless every key of the backbone is there with its shape. No code of the file is
-    run.
+    A checkpoint or a run folder is read by `core.run.initial.start_from`. For any other weights
+    file, or an exported folder, `core.foreign.fit` finds the part that fits a backbone, as for
+    `probe --weights`, and every backbone of the method gets it. All other weights stay as they are.
+    Raises `UserError` unless every key of the backbone is there with its shape. No code of the file
+    is run.
     """
     path = home_expanded(init, "init")
     if path.is_dir() and all((path / name).is_file() for name in (CONFIG, WEIGHTS)):

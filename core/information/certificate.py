@@ -70,7 +70,9 @@ class Chosen(NamedTuple):
 
 
 def choose(query: Tensor, key: Tensor, scale: float, pairs: int, delta: float) -> Chosen:
-    """What gives the largest limit on these pairs, if they were as many blocks as `pairs` make."""
+    """The choice with the largest limit on these pairs. Their block values are repeated, so that
+    there are as many as `pairs` pairs will give.
+    """
     best, found = -math.inf, Chosen(2, -scale, 0.0)
     query, key = query[:MOST_CHOSEN_ON], key[:MOST_CHOSEN_ON]
     most = min(MOST_CANDIDATES, min(len(query), pairs) // LEAST_BLOCKS)

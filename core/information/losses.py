@@ -48,7 +48,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     first, second [B, D]: the projections of the two views of the same images, of any length (they
     are normalised here). Returns a scalar with gradients to both. With several processes, the
     candidates are those of the global batch. Scores are float32 or wider, even under autocast.
-    log(2N - 1) - L is no bound on mutual information (see `infonce`). `ValueError` for invalid
+    log(2N - 1) - L is not a bound on mutual information (see `infonce`). `ValueError` for invalid
     shapes or temperatures.
 
     >>> import torch
@@ -123,7 +123,7 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
     """MoCo's loss (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
     query, key [B, D]; queue [K, D] in any precision, without gradient; it may be overwritten before
-    the backward pass. Returns a scalar. In training, log(K + 1) - L is no bound: the queued keys
+    the backward pass. Returns a scalar. In training, log(K + 1) - L is not a bound: the queued keys
     come from older encoders, so they are not draws from the marginal distribution of the present
     key.
 
@@ -170,8 +170,9 @@ def nt_xent_and_in_batch(
     """NT-Xent (Chen et al. 2020): 2N views, each with 2N - 1 candidates (all but itself).
 
     first, second [B, D]; returns the loss and, without gradient, the one-sided in-batch loss with N
-    candidates. log N minus the latter is a valid lower bound for a critic that has not seen the
-    batch. (log(2N - 1) minus NT-Xent is not: the two views of an image are not independent.)
+    candidates. log N minus the one-sided loss is a valid lower bound for a critic that has not seen
+    the batch. (log(2N - 1) minus NT-Xent is not a bound: the two views of an image are not
+    independent.)
     """
     first, second = _tracked(first, second)
     here = torch.cat([first, second])

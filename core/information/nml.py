@@ -92,7 +92,7 @@ def multinomial_volume(outcomes: int) -> float:
 def two_part_length(fit: float, parameters: int, precision: float, span: float) -> float:
     """A two-part code: each parameter to a `precision` within a range of length `span`, then the
     data: -log p(x | rounded parameters) + k log(span / precision). `fit` must be that of the
-    rounded parameters. `ValueError` if the precision is not above 0, or above the range.
+    rounded parameters. `ValueError` if the precision is not above 0, or is larger than `span`.
     """
     if not 0 < precision <= span < math.inf:
         raise ValueError(f"precision: must be above 0 and at most {span}, got {precision}")

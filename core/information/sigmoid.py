@@ -1,4 +1,4 @@
-"""SigLIP's loss: each pair of an image and a text is a question of its own, true or not.
+"""SigLIP's loss: each pair of an image and a text is classified as true or false by itself.
 
 N = pairs in the global batch, B = pairs on this process, D = dimensions. (Zhai et al. 2023.)
 """

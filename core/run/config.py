@@ -22,7 +22,7 @@ from core.run.trainer_config import GRAPHS, TrainerConfig
 from core.run.wandb_config import WandbConfig
 from core.trust import package_of
 
-# paths, which may hold parts that only the environment knows
+# keys of paths, which may contain variables of the environment; these are kept as written
 PLACES = ("data.root", "folder", "init")
 
 
@@ -69,7 +69,7 @@ KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
 
 
 class Wrong(Exception):
-    """A key and what is wrong with it; the caller adds who wrote it."""
+    """A key and what is wrong with it; the caller adds where it was written."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(f"{key}: {reason}" if key else reason)
@@ -106,14 +106,14 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
         trust(*filter(is_own, [run.data.name]))
-        if hasattr(run.model, "completed"):  # what the files that a user names say of a model
+        if hasattr(run.model, "completed"):  # facts from files that the user's config names
             run = replace(run, model=run.model.completed())
     return run
 
 
 def from_dict(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
     """A checked `RunConfig` from plain containers, as in a checkpoint. Texts are literal, and the
-    method lies in the project's rooms or in a `trusted` package.
+    method lies in the project's own packages or in a `trusted` one.
     """
     values = yaml_values.plain(values, origin)
     trust(*trusted)
@@ -146,9 +146,9 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
 def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
     """A checked `RunConfig` from a file of unknown origin, such as a checkpoint.
 
-    Texts are literal, the method lies in the project's rooms or in a `trusted` package, nothing is
-    downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data when
-    they are opened, unless an override names them.
+    Texts are literal, the method lies in the project's own packages or in a `trusted` one, nothing
+    is downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data
+    when they are opened, unless an override names them.
     """
     run = from_dict(values, origin, trusted)
     data = replace(
@@ -198,7 +198,7 @@ def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise UserError(f"{shown(text)}: an override is key=value, such as optim.lr=0.3")
-    # short for the mode
+    # wandb=MODE is short for wandb.mode=MODE
     return "wandb.mode" if key.strip() == "wandb" else key.strip(), value
 
 

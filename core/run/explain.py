@@ -55,8 +55,8 @@ def _explanation(
         of = f"micro batches of {micro}" if micro else f"{world} processes"
         return (
             f"optim.{'micro_batch' if micro else 'batch_size'}: batch norm needs 2 or more images"
-            f" at a time, but with {size // world} images a process in {of} a batch holds a single"
-            " one; choose another number"
+            f" at a time, but with {size // world} images per process in {of}, one batch holds a"
+            " single image; choose another number"
         )
     own = "" if package_of(run.method) in ROOMS else f", or mend the code of {run.method}"
     compiled = "trainer.compile, " if run.trainer.compile else ""

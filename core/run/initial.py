@@ -18,8 +18,8 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
     If the file holds the weights of this method, with the same shapes, all are loaded (a queue
-    included). Else each backbone of the method is loaded from the first backbone of the file that
-    fits; other layers, such as projection heads, stay as they are. Raises `UserError` if no
+    included). Otherwise each backbone of the method is loaded from the first backbone of the file
+    that fits; other layers, such as projection heads, stay as they are. Raises `UserError` if no
     backbone fits. No code of the file is run, and its config is not used.
     """
     path = home_expanded(init, "init")

@@ -26,7 +26,7 @@ from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-STARVED = 0.25  # a share of the time
+STARVED = 0.25  # share of the time; if training waits longer for images, it is said
 
 
 class Due(NamedTuple):
@@ -214,9 +214,9 @@ class Loop:
         self.starved = share > STARVED
         if self.starved:
             self.progress.say(
-                f"the training waits for images {share:.0%} of the time: with more workers"
-                " (data.workers), a smaller copy of the pictures, or all images in memory"
-                " (data.memory) it is faster"
+                f"the training waits for images {share:.0%} of the time; it is faster with more"
+                " workers (data.workers), a smaller copy of the pictures, or all images in memory"
+                " (data.memory)"
             )
 
     def _write(self, values: dict[str, float]) -> None:

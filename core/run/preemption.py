@@ -33,8 +33,9 @@ class Preemption:
     """
 
     def __init__(self, timeout: timedelta | None = None, due: Callable[[], bool] | None = None):
-        """`timeout`: how long processes wait for each other, if there are several. `due`: asked
-        before every step, whether it is time to save; one process decides for all (`saves`).
+        """`timeout`: how long processes wait for each other, if there are several. `due` is called
+        before every step and says whether it is time to save. One process decides for all
+        (`saves`).
         """
         self.heard: signal.Signals | None = None
         self.saves = False  # whether it was time to save before the current step

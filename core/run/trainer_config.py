@@ -16,16 +16,16 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
     devices: str = "1"  # a number or "auto"
     num_nodes: int = 1  # machines
-    precision: str = "32-true"  # "bf16-mixed" on a recent GPU
+    precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
-    compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
+    compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
     channels_last: bool = False  # memory format of convolutions, faster on a GPU
-    # true: on a GPU, two equal runs, or a resumed one, are equal bit for bit, with the same kind of
-    # card and the same torch. This costs speed; a CPU does not need it. (TF32 has torch's defaults:
-    # float32 convolutions use it, matrix products do not.)
+    # true: on a GPU, two runs of one config agree bit for bit, also if one was resumed, on the same
+    # kind of card with the same torch. This costs speed; a CPU does not need it. (TF32 has torch's
+    # defaults: float32 convolutions use it, matrix products do not.)
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt

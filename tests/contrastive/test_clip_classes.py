@@ -49,7 +49,7 @@ def named(folder: Path, *words: str) -> tuple[float, float]:
     assert done.code == 0, done
     frozen, probe = Frozen.load(folder / "last.ckpt"), ZeroShotProbe()
     numbers = probe.measure(frozen).numbers
-    assert "supervision in disguise" in probe.sentences(numbers)[-1]
+    assert "this is supervised classification" in probe.sentences(numbers)[-1]
     (label,) = reader(frozen)["labels"].values()
     return numbers["parts"]["all"]["codes"]["class"]["value"], label["top1"]
 

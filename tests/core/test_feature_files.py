@@ -170,7 +170,7 @@ FAULTS = {
     "huge label": (changed(y_test=np.full(80, 2**40)), "labels are 0 to 65535"),
     "complex": (changed(x_test=ONES((80, 6), complex)), "complex128"),
     "temperature": (changed(temperature=np.array(-1.0)), "temperature is -1"),
-    "classes": (changed(classes=np.array([2])), "do not hold its labels"),
+    "classes": (changed(classes=np.array([2])), "are too few for its labels"),
     "names": (changed(factors=np.array(["a", "b"])), "not as many names"),
     "half a posterior": (lambda h: {k: h[k] for k in h if k != "log_var_test"}, "log_var_test"),
     "no features": (lambda h: {"y_test": h["y_test"]}, "holds no features"),

@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_are_one_line(fault, tmp_path):
         "prefix": "the nearest fit is under 'backbone.'",
         "missing": f"1 are missing (first: '{first}')",
         "shape": f"'{first}' is [2, 2] there",
-        "none": "no key of it is one of test_resnet; its first keys are 'a.b'",
+        "none": "none of its keys is a key of test_resnet; its first keys are 'a.b'",
         "nan": f"its weight '{first}' is not finite",
         "kind": f"'{first}' is torch.int64",
     }

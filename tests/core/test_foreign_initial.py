@@ -68,7 +68,7 @@ def test_a_vit_for_another_image_size_is_converted_and_that_is_said(tmp_path):
         ("other", [], ["120 of 216", "they fit model.backbone=resnet18"]),
         ("missing", ["model.backbone=resnet18"], ["missing (first: 'layer1.0.conv1.weight')"]),
         ("", ["model.backbone=resnet18", "model.stem=cifar"], ["'conv1.weight' is [64, 3, 7, 7]"]),
-        ("none", ["model.backbone=resnet18"], ["no key of it", "'a.b'"]),
+        ("none", ["model.backbone=resnet18"], ["none of its keys", "'a.b'"]),
         ("nan", ["model.backbone=resnet18"], ["is not finite"]),
         ("pickle", ["model.backbone=resnet18"], ["holds no tensors by name"]),
         ("text", ["model.backbone=resnet18"], ["plain pickles are refused"]),
