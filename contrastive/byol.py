@@ -21,7 +21,7 @@ from core.networks.backbones import STEMS, Backbone
 
 @dataclass
 class BYOLConfig:
-    backbone: str = "small"  # "small" or the name of a timm model
+    backbone: str = "small"  # small | what_where | the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head

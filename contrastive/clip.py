@@ -25,6 +25,7 @@ from core.method import Context, Method
 from core.networks.backbones import STEMS, Backbone
 from core.networks.text import TextTransformer
 from core.networks.tokenizer import KINDS, MOST, ROOM, SPECIAL, Ids, Malformed, Tokenizer
+from core.transfer import send
 
 LOSSES = ("infonce", "sigmoid")
 TOWERS = ("none", "image", "text")
@@ -35,7 +36,7 @@ STUCK = 0.01  # share of log N below which a held-out bound shows that nothing i
 
 @dataclass
 class CLIPConfig:
-    backbone: str = "small"  # the image tower: "small" or the name of a timm model
+    backbone: str = "small"  # the image tower: small | what_where | the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     lock: str = "none"  # none | image | text: a tower that keeps its first weights (LiT)
     # a folder with a text encoder of Hugging Face (config.json, model.safetensors, tokenizer.json);
@@ -184,8 +185,9 @@ class CLIP(Method):
             "in_batch_bound": math.log(n) - infonce,
             "pair_alignment": alignment(image.detach(), text.detach()),
             "temperature": self.log_scale.detach()[0].neg().exp(),
-            "captions_cut": infonce.new_tensor(ids.cut / len(batch.text)),
-            "unknown_words": infonce.new_tensor(ids.unknown),
+            # filled on the device: a copy from the host would wait for it
+            "captions_cut": infonce.new_full((), ids.cut / len(batch.text)),
+            "unknown_words": infonce.new_full((), ids.unknown),
         }
         return Output(loss, metrics)
 
@@ -237,7 +239,8 @@ class CLIP(Method):
 
     def _ids(self, texts: Sequence[str], device: torch.device) -> Ids:
         ids = self.tokenizer.ids(texts, self.config.context)
-        return ids._replace(tokens=ids.tokens.to(device), end=ids.end.to(device))
+        tokens, end = send([ids.tokens, ids.end], device)
+        return ids._replace(tokens=tokens, end=end)
 
 
 class Reader(Protocol):

@@ -23,7 +23,7 @@ KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 t
 
 @dataclass
 class LeJEPAConfig:
-    backbone: str = "small"  # "small" or the name of a timm model
+    backbone: str = "small"  # small | what_where | the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head

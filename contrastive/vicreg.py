@@ -24,7 +24,7 @@ EPSILON = 1e-4  # added to variances
 
 @dataclass
 class VICRegConfig:
-    backbone: str = "small"  # "small" or the name of a timm model
+    backbone: str = "small"  # small | what_where | the name of a timm model
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 512  # dimensions of the expander
     hidden: int = 512  # width of the expander

@@ -64,11 +64,16 @@ def _no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the original MNIST/raw, unpacked if necessary; skips the test without it."""
+def data_places() -> list[Path]:
+    """The folders in which real data sets may lie."""
     named = os.environ.get("TWOBOUNDS_DATA")
-    places = [Path(named)] if named else [top / "shared" / "data" for top in (ROOT, ROOT.parent)]
-    for place in places:
+    return [Path(named)] if named else [top / "shared" / "data" for top in (ROOT, ROOT.parent)]
+
+
+@pytest.fixture(scope="session")
+def mnist_root(data_places: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the original MNIST/raw, unpacked if necessary; skips the test without it."""
+    for place in data_places:
         if (place / "MNIST" / "raw").is_dir():
             return place
         if (packed := place / "mnist.tar.gz").is_file():
@@ -76,7 +81,7 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with tarfile.open(packed) as file:
                 file.extractall(folder, filter="data")
             return folder
-    pytest.skip(f"neither MNIST/raw nor mnist.tar.gz in {places}; TWOBOUNDS_DATA may name a folder")
+    pytest.skip(f"no MNIST/raw, no mnist.tar.gz in {data_places}; TWOBOUNDS_DATA names a folder")
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def saved(folder: Path, name: str, *overrides: str, shape=(3, 32, 32)) -> Path:
 
 BACKBONES = {
     "small": ["model.backbone=small"],
+    "what_where": ["model.backbone=what_where"],
     "cifar": ["model.backbone=resnet10t", "model.stem=cifar"],
     "resnet18_cifar": ["model.backbone=resnet18", "model.stem=cifar"],
     "imagenet": ["model.backbone=resnet10t", "model.stem=imagenet"],

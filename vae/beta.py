@@ -28,7 +28,7 @@ INFORMATIVE = 0.01  # nats of rate from which a dimension counts as informative
 
 @dataclass
 class BetaVAEConfig:
-    backbone: str = "conv"  # conv | mlp | residual | linear | small | a timm name
+    backbone: str = "conv"  # conv | mlp | residual | linear | small | what_where | a timm name
     decoder: str = "conv"  # conv | mlp | residual | linear
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     width: int = 32  # channels of the first convolution, or hidden units of an MLP

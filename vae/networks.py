@@ -100,5 +100,5 @@ ENCODERS = {
 
 
 def build_encoder(name: str, shape: tuple[int, int, int], width: int, stem: str) -> nn.Module:
-    """One of `ENCODERS`, or a `Backbone` ("small" or a timm name). All have `.dim` features."""
+    """One of `ENCODERS`, or a `Backbone`. All have `.dim` features."""
     return ENCODERS[name](shape, width) if name in ENCODERS else Backbone(name, shape, stem)

@@ -128,16 +128,18 @@ class CaptionedSprites(Sprites):
         return torch.cat(parts)
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
-        for batch in super().batches(order, views):
-            yield batch._replace(text=self.texts(batch.label, batch.rng))
+        for index, rng in order:
+            (batch,) = super().batches([(index, rng)], views)
+            # from contents and numbers on the CPU: words need no copy from the device
+            yield batch._replace(text=self.texts(self.content[index], rng.on("cpu")))
 
     def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
-        """One caption for each content [B, F]; `rng` chooses what it tells and in which words.
-        `always`: the column of a factor that every caption tells; -1 for none.
+        """One caption for each content [B, F]; `rng` chooses what it tells and in which words. Both
+        are on the CPU. `always`: the column of a factor that every caption tells; -1 for none.
         """
         factors = len(self.chance)
         drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)
-        tells = drawn[:, :factors].cpu() < self.chance
+        tells = drawn[:, :factors] < self.chance
         if always >= 0:
             tells[:, always] = True
         rows = zip(content.tolist(), tells.tolist(), drawn[:, factors:].tolist(), strict=True)

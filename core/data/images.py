@@ -71,11 +71,13 @@ class Stored(Source):
             return {}
         return {next(iter(self.factors)): sentences_of(self.facts.classes)}
 
-    def _told(self, batch: Batch, place: Tensor) -> Batch:
-        """The batch with captions, if there are any; `place` [B] in the split."""
+    def _told(self, batch: Batch, place: Tensor, label: Tensor) -> Batch:
+        """The batch with captions, if there are any; `place` [B] in the split and `label` [B, F]
+        are on the CPU, because a copy from the device makes the host wait.
+        """
         if self.told is None:
             return batch
-        return batch._replace(text=self.told.texts(place, batch.label, batch.rng))
+        return batch._replace(text=self.told.texts(place, label, batch.rng.on("cpu")))
 
     def viewed(self, augment: str, compile: bool = False) -> "Stored":
         """The same images under the policy of that name (`core.data.views`); "none" = plain."""
@@ -121,6 +123,7 @@ class Arrays(Stored):
     ):
         """`labels`: int64 [n, F], one column per factor. Without a policy, views are plain."""
         self.images, self.labels, self.factors = images, labels, factors
+        self.host_labels = labels.cpu()  # captions are made from them
         self.policy, self.facts = policy or Policy(images.shape[2]), facts or Facts()
         height, width = [self.policy.size] * 2 if self.policy.size else images.shape[2:]
         self.shape = (images.shape[1], height, width)
@@ -138,7 +141,8 @@ class Arrays(Stored):
             self.images, self.labels = self.images.to(rng.device), self.labels.to(rng.device)
             here = to_device(index, rng.device)
             image, label = (x.index_select(0, here) for x in (self.images, self.labels))
-            yield self._told(make_batch(image, label, here, rng, self.policy, views), index)
+            batch = make_batch(image, label, here, rng, self.policy, views)
+            yield self._told(batch, index, self.host_labels[index])
 
 
 class Stream(Stored):
@@ -175,8 +179,9 @@ class Stream(Stored):
             label = label[:, None] if table is None else table[read]
             require_labels(label, self.factors, f"{self.facts.name} ({self.facts.split})")
             image = image.to(rng.device, non_blocking=True)
-            label, index = send([label, index], rng.device)
-            yield self._told(make_batch(image, label, index, rng, self.policy, views), read)
+            here, index = send([label, index], rng.device)
+            batch = make_batch(image, here, index, rng, self.policy, views)
+            yield self._told(batch, read, label)
         if self.images.notes:
             self.images.notes.judge()
 

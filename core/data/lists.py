@@ -118,10 +118,11 @@ def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
                 )
             rows.append(row)
     except csv.Error as error:
-        raise UserError(
-            f"data.list: {printable(file)}: line {reader.line_num}: {error}; save it as a plain"
-            " CSV file"
-        ) from None
+        said = f"{error}; save it as a plain CSV file"
+        if "field limit" in said:
+            most = f"{csv.field_size_limit():,} characters"
+            said = f"a cell has more than {most}; shorten it, or close an open quotation mark"
+        raise UserError(f"data.list: {printable(file)}: line {reader.line_num}: {said}") from None
     if rows and os.path.splitext(rows[0][0])[1].lower() in suffixes():
         names = ["path", "label"] + [f"column {i + 3}" for i in range(len(rows[0]))]
         return names[: len(rows[0])], rows

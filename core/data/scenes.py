@@ -72,15 +72,17 @@ class Scenes(Source):
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
-            content, index = send([self.content[index], index], rng.device)
+            told = self.content[index]  # on the CPU: words need no copy from the device
+            content, index = send([told, index], rng.device)
             pictures = tuple(
                 render(content, rng.fork(f"{self.split}/view{v}"), self.config)
                 for v in range(views)
             )
-            words = rng.fork(f"{self.split}/caption").uniform("words", len(content), PICKS)
+            drawn = rng.on("cpu").fork(f"{self.split}/caption")
+            words = drawn.uniform("words", len(told), PICKS).tolist()
             text = tuple(
-                caption(row, drawn, self.config)
-                for row, drawn in zip(content.tolist(), words.tolist(), strict=True)
+                caption(row, numbers, self.config)
+                for row, numbers in zip(told.tolist(), words, strict=True)
             )
             yield Batch(pictures, content, index, rng, text)
 

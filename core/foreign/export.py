@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.files import write_atomically
 from core.foreign.networks import CONFIG, WEIGHTS
 from core.method import LatentModel, Method
-from core.networks.backbones import Backbone
+from core.networks.backbones import Backbone, WhatWhereNet
 from core.networks.residual import ResidualBlock
 from core.run.checkpoint import Loaded
 
@@ -54,6 +54,18 @@ class Residual(nn.Module):
         if self.scale == -2:
             x = nn.functional.avg_pool2d(x, 2)
         return self.shortcut(x) + change
+
+"""
+WHAT_WHERE = """
+class WhatWhere(nn.Module):
+    def __init__(self, trunk, places, cell):
+        super().__init__()
+        self.trunk, self.places, self.cell = trunk, places, cell
+
+    def forward(self, x):
+        seen = self.trunk(x)
+        where = nn.functional.avg_pool2d(self.places(seen), self.cell, ceil_mode=True)
+        return torch.cat([seen.amax((2, 3)), where.flatten(1)], 1)
 
 """
 LOAD = """
@@ -274,7 +286,7 @@ def _of_backbone(found: Loaded) -> Files:
     facts = _facts(found, name, features.shape[1], "backbone", stem)
     channels, height, width = method.shape
     shape = {"channels": channels, "height": height, "width": width, "dim": features.shape[1]}
-    text = HEAD.format(about=_about(found))
+    text = HEAD.format(about=_about(found)) + (WHAT_WHERE if name == "what_where" else "")
     text += ENCODER.format(build="".join(f"    {line}\n" for line in lines), parts=parts, **shape)
     text += LOAD.format(kind="build")
     tensors = backbone.net.state_dict()
@@ -292,6 +304,8 @@ def _timm(found: Loaded, backbone: Backbone) -> tuple[str, str, list[str], str]:
         texts = [_source(layer, rows=number > maps) for number, layer in enumerate(layers)]
         parts = ",\n        ".join(texts)
         return name, "small", [], f"\n        {parts},\n    "
+    if isinstance(backbone.net, WhatWhereNet):
+        return name, "small", [], _source(backbone.net)
     conv, pool = getattr(backbone.net, "conv1", None), getattr(backbone.net, "maxpool", None)
     cifar = (
         isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and isinstance(pool, nn.Identity)
@@ -339,6 +353,7 @@ def _of_vae(found: Loaded) -> Files:
         decoder=_source(method.decoder, sequence=True), decoded=decoded,
     )  # fmt: skip
     text = HEAD.format(about=_about(found)) + (RESIDUAL if "Residual(" in body else "")
+    text += WHAT_WHERE if "WhatWhere(" in body else ""
     text += body + LOAD.format(kind="VAE")
     tensors = {
         f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()
@@ -354,6 +369,8 @@ def _source(module: nn.Module, sequence: bool = False, rows: bool = False) -> st
     if isinstance(module, ResidualBlock):
         parts = [_source(part) for part in (module.first, module.second, module.shortcut)]
         return f"Residual({', '.join(parts)}, {module.scale})"
+    if isinstance(module, WhatWhereNet):
+        return f"WhatWhere({_source(module.trunk)}, {_source(module.places)}, {module.cell})"
     if sequence or type(module) is nn.Sequential:
         return f"nn.Sequential({', '.join(_source(part) for part in module.children())})"
     if not isinstance(module, PLAIN):

@@ -14,7 +14,7 @@ from torch import nn
 from core.errors import UserError, nearest, shown
 from core.foreign import fit, weights
 from core.foreign.encoder import CROPS, INTERPOLATIONS, EncoderConfig
-from core.networks.backbones import Backbone
+from core.networks.backbones import OWN, Backbone
 from core.run.budget import OverBudget, budget
 from core.trust import package_of
 
@@ -107,7 +107,7 @@ def from_folder(folder: Path) -> Network:
     size = sum(tensor.nbytes for tensor in held.tensors.values())
     try:
         with budget(4 * size + SPARE, 10 * len(held.tensors) + 500):
-            if name == "small" or stem == "cifar":
+            if name in OWN or stem == "cifar":
                 module: nn.Module = Backbone(name, shape, "cifar").net
             else:
                 extra = _arguments(folder / CONFIG, facts)

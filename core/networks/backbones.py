@@ -1,36 +1,40 @@
-"""Encoders of images: timm's models by name, and a small convolutional network for CPUs.
+"""Encoders of images: timm's models by name, and two small convolutional networks for CPUs.
 
 B = images, C H W = image shape, D = feature dimensions (`Backbone.dim`).
 """
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.batch import as_float
 from core.errors import UserError, nearest
 
 STEMS = ("cifar", "imagenet")
+OWN = ("small", "what_where")  # names of networks that are not timm's
 
 
 class Backbone(nn.Module):
     """Raw images [B, C, H, W] to features [B, D].
 
-    `name` is "small" or a timm model without pretrained weights. `stem="cifar"` changes a ResNet
-    for 32x32 images: the first convolution is 3x3 with stride 1, and there is no max-pooling
+    `name` is one of `OWN` or a timm model without pretrained weights. `stem="cifar"` changes a
+    ResNet for 32x32 images: the first convolution is 3x3 with stride 1, and there is no max-pooling
     (SimCLR, Chen et al. 2020, appendix B.9). `more`: arguments for timm, such as `patch_size`.
     """
 
     def __init__(self, name: str, shape: tuple[int, int, int], stem: str = "cifar", **more: Any):
         super().__init__()
-        if name == "small":
-            self.net: nn.Module = SmallNet(shape)
-            self.dim: int = SmallNet.DIM
+        if name in OWN:
+            own: Any = SmallNet if name == "small" else WhatWhereNet
+            self.net: nn.Module = own(shape)
+            self.dim: int = self.net.DIM  # type: ignore[assignment]
             return
         import timm  # takes seconds
 
         if name not in timm.list_models():
-            near = nearest(name, ["small", *timm.list_models()])
+            near = nearest(name, [*OWN, *timm.list_models()])
             raise UserError(f"model.backbone: timm has no '{name}'{near}"[:300])
         sized = name.startswith(("vit", "deit", "swin"))
         size: dict[str, Any] = ({"img_size": shape[1:]} if sized else {}) | more
@@ -71,3 +75,36 @@ class SmallNet(nn.Sequential):
         linear = nn.Linear(widths[-1] * height * wide, self.DIM, bias=False)
         layers += [nn.Flatten(), linear, nn.BatchNorm1d(self.DIM), nn.ReLU()]
         super().__init__(*layers)
+
+
+class WhatWhereNet(nn.Module):
+    """Four convolutions that are read twice: what is seen at any place (the maximum of each
+    channel), and where (a coarse map of a few channels).
+
+    Every place has the same weights for what is seen. So a shape that training shows at some places
+    is known at all of them, which `SmallNet`, with a weight for each place, has to learn for each.
+    No layer mixes the two parts.
+    """
+
+    WHAT, WHERE, CELLS = 128, 8, 4  # channels of each part; the map has at most CELLS x CELLS cells
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 16):
+        super().__init__()
+        widths = (shape[0], width, 2 * width, 4 * width, self.WHAT)
+        layers: list[nn.Module] = []
+        for before, after, stride in zip(widths, widths[1:], (1, 2, 2, 1), strict=False):
+            convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        maps = nn.Conv2d(self.WHAT, self.WHERE, 1, bias=False)
+        self.places = nn.Sequential(maps, nn.BatchNorm2d(self.WHERE), nn.ReLU())
+        height, wide = (-(-side // 4) for side in shape[1:])
+        self.cell = (-(-height // self.CELLS), -(-wide // self.CELLS))
+        cells = -(-height // self.cell[0]) * -(-wide // self.cell[1])
+        self.DIM = self.WHAT + self.WHERE * cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.trunk(x)
+        # not adaptive pooling, whose gradient on a GPU depends on the order of additions
+        where = F.avg_pool2d(self.places(seen), self.cell, ceil_mode=True)
+        return torch.cat([seen.amax((2, 3)), where.flatten(1)], 1)

@@ -10,6 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from core.batch import Batch
+from core.data import captioned_sprites, scenes
+from core.data import sprites as plain_sprites
+from core.data.images import Arrays
+from core.data.stored_captions import FromClasses
 from core.randomness import KeyedRNG
 from core.run import checkpoint, config
 from core.run.cuda_graph import Numbers, RecordedRNG
@@ -19,8 +23,8 @@ ROWS = 8
 CONFIGS = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.yaml")
-    # clip_sprites: captions are texts, whose tokens come from the host
-    if (path.stem.endswith("_sprites") and path.stem != "clip_sprites")
+    # CLIP: captions are texts, whose tokens come from the host
+    if (path.stem.endswith("_sprites") and not path.stem.startswith("clip"))
     or path.stem in ("vlae_mnist", "vae_pixelcnn_mnist")
 )
 META = torch.device("meta")
@@ -57,6 +61,17 @@ def meta_batch(method, rng):
     views = (torch.zeros(ROWS, *method.shape, dtype=torch.uint8, device=META),) * method.views
     index = torch.zeros(ROWS, dtype=torch.long, device=META)
     return Batch(views, index[:, None], index, rng)
+
+
+def captioned(kind: str):
+    """A set whose captions say what its labels say, of a few images."""
+    if kind == "stored":
+        images, labels = torch.zeros(ROWS, 3, 8, 8, dtype=torch.uint8), torch.arange(ROWS) % 2
+        made = Arrays(images, labels[:, None], {"class": 2})
+        return made.with_captions(FromClasses(["cat", "dog"]))
+    module = {"captioned_sprites": captioned_sprites, "scenes": scenes}[kind]
+    (source,) = (x for x in vars(module).values() if getattr(x, "name", None) == kind)
+    return source(source.Config(train=ROWS, validation=ROWS, test=ROWS), "train", 0)
 
 
 def _has_list(key) -> bool:
@@ -121,3 +136,18 @@ def test_such_a_copy_is_seen(made_on_device):
         x.new_tensor(1.0)
         x[[0, -1]] = 2
     assert made_on_device == ["new_tensor", "list"]
+
+
+@pytest.mark.parametrize("kind", ["captioned_sprites", "scenes", "stored"])
+def test_captions_are_made_without_reading_the_device(kind, monkeypatch):
+    def texts(device):
+        order = [(torch.arange(ROWS), KeyedRNG(0, 3, device=device))]
+        (batch,) = captioned(kind).batches(order, 1)
+        assert batch.label.device == torch.device(device)
+        return batch.text
+
+    expected = texts("cpu")
+    for module in (plain_sprites, scenes):  # rendering looks for the rows of each shape
+        monkeypatch.setattr(module, "render", lambda content, *given: content)
+    assert texts("meta") == expected  # a tensor there has no values to read
+    assert len(set(expected)) > 1

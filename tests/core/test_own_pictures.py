@@ -142,7 +142,7 @@ def test_a_table_without_a_header_and_paths_beside_the_list(tmp_path):
         ("path\n0.png\n1.png\n2.png", {"labels": "folders"}, "a list has columns"),
         ("path\n0.png\n1.png", {}, "2 pictures can not be divided"),
         ("path\n\udcff", {}, "is not UTF-8"),
-        ('path\n"' + "a" * 200_000 + '"', {}, "field larger than"),
+        ('path\n"' + "a" * 200_000 + '"', {}, "close an open quotation mark"),
         ("path,label\n0.png,\x1b[2J\n1.png,b\n2.png,c,d", {}, "line 4 has 3 cells"),
     ],
 )

@@ -103,7 +103,7 @@ def test_captions_from_class_names_say_what_they_are(folder):
         ({"list": "paths.txt"}, "paths.txt has no columns; use a CSV, TSV or JSONL file"),
         ({"list": "empty.csv"}, "row 2 has no 'caption'; fill it or remove the row"),
         ({"list": "long.jsonl"}, "the 'caption' of row 1 has 10,000,000 characters"),
-        ({"list": "long.csv"}, "field larger than field limit"),
+        ({"list": "long.csv"}, "a cell has more than 131,072 characters"),
         ({"list": "torn.jsonl"}, "line 2 is not JSON; write one object in each line"),
         ({"list": "other.jsonl"}, "line 2 has other keys than the first line, such as 'caption'"),
         ({"list": "nested.jsonl"}, "line 1: 'caption' is neither a text nor a number"),

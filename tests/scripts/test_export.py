@@ -222,6 +222,7 @@ VAES = {
     "residual": ["model.backbone=residual", "model.decoder=residual"],
     "linear": ["model.backbone=linear", "model.decoder=linear"],
     "small": ["model.backbone=small"],
+    "what_where": ["model.backbone=what_where"],
     "timm": ["model.backbone=resnet10t"],
     "cifar": ["model.backbone=resnet18", "model.stem=cifar"],
 }
