@@ -15,11 +15,12 @@ linear, knn, information, geometry and, for VAEs, rate; all runs of a data set c
 """
 
 import argparse
+import functools
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +31,8 @@ from scripts.selection_grid import PROBES, SETS, SIZES, Recipe, recipes
 from scripts.shared import option, read_reports, step, switch
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from probes.report.schema import Report
 
 
@@ -38,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.run.folder import picture_place
 
-    picture = picture_place(options.picture, options.folder, "selection.png")
+    out = Path() if options.runs else options.folder
+    picture = picture_place(options.picture, out, "selection.png")
     targets = options.runs or study(options)
     from core.console import plain_console
     from probes.report import selection, selection_figures, store
@@ -71,10 +75,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(
         given,
         "--picture",
-        "a PNG; the tables are beside it (default: FOLDER/selection.png)",
+        "a PNG; the tables are beside it (default: selection.png, in FOLDER for the study)",
         type=Path,
     )
     options = given.parse_args(argv)
+    if options.runs and (options.quick or options.download):
+        raise UserError("--quick and --download belong to the study; leave them out, or the runs")
     options.sets = [word.strip() for word in options.sets.split(",")]
     for word in options.sets:
         if word not in SETS:
@@ -102,7 +108,7 @@ def study(options: argparse.Namespace) -> list[Path]:
         console.print(f"\nrun {number} of {len(planned)}: {recipe.name}{left}")
         started = time.monotonic()
         try:
-            if made(recipe, options.folder / recipe.name):
+            if completed(recipe, options.folder / recipe.name):
                 spent.append(time.monotonic() - started)
         except SystemExit as end:
             if end.code not in (1, 2):  # a signal: stop here, a later call continues
@@ -116,7 +122,7 @@ def study(options: argparse.Namespace) -> list[Path]:
     return [options.folder / recipe.name for recipe in planned]
 
 
-def made(recipe: Recipe, place: Path) -> bool:
+def completed(recipe: Recipe, place: Path) -> bool:
     """Train and probe a run if it is not complete; whether there was something to do."""
     from core.run import config
     from core.run.finished import state_of
@@ -164,14 +170,17 @@ def small_mnist(options: argparse.Namespace, place: Path) -> None:
         paths = [raw / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
         if all(path.is_file() for path in paths):
             continue
-        official = open_official("mnist", str(options.root), options.download, split)
+        official: Any = open_official("mnist", str(options.root), options.download, split)
         kept = spread(len(official.targets), count)
         for path, values in zip(paths, (official.data, official.targets), strict=True):
-            chosen = values[kept].numpy().astype("uint8")
-            # the format: 0, 0, type 8 = bytes, number of axes, then each length
-            head = bytes([0, 0, 8, chosen.ndim])
-            head += b"".join(length.to_bytes(4, "big") for length in chosen.shape)
-            write_atomically(path, lambda new, text=head + chosen.tobytes(): new.write_bytes(text))
+            write_atomically(path, functools.partial(write_idx, values[kept].numpy()))
+
+
+def write_idx(values: "np.ndarray", path: Path) -> None:
+    """Write bytes in MNIST's format: 0, 0, type 8, number of axes, each length, the values."""
+    head = bytes([0, 0, 8, values.ndim])
+    head += b"".join(length.to_bytes(4, "big") for length in values.shape)
+    path.write_bytes(head + values.astype("uint8").tobytes())
 
 
 if __name__ == "__main__":

@@ -131,9 +131,13 @@ def layout(x: Tensor) -> dict[str, float]:
 
 def _further(values: dict[str, float]) -> str:
     """alpha-ReQ and the parts of CLID, as far as there are any."""
-    names = ("spectral_decay", "α-ReQ"), ("cluster_learnability", "cluster learnability")
-    names += (("intrinsic_dimension", "intrinsic dimension"),)
-    return "".join(f", {word} {values[key]:.2f}" for key, word in names if key in values)
+    names = {
+        "spectral_decay": "α-ReQ",
+        "cluster_learnability": "cluster learnability",
+        "intrinsic_dimension": "intrinsic dimension",
+    }
+    held = ((key, word) for key, word in names.items() if key in values)
+    return "".join(f", {word} {values[key]:.2f}" for key, word in held)
 
 
 def collapse(space: dict[str, float]) -> str:
