@@ -79,13 +79,22 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
     )
     options = given.parse_args(argv)
-    if options.runs and (options.quick or options.download):
-        raise UserError("--quick and --download belong to the study; leave them out, or the runs")
+    _refuse_what_is_not_read(given, options)
     options.sets = [word.strip() for word in options.sets.split(",")]
     for word in options.sets:
         if word not in SETS:
             raise UserError(f"--sets: there is no '{word}'{nearest(word, SETS)}")
     return options
+
+
+def _refuse_what_is_not_read(given: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """`UserError` for an option of the study beside the user's own runs, or beside --quick."""
+    unread = {"sets": "--quick", "root": "--quick", "download": "--quick"} if options.quick else {}
+    if options.runs:
+        unread = dict.fromkeys(("folder", "sets", "root", "download", "quick"), "runs of your own")
+    for key, beside in unread.items():
+        if getattr(options, key) != given.get_default(key):
+            raise UserError(f"--{key}: is not read beside {beside}; leave one of them out")
 
 
 def study(options: argparse.Namespace) -> list[Path]:
@@ -164,7 +173,6 @@ def small_mnist(options: argparse.Namespace, place: Path) -> None:
 
     sizes = {"train": SIZES["train"] + SIZES["validation"], "test": SIZES["test"]}
     raw = place / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
     for split, count in sizes.items():
         prefix = "t10k" if split == "test" else "train"
         paths = [raw / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
@@ -172,6 +180,7 @@ def small_mnist(options: argparse.Namespace, place: Path) -> None:
             continue
         official: Any = open_official("mnist", str(options.root), options.download, split)
         kept = spread(len(official.targets), count)
+        raw.mkdir(parents=True, exist_ok=True)
         for path, values in zip(paths, (official.data, official.targets), strict=True):
             write_atomically(path, functools.partial(write_idx, values[kept].numpy()))
 

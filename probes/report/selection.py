@@ -139,7 +139,7 @@ def collect(reports: Sequence[Report]) -> dict[str, Any]:
         "left_out": left_out,
         "without_linear": without,
         "methods": dict(Counter(run["method"] for run in kept)),
-        "seeds": sorted({run["seed"] for run in kept}),
+        "seeds": sorted({str(run["seed"]) for run in kept}),
         "views": {
             data: sorted({run["views"] for run in kept if run["data"] == data and run["views"]})
             for data in per_data
@@ -161,7 +161,7 @@ def _runs(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], list[str]]:
             without.append(name)
             continue
         run: dict[str, Any] = {"name": name, "data": data, "method": _method(report)}
-        run |= {"seed": report["seed"], "views": views_of(report)}
+        run |= {"seed": at("identity", "run_seed")(report), "views": views_of(report)}
         run |= {"linear": top1, "knn": at("knn", "knn20", "top1")(report)}
         for number in NUMBERS:
             value = _number(number.of(report))
@@ -319,9 +319,19 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """What the table says, and how sure it is."""
     counts = ", ".join(f"{count} on {data}" for data, count in found["data"].items())
     methods = ", ".join(f"{count} {name}" for name, count in found["methods"].items())
-    lines = [f"{found['checkpoints']} checkpoints ({counts}): {methods}."]
+    seeds = ", ".join(found["seeds"])
+    lines = [
+        f"{found['checkpoints']} checkpoints ({counts}): {methods}. Each counts once; seeds of"
+        f" training: {seeds}."
+    ]
+    if between := found["between"]:
+        lines.append(
+            "For comparison, the accuracy of kNN, which needs labels, has a correlation of"
+            f" {_text(between['pooled'])} with that of the linear probe."
+        )
     for data, count in found["left_out"].items():
-        lines.append(f"{data} has only {count} runs with a linear probe; {LEAST} are needed.")
+        runs = "run" if count == 1 else "runs"
+        lines.append(f"{data} has only {count} {runs} with a linear probe; {LEAST} are needed.")
     if without := found["without_linear"]:
         lines.append(f"Left out, because they have no linear probe: {_listed(without)}.")
     whole = [r for r in found["rows"] if _complete(r, found)]

@@ -46,7 +46,9 @@ def test_alpha_of_another_spectrum_is_the_weighted_slope_of_numpy(d, first):
     assert spectral_decay(with_spectrum(torch.from_numpy(values))) == pytest.approx(-slope)
 
 
-@pytest.mark.parametrize("x", [torch.full((50, 8), 3.0), normal(50, 2), normal(50, 1) @ normal(1, 8)])
+@pytest.mark.parametrize(
+    "x", [torch.full((50, 8), 3.0), normal(50, 2), normal(50, 1) @ normal(1, 8)]
+)
 def test_a_spectrum_of_fewer_than_three_directions_has_no_alpha(x):
     assert math.isnan(spectral_decay(x))
     assert math.isnan(spectral_decay(x.index_fill(0, torch.tensor([1]), math.inf)))
