@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def with_spectrum(values: torch.Tensor, n: int = 600) -> torch.Tensor:
-    """Features whose covariance has exactly these eigenvalues, up to a factor, in a random basis."""
+    """Features whose covariance has these eigenvalues, up to a factor, in a random basis."""
     d = len(values)
     axes = torch.linalg.qr(torch.cat([torch.ones(n, 1), normal(n, d)], 1)).Q[:, 1:]  # mean zero
     return axes * values.sqrt() @ torch.linalg.qr(normal(d, d, seed=1)).Q
@@ -46,9 +46,10 @@ def test_alpha_of_another_spectrum_is_the_weighted_slope_of_numpy(d, first):
     assert spectral_decay(with_spectrum(torch.from_numpy(values))) == pytest.approx(-slope)
 
 
-@pytest.mark.parametrize(
-    "x", [torch.full((50, 8), 3.0), normal(50, 2), normal(50, 1) @ normal(1, 8)]
-)
+FLAT = torch.full((50, 8), 3.0)
+
+
+@pytest.mark.parametrize("x", [FLAT, normal(50, 2), normal(50, 1) @ normal(1, 8)])
 def test_a_spectrum_of_fewer_than_three_directions_has_no_alpha(x):
     assert math.isnan(spectral_decay(x))
     assert math.isnan(spectral_decay(x.index_fill(0, torch.tensor([1]), math.inf)))
@@ -94,7 +95,7 @@ def test_separated_clusters_are_learned_and_noise_of_many_dimensions_is_not():
     assert clid.cluster_learnability(normal(400, 64)) < 0.4
 
 
-@pytest.mark.parametrize("x", [torch.full((50, 8), 3.0), normal(50, 8) * math.inf])
+@pytest.mark.parametrize("x", [FLAT, normal(50, 8) * math.inf])
 def test_a_collapse_has_no_clusters_and_no_dimension(x):
     assert math.isnan(clid.cluster_learnability(x)) and math.isnan(clid.intrinsic_dimension(x))
     with pytest.raises(ValueError, match="4 images"):
