@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     from core.run.folder import picture_place
 
-    out = Path() if options.runs else options.folder
-    picture = picture_place(options.picture, out, "selection.png")
+    place = Path() if options.runs else options.out
+    picture = picture_place(options.picture, place, "selection.png")
     targets = options.runs or study(options)
     from core.console import plain_console
     from probes.report import selection, selection_figures, store
@@ -67,7 +67,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="RUN_OR_CKPT",
         help="probed run folders or checkpoints of your own (default: train those of the study)",
     )
-    option(given, "--folder", "of the study's runs, and of the tables", Path("runs/selection"))
+    option(given, "--out", "folder of the study's runs and tables", Path("runs/selection"))
     option(given, "--sets", "data sets of the study, separated by commas", ",".join(SETS))
     option(given, "--root", "the folder that holds MNIST", Path("data"))
     switch(given, "--download", "fetch MNIST if it is missing")
@@ -75,7 +75,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(
         given,
         "--picture",
-        "a PNG; the tables are beside it (default: selection.png, in FOLDER for the study)",
+        "a PNG; the tables are beside it (default: selection.png, in OUT for the study)",
         type=Path,
     )
     options = given.parse_args(argv)
@@ -91,7 +91,7 @@ def _refuse_what_is_not_read(given: argparse.ArgumentParser, options: argparse.N
     """`UserError` for an option of the study beside the user's own runs, or beside --quick."""
     unread = {"sets": "--quick", "root": "--quick", "download": "--quick"} if options.quick else {}
     if options.runs:
-        unread = dict.fromkeys(("folder", "sets", "root", "download", "quick"), "runs of your own")
+        unread = dict.fromkeys(("out", "sets", "root", "download", "quick"), "runs of your own")
     for key, beside in unread.items():
         if getattr(options, key) != given.get_default(key):
             raise UserError(f"--{key}: is not read beside {beside}; leave one of them out")
@@ -103,7 +103,7 @@ def study(options: argparse.Namespace) -> list[Path]:
     from core.run.progress import duration
 
     console = plain_console()
-    mnist = options.folder / "mnist_data"
+    mnist = options.out / "mnist_data"
     if "mnist" in options.sets and not options.quick:
         small_mnist(options, mnist)
     planned = recipes(options.sets, mnist, options.quick)
@@ -117,7 +117,7 @@ def study(options: argparse.Namespace) -> list[Path]:
         console.print(f"\nrun {number} of {len(planned)}: {recipe.name}{left}")
         started = time.monotonic()
         try:
-            if completed(recipe, options.folder / recipe.name):
+            if completed(recipe, options.out / recipe.name):
                 spent.append(time.monotonic() - started)
         except SystemExit as end:
             if end.code not in (1, 2):  # a signal: stop here, a later call continues
@@ -128,7 +128,7 @@ def study(options: argparse.Namespace) -> list[Path]:
             f"{len(failed)} of {len(planned)} runs failed ({', '.join(failed)}); their errors are"
             " above. The same command tries them again"
         )
-    return [options.folder / recipe.name for recipe in planned]
+    return [options.out / recipe.name for recipe in planned]
 
 
 def completed(recipe: Recipe, place: Path) -> bool:
@@ -178,7 +178,14 @@ def small_mnist(options: argparse.Namespace, place: Path) -> None:
         paths = [raw / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
         if all(path.is_file() for path in paths):
             continue
-        official: Any = open_official("mnist", str(options.root), options.download, split)
+        try:
+            official: Any = open_official("mnist", str(options.root), options.download, split)
+        except UserError as error:
+            first = str(error).partition(";")[0].removeprefix("data.root: ")
+            raise UserError(
+                f"--root: {first}; name the folder that holds MNIST/raw, add --download, or leave"
+                " MNIST out with --sets sprites"
+            ) from None
         kept = spread(len(official.targets), count)
         raw.mkdir(parents=True, exist_ok=True)
         for path, values in zip(paths, (official.data, official.targets), strict=True):

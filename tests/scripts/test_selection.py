@@ -145,6 +145,8 @@ def test_too_few_runs_and_runs_without_labels_are_refused_in_a_line(tmp_path, ca
         (made, "got 4 on sprites"),
         ([tmp_path / "none"], "no such file or folder"),
         ([*made, "--quick"], "--quick"),
+        ([*made, "--root", "x"], "--root"),
+        (["--quick", "--sets", "mnist"], "--sets"),
         (["--sets", "cifar"], "--sets: there is no 'cifar'"),
         ([*made, "--picture", tmp_path / "a.pdf"], "should end in .png"),
     ):
@@ -203,7 +205,7 @@ def test_a_killed_study_continues_and_does_nothing_twice(tmp_path, capsys, monke
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Loop, "_validate", stopped)
-    words = ["--sets", "sprites", "--folder", tmp_path]
+    words = ["--sets", "sprites", "--out", tmp_path]
     assert call(capsys, *words)[0] == 75
     assert len(trained) == 2 and len(measured) == 1
     code, said, err = call(capsys, *words)
@@ -224,5 +226,5 @@ def test_the_small_mnist_is_spread_over_the_official_one(tmp_path, mnist_root, m
         small, whole = (MNIST(root, train=train) for root in (tmp_path, mnist_root))
         assert len(small) == count and (small.data == whole.data[:: len(whole) // count]).all()
         assert (small.targets == whole.targets[:: len(whole) // count]).all()
-    code, _, err = call(capsys, "--root", tmp_path / "none", "--folder", tmp_path / "study")
-    assert code == 2 and len(err.strip().splitlines()) == 1 and "none" in err
+    code, _, err = call(capsys, "--root", tmp_path / "none", "--out", tmp_path / "study")
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "--sets sprites" in err
