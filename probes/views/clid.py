@@ -55,9 +55,11 @@ def intrinsic_dimension(x: Tensor) -> float:
     n = len(points)
     if n < 3:
         return math.nan
-    # exact differences: the inner products of a faster distance would lose small r1
-    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.fill_diagonal_(math.inf).topk(2, largest=False).values
-    ratios = (nearest[:, 1] / nearest[:, 0]).log()
+    # a fast distance loses digits of a small r1, so it only finds candidates
+    nearest = (
+        torch.cdist(points, points).fill_diagonal_(math.inf).topk(min(4, n - 1), largest=False)
+    )
+    exact = (points[nearest.indices] - points[:, None]).norm(dim=2).sort(1).values
+    ratios = (exact[:, 1] / exact[:, 0]).log()
     total = ratios.sum().item()
     return (n - 1) / total if total > 0 else math.nan
