@@ -103,7 +103,7 @@ def study(options: argparse.Namespace) -> list[Path]:
     from core.run.progress import duration
 
     console = plain_console()
-    mnist = options.out / "mnist_data"
+    mnist = options.out / "mnist_{train}_{validation}_{test}".format(**SIZES)
     if "mnist" in options.sets and not options.quick:
         small_mnist(options, mnist)
     planned = recipes(options.sets, mnist, options.quick)

@@ -71,7 +71,7 @@ def recipes(sets: list[str], mnist: Path, quick: bool) -> list[Recipe]:
     grid = {"sprites": QUICK} if quick else {name: GRID[name] for name in sets}
     made = [
         [
-            _recipe(data, method, changed, mnist, sizes)
+            _recipe(data, method, changed, mnist, sizes, "quick_" if quick else "")
             for method, settings in methods.items()
             for changed in settings
         ]
@@ -82,14 +82,14 @@ def recipes(sets: list[str], mnist: Path, quick: bool) -> list[Recipe]:
 
 
 def _recipe(
-    data: str, method: str, changed: Settings, mnist: Path, sizes: dict[str, int]
+    data: str, method: str, changed: Settings, mnist: Path, sizes: dict[str, int], mark: str
 ) -> Recipe:
     named = ",".join(f"{key}={value}" for key, value in changed.items())
     words = [f"{KEYS[key]}={value}" for key, value in changed.items()]
     words += [f"trainer.validate_every={changed['epochs']}", *COMMON]
     words += _of_data(data, method, changed, mnist, sizes)
     config = "vicreg_sprites" if method == "vicreg" else f"{method}_{data}"
-    return Recipe(f"{data}_{method},{named}", config, words)
+    return Recipe(f"{mark}{data}_{method},{named}", config, words)
 
 
 def _of_data(

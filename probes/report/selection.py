@@ -37,13 +37,16 @@ class Number(NamedTuple):
     sign: int = 1
 
 
-def at(*keys: str) -> Callable[[Report], Any]:
-    """The value at a path of keys of a report, or None."""
+def at(*keys: str | int) -> Callable[[Report], Any]:
+    """The value at a path of keys of a report, and of places in its lists, or None."""
 
     def read(report: Report) -> Any:
         found: Any = report
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
+            if isinstance(key, int):
+                found = found[key] if isinstance(found, list) and found else None
+            else:
+                found = found.get(key) if isinstance(found, dict) else None
         return found
 
     return read
@@ -51,13 +54,12 @@ def at(*keys: str) -> Callable[[Report], Any]:
 
 def bound(critic: str) -> Callable[[Report], Any]:
     """The bound of a critic at its largest K."""
-    sweep = at("information", "critics", critic, "sweep")
-    return lambda report: (sweep(report) or [{}])[-1].get("bound")
+    return at("information", "critics", critic, "sweep", -1, "bound")
 
 
 def from_one(report: Report) -> Any:
     """-|alpha - 1|: the distance from the exponent that the paper of alpha-ReQ finds best."""
-    alpha = at("geometry", "features", "spectral_decay")(report)
+    alpha = _number(at("geometry", "features", "spectral_decay")(report))
     return None if alpha is None else -abs(alpha - 1)
 
 
@@ -139,7 +141,7 @@ def collect(reports: Sequence[Report]) -> dict[str, Any]:
         "left_out": left_out,
         "without_linear": without,
         "methods": dict(Counter(run["method"] for run in kept)),
-        "seeds": sorted({str(run["seed"]) for run in kept}),
+        "seeds": sorted({run["seed"] for run in kept}),
         "views": {
             data: sorted({run["views"] for run in kept if run["data"] == data and run["views"]})
             for data in per_data
@@ -156,13 +158,14 @@ def _runs(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], list[str]]:
     """The accuracies and the numbers of each run with a linear probe; the names of the others."""
     found, without = [], []
     for report, name, data in zip(reports, names(reports), data_names(reports), strict=True):
-        top1 = at("linear", "top1")(report)
+        top1 = _number(at("linear", "top1")(report))
         if top1 is None:
             without.append(name)
             continue
         run: dict[str, Any] = {"name": name, "data": data, "method": _method(report)}
-        run |= {"seed": at("identity", "run_seed")(report), "views": views_of(report)}
-        run |= {"linear": top1, "knn": at("knn", "knn20", "top1")(report)}
+        seed = legible(str(at("identity", "run_seed")(report)), 20)
+        run |= {"seed": seed, "views": views_of(report)}
+        run |= {"linear": top1, "knn": _number(at("knn", "knn20", "top1")(report))}
         for number in NUMBERS:
             value = _number(number.of(report))
             run[number.name] = None if value is None else number.sign * value

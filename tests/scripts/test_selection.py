@@ -173,6 +173,20 @@ def test_a_strange_metrics_file_has_no_bound(tmp_path, text):
         assert run["val/in_batch_bound"] is None and run["linear"] == 0.5
 
 
+@pytest.mark.parametrize("strange", ["x", [], {}, None, True, {"sweep": [1]}, 1e400])
+def test_strange_parts_of_a_report_are_no_numbers(tmp_path, strange):
+    report = json.loads((probed(tmp_path, 0, 0.5) / "probe" / "probe.json").read_text())
+    critics = dict.fromkeys(("common", "native", "native, refitted scale"), strange)
+    space = dict.fromkeys(report["geometry"]["features"], strange)
+    report |= {"information": {"critics": critics}, "geometry": {"features": space}}
+    report |= {"rate": strange, "identity": strange}
+    (run,), _ = statistics._runs([report])
+    assert run["linear"] == 0.5 and all(run[n.name] is None for n in statistics.NUMBERS[:5])
+    assert run["RankMe"] is run["α-ReQ, −|α − 1|"] is run["rate R"] is None
+    report |= {"linear": {"top1": strange}}
+    assert statistics._runs([report]) == ([], ["run0"])
+
+
 def test_the_study_varies_what_it_says():
     every = recipes(["sprites", "mnist"], Path("x"), False)
     assert len(every) == len({recipe.name for recipe in every}) == 40
@@ -180,6 +194,8 @@ def test_the_study_varies_what_it_says():
     for method in ("simclr", "moco", "vicreg", "beta_vae"):
         counted = [recipe for recipe in every if f"_{method}," in recipe.name]
         assert len(counted) >= 6
+    quick = {recipe.name for recipe in recipes(["sprites"], Path("x"), True)}
+    assert len(quick) == 8 and not quick & {recipe.name for recipe in every}
     views = [w for r in every for w in r.words if w.startswith("data.probe_augment")]
     assert set(views) == {"data.probe_augment=crop"}  # one quantity on MNIST
 
