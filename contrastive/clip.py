@@ -41,18 +41,19 @@ class CLIPConfig:
     # a folder with a text encoder of Hugging Face (config.json, model.safetensors, tokenizer.json);
     # empty = a transformer with the sizes below
     text: str = ""
-    text_pool: str = "mean"  # mean | first | last: of the tokens of `text`
-    text_facts: dict[str, Any] = field(default_factory=dict)  # of `text`, written by the program
+    text_pool: str = "mean"  # mean | first | last: which tokens of `text` are read
+    # what `text` is; the program writes it
+    text_facts: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
-    vocabulary: int = 1024  # most tokens, the special ones included
+    vocabulary: int = 1024  # largest number of tokens, the special ones included
     context: int = 32  # most tokens of a caption, with [START] and [END]; longer ones are cut
-    width: int = 128  # of the text tower
-    layers: int = 2  # of the text tower
-    heads: int = 4  # of the text tower
+    width: int = 128  # dimensions of a token in the text tower
+    layers: int = 2  # layers of the text tower
+    heads: int = 4  # attention heads of the text tower
     projection: int = 128  # dimensions of the codes
     loss: str = "infonce"  # infonce | sigmoid (SigLIP)
-    temperature: float = 0.07  # at the start; learned, and at least 0.01
-    bias: float = -10.0  # of the sigmoid loss, at the start; learned
+    temperature: float = 0.07  # value at the start; it is learned, and at least 0.01
+    bias: float = -10.0  # bias of the sigmoid loss at the start; it is learned
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS, lock=TOWERS, tokenizer=KINDS, loss=LOSSES, text_pool=POOLS)

@@ -6,7 +6,7 @@ captions tell. There I(image; caption) is known exactly.
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
 A first run of clip_sprites learns images and words from captions that always tell shape and size,
-and the rest half of the time. Then the dial is turned: each setting starts from the weights of the
+and the rest half of the time. Then each setting starts from the weights of the
 one before (`init`), keeps the image tower and trains the text tower. Its critics are measured on
 8,192 test pairs with K = 16 ... 8,191 negatives, as the mean of both directions. Each bound is
 compared with the best possible one at K (`core.data.caption_truth`). An interrupted call continues

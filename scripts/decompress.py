@@ -48,12 +48,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="a new folder")
     switch(given, "--best", "take best.ckpt of a run folder, not last.ckpt")
     given.add_argument(
-        "--as", dest="kind", choices=("npz", "png"), help="the format (default: as they came)"
+        "--as",
+        dest="kind",
+        choices=("npz", "png"),
+        help="the format (default: that of the given images)",
     )
     given.add_argument(
         "--only", metavar="FIRST:STOP", help="only these images; other blocks are not decoded"
     )
-    option(given, "--rows", "images that a network reads at a time (changes memory, not bits)", 512)
+    option(given, "--rows", "images that a network reads at a time (changes only memory)", 512)
     given.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
     )

@@ -6,7 +6,7 @@
     twobounds export runs/simclr_sprites/best.ckpt --embeddings features.parquet data.root=/data
 
 The folder holds model.safetensors (timm's own keys), config.json (architecture, input size, mean,
-deviation) and load.py, which imports torch and timm alone. `twobounds probe` reads the folder, and
+deviation) and load.py, which imports only torch and timm. `twobounds probe` reads the folder, and
 an .npz of embeddings, as it reads a checkpoint.
 """
 
@@ -49,7 +49,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     given.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the folder of the network")
     switch(given, "--best", "export best.ckpt of a run folder, not last.ckpt")
-    switch(given, "--hub", "also a model card: the folder is one of Hugging Face's hub for timm")
+    switch(given, "--hub", "also write a model card; timm then reads the folder as a hub model")
     switch(given, "--program", "also model.pt2, a program of torch.export")
     switch(given, "--onnx", "also model.onnx")
     option(given, "--embeddings", "features, labels and paths: .npz or .parquet", type=Path)

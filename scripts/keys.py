@@ -1,9 +1,12 @@
 """List the keys of a config: type, default and meaning.
 
-twobounds keys
-twobounds keys optim
-twobounds keys lr
-twobounds keys contrastive.moco.MoCo
+    twobounds keys
+    twobounds keys optim
+    twobounds keys lr
+    twobounds keys contrastive.moco.MoCo
+
+The first lists all keys, the others a section, all keys with a word in them, and the keys of a
+method.
 """
 
 import argparse

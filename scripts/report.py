@@ -1,4 +1,4 @@
-"""Write one HTML page about probed checkpoints: what they carry, what limits it, and how it looks.
+"""Write one HTML page about probed checkpoints: their numbers, what limits these, and pictures.
 
     twobounds report runs/a runs/b -o report.html
     twobounds report runs/* --title "SimCLR and MoCo on our pictures" -o page.html

@@ -27,7 +27,7 @@ def option(
     parser: argparse.ArgumentParser, name: str, about: str, default: Any = None, **more: Any
 ) -> None:
     """Add an option; its default, if any, gives its type and is shown by --help."""
-    if default not in (None, []):
+    if default not in (None, [], ""):
         more.setdefault("type", Path if isinstance(default, Path) else type(default))
         about = f"{about} (default: %(default)s)".lstrip()
     parser.add_argument(name, help=about, default=default, **more)

@@ -1,5 +1,5 @@
-"""Kill a run in every way in which runs die, resume it each time, and compare its result with that
-of an uninterrupted run.
+"""Kill a run in all ways in which runs may die, resume it each time, and compare its result with
+that of an uninterrupted run.
 
     twobounds soak simclr_sprites --kills 20
     twobounds soak moco_sprites --kills 20 --processes 2 optim.epochs=4

@@ -85,7 +85,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--latex", "the table as a LaTeX tabular", type=Path, metavar="FILE")
     option(given, "--sbatch", "write a SLURM array script, run nothing", type=Path, metavar="FILE")
     option(given, "--wandb-sweep", "write a W&B sweep file, run nothing", type=Path, metavar="FILE")
-    switch(given, "--dry-run", "list the runs and what is done of each, run nothing")
+    switch(given, "--dry-run", "list the runs and how far each one is, run nothing")
     return given.parse_intermixed_args(argv)
 
 

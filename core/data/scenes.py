@@ -32,11 +32,11 @@ SWAPS = {"colours": (0, 3, 2, 1), "shapes": (2, 1, 0, 3), "places": (2, 3, 0, 1)
 class ScenesConfig:
     """The number of values of each factor, and the sizes of the splits."""
 
-    shapes: int = 4  # of each sprite
-    colours: int = 4  # of each sprite
-    train: int = 65536  # images
-    validation: int = 8192  # images
-    test: int = 8192  # images
+    shapes: int = 4  # number of shapes that each sprite can have
+    colours: int = 4  # number of colours that each sprite can have
+    train: int = 65536  # number of training images
+    validation: int = 8192  # number of validation images
+    test: int = 8192  # number of test images
 
     def __post_init__(self) -> None:
         most = {"shapes": len(SHAPES), "colours": len(COLOURS)}

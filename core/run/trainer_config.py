@@ -16,10 +16,10 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
     devices: str = "1"  # a number or "auto"
     num_nodes: int = 1  # machines
-    precision: str = "32-true"  # "bf16-mixed" on a recent GPU
+    precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
     sync_batchnorm: bool = True  # global batch statistics; false = each process's own
-    compile: bool | str = False  # torch.compile; reduce-overhead, max-autotune: CUDA graphs, too
+    compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
     channels_last: bool = False  # memory format of convolutions, faster on a GPU
