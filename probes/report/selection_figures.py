@@ -26,7 +26,7 @@ def draw(found: dict[str, Any], path: Path) -> Path:
     with picture(path, 1, 2, **look) as (figure, (left, right)):
         _dots(left, rows, found)
         right.axis("off")
-        inner = right.get_subplotspec().subgridspec(2, 1, hspace=0.25)
+        inner = right.get_subplotspec().subgridspec(2, 1, hspace=0.05)
         for place, name in zip(inner, scatters, strict=False):
             _scatter(figure.add_subplot(place), name, found, name == scatters[0])
     return path
