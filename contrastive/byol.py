@@ -1,7 +1,7 @@
 """BYOL: a predictor turns the codes of one view into those of a slow copy for the other view.
 
 Grill et al.: Bootstrap Your Own Latent, 2020 (arXiv:2006.07733). It has no negatives and no critic,
-so the information probe reads its features by the common critic alone. B = images on this process,
+so the information probe uses only the common critic on its features. B = images on this process,
 P = projection dimensions.
 """
 

@@ -42,11 +42,12 @@ class CLIPConfig:
     # empty = a transformer with the sizes below
     text: str = ""
     text_pool: str = "mean"  # mean | first | last: which tokens of `text` are read
-    # what `text` is; the program writes it
+    # the architecture and sizes of the encoder in `text`; written by the program, not by you
     text_facts: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
     vocabulary: int = 1024  # largest number of tokens, the special ones included
-    context: int = 32  # most tokens of a caption, with [START] and [END]; longer ones are cut
+    # largest number of tokens of a caption, [START] and [END] included; longer captions are cut
+    context: int = 32
     width: int = 128  # dimensions of a token in the text tower
     layers: int = 2  # layers of the text tower
     heads: int = 4  # attention heads of the text tower
@@ -143,7 +144,7 @@ class CLIP(Method):
         self.tokenizer_bytes.copy_(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
 
     def learn_words(self, captions: Iterable[str]) -> None:
-        if self._tokenizer is not None:  # first weights came with their words
+        if self._tokenizer is not None:  # the first weights brought their own tokenizer
             return
         if self.config.text_facts:  # resumed: the checkpoint holds the tokenizer
             from core.foreign import text
@@ -246,7 +247,7 @@ class Reader(Protocol):
 
 
 def _text_tower(config: CLIPConfig) -> tuple[Any, int]:
-    """The text tower, and the bytes that its tokenizer has in a checkpoint."""
+    """The text tower, and the number of bytes that its tokenizer takes in a checkpoint."""
     if not config.text_facts:
         sizes = (config.vocabulary, config.context, config.width, config.layers, config.heads)
         return TextTransformer(*sizes), config.vocabulary * ROOM
@@ -267,7 +268,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read_tokenizer(method: nn.Module, _: object) -> None:
-    """After weights were loaded: the tokenizer that they hold."""
+    """Called after weights were loaded: read the tokenizer that they hold."""
     assert isinstance(method, CLIP)
     stored = bytes(method.tokenizer_bytes.cpu().numpy())
     config = method.config

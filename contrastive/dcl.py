@@ -1,4 +1,4 @@
-"""DCL: SimCLR whose denominator has no positive pair.
+"""DCL: SimCLR without the positive pair in the denominator.
 
 Yeh et al.: Decoupled Contrastive Learning, 2022 (arXiv:2110.06848). B = images on this process, N =
 in the global batch, D = projection dimensions.
@@ -22,8 +22,8 @@ class DCLConfig(SimCLRConfig):
 
 
 class DCL(SimCLR):
-    """Trains with the decoupled loss, which is no InfoNCE: log C minus it is no bound. Its codes
-    and temperature are still a critic, which the information probe evaluates by InfoNCE.
+    """Trains with the decoupled loss. It is not InfoNCE, so log C - L is not a bound. Its codes and
+    temperature are still a critic, which the information probe evaluates by InfoNCE.
     """
 
     Config = DCLConfig

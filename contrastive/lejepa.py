@@ -1,7 +1,7 @@
 """LeJEPA: codes of an image's views agree, and all codes look like a standard normal.
 
 Balestriero, LeCun: LeJEPA, 2025 (arXiv:2511.08544). It has no critic, so the information probe
-reads its features by the common critic alone. B = images on this process, N = in the global batch,
+uses only the common critic on its features. B = images on this process, N = in the global batch,
 V = views, D = projection dimensions, S = slices.
 """
 
@@ -27,7 +27,7 @@ class LeJEPAConfig:
     stem: str = "cifar"  # cifar | imagenet
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    share: float = 0.05  # weight of the normality term; the agreement has 1 - share
+    share: float = 0.05  # weight of the normality term; that of the agreement is 1 - share
     slices: int = 1024  # number of random directions in a step
 
     def __post_init__(self) -> None:

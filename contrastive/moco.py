@@ -205,7 +205,7 @@ class MoCo(Method):
 
             queue_drift = 1 - E cos(queued key, key of the same view now)
 
-        Old views are not stored; their batch is made again. Empty if the queue holds no key.
+        Old views are not stored; they are computed again. Empty if the queue holds no key.
         """
         keys, age = self.queue.oldest(context.batch_size * self.keys_per_image)
         if age == 0:

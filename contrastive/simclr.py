@@ -52,7 +52,7 @@ class SimCLR(Method):
         return Output(loss, metrics)
 
     def plain_metrics(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Metrics of a variant whose loss gives no bound: unit codes [B, P] of two views."""
+        """Metrics of a variant whose loss gives no bound, from unit codes [B, P] of two views."""
         one_sided = in_batch_loss(first, second, self.temperature)
         return {
             "in_batch_bound": math.log(len(first) * world()) - one_sided,

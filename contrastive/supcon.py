@@ -19,7 +19,8 @@ from core.information.losses import in_float32
 
 @dataclass
 class SupConConfig(SimCLRConfig):
-    # the label columns that two images of a class share, from 0; empty = all
+    # the label columns that define a class: two images are of one class if they agree in all of
+    # them; counted from 0; empty = all columns
     columns: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -48,7 +49,7 @@ def supervised_loss(first: Tensor, second: Tensor, label: Tensor, temperature: f
         -1 / |P(i)| sum_{p in P(i)} log( exp s(i, p) / sum_{a != i} exp s(i, a) ),
         s = <z_i, z_a> / T,   P(i) = the other views with the label of i
 
-    With a label of its own for each image it is NT-Xent.
+    If all images have different labels, it equals NT-Xent.
     """
     first, second = at_least_float32(first), at_least_float32(second)
     here, everyone = torch.cat([first, second]), torch.cat([gather(first), gather(second)])

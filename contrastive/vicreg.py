@@ -1,7 +1,7 @@
 """VICReg: codes of two views agree, each dimension varies, and dimensions are uncorrelated.
 
 Bardes, Ponce, LeCun: VICReg, 2022 (arXiv:2105.04906). It has no critic and no negatives, so the
-information probe reads its features by the common critic alone. B = images on this process, N = in
+information probe uses only the common critic on its features. B = images on this process, N = in
 the global batch, D = dimensions of the expander.
 """
 

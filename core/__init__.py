@@ -1,4 +1,5 @@
-"""The shared core of all methods and probes. It imports no other room.
+"""The shared core of all methods and probes. Of the project's other packages it imports only
+`configs`, the packaged YAML files.
 
 `import core` is fast: torch is imported with the first name that needs it.
 

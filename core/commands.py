@@ -1,8 +1,8 @@
 """How a command is called, and its argument parser. Imports nothing heavy: `--help` is fast.
 
-There are three ways to call a command: `twobounds rate-distortion` (installed), `python -m
-twobounds rate-distortion`, and `python scripts/rate_distortion.py` (in a checkout). Messages and
-examples use the way that the user chose.
+There are four ways to call a command: `twobounds rate-distortion` (installed), `python -m
+twobounds rate-distortion` and, in a checkout, `python -m scripts rate-distortion` or `python
+scripts/rate_distortion.py`. Messages and examples use the way that the user chose.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-# A command in an example. Lines with torchrun are the same in all three ways and stay.
+# A command in an example. Lines with torchrun are the same for all ways, so they are not replaced.
 EXAMPLE = re.compile(r"(?<=^    )(?:twobounds ([a-z-]+)|python scripts/(\w+)\.py)", re.M)
 
 

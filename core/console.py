@@ -33,7 +33,9 @@ def steps_left(total: int, label: str, unit: str = "steps") -> Iterator[int]:
 
 @contextmanager
 def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """A function that counts what is done, with the line of `steps_left`."""
+    """Yields a function that adds to the count of what is done, and shows a line like that of
+    `steps_left`.
+    """
     every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
     look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}
     with tqdm(total=total, mininterval=every, **look) as line:

@@ -41,7 +41,9 @@ def rank() -> int:
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Inside, world() is 1: for work of one process while the others wait, such as validation."""
+    """Within this context world() is 1. It is for work that one process does while the others wait,
+    such as validation.
+    """
     global _single_process
     _single_process, before = True, _single_process
     try:

@@ -63,7 +63,7 @@ class Unmeasurable(UserError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for a close candidate, else all valid names."""
+    """` (did you mean 'x'?)` if a candidate is close, else all valid names."""
     names = sorted(candidates)
     if not names:
         return ""

@@ -61,14 +61,14 @@ class Latents(NamedTuple):
     mean: Tensor  # float32 [n, L]
     sigma: Tensor  # float32 [n, L]
     z: Tensor  # float32 [n, L], one draw from N(mean, sigma^2) per image
-    distortion: Tensor | None  # float32 [n], -log p(x|z), nats an image; None if unknown
+    distortion: Tensor | None  # float32 [n], -log p(x|z), nats per image; None if unknown
 
 
 class Frozen:
     """A frozen encoder and the data that probes use.
 
-    Its results are a function of weights, data and seed (`identity`). They are kept in `folder`,
-    if there is one, under a key of exactly these.
+    Its results are a function of weights, data, seeds and package versions (`identity`). They are
+    kept in `folder`, if there is one, under a key that is made of these.
     """
 
     has_images = True  # False: only features are known
@@ -190,8 +190,8 @@ class Frozen:
     def views(self, split: str, count: int, most: int | None = None) -> Views:
         """`count` >= 2 fresh views of each image, or of `most` images that are evenly spread.
 
-        The first of them are those of `pairs`; if the key encoder is another network, its code is
-        not one of them.
+        The first two are those of `pairs`. If the codes of keys come from another network, only the
+        first one is taken from `pairs`.
         """
         source = self.source(split, augmented=True)
         places, pairs = spread(len(source), most), self.pairs(split)
@@ -302,8 +302,8 @@ class Frozen:
         return self.folder / f"{what}-{split}-{name_of(key)}.safetensors", key
 
     def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
-        """Features "x" and labels "y" of plain images, and their "codes" if a view is a plain
-        image; of all images or of these blocks of them.
+        """Features "x" and labels "y" of plain images and, for rendered sets (whose plain images
+        are views), their "codes". The images are all, or those in `blocks`.
         """
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
@@ -322,8 +322,8 @@ class Frozen:
         return self._read("features", split, source, every, encode, ranks)
 
     def _rendered_rows(self, split: str, places: Tensor) -> dict[str, Tensor]:
-        """What `_plain_rows` has for these places of "train", "val" or "test". The first two are
-        the parts of "trainval", whose features the probes of labels read.
+        """The rows of `_plain_rows` for these places of "train", "val" or "test". The rows of train
+        and val are taken from "trainval", because the probes of labels read its features.
         """
         whole = split if split == "test" else "trainval"
         rows = places + (len(self._plain("train")) if split == "val" else 0)
@@ -332,7 +332,7 @@ class Frozen:
         path, _ = self._kept_at("features", whole, every)
         if 2 * BLOCK * len(blocks) > size or (path is not None and path.is_file()):
             found = self._plain_rows(whole)
-        else:  # in a block, the images are those that the whole split has
+        else:  # a block is rendered as it is in the whole split
             found = self._plain_rows(whole, blocks.tolist())
             rows = torch.searchsorted(every[torch.isin(every // BLOCK, blocks)], rows)
         return {name: x[rows] for name, x in found.items()}

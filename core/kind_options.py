@@ -26,7 +26,7 @@ def settings(config: Any, kinds: Kinds, section: str) -> dict[str, Any]:
         if key not in used:
             others = ", ".join(used) or "no other key"
             raise ValueError(
-                f"{section}.{key}: {config.kind} does not use it, it uses {others}; set it to null"
+                f"{section}.{key}: {config.kind} does not use it (it uses {others}); set it to null"
             )
     for key, default in used.items():
         if default is REQUIRED and key not in given:

@@ -40,12 +40,14 @@ def in_words() -> str:
     elif share < QUIET:
         state = "quiet"
     else:
-        state = f"NOT quiet: other work uses {share:.0%} of it; ratios hold, times do not"
+        state = (
+            f"NOT quiet: other work uses {share:.0%} of the processors; compare ratios, not times"
+        )
     return f"{gigaflops():.0f} GFLOP/s, {state}"
 
 
 def _ticks() -> tuple[int, int] | None:
-    """Used and all ticks of the processors since the start of the system."""
+    """The used ticks and all ticks of the processors since the start of the system."""
     try:
         numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
         idle = numbers[3] + numbers[4]  # idle, and waiting for a disk

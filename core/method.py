@@ -71,8 +71,8 @@ class Method(nn.Module, ABC):
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def begin(self) -> str:
-        """Called once for a new run, before `init`: load first weights that the method's own config
-        names. Returns a line for the user, or nothing.
+        """Called once for a new run, before `init`: load the first weights, if the method's own
+        config names any. Returns a line for the user, or nothing.
         """
         return ""
 
@@ -163,8 +163,9 @@ class Compressor(Protocol):
     """A lossless codec of uint8 images [n, C, H, W]."""
 
     def pack(self, images: Any, block: int) -> tuple[bytes, Any, Any]:
-        """The bytes of their file, in blocks of `block` images; the bits that were moved: popped
-        (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start, net; the codes [n, L].
+        """(bytes, moved, codes). bytes: a file of the images, in blocks of `block` images. moved:
+        how many bits were pushed or popped, by name: popped (-log2 q(z|x)), pixels (-log2 p(x|z)),
+        prior (-log2 p(z)), start (start-up bits), net (pixels + prior - popped). codes: [n, L].
         """
         ...
 
@@ -173,9 +174,9 @@ class Compressor(Protocol):
         ...
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
-        """The model's own D and R in bits an image; D with the least probability of a level in a
-        file; the standard error of a file's net length, as an estimate of them: d, r, floored,
-        error.
+        """Numbers in bits per image. d, r: the model's own distortion and rate. floored: the
+        distortion if every smaller probability of a level is raised to the smallest one that a file
+        can use. error: the standard error of a file's net length minus (floored + r).
         """
         ...
 
@@ -184,16 +185,16 @@ class Compressor(Protocol):
         ...
 
     def moves(self, images: Any) -> list[dict[str, float]]:
-        """What each image moves if they are coded one after another on one stack, in this order:
-        image (its place), start, popped, pixels, prior, net, content (of the stack after it), and
-        the model's d and r; in bits.
+        """For each image, in the order of coding, how many bits are pushed and popped when the
+        images are coded one after another on one stack. Names: image (its place), start, popped,
+        pixels, prior, net, content (bits on the stack after this image), and the model's d and r.
         """
         ...
 
     def partial(self, images: Any, stops: Any = None, seed: int = 0) -> list[dict[str, Any]]:
-        """What the first dimensions of the codes alone say, for each number of dimensions in
-        `stops` (default 0, 1, 2, 4 ... L): dimensions; written, rate, distortion in bits an image;
-        pictures [n, C, H, W] in [0, 1].
+        """What a receiver knows from the first dimensions of the codes alone, for each number of
+        dimensions in `stops` (default 0, 1, 2, 4 ... L). Names: dimensions; written, rate and
+        distortion, in bits per image; pictures [n, C, H, W] in [0, 1].
         """
         ...
 
@@ -201,9 +202,9 @@ class Compressor(Protocol):
 def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     """The method class called `package.module.Class`.
 
-    Only modules in `ROOMS` and in trusted packages are imported: those in `trusted` and in the
-    environment's TWOBOUNDS_TRUST. The module itself must define the class, as a subclass of
-    `Method`. Raises `UserError`.
+    Only modules of the project's own packages (`ROOMS`) and of trusted packages are imported.
+    Trusted are the packages in `trusted` and those in the environment variable TWOBOUNDS_TRUST. The
+    module itself must define the class, as a subclass of `Method`. Raises `UserError`.
     """
     if not (NAME.fullmatch(name) and is_trusted(name, {*ROOMS, *trusted})):
         hint = "a method of your own is package.module.Class"

@@ -17,8 +17,8 @@ MAGIC = b"\x93NUMPY"  # the first bytes of an npy file, which holds one array
 
 
 def read(path: Path, save: str, pick: Callable[[zipfile.ZipFile], Any]) -> Any:
-    """`pick` applied to the records of the file. `UserError` for anything that is no npz; `save`
-    says how to make one.
+    """`pick` applied to the records of the file. `UserError` for anything that is not an npz;
+    `save` says how to make one.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
@@ -58,7 +58,9 @@ def array(
     if len(found) != 1:
         held = ", ".join(names(records)[:10])
         several = "several" if found else "no"
-        raise UserError(f"{path}: holds {held[:200] or 'nothing'} and {several} {name}; {save}")
+        raise UserError(
+            f"{path}: holds {several} {name} (its arrays: {held[:200] or 'none'}); {save}"
+        )
     info = found[0]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: {name} is compressed in a way that numpy does not use")
@@ -76,12 +78,9 @@ def array(
         count = math.prod(shape)
         sized = count <= most and len(shape) <= rank and min(shape, default=1) >= 0
         if dtype.kind not in kinds or not sized:
-            dimensions = {0: "a number", 1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}
-            dimensions[4] = "[n, d] or images [n, C, H, W] of"
-            real = " real numbers" if rank else ""
             raise UserError(
                 f"{path}: {name} is {shown(dtype.name)} of shape {shown(shape)}; give"
-                f" {dimensions[rank]}{real}, at most {most:,}"
+                f" {_wanted(most, rank, kinds)}"
             )
         size = count * dtype.itemsize
         if info.file_size - record.tell() != size or info.compress_size * 1100 < size:
@@ -93,3 +92,12 @@ def array(
         if record.read(1):  # reads to the end, so that the checksum is compared
             raise UserError(f"{path}: {name} is longer than it says")
     return values.reshape(shape, order="F" if by_columns else "C")
+
+
+def _wanted(most: int, rank: int, kinds: str) -> str:
+    """What an array must hold, in words."""
+    noun = {"U": "text", "u": "unsigned integer"}.get(kinds, "real number")
+    if rank == 0:
+        return f"one {noun}"
+    shapes = {1: "[n]", 2: "[n, d]", 3: "[n, v, d]", 4: "[n, d] or, for images, [n, C, H, W]"}
+    return f"at most {most:,} {noun}s, of shape {shapes[rank]}"

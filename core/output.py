@@ -51,7 +51,7 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Inside, stdout and stderr are `LastingStream`s."""
+    """Within this context, stdout and stderr are `LastingStream`s."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (LastingStream(stream) for stream in before)  # type: ignore[assignment]
     try:

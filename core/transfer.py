@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 ALIGNED = 16  # bytes; tensors of all dtypes may start at multiples of it
-WORK = 4  # a probe makes about as many copies of what it reads
+WORK = 4  # a probe's work takes about this many times the memory of what it reads
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """Classes found by their full name, `package.module.Class`.
 
 A name may come from a checkpoint of unknown origin, and importing a module runs its code. So a
-module is imported only from the project's own rooms and from packages that the user trusts.
+module is imported only from the project's own packages and from packages that the user trusts.
 """
 
 import importlib

@@ -1,5 +1,5 @@
-"""An account of pretraining from the log that a run writes: how many nats its loss came down,
-summed over all images it saw.
+"""An account of pretraining from the log of a run: by how many nats its loss fell, summed over all
+images that it has seen.
 
 T = logged steps, B = images of a step.
 """
@@ -21,7 +21,7 @@ from probes.report import figures
 LARGEST = 2**28  # bytes of a log that are read
 LEAST = 10  # logged steps
 LAST = 0.05  # share of the logged steps, at the end, whose mean is the final loss
-# logged numbers in nats, and the sign that makes them a loss; the first that is there counts
+# logged numbers in nats, and the sign that makes them a loss; the first one in the log is used
 KEYS = {"nelbo": (1.0, "D + R, nats an image"), "train_bound": (-1.0, "−(log C − L), nats a view")}
 
 
@@ -38,12 +38,12 @@ def account(curve: Curve, batch: int) -> Numbers:
 
         A = B sum over steps of (loss - final),   final = mean of the last twentieth
 
-    by the trapezium rule between logged steps; before the first one its loss is used. A prequential
-    code of the training stream is longer by A than the same stream coded with the final model. So
-    if each image is seen once, A estimates what the weights took from the data (Finzi et al. 2026
-    call this epiplexity). It is an estimate and no bound. Over several epochs an image is coded
-    again, so A counts more than a code would; it depends on the optimiser and its schedule; and
-    losses of different kinds, or with different augmentations, can not be compared.
+    by the trapezium rule between logged steps; before the first one, the first loss is used. A
+    prequential code of the training stream is longer by A than the same stream coded with the final
+    model. So if each image is seen once, A estimates what the weights took from the data (Finzi et
+    al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs an image is
+    coded again, so A is larger than a code would need. A depends on the optimiser and its schedule.
+    For losses of different kinds, or with different augmentations, it can not be compared.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.
     """
@@ -65,9 +65,9 @@ def account(curve: Curve, batch: int) -> Numbers:
 
 
 def read_curve(path: Path, until: int) -> Curve:
-    """The loss of a metrics.jsonl up to a step. Other lines, and values that are no finite numbers,
-    are left out; of a step that was logged again, the last value counts. Raises `Unmeasurable` for
-    a file that is missing, too large, or has no loss in nats.
+    """The loss of a metrics.jsonl up to a step. Other lines, and values that are not finite
+    numbers, are left out. If a step was logged again, its last value counts. Raises `Unmeasurable`
+    for a file that is missing, too large, or has no loss in nats.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -104,10 +104,10 @@ def _row(line: str) -> dict[str, Any]:
 
 
 class AccountProbe(Probe):
-    """How much of its training stream a run has turned into a lower loss."""
+    """The fall of the training loss, summed over the images that a run has seen."""
 
     name, on_request = "account", True
-    summary = "nats by which the training loss came down, summed over all images seen; no bound"
+    summary = "nats by which the training loss fell, summed over all images seen; not a bound"
     columns = ("pretraining kbit",)
     schema = """
         "nats" (area under the training loss above its final value; an estimate, no bound), "kbits",
@@ -116,7 +116,7 @@ class AccountProbe(Probe):
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         if frozen.folder is None:
-            raise Unmeasurable("only a run with its log has one")
+            raise Unmeasurable("needs a run with its log")
         curve = read_curve(frozen.folder.parent / "metrics.jsonl", frozen.step)
         return Found(account(curve, frozen.trained.optim.batch_size), {"curve": curve})
 
@@ -133,8 +133,8 @@ class AccountProbe(Probe):
         return [
             f"account of pretraining: {numbers['kbits']:,.0f} kbit, the area of the training loss"
             f" above its final {numbers['final']:.2f} ({KEYS[numbers['estimator']][1]}) over"
-            f" {numbers['images']:,} images seen, repeats included; an estimate and no bound, not"
-            " to be compared between losses of different kinds"
+            f" {numbers['images']:,} images seen, repeats included; an estimate, not a bound;"
+            " it can not be compared between losses of different kinds"
         ]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:

@@ -82,7 +82,7 @@ def find(target: Path, best: bool = False) -> Path:
 
 
 def is_exported(target: Path) -> bool:
-    """Whether a folder holds an exported network and is no run folder."""
+    """Whether a folder holds an exported network and is not a run folder."""
     held = all((target / name).is_file() for name in (networks.CONFIG, networks.WEIGHTS))
     return held and not RunFolder(target).last.is_file()
 

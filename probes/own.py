@@ -28,7 +28,7 @@ def locate(name: str) -> type[Probe]:
     found = vars(module).get(kind)
     if not (isinstance(found, type) and issubclass(found, Probe)):
         probes = [key for key, value in vars(module).items() if _is_probe(value)]
-        said = f"'{kind}' of {module_name} is no subclass of probes.probe.Probe"
+        said = f"'{kind}' of {module_name} is not a subclass of probes.probe.Probe"
         raise UserError(f"--probes: {said}{nearest(kind, probes)}")
     key = getattr(found, "name", None)
     if not (isinstance(key, str) and key.isidentifier()):
@@ -44,7 +44,7 @@ def is_own(probe: Probe) -> bool:
 
 
 def checked_found(found: Any) -> Found:
-    """What `measure` returned. TypeError if it is no `Found` of values that JSON can hold."""
+    """What `measure` returned. TypeError if it is not a `Found` of values that JSON can hold."""
     if not isinstance(found, Found):
         said = f"got {type(found).__name__}"
         raise TypeError(f"measure must return probes.probe.Found(numbers), {said}")
@@ -53,7 +53,7 @@ def checked_found(found: Any) -> Found:
 
 
 def checked_pictures(made: Any) -> dict[str, Path]:
-    """What `figures` returned. TypeError if it is no dict of files that exist."""
+    """What `figures` returned. TypeError if it is not a dict of files that exist."""
     files = made.values() if isinstance(made, dict) else [None]
     if not all(isinstance(file, Path) and file.is_file() for file in files):
         raise TypeError("figures must save its pictures into `folder` and return {name: path}")

@@ -77,8 +77,8 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
-        self.place = ""  # which of all probes is measured
-        self.failures: list[str] = []  # probes of the user's own that raised, and what
+        self.place = ""  # the probe that is being measured, among all
+        self.failures: list[str] = []  # the user's own probes that raised an error, and the error
         run = frozen.run
         self.report: Report = {
             "format": FORMAT,
@@ -131,7 +131,7 @@ class Session:
         made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
         self.pictures |= made
         self.report["pictures"][name] = sorted(file.name for file in made.values())
-        # only now is the probe done: without its options it is measured again
+        # the probe is done only now: without its options it would be measured again
         self.report["options"][name] = options
         self._save()
         seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded

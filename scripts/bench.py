@@ -6,7 +6,7 @@ compute the same.
     twobounds bench knn --device cuda --json knn.json
 
 Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
-both equally. Still, measure on an idle machine. Ratios are median of the peer / our median: 3.0x
+both equally. Still, measure on an idle machine. Ratios are the peer's median / our median: 3.0x
 means that the peer takes three times as long. Memory is the additional peak memory of one call; it
 is measured in a separate process for each side.
 """

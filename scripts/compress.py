@@ -1,13 +1,13 @@
-"""Compress images without loss by a trained VAE (bits-back coding).
+"""Compress images without loss with a trained VAE (bits-back coding).
 
     twobounds compress runs/vlae_mnist test -o test.tb data.root=/data data.binarise=true
     twobounds compress runs/beta_vae_cifar10/best.ckpt pictures/ -o pictures.tb
 
 DATA is a split of the checkpoint's data (train, val, trainval, test), a folder of pictures, or an
 .npz of images [n, C, H, W]. They must be 8-bit images of the shape that the model reads; a model of
-binary pixels takes only the values 0 and 255. The file is as long as D + R says, and `twobounds
-decompress` with the same checkpoint gives every pixel back. Labels and names are not stored. If the
-command is interrupted, the same command continues after the last complete block.
+binary pixels takes only the values 0 and 255. The length of the file is close to D + R.
+`twobounds decompress` with the same checkpoint restores every pixel. Labels and names are not
+stored. If the command is interrupted, the same command continues after the last complete block.
 """
 
 import argparse
@@ -88,7 +88,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--block", about, 4096)
     option(given, "--rows", "images that a network reads at a time (changes memory, not bits)", 512)
     given.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that the checkpoint may name",
     )
     options = given.parse_intermixed_args(argv)
     for word in options.overrides:

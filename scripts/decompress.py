@@ -1,11 +1,11 @@
-"""Give back the images of a file of `compress`, with the checkpoint that wrote it.
+"""Restore the images of a file that `compress` wrote, with the same checkpoint.
 
     twobounds decompress runs/vlae_mnist test.tb -o images
     twobounds decompress runs/vlae_mnist test.tb -o some --only 4096:8192 --as png
 
 The folder holds images.npz, or numbered PNGs if the images were a folder of pictures. The file is
-checked before anything is decoded: its sizes, its checksums and the model. Nothing is written if it
-is damaged.
+checked before anything is decoded: its sizes, its checksums and the model. If it is damaged,
+nothing is written.
 """
 
 import argparse
@@ -58,7 +58,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option(given, "--rows", "images that a network reads at a time (changes only memory)", 512)
     given.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that the checkpoint may name",
     )
     options = given.parse_args(argv)
     if options.rows < 1:
@@ -66,7 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if options.only is not None:
         match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", options.only)
         if not match or int(match[1]) >= int(match[2]):
-            raise UserError(f"--only: '{options.only}' is no FIRST:STOP, such as 0:100")
+            raise UserError(f"--only: '{options.only}' is not FIRST:STOP, such as 0:100")
         options.only = slice(int(match[1]), int(match[2]))
     return options
 

@@ -35,7 +35,7 @@ EXAMPLES = {  # name -> module of scripts.worked, and what it shows
     "shell": ("gaussian", "where the mass of a Gaussian in many dimensions lies"),
     "processing": ("gaussian", "the divergence of a marginal is at most that of the joint"),
     "noise": ("noise", "what noise in training does to I(S; W) and to the generalisation gap"),
-    "vae": ("learned", "a VAE with two latent dimensions: what its nats are; beta = 4 beside it"),
+    "vae": ("learned", "a VAE with two latent dimensions, with beta = 1 and with beta = 4"),
 }
 
 PICTURES = ("noise",)  # the examples that have one

@@ -55,7 +55,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--embeddings", "features, labels and paths: .npz or .parquet", type=Path)
     option(given, "--device", "for --embeddings: cpu, cuda, cuda:1 …", "cpu")
     given.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="as in probe"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package that the checkpoint may name",
     )
     options = given.parse_intermixed_args(argv)
     if options.out is None and (options.hub or options.onnx or options.program):

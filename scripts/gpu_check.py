@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def ways_of_a_gpu(on_gpu: bool) -> Iterator[None]:
-    """Inside, the losses on a CPU run the same code as on a GPU."""
+    """Within this context, the losses on a CPU run the same code as on a GPU."""
     from core.information import chunked, flash
 
     before = flash.DEVICES, chunked.ON_GPU, chunked.DEVICES

@@ -24,8 +24,9 @@ if a side has images), checkpoint=RUN (mlp on the features of a frozen encoder).
 Verdicts: converged (neither more candidates nor more pairs would add much); K-limited (the bound
 still rises with C); data-limited (critics with half of the training pairs read notably less, so
 more pairs would show more); saturated (the bound is close to log C, so the truth may be far above);
-critic-limited (the critic limits the bound, not log C); nothing found (the interval holds zero). In
-Python: probes.estimate(x, y).
+critic-limited (the critic limits the bound, not log C); nothing found (the interval reaches
+down to zero or below).
+In Python: probes.estimate(x, y).
 """
 
 import argparse

@@ -52,7 +52,7 @@ def pretrain(path: str, words: list[str], trusted: list[str] | None = None) -> N
     folder = RunFolder(run.folder)
     folder.check(run)
 
-    # slow imports, which a mistake in the config need not wait for
+    # slow imports; a mistake in the config has been reported before them
     from core.data.datasets import open_source
     from core.run.dry_run import dry_run
     from core.run.logger import Logger

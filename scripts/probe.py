@@ -58,7 +58,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         " for an option of a probe",
     )
     switch(parser, "--best", "probe best.ckpt of a run folder, not last.ckpt")
-    default = ",".join(DEFAULT)
+    default = ", ".join(DEFAULT)
     option(
         parser,
         "--probes",
@@ -93,13 +93,11 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     add("--timm", metavar="NAME", help="a timm network, such as resnet50 or resnet50.a1_in1k")
     add("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a function that returns your module")
     add("--weights", type=Path, metavar="FILE", help=".pth, .pth.tar, .pt, .ckpt or .safetensors")
-    add("--prefix", help="of the encoder's keys in the file (default: the one that fits)")
+    add("--prefix", help="prefix of the encoder's keys in the file (default: the one that fits)")
     add("--random", action="store_true", help="random weights, as a baseline")
     add("--size", type=_side, help="side of the network's input (default: as timm says)")
-    add(
-        "--mean", type=_numbers, metavar="R,G,B", help="of images in [0, 1] (default: as timm says)"
-    )
-    add("--std", type=_numbers, metavar="R,G,B", help="the same")
+    add("--mean", type=_numbers, metavar="R,G,B", help="mean of images in [0, 1] (default: timm's)")
+    add("--std", type=_numbers, metavar="R,G,B", help="their standard deviation (default: timm's)")
     add(
         "--crop",
         type=_share,
@@ -110,7 +108,7 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     add(
         "--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)"
     )
-    add("--out", type=Path, metavar="FOLDER", help="for reports and features")
+    add("--out", type=Path, metavar="FOLDER", help="a folder for reports and features")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -47,8 +47,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("report", __doc__)
     probed_runs(given)
     option(given, "--out", "the page", Path("report.html"))
-    given.add_argument("-o", dest="out", type=Path, help="the same", default=argparse.SUPPRESS)
-    option(given, "--title", "the title of the page", type=_title, default="")
+    given.add_argument(
+        "-o", dest="out", type=Path, help="the same as --out", default=argparse.SUPPRESS
+    )
+    option(
+        given,
+        "--title",
+        "the title of the page (default: What these encoders carry)",
+        type=_title,
+        default="",
+    )
     switch(given, "--each", "one row for every run; seeds are not averaged")
     switch(given, "--mixed", "allow runs on different data")
     switch(given, "--quick", "no maps of features and no scores of candidates")

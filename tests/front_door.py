@@ -34,6 +34,11 @@ FORKS.set_forkserver_preload(  # what the scripts import after parsing their arg
         "matplotlib.pyplot",
         "scipy.stats",
         "timm",
+        "probes.report.figures",  # and single probes
+        "probes.labels.knn",
+        "probes.latents.curve",
+        "probes.report.compression_figures",
+        "probes.report.page.class_charts",
         "pytest",
         "tests.still_heap",
     ]

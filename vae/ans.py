@@ -5,8 +5,9 @@ of 2^bits counts, from `start` on, changes a head x to
 
     x' = floor(x / freq) 2^bits + start + x mod freq,   so log2 x' = log2 x + bits - log2 freq,
 
-and `pop` is the exact inverse. Counts are integers, so no rounding of any processor enters here.
-n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one a lane.
+and `pop` is the exact inverse. Counts are integers, so no processor's rounding changes the result.
+n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one per
+lane.
 
 Lanes cost almost nothing: a new lane is filled with content that is already on the stack (`widen`),
 and the heads are written with as many bits as they need (`heads_as_bytes`).
@@ -28,15 +29,16 @@ LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
 # the first head; its lower bits are irregular, because the first symbol of all is popped from them
 FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
-# A lane costs about 7 bits in the end: it is worth its time from this many bits of the whole file,
-# and can be filled from this many bits of the present content.
+# A lane costs about 7 bits in the end. BITS_A_LANE: a new lane saves enough time if the whole file
+# has at least this many bits per lane. FILLED_FROM: the lane can be filled if the present content
+# has at least this many bits per lane.
 BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
 MOST_BITS = 28  # of the counts of a symbol: with more, floor(x / freq) would lose bits
 
 
 class Broken(Exception):
-    """The words on the stack do not come from the encoder that their reader assumes."""
+    """The words on the stack were not written by the encoder that the reader assumes."""
 
 
 class Stack:
@@ -139,7 +141,7 @@ class Stack:
     def narrow(self) -> None:
         """The inverse of `widen`."""
         if len(self.heads) % 2:
-            raise Broken("a lane ends that never began")
+            raise Broken("a lane that was never opened ends here")
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():
@@ -185,7 +187,7 @@ def _start(generator: np.random.Philox, count: int) -> Words:
 
 def heads_as_bytes(heads: Counts) -> bytes:
     """Heads [W] in 37 + n bits each, where n <= 31 is the length of the upper word without its
-    leading one. (log2 of a head is spread evenly, so 5 bits for n are the right price.)
+    leading one. (log2 of a head is spread evenly, so 5 bits for n are the shortest code.)
     """
     text = "".join(_head_as_text(int(x)) for x in heads)
     text += "0" * (-len(text) % 8)

@@ -54,7 +54,7 @@ class BetaVAEConfig:
 class BetaVAE(Method):
     """Minimises an objective of rate and distortion, which the schedule defines (`vae.rate`):
 
-        R = E KL(q(z|x) || p(z)),   D = E E_q[-log p(x|z)]   in nats an image;
+        R = E KL(q(z|x) || p(z)),   D = E E_q[-log p(x|z)]   in nats per image;
 
     D + R (beta 1) is an upper bound on -log p(x), for every schedule. Probes read the posterior
     mean.

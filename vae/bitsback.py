@@ -36,12 +36,14 @@ from vae.prior_codecs import prior_codec
 Images = NDArray[np.uint8]
 Done = Callable[[int], object]
 
-GROWTH = 4  # a batch has at most a quarter of the images before it, whose bits it borrows
+# A batch has at most a quarter as many images as were coded before it, because it borrows the bits
+# of these.
+GROWTH = 4
 BATCH = 512  # images of a batch, at most
 
 
 class Parts(NamedTuple):
-    """The bits that coding some images moved."""
+    """How many bits were moved while some images were coded."""
 
     popped: float = 0.0  # -log2 q(z|x)
     pixels: float = 0.0  # -log2 p(x|z)
@@ -65,7 +67,7 @@ class Parts(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What coding a batch of images did."""
+    """The result of coding a batch of images."""
 
     first: int  # place of its first image
     parts: Parts
@@ -74,7 +76,7 @@ class Step(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """What coding some images gave."""
+    """The result of coding some images."""
 
     stack: Stack
     parts: Parts
@@ -143,7 +145,7 @@ class BitsBack:
             parts.append(self._decode_batch(stack, grid, size, number))
             done(size)
         if not stack.is_start():
-            raise Broken("the start-up bits do not come back")
+            raise Broken("the start-up bits were not recovered")
         return np.concatenate(parts) if parts else np.empty((0, *self.shape), np.uint8)
 
     def _encode_batch(
@@ -198,8 +200,8 @@ class BitsBack:
 def schedule(count: int, most: int) -> Iterator[int]:
     """The sizes of the batches that code `count` images, in the encoder's order.
 
-    A batch pops all its codes before it pushes anything. So it needs their bits at once, and grows
-    only with the bits that are on the stack: start-up bits are those of about one image.
+    A batch pops all its codes before it pushes anything, so the stack must hold the bits of all of
+    them. Batches grow only as the stack grows. So the start-up bits are those of about one image.
 
     >>> list(schedule(20, 3))
     [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 2]
@@ -215,7 +217,7 @@ def veil(number: int, size: int) -> Counts:
     """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
 
     The bits that a batch pops are mostly those of the codes that the batch before has pushed.
-    Without a veil, z would not be a draw from q(z|x): an unlikely code would bring about the next.
+    Without a veil, z would not be a draw from q(z|x): one unlikely code would lead to the next.
     """
     raw = np.random.Philox(key=number + 1).random_raw(size)
     return raw >> np.uint64(64 - MOST_BITS)

@@ -1,7 +1,7 @@
 """Codecs of pixels: a decoder's parameters, rounded to a grid, become integer counts of the levels.
 
 A codec has `rounded`, the one place where the networks' float64 numbers become integers, and `push`
-and `pop`, which are exact inverses. Rounding costs less than 1e-4 nats a value.
+and `pop`, which are exact inverses. Rounding costs less than 1e-4 nats per value.
 n = values of a call, P = parameters of a value, K = levels (2 or 256).
 """
 
@@ -150,7 +150,9 @@ class LogisticCodec(TableCodec):
 
     @cached_property
     def _first(self) -> NDArray[np.uint8]:
-        """The level that owns the count 2^16 b, [T, 256]: nearly always that of u, b = u >> 16."""
+        """For each row and each b = 0 ... 255, the level that owns the count 2^16 b, [T, 256]. With
+        b = u >> 16, this is nearly always also the level that owns u.
+        """
         rows = np.arange(len(self._table), dtype=np.uint64)[:, None] << np.uint64(BITS)
         counts = np.arange(LEVELS, dtype=np.uint64) << np.uint64(COARSE)
         places = np.searchsorted((rows + self._table[:, :-1]).ravel(), rows + counts, "right")
@@ -170,7 +172,7 @@ class LogisticCodec(TableCodec):
 
 
 class CategoricalCodec(TableCodec):
-    """256 logits a value."""
+    """256 logits per value."""
 
     def rounded(self, parameters: NDArray[np.float64], channel: Any) -> Ints:
         below = parameters.max(1, keepdims=True) - parameters

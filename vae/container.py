@@ -1,8 +1,8 @@
 """The file of a bits-back codec: a header, blocks of images that decode alone, and checksums.
 
     header   magic, format version, what the images were (npz or png), spacing and reach of the
-             grid, C H W, number of images, images a block, images a batch, SHA-256 of the model;
-             CRC-32 of these bytes
+             grid, C H W, number of images, images per block, images per batch, SHA-256 of the
+             model; CRC-32 of these bytes
     block    number of images, words and lanes, length of the heads, CRC-32 of the decoded pixels;
              words, heads; CRC-32 of all of it
     end      CRC-32 of all bytes before
@@ -47,7 +47,7 @@ DRAWS = 32  # codes of one image, for its D + R
 
 
 class Header(NamedTuple):
-    """What a file says about itself."""
+    """The header: what a file claims to hold."""
 
     kind: int  # place in KINDS
     spacing: int
@@ -183,12 +183,12 @@ class Reader:
             heads = heads_from_bytes(self._read(block.heads), block.lanes)
             images = codec.decode(Stack(words, heads), grid, block.images, done)
             if zlib.crc32(images.tobytes()) != block.pixels:
-                raise Broken("the pixels have another checksum")
+                raise Broken("the decoded pixels have another checksum")
         except Broken as error:
             first = number * self.header.block
             raise UserError(
                 f"{self.path}: block {number} (images {first} to {first + block.images - 1}) is"
-                f" whole, but does not decode here ({error}): this machine computes other numbers"
+                f" intact, but does not decode here ({error}): this machine computes other numbers"
                 " than the one that compressed it; decompress it there"
             ) from None
         return images
@@ -196,7 +196,7 @@ class Reader:
     def _header(self) -> Header:
         data = self._read(HEADER.size + CRC.size)
         if data[:8] != MAGIC:
-            raise UserError(f"{self.path}: is no file of `compress`")
+            raise UserError(f"{self.path}: was not written by `compress`")
         fields = HEADER.unpack_from(data)
         if fields[1] != VERSION:
             raise UserError(
@@ -204,7 +204,7 @@ class Reader:
                 " use the version of twobounds that wrote it"
             )
         if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]):
-            raise self._damaged("its header does not have its checksum")
+            raise self._damaged("the checksum of its header is wrong")
         header = Header(*fields[2:])
         sane = (
             header.kind < len(KINDS)
@@ -225,7 +225,7 @@ class Reader:
             part = self._read(min(CHUNK, left))
             crc, left = zlib.crc32(part, crc), left - len(part)
         if CRC.unpack(self._read(CRC.size))[0] != crc:
-            raise self._damaged("it does not have its checksum")
+            raise self._damaged("its checksum is wrong")
 
     def _index(self) -> Iterator[Block]:
         """The blocks, whose numbers must fill the file exactly."""
@@ -245,11 +245,11 @@ class Reader:
                 raise self._damaged("a block holds impossible numbers")
             crc = zlib.crc32(self._read(block.size), zlib.crc32(data))
             if CRC.unpack(self._read(CRC.size))[0] != crc:
-                raise self._damaged("a block does not have its checksum")
+                raise self._damaged("a block has a wrong checksum")
             yield block
             offset, left = offset + least + block.size, left - block.images
         if offset != end:
-            raise self._damaged("it is longer than it says")
+            raise self._damaged("it is longer than its header says")
 
     def _read(self, size: int) -> bytes:
         data = self.file.read(size)
@@ -258,7 +258,7 @@ class Reader:
         return data
 
     def _damaged(self, reason: str) -> UserError:
-        return UserError(f"{self.path}: is damaged: {reason}; copy it again from where it is whole")
+        return UserError(f"{self.path}: is damaged: {reason}; copy it again from an undamaged copy")
 
 
 class Packed(NamedTuple):

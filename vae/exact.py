@@ -2,7 +2,7 @@
 must agree on.
 
 A math library's exp or erf may differ in its last bit from one processor to another, and so may a
-sum whose order the compiler chose. Here are only sums, products and quotients of two float64
+sum whose order the compiler chose. This file uses only sums, products and quotients of two float64
 numbers (IEEE 754 fixes each result), one numpy call each, so that nothing is fused.
 """
 

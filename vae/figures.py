@@ -49,8 +49,8 @@ def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) 
 
 @torch.no_grad()
 def samples(method: LatentModel, rows: int = 4, columns: int = 10) -> list[Tensor]:
-    """Rows of decoded codes z ~ p(z), always the same ones. They show what the model takes for an
-    image: no image was encoded for them.
+    """Rows of decoded codes z ~ p(z), the same ones in every call. They show which images the model
+    considers likely: no image was encoded for them.
     """
     like = next(method.parameters())  # type: ignore[attr-defined]
     devices = [like.device] if like.is_cuda else []

@@ -1,14 +1,15 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
 With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
-A code lies in the middle of its cell. A normal gives a cell C(k + 1) - C(k) of 2^28 counts,
+A code lies in the middle of its cell. Of 2^28 counts in all, a normal gives C(k + 1) - C(k) to
+cell k,
 
-    a posterior   C(k) = floor(Phi((edge_k - m) / sigma) 2^28)
-    a prior       C(k) = floor(Phi((edge_k - m) / sigma) (2^28 - n)) + k,
+    a posterior   C(k) = floor(Phi((edge_k - mu) / sigma) 2^28)
+    a prior       C(k) = floor(Phi((edge_k - mu) / sigma) (2^28 - n)) + k,
 
 so under a prior every cell has at least one count. Under a posterior a cell may have none, because
-its codes are drawn by these very counts. The outer two cells include the tails. The mean m is
-rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats a dimension. m = places, B =
+its codes are drawn with exactly these counts. The outer two cells include the tails. The mean mu is
+rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats per dimension. m = places, B =
 images.
 """
 
@@ -58,8 +59,9 @@ class Grid(NamedTuple):
 
     @classmethod
     def for_codes(cls, mean: Any, log_sigma: Any, fineness: int = 3) -> "Grid":
-        """A grid for posteriors [n, L]: cells of about 2^-fineness of the deviation of the sharpest
-        hundredth of the dimensions, and twice the room that these means need.
+        """A grid for posteriors [n, L]. The side of a cell is about 2^-fineness times the 1%
+        quantile of sigma over all images and dimensions. The grid is at least twice as wide as
+        these means need. Both hold within limits on the number of cells.
         """
         sharp = float(np.quantile(log_sigma, 0.01)) / math.log(2)
         spacing = min(12, max(0, math.ceil(fineness - sharp)))
@@ -86,7 +88,7 @@ class Grid(NamedTuple):
         return np.ldexp(2.0 * cells + (1 - self.cells), -self.spacing - 1)
 
     def push(self, stack: Stack, cells: Ints, normals: Normals, veil: Counts | None = None) -> None:
-        """Push cells [m], each under its normal; `Broken` for a cell that it can not have."""
+        """Push cells [m], each under its normal; `Broken` for a cell that has no counts."""
         low, high = self._counts(cells, normals), self._counts(cells + 1, normals)
         if (high == low).any():
             raise Broken("a code has no probability")

@@ -1,4 +1,4 @@
-"""What a file should be as long as: D + R of its images, and the model's own length at its codes.
+"""Expected lengths of a file: D + R of its images, and the model's own length at its codes.
 
 n = images, L = latent dimensions, K = codes of an image.
 """
@@ -24,14 +24,15 @@ SLICE = 64  # images that the networks read at a time
 
 
 class Bound(NamedTuple):
-    """The model's own D and R in bits an image."""
+    """The model's own D and R in bits per image."""
 
     d: float
     r: float
     # D if every level has a probability of at least 2^-24, as in a file: no value costs more than
     # 24 bits. It is lower than D for a model that is very sure, and wrong.
     floored: float
-    # the standard error of net - (floored + r): a file has one code of an image, this bound K
+    # the standard error of net - (floored + r): a file uses one code per image, but this bound
+    # uses K
     error: float
 
 
@@ -57,7 +58,7 @@ def bound(codec: BitsBack, images: Images, seed: int = 0, samples: int = 4) -> B
 
 def at_codes(codec: BitsBack, images: Images, codes: Codes) -> NDArray[np.float64]:
     """-log2 p(x|z) - log2 p(z) + log2 q(z|x) of images [n, C, H, W] at codes [n, L], in bits [n],
-    by the densities in float64: neither grids nor counts have a part in it.
+    by the densities in float64, without grids and counts.
     """
     found, z = [], torch.from_numpy(codes)
     for x, own in zip(codec.sliced(images, SLICE), z.split(SLICE), strict=True):
@@ -68,8 +69,8 @@ def at_codes(codec: BitsBack, images: Images, codes: Codes) -> NDArray[np.float6
 
 
 def distortions(codec: BitsBack, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p(x|z) [B] in nats, of the model and of the model that a file codes: a level gets the
-    share 1 - K 2^-24 of its probability, and 2^-24.
+    """-log p(x|z) [B] in nats, of the model and of the model that a file codes: there a level of
+    probability p gets (1 - M 2^-24) p + 2^-24, for M levels.
     """
     least, levels = 2.0**-BITS, codec.pixels.levels
     log_p = codec.model.likelihood(z).log_prob(x).double()
@@ -92,7 +93,7 @@ class Link(NamedTuple):
 
 
 def moves(codec: BitsBack, images: Images) -> Iterator[Link]:
-    """Code images one after another on one stack: one Link an image, in the order of coding.
+    """Code images one after another on one stack: one Link per image, in the order of coding.
 
     A file codes batches of images, which moves the same bits for each image.
     """

@@ -12,9 +12,9 @@ class MaskedConv2d(nn.Conv2d):
     norm: w = g v / |v|, Salimans & Kingma 2016).
 
     `taps` is bool [k, l] with odd sides; `centre` replaces its middle value. Channel c has colour
-    c mod `colours`. At the centre, an output reads no input, inputs of colours "before" its own
-    (van den Oord's mask A), "upto" its own (mask B), or "all". The mask acts on the weights, before
-    the norm, and never on the image.
+    c mod `colours`. `centre` says which inputs an output reads at the centre: "none"; "before", the
+    colours before its own (van den Oord's mask A); "upto", the colours up to its own (mask B); or
+    "all". The mask acts on the weights, before the norm, and never on the image.
     """
 
     mask: Tensor

@@ -17,7 +17,7 @@ from vae.lengths import SLICE, Codes, distortions
 
 
 class Partial(NamedTuple):
-    """What a receiver has who stops after some dimensions. All bits are means over the images."""
+    """What a receiver knows after only some dimensions. All bits are means over the images."""
 
     dimensions: int
     written: float  # -log2 p(z) of these dimensions: what is read before the receiver stops

@@ -1,4 +1,4 @@
-"""A PixelCNN one pixel at a time: it computes only what a new pixel changes, and keeps the rest.
+"""A PixelCNN read pixel by pixel: it computes only what a new pixel changes, and keeps the rest.
 
 `PixelCNN.reader` evaluates the network on a crop of the image for each pixel. Here the hidden maps
 of earlier pixels are kept, so a pixel of a stack of masked convolutions costs one column of each
@@ -20,7 +20,7 @@ Read = Callable[[int], Tensor]  # j -> the parameters [B, C P] of pixel (i, j)
 
 def row_reader(network: PixelCNN, x: Tensor, condition: Tensor) -> Callable[[int], Read]:
     """A function of the row i, called for rows 0 ... H - 1 in order; its result is called for
-    columns 0 ... W - 1 in order, for each colour again, and reads the present x.
+    columns 0 ... W - 1 in order, once per colour for each column, and reads the present x.
     """
     if isinstance(network.trunk, Stack):
         return CachedStack(network, x, condition).row
@@ -93,8 +93,8 @@ class CachedStack(Cached):
 class Taps:
     """A masked 3x3 convolution at one pixel: the three taps above, the left one and the centre.
 
-    `put` sets the input of a pixel; `at` gives the output, in which the input of pixels that were
-    not put yet has no part.
+    `put` sets the input of a pixel; `at` gives the output, which does not depend on pixels that
+    were not put yet.
     """
 
     def __init__(self, conv: MaskedConv2d, like: Tensor, width: int):
@@ -107,7 +107,7 @@ class Taps:
         self.above = like.new_zeros(0)
 
     def next_row(self) -> None:
-        """The row that was put lies above now."""
+        """The row that was put becomes the row above."""
         taps = self.inputs.unfold(0, 3, 1).flatten(2)  # [W, B, inputs 3]
         self.above = taps @ self.above_weight + self.bias
         self.inputs = torch.zeros_like(self.inputs)

@@ -183,7 +183,7 @@ class TwoStacks(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated residual layer of both stacks, a sigmoid(b) (Salimans et al. 2017)."""
+    """A gated residual layer of both stacks, with gates a * sigmoid(b) (Salimans et al. 2017)."""
 
     def __init__(self, width: int, colours: int, dilation: int):
         super().__init__()
@@ -217,7 +217,7 @@ def block(width: int, colours: int) -> Residual:
 
 
 def gate(h: Tensor) -> Tensor:
-    """a sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]. (The gradient of torch's `glu`
+    """a * sigmoid(b) for h = (a, b), [B, 2 K, H, W] to [B, K, H, W]. (The gradient of torch's `glu`
     loses the memory format of `interleaved`.)
     """
     a, b = h.chunk(2, 1)

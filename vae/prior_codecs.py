@@ -99,7 +99,8 @@ class FlowCodec(PriorCodec):
 class VampCodec(PriorCodec):
     """The mixture's conditionals p(z_i | z_<i) = sum_k w_k(z_<i) N(z_i; m_ki, sigma_ki).
 
-    Weights are whole numbers before they are added, so that the sum has no order.
+    Weights are rounded to whole numbers before they are added, so that the order of adding does not
+    matter.
     """
 
     def _parts(self, grid: Grid) -> tuple[Ints, Ints]:

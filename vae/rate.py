@@ -1,6 +1,6 @@
 """The price of a nat of rate during training: rate and distortion become the objective.
 
-R = rate, D = distortion, both in nats an image; B = images on this process; G = terms of
+R = rate, D = distortion, both in nats per image; B = images on this process; G = terms of
 an image's rate, one per dimension for most priors; * marks a target, `nats` in the config.
 
     constant           D + beta R
@@ -10,8 +10,9 @@ an image's rate, one per dimension for most priors; * marks a target, `nats` in 
                        then stays constant  (Fu et al. 2019)
     free_bits          D + beta sum_g max(nats, R_g); R_g is the batch mean of `group` dimensions
                        (Kingma et al. 2016)
-    soft_free_bits     D + price R; the price rises by 10% if R is over 5% above R*, and falls by
-                       10% if R is over 5% below  (Chen et al. 2017)
+    soft_free_bits     D + price R; every 10 steps the price is multiplied by 1.1 if R is more than
+                       5% above R*, and divided by 1.1 if it is more than 5% below
+                       (Chen et al. 2017)
     capacity           D + gamma |R - C|; C rises from 0 to `nats` over `warmup`
                        (Burgess et al. 2018)
     target_rate        D + price R; the price is a Lagrange multiplier that holds R = R*

@@ -1,9 +1,10 @@
 """The coded blocks of a file that is not complete yet, so that an interrupted call continues.
 
-A file beside the one to come holds a record a block: its length and the bits that it moved, its
-bytes, and a signature (`core.run.signing`). The signature is also that of what the block was
-computed from: the header of the file (model, grid, sizes), the block's place and its images. So a
-record of other images, of another model or of another user is never used.
+A second file, beside the file that is being made, holds one record per block: the block's length
+and the bits that it moved, its bytes, and a signature (`core.run.signing`). The signature also
+covers what the block was computed from: the header of the file (model, grid, sizes), the block's
+place and its images. So a record of other images, of another model or of another user is never
+used.
 """
 
 import fcntl
@@ -52,7 +53,7 @@ class Unfinished:
         return None
 
     def keep(self, header: bytes, images: Images, block: bytes, moved: Parts) -> None:
-        """Add a block. Nothing is kept if this user has no key, or from a full disk on."""
+        """Add a block. Nothing is kept if this user has no key, or once the disk is full."""
         head = RECORD.pack(len(block), *moved)
         code = sign(self._signed(header, head, block, images))
         if code is None or self.full:
@@ -80,7 +81,7 @@ class Unfinished:
 @contextmanager
 def unfinished(out: Path) -> Iterator[Unfinished]:
     """The unfinished blocks of the file `out`. They stay for the next call if this one is
-    interrupted or the disk is full. They are removed when `out` is complete, and after a mistake in
+    interrupted or the disk is full. They are removed when `out` is complete, and after an error in
     the images.
     """
     path, stays = out.with_name(f".{out.name}.unfinished"), False

@@ -23,7 +23,7 @@ class VLAEConfig(BetaVAEConfig):
     prior: PriorConfig = field(default_factory=lambda: PriorConfig("flow"))
     # the pixels that the decoder reads: full | N (masked 3x3 convolutions) | AxB (A wide, B rows)
     window: str = "6"
-    context: str = "pixels"  # pixels | grey | coarse: how it reads them
+    context: str = "pixels"  # how the decoder reads earlier pixels: pixels | grey | coarse
     scale: int = 1  # side of a cell of a coarse context, in pixels
     features: int = 4  # feature maps from the decoder to the PixelCNN
     pixel_width: int = 12  # channels of the PixelCNN

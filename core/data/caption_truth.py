@@ -1,8 +1,9 @@
-"""What a caption that tells each factor with a known probability says about its image, exactly.
+"""The exact information between an image and a caption that tells each factor with a known
+probability. A caption *tells* a factor if it states the factor's value.
 
 The content c is uniform over M combinations of independent factors with n_f values. A caption t
 tells a random set S of factors, drawn independently of the content, and a wording without
-information. It determines (S, c_S). With R_S = prod_{f in S} n_f,
+information. The caption determines (S, c_S). With R_S = prod_{f in S} n_f,
 
     p(t | c) / p(t) = R_S if c agrees with t on S, else 0
     I(image; caption) = E log R_S = sum_f P(f is told) log n_f   nats
@@ -49,13 +50,14 @@ class Telling:
         )
 
     def from_text(self, negatives: int) -> float:
-        """The largest expected log(K + 1) - L of a caption against K independent images and its
-        own: the best critic finds the images that agree, and can not tell them apart.
+        """The largest expected log(K + 1) - L, with the InfoNCE loss L in nats, for a caption that
+        is compared with its own image and K independent ones. The best critic finds the images
+        that agree with the caption, but can not tell them apart.
         """
         return math.fsum(p * best_infonce(negatives, r) for r, p in self.sizes.items())
 
     def from_image(self, negatives: int) -> float:
-        """The same of an image against K independent captions t_j and its own, t:
+        """The same for an image that is compared with its own caption t and K others, t_j:
 
         log(K + 1) - E log(1 + X / r(t)),   X = sum_j r(t_j),   r = p(t | c) / p(t)
 
@@ -76,7 +78,7 @@ class Telling:
         """The largest expected share of captions whose own image is among the k nearest of n:
         E min(1, k / (1 + Binomial(n - 1, 1 / R))).
         """
-        from scipy.stats import binom  # half a second, which training does not need
+        from scipy.stats import binom  # takes half a second, and training does not need it
 
         others = np.arange(pairs)
         hit = np.minimum(1.0, k / (1 + others))
@@ -92,7 +94,7 @@ class Telling:
         for own, probability in self.sizes.items():
             above = sum(p / r for r, p in self.sizes.items() if r > own)
             equal = self.sizes[own] / own
-            for first in range(min(k, pairs)):  # more informative captions that agree
+            for first in range(min(k, pairs)):  # number of agreeing captions that tell more
                 left = pairs - 1 - first
                 chance = binom(pairs - 1, above).pmf(first)
                 ties = binom(left, min(1.0, equal / (1 - above))).pmf(others[: left + 1])

@@ -1,8 +1,9 @@
 """Sprites with captions: images and texts whose mutual information is known exactly.
 
-The images are those of `core.data.sprites`. Each caption tells each factor of the content with a
-known probability, in random words (`core.data.grammar`). So I(image; caption) has a closed form
-(`core.data.caption_truth`): it is 0 if nothing is told, and log M if everything is.
+The images are those of `core.data.sprites`. Each caption *tells* (states the value of) each factor
+of the content with a known probability, in random words (`core.data.grammar`). So I(image; caption)
+has a closed form (`core.data.caption_truth`): it is 0 if nothing is told, and log M if everything
+is.
 
 Some combinations of factors may be held out: train and val never show them, test does. B = images
 on this process, F = factors of the content, M = combinations.
@@ -25,8 +26,9 @@ from core.data.sprites import Sprites, SpritesConfig
 from core.errors import nearest
 from core.randomness import KeyedRNG
 
-PICKS = 12  # more than a caption needs choices of words
-EVEN = 4096  # combinations; of more, a random share is nearly even
+PICKS = 12  # random numbers that choose words; no caption needs more
+# with more combinations than this, a random choice takes nearly the same share of every value
+EVEN = 4096
 PROMPTS = 256  # sentences that stand for a value of a factor
 
 
@@ -36,7 +38,8 @@ class CaptionedSpritesConfig(SpritesConfig):
 
     section: ClassVar[str] = "captioned_sprites"
     tell: float = 1.0  # probability that a caption tells a factor; 0 = captions say nothing
-    told: dict[str, float] = field(default_factory=dict)  # exceptions, such as {colour: 0.5}
+    # factors whose probability is not `tell`, such as {colour: 0.5}
+    told: dict[str, float] = field(default_factory=dict)
     unseen: float = 0.0  # share of combinations that only the test split shows
 
     def __post_init__(self) -> None:
@@ -62,18 +65,21 @@ class CaptionedSpritesConfig(SpritesConfig):
 
 
 def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
-    """Numbers of a share of all combinations of factors with these counts of values, so that every
-    two and every three values of different factors lose nearly the same share.
+    """The indices of a share of all combinations of factors, where `counts` are the numbers of
+    values. Every pair and every triple of values of different factors loses nearly the same share.
 
-    Else the seen combinations would make factors depend on each other (few discs among red things
-    at the top), and an encoder that learns this tells the shape of an unseen one wrongly.
+    Otherwise the factors would depend on each other in the combinations that are seen, with few
+    discs among red things at the top, for example. An encoder that learns this would name the
+    shapes of unseen combinations wrongly.
     """
     total = math.prod(counts)
     wanted, order = round(share * total), rng.permutation("unseen", total)
     if total > EVEN:
         return order[:wanted]
     values = torch.unravel_index(order, counts)
-    groups = []  # for each combination, the number of its values of some factors; how many it has
+    # for each 2 or 3 factors: the index of each combination's values of these factors, how often
+    # each index was held out, and the number of indices
+    groups = []
     for size in (2, 3):
         for chosen in itertools.combinations(range(len(counts)), size):
             number = torch.zeros(total, dtype=torch.long)
@@ -81,7 +87,7 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
                 number = number * counts[column] + values[column]
             groups.append((number, torch.zeros(total), math.prod(counts[i] for i in chosen)))
     taken = torch.zeros(total)
-    for _ in range(wanted):  # the one whose values have lost the least
+    for _ in range(wanted):  # hold out the combination whose values have lost the least
         cost = taken.clone()
         for number, lost, several in groups:
             cost += lost[number] * several
@@ -93,7 +99,7 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
 
 
 class CaptionedSprites(Sprites):
-    """One split: as many views as are wanted, and one caption, of each image."""
+    """One split. Each image has any number of views, and one caption."""
 
     Config, name = CaptionedSpritesConfig, "captioned_sprites"
     captioned = True
@@ -109,7 +115,7 @@ class CaptionedSprites(Sprites):
         if len(self.held) and split != "test":
             every = torch.arange(self.combinations)
             self.content = self._seen_only(split, every[~torch.isin(every, self.held)])
-            self.truth = self.text_truth = None  # the contents are not uniform over a product
+            self.truth = self.text_truth = None  # contents are not uniform over all combinations
 
     def _seen_only(self, split: str, seen: Tensor) -> Tensor:
         """Contents [n, F] that are uniform over the combinations `seen`."""
@@ -126,8 +132,8 @@ class CaptionedSprites(Sprites):
             yield batch._replace(text=self.texts(batch.label, batch.rng))
 
     def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
-        """A caption of each content [B, F], with random numbers of `rng`. `always`: a factor's
-        column that each caption tells.
+        """One caption for each content [B, F]; `rng` chooses what it tells and in which words.
+        `always`: the column of a factor that every caption tells; -1 for none.
         """
         factors = len(self.chance)
         drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)
@@ -147,8 +153,9 @@ class CaptionedSprites(Sprites):
         return self.grammar.caption({f: value for f, value, tells in chosen if tells}, pick)
 
     def prompts(self) -> dict[str, list[list[str]]]:
-        """For each value, captions that tell it and, as in training, other factors with their
-        probability. The values of a factor have the same captions but for their own words.
+        """For each value, captions that tell it, and that tell other factors with the same
+        probabilities as in training. The captions of two values of a factor differ only in the
+        words for these values.
         """
         found = {}
         for column, (factor, count) in enumerate(self.factors.items()):

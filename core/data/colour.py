@@ -105,9 +105,10 @@ def steps(chosen: Tensor, order: Tensor, strength: Tensor) -> Steps:
 def jitter(planes: Sequence[Tensor], todo: Steps, turn: Tensor | None = None) -> None:
     """Apply the steps in place.
 
-    Three of the four operations are a `mix`, so images differ only in the position of their hue.
-    If the images are sorted by that position, pass it as `turn` (`hue_turn`, on the CPU): each
-    step then touches only the images that it changes. Without it, every step touches all images.
+    Three of the four operations are a `mix`, so images differ only in the position of the hue shift
+    among their operations. If the images are sorted by that position, pass it as `turn`
+    (`hue_turn`, on the CPU): each step then touches only the images that it changes. Without it,
+    every step touches all images.
     """
     ends: list[int | None] = [0, 0, 0, None]
     if turn is not None:

@@ -54,8 +54,9 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # a column of data.list or of an hfds/ set with a caption of each picture; for wds/, the ending
-    # of a member or a key of its json | from_classes (made from class names)
+    # where the caption of each picture is: for a list or an hfds/ set, the name of a column; for
+    # wds/, the ending of a tar's member (such as txt) or a key of its .json member; from_classes =
+    # made from the names of classes
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
@@ -68,8 +69,9 @@ class DataConfig:
     # images held out of the train split: a number, a share such as 0.1, or auto (the validation
     # split that a folder or a list has, or else a tenth, at most 2,048)
     validation: int | float | str = "auto"
-    workers: int = -1  # processes that decode; -1 = one a processor, up to 8; 0 = this one
-    timeout: float = 600.0  # seconds without an image after which new workers replace the old
+    # processes that decode images; -1 = one per processor, at most 8; 0 = the main process
+    workers: int = -1
+    timeout: float = 600.0  # seconds without a batch after which new workers replace the old ones
     compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
@@ -116,7 +118,9 @@ class DataConfig:
     def _check_captions(self) -> None:
         made = self.name in EMBEDDED or is_own(self.name)
         if made:
-            raise ValueError(f"captions: {self.name} has its own or none; leave it out")
+            raise ValueError(
+                f"captions: {self.name} has captions of its own or none; leave this key out"
+            )
         if self.captions == FROM_CLASSES or self.list or self.name.startswith(PAIRS):
             return
         raise ValueError(
@@ -206,7 +210,7 @@ class Reading(NamedTuple):
 
     @property
     def room(self) -> float:
-        """Bytes that a split in memory may have."""
+        """The largest size, in bytes, of a split that is held in memory."""
         return self.memory * 2**30
 
     @property
@@ -256,7 +260,9 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
 
 
 def _with_texts(source: Arrays | Stream, dataset: Any, place: Tensor) -> Arrays | Stream:
-    """The source with the captions of a list, if it has them; `place` [n] in the data set."""
+    """The source with the captions of a list, if there are any. `place` [n]: the images' places in
+    the data set.
+    """
     if captions := getattr(dataset, "captions", None):
         source.with_captions(Told([captions[i] for i in place.tolist()]))
     return source
@@ -282,7 +288,7 @@ def _seen(facts: Facts) -> str:
 
 
 def _held_out(dataset: Any, train: Any, split: str, reading: Reading) -> int:
-    """The number of images held out of train; a number in the config is that number."""
+    """The number of images held out of train. If the config names a number, it is returned."""
     if isinstance(dataset, Pictures):
         return len(dataset.part("val", reading.validation))
     if split == "test" and float(reading.validation if reading.validation != "auto" else 0) >= 1:

@@ -77,8 +77,8 @@ class Folder(Dataset[tuple[bytes, int]]):
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Split -> its folder in ROOT, if ROOT has a train folder; else {}. Without a test folder, that
-    of val is the test split. `UserError` if two folders have names of one split.
+    """Split -> its folder in ROOT, if ROOT has a train folder; else {}. Without a test folder, the
+    val folder is the test split. `UserError` if two folders name the same split.
     """
     left_out: dict[str, list[str]] = defaultdict(list)
     entries = [e for e in _entries(root, left_out) if not e.name.startswith(".")]
@@ -107,8 +107,9 @@ def split_folders(root: Path) -> dict[str, Path]:
         return {}
     if others:
         say_once(
-            f"data.root: {printable(root)}: only its folders of splits are read, and not"
-            f" {len(others)} others beside them, such as '{printable(others[0], 60)}'"
+            f"data.root: {printable(root)}: only the folders of its splits are read;"
+            f" {len(others)} other folders or pictures are ignored, such as"
+            f" '{printable(others[0], 60)}'"
         )
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")

@@ -1,8 +1,9 @@
 """A grammar of captions of sprites: what is told, and in which words.
 
 A caption tells some factors of an image ("red triangle") and leaves out others. Synonyms, word
-order and the form of the sentence are drawn independently of the image, and no two values share a
-word. So a caption determines what it tells, and the wording carries no information. B = captions.
+order and the form of the sentence are drawn independently of the image. No two values share a word,
+except for colours: after the colour of a background comes the word "background". So a caption
+determines what it tells, and the wording carries no information.
 """
 
 import re
@@ -74,7 +75,7 @@ class Grammar:
                 self.words[factor] = TABLES[factor][count]
 
     def caption(self, told: Mapping[str, int], pick: Pick) -> str:
-        """A caption that tells these factors, with a wording by `pick`."""
+        """A caption that tells these factors, in the words that `pick` chooses."""
         word = {}
         for factor, value in told.items():
             synonyms = self.words[factor][value]
@@ -82,7 +83,7 @@ class Grammar:
         return in_words(word, pick)
 
     def wordings(self, told: Mapping[str, int]) -> Iterator[tuple[str, float]]:
-        """Every caption that tells these factors with its probability; a text may come twice."""
+        """Every caption that tells these factors, and its probability. A text may occur twice."""
         path: list[tuple[int, int]] = []  # (choice, choices) of each pick
         while True:
             number = iter(range(10**6))

@@ -1,4 +1,4 @@
-"""Pictures with captions in a Hugging Face set: on the disk, or already in its cache."""
+"""Hugging Face sets of pictures with captions that are on the disk or already in the cache."""
 
 import inspect
 import os
@@ -25,7 +25,7 @@ class HubPictures(Pictures):
 
     fingerprint: str  # Hugging Face's own digest of the tables
     parts: list[Any]  # a table for each split
-    starts: list[int]  # the number of its first picture
+    starts: list[int]  # the number of the first picture of each table
     column: str
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
@@ -49,8 +49,8 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
     """The set `name`, a folder below `root` or elsewhere on the disk, or a set in the cache `root`.
 
     Nothing is fetched and no code of the set is run. `captions`: a column of texts, or of lists of
-    texts. The pictures are the column of type Image; a column of `LABELS` with classes or numbers
-    is the label. Raises `UserError`.
+    texts. The pictures are the column of type Image. The label is a column that is named in
+    `LABELS` and holds classes, texts or whole numbers. Raises `UserError`.
     """
     tables, top = _tables(name, root)
     by_split: dict[str, list[str]] = {}
@@ -60,7 +60,8 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
             by_split.setdefault(split, []).append(given)
     if "train" not in by_split:
         raise UserError(
-            f"data.name: {printable(name)} has no train split, but {printable(', '.join(tables))}"
+            f"data.name: {printable(name)} has no train split; its splits are"
+            f" {printable(', '.join(tables))}"
         )
     parts = [tables[given] for names in by_split.values() for given in names]
     column, label = _columns(parts, captions, name)
@@ -85,7 +86,7 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
 
 
 def _tables(name: str, root: Path) -> tuple[dict[str, Any], Path]:
-    """The tables of a set by their splits, pictures not decoded, and the folder of its files."""
+    """The tables of a set by split, without decoded pictures, and the folder of its files."""
     import datasets
 
     top = next((path for path in (root / name, Path(name)) if path.is_dir()), None)
@@ -94,7 +95,8 @@ def _tables(name: str, root: Path) -> tuple[dict[str, Any], Path]:
         if not isinstance(held, dict):
             held = {"train": held}
     else:
-        if top is None and not REPOSITORY.fullmatch(name):  # others are names of file types
+        # a name without an owner would be read as a file type, such as csv
+        if top is None and not REPOSITORY.fullmatch(name):
             raise UserError(
                 f"data.name: there is no folder {printable(name)}, neither in {printable(root)} nor"
                 " here; name a folder, or OWNER/NAME of a set that was fetched before"
@@ -108,7 +110,9 @@ def _tables(name: str, root: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _columns(parts: list[Any], captions: str, name: str) -> tuple[str, str]:
-    """The column of pictures and, if there is one, that of labels; no picture is decoded."""
+    """The names of the picture column and of the label column ("" if there is none). The tables
+    are changed so that they do not decode pictures.
+    """
     import datasets
 
     features = parts[0].features
@@ -127,8 +131,8 @@ def _columns(parts: list[Any], captions: str, name: str) -> tuple[str, str]:
     pictures = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
     if len(pictures) != 1:
         raise UserError(
-            f"data.name: {printable(name)} has {len(pictures)} columns of pictures; a set of pairs"
-            " has one"
+            f"data.name: {printable(name)} has {len(pictures)} columns of pictures, but a set of"
+            " pairs must have one"
         )
     for number, part in enumerate(parts):
         if set(part.features) != set(features):

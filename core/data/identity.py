@@ -39,8 +39,8 @@ class Identity:
     - streamed from files: "labels" and "contents" (relative path and bytes of each file); if
       reading takes too long, "files" (path, size and time of change) instead of "contents";
     - streamed from an array, or from a set with its own digest: "content";
-    - otherwise, such as for embedded data, which are endless: "sample" and "sampled_labels", of
-      some images.
+    - otherwise, for example for embedded data, whose views are endless: "sample" and
+      "sampled_labels", which cover some images.
     """
 
     name: str  # data.name; `name` and `root` say where the data were found, not what they are
@@ -68,8 +68,8 @@ class Identity:
 
     @cached_property
     def population(self) -> str:
-        """SHA-256 in hex that two splits share if their numbers are comparable: the fingerprint,
-        without the seed for data that are drawn from a seed.
+        """SHA-256 in hex. Two splits with the same value give comparable numbers. It is the
+        fingerprint or, for data that are drawn from a seed, a hash without seed and digests.
         """
         if "seed" not in self.settings:
             return self.fingerprint

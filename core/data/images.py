@@ -205,7 +205,7 @@ def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
         low, high = column.min().item(), column.max().item()
         if not 0 <= low <= high < classes:
             raise UserError(
-                f"data.name: labels of {where} run from {low} to {high}, and its train split has"
+                f"data.name: labels of {where} run from {low} to {high}, but its train split has"
                 f" classes 0 to {classes - 1}"
             )
 
@@ -219,9 +219,9 @@ def table_of(images: Split) -> Tensor | None:
 def digests_of(images: Split) -> dict[str, str]:
     """The digests of a split that streams, without those of its files.
 
-    "labels" if they are known without decoding. For torchvision's stored arrays "content"; for
-    other sets without files "sample" (of 64 decoded images), "content" if Hugging Face has its own
-    digest, and "sampled_labels" instead of unknown "labels".
+    If labels are known without decoding, there is "labels". Torchvision's stored arrays have
+    "content". Other sets without files have "sample" (of 64 decoded images); "content" if Hugging
+    Face has its own digest; and "sampled_labels" if the labels are unknown.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

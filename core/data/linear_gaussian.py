@@ -122,7 +122,7 @@ class LinearGaussian(Source):
             yield Batch(tuple(clean + self.config.noise * e for e in noise), label, index, rng)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Exact log N(x; 0, Sigma) of images [B, 1, S, S], float64 [B], in nats an image."""
+        """Exact log N(x; 0, Sigma) of images [B, 1, S, S], float64 [B], in nats per image."""
         coefficients = x.flatten(1).double() @ self.patterns.to(x.device)
         eigenvalues = self.eigenvalues.to(x.device)
         return -0.5 * (
@@ -131,7 +131,7 @@ class LinearGaussian(Source):
 
     @property
     def entropy(self) -> float:
-        """h(X) = 1/2 sum_i log(2 pi e lambda_i), nats an image: the least D + R of any model."""
+        """h(X) = 1/2 sum_i log(2 pi e lambda_i), nats per image: the least D + R of any model."""
         return float(0.5 * (2 * math.pi * math.e * self.eigenvalues).log().sum())
 
 

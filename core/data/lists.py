@@ -35,10 +35,10 @@ class Listed(NamedTuple):
 
 
 def read_list(file: Path, labels: str, captions: str = "") -> Listed:
-    """The rows of a list. A table has a header: one column holds paths (`PATHS`, or else the first
-    one), perhaps one holds splits (`SPLITS`), and `labels` names those with labels, separated by
-    commas; "auto" takes a column of `LABELS`, "none" takes none. `captions` names a text column.
-    A .jsonl file has an object with the same keys in each line.
+    """The rows of a list. A table has a header. One column holds paths (one of `PATHS`, or else the
+    first column), and one may hold splits (one of `SPLITS`). `labels` names the columns with
+    labels, separated by commas; "auto" takes a column of `LABELS`, "none" takes none. `captions`
+    names a text column. A .jsonl file has an object with the same keys in each line.
 
     Raises `UserError` with the file, the line and what to do.
     """
@@ -85,7 +85,7 @@ def read_list(file: Path, labels: str, captions: str = "") -> Listed:
 def _text(file: Path) -> str:
     try:
         if not file.is_file():
-            raise UserError(f"data.list: {printable(file)} is no file; name a list of pictures")
+            raise UserError(f"data.list: {printable(file)} is not a file; name a list of pictures")
         if file.stat().st_size > LARGEST:
             raise UserError(f"data.list: {printable(file)} is too long for a list of pictures")
         return file.read_text("utf-8-sig")
@@ -145,7 +145,7 @@ def _objects(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
         except (ValueError, RecursionError):
             raise UserError(f"{where} is not JSON; write one object in each line") from None
         if not isinstance(held, dict) or not held:
-            raise UserError(f"{where} is no object with keys, such as a path and a caption")
+            raise UserError(f"{where} is not an object with keys, such as a path and a caption")
         head = head or list(held)
         if held.keys() != set(head):
             other = printable(sorted(held.keys() ^ set(head))[0], 60)
@@ -161,7 +161,7 @@ def checked_captions(
     texts: Sequence[str | Sequence[str]], name: str, where: str, unit: str
 ) -> None:
     """`UserError` if the captions of some pictures, in a column `name`, can not be used. A picture
-    has a caption or several; `unit` is a row, or what else holds one picture.
+    has one or several captions. `unit`: the word for what holds one picture, such as "row".
     """
     for number, held in enumerate(texts, 1):
         several = [held] if isinstance(held, str) else held

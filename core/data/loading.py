@@ -22,9 +22,9 @@ from core.errors import UserError
 class Resized(Dataset[tuple[Tensor, int, int]]):
     """A data set of (picture, label) as (uint8 [C, H, W], label, note), all images of one shape.
 
-    With `size`, the shorter side is resized to it and the centre is cut out; without, all images
-    must have one shape. With `grey`, images have one channel; without, images from files have
-    three, and other images as many as the first image.
+    With `size`, the shorter side is resized to it and the centre is cut out. Without `size`, all
+    images must have one shape. With `grey`, images have one channel. Without `grey`, images from
+    files have three channels, and other images have as many as the first image.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
 def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
     if tuple(image.shape) != shape:
         raise UserError(
-            f"data.size: image {index} is {list(image.shape)} and image 0 is {list(shape)}; set"
-            " data.size, so that all have one shape"
+            f"data.size: image {index} has the shape {list(image.shape)}, but image 0 has"
+            f" {list(shape)}; set data.size, so that all images have one shape"
         )
 
 

@@ -100,10 +100,12 @@ def open_pictures(
 ) -> Pictures:
     """The pictures below `root`, or those of a list.
 
-    ROOT/train, ROOT/test and ROOT/val are the splits, if there is ROOT/train (other names:
-    `core.data.folders.SPLIT_WORDS`); else, or without ROOT/test and ROOT/val, a tenth of all
-    pictures is the test split. The folders below are classes, unless there are pictures beside them
-    (then nothing is known of their classes), or `labels` is "none".
+    If there is ROOT/train, then ROOT/train, ROOT/test and ROOT/val are the splits (other names:
+    `core.data.folders.SPLIT_WORDS`), and the folders in a split are its classes. Without
+    ROOT/train, the folders in ROOT are classes if there are two or more and no pictures beside
+    them. Otherwise the pictures have no labels. `labels`: "folders" and "none" decide this instead.
+    Without ROOT/test and ROOT/val, a tenth of the training pictures, at most 10,000, is the test
+    split.
     """
     if listed:
         return _listed(root, listed, labels, captions)
@@ -121,7 +123,7 @@ def open_pictures(
     if labels == "folders" or labels == "auto" and _has_classes(tops["train"], bool(folders)):
         made, doubted = _by_class(root, tops), labels == "auto" and not folders
         said = f"{len(made):,} pictures in {len(made.classes)} classes"
-        said += " (if its folders are no classes, set data.labels=none)" if doubted else ""
+        said += " (if its folders are not classes, set data.labels=none)" if doubted else ""
     else:
         made = _without_classes(root, tops)
         said = f"{len(made):,} pictures without labels"
@@ -130,8 +132,8 @@ def open_pictures(
 
 
 def _has_classes(top: Path, divided: bool) -> bool:
-    """Whether the folders in `top` are classes: with ROOT/train any folder is one; without, at
-    least two folders and no picture beside them.
+    """Whether the folders in `top` are classes. With ROOT/train, any folder is a class. Without it,
+    there must be at least two folders, and no pictures beside them.
     """
     try:
         seen = [entry for entry in os.scandir(top) if not entry.name.startswith(".")]
@@ -153,7 +155,7 @@ def _by_class(root: Path, tops: dict[str, Path]) -> Pictures:
 
 
 def _without_classes(root: Path, tops: dict[str, Path]) -> Pictures:
-    """Every picture of each split."""
+    """The pictures of each split, without labels."""
     return _together(root, {name: _all(top) for name, top in tops.items()}, {})
 
 
@@ -181,7 +183,9 @@ def _all(top: Path) -> list[str]:
 
 
 def cut(pictures: Pictures, said: str) -> Pictures:
-    """The same with a test split, cut from train by a permutation with a fixed seed."""
+    """The same pictures with a test split. If it is missing, it is cut from train by a permutation
+    with a fixed seed.
+    """
     train = pictures.places["train"]
     if "test" not in pictures.places:
         if len(train) < 3:
@@ -192,7 +196,7 @@ def cut(pictures: Pictures, said: str) -> Pictures:
         order = KeyedRNG(0, 0).permutation("test split", len(train))
         pictures.places["test"] = train[order[:count].sort().values]
         pictures.places["train"] = train[order[count:].sort().values]
-        said += f"; there is no test split, so {count:,} of them are kept apart as one"
+        said += f"; there is no test split, so {count:,} of them become the test split"
     if said:
         say_once(said)
     return pictures

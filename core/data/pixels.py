@@ -1,7 +1,7 @@
 """A stored picture as an 8-bit tensor: transparency, orientation, bit depth, several frames.
 
-What was done to a picture is returned as a number, its *note*: the lower 8 bits are flags; the
-higher bits hold the largest value plus one of a 16-bit picture, else 0.
+What was done to a picture is returned as a number, its *note*. The lower 8 bits are flags. The
+higher bits hold the largest value of a 16-bit picture plus one; for other pictures they are 0.
 """
 
 import functools
@@ -40,7 +40,7 @@ LONGEST = 64
 
 
 class TooDeep(Exception):
-    """A value needs more bits than data.bits."""
+    """A value needs more bits than data.bits, or colour has 16 bits and data.bits is not 16."""
 
 
 @functools.cache

@@ -35,7 +35,8 @@ def plain_images(
 ) -> Plain:
     """The images that a command line names: a split of `data`, a folder of pictures, or an .npz.
 
-    `most` takes only the first images. `UserError` if there are none, or not of this shape.
+    With `most`, only so many images are read, from the first. `UserError` if there are none, or if
+    they do not have this shape.
     """
     path = Path(where).expanduser()
     if path.suffix == ".npz":
@@ -50,7 +51,7 @@ def plain_images(
         return Plain(len(files), _pictures(files, shape, block), "png")
     if where not in SPLITS:
         raise UserError(
-            f"'{where}': is no folder, no .npz and no split of the checkpoint's data"
+            f"'{where}' is not a folder, an .npz or a split of the checkpoint's data"
             f"{nearest(where, SPLITS)}"
         )
     source = open_source(data, where, seed, augmented=False)
@@ -64,7 +65,7 @@ def plain_images(
 
 
 def _eight_bits(view: Any, where: str) -> Images:
-    """Rendered images in [0, 1] are taken at the nearest of 256 levels, as likelihoods do."""
+    """Rendered images in [0, 1] are rounded to the nearest of 256 levels, as likelihoods do."""
     if view.is_floating_point():
         low, high = (edge.item() for edge in view.aminmax())
         if not 0 <= low <= high <= 1:

@@ -132,7 +132,9 @@ def _one_at_a_time(root: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
-    """A set under timm's own name; its test split is "test" or else "validation". Not decoded."""
+    """A set under timm's own name, not decoded. Its test split is "test" or else "validation"; for
+    torch/ sets it is "validation".
+    """
     from timm.data import ImageDataset, create_dataset
     from torchvision.datasets import DatasetFolder
 

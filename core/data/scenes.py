@@ -1,4 +1,5 @@
-"""Scenes: two sprites side by side with a caption, to test whether words are bound to their things.
+"""Scenes: two sprites side by side with a caption. They test whether an encoder binds attributes to
+the right objects.
 
 Each sprite has a shape and a colour; one is on the left, one on the right. A caption tells all
 four ("a red disc left of a blue cross"), so I(image; caption) = log M nats. An encoder that reads a
@@ -22,7 +23,7 @@ from core.data.sprites import SIDE, SpritesConfig, best_infonce, contents, cover
 from core.randomness import KeyedRNG
 from core.transfer import send
 
-PICKS = 8
+PICKS = 8  # random numbers that choose the words of a caption
 # what is exchanged in a false caption, as an order of the four words
 AS_IT_IS = (0, 1, 2, 3)
 SWAPS = {"colours": (0, 3, 2, 1), "shapes": (2, 1, 0, 3), "places": (2, 3, 0, 1)}
@@ -103,8 +104,9 @@ def caption(
     config: ScenesConfig,
     order: tuple[int, ...] = AS_IT_IS,
 ) -> str:
-    """A caption that tells both sprites, with words by numbers in [0, 1). In another `order` the
-    same words are exchanged: (left shape, left colour, right shape, right colour).
+    """A caption that tells both sprites. The numbers `drawn`, in [0, 1), choose its words. Another
+    `order` of the four words (left shape, left colour, right shape, right colour) makes a false
+    caption.
     """
     left = iter(drawn)
 
@@ -137,7 +139,7 @@ def render(content: Tensor, rng: KeyedRNG, config: ScenesConfig) -> Tensor:
     for column in (0, 1):
         shape, colour = content[:, 2 * column], content[:, 2 * column + 1]
         drawn = u[:, 6 * column : 6 * column + 6]
-        row = (drawn[:, 5] * 2).long()  # of two rows, nuisance
+        row = (drawn[:, 5] * 2).long()  # one of two rows, as nuisance
         place = torch.stack([shape, colour, torch.zeros_like(row), row], 1)
         place = torch.cat([place, torch.full_like(row, column)[:, None]], 1)
         cover = coverage(place, 2 * math.pi * drawn[:, 2], 2 * drawn[:, 3:5] - 1, cells)[:, None]

@@ -44,8 +44,8 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
     def __init__(self, images: Images, chosen: Tensor, share: float, notes: Noted | None = None):
         self.images, self.chosen, self.share, self.notes = images, chosen, share, notes
         self.allowed = int(share * len(chosen))
-        self.skipped: set[int] = set()  # the places that this process has met
-        self.read = torch.arange(len(chosen))  # the place whose image each place has
+        self.skipped: set[int] = set()  # places of undecodable images that this process has met
+        self.read = torch.arange(len(chosen))  # for each place, the place that is read instead
 
     def __len__(self) -> int:
         return len(self.chosen)

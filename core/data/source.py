@@ -28,7 +28,8 @@ class Truth:
     """Exact knowledge about the information that two views of an image share."""
 
     nats: float  # I(V1; V2)
-    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats
+    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats, where L
+    # is its InfoNCE loss
     best_infonce: Callable[[int], float]
 
 
@@ -67,7 +68,7 @@ class Source(ABC):
     text_truth: TextTruth | None = None  # the known information between an image and its caption
     rendered: ClassVar[bool] = False  # whether each view is a new rendering of the content
     augmentation: str = "none"  # what makes two views differ, in a word
-    waited: float = 0.0  # seconds in which a batch was asked for, and its images were not ready
+    waited: float = 0.0  # seconds in which training waited for images that were not ready
 
     @classmethod
     def check(cls, data: Any) -> None:
@@ -112,12 +113,14 @@ class Source(ABC):
         return (text for batch in self.batches(order, 0) for text in batch.text)
 
     def prompts(self) -> dict[str, list[list[str]]]:
-        """Factor -> for each of its values, sentences that tell this value alone; {} if unknown."""
+        """Factor -> for each of its values, sentences that state this value; {} if unknown. What
+        they state of other factors does not depend on the value.
+        """
         return {}
 
     def contrasts(self, label: Tensor, rng: KeyedRNG) -> dict[str, list[tuple[str, str] | None]]:
-        """For each kind of exchange, a true and a false caption of images with labels [n, F] in the
-        same words, or None where the false one would be true; {} if the set has none.
+        """Kind of exchange -> for each image with labels [n, F], a true and a false caption in the
+        same words, or None where the false caption would be true. {} if the set has no such kinds.
         """
         return {}
 

@@ -61,7 +61,8 @@ class SpritesConfig:
         if smallest < LEAST_RADIUS:
             raise ValueError(
                 f"{self.section}.sizes: {self.sizes} sizes on a grid of {self.grid} leave a sprite"
-                f" of {smallest:.1f} pixels; shapes are readable from {LEAST_RADIUS}"
+                f" a radius of {smallest:.1f} pixels, but shapes can be told apart only from"
+                f" {LEAST_RADIUS} pixels; use fewer sizes or a smaller grid"
             )
 
     @property
@@ -221,7 +222,7 @@ def best_infonce(negatives: int, combinations: int) -> float:
 
     The ideal critic finds the candidates with the anchor's content, but can not tell them apart.
     """
-    from scipy.stats import binom  # half a second, which training does not need
+    from scipy.stats import binom  # takes half a second, and training does not need it
 
     counts = binom(negatives, 1 / combinations)
     low, high = (int(counts.ppf(q)) for q in (1e-15, 1 - 1e-15))

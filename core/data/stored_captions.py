@@ -1,4 +1,4 @@
-"""Captions of stored images: a text of each image, or sentences made from the names of classes.
+"""Captions of stored images: texts of each image, or sentences made from the names of classes.
 
 n = images in the split, B = images of a batch, F = label columns.
 """
@@ -36,11 +36,13 @@ class StoredCaptions(ABC):
 
     @abstractmethod
     def some(self, most: int) -> Iterator[str]:
-        """At most that many captions, from which words are learned."""
+        """Captions from which a tokenizer learns its words: those of at most `most` images, or all
+        sentences that are made from classes.
+        """
 
     @abstractmethod
     def identity(self) -> str:
-        """What recognises these captions."""
+        """A text by which these captions are recognised."""
 
 
 class Told(StoredCaptions):

@@ -1,5 +1,5 @@
-"""Where a process that has fallen silent stands. It writes its Python stack when it is asked, even
-while it waits for a lock that nobody will free.
+"""Find where a silent process is stuck: a signal makes it write its Python stack, even while it
+waits for a lock that nobody will free.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ FRAME = re.compile(r'File "(.*)", line (\d+) in (.*)')
 
 @contextlib.contextmanager
 def answering(process: BaseProcess) -> Iterator[int]:
-    """Let a process that is forked inside write its stack to the yielded file when `ASK` comes.
-    The file lives as long as `process`. Linux only.
+    """A process that is forked within this context writes its stack to the yielded file descriptor
+    when it receives the signal `ASK`. The file lives as long as `process`. Linux only.
     """
     answer = os.memfd_create("stack")
     weakref.finalize(process, os.close, answer)

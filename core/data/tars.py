@@ -1,5 +1,5 @@
-"""Pictures with captions in WebDataset tars: an index of the members is read once, and a picture by
-its place in the file, so batches have any order, and nothing is unpacked.
+"""Pictures with captions in WebDataset tars. An index of the members is made once. Each picture is
+then read from its place in the tar, so batches can have any order, and nothing is unpacked.
 
 The members of a sample share the name before the first dot: `00012.jpg`, `00012.txt`, `00012.json`.
 """
@@ -23,7 +23,7 @@ from core.data.pixels import suffixes
 from core.errors import UserError
 
 CLASS = "cls"  # the member with the class of a sample
-MOST_BYTES = 4 * LONGEST_CAPTION  # of a member with text; UTF-8 has at most 4 bytes a character
+MOST_BYTES = 4 * LONGEST_CAPTION  # of a member with text; UTF-8 has at most 4 bytes per character
 MOST = 2**24  # members of all tars
 
 
@@ -58,7 +58,9 @@ def open_tars(root: Path, name: str, captions: str) -> Pictures:
     top = root / name if name and (root / name).is_dir() else root
     paths = sorted((str(path) for path in top.rglob("*.tar") if path.is_file()), key=natural)
     if not top.is_dir():
-        raise UserError(f"data.root: there is no folder {printable(top)}; name that of the tars")
+        raise UserError(
+            f"data.root: there is no folder {printable(top)}; name the folder of the tars"
+        )
     if not paths:
         raise UserError(
             f"data.root: {printable(top)} holds no *.tar files; a compressed tar has no random"
@@ -129,7 +131,7 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, Place]]]:
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or printable(error)
         raise UserError(
-            f"data.root: {printable(path)} is no whole, plain tar ({reason}); fetch or write it"
+            f"data.root: {printable(path)} is not a whole, plain tar ({reason}); fetch or write it"
             " again, or remove it"
         ) from None
     if members:
@@ -141,7 +143,7 @@ def _caption(captions: str, members: dict[str, Place], where: str) -> str:
         return _text(members[captions], where)
     if "json" not in members:
         raise UserError(
-            f"data.captions: {where} has no member '.{captions}' and no .json, but"
+            f"data.captions: {where} has no member '.{captions}' and no .json; its members are"
             f" {', '.join(f'.{end}' for end in sorted(members))}"
         )
     try:
@@ -157,7 +159,7 @@ def _caption(captions: str, members: dict[str, Place], where: str) -> str:
         ) from None
     except (ValueError, TypeError, RecursionError):
         raise UserError(
-            f"data.captions: {where}: its .json is no object with a text '{captions}'"
+            f"data.captions: {where}: its .json is not an object with a text '{captions}'"
         ) from None
     return text.strip()
 

@@ -98,7 +98,7 @@ class Parameters(NamedTuple):
     flip: Tensor  # bool [B]
     jitter: Tensor  # bool [B]
     order: Tensor  # int64 [B, 4], numbers of `colour`'s operations
-    strength: Tensor  # float [B, 4], one a colour operation
+    strength: Tensor  # float [B, 4], one per colour operation
     gray: Tensor  # bool [B]
     blur: Tensor  # bool [B]
     sigma: Tensor  # float [B]
@@ -119,7 +119,7 @@ def _uniform(images: int, rng: KeyedRNG) -> Tensor:
 def parameters(u: Tensor, height: int, width: int, policy: Policy) -> Parameters:
     """Parameters for images of H x W from uniform numbers [B, 36]."""
     shape, place, u = u.split([2 * ATTEMPTS, 2, 14], 1)
-    # names of one column each; the names of several columns follow
+    # these parameters need one uniform number each; those that need several follow
     rotation, flip, jittered, gray, blur, sigma, hue = u[:, :7].unbind(1)
     spread = torch.tensor([policy.brightness, policy.contrast, policy.saturation])
     factor = _between((1 - spread).clamp(min=0), 1 + spread, u[:, 7:10])
@@ -248,7 +248,7 @@ def leaves(values: Any) -> list[Tensor]:
 
 
 def prepare(drawn: Parameters, device: torch.device) -> Work:
-    """The operations on each image, on its device, which are copied there together."""
+    """The operations on each image, copied together to the device."""
     gray = torch.where(drawn.gray[:, None], torch.tensor(GRAY), torch.tensor(SAME))
     work = Work(
         drawn.angle,
@@ -264,9 +264,8 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
-    """Views; each step runs only on the images that it changes. They are sorted by `hue_turn`.
-
-    `known` is on the CPU, so reading which images these are does not wait for the device.
+    """Views. The images are sorted by `hue_turn`. Each step runs only on the images that it
+    changes. `known` is on the CPU, so finding these images does not wait for the device.
     """
     x = cut_out(image, work, policy)
     if policy.jitter:

@@ -1,9 +1,10 @@
 """Batches from worker processes. Workers that die or send nothing are reported; silent ones are
 first replaced.
 
-A worker is a fork of a process with other threads, so a lock that one of them held may stay locked
-in it for ever; and a disk may not answer. Workers only read images in the order of a sampler, so
-new ones make the same batches. The message about silent ones says where they stand.
+A worker can fall silent for two reasons. It is forked from a process with other threads, so a lock
+that one of them held during the fork stays locked in the worker for ever; or a disk does not
+answer. Workers only read images in the order of a sampler, so new ones make the same batches. The
+message about silent workers says where they are stuck.
 """
 
 import contextlib
@@ -44,8 +45,8 @@ class WorkersLost(UserError, RuntimeError):
 
 
 class Unread(Iterable[list[int]]):
-    """Lists of indices, which a loader takes ahead of its batches. A second loader gets those
-    whose batches have not come, then the others.
+    """Lists of indices that a loader takes before it returns their batches. A second loader first
+    gets the lists whose batches did not come, then the others.
     """
 
     def __init__(self, lists: Iterable[list[int]]):
@@ -58,17 +59,17 @@ class Unread(Iterable[list[int]]):
             yield indices
 
     def came(self) -> None:
-        """The batch of the first of them has come."""
+        """Call this when a batch has come, so that its list is not read again."""
         self._taken.popleft()
 
 
 def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any) -> Iterator[Any]:
     """Batches from a DataLoader. An error of a worker is raised here as one line.
 
-    After `timeout` seconds of waiting for a batch, new workers replace the old ones and make it and
-    those after it; after as many seconds again, `WorkersLost` is raised. A dead worker is noticed
-    within seconds. torch's global generator is not used. `options`: `batch_size` or
-    `batch_sampler`, and others of the DataLoader.
+    After `timeout` seconds without a batch, new workers replace the old ones and continue with this
+    batch. After another `timeout` seconds without a batch, `WorkersLost` is raised. A dead worker
+    is noticed within seconds. torch's global generator is not used. `options`: `batch_size` or
+    `batch_sampler`, and other options of the DataLoader.
     """
     workers = sensible(workers)
     if "batch_sampler" not in options:
@@ -114,12 +115,13 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
         raise lost from None
     finally:
         if isinstance(sys.exc_info()[1], WorkersLost):
-            _kill(batches)  # torch would wait for each of them, and Python at its end for ever
+            # torch would wait for each of them, and Python would wait for ever when it exits
+            _kill(batches)
         del batches  # end the workers now; a stored error would keep them alive
 
 
 def _next(batches: Iterator[Any], timeout: float) -> Any:
-    """The next batch, or None at the end. `TimeoutError` after so many seconds without one."""
+    """The next batch, or None at the end. `TimeoutError` after `timeout` seconds without one."""
     silent = 0.0
     while True:
         try:
@@ -136,22 +138,23 @@ def _next(batches: Iterator[Any], timeout: float) -> Any:
 def _silent(workers: int, timeout: float, stand: str) -> WorkersLost:
     return WorkersLost(
         f"data.timeout: no batch came from {workers} decoding workers in {timeout:g} s, nor from"
-        f" new ones in as many {stand}; check that the disk under data.root answers, or allow more"
-        " seconds"
+        f" new ones in the same time {stand}; check that the disk under data.root answers, or"
+        " allow more seconds"
     )
 
 
 def _places(batches: Iterator[Any]) -> str:
-    """Where the workers stand, in brackets; each place once."""
+    """Where the workers are stuck, in brackets; each place once."""
     workers = getattr(batches, "_workers", [])
     places = {worker.place() for worker in workers if isinstance(worker, _Forked)}
-    return f"({'; '.join(sorted(places)) or 'where is not known'})"
+    return f"({'; '.join(sorted(places)) or 'it is not known where they are stuck'})"
 
 
 def _kill(batches: Iterator[Any] | None) -> None:
-    """Kill the workers of an iterator: a stopped process does not hear anything else."""
+    """Kill the workers of an iterator: a stopped process reacts to no other signal."""
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None  # torch's: an error
+    # torch's handler raises an error
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
     try:
         for worker in getattr(batches, "_workers", []):
             worker.kill()
@@ -186,10 +189,11 @@ def sensible(workers: int) -> int:
 class _Forked(ForkProcess):
     """A forked worker that shares neither generators nor garbage with its parent.
 
-    torch seeds the global generators in a worker first of all, and would wait for ever if a thread
-    of the parent was drawing from one during the fork: the copy of its lock stays locked. And the
-    destructor of a parent's object that owns threads would abort the worker or wait for ever,
-    because a fork does not copy threads; so the worker never collects the parent's garbage.
+    In a worker, torch first seeds the global generators. If a thread of the parent was drawing from
+    one of them during the fork, the worker would wait for ever, because the copy of the generator's
+    lock stays locked. The worker also never collects the parent's garbage: the destructor of an
+    object that owns threads would abort the worker or wait for ever, because a fork does not copy
+    threads.
     """
 
     def start(self) -> None:
@@ -226,8 +230,8 @@ def _started(dataset: Split, workers: int, **options: Any) -> Iterator[Any]:
 
 
 def _prepare(worker: int) -> None:
-    """Let a worker die of a batch that it can not send: Python would only print a traceback and
-    drop it, so that this process would wait for it for ever.
+    """Make a worker end if it can not send a batch. Python would only print a traceback and drop
+    the batch, and the training process would wait for it for ever.
     """
     Queue._on_queue_feeder_error = staticmethod(_die)  # type: ignore[attr-defined]
 

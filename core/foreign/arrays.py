@@ -32,7 +32,7 @@ KINDS = {
     "mean": 2,  # of the posterior q(z|x), [n, L]
     "log_var": 2,  # log of its variances, [n, L]
     "z": 2,  # one draw from it, [n, L]
-    "distortion": 1,  # -log p(x|z), nats an image [n]
+    "distortion": 1,  # -log p(x|z), nats per image [n]
 }
 # arrays that belong to no split: the temperature of the codes' scores, the names of the label
 # columns, their numbers of classes, and a word for what makes two views differ
@@ -90,7 +90,7 @@ def _known(path: Path, names: list[str]) -> list[str]:
         if name not in allowed and name not in others:
             near = difflib.get_close_matches(name[:100], allowed, 1, 0.5)
             hint = f" (did you mean '{near[0]}'?)" if near else f"; {SAVE}, or {NETWORK}"
-            raise UserError(f"{path}: holds {shown(name)}, which is no array of features{hint}")
+            raise UserError(f"{path}: holds {shown(name)}, which is not an array of features{hint}")
     return [name for name in names if name in allowed]
 
 
@@ -121,12 +121,15 @@ def _of_safetensors(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is no whole safetensors file ({shown(str(error))})") from None
+        raise UserError(f"{path}: is not a whole safetensors file ({shown(str(error))})") from None
     for name, tensor in found.items():
         if name in TEXTS:
             raise UserError(f"{path}: {name} is text, which belongs to the metadata of safetensors")
         if tensor.ndim > ranks[name]:
-            raise UserError(f"{path}: {name} has shape {list(tensor.shape)}, which is one too many")
+            raise UserError(
+                f"{path}: {name} has shape {list(tensor.shape)}; give at most {ranks[name]}"
+                " dimensions"
+            )
     if "factors" in said:
         found["factors"] = said["factors"].split(",")[: FACTORS + 1]
     return found | {key: said[key] for key in ("augmentation",) if key in said}
@@ -164,7 +167,9 @@ def _labels(path: Path, name: str, values: Any) -> Tensor:
 
 
 def _check_shapes(path: Path, arrays: dict[str, Tensor]) -> None:
-    """Raise `UserError` if arrays of a split have different lengths or features other sizes."""
+    """Raise `UserError` if arrays that belong together have different lengths or dimensions, or if
+    one of a pair is missing.
+    """
     if not any(name.startswith(("x_", "mean_", *(f"{p}_" for p in PAIRED))) for name in arrays):
         raise UserError(f"{path}: holds no features; {SAVE}")
 
@@ -193,7 +198,9 @@ def _check_shapes(path: Path, arrays: dict[str, Tensor]) -> None:
 
 
 def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dict[str, int]:
-    """Label column -> number of classes: by `factors` and `classes`, or the largest label."""
+    """Label column -> number of classes. They come from `factors` and `classes` or, without these,
+    from the largest label.
+    """
     labels = [arrays[name] for name in arrays if name[:2] == "y_"]
     if not labels:
         return {}
@@ -210,7 +217,8 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
         )
     if (counts < most).any() or counts.max() > CLASSES:
         raise UserError(
-            f"{path}: classes {counts.tolist()} do not hold its labels up to {(most - 1).tolist()}"
+            f"{path}: classes {counts.tolist()} are too few for its labels, which go up to"
+            f" {(most - 1).tolist()}"
         )
     return dict(zip(names, counts.tolist(), strict=True))
 

@@ -19,9 +19,9 @@ SUFFIXES = (".npz", ".parquet")
 
 
 def write_npz(path: Path, frozen: Frozen, train_pairs: int, views: tuple[int, int]) -> Path:
-    """Everything that the probes read: features and labels of each split, and if there are any,
-    two views of each image (`train_pairs` of train), `views` (images, views) of test, codes and
-    posteriors.
+    """Everything that the probes read: features and labels of each split and, if there are any,
+    codes, posteriors and several views. `train_pairs`: how many images of train get two views.
+    `views`: how many images of test get several views, and how many views each gets.
     """
     arrays: dict[str, Any] = {}
     factors = tuple(frozen.source("test").factors.items())
@@ -61,7 +61,7 @@ def write_npz(path: Path, frozen: Frozen, train_pairs: int, views: tuple[int, in
 
 
 def write_parquet(path: Path, frozen: Frozen) -> Path:
-    """One row an image: split, place in the split, path if it is known, labels, feature."""
+    """One row per image: split, place in the split, path if it is known, labels, feature."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -85,8 +85,8 @@ def write_parquet(path: Path, frozen: Frozen) -> Path:
 
 
 def _labelled(frozen: Frozen) -> dict[str, tuple[Tensor, Tensor]]:
-    """Features and labels of train, val and test. Train and val are those of "trainval", which the
-    probes read: rendered data render each split afresh.
+    """Features and labels of train, val and test. Train and val are the two parts of "trainval",
+    because the probes read that split, and rendered data look different in each split.
     """
     both, test = frozen.features("trainval"), frozen.features("test")
     n = len(frozen.source("train"))

@@ -37,7 +37,7 @@ class EncoderConfig:
     # is filled with the mean
     crop_mode: str = "center"
     pool: str = ""  # avg | max | cls | cls+avg of the last map or tokens; "" = the network's own
-    weights: str = ""  # their digest
+    weights: str = ""  # digest of the weights
 
     def __post_init__(self) -> None:
         at_least(self, size=0, channels=1)

@@ -28,7 +28,7 @@ from core.run.checkpoint import Loaded
 
 LOADER, CARD = "load.py", "README.md"
 ONNX, PROGRAM = "model.onnx", "model.pt2"
-TOLERANCE = 1e-5  # of the largest feature: what an exported program may round differently
+TOLERANCE = 1e-5  # largest difference of an exported program, as a share of the largest feature
 PLAIN: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Identity)
 PLAIN += (nn.ReLU, nn.GELU, nn.ELU, nn.Flatten, nn.Unflatten)
 
@@ -109,7 +109,9 @@ def files(found: Loaded) -> Files:
 
 
 def write(folder: Path, content: Files) -> list[Path]:
-    """Write the files of an export, each atomically; config.json, which makes it one, last."""
+    """Write the files of an export, each atomically. config.json is the last one, because it marks
+    the folder as an export.
+    """
     texts = {LOADER: content.loader, CONFIG: json.dumps(content.facts, indent=1) + "\n"}
     packed = save({name: x.contiguous().clone() for name, x in content.tensors.items()})
     write_atomically(folder / WEIGHTS, lambda place: place.write_bytes(packed))
@@ -231,7 +233,7 @@ def _about(found: Loaded) -> str:
 
 
 def _facts(found: Loaded, name: str, dim: int, kind: str, stem: str) -> dict[str, Any]:
-    """The content of config.json: what timm reads, and what only we do."""
+    """The content of config.json: what timm reads, and what only this project reads."""
     channels, height, width = found.method.shape
     arguments: dict[str, Any] = {"in_chans": channels}
     if name.startswith(("vit", "deit", "swin")):

@@ -1,4 +1,5 @@
-"""A file of features as a `Frozen`: nothing is encoded. What needs a missing array is absent.
+"""A file of features as a `Frozen`: nothing is encoded. A number is absent if the file lacks an
+array that it needs.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """
@@ -26,7 +27,7 @@ from core.run import config
 from core.run.features import Features
 from core.run.provenance import versions
 
-HELD_OUT = 10  # without pairs of val, one pair of train in so many chooses the critic
+HELD_OUT = 10  # without pairs of val, one in ten pairs of train is used to choose the critic
 
 
 class FeatureFile(Frozen):
@@ -53,8 +54,8 @@ class FeatureFile(Frozen):
 
     @classmethod
     def read(cls, path: Path, overrides: list[str], **options: Any) -> "FeatureFile":
-        """The features of a file. Overrides `data.*` name the data: then the test rows must be
-        those of the test images, in order, and have their labels. Raises `UserError`.
+        """The features of a file. If overrides `data.*` name the data, the test rows must belong to
+        the test images, in the same order and with the same labels. Raises `UserError`.
         """
         return cls(path, arrays.read(path), overrides, **options)
 
@@ -173,7 +174,7 @@ class FeatureFile(Frozen):
 class Rows(Source):
     """A split of which only features are known."""
 
-    rendered = True  # there are no images in which copies could be looked for
+    rendered = True  # there are no images, so nobody can look for copies among them
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors
@@ -249,7 +250,7 @@ def _check_test_labels(path: Path, table: arrays.Table, source: Source) -> list[
     """Compare the labels of the file's test rows with those of the named data."""
     y = table.arrays.get("y_test")
     if y is None:
-        raise UserError(f"{path}: without y_test nobody can check that it is of these data")
+        raise UserError(f"{path}: without y_test, it can not be checked against the named data")
     sampler = eval_sampler(len(source), purpose="features")
     labels = torch.cat([batch.label.cpu() for batch in source.batches(sampler, 1)])
     if labels.shape != y.shape or not torch.equal(labels, y):

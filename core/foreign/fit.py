@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     tensors: dict[str, Tensor]  # the network's key -> its tensor in the file
     missing: list[str]  # the network's keys
     other_shapes: list[str]
-    surplus: list[str]  # keys of the file in parts of the network that the network does not have
+    surplus: list[str]  # keys of the file that the network lacks, in parts that it has
     dropped: list[str]  # other keys under the prefix: the head
     converted: bool = False  # by timm's own conversion of published files
 
@@ -84,13 +84,13 @@ def load(
         fits = [fit for fit in fits if fit.prefix == prefix]
     if not fits:
         raise UserError(
-            f"{path}: no key of it is one of {name}; its first keys are"
+            f"{path}: none of its keys is a key of {name}; its first keys are"
             f" {', '.join(map(repr, list(weights.tensors)[:3]))}{_suggested(name, weights, words)}"
         )
     fit = fits[0] if fits[0].whole else _converted(network, own, fits[0], weights.tensors)
     if not fit.whole:
         near = _suggested(name, weights, words)
-        raise UserError(f"{path}: are not the weights of {name}; {_said(fit, own)}{near}")
+        raise UserError(f"{path}: does not hold the weights of {name}; {_said(fit, own)}{near}")
     ready = {
         key: _in_precision(path, key, fit.tensors.get(key), value) for key, value in own.items()
     }
@@ -127,7 +127,7 @@ def candidates(network: nn.Module, own: dict[str, Tensor], tensors: dict[str, Te
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:
-    """With what the keys of timm's classifier start. It may lie inside of a part: "head.fc."."""
+    """The prefixes of the keys of timm's classifier, which may lie inside a part: "head.fc."."""
     named = (getattr(network, "default_cfg", None) or {}).get("classifier") or ()
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
 
@@ -228,5 +228,5 @@ def _suggested(name: str, weights: Weights, words: Words) -> str:
             continue
         network = _skeleton(other)
         if any(fit.whole for fit in candidates(network, network.state_dict(), weights.tensors)[:3]):
-            return f"; they fit {words.network}{other}{words.remedy}"
+            return f"; the file fits {words.network}{other}{words.remedy}"
     return words.remedy

@@ -12,7 +12,7 @@ from core.run.folder import home_expanded
 
 WORDS = fit.Words(
     network="model.backbone=",
-    others="and are not used",
+    others="they are not used",
     remedy="; model.backbone, model.stem, model.patch and the channels of the data must be those of"
     " the file",
 )
@@ -21,11 +21,11 @@ WORDS = fit.Words(
 def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
-    A checkpoint or a run folder is read by `core.run.initial.start_from`. From any other weights
-    file, or from an exported folder, each backbone of the method gets the part that fits, as
-    `probe --weights` finds it (`core.foreign.fit`); all other weights stay as they are. Raises
-    `UserError` unless every key of the backbone is there with its shape. No code of the file is
-    run.
+    A checkpoint or a run folder is read by `core.run.initial.start_from`. For any other weights
+    file, or an exported folder, `core.foreign.fit` finds the part that fits a backbone, as for
+    `probe --weights`, and every backbone of the method gets it. All other weights stay as they are.
+    Raises `UserError` unless every key of the backbone is there with its shape. No code of the file
+    is run.
     """
     path = home_expanded(init, "init")
     if path.is_dir() and all((path / name).is_file() for name in (CONFIG, WEIGHTS)):
@@ -37,7 +37,7 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
         taken = _load(method, path, held)
     except UserError as error:
         raise UserError(f"init: {error}") from None
-    return f"init: {taken}; images reach it as (x - 0.5) / 0.5", held.digest
+    return f"init: {taken}; the network reads images as (x - 0.5) / 0.5", held.digest
 
 
 def _load(method: Method, path: Path, held: weights.Weights) -> str:
@@ -53,7 +53,7 @@ def _load(method: Method, path: Path, held: weights.Weights) -> str:
         remarks = fit.load(backbone.net, name, path, held, None, WORDS).remarks
     count = len(method.state_dict()) - sum(len(m.state_dict()) for m in backbones.values())
     said = f"{', '.join(backbones)} ({name}) from {path}: {'; '.join(remarks)}"
-    return f"{said}; {count} other weights new"
+    return f"{said}; {count} other weights are new"
 
 
 def _is_checkpoint(path: Path) -> bool:

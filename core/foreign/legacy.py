@@ -1,8 +1,8 @@
-"""A safe reader for files of `torch.save` before torch 1.6, which are pickles and no zip files.
+"""A safe reader for files of `torch.save` before torch 1.6, which are pickles, not zip files.
 
 MoCo's published checkpoints have this format: a magic number, a version, facts about the machine,
 a pickle of the values, a pickle of storage names, then the numbers of each storage. Nothing in it
-is called or imported (see `core.run.archive`), and no size is trusted before the file has so many
+is called or imported (see `core.run.archive`), and no size is trusted unless the file has that many
 bytes.
 """
 

@@ -57,10 +57,10 @@ def architecture(name: str) -> str:
 def from_timm(
     name: str, path: Path | None, prefix: str | None, size: int, channels: int, **more: Any
 ) -> Network:
-    """timm's network of that name, with the weights of a file, or random ones for None.
+    """timm's network of that name, with the weights of a file, or with random weights for None.
 
-    `channels` of the data: if the weights do not fit a network for 3 channels, one for so many
-    channels is tried.
+    `channels`: those of the data. If the weights do not fit a network for 3 channels, a network for
+    this number of channels is tried.
     """
     import timm  # takes seconds
 
@@ -115,7 +115,9 @@ def from_folder(folder: Path) -> Network:
                     architecture(name), pretrained=False, num_classes=0, **extra
                 )
     except OverBudget as error:
-        raise UserError(f"{folder / CONFIG}: asks for {error}, more than its weights") from None
+        raise UserError(
+            f"{folder / CONFIG}: asks for a network of {error}, but its weights are smaller"
+        ) from None
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"{folder / CONFIG}: {str(error).splitlines()[0]}") from None
     loaded = fit.load(module, name, path, held, None)
@@ -180,7 +182,7 @@ def _resizing(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _per_channel(values: Any, channels: int) -> list[float]:
-    """One number a channel; their mean for another count of channels."""
+    """One number per channel; for another number of channels, their mean."""
     found = [float(value) for value in values]
     return found if len(found) in (1, channels) else [sum(found) / len(found)]
 
@@ -194,7 +196,7 @@ def _facts(path: Path) -> dict[str, Any]:
         if not isinstance(facts, dict) or "architecture" not in facts:
             raise ValueError("it names no architecture")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no config.json of a network ({error})") from None
+        raise UserError(f"{path}: is not the config.json of a network ({error})") from None
     return facts
 
 
@@ -215,7 +217,7 @@ def _arguments(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The arguments for timm: plain sizes, so that nothing is opened or fetched."""
     given = facts.get("model_args") or {}
     if not isinstance(given, dict):
-        raise UserError(f"{path}: its model_args are no mapping")
+        raise UserError(f"{path}: its model_args are not a mapping")
     given = {key: value for key, value in given.items() if key != "num_classes"}
     for key, value in given.items():
         parts = value if isinstance(value, list) else [value]

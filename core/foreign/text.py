@@ -1,11 +1,11 @@
 """A text encoder of Hugging Face from a local folder, as the text tower of CLIP.
 
-The folder holds config.json, model.safetensors and tokenizer.json. Nothing is fetched and no code
-of the folder is run: the architecture is one of those that `transformers` itself has, its sizes are
-plain values and are compared with the weights before memory is allocated, pickles are not read. A
-checkpoint keeps the facts, the weights and the tokenizer, so it does not need the folder.
+The folder holds config.json, model.safetensors and tokenizer.json. Nothing is fetched, no code of
+the folder is run, and pickles are not read. The architecture is one that `transformers` itself has.
+Its sizes are plain values, and are compared with the weights before memory is allocated.
+A checkpoint keeps the facts, the weights and the tokenizer, so it does not need the folder.
 
-B = texts, T = tokens of the longest, D = feature dimensions.
+B = texts, T = tokens of the longest text, D = feature dimensions.
 """
 
 import json
@@ -37,7 +37,7 @@ REFUSED: tuple[str, ...] = (
 REFUSED += ("architectures", "name_or_path", "transformers_version", "task_specific_params")
 REFUSED += ("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone")
 REFUSED += ("use_pretrained_backbone",)
-WORDS = fit.Words(network="model.text=", others="and are not used")
+WORDS = fit.Words(network="model.text=", others="they are not used")
 
 
 class HubText(nn.Module):
@@ -68,7 +68,7 @@ class HubTokenizer:
         try:
             self._library = Tokenizer.from_str(stored.decode())
         except Exception as error:  # the library raises plain exceptions
-            raise Malformed(f"it is no tokenizer.json ({shown(str(error))})") from None
+            raise Malformed(f"it is not a tokenizer.json ({shown(str(error))})") from None
         self._library.no_padding()
         self.pad = pad
         unknown = getattr(self._library.model, "unk_token", None)
@@ -91,8 +91,8 @@ class HubTokenizer:
 
 
 class Unread:
-    """Stands for the tokenizer of a resumed run until its checkpoint is read, so that the dry run
-    has captions: all of the full length.
+    """Replaces the tokenizer of a resumed run until its checkpoint is read. The dry run then gets
+    captions of the full length.
     """
 
     def ids(self, texts: Sequence[str], context: int) -> Ids:
@@ -111,7 +111,7 @@ def facts_of(folder: str) -> dict[str, Any]:
         if not (top / name).is_file():
             others = sorted(file.name for file in top.iterdir())[:8]
             raise UserError(
-                f"model.text: {top} holds no {name} (but {', '.join(others) or 'nothing'}); a"
+                f"model.text: {top} holds no {name} (it holds {', '.join(others) or 'nothing'}); a"
                 " folder of a Hugging Face encoder has config.json, model.safetensors and"
                 " tokenizer.json, and pickled weights are not read"
             )
@@ -162,7 +162,9 @@ def require(facts: Any) -> None:
     """ValueError if values from a config are not what `facts_of` returns."""
     keys = {"config": dict, "weights": int, "tokenizer": int}
     if not isinstance(facts, dict) or {k: type(v) for k, v in facts.items()} != keys:
-        raise ValueError(f"text_facts: must hold {', '.join(keys)}; it is written by `text`")
+        raise ValueError(
+            f"text_facts: must hold {', '.join(keys)}; the program writes it when model.text is set"
+        )
     strange = [key for key, value in facts["config"].items() if not _is_size(key, value)]
     if strange or not isinstance(facts["config"].get("model_type"), str):
         raise ValueError(f"text_facts: {shown((strange or ['model_type'])[0])} is not allowed")
@@ -194,11 +196,13 @@ def _network(facts: dict[str, Any], context: int) -> Any:
             found = MODEL_MAPPING[type(config)]  # other networks may fetch weights when built
             for network in found if isinstance(found, tuple) else (found,):
                 if getattr(network, "main_input_name", "") != "input_ids":
-                    raise ValueError("it is no text encoder")
+                    raise ValueError("it is not a text encoder")
             config._attn_implementation = "sdpa"
             made = AutoModel.from_config(config, trust_remote_code=False)
     except OverBudget as error:
-        raise UserError(f"model.text: its config asks for {error}, more than its weights") from None
+        raise UserError(
+            f"model.text: its config asks for a network of {error}, but its weights are smaller"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         said = shown(" ".join(str(error).split()))
         raise UserError(f"model.text: transformers can not build {shown(kind)} ({said})") from None
@@ -207,7 +211,7 @@ def _network(facts: dict[str, Any], context: int) -> Any:
     if getattr(made, "pooler", None) is not None:
         made.pooler = None  # its weights would get no gradient
     if not hasattr(made.config, "hidden_size"):
-        raise UserError(f"model.text: {shown(kind)} is no text encoder")
+        raise UserError(f"model.text: {shown(kind)} is not a text encoder")
     return made.float()
 
 

@@ -43,16 +43,19 @@ def read(path: Path) -> Weights:
         raise UserError(f"{path}: refused, because it holds {shown(str(error))}; {SAVE}") from None
     except archive.Broken as error:
         raise UserError(
-            f"{path}: is neither a whole file of torch.save nor of safetensors ({error}); plain"
+            f"{path}: is not a whole file of torch.save or safetensors ({error}); plain"
             f" pickles are refused, because reading them can run code; {SAVE}"
         ) from None
     except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({shown(str(error))})") from None
+        raise UserError(f"{path}: is not a whole safetensors file ({shown(str(error))})") from None
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{path}: can not be read ({reason})") from None
     if not found.tensors:
-        raise UserError(f"{path}: holds no tensors by name, such as a pickled network has; {SAVE}")
+        raise UserError(
+            f"{path}: holds no tensors by name; it may hold a pickled network, which is not read;"
+            f" {SAVE}"
+        )
     return found
 
 

@@ -3,10 +3,10 @@
     H(p) = -sum p log p,   D(p || q) = sum p log(p / q),   I(X; Y) = D(p(x, y) || p(x) p(y))
 
 Probabilities are along the last axis and sum to 1; a table of a joint distribution is [..., X, Y].
-All functions take leading axes, return nats by default and another unit with `base` (2: bits), and
-raise `ValueError` for values that are no probabilities. 0 log 0 is 0. Source of all formulas: Cover
-& Thomas, Elements of Information Theory, chapter 2. `core.information.from_samples` estimates from
-samples; `core.information.gaussians` has Gaussians.
+All functions accept leading axes, return nats by default and another unit with `base` (2: bits),
+and raise `ValueError` for values that are not probabilities. 0 log 0 is 0. Source of all formulas:
+Cover & Thomas, Elements of Information Theory, chapter 2. `core.information.from_samples` estimates
+these numbers from samples; `core.information.gaussians` has them for Gaussians.
 """
 
 import math
@@ -20,7 +20,7 @@ from core.information.units import in_base
 
 Array = NDArray[np.float64]
 
-SUM = 1e-6  # by which a sum may differ from 1: what probabilities in float32 need
+SUM = 1e-6  # largest distance of a sum from 1, so that probabilities in float32 are accepted
 
 
 def entropy(p: ArrayLike, base: float = math.e) -> Any:
@@ -63,8 +63,8 @@ def conditional_kl(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
     """D(p(y|x) || q(y|x)) = E_p(x) D(p(.|x) || q(.|x)), of joint tables [..., X, Y].
 
     Chain rule: D(p(x, y) || q(x, y)) = D(p(x) || q(x)) + D(p(y|x) || q(y|x)). So the divergence of
-    a marginal never exceeds that of the joint. A row that q gives no probability has no q(y|x);
-    the result is infinite if p gives it some.
+    a marginal never exceeds that of the joint. A row to which q gives no probability has no q(y|x);
+    the result is infinite if p gives a probability to this row.
     """
     p, q = _together(_probabilities(p, "p", 2), _probabilities(q, "q", 2))
     weight, other = p.sum(-1, keepdims=True), q.sum(-1, keepdims=True)
@@ -116,8 +116,9 @@ def conditional_mutual_information(joint: ArrayLike, base: float = math.e) -> An
 def jensen_shannon(p: ArrayLike, q: ArrayLike, weight: float = 0.5, base: float = math.e) -> Any:
     """JS(p, q) = w D(p || m) + (1 - w) D(q || m), m = w p + (1 - w) q (Lin 1991).
 
-    It is the information of one draw about the coin with P(p) = w that chose p or q, so it is at
-    most the entropy of that coin: log 2 for w = 1/2. `ValueError` if w is outside of (0, 1).
+    A coin chooses p with probability w, else q. The divergence is the information that one draw
+    from the chosen distribution gives about the coin, so it is at most the entropy of the coin:
+    log 2 for w = 1/2. `ValueError` if w is outside of (0, 1).
 
     >>> jensen_shannon([1, 0], [0, 1], base=2)
     1.0
@@ -182,7 +183,7 @@ def _mean_kl(weight: Array, p: Array, q: Array, axes: int) -> Any:
     """The sum of weight * p log(p / q) over the last axes, 0 where the weight is 0.
 
     p and q are conditional distributions. A product of two marginals would be 0 in floating point
-    for outcomes that are possible but very rare, and the result infinite.
+    for outcomes that are possible but very rare, and then the result would be infinite.
     """
     with np.errstate(invalid="ignore"):
         terms = np.where(weight > 0, weight * rel_entr(p, q), 0.0)

@@ -18,7 +18,8 @@ class Bracket(NamedTuple):
     distortion: float  # E d(x, y) of the code
     lower: float  # nats; lower <= R(distortion) <= upper
     upper: float  # I(X; Y) of the code
-    slope: float  # of a line below R that is within upper - lower of it at the distortion
+    # the slope of a line that lies below R and, at the distortion, at most upper - lower below it
+    slope: float
     conditional: Array  # p(y|x) of the code, [n, m]
     steps: int
 

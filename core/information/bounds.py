@@ -2,7 +2,7 @@
 
 A lower bound holds for a critic f that was fixed before the pairs were drawn. n = pairs, m =
 negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's value in training
-are no bounds and have no function here.
+are not bounds, so they have no function here.
 """
 
 import itertools
@@ -22,9 +22,9 @@ BLOCK = 512  # anchors whose scores are in memory at a time
 class Bound(NamedTuple):
     """The mean of `terms` [n] is the estimate; the spread of `influence` [n] gives its error.
 
-    The influence of a pair is its contribution as an anchor plus, if it is used, its contribution
-    as a candidate of other anchors (the first-order projection of a statistic whose anchors share
-    candidates).
+    The influence of a pair is its contribution as an anchor plus its contribution as a candidate of
+    other anchors, if it is one. (This is the first-order projection of a statistic whose anchors
+    share candidates.)
     """
 
     terms: Tensor
@@ -43,9 +43,9 @@ class Estimate(NamedTuple):
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    Resampling whole pairs would make duplicates that act as false negatives, and an interval that
-    can exclude the point estimate; the spread of the terms alone would ignore that anchors share
-    their candidates.
+    It is not a bootstrap: resampling whole pairs would make duplicates, which act as false
+    negatives, so the interval could exclude the point estimate. The spread of the terms alone would
+    ignore that anchors share their candidates.
     """
     spread = (terms if influence is None else influence).double()
     mean = terms.double().mean().item()
@@ -135,13 +135,14 @@ def nwj(scores: Scores) -> Bound:
 
 
 def unseen(scores: list[Scores]) -> float:
-    """The share of the mean E_p(x)p(y)[e^f] that a sample misses, if f = log p(y|x) / p(y), in
-    parts of pairs: the share of own pairs that score above every negative.
+    """The share of the mean E_p(x)p(y)[e^f] that a sample misses, if f = log p(y|x) / p(y). It is
+    estimated by the share of own pairs that score above every negative; `scores` are parts of the
+    pairs.
 
     For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. Where no
     negative lies above t, the sample mean lacks this part, and `nwj` is too high by it. At
-    I = 8 nats and 1,000 pairs of 100-dimensional Gaussians, it is 0.2, and without it 17 % of the
-    intervals (of 60 samples) lay above the truth.
+    I = 8 nats and 1,000 pairs of 100-dimensional Gaussians, it is 0.2. If it was ignored, 17 % of
+    the intervals (of 60 samples) lay above the truth.
     """
     most = max(part.largest() for part in scores)
     return torch.cat([part.own for part in scores]).gt(most).double().mean().item()
@@ -174,7 +175,7 @@ def anchor_objective(scores: Tensor, weight: float = 1.0) -> Tensor:
     M is the mean of e^f over the own pair and the negatives, M' over the negatives alone, w the
     weight of the class "no candidate belongs to x". The best f is log p(y|x) / p(y), without the
     free function of x that InfoNCE leaves, so its mean over pairs estimates I (InfoNCE-anchor, Ryu
-    et al. 2025). The mean of both directions.
+    et al. 2025). The objective is the mean of both directions.
     """
     n, start = scores.shape[-1], math.log(weight)
     own, parts = scores.diagonal(dim1=-2, dim2=-1), []
@@ -218,7 +219,7 @@ def dv(scores: Scores) -> Bound:
 
 def log_ratio(scores: Scores) -> Bound:
     """No bound: the mean score of the own pairs, which estimates I if the scores estimate
-    log p(y|x) / p(y) (`anchor_objective`). Too high where the critic is too sure.
+    log p(y|x) / p(y) (`anchor_objective`). It is too high if the critic is overconfident.
     """
     return Bound(scores.own, scores.own)
 

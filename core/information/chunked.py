@@ -21,19 +21,20 @@ from torch.autograd.function import once_differentiable
 from core.information import flash
 from core.matmul import matmul
 
-# Scores are stored in powers of two, exp(s) = exp2(s log2 e): exp2 is 4 times as fast on a CPU.
+# Scores are stored to base 2, as s log2 e, because exp(s) = exp2(s log2 e), and exp2 is 4 times as
+# fast on a CPU.
 LOG2E = 1 / math.log(2)
 
 # The largest numbers of queries, keys and scores of a chunk; on a CPU it fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
-# Up to this many scores (256 MiB in float32) are computed at once on devices where each operator
-# needs a launch.
+# Up to this many scores (256 MiB in float32) are computed in one piece on devices where each
+# operator needs a launch.
 AT_ONCE = 2**26
 DEVICES: tuple[str, ...] = ("cuda",)
 
 
 def at_once(x: Tensor, numbers: int) -> bool:
-    """Whether `numbers` scores on the device of x are computed at once."""
+    """Whether `numbers` scores on the device of x are computed in one piece."""
     return x.device.type in DEVICES and numbers <= AT_ONCE
 
 

@@ -29,7 +29,7 @@ class CollapseStatus(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """For a person; empty if the code is not collapsed."""
+        """The status in words; empty if the code is not collapsed."""
         if not self.collapsed:
             return ""
         units = f"{self.active_units} of {self.dimensions} units active"

@@ -26,7 +26,7 @@ LIMIT = 3e-4  # nats; the largest allowed effect of rounding on a loss
 DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU, chunks are faster
 
 WIDEST = 256  # most dimensions of the kernel
-# queries of one block of the kernel; blocks that fill a GPU; least keys of a part
+# queries of one block of the kernel; blocks that fill a GPU; smallest number of keys of a part
 ROWS, BLOCKS, LEAST = 128, 256, 512
 MOST = 2**23  # numbers of a chunk of keys in half precision, 16 MiB
 
@@ -61,8 +61,8 @@ def _warn_once(device: torch.device) -> None:
 
 
 def error(scale: float, n: int, d: int) -> float:
-    """How much rounding the keys moves the mean loss of N queries, in nats: three standard
-    deviations, for codes of unit length.
+    """The change of the mean loss of N queries that comes from rounding the keys, in nats: three
+    standard deviations, for codes of unit length.
 
     A coordinate's relative error is uniform, with a deviation e of at most eps / sqrt(12). So the
     error of a score, scale <q, k>, has the deviation e scale sqrt(sum_i q_i^2 k_i^2), which is

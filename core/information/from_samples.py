@@ -47,8 +47,8 @@ def plug_in_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> flo
 
 
 def miller_madow_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0; that says that nothing
-    was found, and is not hidden.
+    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0. This means that nothing
+    was found, and the value is returned as it is.
     """
     table = _table(x, y)
     n = table.sum()
@@ -60,8 +60,8 @@ def nearest_neighbour_information(
     x: ArrayLike, y: ArrayLike, neighbours: int = 3, seed: int = 0, base: float = math.e
 ) -> float:
     """I(X; Y) of two continuous columns x, y [n] by k nearest neighbours (Kraskov, Stoegbauer,
-    Grassberger 2004), as scikit-learn's `mutual_info_regression` has it: both columns are scaled to
-    deviation 1, noise of 1e-10 breaks ties (`seed`), and a negative estimate is set to 0.
+    Grassberger 2004). It is computed by scikit-learn's `mutual_info_regression`: both columns are
+    scaled to deviation 1, noise of 1e-10 breaks ties (`seed`), and a negative estimate is set to 0.
 
     For several columns see `probes.estimate`. `ValueError` for fewer than `neighbours` + 2 samples.
     """

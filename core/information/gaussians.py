@@ -2,7 +2,7 @@
 
 d = dimensions. Covariances are symmetric and positive definite [d, d]; a variance alone is the case
 d = 1. All functions return nats by default, another unit with `base`, and raise `ValueError` for a
-matrix that is no covariance. Source: Cover & Thomas, chapter 8.
+matrix that is not a covariance. Source: Cover & Thomas, chapter 8.
 """
 
 import math
@@ -60,7 +60,7 @@ def gaussian_information(covariance: ArrayLike, first: int, base: float = math.e
 
         1/2 log( det S_x det S_y / det S )
 
-    `ValueError` if `first` does not leave one dimension for either.
+    `ValueError` unless X and Y both have at least one dimension.
 
     >>> import math
     >>> round(gaussian_information([[1, 0.6], [0.6, 1]], 1), 4) == round(-0.5 * math.log(0.64), 4)

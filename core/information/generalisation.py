@@ -26,7 +26,8 @@ def binary_kl(q: float, p: float) -> float:
 
 
 def kl_upper(q: float, budget: float) -> float:
-    """The largest p >= q with binary_kl(q, p) <= budget, or 1 if there is none below.
+    """The largest p >= q with binary_kl(q, p) <= budget, or 1 if every p from q to just below 1
+    satisfies this.
 
     >>> round(kl_upper(0.0, 0.1), 4) == round(1 - math.exp(-0.1), 4)
     True
@@ -62,8 +63,9 @@ def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
 
         kl( error of Q on the images || error of Q ) <= (KL(Q || P) + log(2 sqrt(n) / delta)) / n
 
-    Q is a distribution over classifiers; its error is that of one drawn for each image. The prior P
-    must not depend on the n images. Returns the largest error that this allows.
+    Q is a distribution over classifiers. Its error is the expected error of a classifier that is
+    drawn from Q for each image. The prior P must not depend on the n images. Returns the largest
+    error of Q that this allows.
     """
     _require(n, delta)
     if not divergence >= 0:
@@ -72,8 +74,9 @@ def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
 
 
 def occam(error: float, length: float, n: int, delta: float) -> float:
-    """For one classifier whose description in a prefix code, fixed before the images were seen, has
-    `length` nats: with probability 1 - delta, for all classifiers at once,
+    """A limit of the error of a classifier whose description has `length` nats in a prefix code.
+    The code must be fixed before the images are seen. With probability 1 - delta, this holds for
+    all classifiers at once:
 
         kl( error on the n images || error ) <= ( length + log(1 / delta) ) / n
 
@@ -86,9 +89,9 @@ def occam(error: float, length: float, n: int, delta: float) -> float:
 
 
 def expected_gap(information: float, n: int) -> float:
-    """sqrt(I(S; W) / 2n): how far the error of weights W on new images can exceed that on their n
-    training images S at most, in expectation over S, for losses in [0, 1] (Xu & Raginsky 2017, with
-    sigma = 1/2). It is no certificate for one sample.
+    """sqrt(I(S; W) / 2n). In expectation over the n training images S, the error of weights W on
+    new images exceeds their error on S by at most this, for losses in [0, 1] (Xu & Raginsky 2017,
+    with sigma = 1/2). It is not a certificate for one sample.
     """
     if n < 1 or not information >= 0:
         raise ValueError(f"need n of 1 or more and information of 0 or more: {n}, {information}")
@@ -107,8 +110,8 @@ class Rice(NamedTuple):
 
 def rice_encode(values: ArrayLike) -> Rice:
     """Bits of whole numbers v: 4 bits of k, then for each v the number u = 2 |v| - (v > 0) as
-    u >> k zeros, a one, and the k lowest bits of u. k, from 0 to 15, gives the shortest code
-    (Rice 1979).
+    u >> k zeros, a one, and the k lowest bits of u. k is the number from 0 to 15 that gives the
+    shortest code (Rice 1979).
 
     >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
     [0, -1, 5]

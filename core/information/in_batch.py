@@ -4,7 +4,7 @@
 
 A tile of scores serves its rows and, transposed, its columns. A first pass over the tiles gives the
 sums; a second pass computes each tile again and adds to the gradients of both sides. On a GPU, up
-to `core.information.chunked.AT_ONCE` scores are computed at once and kept.
+to `core.information.chunked.AT_ONCE` scores are computed in one piece and kept.
 
 B = pairs on this process, W = processes, D = dimensions. V = 2 if both views are rows and columns
 (NT-Xent), V = 1 if rows are one view and columns the other (CLIP). Rows are [V, B, D], columns
@@ -66,7 +66,9 @@ class Blocks(NamedTuple):
 
 
 def cut(layout: Layout, size: int) -> Blocks:
-    """Blocks of at most `size` rows or columns. Own pairs have equal blocks as rows and columns."""
+    """Blocks of at most `size` rows or columns. This process's own pairs are cut into the same
+    blocks as rows and as columns.
+    """
     size = size // layout.views
     rows = list(slices(layout.pairs, size))
     parts = (

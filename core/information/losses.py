@@ -28,7 +28,9 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss in float32 or wider, outside of autocast: bf16 has only three digits."""
+    """Run a loss outside of autocast, because bf16 has only three digits. The loss itself converts
+    its arguments to float32 or wider.
+    """
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -48,7 +50,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     first, second [B, D]: the projections of the two views of the same images, of any length (they
     are normalised here). Returns a scalar with gradients to both. With several processes, the
     candidates are those of the global batch. Scores are float32 or wider, even under autocast.
-    log(2N - 1) - L is no bound on mutual information (see `infonce`). `ValueError` for invalid
+    log(2N - 1) - L is not a bound on mutual information (see `infonce`). `ValueError` for invalid
     shapes or temperatures.
 
     >>> import torch
@@ -91,7 +93,9 @@ def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
     """Both with unit length. `ValueError` if they are not pairs, or for a bad temperature."""
     if first.ndim != 2 or first.shape != second.shape or not len(first):
         shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
-        raise ValueError(f"views of shapes {shapes}: give two of one shape [B, D], one row a pair")
+        raise ValueError(
+            f"views of shapes {shapes}: give two of one shape [B, D], with one row per pair"
+        )
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: must be above 0, got {temperature}")
     both = _Unit.apply(torch.cat([at_least_float32(first), at_least_float32(second)]))
@@ -123,7 +127,7 @@ def queue_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) ->
     """MoCo's loss (He et al. 2020): the own key against K queued negatives, K + 1 candidates.
 
     query, key [B, D]; queue [K, D] in any precision, without gradient; it may be overwritten before
-    the backward pass. Returns a scalar. In training, log(K + 1) - L is no bound: the queued keys
+    the backward pass. Returns a scalar. In training, log(K + 1) - L is not a bound: the queued keys
     come from older encoders, so they are not draws from the marginal distribution of the present
     key.
 
@@ -170,8 +174,9 @@ def nt_xent_and_in_batch(
     """NT-Xent (Chen et al. 2020): 2N views, each with 2N - 1 candidates (all but itself).
 
     first, second [B, D]; returns the loss and, without gradient, the one-sided in-batch loss with N
-    candidates. log N minus the latter is a valid lower bound for a critic that has not seen the
-    batch. (log(2N - 1) minus NT-Xent is not: the two views of an image are not independent.)
+    candidates. log N minus the one-sided loss is a valid lower bound for a critic that has not seen
+    the batch. (log(2N - 1) minus NT-Xent is not a bound: the two views of an image are not
+    independent.)
     """
     first, second = _tracked(first, second)
     here = torch.cat([first, second])

@@ -92,7 +92,7 @@ def multinomial_volume(outcomes: int) -> float:
 def two_part_length(fit: float, parameters: int, precision: float, span: float) -> float:
     """A two-part code: each parameter to a `precision` within a range of length `span`, then the
     data: -log p(x | rounded parameters) + k log(span / precision). `fit` must be that of the
-    rounded parameters. `ValueError` if the precision is not above 0, or above the range.
+    rounded parameters. `ValueError` if the precision is not above 0, or is larger than `span`.
     """
     if not 0 < precision <= span < math.inf:
         raise ValueError(f"precision: must be above 0 and at most {span}, got {precision}")
@@ -103,7 +103,7 @@ class Regression(NamedTuple):
     """Linear regression with Gaussian noise of unknown variance, fitted by least squares."""
 
     fit: float  # -log density at the best parameters
-    bic: float  # k + 1 parameters: the variance is one
+    bic: float  # k + 1 parameters, because the variance is also a parameter
     nml: float  # without a constant that all k share
     variance: float  # residual sum of squares / n
 

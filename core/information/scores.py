@@ -143,7 +143,7 @@ def against(
                     yield Tile(rows, slice(start + columns.start, start + columns.stop), scores)
             start += len(block)
         if start != count:
-            raise ValueError(f"negatives: {start} came, {count} were announced")
+            raise ValueError(f"negatives: got {start}, but `count` is {count}")
 
     return Scores(_own(query, key, scale), count, tiles, paired=False)
 

@@ -1,4 +1,4 @@
-"""SigLIP's loss: each pair of an image and a text is a question of its own, true or not.
+"""SigLIP's loss: each pair of an image and a text is classified as true or false by itself.
 
 N = pairs in the global batch, B = pairs on this process, D = dimensions. (Zhai et al. 2023.)
 """
@@ -65,7 +65,9 @@ class _Sigmoid(torch.autograd.Function):
 
 
 def _partners(scores: Tensor, row: int, column: int) -> Tensor:
-    """The scores of own pairs in a tile, whose first partner is column `row` of all columns."""
+    """The scores of own pairs in a tile. The partner of the tile's first row is column `row` of all
+    columns; the tile's first column is `column`.
+    """
     shift = row - column
     if abs(shift) >= max(scores.shape):
         return scores.new_empty(0)

@@ -30,14 +30,14 @@ def verdict(
 ) -> str:
     """The verdict on the last number of a sweep: what limits it, or "converged".
 
-    - nothing found: its interval holds zero.
-    - critic-limited: below zero, or far below `calibration`, its value at the last C on the split
-      that chose the critic.
+    - nothing found: its interval reaches down to zero or below, and its mean is above -0.05 nats.
+    - critic-limited: it is below zero, or far below `calibration`, the bound at the last C on the
+      split that was used to choose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
     - K-limited: still rising with log C.
-    - data-limited: still rising with the number of training pairs. `gain`: the value less that of
-      the same critics trained on half of the pairs.
+    - data-limited: still rising with the number of training pairs. `gain`: the value minus the
+      value of the same critics trained on half of the pairs.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
@@ -67,7 +67,7 @@ def verdict(
 
 
 def wants_data(value: float, gain: Estimate) -> bool:
-    """Whether twice the training pairs would add much: `gain`, what the second half of them
-    brought, is a notable share of the value and no chance.
+    """Whether twice the training pairs would add much: `gain`, which the second half of the pairs
+    added, is a notable share of the value and larger than chance.
     """
     return gain.mean > max(GAIN * value, 2 * gain.error)

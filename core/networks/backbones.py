@@ -52,7 +52,8 @@ class Backbone(nn.Module):
 
 
 class SmallNet(nn.Sequential):
-    """Four strided convolutions and a linear layer: thousands of 32x32 images a second on 2 cores.
+    """Four strided convolutions and a linear layer: thousands of 32x32 images per second on 2
+    cores.
 
     The last map is flattened and not averaged, so that features keep positions.
     """

@@ -352,9 +352,10 @@ def synchronised(module: nn.Module) -> bool:
 def in_groups(
     module: nn.Module, number: Tensor, count: int, in_turns: bool = False
 ) -> Iterator[None]:
-    """Inside, each of G = `count` groups of rows has its own batch statistics; `number` [B] is the
-    group of each row. `in_turns`: row r belongs to group r % G, which gradients require. At the end
-    the running statistics are updated as if each group had been a pass of its own.
+    """Within this context, each of G = `count` groups of rows has its own batch statistics;
+    `number` [B] is the group of each row. `in_turns`: row r belongs to group r % G, which gradients
+    require. At the end the running statistics are updated as if each group had been a pass of its
+    own.
     """
     parts = [part for part in module.modules() if isinstance(part, GroupedBatchNorm)]
     groups = Groups(number, count, in_turns, parts)

@@ -1,4 +1,5 @@
-"""Distributions of 8-bit values: 256 probabilities that sum to one, so -log P is exact bits.
+"""Distributions of 8-bit values: 256 probabilities that sum to one, so -log P is an exact code
+length.
 
 Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats per value. `from_uniform` takes the
 caller's uniform numbers, `sample` uses torch's global generator.
@@ -76,8 +77,9 @@ class LogisticMixture(DiscreteDistribution):
     """P(k) = sum_j w_j P_j(k), a mixture of discretised logistics for each colour value (Salimans
     et al. 2017). logits, loc and log_scale are [..., J].
 
-    PixelCNN++ shares the component among the colours of a pixel, and shifts green by red and blue
-    by both. Here values are independent given the parameters.
+    PixelCNN++ shares the component among the colours of a pixel. It also shifts the distribution of
+    green by the value of red, and that of blue by the values of red and green. Here values are
+    independent given the parameters.
     """
 
     def __init__(self, logits: Tensor, loc: Tensor, log_scale: Tensor):

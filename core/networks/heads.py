@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ProjectionHead(nn.Module):
     """Features [B, D] to codes [B, P] through one hidden layer.
 
-    SimCLR has batch norm after both linear maps, which then have no bias; MoCo v2 has none.
+    SimCLR has batch norm after both linear maps, which then have no bias; MoCo v2 has no batch
+    norm.
     """
 
     def __init__(self, features: int, hidden: int, codes: int, batch_norm: bool):

@@ -39,8 +39,8 @@ class Likelihood(nn.Module):
         gaussian          8-bit values with uniform noise, P = 1
         normal            real values, N(x; parameters, sigma^2), P = 1
 
-    logistic, gaussian and normal have one trained scale per channel, bounded away from zero;
-    `sigma` fixes the scale of normal.
+    logistic, gaussian and normal have one trained scale per channel; `sigma` fixes it. The scales
+    of logistic, logistic_mixture and gaussian are bounded away from zero, that of normal is not.
     """
 
     NAMES = ("bernoulli", "categorical", "logistic", "logistic_mixture", "gaussian", "normal")

@@ -1,6 +1,6 @@
 """The text tower: a causal transformer over tokens, as in CLIP (Radford et al. 2021).
 
-B = texts, T = tokens of the longest, W = width. A text is read at the place of its [END] token.
+B = texts, T = tokens of the longest text, W = width. A text is read at its [END] token.
 Attention looks back only, so what follows [END] changes nothing.
 """
 

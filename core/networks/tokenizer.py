@@ -15,7 +15,8 @@ from torch import Tensor
 
 from core.errors import shown
 
-# its threads would not survive the fork of a decoding worker; a batch takes milliseconds
+# Its threads would not survive the fork of a decoding worker. Without threads, a batch takes
+# milliseconds.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 KINDS = ("words", "bytes")
@@ -91,14 +92,14 @@ class Tokenizer:
         try:
             held = json.loads(stored.decode().rstrip() or "null")
         except (ValueError, RecursionError):
-            raise Malformed("it is no JSON text") from None
+            raise Malformed("it is not a JSON text") from None
         if not isinstance(held, dict) or set(held) != {"kind", "tokens", "merges"}:
             raise Malformed(f"it holds {shown(held)} instead of kind, tokens and merges")
         kind, tokens, merges = held["kind"], held["tokens"], held["merges"]
         if kind not in KINDS:
             raise Malformed(f"its kind is {shown(kind)}, not {' or '.join(KINDS)}")
         if not isinstance(tokens, list) or not all(isinstance(t, str) and t for t in tokens):
-            raise Malformed("its tokens are no list of texts")
+            raise Malformed("its tokens are not a list of texts")
         if len({*tokens, *SPECIAL}) < len(tokens) + len(SPECIAL):
             raise Malformed("two of its tokens are the same")
         if len(tokens) + len(SPECIAL) > vocabulary:
@@ -133,7 +134,7 @@ class Tokenizer:
 
 
 def _prepare(library: Any, kind: str) -> None:
-    """Small letters; words and marks apart, or bytes."""
+    """Make letters lower-case, then split a text into words and punctuation, or into bytes."""
     from tokenizers import normalizers, pre_tokenizers
 
     library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -153,4 +154,4 @@ def _require_merges(tokens: list[str], merges: Any) -> None:
         fits = fits and all(type(place) is int and 0 <= place < n for place in pair)
         fits = fits and tokens[pair[0]] + tokens[pair[1]] in known
     if not fits:
-        raise Malformed("its merges are no pairs of its tokens")
+        raise Malformed("its merges are not pairs of its tokens")

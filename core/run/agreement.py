@@ -1,4 +1,4 @@
-"""Agreement of all processes on whole numbers, without waiting for each other in a step.
+"""All processes agree on a few whole numbers, without waiting for each other during a step.
 
 W = processes.
 """
@@ -14,8 +14,8 @@ from core.distributed import world
 class Agreement:
     """The maxima over processes of a few whole numbers, which change from step to step.
 
-    With several processes, an answer is the one to the question of the step before: the reduction
-    runs during a step, so that no process waits. All processes get the same answers.
+    With several processes, an answer belongs to the question of the previous step: the reduction
+    runs during a step, so no process waits. All processes get the same answers.
     """
 
     def __init__(self, count: int, timeout: timedelta | None = None):

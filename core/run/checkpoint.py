@@ -3,8 +3,8 @@
 The file is torch's zip format, in which each record has a CRC-32, so flipped bits are detected.
 
 A checkpoint from a stranger runs no code. `core.run.archive` reads only tensors and plain values.
-The config is literal text; its method must lie in the project's rooms or in a package that the user
-trusts. Keys, shapes, types, sizes and values are checked before they are used.
+The config is literal text; its method must lie in the project's own packages or in one that the
+user trusts. Keys, shapes, types, sizes and values are checked before they are used.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from core.trust import package_of
 FORMAT = "twobounds/1"
 SPARE = 2**28  # bytes that building a method may use in addition to four times its weights
 LARGEST = 3 * 4096**2  # numbers of an image
-ID, TEXT_ID = re.compile(r"[A-Za-z0-9_-]{0,64}"), "an id of letters and digits"
+ID, TEXT_ID = re.compile(r"[A-Za-z0-9_-]{0,64}"), "an id of at most 64 letters, digits, _ and -"
 
 
 def _is_shape(value: Any) -> bool:
@@ -134,8 +134,8 @@ def snapshot(state: State) -> Snapshot | None:
 def write(path: Path, held: Snapshot, keep: int = 1) -> None:
     """Write a snapshot atomically: `path` always holds the whole new or the whole old checkpoint.
 
-    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight is not
-    finite, it raises `UserError` and changes no file.
+    The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight or a
+    number of the optimizer is not finite, it raises `UserError` and changes no file.
     """
     held.ready()
     entries = held.entries
@@ -171,7 +171,7 @@ def read(path: Path) -> Entries:
             f" ({shown(str(error))})"
         ) from None
     except archive.Broken as error:
-        raise Damaged(f"{path}: damaged or no checkpoint ({error}); {_advice(path)}") from None
+        raise Damaged(f"{path}: damaged or not a checkpoint ({error}); {_advice(path)}") from None
     except (OSError, MemoryError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{path}: can not be read ({reason})") from None
@@ -273,7 +273,7 @@ def load_method(
 ) -> Loaded:
     """The frozen method of a checkpoint file in eval mode, with its config, step and digest.
 
-    Its class must lie in the project's rooms or in a `trusted` package.
+    Its class must lie in the project's own packages or in a `trusted` one.
     """
     return method_of(Path(path), read(Path(path)), device, trusted)
 

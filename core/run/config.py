@@ -3,11 +3,12 @@
 import difflib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
@@ -22,7 +23,7 @@ from core.run.trainer_config import GRAPHS, TrainerConfig
 from core.run.wandb_config import WandbConfig
 from core.trust import package_of
 
-# paths, which may hold parts that only the environment knows
+# keys of paths, which may contain variables of the environment; these are kept as written
 PLACES = ("data.root", "folder", "init")
 
 
@@ -66,10 +67,15 @@ class RunConfig:
 SECTIONS = ("model", "data", "optim", "trainer", "wandb")
 NO_KEYS = ("written", "doubtful")  # fields that are not keys of a config
 KEYS = tuple(f.name for f in fields(RunConfig) if f.name not in NO_KEYS)
+# the keys of a config that are not sections
+_Top = make_dataclass(
+    "_Top",
+    [(f.name, f.type, f.default) for f in fields(RunConfig) if f.name in set(KEYS) - set(SECTIONS)],
+)
 
 
 class Wrong(Exception):
-    """A key and what is wrong with it; the caller adds who wrote it."""
+    """A key and what is wrong with it; the caller adds where it was written."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(f"{key}: {reason}" if key else reason)
@@ -106,14 +112,14 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     run = _read(values, pairs, origin, model, text)
     if trusted is None:
         trust(*filter(is_own, [run.data.name]))
-        if hasattr(run.model, "completed"):  # what the files that a user names say of a model
+        if hasattr(run.model, "completed"):  # facts from files that the user's config names
             run = replace(run, model=run.model.completed())
     return run
 
 
 def from_dict(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
     """A checked `RunConfig` from plain containers, as in a checkpoint. Texts are literal, and the
-    method lies in the project's rooms or in a `trusted` package.
+    method lies in the project's own packages or in a `trusted` one.
     """
     values = yaml_values.plain(values, origin)
     trust(*trusted)
@@ -146,9 +152,9 @@ def override(run: RunConfig, overrides: list[str], origin: str) -> RunConfig:
 def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> RunConfig:
     """A checked `RunConfig` from a file of unknown origin, such as a checkpoint.
 
-    Texts are literal, the method lies in the project's rooms or in a `trusted` package, nothing is
-    downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data when
-    they are opened, unless an override names them.
+    Texts are literal, the method lies in the project's own packages or in a `trusted` one, nothing
+    is downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data
+    when they are opened, unless an override names them.
     """
     run = from_dict(values, origin, trusted)
     data = replace(
@@ -198,7 +204,7 @@ def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise UserError(f"{shown(text)}: an override is key=value, such as optim.lr=0.3")
-    # short for the mode
+    # wandb=MODE is short for wandb.mode=MODE
     return "wandb.mode" if key.strip() == "wandb" else key.strip(), value
 
 
@@ -276,13 +282,11 @@ def _built(values: dict[str, Any], model: type) -> RunConfig:
     values = _sectioned(values)
     values = {k: {} if value is None and k in SECTIONS else value for k, value in values.items()}
     _refuse_unknown(values, RunConfig, model)
-    hints = get_type_hints(RunConfig)
-    sections = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    sections["model"] = model
-    built = {n: _checked(kind, values.get(n, {}), f"{n}.") for n, kind in sections.items()}
-    top = {key: value for key, value in values.items() if key not in sections}
-    try:  # `replace` checks again, now also what one section requires of another
-        return replace(_checked(RunConfig, top, ""), **built)
+    kinds = get_type_hints(RunConfig) | {"model": model}
+    built = {name: _checked(kinds[name], values.get(name, {}), f"{name}.") for name in SECTIONS}
+    top = _checked(_Top, {key: value for key, value in values.items() if key not in SECTIONS}, "")
+    try:
+        return RunConfig(**vars(top), **built)
     except ValueError as error:
         raise _wrong("", error) from None
 
@@ -303,14 +307,19 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 def _checked(kind: Any, values: Any, prefix: str) -> Any:
     """One section as its dataclass. OmegaConf checks types, and the dataclass checks ranges."""
-    structured, given = OmegaConf.structured(kind), for_omegaconf(values)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(structured, given))
+        return OmegaConf.to_object(OmegaConf.merge(_structured(kind), for_omegaconf(values)))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise Wrong(f"{prefix}{error.full_key or ''}".rstrip("."), reason) from None
     except (ValueError, OverflowError) as error:
         raise _wrong(prefix, error) from None
+
+
+@cache  # it takes milliseconds; `OmegaConf.merge` copies it
+def _structured(kind: Any) -> DictConfig:
+    made: DictConfig = OmegaConf.structured(kind)
+    return made
 
 
 def _wrong(prefix: str, error: Exception) -> Wrong:

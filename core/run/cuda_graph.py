@@ -42,7 +42,7 @@ class GraphedStep:
         if self.calls < WARM:
             return self._ordinary(batch)
         if batch.text:
-            raise ValueError("a recorded step can not read texts, which are no tensors")
+            raise ValueError("a recorded step can not read texts, which are not tensors")
         if self.calls == WARM:  # this step shows which random numbers are drawn
             self.tensors = [x.clone() for x in (*batch.views, batch.label, batch.index)]
             self.numbers = Numbers(batch.rng, self.device)
@@ -188,7 +188,7 @@ def attributes(method: nn.Module) -> Attributes:
 
 
 def assigned(before: Attributes, after: Attributes) -> Attributes:
-    """The tensors that a forward assigned to attributes which were None or absent, such as the keys
+    """The tensors that a forward assigned to attributes that were None or absent, such as the keys
     of a step. `UserError` for other changes: a replay would not repeat them.
     """
     changed = {

@@ -20,9 +20,9 @@ ONE_IMAGE = "Expected more than 1 value per channel"  # torch's batch norm for a
 def in_one_line(
     run: RunConfig, shape: tuple[int, int, int], world: int, what: str
 ) -> Iterator[None]:
-    """Inside, any error becomes a `UserError` that names the key to change, or the place of the
-    error. `what` is the failed action; `shape` is (C, H, W) of the images; `world` is the number of
-    processes.
+    """Within this context, any error becomes a `UserError` that names the key to change, or the
+    place of the error. `what` is the failed action; `shape` is (C, H, W) of the images; `world` is
+    the number of processes.
     """
     try:
         yield
@@ -47,18 +47,18 @@ def _explanation(
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return (
-            f"optim.batch_size: {what} with {size // world} images a process needs more memory than"
-            " there is; lower it, use a smaller model, or encode fewer images at a time with"
+            f"optim.batch_size: {what} with {size // world} images per process needs more memory"
+            " than there is; lower it, use a smaller model, or encode fewer images at a time with"
             f" optim.micro_batch (now {micro}) ({said})"
         )
     if ONE_IMAGE in str(error):
         of = f"micro batches of {micro}" if micro else f"{world} processes"
         return (
             f"optim.{'micro_batch' if micro else 'batch_size'}: batch norm needs 2 or more images"
-            f" at a time, but with {size // world} images a process in {of} a batch holds a single"
-            " one; choose another number"
+            f" at a time, but with {size // world} images per process in {of}, one batch holds a"
+            " single image; choose another number"
         )
-    own = "" if package_of(run.method) in ROOMS else f", or mend the code of {run.method}"
+    own = "" if package_of(run.method) in ROOMS else f", or correct the code of {run.method}"
     compiled = "trainer.compile, " if run.trainer.compile else ""
     return (
         f"model: {what} of {run.method} fails for images of {'x'.join(map(str, shape))}; change"

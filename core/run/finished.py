@@ -10,8 +10,9 @@ from core.run.resumable import hindrances
 
 
 def state_of(place: Path, run: config.RunConfig) -> str:
-    """What a folder holds of this run: "done" if last.ckpt is that of the last step, "at step N" if
-    it is earlier, "new" without a checkpoint, "another config" if it belongs to another run.
+    """The state of this run in a folder: "done" if last.ckpt is from the last step, "at step N" if
+    it is earlier, "new" without a checkpoint, "another config" if it belongs to another run, and
+    "started" if its files can not be read.
 
     The step's epoch is in metrics.jsonl, the number of epochs in the checkpoint's config.
     """

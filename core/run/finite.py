@@ -22,7 +22,7 @@ class FiniteLosses:
         self.checkpoint = checkpoint
         self.unseen: list[tuple[int, dict[str, Tensor]]] = []
         self.newest: dict[str, float] = {}
-        self.good = "none was seen"
+        self.good = "no finite metrics were seen before"
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
         """Add the metrics of a step, which may be on any device."""
@@ -46,13 +46,12 @@ class FiniteLosses:
             step, metrics = self.unseen[first - 1]
             values = {name: x.item() for name, x in metrics.items() if name != GRADIENT}
             said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self.good = f"step {step}: {said}"
+            self.good = f"the last finite metrics are those of step {step}: {said}"
         if bad:
             column = bad[0][1]
             raise UserError(
                 f"{WATCHED[names[column]]} is {watched[first, column].item()} at step"
-                f" {self.unseen[first][0]}; the last finite metrics are those of {self.good};"
-                f" {self._way_back()}"
+                f" {self.unseen[first][0]}; {self.good}; {self._way_back()}"
             )
         self.unseen.clear()
         self.newest = values

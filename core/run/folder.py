@@ -166,8 +166,8 @@ class RunFolder:
                 raise
 
     def close(self) -> None:
-        """Wait for a save that is not complete, and unlock the folder, for another run of this
-        process.
+        """Wait for an unfinished save, and unlock the folder, so that this process can start
+        another run in it.
         """
         try:
             self.saver.wait()
@@ -247,7 +247,7 @@ class RunFolder:
             return f"resuming {self.path} at step {state.step} from {path.name}{why}"
         if errors:
             raise checkpoint.Damaged(
-                f"{str(errors[0]).split(';')[0]}, as are those before it; to continue from"
+                f"{str(errors[0]).split(';')[0]}, and so are the earlier ones; to continue from"
                 f" best.ckpt or an epoch-N.ckpt, copy it to {self.last}"
             )
         return f"{self.path} holds no checkpoint yet: starting from the beginning"

@@ -18,8 +18,8 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
     If the file holds the weights of this method, with the same shapes, all are loaded (a queue
-    included). Else each backbone of the method is loaded from the first backbone of the file that
-    fits; other layers, such as projection heads, stay as they are. Raises `UserError` if no
+    included). Otherwise each backbone of the method is loaded from the first backbone of the file
+    that fits; other layers, such as projection heads, stay as they are. Raises `UserError` if no
     backbone fits. No code of the file is run, and its config is not used.
     """
     path = home_expanded(init, "init")
@@ -44,8 +44,8 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
         prefix = _load_backbone(path, weights, backbone)
         taken.append(f"{name} from {prefix}")
     rest = len(own) - sum(len(module.state_dict()) for module in backbones.values())
-    said = f"init: {', '.join(taken)} of {path} (step {entries['step']}); {rest} other weights new"
-    return said, entries.digest
+    said = f"init: {', '.join(taken)} of {path} (step {entries['step']})"
+    return f"{said}; {rest} other weights are new", entries.digest
 
 
 def _load_backbone(path: Path, weights: dict[str, Tensor], backbone: Backbone) -> str:

@@ -48,8 +48,8 @@ def methods() -> list[str]:
 
 
 def keys_of(kind: type, prefix: str = "", held: Any = None) -> list[Key]:
-    """The keys of a dataclass, with those of the sections in it. `held`: an instance that has the
-    defaults, if the dataclass above sets others.
+    """The keys of a dataclass, with those of the sections in it. `held`: an instance whose values
+    are the defaults, if the enclosing dataclass changes the defaults.
     """
     said, hints = meanings(kind), get_type_hints(kind)
     made: list[Key] = []

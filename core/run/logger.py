@@ -189,7 +189,7 @@ def attach(
 ) -> Logger:
     """The logger of the run that trained a checkpoint, for later measurements. `run`: its config
     with the user's overrides, such as other data; W&B keeps the config of the training. `entity`:
-    what the checkpoint names; only a user may choose it.
+    the entity that the checkpoint names. It is only mentioned, because only a user may choose it.
     """
     if entity and not run.wandb.entity and _mode(run.wandb.mode) != "disabled":
         _say(f"the checkpoint names the entity {shown(entity)}; to log there, add wandb.entity=…")
@@ -199,7 +199,7 @@ def attach(
 
 
 def data_name(run: config.RunConfig) -> str:
-    """The name of a run's data in a log: that of a folder is its last part."""
+    """The name of a run's data in a log; for a folder, the last part of its path."""
     name = run.data.name.replace("/", "-")
     return f"folder-{Path(run.data.root).resolve().name}" if name == "folder" else name
 

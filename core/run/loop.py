@@ -26,7 +26,8 @@ from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-STARVED = 0.25  # a share of the time
+# share of the time; if training waits longer than this for images, a message says so
+STARVED = 0.25
 
 
 class Due(NamedTuple):
@@ -46,7 +47,7 @@ def banner(training: Training, folder: RunFolder, logging: str) -> str:
         [
             f"{run.method.rpartition('.')[2]} with {trained:,} trained parameters",
             f"{fabric.world_size} x {fabric.device.type}, {run.trainer.precision}",
-            f"{n:,} images of {shape}, {run.optim.batch_size} a step",
+            f"{n:,} images of {shape}, {run.optim.batch_size} per step",
             f"{training.total:,} steps in {run.optim.epochs} epochs",
             f"folder {folder.path}",
             f"W&B {logging}",
@@ -214,9 +215,9 @@ class Loop:
         self.starved = share > STARVED
         if self.starved:
             self.progress.say(
-                f"the training waits for images {share:.0%} of the time: with more workers"
-                " (data.workers), a smaller copy of the pictures, or all images in memory"
-                " (data.memory) it is faster"
+                f"the training waits for images {share:.0%} of the time; it is faster with more"
+                " workers (data.workers), a smaller copy of the pictures, or all images in memory"
+                " (data.memory)"
             )
 
     def _write(self, values: dict[str, float]) -> None:

@@ -45,7 +45,9 @@ def load_moments(
     state = {}
     for number, values in held["state"].items():
         if not (type(number) is int and 0 <= number < len(parameters)):
-            raise UserError(f"{what} has moments of a parameter {shown(number)}, which is missing")
+            raise UserError(
+                f"{what} has moments of parameter {shown(number)}, which does not exist"
+            )
         which = f"{what}: parameter {number}"
         state[number] = _checked(which, values, parameters[number], name, step)
     optimizer.load_state_dict(shard_moments({"state": state, "param_groups": own}, optimizer))
@@ -65,7 +67,9 @@ def _check_groups(what: str, held: Any, own: list[dict[str, Any]]) -> None:
             elif key not in MACHINE and (
                 _plain(given) != _plain(value) or type(given) is not type(value)
             ):
-                raise UserError(f"{what}: {key} is {shown(given)}, in the config {shown(value)}")
+                raise UserError(
+                    f"{what}: {key} is {shown(given)}, but {shown(value)} in the config"
+                )
 
 
 def _plain(value: Any) -> Any:

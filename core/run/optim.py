@@ -43,7 +43,7 @@ class OptimConfig:
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs: {self.warmup_epochs:g} epochs are longer than the training, so the"
-                f" learning rate would only rise; set at most epochs, {self.epochs}"
+                f" learning rate would only rise; set at most {self.epochs} (optim.epochs)"
             )
         if self.micro_batch > self.batch_size:
             raise ValueError(

@@ -79,7 +79,8 @@ def _canvas(rows: list[Tensor], below: int) -> NDArray[np.uint8]:
 
 def _draw(path: Path, grid: Grid, picture: Image.Image, scale: int, below: int) -> None:
     """The picture with the names of a grid, by matplotlib."""
-    from matplotlib.figure import Figure  # here: it takes a part of a second
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: they take a part
+    from matplotlib.figure import Figure  # of a second
 
     height, width = grid[0].shape[2:]
     size = (picture.width / DPI + 1.6, picture.height / DPI + 0.9)
@@ -103,7 +104,9 @@ def _draw(path: Path, grid: Grid, picture: Image.Image, scale: int, below: int) 
             axes.text(*place, _drawable(text), ha="center", va="top", fontsize=6.5)
     if grid.title:
         axes.set_title(_drawable(grid.title, 90), fontsize=10, loc="left", weight="bold")
-    figure.savefig(path, format="png", dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # `savefig` draws twice
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, format="PNG", dpi=(DPI, DPI))
 
 
 def _drawable(text: str, most: int = LONGEST) -> str:

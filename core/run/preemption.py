@@ -33,8 +33,9 @@ class Preemption:
     """
 
     def __init__(self, timeout: timedelta | None = None, due: Callable[[], bool] | None = None):
-        """`timeout`: how long processes wait for each other, if there are several. `due`: asked
-        before every step, whether it is time to save; one process decides for all (`saves`).
+        """`timeout`: how long processes wait for each other, if there are several. `due` is called
+        before every step and says whether it is time to save. One process decides for all
+        (`saves`).
         """
         self.heard: signal.Signals | None = None
         self.saves = False  # whether it was time to save before the current step
@@ -71,8 +72,8 @@ class Preemption:
         """The batches, until any process has received a signal. All stop before the same step.
 
         `batches(n)`: all batches but the first n. A scheduler also signals decoding workers, which
-        then die. A single process stops at once; one of several starts new workers, because the
-        other processes take one more step.
+        then die. A run with one process stops at once. In a run with several, a process whose
+        workers died starts new ones, because the other processes take one more step.
         """
         taken, remaining = 0, iter(batches(0))
         while True:

@@ -1,4 +1,4 @@
-"""A profile of a few steps: a trace for a browser and a one-page account for a person."""
+"""A profile of a few steps: a trace for a browser, and one page of text with the times."""
 
 import time
 from pathlib import Path

@@ -71,7 +71,7 @@ class ProgressLine:
 
     @property
     def seconds(self) -> float:
-        """Since the start, above 0."""
+        """Seconds since the start; never 0."""
         return max(1e-9, time.monotonic() - self.started)
 
     @property

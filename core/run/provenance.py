@@ -16,7 +16,7 @@ LARGEST = 2**24  # bytes; no run writes a longer file
 
 def provenance(identity: Identity, init: str = "") -> dict[str, Any]:
     """The content of data.json: the identity of the training data, the versions and, if the run
-    started from a checkpoint, the sha256 of that file.
+    started from the weights of a file (`init`), the sha256 of that file.
     """
     made = {"data": identity.as_dict(), "versions": versions()}
     return made | ({"init": init} if init else {})
@@ -45,8 +45,8 @@ def versions() -> dict[str, str]:
 
 
 def changes(path: Path, identity: Identity, accept: bool) -> list[str]:
-    """The lines to print when a run is resumed: about data that differ from those in data.json
-    (`path`), and about versions. `UserError` if data have changed and that is not accepted.
+    """The lines to print when a run is resumed: how its data and versions differ from those in
+    data.json (`path`). `UserError` if the data have changed and `accept` is false.
     """
     if not path.is_file():
         return [f"{path}: missing, so the run's data can not be compared with those here"]

@@ -19,7 +19,9 @@ LONGER = "optim.epochs"  # a resumed run may train longer, which changes its sch
 def hindrances(
     held: dict[str, Any], wanted: dict[str, Any], resume: bool
 ) -> dict[str, tuple[Any, Any]]:
-    """The keys in which a wanted config differs from a held one, so that it can not continue it."""
+    """The keys that stop a run with the wanted config from continuing the held one, with the held
+    and the wanted value of each.
+    """
     found = differences(held, wanted)
     epochs = found.get(LONGER, (0, 0))
     if resume and all(type(count) is int for count in epochs) and epochs[1] > epochs[0]:

@@ -83,7 +83,7 @@ def prepare(
 
 
 def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
-    """Give a method that reads text captions of the training split."""
+    """If a method reads text, give it captions of the training split."""
     if not method.reads_text:
         return
     if not source.captioned:
@@ -96,8 +96,8 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
 
 @contextmanager
 def default_dtype(precision: str) -> Iterator[None]:
-    """Inside, torch's default dtype is float64 if the precision is. (Fabric does this only in
-    `forward`, but validation computes features outside of it.)
+    """Within this context, torch's default dtype is float64 if the precision is. (Fabric does this
+    only in `forward`, but validation computes features outside of it.)
     """
     before = torch.get_default_dtype()
     if precision.startswith("64"):
@@ -155,7 +155,9 @@ def be_deterministic() -> None:
 
 
 def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
-    """Fabric's option for the precision. (On a CPU, Fabric would replace 16-mixed.)"""
+    """Fabric's option for the precision. (On a CPU, Fabric would use another precision instead of
+    16-mixed.)
+    """
     no_gpu = trainer.accelerator == "cpu" or (
         trainer.accelerator == "auto" and not torch.accelerator.is_available()
     )
@@ -165,12 +167,14 @@ def _precision(trainer: config.TrainerConfig) -> dict[str, Any]:
 
 
 def _launch(fabric: Fabric, run: config.RunConfig) -> None:
-    """Start the processes, if their number agrees with torchrun's and divides the batch."""
+    """Start the processes. `UserError` if the batch can not be divided equally among them, or if
+    torchrun started another number.
+    """
     size, world = run.optim.batch_size, fabric.world_size
     if size % world:  # checked before any process is started
         raise UserError(
-            f"optim.batch_size: the global batch {size} does not divide among {world} processes;"
-            f" try {size // world * world or world}"
+            f"optim.batch_size: the global batch {size} can not be divided equally among {world}"
+            f" processes; try {size // world * world or world}"
         )
     fabric.launch()
     elastic = dist.is_torchelastic_launched()
@@ -250,8 +254,8 @@ def compiled_parts(method: Method) -> Iterator[nn.Module]:
 
 
 def compile_network(network: nn.Module, **options: Any) -> None:
-    """Like `network.compile(**options)`, which does nothing, without a word, if the network's
-    `forward` is torch's own, as in a subclass of nn.Sequential.
+    """Like `network.compile(**options)`, but it also works if the network's `forward` is torch's
+    own, as in a subclass of nn.Sequential; there, `network.compile` silently does nothing.
     """
     call = network._call_impl
 
@@ -259,8 +263,9 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     def called(*args: Any, **named: Any) -> Any:
         return call(*args, **named)
 
-    # The compiler keeps its graphs by code object, up to a small number, and the sizes that it has
-    # seen by the name of the code: sizes of another network would make this one's look variable.
+    # The compiler keeps a small number of graphs for each code object, and remembers sizes by the
+    # name of the code. If all networks had the same name, the sizes of another network would make
+    # the compiler believe that this network's sizes vary.
     name = f"network_{next(COMPILED)}"
     called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

@@ -2,8 +2,9 @@
 among processes.
 
 torch's `fully_shard` gathers a block of a backbone while it computes, and all other parameters for
-a step. In float32 results do not change. With bf16-mixed the blocks are gathered in bfloat16, half
-the bytes, so their batch norms have weights of 8 bits; gradients are summed in float32. A
+the whole step. In float32, results do not change. With bf16-mixed, the blocks are gathered in
+bfloat16, which halves the bytes and rounds the weights of their batch norms to 8 significant bits;
+gradients are summed in float32. A
 checkpoint holds whole tensors, so any number of processes can read it.
 """
 

@@ -23,9 +23,9 @@ class TrainerConfig:
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
     channels_last: bool = False  # memory format of convolutions, faster on a GPU
-    # true: on a GPU, two equal runs, or a resumed one, are equal bit for bit, with the same kind of
-    # card and the same torch. This costs speed; a CPU does not need it. (TF32 has torch's defaults:
-    # float32 convolutions use it, matrix products do not.)
+    # true: on a GPU, two runs of one config agree bit for bit, also if one was resumed, on the same
+    # kind of card with the same torch. This costs speed; a CPU does not need it. (TF32 has torch's
+    # defaults: float32 convolutions use it, matrix products do not.)
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt

@@ -155,8 +155,8 @@ class Validation:
 
     def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
         """The spread of features; agreement and spread of the codes of two views (or of normalised
-        features, without codes), in the words of the geometry probe: "codes/uniformity". A single
-        image has no spread.
+        features, without codes). Names are those of the geometry probe, such as "codes/uniformity".
+        A single image has no spread.
         """
         space, first, second = self._two_views(method, extent.pairs)
         found = {}
@@ -169,8 +169,8 @@ class Validation:
         return found
 
     def _two_views(self, method: Method, most: int) -> tuple[str, Tensor, Tensor]:
-        """The word "codes" (of a method without them "features"), and those of two views of `most`
-        images: unit rows, float32 [n, P] each, shuffled.
+        """The name "codes" (or "features" for a method without codes), and the codes (or features)
+        of two views of `most` images: unit rows, float32 [n, P] each, shuffled.
         """
         order = eval_sampler(
             len(self.pairs), self.run.seed, device=self.device, purpose="information", most=most
@@ -223,7 +223,7 @@ class Validation:
         was_training = method.training
         method.eval()
         names = [f"view {number + 1}" for number in range(len(batch.views))]
-        views = Grid([view[:10] for view in batch.views], names, title="Views of an image each")
+        views = Grid([view[:10] for view in batch.views], names, title="Each column: one image")
         made = {"views": views} | method.figures(batch)
         method.train(was_training)
         return made

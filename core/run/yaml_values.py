@@ -111,7 +111,7 @@ def plain(values: Any, origin: str) -> Any:
         if type(value) is int:
             if abs(value) > 2**64:
                 at = f"{place}: " if place else ""
-                raise UserError(f"{origin}: {at}{shown(value)} is out of every range")
+                raise UserError(f"{origin}: {at}{shown(value)} is too large for any key")
             return value
         if type(value) in (str, Literal):
             if len(value) > TEXT:

@@ -32,8 +32,8 @@ from probes.probe import Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 DELTA = 0.01
-SAMPLED = 0.1  # share of delta that pays for the drawn classifiers
-PRIORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # deviations of the prior; a union bound pays for five
+SAMPLED = 0.1  # share of delta for the estimate by drawn classifiers
+PRIORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # deviations of the prior, joined by a union bound
 SHARES = (0.0, 0.5, 1.0)  # of the way from the prior's centre to the probe of all images
 DRAWS = 4  # classifiers for each image in the reported error
 RANKS, STEPS = (2, 4, 8, 16, 32, 64, 128), (0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -57,7 +57,7 @@ class Posterior(NamedTuple):
 
 
 def gibbs_errors(x: Tensor, y: Tensor, posterior: Posterior, seed: int, draws: int) -> float:
-    """The share of wrong predictions if a classifier is drawn anew for every image and draw.
+    """The share of wrong predictions if a new classifier is drawn for each prediction.
 
     The logits of an image are independent Gaussians around those of the centre, with the variance
     deviation^2 (|x|^2 + 1), so no weights are drawn. All draws are independent.
@@ -80,7 +80,7 @@ def pac_bayes(
     Prior N(prior, s^2 I) for five s; posterior N(prior + t (own - prior), s^2 I), so KL(Q || P) =
     t^2 |own - prior|^2 / (2 s^2). `prior` must not depend on these images; `own` may. s is chosen
     with a union bound, and t freely, because PAC-Bayes holds for all posteriors at once. The error
-    of the chosen posterior is drawn afresh, and a Chernoff bound pays for the draws.
+    of the chosen posterior is estimated with new draws; a Chernoff bound covers this estimate.
     """
     for_draws, n = SAMPLED * delta, len(x)
     rest = (delta - for_draws) / len(PRIORS)
@@ -98,7 +98,7 @@ def pac_bayes(
 
 
 class Quantised(NamedTuple):
-    """A probe with whole numbers times a step as its weights."""
+    """A probe whose weights are integers times a step."""
 
     numbers: Tensor  # int64 [Y, r + 1]
     step: float
@@ -115,8 +115,8 @@ def occam(
 ) -> tuple[Quantised, int, float, float]:
     """A quantised probe, its rank, its error on these images and the bound on new images.
 
-    probes: for each r, a probe of the first r columns. Its length is that of a Golomb-Rice code of
-    all weights, which a decoder reads back, and log(number of ranks and steps).
+    probes: for each r, a probe of the first r columns. Its length in nats is that of a decodable
+    Golomb-Rice code of all weights, plus log(number of pairs of a rank and a step).
     """
     best: tuple[Quantised, int, float, float] | None = None
     options = nats(math.log2(len(RANKS) * len(STEPS)))
@@ -135,15 +135,15 @@ def occam(
 
 def certified(train: Features, test: Features, seed: int = 0, delta: float = DELTA) -> Numbers:
     """For every factor: two upper bounds on the error of linear probes on new images, each with
-    confidence 1 - delta, beside their errors on test; and "noisy", a bound on the mean error of a
-    probe that is trained with noise (`probes.labels.noisy`), which is no certificate.
+    confidence 1 - delta, and their errors on test. "noisy" is a bound on the mean error of a probe
+    that is trained with noise (`probes.labels.noisy`); it is not a certificate.
 
     A random half of train gives the scale of features, principal components, and the centre of the
-    prior. The other half, of n images, is what the bounds use; the probes themselves are fitted to
-    all of train. The bounds are about images drawn as these were, and they assume that the encoder
-    has not seen them: with an encoder that was trained on them, features of new images may differ.
+    prior. The bounds use the other half, of n images; the probes themselves are fitted to all of
+    train. The bounds hold for new images of the same distribution. They assume that the encoder
+    was not trained on these images: if it was, features of new images may be different.
     "vacuous": the bound is no better than always guessing the most frequent class. "expected_gap"
-    is sqrt(KL / 2n), how far the error can rise in expectation if KL(Q || P) is the mean one.
+    is sqrt(KL / 2n). If KL is the mean divergence, the mean error rises by at most this much.
 
     Raises `Unmeasurable` for fewer than 100 training images and for features that are not finite.
     """
@@ -189,7 +189,7 @@ def _entry(
     error: float, bound: float, test: float, guess: float, images: int, delta: float
 ) -> Numbers:
     """The part of a report of one bound; `guess` is the error of guessing the most frequent class,
-    `images` those of test.
+    `images` is the number of test images.
     """
     low, high = generalisation.error_interval(test, images, delta)
     found = {"error": error, "bound": bound, "test": test, "test_low": low, "test_high": high}
@@ -215,7 +215,7 @@ def _centre(x: Tensor, y: Tensor, classes: int) -> Centre:
 
 
 class CertifiedProbe(Probe):
-    """What the error on new images is at most, with 99 % confidence."""
+    """Upper bounds on the error on new images, with 99 % confidence."""
 
     name, on_request = "certified", True
     summary = "bounds on the error of linear probes on new images: PAC-Bayes, Occam in real bits"
@@ -265,7 +265,7 @@ class CertifiedProbe(Probe):
                     f"trained with noise {part['noise']:g}, {factor}: the weights hold at most"
                     f" {part['information']:.1f} nats about {numbers['images']:,} images, so the"
                     f" mean error on new ones is at most {100 * part['error']:.1f} + {rise:.1f} ="
-                    f" {100 * part['bound']:.1f} %, a bound in the mean over training sets and no"
+                    f" {100 * part['bound']:.1f} %, a bound on the mean over training sets, not a"
                     f" certificate; {_tested(part, share)}"
                 )
         return [*lines, "certificates assume an encoder that was not trained on these images"]

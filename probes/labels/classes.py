@@ -1,4 +1,4 @@
-"""Accuracy of each class, and which classes are taken for which, by the linear probe.
+"""Accuracy of each class, and which classes are confused, by the linear probe.
 
 n = images, D = feature dimensions, Y = classes.
 """

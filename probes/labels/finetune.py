@@ -39,8 +39,8 @@ class Classifier(nn.Module):
 def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
     """Top-1 on test after fine-tuning on `percent` % of the labels of train, balanced by class.
 
-    Views have the augmentation of the training, the learning rate follows half a cosine; the epoch
-    is chosen on val, test is read once. The frozen encoder itself does not change.
+    Views are augmented as in the training of the encoder, and the learning rate follows half a
+    cosine. The epoch is chosen on val; test is read once. The frozen encoder does not change.
     """
     source, val = frozen.source("train", augmented=True), frozen.source("val")
     sizes = list(source.factors.values())
@@ -116,7 +116,7 @@ def _top1(model: Classifier, source: Source, frozen: Frozen) -> list[float]:
 
 
 class FinetuneProbe(Probe):
-    """The encoder as the start of supervised training, as papers report it."""
+    """Supervised training that starts from the encoder, as papers report it."""
 
     name, on_request = "finetune", True
     summary = "the encoder trained on labels with a linear classifier: top-1 on test"

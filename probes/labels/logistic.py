@@ -16,7 +16,7 @@ from core.matmul import matmul
 Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
-FLOOR = 0.1  # nats; of a smaller objective, the tolerance is no smaller part
+FLOOR = 0.1  # nats; for a smaller objective, the tolerance is relative to this
 GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient of a finished fit; slope of the line search
 MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
 DENSE = 128  # parameters, up to which a step of Newton's method solves a dense system

@@ -21,7 +21,7 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 def balanced(y: Tensor, classes: int, percent: float, seed: int) -> Tensor:
-    """Places of `percent` % of n labelled images, as many of each class, int64 [k * classes].
+    """Places of `percent` % of n labelled images, equally many of each class, int64 [k * classes].
 
     k = percent n / (100 classes), rounded, at least 1; a class with fewer images gives all. This is
     the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are drawn by `seed`.
@@ -64,7 +64,7 @@ def low_shot(
 
 
 class LowShotProbe(Probe):
-    """Labels are few in practice: what the features give then."""
+    """What the features give if few images have labels."""
 
     name, on_request = "low_shot", True
     summary = "linear and kNN (k = 20) with 1 % and 10 % of the labels, balanced by class, 3 draws"

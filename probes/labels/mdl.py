@@ -47,10 +47,10 @@ def prequential(
         L = t_1 log Y  +  sum_j sum_(i in block j + 1) -log p(y_i | x_i; fitted to blocks 1 to j)
 
     Sender and receiver know all features. The labels of the first block are sent by the uniform
-    code; each further block by a linear probe fitted to the labels that were sent before, whose
-    penalty is chosen on these alone. So L is the length of a real code, and it counts what learning
-    the labels costs, too: the fewer labels a probe needs, the shorter (Blier & Ollivier 2018; Voita
-    & Titov 2020). L depends on the order of the images: mean and standard deviation over `orders`
+    code. Each further block is sent by a linear probe that is fitted to the labels sent before; its
+    penalty is chosen on these alone. So L is the length of a real code, and it includes the cost of
+    learning: it is shorter if a probe needs fewer labels (Blier & Ollivier 2018; Voita & Titov
+    2020). L depends on the order of the images: mean and standard deviation over `orders`
     permutations.
 
     "compression" is n log Y / L. "alone" is the NML code of the labels without features. The

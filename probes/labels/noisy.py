@@ -38,8 +38,8 @@ def descent(start: Tensor, drift: Drift, noise: float, rng: KeyedRNG,
         W_{t+1} = W_t - rate g(W_t) + noise e_t,   e_t ~ N(0, I)
 
     `drift(W)` gives g and the gradient g0 of the prior, which is the same descent with g0. By the
-    chain rule, the divergence of the whole path is the sum of rate^2 |g - g0|^2 / (2 noise^2) along
-    it, in the mean over paths; that of the last weights is at most as large. If g0 does not depend
+    chain rule, the divergence of the whole path is the mean over paths of the sum of rate^2
+    |g - g0|^2 / (2 noise^2); that of the last weights is at most as large. If g0 does not depend
     on S, then I(S; W) <= E KL (Negrea et al. 2019; the prior's gradient is that of other data).
     """
     weights, divergence = start, 0.0
@@ -60,8 +60,8 @@ def levels(
 ) -> list[Level]:
     """Probes trained from 0 with each level of noise, on both halves (x [n, D], y [n]).
 
-    S is the second half. The prior is the same descent on the first half alone, so its gradients
-    differ by those of S only. The scale of x must not depend on S.
+    S is the second half. The prior is the same descent on the first half alone, so the gradients of
+    both differ only by the part of S. The scale of x must not depend on S.
     """
     one, two, new = (_with_one(*part) for part in (first, second, test))
     start = torch.zeros(classes, one[0].shape[1])
@@ -85,7 +85,8 @@ def best(found: list[Level], n: int) -> tuple[Level, float]:
 
         error on S + sqrt( (I + log levels) / 2n )
 
-    The level is chosen on S, and the log of their number pays for that: the prior is their mixture.
+    The level is chosen on S. The term log levels accounts for this choice: the prior is the mixture
+    of the priors of all levels.
     """
 
     def bound(level: Level) -> float:
@@ -100,7 +101,7 @@ def _with_one(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Of the mean cross-entropy, [Y, D + 1]."""
+    """The gradient of the mean cross-entropy, [Y, D + 1]."""
     shares = F.softmax(x @ weights.T, 1)
     shares[torch.arange(len(y)), y] -= 1
     return shares.T @ x / len(x)

@@ -62,7 +62,7 @@ def rank(
     All in nats and summed over factors. The components are those of all training features: labels
     are not used for them. Each rule chooses the r with its least value; test chooses nothing.
     (Exact normalised maximum likelihood of a logistic regression has no known form that can be
-    computed; for what has one see `core.information.nml`.)
+    computed; `core.information.nml` has models with a known form.)
 
     Raises `Unmeasurable` for fewer than 40 training images, a single feature, features that are not
     finite, or if BIC has no finite value.

@@ -1,4 +1,4 @@
-"""What a reader of frozen features predicts for test images, and what that is worth in nats.
+"""Predictions of a reader (a classifier of frozen features) on test images, and their information.
 
 n, m = training and test images, Y = classes.
 """

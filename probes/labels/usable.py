@@ -40,14 +40,14 @@ def usable(train: Features, test: Features, seed: int = 0, epochs: int = 100) ->
     alone. Each value is an estimate of a lower bound on I(X; Y), up to the error of H(Y).
 
     The same readers are fitted to a random half of train, too. "gain" is what the other half
-    brought. For a loss that falls as 1/n, twice the images would bring half of it and any number of
-    images as much again, so
+    brought. If the loss falls as 1/n, twice as many images would bring half of the gain, and
+    infinitely many images would bring the whole gain once more, so
 
         extrapolated = value + gain,
 
-    an estimate and no bound. "limited": the gain is a notable share of the value and no chance, so
-    the number of images, not the reader, may be the limit. Raises `Unmeasurable` for fewer than 40
-    training images, and what the readers raise.
+    which is an estimate, not a bound. "limited": the gain is a notable share of the value and not
+    due to chance, so the number of images, not the reader, may be the limit. Raises `Unmeasurable`
+    for fewer than 40 training images, and what the readers raise.
     """
     n = len(train.x)
     if n < LEAST:
@@ -92,7 +92,7 @@ def _described(value: Estimate, gain: Estimate) -> Numbers:
 
 
 class UsableProbe(Probe):
-    """What readers of growing power can say about the labels, and whether images are the limit."""
+    """What readers of growing power gain about the labels, and whether more images would help."""
 
     name, on_request = "usable", True
     summary = "H(Y) - CE for linear, MLP and kNN readers, with intervals and an extrapolation in n"
@@ -127,7 +127,7 @@ class UsableProbe(Probe):
         for reader in READERS:
             part = numbers[reader]
             limit = (
-                f"the number of images is a limit: any number of them may give"
+                f"the number of images is a limit: infinitely many may give"
                 f" {part['extrapolated']:.3f} (extrapolated in 1/n, no bound)"
                 if part["limited"] > 0
                 else "more images would add little"

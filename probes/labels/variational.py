@@ -26,9 +26,10 @@ def variational(features: Features, seed: int = 0) -> list[float]:
 
     with w the weights of a linear probe, p = N(0, s^2) and q = N(w*, diag) (Hinton & van Camp 1993;
     Blier & Ollivier 2018). Bits back makes L the net length of a real code. w* is the most probable
-    w, and 1 / variance is the diagonal of its curvature (Laplace), so no variational optimisation
-    is needed; a better q would give a shorter code. s is the best of six, which costs log 6, and
-    the classes that occur cost log 2 each. The mean over q is that of 4 n drawn classifiers.
+    w, and 1 / variance is the diagonal of the curvature there (Laplace), so no variational
+    optimisation is needed; a better q would give a shorter code. s is the best of six, which costs
+    log 6. If a class does not occur, log 2 for each class says which ones do. The mean over q is
+    that of 4 n drawn classifiers.
     """
     mean, deviation = mean_and_deviation(features.x)
     x = standardised(features.x, mean, deviation)

@@ -1,4 +1,4 @@
-"""Sizes of images in the formats that everybody has, to be put beside a model's file.
+"""Sizes of images in common formats, for comparison with the file of a model.
 
 n = images, C H W = image shape.
 """
@@ -25,8 +25,8 @@ LONGEST = 16_000  # pixels of a side of a mosaic; WebP allows 16,383
 
 def baselines(images: Images) -> list[dict[str, Any]]:
     """{"name", "each", "mosaic"} of each format, in bytes: all images [n, C, H, W] one by one, and
-    as one mosaic, in which no image pays for a header. Images of only 0 and 255 are stored with one
-    bit a pixel where a format allows it, or with a byte where that is smaller.
+    as one mosaic, which has a single header. Images of only 0 and 255 are stored with one bit a
+    pixel if the format allows it, or with a byte if that is smaller.
     """
     binary = images.shape[1] == 1 and not ((images != 0) & (images != 255)).any()
     whole = mosaic(images)
@@ -47,7 +47,7 @@ def baselines(images: Images) -> list[dict[str, Any]]:
 
 
 def mosaic(images: Images) -> Images:
-    """All images in one picture [C, rows H, columns W], as square as may be; empty places are 0."""
+    """All images in one picture [C, rows H, columns W], nearly square; empty places are 0."""
     n, channels, height, width = images.shape
     columns = min(math.ceil(math.sqrt(n * height / width)), LONGEST // width)
     rows = -(-n // columns)
@@ -69,7 +69,7 @@ def saved(image: Images, binary: bool, form: str, **options: Any) -> int:
 def jpeg_xl() -> Coder | None:
     """Lossless JPEG XL, by whichever of two optional packages is installed."""
     with contextlib.suppress(ImportError):
-        importlib.import_module("pillow_jxl")  # which tells Pillow the format
+        importlib.import_module("pillow_jxl")  # this registers the format with Pillow
         return lambda x: saved(x, False, "JXL", lossless=True, effort=9)
     with contextlib.suppress(ImportError):
         encode = importlib.import_module("imagecodecs").jpegxl_encode
@@ -83,7 +83,7 @@ def pixels_of(image: Images) -> Images:
 
 
 def packed(image: Images, binary: bool, compress: Callable[[bytes], bytes]) -> int:
-    """The bytes of a general compressor, of the values as they are or, if smaller, of the bits."""
+    """The bytes of a general compressor: of the values or, if it is smaller, of the packed bits."""
     size = len(compress(image.tobytes()))
     return min(size, len(compress(np.packbits(image > 0).tobytes()))) if binary else size
 

@@ -32,7 +32,7 @@ def compression(method: Compressible, images: Images) -> Numbers:
     """Compress images [n, C, H, W] (uint8), decompress them, and compare lengths, in bits/dim.
 
         net      = (-log2 p(x|z) - log2 p(z) + log2 q(z|x)) / d   as the file codes it
-        at_codes = the same by the model's densities, at the very codes of the file
+        at_codes = the same by the model's densities, at the codes in the file
         gross    = the file's bytes: net, start-up bits, headers and checksums
 
     E net = D + R, with D as the file codes it ("floored"); "net_error" is the standard error of
@@ -49,7 +49,7 @@ def compression(method: Compressible, images: Images) -> Numbers:
     exact = bool(np.array_equal(codec.unpack(data), images))
     decoded, decoding = time.perf_counter() - began, time.process_time() - busy
     if not exact:
-        raise Unmeasurable("the file did not give its images back; please report this")
+        raise Unmeasurable("the decompressed images differ from the originals; please report this")
     per_image = math.prod(images.shape[1:])
     bound, floored = (own.d + own.r) / per_image, (own.floored + own.r) / per_image
     net, gross = moved.net / values, 8 * len(data) / values
@@ -85,7 +85,7 @@ def _shorter(codec: Compressor, images: Images) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def latents_alone(method: Compressible, images: Images) -> Found:
-    """What a receiver has who stops after some dimensions of the codes: numbers "partial", and
+    """What a receiver knows after only some dimensions of the codes: numbers "partial", and
     pictures of the first images after each stop, [stops, n, C, H, W].
     """
     found = method.compressor().partial(images[:PARTIAL])
@@ -98,8 +98,8 @@ def _speed(seconds: float, busy: float, values: int) -> dict[str, float]:
 
 
 def held_out_images(frozen: Frozen, most: int) -> Images:
-    """Test images, evenly spread, as the likelihood reads them: grey values that a Bernoulli model
-    reads are binarised once, with random numbers that depend on the probe's seed.
+    """Test images, evenly spread, as the likelihood reads them: for a Bernoulli model, grey
+    values are binarised once, with random numbers that depend on the probe's seed.
     """
     method, source = frozen.method, frozen.source("test")
     assert isinstance(method, LatentModel)
@@ -176,12 +176,12 @@ class CompressionProbe(Probe):
             f" (net {numbers['net']:.4f}, D + R {bound:.4f}{floor}, overhead"
             f" {numbers['overhead_percent']:+.2f} %); every image came back",
             *self._identity(numbers),
-            f"beside it, one by one (as one mosaic): {others}",
+            f"other formats, one by one (as one mosaic): {others}",
             f"{speeds} million values a second of CPU time; {numbers['machine']}",
         ]
 
     def _identity(self, numbers: Numbers) -> list[str]:
-        """How near the net length is to the model's own (older reports have no such numbers)."""
+        """The distance of the net length from the model's own (older reports do not have it)."""
         if "at_codes" not in numbers:
             return []
         floored = numbers["floored"]

@@ -156,7 +156,7 @@ def rate(latents: Latents, prior: Distribution, values: int, discrete: bool) -> 
     Hoffman & Johnson 2016; Poole et al. 2019.
     """
     if len(latents.z) < 2:
-        raise Unmeasurable("rate: its bounds compare images, so it takes 2 or more")
+        raise Unmeasurable("rate: its bounds compare images, so it needs 2 or more")
     parts = []
     for mean, sigma, z in zip(*(x.split(BLOCK) for x in latents[:3]), strict=True):
         normals = Normal(mean, sigma, validate_args=False)

@@ -9,7 +9,7 @@ from probes.report.groups import Group
 
 def said_of_orders(groups: Sequence[Group]) -> list[str]:
     """Sentences about groups on the same data that have both the `linear` and the `mdl` probe; none
-    where these are fewer than two. Means over seeds are compared. A disagreement is a pair of which
+    if there are fewer than two such groups. Means over seeds are compared. Two groups disagree if
     one has the higher accuracy and the other the shorter code.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {}

@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process is, if the file system has locks."""
+    """Only one process at a time is inside, if the file system supports locks."""
     with open(folder / ".lock", "a") as file:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
@@ -90,7 +90,7 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
             raise UserError(f"{path}: is larger than any report; {AGAIN}")
         report = json.loads(path.read_bytes(), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path}: damaged or no report; {AGAIN}") from None
+        raise UserError(f"{path}: damaged, or not a report; {AGAIN}") from None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise UserError(f"{path}: not a report of the format {FORMAT}; {AGAIN}")
     texts = all(isinstance(report.get(key), str) for key in TEXTS)
@@ -234,7 +234,7 @@ def _hexadecimal(code: Any) -> bool:
 
 
 def check(probe: Probe, numbers: Any) -> None:
-    """Raise one of `MALFORMED` where `numbers` are not what a probe measures."""
+    """Raise one of `MALFORMED` if `numbers` are not what a probe measures."""
     if not isinstance(numbers, dict):
         raise TypeError("the numbers of a probe must be a dict")
     if probe.name in PROBES:

@@ -125,25 +125,30 @@ def summary(found: dict[str, Any]) -> str:
     worst, seconds = found["largest_excess"], found["seconds"]
     most, own = worst["standard_errors"], 'the information of its sample ("sample\'s own")'
     errors = ", ".join(f"{key} {value:.3f}" for key, value in found["mean_absolute_error"].items())
-    said = f"A lower bound is {most:.1f} standard errors above {own}"
+    where = f"{worst['estimator']} on {worst['source']}"
+    said = f"A lower bound is {most:.1f} standard errors above {own}: {where}."
     if most <= TRUSTED:
-        said = f"No lower bound is more than {TRUSTED:g} standard errors above {own}"
+        side = "above" if most > 0 else "below"
+        said = f"No lower bound is more than {TRUSTED:g} standard errors above {own}; the closest"
+        said += f" one, {where}, is {abs(most):.1f} standard errors {side}."
     lines = [
         f"{len(found['rows'])} sources, {found['pairs']:,} pairs each, seed {found['seed']}.",
         f"Mean absolute error where I < 4 nats: {errors}.",
-        f"{said} (the largest excess: {most:.1f}, {worst['estimator']} on {worst['source']}).",
+        said,
         f"Time: median {seconds['median']:.1f} s, at most {seconds['most']:.1f} s a source.",
     ]
     verdicts, distinct = found["verdicts"], found["distinct"]
     names = ", ".join(verdicts["short_converged"])
     lines.append(
-        f"Values more than 10 % short of the truth: {verdicts['short']}; called converged:"
-        f" {len(verdicts['short_converged'])}{f' ({names})' if names else ''}. Values within 5 %:"
-        f" {verdicts['near']}; called converged: {verdicts['near_converged']}."
+        f"More than 10 % below the truth: {verdicts['short']} values,"
+        f" {len(verdicts['short_converged'])} of them with the verdict"
+        f" converged{f' ({names})' if names else ''}. At most 5 % below the truth, or above it:"
+        f" {verdicts['near']} values, {verdicts['near_converged']} of them with the verdict"
+        " converged."
     )
     lines.append(
-        "The interval is one of the bound's own mean, so the truth may be above it, as for"
-        f" {verdicts['outside']} of {len(found['rows'])} sources."
+        "The interval is that of the bound's own mean, so it need not contain the truth: for"
+        f" {verdicts['outside']} of {len(found['rows'])} sources the truth is outside of it."
     )
     if 0 < distinct["sources"] < len(found["rows"]):
         means = ", ".join(f"{k} {v:.3f}" for k, v in distinct.items() if k != "sources")

@@ -30,7 +30,7 @@ class Canonical(NamedTuple):
 
     def strongest(self) -> "Canonical":
         """The directions with at least half of the largest correlation. Functions of a direction
-        are other, weaker directions, which the Gaussian critic would count again.
+        appear as weaker directions, and the Gaussian critic would count their information again.
         """
         kept = self.correlations >= 0.5 * self.correlations.max(initial=0.0)
         return Canonical(

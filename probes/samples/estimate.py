@@ -47,7 +47,7 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
       `core.information.bounds`. The lower ends of nwj and js allow for what the sample can not
-      show (`bounds.unseen`); where that is more than 0.1 nats, they are left out with a remark.
+      show (`bounds.unseen`); if that is more than 0.1 nats, they are left out with a remark.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -130,7 +130,7 @@ def _ksg(pairs: PairedSamples) -> dict[str, Found]:
 
 
 def _point(candidates: int, bound: Estimate) -> Found:
-    """InfoNCE with so many candidates."""
+    """InfoNCE with this number of candidates."""
     most = math.log(candidates)
     own = {"bound": bound.mean, "low": bound.low, "high": bound.high}
     return {"candidates": candidates, **own, "ceiling": most}
@@ -248,9 +248,9 @@ def _unseen(estimator: str, share: float) -> str:
 
 
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: str) -> str:
-    """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs: both
-    bound the same quantity, so the smaller value is loose, and what more training pairs bring to
-    one, they bring to the other. `ceiling` is at most log n, because no distribution-free lower
+    """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs. Both
+    bound the same quantity, so the smaller value is loose, and more training pairs would help both
+    or neither. `ceiling` is at most log n, because no distribution-free lower
     bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
     are not finite.
     """
@@ -324,7 +324,7 @@ def conclusion(found: Found) -> str:
 
 
 def at_most(headline: Found, pairs: int) -> float:
-    """The upper 95% limit of what critics read where nothing was found, in nats: the end of the
+    """If nothing was found: the upper 95% limit of what critics read, in nats. It is the end of the
     interval, or the information 55 / n of the weakest linear dependence that critics see with 95%
     power. (A correlation is kept if its held-out value exceeds 2 / sqrt(.12 n).)
     """

@@ -26,8 +26,8 @@ LEAST_STEPS, MOST_STEPS = 600, 3000
 
 
 class Plan(NamedTuple):
-    """How critics are trained: steps, and after how many of them the judges look. Training ends
-    when they have seen no progress `patience` times.
+    """How critics are trained. After every `check_every` steps they are tested on held-out folds.
+    Training ends after `patience` tests without progress.
     """
 
     steps: int

@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 def table(u: Array, v: Array) -> Table:
     """The table of training pairs of ranks [n]. The width of its kernel is chosen on every fifth
-    pair, by the mean of log c over pairs that did not make it. The kernel is drawn out along the
+    pair, by the mean of log c over pairs that did not make it. The kernel is stretched along the
     diagonal as much as the pairs are, so that it can be narrow across.
     """
     held, slant = np.arange(len(u)) % 5 == 4, 0.98 * float(np.corrcoef(u, v)[0, 1])

@@ -1,1 +1,1 @@
-"""Probes of encoders that read captions: information, retrieval, classes named by words."""
+"""Probes of encoders that read captions: information, retrieval, classification by sentences."""

@@ -2,8 +2,9 @@
 
     I(image; caption) >= log C - L,   C = K + 1 candidates, K of them independent draws
 
-Captions repeat: a candidate may say of the anchor what its own caption says. Such a false negative
-belongs to the sample, and lowers the best possible value at K (`core.data.caption_truth`).
+Captions repeat: a negative may describe the anchor as well as its own caption does. Such a false
+negative is part of an independent sample, and lowers the best possible value at K
+(`core.data.caption_truth`).
 n = pairs of the test split, P = code dimensions.
 """
 

@@ -1,8 +1,8 @@
 """The text tower as a reader of captions: what its features tell about each label of the image.
 
 A linear classifier reads each label from the features of a caption alone. A caption that does not
-tell a factor leaves it uniform, so the best possible numbers are known where the probability p of
-telling it is: accuracy p + (1 - p) / k and information p log k, for k values. n = captions.
+tell a factor leaves it uniform, so the best possible numbers are known if the probability p of
+telling it is known: accuracy p + (1 - p) / k and information p log k, for k values. n = captions.
 """
 
 import math

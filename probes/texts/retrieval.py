@@ -1,8 +1,8 @@
-"""Retrieval: how often the own caption of an image, or the own image of a caption, is among the k
-nearest of a gallery.
+"""Retrieval: how often an image's own caption, or a caption's own image, is among the k nearest of
+a gallery.
 
 Only the own partner counts. Captions repeat and leave things out, so several items may fit equally
-well: the best possible recall is given where the truth is known. n = pairs of the gallery,
+well: the best possible recall is given if the truth is known. n = pairs of the gallery,
 P = code dimensions.
 """
 
@@ -77,8 +77,8 @@ class RetrievalProbe(Probe):
 
 def recall(query: Tensor, key: Tensor, k: int) -> Tensor:
     """Whether the own key is among the k nearest, float64 [n], for unit codes [n, P]. Ties are
-    broken at random: of t keys with the score of the own key, after a nearer ones, the own key is
-    among the first k with probability (k - a) / t.
+    broken at random: if `nearer` keys have a higher score and `ties` keys (the own one included)
+    have the same, the own key is among the first k with probability (k - nearer) / ties.
     """
     parts = []
     for first in range(0, len(query), BLOCK):

@@ -2,9 +2,9 @@
 
 "codes": the code of a class is the mean of the unit codes of several sentences that tell it, scaled
 to unit length (Radford et al. 2021, section 3.1.4). "probabilities": the sentences are averaged as
-probabilities, log mean exp(cosine / temperature), which suits sentences that tell other things,
-too: few of them fit the image. No label trains anything. n = test images, P = code dimensions,
-k = sentences of a class.
+probabilities, log mean exp(cosine / temperature). This suits sentences that also tell other things,
+because then only few of them fit the image. No label trains anything. n = test images, P = code
+dimensions, k = sentences of a class.
 """
 
 import math
@@ -73,7 +73,7 @@ class ZeroShotProbe(Probe):
 
 def zero_shot(frozen: Frozen) -> Numbers:
     """The accuracy of each factor on plain test images and, if combinations were held out of
-    training, on those that it showed and on those that it did not.
+    training, on combinations that training has shown and on those that it has not.
     """
     source, pairs, method = frozen.source("test"), text_pairs(frozen, "test"), frozen.method
     assert isinstance(method, TextCritic)
@@ -108,7 +108,7 @@ def zero_shot(frozen: Frozen) -> Numbers:
     }
     if source.captions_of_labels:
         numbers["sentence"] = (
-            "the captions were made from class names, so this is supervision in disguise, and no"
+            "the captions were made from class names, so this is supervised classification, not"
             " zero-shot classification"
         )
     return numbers

@@ -151,7 +151,7 @@ def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
     """The scale with the largest mean InfoNCE value on a calibration split, by golden-section
     search over its logarithm.
 
-    If it were chosen on the reported pairs, the value would be no bound. Raises `Unmeasurable` for
+    If it were chosen on the reported pairs, it would not be a bound. Raises `Unmeasurable` for
     codes or a start that are not finite.
     """
     for codes in (query, key):

@@ -1,5 +1,5 @@
-"""Lossless files by bits-back coding: ours, and the arrangement of published coders on the same
-model: one lane of 64 bits for each element of a batch, which is written as it is.
+"""Lossless files by bits-back coding: our codec, and the layout of published coders with the same
+model, in which each element of a batch has a lane of 64 bits that is written without compression.
 
 Townsend, Bird, Barber 2019; lanes as in Townsend et al. 2020 (HiLLoC). To compare a checkpoint on
 its own data:
@@ -56,11 +56,11 @@ class OneLaneAnElement(BitsBack):
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """2,000 binary images of 28x28, 300 where a batch is one image, of a beta-VAE that was trained
-    on such images for an epoch; both code and decode all of them.
+    """2,000 binary images of 28x28 (300 if a batch is one image) and a beta-VAE that was trained on
+    such images for an epoch. Both sides code and decode all of them.
     """
     if device.type != "cpu":
-        print("bits: coding parameters are computed by the processor only")
+        print("bits: skipped, because coding parameters are computed on the CPU")
         return
     images = digits()
     method = trained(images)

@@ -1,5 +1,8 @@
-"""Does our training loop learn what lightly's does? Both train SimCLR with the small network on the
-same images; after every fifth epoch, kNN of both. `python -m scripts.benches.parity FOLDER`, where
+"""Does our training loop learn as well as lightly's? Both train SimCLR with the small network on
+the same images, and the kNN accuracy of both is printed after every fifth epoch.
+
+    python -m scripts.benches.parity FOLDER
+
 FOLDER/{train,test}/CLASS/ hold pictures of 32x32.
 """
 

@@ -32,7 +32,8 @@ from scripts.patience import Patience, stamp
 WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
 # exit codes; a process that ends because another one has ended has code 1
 ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
-# a life is forked with all modules imported, so it starts in half a second instead of ten
+# a life (one start of the run until it dies) is forked with all modules imported, so it starts
+# in half a second instead of ten
 FORK = multiprocessing.get_context("fork")
 
 
@@ -163,7 +164,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
         said = f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}"
         raise UserError(f"{said}; {run.output} says more")
     last = run.files.last
-    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one version stays whole
+    if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one stays intact
         last.write_bytes(last.read_bytes()[: draw.randrange(last.stat().st_size)])
     return time.monotonic() - asked
 

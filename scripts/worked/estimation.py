@@ -31,7 +31,7 @@ def blind() -> Iterator[str]:
     linear = -0.5 * math.log1p(-(correlation**2))
     yield f"2,000 samples: correlation {correlation:+.3f}; a Gaussian with it has {linear:.4f} nats"
     found = from_samples.nearest_neighbour_information(x, samples)
-    yield f"nearest neighbours (KSG, an estimate and no bound): {found:.3f} nats"
+    yield f"nearest neighbours (KSG, an estimate, not a bound): {found:.3f} nats"
     for cells in (4, 16, 64):
         rows, columns = (_cells(side, cells) for side in (x, samples))
         plug_in = from_samples.plug_in_information(rows, columns)
@@ -113,7 +113,7 @@ def quantise() -> Iterator[str]:
     )
     gap = bits(0.5 * math.log(math.pi * math.e / 6))
     yield f"   R(D) there is {rate:.3f} bits; the gap tends to 1/2 log2(pi e / 6) = {gap:.3f} bits"
-    yield "codes lie above the curve: the area above R(D) is what can be reached, never that below"
+    yield "codes lie above the curve: only the area above R(D) can be reached"
 
 
 def _density_of_square() -> Array:

@@ -46,7 +46,7 @@ class Level(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a level does. Information is in nats, errors are shares."""
+    """The results of a level. Information is in nats, errors are shares."""
 
     information: float  # I(S; W)
     of_one: float  # I(z_i; W) for one sample
@@ -79,7 +79,7 @@ def noise() -> Iterator[str]:
 
 
 def noise_picture(path: Path) -> None:
-    """Gap, bounds and errors against I(S; W)."""
+    """Plot the gap, its bounds and the errors against I(S; W)."""
     from probes.report import figures
 
     with figures.picture(path, 1, 2, figsize=(9.6, 4.0)) as (_, (left, right)):

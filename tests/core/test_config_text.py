@@ -96,8 +96,8 @@ def test_other_keys_are_yaml(text, value):
         (["optim.lr"], "'optim.lr': an override is key=value"),
         (["=3"], "'=3': an override is key=value"),
         ([f"seed={2**64}"], "seed: "),
-        ([f"seed={'9' * 400}"], "out of every range"),
-        ([f"optim.lr={'9' * 400}"], "out of every range"),
+        ([f"seed={'9' * 400}"], "too large for any key"),
+        ([f"optim.lr={'9' * 400}"], "too large for any key"),
         ([f"optim.epochs={'9' * 5000}"], "optim.epochs="),
         (["optim.lr=1e400"], "optim.lr: "),
         (["optim.warmup_epochs=3"], "warmup_epochs: 3 epochs are longer than the training"),
@@ -150,7 +150,7 @@ def laughs(levels: int) -> bytes:
         (b"x: " + b"y" * 70_000, "longer than 65,536 bytes"),
         (b"method: !!python/object/apply:os.system [x]", "method"),
         (b"method: vae.beta.BetaVAE\nfolder: x\nseed: !!binary aGk=", "bytes is not a value"),
-        (b"method: vae.beta.BetaVAE\nfolder: x\nseed: " + b"9" * 400, "out of every range"),
+        (b"method: vae.beta.BetaVAE\nfolder: x\nseed: " + b"9" * 400, "too large for any key"),
         (b"method: vae.beta.BetaVAE\nfolder: x\nseed: " + b"9" * 5000, "seed|digits"),
         (b"method: vae.beta.BetaVAE\nfolder: x\n1: 2", "is not a key"),
         (b"method: a\0b", "unacceptable character"),
@@ -231,7 +231,7 @@ def test_nested_interpolations_can_not_grow_without_limit(tmp_path):
 
 def test_warmup_may_last_as_long_as_training_but_not_longer():
     assert OptimConfig(epochs=1, warmup_epochs=1.0).warmup_epochs == 1
-    with pytest.raises(ValueError, match="set at most epochs, 2"):
+    with pytest.raises(ValueError, match="set at most 2"):
         OptimConfig(epochs=2, warmup_epochs=2.1)
 
 

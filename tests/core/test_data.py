@@ -100,7 +100,7 @@ def test_images_of_several_shapes_need_a_size(folder, tmp_path):
 def test_a_mistake_in_a_worker_is_one_line(memory, tmp_path):
     png(tmp_path, "train/a/0.png", "train/a/2.png")
     png(tmp_path, "train/a/1.png", side=(9, 12))
-    with pytest.raises(UserError, match=r"^data\.size: image \d is .* have one shape$"):
+    with pytest.raises(UserError, match=r"^data\.size: image \d has the shape .* have one shape$"):
         source = open_source(
             config(tmp_path, size=0, validation=1, workers=2, memory=memory), "trainval", 0
         )

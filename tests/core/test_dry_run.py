@@ -116,7 +116,7 @@ def test_a_dry_run_validates_with_the_final_names_and_batch_sizes(method, images
 @pytest.mark.parametrize(
     "method, more, words",
     [
-        ("moco", ["optim.micro_batch=31"], ["optim.micro_batch", "holds a single one"]),
+        ("moco", ["optim.micro_batch=31"], ["optim.micro_batch", "holds a single image"]),
         ("simclr", ["optim.batch_size=2", "data.sprites.train=9", "model.backbone=resnet10t"], []),
         ("simclr", ["model.backbone=mixer_s16_224"], ["data.size", "Input height (32)"]),
         ("simclr", ["model.backbone=ghostnet_050", "data.sprites.train=64"], []),

@@ -32,6 +32,13 @@ def test_the_first_loss_that_is_not_finite_is_named_with_the_last_metrics_before
         match=r"the loss is inf at step 3; .* step 2: loss 2\.5, lr 0\.1; last\.ckpt .*optim\.lr",
     ):
         losses.look()
+    losses = FiniteLosses(None)
+    losses.add(1, {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(
+        UserError,
+        match=r"^the loss is nan at step 1; no finite metrics were seen before; try a lower optim",
+    ):
+        losses.look()
 
 
 class Spoiled(torch.autograd.Function):

@@ -162,9 +162,9 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     said = refusal(Asked(timm="resnet34", weights=path))
     assert str(path) in said and "'model.encoder.'" in said
     assert "96 are missing" in said or "missing (first: 'layer1.2.conv1.weight')" in said
-    assert "they fit --timm resnet18" in said
+    assert "the file fits --timm resnet18" in said
     torch.save(under("", network("resnet34")), path)  # not the first that is tried
-    assert "they fit --timm resnet34" in refusal(Asked(timm="resnet50", weights=path))
+    assert "the file fits --timm resnet34" in refusal(Asked(timm="resnet50", weights=path))
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)
@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_are_one_line(fault, tmp_path):
         "prefix": "the nearest fit is under 'backbone.'",
         "missing": f"1 are missing (first: '{first}')",
         "shape": f"'{first}' is [2, 2] there",
-        "none": "no key of it is one of test_resnet; its first keys are 'a.b'",
+        "none": "none of its keys is a key of test_resnet; its first keys are 'a.b'",
         "nan": f"its weight '{first}' is not finite",
         "kind": f"'{first}' is torch.int64",
     }

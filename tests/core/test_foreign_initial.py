@@ -49,7 +49,7 @@ def test_every_layout_gives_the_backbone_its_weights(write, name, tmp_path):
                 torch.testing.assert_close(made, net(2 * x - 1), rtol=0, atol=1e-6)
         rest = [key for key in fresh if not key.startswith(tuple(f"{p}." for p in places))]
         assert rest and all(torch.equal(method.state_dict()[key], fresh[key]) for key in rest)
-        assert f"{len(rest)} other weights new" in said
+        assert f"{len(rest)} other weights are new" in said
 
 
 def test_a_vit_for_another_image_size_is_converted_and_that_is_said(tmp_path):
@@ -65,10 +65,10 @@ def test_a_vit_for_another_image_size_is_converted_and_that_is_said(tmp_path):
 @pytest.mark.parametrize(
     "change, more, words",
     [
-        ("other", [], ["120 of 216", "they fit model.backbone=resnet18"]),
+        ("other", [], ["120 of 216", "the file fits model.backbone=resnet18"]),
         ("missing", ["model.backbone=resnet18"], ["missing (first: 'layer1.0.conv1.weight')"]),
         ("", ["model.backbone=resnet18", "model.stem=cifar"], ["'conv1.weight' is [64, 3, 7, 7]"]),
-        ("none", ["model.backbone=resnet18"], ["no key of it", "'a.b'"]),
+        ("none", ["model.backbone=resnet18"], ["none of its keys", "'a.b'"]),
         ("nan", ["model.backbone=resnet18"], ["is not finite"]),
         ("pickle", ["model.backbone=resnet18"], ["holds no tensors by name"]),
         ("text", ["model.backbone=resnet18"], ["plain pickles are refused"]),

@@ -12,14 +12,14 @@ from vae.figures import reconstructions, traversals
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, in order."""
-    held, plain = [], Figure.savefig
+    """The figures that are drawn, in order."""
+    held, plain = [], Figure.draw
 
-    def saved(figure, *given, **more):
+    def draw(figure, *given):
         held.append(figure)
-        return plain(figure, *given, **more)
+        return plain(figure, *given)
 
-    monkeypatch.setattr(Figure, "savefig", saved)
+    monkeypatch.setattr(Figure, "draw", draw)
     return held
 
 

@@ -135,10 +135,12 @@ def test_folders_that_can_not_be_used_are_one_line(tmp_path):
             text.load(text.HubText(text.facts_of(str(place)), "mean", 16), str(place))
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
-    refused("asks for more than", hidden_size=2**16, num_attention_heads=2)
+    refused("asks for a network of more than", hidden_size=2**16, num_attention_heads=2)
     refused("can not build", model_type="my_own")
-    refused("no text encoder", model_type="detr", use_pretrained_backbone=True, backbone="resnet50")
-    refused("are not the weights", intermediate_size=128)
+    refused(
+        "not a text encoder", model_type="detr", use_pretrained_backbone=True, backbone="resnet50"
+    )
+    refused("does not hold the weights", intermediate_size=128)
     refused("reads at most 8 tokens", max_position_embeddings=8)
     (place / "model.safetensors").unlink()
     (place / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -165,5 +167,5 @@ def test_without_transformers_one_line_says_so(tmp_path, monkeypatch):
         text.HubText(facts, "mean", 16)
     with pytest.raises(UserError, match="there is no folder"):
         text.facts_of(str(tmp_path / "nowhere"))
-    with pytest.raises(Malformed, match="no tokenizer.json"):
+    with pytest.raises(Malformed, match="not a tokenizer.json"):
         text.HubTokenizer(b"{}", 0)

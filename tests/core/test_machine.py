@@ -12,7 +12,7 @@ from core import machine
 @pytest.mark.parametrize(
     "after, share, word",
     [
-        ("cpu 110 0 10 1080 0 0 0 0 0 0", 0.1, "NOT quiet: other work uses 10% of it"),
+        ("cpu 110 0 10 1080 0 0 0 0 0 0", 0.1, "NOT quiet: other work uses 10% of the processors"),
         ("cpu 100 0 10 1070 0 0 0 20 0 0", 0.2, "NOT quiet"),  # given to other guests of the host
         ("cpu 101 0 10 1050 39 0 0 0 5 0", 0.01, "quiet"),
         ("something else", None, "load"),

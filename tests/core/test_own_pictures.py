@@ -50,7 +50,7 @@ def test_folders_without_splits_are_classes_unless_pictures_lie_beside_them(tmp_
     source = opened(tmp_path, "trainval")
     assert source.identity.classes == ("9", "10", "cat", "dog") and len(source) == 36
     assert len(opened(tmp_path, "test")) == 4
-    assert "40 pictures in 4 classes (if its folders are no classes, set data.labels=none)" in (
+    assert "40 pictures in 4 classes (if its folders are not classes, set data.labels=none)" in (
         capfd.readouterr().err
     )
     assert opened(tmp_path, "train", labels="none").factors == {}
@@ -156,7 +156,7 @@ def test_a_wrong_list_is_one_line_that_names_the_place(text, more, said, tmp_pat
 
 def test_a_list_that_is_missing_and_keys_for_other_sets(tmp_path):
     numbered(tmp_path, 4)
-    with pytest.raises(UserError, match=r"none\.csv is no file"):
+    with pytest.raises(UserError, match=r"none\.csv is not a file"):
         opened(tmp_path, "train", list="none.csv")
     with pytest.raises(UserError, match="columns belong to data.list"):
         opened(tmp_path, "train", labels="species")

@@ -97,8 +97,8 @@ BAD = {
     "long": (sample(3, txt=b"x" * 10**7), {}, "10,000,000 bytes"),
     "other letters": (sample(3, txt=b"\xff\xfe"), {}, "not UTF-8"),
     "no member": (sample(3), {"captions": "nope"}, "keys: caption, n"),
-    "a number": (sample(3), {"captions": "n"}, "no object with a text 'n'"),
-    "no json": (sample(3, json=b"{"), {"captions": "caption"}, "no object with a text"),
+    "a number": (sample(3), {"captions": "n"}, "not an object with a text 'n'"),
+    "no json": (sample(3, json=b"{"), {"captions": "caption"}, "not an object with a text"),
 }
 
 
@@ -117,10 +117,10 @@ def test_bad_tars_are_one_line(tmp_path):
     write(tmp_path / "a.tar", [sample(i) for i in range(9)])
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[:3000])
-    with pytest.raises(UserError, match=r"a\.tar is no whole, plain tar"):
+    with pytest.raises(UserError, match=r"a\.tar is not a whole, plain tar"):
         opened(tmp_path)
     write(tmp_path / "a.tar", [sample(i) for i in range(9)], "w:gz")
-    with pytest.raises(UserError, match="is no whole, plain tar"):
+    with pytest.raises(UserError, match="is not a whole, plain tar"):
         opened(tmp_path)
     write(tmp_path / "a.tar", [{"txt": b"only words"}] * 9)
     with pytest.raises(UserError, match="holds a picture"):

@@ -70,7 +70,7 @@ def test_external_negatives_are_all_candidates_of_every_anchor():
     q, k, bank = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (6, 6, 101))
     read = scores.against(q, k, lambda: bank.split(30), 101, 3.0)
     torch.testing.assert_close(read.others, (3 * q @ bank.T).logsumexp(1))
-    with pytest.raises(ValueError, match="101 came, 102 were announced"):
+    with pytest.raises(ValueError, match="got 101, but `count` is 102"):
         scores.against(q, k, lambda: bank.split(30), 102)
     with pytest.raises(ValueError, match="paired"):
         read.received(torch.zeros(6))

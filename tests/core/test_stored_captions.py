@@ -134,7 +134,7 @@ def test_bad_input_is_one_line(folder, change, said):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"name": "sprites", "captions": "caption"}, "captions: sprites has its own or none"),
+        ({"name": "sprites", "captions": "caption"}, "captions: sprites has captions of its own"),
         ({"name": "mnist", "captions": "caption"}, "captions: 'caption' is a column of data.list"),
     ],
 )

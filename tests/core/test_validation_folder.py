@@ -84,7 +84,7 @@ def test_other_folders_and_pictures_beside_the_splits_are_named(tmp_path, capfd)
     png(tmp_path, "unlabelled/0.png", "loose.png")
     (tmp_path / "README.txt").write_text("words")
     assert sizes(tmp_path)[0] == 30
-    assert "not 2 others beside them, such as 'loose.png'" in capfd.readouterr().err
+    assert "2 other folders or pictures are ignored, such as 'loose.png'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

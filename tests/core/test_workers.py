@@ -46,7 +46,7 @@ def slow(index: int) -> None:
 def test_silent_workers_are_lost_after_the_timeout():
     start, got = time.monotonic(), []
     said = (
-        r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s, nor from new ones in as many"
+        r"^data\.timeout: no batch .* 1 decoding .* in 0\.5 s, nor from new ones in the same time"
         r" \(in sleep_at_five \(core/test_workers\.py:\d+\), called by .*\); check that the disk "
     )
     with pytest.raises(WorkersLost, match=said):
@@ -163,11 +163,9 @@ def test_the_number_of_workers_is_limited_by_the_number_of_processors(tmp_path, 
         f"data.workers: 10000 are more than 4 for each of {cpus} processors; {4 * cpus} are used"
         in said
     )
-    assert (
-        "suggested max" not in said
-        and not recwarn
-        and len(os.listdir("/proc/self/task")) < before + 50
-    )
+    assert "suggested max" not in said
+    assert not [w for w in recwarn if "worker" in str(w.message)]  # torch's warning about them
+    assert len(os.listdir("/proc/self/task")) < before + 50
 
 
 def test_processes_of_one_machine_share_its_processors(monkeypatch):

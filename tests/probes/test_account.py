@@ -80,7 +80,7 @@ def test_what_has_no_account_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(account, "LARGEST", 3)
     with pytest.raises(Unmeasurable, match="larger than 3 bytes"):
         account.read_curve(path, 1)
-    with pytest.raises(Unmeasurable, match="only a run with its log"):
+    with pytest.raises(Unmeasurable, match="needs a run with its log"):
         account.AccountProbe().measure(SimpleNamespace(folder=None))
 
 
@@ -91,7 +91,7 @@ def test_the_report(tmp_path):
     frozen = SimpleNamespace(folder=tmp_path / "features", step=300, trained=trained)
     probe = account.AccountProbe()
     found = probe.measure(frozen)
-    assert "an estimate and no bound" in probe.sentences(found.numbers)[0]
+    assert "an estimate, not a bound" in probe.sentences(found.numbers)[0]
     assert len(probe.cells(found.numbers)) == len(probe.values(found.numbers)) == 1
     picture = probe.figures(found, frozen, tmp_path)["account"]
     assert picture.read_bytes()[:4] == b"\x89PNG"

@@ -15,8 +15,9 @@ from probes.samples.conv import Images
 from probes.samples.encoded import encoded
 from probes.samples.estimate import estimate
 from probes.samples.pairs import check_pairs, load_pairs
-from tests.front_door import run_script
+from tests.front_door import ROOT, run_code, run_script
 from tests.in_process import train
+from tests.quick import QUICK
 
 SIZE = 12
 
@@ -171,9 +172,9 @@ def test_images_are_read_through_a_frozen_encoder(tmp_path, monkeypatch):
     shade = random.integers(2, size=300)
     x = random.integers(0, 60, (300, 3, 32, 32)) + 150 * shade[:, None, None, None]
     np.savez("pairs.npz", x=x.astype(np.uint8), y=shade)
-    told = run_script(
-        "information.py", "pairs.npz", "--critic", "checkpoint=run", "--json", cwd=tmp_path
-    )
+    words = ("pairs.npz", "--critic", "checkpoint=run", "--estimators", "infonce", "--json")
+    told = run_code(QUICK, ROOT / "scripts/information.py", *words, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
     assert "x read through the frozen encoder of run" in found["remarks"][0]
     assert found["estimators"]["infonce"]["value"] > 0.4 and isinstance(found["dimensions"][0], int)

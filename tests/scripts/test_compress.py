@@ -121,7 +121,7 @@ def test_mistakes_of_decompress_are_one_line_and_write_nothing(place, tmp_path, 
         ((other, file, "-o", out), "was written with another model"),
         ((run, file, "-o", tmp_path / "full"), "exists; name a new folder"),
         ((run, file, "-o", out, "--only", "5:99"), "5:99 goes beyond the 12 images"),
-        ((run, file, "-o", out, "--only", "7"), "'7' is no FIRST:STOP"),
+        ((run, file, "-o", out, "--only", "7"), "'7' is not FIRST:STOP"),
         ((run, file, "-o", out, "--rows", 0), "--rows: must be 1 or more"),
     ):
         assert said in error(decompress, *given, capsys=capsys)

@@ -143,7 +143,7 @@ def test_numbers_without_their_picture_are_kept_and_measured_again(package, capf
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["Countet"], "'Countet' of ownprobes.made is no subclass of probes.probe.Probe (did you "),
+        (["Countet"], "'Countet' of ownprobes.made is not a subclass of probes.probe.Probe (did"),
         (["Nameless"], "ownprobes.made.Nameless needs a `name`: one word, such as"),
         (["Step"], "the name 'step' of ownprobes.made.Step is taken; choose another"),
         (["Linear"], "the name 'linear' of ownprobes.made.Linear is taken; choose another"),

@@ -90,7 +90,7 @@ def test_training_warns_once_of_a_code_that_collapses(tmp_path):
         (["--probes", "ais", "ais.steps=x"], "'ais.steps=x': must be a whole number"),
         (["model.width=3"], "'model.width=3': only data.* and wandb.* of a checkpoint's config"),
         (["--probes", "nowhere.at.All"], "--probes: there is no file nowhere/at.py for"),
-        (["--probes", "json.JSONDecoder"], "--probes: 'JSONDecoder' of json is no subclass of"),
+        (["--probes", "json.JSONDecoder"], "--probes: 'JSONDecoder' of json is not a subclass of"),
     ],
 )
 def test_invalid_words_are_one_line(capsys, words, line):

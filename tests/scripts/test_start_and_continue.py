@@ -91,7 +91,7 @@ def test_init_gives_the_backbone_to_another_method(source, target, tmp_path):
     assert len(loaded) >= 10 and all(torch.equal(made[x], given[y]) for x, y in loaded.items())
     kept = [key for key in made if key not in loaded]
     assert kept and all(torch.equal(made[key], fresh[key]) for key in kept)
-    assert f"{len(kept)} other weights new" in said
+    assert f"{len(kept)} other weights are new" in said
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_every_flipped_bit_is_noticed(written):
     for place in places:
         wrong = bytearray(data)
         wrong[place // 8] ^= 1 << place % 8
-        with pytest.raises(UserError, match=r"^given.tb: (is damaged|is no file|has format)"):
+        with pytest.raises(UserError, match=r"^given.tb: (is damaged|was not written|has format)"):
             read(bytes(wrong), method)
 
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_short_or_too_long_is_noticed(written):
         ({"total": 10**12, "block": 2**16}, "claims 1,000,000,000,000 images, but is too short"),
         ({"total": 61}, "impossible numbers"),
         ({"total": 26}, "impossible numbers"),
-        ({"total": 50}, "longer than it says"),
+        ({"total": 50}, "longer than its header says"),
         ({"total": 0}, "impossible numbers"),
         ({"block": 2**31}, "impossible numbers"),
         ({"block": 24}, "impossible numbers"),
@@ -124,7 +124,7 @@ def test_decoded_pixels_are_compared_with_the_checksum_of_those_that_were_coded(
     head, block = file.getvalue()[:first], bytearray(file.getvalue()[first : -2 * CRC.size])
     block[BLOCK.size - 1] ^= 1  # of the checksum of the pixels
     data = head + block + CRC.pack(zlib.crc32(block))
-    with pytest.raises(UserError, match=r"block 0 .*\(the pixels have another checksum"):
+    with pytest.raises(UserError, match=r"block 0 .*\(the decoded pixels have another checksum"):
         read(data + CRC.pack(zlib.crc32(data)), method)
 
 
@@ -144,7 +144,7 @@ def test_another_version_and_another_file_are_named(written):
     newer = data[:8] + struct.pack("<H", 7) + data[10:]
     with pytest.raises(UserError, match="format version 7, but this program reads 2"):
         read(newer, method)
-    with pytest.raises(UserError, match="is no file of `compress`"):
+    with pytest.raises(UserError, match="was not written by `compress`"):
         read(b"PK\3\4" + bytes(500), method)
 
 

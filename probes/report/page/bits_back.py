@@ -20,8 +20,8 @@ STOP = ("dimensions", "written", "rate", "distortion")
 
 
 def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """For the first run of each group with such numbers: what each image of a chain moves, in the
-    order of coding, and what a reader has who stops after some dimensions of the codes. In bits.
+    """For the first run of each group with such numbers: the bits that each image of a chain pops
+    and pushes, in the order of coding, and what a receiver knows after some dimensions of a code.
     """
     found: list[dict[str, Any]] = []
     for place, group in enumerate(groups):
@@ -33,7 +33,7 @@ def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _picture(report: Report, stops: int) -> dict[str, Any]:
-    """The picture whose first row has images, and each other row what a reader has at a stop."""
+    """The picture: a row of images, then a row of what a receiver knows at each stop."""
     named: Any = report.get("pictures")
     names = named.get("compression") if isinstance(named, dict) else None
     path = Path(file_of(report)).parent / PICTURE

@@ -37,7 +37,7 @@ VERDICTS = {
     " notably less.",
     "saturated": "It is near the most that it can show, so the true value may be far above.",
     "critic-limited": "The critic limits it: the pairs hold more than this critic reads.",
-    "nothing found": "Nothing was found: its interval contains zero.",
+    "nothing found": "Nothing was found: its interval reaches down to zero or below.",
 }
 
 
@@ -91,7 +91,7 @@ def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> lis
 
 
 def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
-    """What is missing, and who loses it."""
+    """How much of the truth the bound misses, and where it is lost."""
     said = f"The true information is known: {truth:.3f} nats."
     if last["low"] > truth:
         return f"{said} The bound is above it by more than its interval."

@@ -34,7 +34,7 @@ def write(
     groups: Sequence[Group], probes: Probes, path: Path, title: str = "", explain: bool = True
 ) -> Path:
     """Write the page about these groups of reports. `explain`: with a map of the features and the
-    scores of candidates, where these are kept beside a checkpoint.
+    scores of candidates, if these are kept beside a checkpoint.
     """
     return write_text(path, html(groups, probes, title, explain))
 

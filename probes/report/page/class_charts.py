@@ -7,8 +7,8 @@ from probes.probe import Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, Row, Spec
 
-MOST = 6  # checkpoints, and so many cells of all tables that are not 0
-CELLS = 12_000
+MOST = 6  # checkpoints
+CELLS = 12_000  # cells of all tables that are not 0, at most
 WRITTEN = 12  # classes of a table with a number in each cell
 LEAST = 0.005  # share that is written
 

@@ -108,7 +108,7 @@ def _curves(probe: Probe, held: list[Entry]) -> list[Chart]:
 
 
 def sentences(group: Group, probes: Probes) -> list[str]:
-    """A checkpoint in plain sentences; for several seeds, in the mean."""
+    """A checkpoint in plain sentences, with means over several seeds."""
     lines = []
     for key, probe in probes.items():
         if runs := group.runs(key):

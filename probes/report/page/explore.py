@@ -86,7 +86,7 @@ def _add(made: Explored, place: int, label: str, report: Report) -> None:
         raise Unmeasurable("no features are kept beside its checkpoint")
     frozen = Kept.load(checkpoint, seed=report["seed"])
     if frozen.weights != report["digest"]:
-        raise Unmeasurable("the checkpoint is another one than the report is about")
+        raise Unmeasurable("the checkpoint is not the one that was measured")
     features = frozen.features("test")
     places = spread(len(features.x), IMAGES)
     made.charts.append(_map(place, label, features, places))
@@ -170,7 +170,7 @@ def _sheet(images: Tensor) -> str:
 
 
 def _scores(frozen: Frozen) -> dict[str, Any]:
-    """Scores s / T of A anchors with their right view, first, and with K negatives: [A, K + 1]."""
+    """Scores s / T of A anchors: of the true second view, then of K negatives, [A, K + 1]."""
     pairs = shuffled(frozen.pairs("test"), frozen.seed)
     assert isinstance(frozen.method, PairCritic)
     if pairs.codes is None:

@@ -24,7 +24,7 @@ from probes.report.page.content import price
 from probes.report.schema import Report
 
 MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
-# pixels of width for up to so many checkpoints
+# (checkpoints, width): pixels of a picture's width for at most that many checkpoints
 WIDTHS = ((3, 960), (10, 720), (10**9, 480))
 ROOM = 5_500_000  # bytes of all pictures in the page
 QUALITY = 82
@@ -35,8 +35,8 @@ TITLES = {
     "samples": "Samples of the prior",
     "learning": "Online code of the labels",
     "compression": "A lossless file, and other formats",
-    "compression_chain": "Files of more and more images",
-    "compression_moves": "What each image of a chain moves",
+    "compression_chain": "Files of growing numbers of images",
+    "compression_moves": "Bits that each image of a chain pops and pushes",
     "compression_partial": "What the first dimensions of a code say",
     "noise": "What noise in training does to a linear probe",
     "certified": "Bounds on the error of linear probes",
@@ -182,7 +182,7 @@ def encoded(path: Path, width: int) -> tuple[bytes, tuple[int, int]] | str:
                 return f"{path.name} has {picture.width} x {picture.height} pixels, too many"
             decoded = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-        return f"{path.name} is no readable PNG file"
+        return f"{path.name} is not a readable PNG file"
     decoded.thumbnail((width, 16 * width), Image.Resampling.LANCZOS)
     return webp(decoded), decoded.size
 

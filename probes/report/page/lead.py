@@ -113,7 +113,7 @@ def _leader(quantity: str, found: Held) -> list[str]:
         lines.append(
             f"{entry.label} shows at least {bound.value:.3f} nats. The difference from"
             f" {first.label}, {gap:.3f} ± {half:.3f} (95 %, treating the two as independent),"
-            f" {'is beyond the interval' if settled else 'may be zero'}."
+            f" {'is larger than its interval' if settled else 'may be zero'}."
         )
     more = len(others) - SHORT
     return lines + ([f"{more} further checkpoints are in the table."] if more > 0 else [])

@@ -18,7 +18,7 @@ from probes.labels.logistic import Logistic
 from scripts.checks.gpu.measure import relative, unit
 from scripts.checks.gpu.report import Check
 
-# largest error of the loss in nats, and of its gradient, relative
+# largest error of the loss in nats, and largest relative error of its gradient
 LIMITS = {
     "queue_flash": (3e-4, 5e-3),
     "queue_chunks": (2e-5, 1e-4),

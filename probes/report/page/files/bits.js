@@ -54,7 +54,7 @@
     const sum = (key) => done.reduce((total, one) => total + one[key], 0);
     const now = [
       `Image ${image + 1}: pop its code z with q(z|x), −${form(move.popped)} bits` +
-        (move.start ? `. The stack is too short, so ${form(move.start)} start-up bits are laid down first` : ""),
+        (move.start ? `. The stack is too short, so ${form(move.start)} start-up bits are pushed first` : ""),
       `Image ${image + 1}: push its pixels with p(x|z), +${form(move.pixels)} bits`,
       `Image ${image + 1}: push z with p(z), +${form(move.prior)} bits. Net: ${form(move.pixels)} + ${form(move.prior)} − ${form(move.popped)} = ${form(move.pixels + move.prior - move.popped)}; its D + R is ${form(bound(move))}`,
     ][step % 3];
@@ -100,7 +100,7 @@
     return made;
   }
   function balance(move, step, share) {
-    const made = frame("What this image moves");
+    const made = frame("Bits that this image pops and pushes");
     const moved = { popped: step % 3 ? move.popped : move.popped * share };
     moved.pixels = step % 3 === 0 ? 0 : step % 3 === 1 ? move.pixels * share : move.pixels;
     moved.prior = step % 3 === 2 ? move.prior * share : 0;
@@ -165,7 +165,7 @@
     const all = stops[stops.length - 1].dimensions;
     at("b-stop-out").textContent = `${form(one.rate)} bits`;
     at("b-stop-said").textContent =
-      `A reader who stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of its code ` +
+      `A receiver that stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of its code ` +
       `(${form(one.written)} bits are read, ${form(one.written - one.rate)} of them come back). ` +
       `${form(one.distortion)} bits of the pixels are still missing.`;
     const made = frame("Bits that were read, and bits that are missing, for each place to stop");

@@ -212,7 +212,7 @@
       document.getElementById("k-pair-out").textContent = `${Number(pair.value) + 1} of ${found.table.length}`;
       document.getElementById("k-said").textContent =
         `The true second view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
-        `This pair counts log ${k + 1} + log ${p.toFixed(3)} = ${thousandth(top).toFixed(3)} − ${thousandth(-Math.log(p)).toFixed(3)} = ${(thousandth(top) - thousandth(-Math.log(p))).toFixed(3)} nats. ` +
+        `This pair contributes log ${k + 1} + log ${p.toFixed(3)} = ${thousandth(top).toFixed(3)} − ${thousandth(-Math.log(p)).toFixed(3)} = ${(thousandth(top) - thousandth(-Math.log(p))).toFixed(3)} nats. ` +
         `Mean of these ${found.table.length} pairs: ${mean.toFixed(2)}; ceiling: ${top.toFixed(2)}.`;
       const colour = data.checkpoints[found.run].colour;
       document.getElementById("explainer").replaceChildren(strip(row, k, colour), rise(found, k, colour));
