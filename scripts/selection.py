@@ -5,7 +5,7 @@
     twobounds selection --quick                    # 8 small runs on sprites: about 2 minutes
 
 Without runs, the command trains and probes 40 small checkpoints on sprites and MNIST (SimCLR, MoCo,
-VICReg and beta-VAE, with other temperatures, epochs, widths and augmentations), in about 25 minutes
+VICReg and beta-VAE, with other temperatures, epochs, widths and augmentations), in about 20 minutes
 of CPU time. An interrupted call continues where it stopped; nothing is trained or probed twice.
 
 For each label-free number it prints Spearman's correlation with the accuracy of the linear probe
