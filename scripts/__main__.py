@@ -19,6 +19,7 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "compare": "compare probed runs: a table and a picture",
     "report": "write one HTML page about probed runs",
     "sweep": "train, probe and compare every combination of some keys",
+    "selection": "show which label-free number follows the accuracy of probed runs",
     "keys": "list the keys of a config, with their meaning",
     "export": "write a trained encoder as files for other programs",
     "compress": "compress images without loss with a trained VAE",

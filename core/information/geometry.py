@@ -92,6 +92,31 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     return _spectral_rank(torch.linalg.eigvalsh((whitened + whitened.T) / 2).clamp(min=0))
 
 
+def spectral_decay(x: Tensor) -> float:
+    """alpha-ReQ (Agrawal et al. 2022): the exponent alpha of the power law lambda_j ~ j^-alpha of
+    the eigenvalues of the covariance of features x [n, D], lambda_1 the largest.
+
+        the slope of -log lambda_j on log j, by least squares with weights 1 / j (Stringer et al.
+        2019), over the eigenvalues 11 to 100; of k < 40 eigenvalues the first k / 4 are left out
+
+    0 means that all directions vary equally; the paper finds the best accuracy near 1. Eigenvalues
+    below the rounding error of the features are left out. NaN if fewer than 3 are left, as after a
+    collapse, and for features that are not finite.
+    """
+    if not x.isfinite().all():
+        return math.nan
+    singular = torch.linalg.svdvals((x - x.mean(0)).double())
+    kept = singular[singular > torch.finfo(x.dtype).eps * math.sqrt(len(x)) * x.abs().max()]
+    k = len(kept)
+    first, last = min(10, k // 4), min(100, k)
+    if last - first < 3:
+        return math.nan
+    j = torch.arange(first + 1, last + 1, dtype=torch.float64, device=x.device)
+    weight, log_j, log_value = 1 / j, j.log(), 2 * kept[first:last].log()
+    centred = log_j - (weight * log_j).sum() / weight.sum()
+    return -((weight * centred * log_value).sum() / (weight * centred.square()).sum()).item()
+
+
 class Deviations(NamedTuple):
     """Standard deviations of unit features times sqrt(D): 0 = collapsed, 1 = evenly spread."""
 

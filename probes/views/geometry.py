@@ -4,15 +4,25 @@ collapse.
 n = images of the test split, V = views of each, D = dimensions.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.source import spread
 from core.errors import Unmeasurable
 from core.frozen import Frozen
-from core.information.geometry import alignment, deviations, effective_rank, lidar, uniformity
+from core.information.geometry import (
+    alignment,
+    deviations,
+    effective_rank,
+    lidar,
+    spectral_decay,
+    uniformity,
+)
 from core.information.standardise import require_finite_features, require_finite_numbers
 from probes.probe import Found, Numbers, Probe
+from probes.views import clid
 from probes.views.information import shuffled, two_views_differ
 
 MAX_IMAGES = 25_600  # as for RankMe
@@ -21,16 +31,20 @@ SPACES = ("features", "codes")
 
 
 class GeometryProbe(Probe):
-    """Alignment, uniformity, effective rank (RankMe), LiDAR, deviations, and what has collapsed."""
+    """Alignment, uniformity, effective rank (RankMe), LiDAR, alpha-ReQ, the parts of CLID,
+    deviations, and what has collapsed.
+    """
 
     name = "geometry"
-    summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, collapse"
+    summary = "layout of features and codes: alignment, uniformity, RankMe, LiDAR, alpha-ReQ, CLID"
     schema = """
         "split", "images", "augmentation", "lidar_images"?, "lidar_views"?,
         "sentence"? (if something has collapsed),
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
-             "dead_dimensions" (share), "alignment"?, "lidar"?}   (? if two views differ)"""
+             "dead_dimensions" (share), "spectral_decay"? (alpha-ReQ), "cluster_learnability"? |
+             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three ? if
+             the features have not collapsed), "alignment"?, "lidar"? (? if two views differ)}"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))
@@ -52,7 +66,7 @@ class GeometryProbe(Probe):
                 lines.append(
                     f"geometry of {space}: effective rank {values['effective_rank']:.1f} of"
                     f" {values['dimensions']}{pair}, uniformity {values['uniformity']:.2f},"
-                    f" deviation {values['deviation']:.2f} of 1"
+                    f" deviation {values['deviation']:.2f} of 1{_further(values)}"
                 )
         return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
 
@@ -92,13 +106,19 @@ def geometry(frozen: Frozen) -> Numbers:
 
 
 def layout(x: Tensor) -> dict[str, float]:
-    """The geometry of one view of each image, features or codes [n, D]; uniformity is that of their
-    directions. Raises `Unmeasurable` if they are not finite.
+    """The geometry of one view of each image, features or codes [n, D] in random order; uniformity
+    is that of their directions. Raises `Unmeasurable` if they are not finite.
     """
     require_finite_features(x, "geometry")
     if len(x) < 2:
         raise Unmeasurable(f"geometry: it takes 2 images or more, got {len(x)}")
     spread = deviations(x)
+    few = x[: clid.IMAGES]
+    further = {
+        "spectral_decay": spectral_decay(x),
+        "cluster_learnability": clid.cluster_learnability(few) if len(few) >= 4 else math.nan,
+        "intrinsic_dimension": clid.intrinsic_dimension(few),
+    }
     return {
         "dimensions": x.shape[1],
         "uniformity": uniformity(F.normalize(x, dim=1)),
@@ -106,7 +126,18 @@ def layout(x: Tensor) -> dict[str, float]:
         "deviation": spread.mean,
         "least_deviation": spread.least,
         "dead_dimensions": spread.dead,
+    } | {key: value for key, value in further.items() if math.isfinite(value)}
+
+
+def _further(values: dict[str, float]) -> str:
+    """alpha-ReQ and the parts of CLID, as far as there are any."""
+    names = {
+        "spectral_decay": "α-ReQ",
+        "cluster_learnability": "cluster learnability",
+        "intrinsic_dimension": "intrinsic dimension",
     }
+    held = ((key, word) for key, word in names.items() if key in values)
+    return "".join(f", {word} {values[key]:.2f}" for key, word in held)
 
 
 def collapse(space: dict[str, float]) -> str:
