@@ -132,11 +132,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 ABOUT = (
-    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of MNIST"
-    " digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images come from"
-    " disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7); sprites of M"
-    " contents; and 2 x 2 coloured digits before and after invertible maps (a rising map of every"
-    " pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
+    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of"
+    " MNIST digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images"
+    " come from disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7);"
+    " sprites of M contents; and 2 x 2 coloured digits before and after invertible maps (a rising"
+    " map of every pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
 )
 
 
@@ -168,7 +168,7 @@ def measured(
 
 
 def kept(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """The row of a file that was measured under this key; None if there is none or it is damaged."""
+    """The row of a file that was measured under this key; None without one, or if damaged."""
     try:
         held = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -62,7 +62,7 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
     rows = rows if mapped else sorted(rows, key=lambda row: row["truth"])
     truth = np.array([row["truth"] for row in rows])
     places = np.arange(len(rows)) if mapped else truth
-    most = 1.22 * max(1.0, truth.max())
+    most = 1.3 * max(1.0, truth.max())
     axes.plot(*([places, truth] if mapped else [[0, most], [0, most]]), color=BLACK, linewidth=1.2)
     log_c = math.log(min(row["candidates"] for row in rows))
     axes.axhline(log_c, color=GREY, linestyle="--", linewidth=1)
@@ -73,11 +73,12 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
             if key in row["estimators"]
         ]
         if having:
-            at, values = zip(*((place, e["value"]) for place, e in having), strict=True)
+            at = np.array([place for place, _ in having])
+            values = np.array([entry["value"] for _, entry in having])
             style = "" if mapped else "-"
             shift = 0.12 * (number - 2) if mapped else 0.0
             axes.plot(
-                np.array(at) + shift,
+                at + shift,
                 values,
                 marker + style,
                 color=colour,
@@ -86,23 +87,23 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
             )
     for key, (marker, colour, _) in PEERS.items():
         for figure, face in (("training", "none"), ("held_out", colour)):
-            values = [row["peers"][key][figure] for row in rows]
+            peer = [row["peers"][key][figure] for row in rows]
             axes.plot(
                 places,
-                np.maximum(values, _FLOOR * most),
+                np.clip(peer, _FLOOR * most, most),
                 marker,
                 color=colour,
                 markersize=5 if face == "none" else 3,
                 markerfacecolor=face,
             )
-    axes.set_ylim(1.2 * _FLOOR * most, most * 1.15)
+    axes.set_ylim(1.2 * _FLOOR * most, most * 1.04)
     if mapped:
         names = [row["source"].split()[-1] for row in rows]
         axes.set_xticks(places, names, fontsize=8)
         axes.set_xlim(-0.5, len(rows) - 0.5)
 
 
-_FLOOR = -0.12  # of the axis; values below it are drawn on it
+_FLOOR = -0.12  # of the axis: values beyond its ends are drawn on them
 
 
 def _legend(figure: Any, axes: Axes) -> None:
@@ -113,7 +114,7 @@ def _legend(figure: Any, axes: Axes) -> None:
         axes.plot([], [], marker, color=colour, markersize=5, markerfacecolor="none", label=about)
         axes.plot([], [], marker, color=colour, markersize=3, label=f"{name}, held out")
     axes.plot([], [], color=BLACK, linewidth=1.2, label="truth")
-    axes.plot([], [], color=GREY, linestyle="--", linewidth=1, label="log C, InfoNCE's ceiling")
+    axes.plot([], [], color=GREY, linestyle="--", linewidth=1, label="log C: InfoNCE's ceiling")
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9
     )

@@ -123,7 +123,7 @@ def digit_grid(
             tints = random.random((n, rows * columns, 3), np.float32) if colours else None
             image = _joined(cells, rows, columns, tints)
             sides.append(_on_background(image, random) if backgrounds or colours else image)
-        return ImagePairs(*sides, _pointwise(wrong.sum(1), total, p))
+        return ImagePairs(sides[0], sides[1], _pointwise(wrong.sum(1), total, p))
 
     return ImageSource(draw, information, lambda candidates: best_of_bits(candidates, total, p))
 
@@ -157,7 +157,7 @@ def _on_background(images: Pixels, random: np.random.Generator) -> Pixels:
     n, channels, height, width = images.shape
     ink = images >= (INK if channels == 1 else 1)
     angle, base, slope = (
-        random.uniform(*ends, size=(n, 1, 1, 1)).astype(np.float32) for ends in _RAMP
+        random.uniform(low, high, (n, 1, 1, 1)).astype(np.float32) for low, high in _RAMP
     )
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     right = np.linspace(-1, 1, width, dtype=np.float32)
@@ -167,7 +167,7 @@ def _on_background(images: Pixels, random: np.random.Generator) -> Pixels:
     return np.where(ink, DARK + images // 2, dark).astype(np.uint8)
 
 
-_RAMP = ((0, 2 * math.pi), (20, 80), (0, 40))  # the angle, the mean, the rise to the edge
+_RAMP = ((0.0, 2 * math.pi), (20.0, 80.0), (0.0, 40.0))  # the angle, the mean, the rise to the edge
 
 
 def _pointwise(wrong: Numbers, total: int, p: float) -> NDArray[np.float64]:

@@ -61,12 +61,11 @@ def line(row: Row) -> str:
 def summary(found: dict[str, Any]) -> str:
     """The figures over all rows, in words."""
     rows = found["rows"]
-    above = sorted((_excess(row, key), key, row) for row in rows for key in LOWER if _has(row, key))
-    most, key, worst = above[-1] if above else (0.0, "", None)
-    where = f" ({key} on {worst['source']}, n = {worst['pairs']:,})" if worst else ""
+    bounds = [(_excess(row, key), key, row) for row in rows for key in LOWER if _has(row, key)]
+    most, key, worst = max(bounds, key=lambda found: found[0])
     said = f"no lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
     if most > TRUSTED:
-        said = "a lower bound is more than 3 standard errors above"
+        said = f"a lower bound is more than {TRUSTED:g} standard errors above"
     short = [row for row in rows if _share(row) < 0.9]
     wrong = [row for row in short if row["estimators"]["infonce"]["verdict"] == "converged"]
     near = [row for row in rows if _share(row) >= 0.95]
@@ -74,18 +73,18 @@ def summary(found: dict[str, Any]) -> str:
     lines = [
         f"{len(rows)} rows, seed {found['seed']}, nats.",
         f"Of all rows, {said} the information of its sample; the largest excess: {most:.1f}"
-        f" standard errors{where}.",
+        f" standard errors ({key} on {worst['source']}, n = {worst['pairs']:,}).",
         f"InfoNCE is more than 10 % short of the truth in {len(short)} rows, of which {len(wrong)}"
         f" are called converged, and within 5 % in {len(near)}, of which {len(right)} are.",
     ]
     for key, name in PEERS.items():
         high = [row for row in rows if _peer_above(row, key, "training")]
         held = [row for row in rows if _peer_above(row, key, "held_out")]
-        largest = max((row["peers"][key]["training"] - row["truth"] for row in rows), default=0.0)
+        most = max((row["peers"][key]["training"] - row["truth"] for row in high), default=0.0)
+        by = f" (by {most:.2f} at most)" if high else ""
         lines.append(
             f"{name} on its training batches, as published, is above the truth by more than 0.1"
-            f" nats in {len(high)} of {len(rows)} rows, by {largest:.2f} at most; on held-out pairs"
-            f" in {len(held)}."
+            f" nats in {len(high)} of {len(rows)} rows{by}; on held-out pairs in {len(held)}."
         )
     return "\n".join(lines)
 
@@ -141,9 +140,10 @@ def markdown(found: dict[str, Any]) -> str:
         "## Held-out bounds",
         "",
         "`infonce`, `alpha` and `nwj` are lower bounds; `dv` is biased up on a sample, and `smile`"
-        " is no bound. 95% intervals of the bound's own mean, so the truth may lie above them. *Best"
-        " at C* is InfoNCE's largest expected value with so many candidates, of any critic. – is a"
-        " value that is left out, because pairs are too few for its mean of e^f.",
+        " is no bound. Intervals of 95% are those of the bound's own mean, so the truth may lie"
+        " above them. *Best at C* is InfoNCE's largest expected value with so many candidates, of"
+        " any critic. – is a value that is left out, because pairs are too few for its mean of"
+        " e^f.",
         "",
         *_table(HEAD, [_bounds(row) for row in found["rows"]]),
         "",
