@@ -128,7 +128,7 @@ class _Standardise(nn.Module):
         self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = ((x.float() - self.mean) / self.deviation).to(memory_format=torch.channels_last)
+        seen = (x - self.mean).div_(self.deviation).to(memory_format=torch.channels_last)
         while math.prod(seen.shape[2:]) > LARGEST:
             seen = F.avg_pool2d(seen, 2)
         return seen
