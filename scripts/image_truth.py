@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.commands import parser
+from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
 from scripts.shared import option, require_seeds, switch
 from scripts.sprites_truth import SPRITES
@@ -99,6 +99,8 @@ def _coloured(name: str, pools: "Pools | None") -> "ImageSource":
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
+    if any(task.mnist for task in options.tasks) and not (options.root / "MNIST/raw").is_dir():
+        raise no_mnist(options.root)
     from core.console import plain_console
     from core.run.folder import make_folder
     from probes.report import image_figures, store
@@ -188,15 +190,19 @@ def read_pools(root: Path) -> "Pools":
     try:
         parts = [open_official("mnist", str(root), False, split) for split in ("train", "test")]
     except UserError:
-        raise UserError(
-            f"--root: {root} does not hold MNIST (a folder MNIST/raw with its four files); name"
-            " another folder, fetch it with `twobounds pretrain simclr_mnist data.download=true"
-            " data.root=FOLDER`, or choose --only sprites, which needs none"
-        ) from None
+        raise no_mnist(root) from None
     images, labels = (
         torch.cat([getattr(part, key) for part in parts]) for key in ("data", "targets")
     )
     return pools(images.numpy(), labels.numpy())
+
+
+def no_mnist(root: Path) -> UserError:
+    return UserError(
+        f"--root: {root} does not hold MNIST (a folder MNIST/raw with its four files); name another"
+        f" folder, let `{command('pretrain')} simclr_mnist data.download=true data.root=FOLDER`"
+        " fetch it, or choose --only sprites, which needs none"
+    )
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
