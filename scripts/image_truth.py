@@ -11,8 +11,9 @@ and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are measured on held-ou
 estimators of others (MINE, DV) both as published, on training batches, and on held-out pairs.
 
 It writes a page with tables (OUT/image_truth.md), a picture and the numbers as JSON. Finished rows
-are kept in OUT/rows: an interrupted call continues where it stopped, and more sources or pairs can
-be added later. Rows whose pairs or seed differ are measured again.
+are kept in OUT/rows: an interrupted call (Ctrl-C) leaves the page of what is done and continues
+there when it is repeated; more sources or pairs can be added later. Rows whose pairs or seed differ
+are measured again.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from scripts.shared import option, require_seeds, switch
 from scripts.sprites_truth import SPRITES
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from probes.samples.image_sources import ImageSource, Pools
 
 PAIRS = (500, 2000, 10_000)
@@ -103,15 +106,30 @@ def main(argv: list[str] | None = None) -> None:
         raise no_mnist(options.root)
     from core.console import plain_console
     from core.run.folder import make_folder
-    from probes.report import image_figures, store
+
+    make_folder(options.out / "rows", "--out", "name another")
+    digits = read_pools(options.root) if any(task.mnist for task in options.tasks) else None
+    console, began = plain_console(), time.monotonic()
+    rows: list[dict[str, Any]] = []
+    try:
+        measure_all(options, digits, rows, console)
+    finally:  # Ctrl-C leaves the page of the rows that are done
+        if rows:
+            page = write(options, rows, console)
+            console.print(f"{time.monotonic() - began:.0f} s: {page}, .png and .json")
+
+
+def measure_all(
+    options: argparse.Namespace,
+    digits: "Pools | None",
+    rows: list[dict[str, Any]],
+    console: "Console",
+) -> None:
+    """Add a row for each number of pairs and source, and say how much time is left."""
     from probes.samples import image_truth
 
-    digits = read_pools(options.root) if any(task.mnist for task in options.tasks) else None
-    make_folder(options.out / "rows", "--out", "name another")
-    console, began = plain_console(), time.monotonic()
     plan = [(n, task) for n in options.pairs for task in options.tasks]
-    rows, spent, worked = [], 0.0, 0.0
-    left = sum(_cost(n, task) for n, task in plan)
+    left, spent, worked = sum(_cost(n, task) for n, task in plan), 0.0, 0.0
     for n, task in plan:
         row, seconds = measured(task, n, digits, options)
         rows.append(row)
@@ -122,15 +140,22 @@ def main(argv: list[str] | None = None) -> None:
         if worked and left:
             minutes = spent / worked * left / 60
             console.print(f"  {len(rows)} of {len(plan)} rows, about {minutes:.0f} minutes left")
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Console") -> Path:
+    """The page, the picture and the numbers of these rows, in the order of the sources."""
+    from probes.report import image_figures, store
+    from probes.samples import image_truth
+
     order = {task.name: place for place, task in enumerate(options.tasks)}
-    rows.sort(key=lambda row: (order[row["source"]], row["pairs"]))
+    rows = sorted(rows, key=lambda row: (order[row["source"]], row["pairs"]))
     page = options.out / "image_truth.md"
     found = {"rows": rows, "seed": options.seed, "about": ABOUT, "picture": "image_truth.png"}
     image_figures.draw(rows, page.with_suffix(".png"))
     store.write_json(page.with_suffix(".json"), found)
     store.write_text(page, image_truth.markdown(found))
     console.print(image_truth.summary(found))
-    console.print(f"Done in {time.monotonic() - began:.0f} s: {page}, .png and .json")
+    return page
 
 
 ABOUT = (

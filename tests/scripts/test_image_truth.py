@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from core.errors import UserError
 from core.information.bounds import dv
 from core.information.scores import paired
 from probes.report import image_figures
@@ -71,6 +72,20 @@ def test_rows_are_kept_and_the_page_and_the_picture_are_written(tmp_path, asked,
     assert len(asked) == 8 and {seed for *_, seed in asked[2:]} == {1}
 
 
+def test_an_interrupted_call_leaves_the_page_of_what_is_done(tmp_path, asked, monkeypatch):
+    def interrupted(x, y, seed):
+        if len(x) == 120:
+            raise KeyboardInterrupt
+        return row_of("", "", 5, 0.0)["peers"]
+
+    monkeypatch.setattr(image_peers, "peers", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        script.main(["--only", "M = 16", "--pairs", "100,120", "--out", str(tmp_path)])
+    page = (tmp_path / "image_truth.md").read_text()
+    assert page.count("| sprites M = 16 | 100 |") == 2 and "| 120 |" not in page
+    assert len(list((tmp_path / "rows").iterdir())) == 1
+
+
 def test_a_row_is_of_its_pixels_its_seed_and_its_numbers():
     x = np.zeros((5, 1, 2, 2), np.uint8)
     pairs = image_sources.ImagePairs(x, x, np.zeros(5))
@@ -101,6 +116,12 @@ def test_mistakes_take_one_line(tmp_path, words, message):
     assert told.returncode == 2 and message in told.stderr, told.stderr
     assert len(told.stderr.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_a_folder_with_files_that_are_not_mnist(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(UserError, match="--root: .* does not hold MNIST"):
+        script.read_pools(tmp_path)
 
 
 def test_a_source_of_each_kind_for_a_quick_look():
