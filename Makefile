@@ -1,10 +1,10 @@
-# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make selection`, `make docs`, `make lint`. Each makes .venv if it is missing.
+# The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make image-truth`, `make selection`, `make docs`, `make lint`. Each makes .venv if it is missing.
 # `make clean` deletes .venv and runs/.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: install demo test calibrate selection docs lint clean
+.PHONY: install demo test calibrate image-truth selection docs lint clean
 
 install: .venv/installed
 	@echo "$(CURDIR)/$(BIN)/twobounds --help lists the commands"
@@ -18,9 +18,12 @@ test: .venv/installed
 calibrate: .venv/installed
 	@$(BIN)/python scripts/calibrate.py
 
-# ROOT names the folder that holds MNIST
+# ROOT: the folder that holds MNIST/raw
+image-truth: .venv/installed
+	@$(BIN)/python scripts/image_truth.py --root "$(or $(ROOT),data)"
+
 selection: .venv/installed
-	@$(BIN)/python scripts/selection.py --root $(or $(ROOT),data)
+	@$(BIN)/python scripts/selection.py --root "$(or $(ROOT),data)"
 
 # the documentation site, in site/; a warning is an error
 docs: .venv/installed

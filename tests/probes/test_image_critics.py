@@ -94,7 +94,7 @@ def test_equal_sizes_share_convolutions_and_compare_places():
     alike, other = Images(x, x, used), Images(x, x[..., :16], used)
     assert alike.of_x.trunk is alike.of_y.trunk and alike.of_x.local is not None
     assert other.of_x.trunk is not other.of_y.trunk and other.of_x.local is None
-    for made, local in ((alike.eval(), conv.LOCAL * 2 * 3), (other.eval(), 0)):
+    for made, local in ((alike.eval(), conv.LOCAL * 4 * 6), (other.eval(), 0)):
         q, k = made.codes(torch.arange(9)[None])
         assert (
             q.shape == k.shape == (1, 9, local + conv.CODES + 2) and not (q @ k.mT).any()

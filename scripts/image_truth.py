@@ -1,0 +1,273 @@
+"""Compare bounds on images with their mutual information, which is exactly known.
+
+    twobounds image-truth --root /path/that/holds/MNIST      # all, about 45 minutes on one CPU core
+    twobounds image-truth --root /data --quick               # a source of each kind, n = 500
+    twobounds image-truth --only sprites --pairs 2000,50000  # sprites need no MNIST
+
+Sources: grids of MNIST digits whose bits pass a binary symmetric channel, with and without
+backgrounds (any information from 0 to 10 bits); cells of several bits; sprites of M contents
+(log M); and coloured digits through invertible maps, which change no information. For each source
+and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are measured on held-out pairs, and two
+estimators of others (MINE, DV) both as published, on training batches, and on held-out pairs.
+
+It writes a page with tables (OUT/image_truth.md), a picture and the numbers as JSON. Finished rows
+are kept in OUT/rows: an interrupted call (Ctrl-C) leaves the page of what is done and continues
+there when it is repeated; more sources or pairs can be added later. Rows whose pairs or seed differ
+are measured again.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if not __package__:  # run by its path: import from this checkout
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.commands import command, parser
+from core.errors import UserError, exit_cleanly
+from scripts.shared import option, require_seeds, switch
+from scripts.sprites_truth import SPRITES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from probes.samples.image_sources import ImageSource, Pools
+
+PAIRS = (500, 2000, 10_000)
+LEAST = 100  # pairs
+MAPS = ("unchanged", "bent", "permuted", "mixed")
+BITS = 0.6931471805599453  # nats
+
+
+class Task(NamedTuple):
+    """A source of the study. `cost`: its pixels, to which the time is about proportional."""
+
+    kind: str
+    name: str
+    make: "Callable[[Pools | None], ImageSource]"
+    cost: int
+    mnist: bool
+
+
+def tasks() -> list[Task]:
+    """All sources, in the order of the page."""
+    found = []
+    for bits in (0, 1, 2, 4, 7, 10):
+        make = functools.partial(_grid, (2, 5, bits * BITS))
+        found.append(Task("digits", f"digits {bits} bits", make, 2560, True))
+    for bits in (1, 4, 10):
+        make = functools.partial(_grid, (2, 5, bits * BITS, 1, True))
+        found.append(Task("backgrounds", f"digits on backgrounds {bits} bits", make, 2560, True))
+    for bits in (3, 6, 9):
+        make = functools.partial(_grid, (1, 3, bits * BITS, 3))
+        found.append(Task("cells", f"cells of 3 bits {bits} bits", make, 768, True))
+    for m in SPRITES:
+        make = functools.partial(_sprites, m)
+        found.append(Task("sprites", f"sprites M = {m:,}", make, 1024, False))
+    for name in MAPS:
+        make = functools.partial(_coloured, name)
+        found.append(Task("maps", f"coloured digits {name}", make, 1024, True))
+    return found
+
+
+def _grid(words: tuple[Any, ...], pools: "Pools | None") -> "ImageSource":
+    from probes.samples.image_sources import digit_grid
+
+    assert pools
+    return digit_grid(pools, *words)
+
+
+def _sprites(m: int, pools: "Pools | None") -> "ImageSource":
+    from core.data.sprites import SpritesConfig
+    from probes.samples.image_sources import sprites
+
+    return sprites(SpritesConfig(**SPRITES[m]))
+
+
+def _coloured(name: str, pools: "Pools | None") -> "ImageSource":
+    """2 x 2 digits of random colours on a background, 3 x 32 x 32, with 3 bits of 4."""
+    from probes.samples import image_sources
+
+    assert pools
+    source = image_sources.digit_grid(pools, 2, 2, 3 * BITS, 1, True, True)
+    return source if name == MAPS[0] else image_sources.mapped(source, getattr(image_sources, name))
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    if any(task.mnist for task in options.tasks) and not (options.root / "MNIST/raw").is_dir():
+        raise no_mnist(options.root)
+    from core.console import plain_console
+    from core.run.folder import make_folder
+
+    make_folder(options.out / "rows", "--out", "name another")
+    digits = read_pools(options.root) if any(task.mnist for task in options.tasks) else None
+    console, began = plain_console(), time.monotonic()
+    rows: list[dict[str, Any]] = []
+    try:
+        measure_all(options, digits, rows, console)
+    finally:  # Ctrl-C leaves the page of the rows that are done
+        if rows:
+            page = write(options, rows, console)
+            console.print(f"{time.monotonic() - began:.0f} s: {page}, .png and .json")
+
+
+def measure_all(
+    options: argparse.Namespace,
+    digits: "Pools | None",
+    rows: list[dict[str, Any]],
+    console: "Console",
+) -> None:
+    """Add a row for each number of pairs and source, and say how much time is left."""
+    from probes.samples import image_truth
+
+    plan = [(n, task) for n in options.pairs for task in options.tasks]
+    left, spent, worked = sum(_cost(n, task) for n, task in plan), 0.0, 0.0
+    for n, task in plan:
+        row, seconds = measured(task, n, digits, options)
+        rows.append(row)
+        left -= _cost(n, task)
+        if seconds:
+            spent, worked = spent + seconds, worked + _cost(n, task)
+        console.print(f"{image_truth.line(row)}{'' if seconds else ' · measured before'}")
+        if worked and left:
+            minutes = spent / worked * left / 60
+            console.print(f"  {len(rows)} of {len(plan)} rows, about {minutes:.0f} minutes left")
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Console") -> Path:
+    """The page, the picture and the numbers of these rows, in the order of the sources."""
+    from probes.report import image_figures, store
+    from probes.samples import image_truth
+
+    order = {task.name: place for place, task in enumerate(options.tasks)}
+    rows = sorted(rows, key=lambda row: (order[row["source"]], row["pairs"]))
+    page = options.out / "image_truth.md"
+    found = {"rows": rows, "seed": options.seed, "about": ABOUT, "picture": "image_truth.png"}
+    image_figures.draw(rows, page.with_suffix(".png"))
+    store.write_json(page.with_suffix(".json"), found)
+    store.write_text(page, image_truth.markdown(found))
+    console.print(image_truth.summary(found))
+    return page
+
+
+ABOUT = (
+    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of"
+    " MNIST digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images"
+    " come from disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7);"
+    " sprites of M contents; and 2 x 2 coloured digits before and after invertible maps (a rising"
+    " map of every pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
+)
+
+
+def _cost(n: int, task: Task) -> float:
+    """About proportional to the time of a row: small samples have a least number of steps."""
+    return task.cost * (4000 + n)
+
+
+def measured(
+    task: Task, n: int, digits: "Pools | None", options: argparse.Namespace
+) -> tuple[dict[str, Any], float]:
+    """A row, and the seconds that it took; 0 if it was kept."""
+    from probes.report import store
+    from probes.samples import image_truth
+    from scripts.image_peers import peers
+
+    began, source = time.monotonic(), task.make(digits)
+    pairs = source.draw(n, options.seed)
+    key = image_truth.key_of(task.name, pairs, options.seed)
+    text = json.dumps(key, sort_keys=True)
+    path = options.out / "rows" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    if (row := kept(path, key)) is not None:
+        return row, 0.0
+    row = {"source": task.name, "kind": task.kind}
+    row |= image_truth.measure(task.name, source, pairs, options.seed)
+    row["peers"] = peers(pairs.x, pairs.y, options.seed)
+    store.write_json(path, {"key": key, "row": row})
+    return row, time.monotonic() - began
+
+
+def kept(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of a file that was measured under this key; None without one, or if damaged."""
+    try:
+        held = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(held, dict) or held.get("key") != key or not isinstance(held["row"], dict):
+        return None
+    return held["row"]
+
+
+def read_pools(root: Path) -> "Pools":
+    """The digits of MNIST's train and test files; `UserError` if they are not there."""
+    import torch
+
+    from core.data.readers import open_official
+    from probes.samples.image_sources import pools
+
+    try:
+        parts = [open_official("mnist", str(root), False, split) for split in ("train", "test")]
+    except UserError:
+        raise no_mnist(root) from None
+    images, labels = (
+        torch.cat([getattr(part, key) for part in parts]) for key in ("data", "targets")
+    )
+    return pools(images.numpy(), labels.numpy())
+
+
+def no_mnist(root: Path) -> UserError:
+    return UserError(
+        f"--root: {root} does not hold MNIST (a folder MNIST/raw with its four files); name another"
+        f" folder, let `{command('pretrain')} simclr_mnist data.download=true data.root=FOLDER`"
+        " fetch it, or choose --only sprites, which needs none"
+    )
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser("image_truth", __doc__)
+    option(given, "--root", "the folder that holds MNIST/raw, as data.root", Path("data"))
+    option(given, "--pairs", "numbers of pairs, separated by commas", ",".join(map(str, PAIRS)))
+    option(given, "--only", "words, separated by commas: only sources with one of them in the name")
+    switch(given, "--quick", "one source of each kind, with 500 pairs (about a minute a source)")
+    option(given, "--seed", "seed of the pairs, the folds and the critics", 0)
+    option(given, "--out", "folder of the page and of what was measured", Path("runs/image_truth"))
+    options = given.parse_args(argv)
+    require_seeds(seed=options.seed)
+    options.pairs = _numbers(options.pairs)
+    found = tasks()
+    if options.quick:
+        options.pairs = [500]
+        found = [next(t for t in found[::-1] if t.kind == kind) for kind in _kinds(found)]
+    words = options.only.split(",") if options.only else [""]
+    options.tasks = [task for task in found if any(word in task.name for word in words)]
+    if not options.tasks:
+        names = ", ".join(task.name for task in found)
+        raise UserError(f"--only: no source has {options.only} in its name; there are {names}")
+    return options
+
+
+def _kinds(found: list[Task]) -> list[str]:
+    return list(dict.fromkeys(task.kind for task in found))
+
+
+def _numbers(text: str) -> list[int]:
+    found = []
+    for word in text.split(","):
+        if not word.strip().isdecimal() or not LEAST <= int(word) <= 10**6:
+            raise UserError(
+                f"--pairs: '{word}' is not a number of pairs from {LEAST} to 1,000,000; give"
+                " numbers such as 500,2000"
+            )
+        found.append(int(word))
+    return sorted(set(found))
+
+
+if __name__ == "__main__":
+    main()
