@@ -164,9 +164,9 @@ def _train(
     @torch.no_grad()
     def judged() -> list[Tensor]:
         panel.eval()
-        codes = [panel.codes(judge) for judge in judges]
+        values = [score(panel.scores(judge)) for judge in judges]
         panel.train()
-        return [score(q @ k.mT) for q, k in codes]
+        return values
 
     best, kept, worse, step = judged(), [_copy(panel), _copy(panel)], 0, 0
     batches = _batches(rows, plan.batch, torch.Generator().manual_seed(seed))
@@ -174,8 +174,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1.0, step / WARMUP) * (1 - (step - 1) / plan.steps)
         optimizer.zero_grad()
-        q, k = panel.codes(chosen)
-        (-score(q @ k.mT)).sum().backward()
+        (-score(panel.scores(chosen))).sum().backward()
         optimizer.step()
         if step % plan.check_every == 0 and not memorise:
             now = judged()
