@@ -44,10 +44,13 @@ def estimate(
     vectors [n, d], labels [n] or images [n, C, H, W].
 
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
-    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
+    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds,
+      10 / n at least.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. The lower ends of nwj and js allow for what the sample can not
-      show (`bounds.unseen`); where that is more than 0.1 nats, they are left out with a remark.
+      `core.information.bounds`. nwj and js are left out, with a remark, where the sample can not
+      show more than 0.1 of their mean of e^f.
+
+    The lower ends of alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -104,7 +107,7 @@ def _entries(
         objective = estimator if estimator in ("js", "anchor") else "infonce"
         read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
         entry = _bound(estimator, read, headline, word)
-        if entry.get("unseen", 0.0) > UNSEEN:
+        if estimator != "alpha" and entry.get("unseen", 0.0) > UNSEEN:
             pairs.remarks.append(_unseen(estimator, entry["unseen"]))
         else:
             found[estimator] = entry
@@ -220,17 +223,20 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
         key: getattr(bounds, key) for key in ("nwj", "js", "dv", "smile")
     }
     read |= {"infonce": bounds.infonce_symmetric, "anchor": bounds.log_ratio}
-    read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
     scores = [paired(fold.query, fold.key) for fold in fit.folds]
-    parts = [read[estimator](part) for part in scores]
-    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
-    more: Found = {"alpha": fit.alpha} if estimator == "alpha" else {}
+    more: Found = {}
+    if estimator == "alpha":
+        parts = list(map(bounds.alpha_bound, scores, fit.alphas))
+        more = {"alpha": min(fit.alphas), "unseen": bounds.unseen(scores, fit.alphas)}
+    else:
+        parts = [read[estimator](part) for part in scores]
     if estimator in ("nwj", "js"):
-        more["unseen"] = bounds.unseen(scores)
-        value = value._replace(low=value.low - more["unseen"])
+        more = {"unseen": bounds.unseen(scores)}
+    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
+    value = value._replace(low=value.low - more.get("unseen", 0.0))
     candidates = min(len(fold.query) for fold in fit.folds)
     ceilings = {"infonce": math.log(candidates)}
-    ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)
+    ceilings["alpha"] = 1 + math.log((candidates - 1) / min(fit.alphas))
     ceiling = ceilings.get(estimator)
     if SIDES[estimator] == ESTIMATE:
         word = "no bound"

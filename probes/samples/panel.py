@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probes.samples.normal_scores import features, normal_scores
 from probes.samples.noise import CELLS, Cells
+from probes.samples.normal_scores import features, normal_scores
 from probes.samples.start import start
 
 Array = NDArray[np.float64]
@@ -177,9 +177,7 @@ def _read(
     none = Cells(np.zeros((CELLS, CELLS)), *np.zeros((2, len(x)), np.int16))
     each = [table or none for table in tables]
     logs = torch.stack([torch.from_numpy(table.logs).float() for table in each])
-    cells = [
-        torch.from_numpy(np.stack([table[side] for table in each])) for side in (1, 2)
-    ]
+    cells = [torch.from_numpy(np.stack([table[side] for table in each])) for side in (1, 2)]
     return sides, Squares(logs, (cells[0], cells[1]))
 
 

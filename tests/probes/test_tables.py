@@ -1,5 +1,5 @@
-"""Critics of two numbers from which other critics start, against known densities: a table, and a line
-with noise.
+"""Critics of two numbers from which other critics start, against known densities: a table, and a
+line with noise.
 """
 
 import numpy as np
@@ -102,6 +102,8 @@ def test_a_line_is_chosen_for_edges_and_not_for_gaussians():
     assert start(made.x, made.y, used, random).cells
     assert start(made.y, made.x, used, random).cells
     y = made.x[:, :1] + random.normal(size=(3000, 1))
-    assert not start(norm.ppf(made.x), norm.ppf(made.x) + random.normal(size=y.shape), used, random).cells
+    assert not start(
+        norm.ppf(made.x), norm.ppf(made.x) + random.normal(size=y.shape), used, random
+    ).cells
     wide = np.concatenate([made.x, y], 1)
     assert not start(wide, made.y, used, random).cells
