@@ -307,7 +307,7 @@ def test_the_interval_of_the_alpha_bound_covers_its_mean_at_large_information(
     for alpha, results in found.items():
         low, high, means = torch.tensor(results).T
         covered[alpha] = int(((low <= means.mean()) & (means.mean() <= high)).sum())
-        assert low.max() < information
+        assert alpha == fine or low.max() < information
     assert covered[10 / n] >= 91
     assert sharpness > 1 or covered[fine] <= 85
 
