@@ -55,8 +55,8 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
             best, value = tried, now
     cells = None
     if x.shape[1] == y.shape[1] == 1:
-        sides, turned = (x[:, 0], y[:, 0], *shares), (y[:, 0], x[:, 0], *shares[::-1])
-        for line in (additive(*sides, fitted), additive(*turned, fitted).turned()):
+        (a, b), (u, v) = (x[:, 0], y[:, 0]), shares
+        for line in (additive(a, b, u, v, fitted), additive(b, a, v, u, fitted).turned()):
             if (now := _value([], held, line)) > value + MARGIN:
                 best, value, cells = [_nothing(len(x))], now, line
     codes = tuple(np.concatenate(parts, 1) for parts in zip(*best, strict=True))
