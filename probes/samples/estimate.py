@@ -17,7 +17,7 @@ from core.information import bounds
 from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
-from core.information.verdict import NEAR, verdict
+from core.information.verdict import NEAR, verdict, wants_data
 from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
@@ -72,7 +72,7 @@ def estimate(
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
-    word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain)
+    word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain, single=fit.calibration)
     found = _entries(estimators, pairs, fit, seed, sweep[-1][1], word)
     made = {
         "quantity": "I(X; Y)",
@@ -314,11 +314,9 @@ def conclusion(found: Found) -> str:
         least_alpha = math.floor(100 * alpha["low"]) / 100
         name = f"the alpha-bound ({alpha['alpha']:g}), which log C does not limit"
         beyond = f"; {name}, says at least {least_alpha:.2f}"
-    gain = found["doubling"]["gain"]
     reason = {
         "converged": "neither log C nor the number of pairs limits it",
-        "data-limited": f"half of the training pairs gave {gain:.2f} nats less, so more pairs would"
-        f" show more (extrapolated {found['doubling']['extrapolated']:.2f}, no bound)",
+        "data-limited": _data_limited(found),
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
@@ -327,6 +325,23 @@ def conclusion(found: Found) -> str:
         " would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"
+
+
+def _data_limited(found: Found) -> str:
+    """Why more pairs would show more: what the second half brought, or that critics differ."""
+    headline, doubling = found["estimators"]["infonce"], found["doubling"]
+    error = (doubling["high"] - doubling["low"]) / (2 * 1.96)
+    gain = Estimate(doubling["gain"], error, doubling["low"], doubling["high"])
+    if wants_data(headline["value"], gain):
+        return (
+            f"half of the training pairs gave {gain.mean:.2f} nats less, so more pairs would show"
+            f" more (extrapolated {doubling['extrapolated']:.2f}, no bound)"
+        )
+    less = headline["value"] - found["calibration"]
+    return (
+        f"critics of different training pairs differ (one alone reads {less:.2f} nats less than"
+        " their mean), so more pairs would show more"
+    )
 
 
 def at_most(headline: Found, pairs: int) -> float:
