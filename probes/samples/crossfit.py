@@ -31,6 +31,7 @@ Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
+RARE = 10  # largest scores of negatives, which a sample shows badly
 PART = 0.1  # nats: the most that an anchor may take from the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
 RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
@@ -238,9 +239,7 @@ def _score(
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
-            negatives = math.log(len(chosen.own) * chosen.negatives)
-            # E_p(x)p(y)[e^f] = 1 on the fold that chose, as for a log density ratio
-            offset = chosen.others.logsumexp(0).item() - negatives if centred else 0.0
+            offset = _offset(chosen_q[number], chosen_k[number]) if centred else 0.0
             judged.append((pair[side], chosen.shifted(-offset)))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
             constant = torch.full_like(q[:, :1], -offset)
@@ -248,6 +247,23 @@ def _score(
             whole = (torch.cat([q, constant], 1), torch.cat([k, one], 1))
             codes.setdefault(fold, {})[pair] = whole
     return Trained(codes, judged, steps)
+
+
+def _offset(query: Tensor, key: Tensor) -> float:
+    """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose:
+
+        E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
+
+    t is the tenth largest score of a negative. (Without a limit t, few pairs of large information
+    would not show the mean of e^f, and c would be too small.)
+    """
+    scored = query @ key.T
+    own, n = scored.diagonal().double(), len(scored)
+    negatives = scored[~torch.eye(n, dtype=torch.bool)]
+    most = negatives.topk(min(RARE, len(negatives))).values[-1]
+    share = max((own <= most).double().mean().item(), 1 / n)
+    seen = negatives[negatives <= most].double().logsumexp(0).item()
+    return seen - math.log(len(negatives)) - math.log(share)
 
 
 def _copy(panel: Panel) -> dict[str, Tensor]:

@@ -196,6 +196,15 @@ def test_a_constant_in_the_critic_is_removed(monkeypatch):
         assert matrix.exp().mean() == pytest.approx(1, abs=0.5)
 
 
+def test_the_constant_is_found_where_few_pairs_show_the_mean():
+    """Best critics plus 2.5; at 15 nats, the mean of e^f over these negatives is far too small."""
+    for information in (0.0, 1.0, 15.0):
+        made = gaussian_pairs(1000, 100, information, 0)
+        query = torch.cat([made.query, torch.full((1000, 1), 2.5)], 1)
+        found = crossfit._offset(query, torch.cat([made.key, torch.ones(1000, 1)], 1))
+        assert found == pytest.approx(2.5, abs=0.4 if information > 10 else 0.05)
+
+
 def test_seeds_repeat_and_differ():
     x, y, _, _ = pairs_of(1.0, n=300)
     assert estimate(x, y) == estimate(x, y)
