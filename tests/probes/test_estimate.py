@@ -16,10 +16,10 @@ from core.errors import Unmeasurable, UserError
 from core.information import bounds
 from core.information.bounds import Estimate, alpha_bound
 from core.information.scores import of_matrix
-from probes.samples import crossfit, panel
 from probes.samples import estimate as tool
+from probes.samples import panel
 from probes.samples.canonical import canonical
-from probes.samples.crossfit import choices, cross_fit
+from probes.samples.crossfit import cross_fit
 from probes.samples.estimate import estimate
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import features, normal_scores
@@ -92,28 +92,6 @@ def test_nwj_is_left_out_where_its_mean_is_not_sampled(monkeypatch):
     found = estimate(x, y, ("infonce", "nwj"))
     assert set(found["estimators"]) == {"infonce"}
     assert any(r.startswith("nwj left out: 11% of the pairs") for r in found["remarks"])
-
-
-def test_an_anchor_takes_at_most_a_tenth_of_a_nat_from_the_alpha_bound():
-    for pairs in (50, 300, 5000, 50_000, 10**6):
-        assert 1 / (choices(pairs)[0] * pairs) == pytest.approx(0.1, rel=0.05)
-        assert list(choices(pairs)) == sorted(choices(pairs)) and choices(pairs)[-1] == 0.9
-    assert choices(5000) == (0.002, 0.01, 0.1, 0.5, 0.9)
-
-
-def test_alpha_of_a_fold_is_chosen_on_the_other_folds(monkeypatch):
-    seen: list[int] = []
-
-    def best(judged, alphas):
-        seen.append(len(judged))
-        return alphas[len(seen) % 2]
-
-    monkeypatch.setattr(crossfit, "best_alpha", best)
-    monkeypatch.setattr(panel, "LEAST_STEPS", 1)
-    x, y, _, _ = pairs_of(1.0, n=100, d=1)
-    fit = cross_fit(x, y)
-    assert seen == [16] * 5  # 20 critics, of which 4 were chosen on the fold
-    assert fit.alphas == [0.5, 0.1, 0.5, 0.1, 0.5]
 
 
 def test_the_alpha_bounds_ceiling_is_the_value_of_a_perfect_critic():
@@ -194,15 +172,6 @@ def test_a_constant_in_the_critic_is_removed(monkeypatch):
         matrix = before.query @ before.key.T
         torch.testing.assert_close(after.query @ after.key.T, matrix, rtol=1e-3, atol=1e-3)
         assert matrix.exp().mean() == pytest.approx(1, abs=0.5)
-
-
-def test_the_constant_is_found_where_few_pairs_show_the_mean():
-    """Best critics plus 2.5; at 15 nats, the mean of e^f over these negatives is far too small."""
-    for information in (0.0, 1.0, 15.0):
-        made = gaussian_pairs(1000, 100, information, 0)
-        query = torch.cat([made.query, torch.full((1000, 1), 2.5)], 1)
-        found = crossfit._offset(query, torch.cat([made.key, torch.ones(1000, 1)], 1))
-        assert found == pytest.approx(2.5, abs=0.4 if information > 10 else 0.05)
 
 
 def test_seeds_repeat_and_differ():
