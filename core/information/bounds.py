@@ -134,18 +134,25 @@ def nwj(scores: Scores) -> Bound:
     return Bound(1 + scores.own - negative, influence)
 
 
-def unseen(scores: list[Scores]) -> float:
-    """The share of the mean E_p(x)p(y)[e^f] that a sample misses, if f = log p(y|x) / p(y). It is
-    estimated by the share of own pairs that score above every negative; `scores` are parts of the
-    pairs.
+def unseen(scores: list[Scores], alphas: list[float] | None = None) -> float:
+    """How much a sample misses of the mean E_p(x)p(y)[e^f], if f = log p(y|x) / p(y), in parts of
+    pairs; with `alphas`, of the second mean of `alpha_bound` with such an alpha for each part.
 
     For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. Where no
-    negative lies above t, the sample mean lacks this part, and `nwj` is too high by it. At
-    I = 8 nats and 1,000 pairs of 100-dimensional Gaussians, it is 0.2. If it was ignored, 17 % of
-    the intervals (of 60 samples) lay above the truth.
+    negative lies above t, the sample mean lacks this part, and `nwj` is too high by it: the share
+    of own pairs that score above every negative. At I = 8 nats and 1,000 pairs of 100-dimensional
+    Gaussians, it is 0.2. If it was ignored, 17 % of the intervals (of 60 samples) lay above the
+    truth.
+    The second mean of `alpha_bound` counts at most 1 / alpha where NWJ counts e^f / m, so each of
+    these own pairs counts min(1, m / (alpha e^f)).
     """
-    most = max(part.largest() for part in scores)
-    return torch.cat([part.own for part in scores]).gt(most).double().mean().item()
+    most, counted = max(part.largest() for part in scores), []
+    for number, part in enumerate(scores):
+        above = part.own.gt(most).double()
+        if alphas:
+            above *= (math.log(part.negatives / alphas[number]) - part.own).clamp(max=0).exp()
+        counted.append(above)
+    return torch.cat(counted).mean().item()
 
 
 def js(scores: Scores) -> Bound:

@@ -8,8 +8,10 @@ from core.information.bounds import Estimate
 # Slopes, in nats per e-fold of candidates: below FLAT, more candidates add little; above STEEP,
 # the curve follows its ceiling.
 FLAT, STEEP = 0.05, 0.5
+RISING = 0.025  # share of a value that it may rise instead, if this is more
 NEAR = 0.95  # share of a ceiling above which a value is saturated
 GAIN = 0.03  # share of a value that the second half of the training pairs may bring
+AGREEING = 0.05  # share of a value by which single critics may be below their mean
 NOTHING = 0.05  # nats below zero that overfitting explains if there is nothing to find
 
 
@@ -27,6 +29,7 @@ def verdict(
     calibration: float | None = None,
     cap: float = math.inf,
     gain: Estimate | None = None,
+    single: float | None = None,
 ) -> str:
     """The verdict on the last number of a sweep: what limits it, or "converged".
 
@@ -37,14 +40,16 @@ def verdict(
       log C.
     - K-limited: still rising with log C.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the
-      value of the same critics trained on half of the pairs.
+      value of the same critics trained on half of the pairs. Also if the value is that of the mean
+      of several critics, each trained on other pairs, and `single`, the value of one of them, is
+      far below: the critics differ by chance, and with more pairs they would differ less.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
     numbers.
     """
     numbers = [value for _, found in sweep for value in found]
-    numbers += [calibration or 0.0, *(gain or (0.0,))]
+    numbers += [calibration or 0.0, single or 0.0, *(gain or (0.0,))]
     if math.isnan(cap) or not all(map(math.isfinite, numbers)):
         raise Unmeasurable(
             "the bound is not a finite number at some number of candidates, so it has no verdict;"
@@ -61,9 +66,11 @@ def verdict(
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf
     if last.mean > NEAR * ceiling or STEEP < slope < math.inf:
         return "saturated"
-    if slope > FLAT:
+    if slope > max(FLAT, RISING * last.mean):
         return "K-limited"
-    return "data-limited" if gain and wants_data(last.mean, gain) else "converged"
+    if gain and wants_data(last.mean, gain):
+        return "data-limited"
+    return "data-limited" if single is not None and differ(last, single) else "converged"
 
 
 def wants_data(value: float, gain: Estimate) -> bool:
@@ -71,3 +78,8 @@ def wants_data(value: float, gain: Estimate) -> bool:
     added, is a notable share of the value and larger than chance.
     """
     return gain.mean > max(GAIN * value, 2 * gain.error)
+
+
+def differ(value: Estimate, single: float) -> bool:
+    """Whether single critics read notably less than their mean, and chance does not explain it."""
+    return value.mean - single > max(AGREEING * value.mean, 2 * value.error)

@@ -30,7 +30,9 @@ Member = tuple[int, int]  # two folds that critics do not train on: each judges,
 Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
-ALPHAS = (0.01, 0.1, 0.5, 0.9)
+ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
+RARE = 10  # largest scores of negatives, which a sample shows badly
+PART = 0.1  # nats: the most that an anchor may take from the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
 RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
 
@@ -53,17 +55,19 @@ class Fit(NamedTuple):
 
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
-    alpha: float  # the best of the interpolated bound on those folds
+    alphas: list[float]  # of the interpolated bound, for each fold: the best on the other folds
     steps: int
     matched: list[Held]
     halved: list[Held]
 
 
 class Trained(NamedTuple):
-    """The codes of a fold by each critic that may score it, and those of the judging folds."""
+    """The codes of a fold by each critic that may score it, and the judging folds with the scores
+    by the critics that they chose.
+    """
 
     codes: dict[int, dict[Member, Codes]]
-    judged: list[scores.Scores]
+    judged: list[tuple[int, scores.Scores]]
     steps: int
 
 
@@ -106,12 +110,26 @@ def cross_fit(
 
         full = trained(every, 1)
         half = trained(some, 2) if halves else None
-    values = [infonce_symmetric(judged).terms.mean().item() for judged in full.judged]
-    alpha = best_alpha(full.judged, ALPHAS)
+    values = [infonce_symmetric(judged).terms.mean().item() for _, judged in full.judged]
+    alphas = [
+        best_alpha([judged for judge, judged in full.judged if judge != fold], choices(len(x)))
+        for fold in range(FOLDS)
+    ]
     matched = _held(folds, full.codes, some) if half else []
     halved = _held(folds, half.codes, some) if half else []
     whole = _held(folds, full.codes, every)
-    return Fit(whole, float(np.mean(values)), alpha, full.steps, matched, halved)
+    return Fit(whole, float(np.mean(values)), alphas, full.steps, matched, halved)
+
+
+def choices(pairs: int) -> tuple[float, ...]:
+    """The values of alpha to choose from. An anchor takes at most 1 / (alpha n) from the mean of
+    the alpha-bound, where n is the number of all pairs; the least alpha makes this 0.1 nats. With
+    less, few anchors of large scores, which most samples do not hold, make up the second mean, and
+    its normal interval is too narrow. (A limit for the effective number of anchors in the sample
+    would choose just the samples that do not hold them.)
+    """
+    least = float(f"{1 / (PART * pairs):.2g}")
+    return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))
 
 
 def _others(folds: list[Rows], pair: Member) -> Rows:
@@ -164,9 +182,9 @@ def _train(
     @torch.no_grad()
     def judged() -> list[Tensor]:
         panel.eval()
-        codes = [panel.codes(judge) for judge in judges]
+        values = [score(panel.scores(judge)) for judge in judges]
         panel.train()
-        return [score(q @ k.mT) for q, k in codes]
+        return values
 
     best, kept, worse, step = judged(), [_copy(panel), _copy(panel)], 0, 0
     batches = _batches(rows, plan.batch, torch.Generator().manual_seed(seed))
@@ -174,8 +192,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1.0, step / WARMUP) * (1 - (step - 1) / plan.steps)
         optimizer.zero_grad()
-        q, k = panel.codes(chosen)
-        (-score(q @ k.mT)).sum().backward()
+        (-score(panel.scores(chosen))).sum().backward()
         optimizer.step()
         if step % plan.check_every == 0 and not memorise:
             now = judged()
@@ -211,7 +228,7 @@ def _score(
     step, unless its objective did that.
     """
     codes: dict[int, dict[Member, Codes]] = {}
-    judged: list[scores.Scores] = []
+    judged: list[tuple[int, scores.Scores]] = []
     longest = max(map(len, folds))
     panel.eval()
     for side in (0, 1):  # fold members[e][side] chose these weights; they score the other fold
@@ -222,16 +239,31 @@ def _score(
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
-            negatives = math.log(len(chosen.own) * chosen.negatives)
-            # E_p(x)p(y)[e^f] = 1 on the fold that chose, as for a log density ratio
-            offset = chosen.others.logsumexp(0).item() - negatives if centred else 0.0
-            judged.append(chosen.shifted(-offset))
+            offset = _offset(chosen_q[number], chosen_k[number]) if centred else 0.0
+            judged.append((pair[side], chosen.shifted(-offset)))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
             constant = torch.full_like(q[:, :1], -offset)
             one = torch.ones_like(constant)
             whole = (torch.cat([q, constant], 1), torch.cat([k, one], 1))
             codes.setdefault(fold, {})[pair] = whole
     return Trained(codes, judged, steps)
+
+
+def _offset(query: Tensor, key: Tensor) -> float:
+    """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose:
+
+        E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
+
+    t is the tenth largest score of a negative. (Without a limit t, few pairs of large information
+    would not show the mean of e^f, and c would be too small.)
+    """
+    scored = query @ key.T
+    own, n = scored.diagonal().double(), len(scored)
+    negatives = scored[~torch.eye(n, dtype=torch.bool)]
+    most = negatives.topk(min(RARE, len(negatives))).values[-1]
+    share = max((own <= most).double().mean().item(), 1 / n)
+    seen = negatives[negatives <= most].double().logsumexp(0).item()
+    return seen - math.log(len(negatives)) - math.log(share)
 
 
 def _copy(panel: Panel) -> dict[str, Tensor]:

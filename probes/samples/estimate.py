@@ -17,7 +17,7 @@ from core.information import bounds
 from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
-from core.information.verdict import NEAR, verdict
+from core.information.verdict import NEAR, verdict, wants_data
 from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
@@ -44,10 +44,13 @@ def estimate(
     vectors [n, d], labels [n] or images [n, C, H, W].
 
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
-    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds.
+    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds,
+      10 / n at least.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. The lower ends of nwj and js allow for what the sample can not
-      show (`bounds.unseen`); if that is more than 0.1 nats, they are left out with a remark.
+      `core.information.bounds`. nwj and js are left out, with a remark, where the sample can not
+      show more than 0.1 of their mean of e^f.
+
+    The lower ends of alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -69,7 +72,7 @@ def estimate(
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)
     gain = _gain(fit)
-    word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain)
+    word = verdict(sweep, len(pairs.x), fit.calibration, gain=gain, single=fit.calibration)
     found = _entries(estimators, pairs, fit, seed, sweep[-1][1], word)
     made = {
         "quantity": "I(X; Y)",
@@ -104,7 +107,7 @@ def _entries(
         objective = estimator if estimator in ("js", "anchor") else "infonce"
         read = fit if objective == "infonce" else cross_fit(pairs.x, pairs.y, seed, objective)
         entry = _bound(estimator, read, headline, word)
-        if entry.get("unseen", 0.0) > UNSEEN:
+        if estimator != "alpha" and entry.get("unseen", 0.0) > UNSEEN:
             pairs.remarks.append(_unseen(estimator, entry["unseen"]))
         else:
             found[estimator] = entry
@@ -220,17 +223,20 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
         key: getattr(bounds, key) for key in ("nwj", "js", "dv", "smile")
     }
     read |= {"infonce": bounds.infonce_symmetric, "anchor": bounds.log_ratio}
-    read["alpha"] = lambda scores: bounds.alpha_bound(scores, fit.alpha)
     scores = [paired(fold.query, fold.key) for fold in fit.folds]
-    parts = [read[estimator](part) for part in scores]
-    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
-    more: Found = {"alpha": fit.alpha} if estimator == "alpha" else {}
+    more: Found = {}
+    if estimator == "alpha":
+        parts = list(map(bounds.alpha_bound, scores, fit.alphas))
+        more = {"alpha": min(fit.alphas), "unseen": bounds.unseen(scores, fit.alphas)}
+    else:
+        parts = [read[estimator](part) for part in scores]
     if estimator in ("nwj", "js"):
-        more["unseen"] = bounds.unseen(scores)
-        value = value._replace(low=value.low - more["unseen"])
+        more = {"unseen": bounds.unseen(scores)}
+    value = interval(torch.cat([p.terms for p in parts]), torch.cat([p.influence for p in parts]))
+    value = value._replace(low=value.low - more.get("unseen", 0.0))
     candidates = min(len(fold.query) for fold in fit.folds)
     ceilings = {"infonce": math.log(candidates)}
-    ceilings["alpha"] = 1 + math.log((candidates - 1) / fit.alpha)
+    ceilings["alpha"] = 1 + math.log((candidates - 1) / min(fit.alphas))
     ceiling = ceilings.get(estimator)
     if SIDES[estimator] == ESTIMATE:
         word = "no bound"
@@ -308,11 +314,9 @@ def conclusion(found: Found) -> str:
         least_alpha = math.floor(100 * alpha["low"]) / 100
         name = f"the alpha-bound ({alpha['alpha']:g}), which log C does not limit"
         beyond = f"; {name}, says at least {least_alpha:.2f}"
-    gain = found["doubling"]["gain"]
     reason = {
         "converged": "neither log C nor the number of pairs limits it",
-        "data-limited": f"half of the training pairs gave {gain:.2f} nats less, so more pairs would"
-        f" show more (extrapolated {found['doubling']['extrapolated']:.2f}, no bound)",
+        "data-limited": _data_limited(found),
         "K-limited": f"the value still rises with C = {headline['candidates']:,}, so more pairs"
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
@@ -321,6 +325,23 @@ def conclusion(found: Found) -> str:
         " would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"
+
+
+def _data_limited(found: Found) -> str:
+    """Why more pairs would show more: what the second half brought, or that critics differ."""
+    headline, doubling = found["estimators"]["infonce"], found["doubling"]
+    error = (doubling["high"] - doubling["low"]) / (2 * 1.96)
+    gain = Estimate(doubling["gain"], error, doubling["low"], doubling["high"])
+    if wants_data(headline["value"], gain):
+        return (
+            f"half of the training pairs gave {gain.mean:.2f} nats less, so more pairs would show"
+            f" more (extrapolated {doubling['extrapolated']:.2f}, no bound)"
+        )
+    less = headline["value"] - found["calibration"]
+    return (
+        f"critics of different training pairs differ (one alone reads {less:.2f} nats less than"
+        " their mean), so more pairs would show more"
+    )
 
 
 def at_most(headline: Found, pairs: int) -> float:

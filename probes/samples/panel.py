@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from probes.samples.noise import CELLS, Cells
 from probes.samples.normal_scores import features, normal_scores
 from probes.samples.start import start
 
@@ -48,6 +49,11 @@ class Panel(nn.Module):
     def codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [E, B, P] of both sides of the rows [E, B] of each critic."""
 
+    def scores(self, rows: Tensor) -> Tensor:
+        """f(x_i, y_j) of the rows [E, B] of each critic, [E, B, B]."""
+        q, k = self.codes(rows)
+        return q @ k.mT
+
     @abstractmethod
     def keep(self, better: Tensor, kept: dict[str, Tensor]) -> None:
         """Put the weights of the critics with `better` [E] into `kept`."""
@@ -61,13 +67,31 @@ class Vectors(Panel):
     def __init__(self, x: Array, y: Array, used: list[Rows], random: np.random.Generator):
         super().__init__()
         self.critics = len(used)
-        self.sides = _read(x, y, used, random)
+        self.sides, self.squares = _read(x, y, used, random)
         self.towers = Towers(self.critics, self.sides[0].shape[2], self.sides[1].shape[2])
         least = min(map(len, used))
         steps = int(min(MOST_STEPS, max(LEAST_STEPS, STEPS_A_PAIR * least)))
         self.plan = Plan(steps, min(BATCH, least))
 
     def codes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = self._towers(rows)
+        if self.squares is None:
+            return q, k
+        each = torch.arange(self.critics)[:, None]
+        cell_x, cell_y = (cells[each, rows].long() for cells in self.squares.cells)
+        logs = self.squares.logs
+        one = torch.eye(logs.shape[2])[cell_y]
+        return torch.cat([q, logs[each, cell_x]], 2), torch.cat([k, one], 2)
+
+    def scores(self, rows: Tensor) -> Tensor:
+        q, k = self._towers(rows)
+        if self.squares is None:
+            return q @ k.mT
+        each = torch.arange(self.critics)[:, None, None]
+        cell_x, cell_y = (cells[each[:, 0], rows].long() for cells in self.squares.cells)
+        return q @ k.mT + self.squares.logs[each, cell_x[:, :, None], cell_y[:, None]]
+
+    def _towers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         each = torch.arange(self.critics)[:, None]
         q, k = self.towers(*(side[each, rows] for side in self.sides))
         return q, k
@@ -126,18 +150,35 @@ def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
     return layers[-1](x)
 
 
-def _read(x: Array, y: Array, used: list[Rows], random: np.random.Generator) -> list[Tensor]:
+class Squares(NamedTuple):
+    """A table of each critic, logs [E, G, G], and the cells of all pairs in it, [E, n] each."""
+
+    logs: Tensor
+    cells: tuple[Tensor, Tensor]
+
+
+def _read(
+    x: Array, y: Array, used: list[Rows], random: np.random.Generator
+) -> tuple[list[Tensor], Squares | None]:
     """The input of each critic for all pairs: features and closed form of x and y, [E, n, d] each,
-    fitted on the critic's training rows.
+    fitted on the critic's training rows, and tables, if a critic starts from one.
     """
-    made = []
+    made, tables = [], []
     for rows in used:
         scores_x, scores_y = normal_scores(x[rows], x), normal_scores(y[rows], y)
         begun = start(x, y, rows, random)
         read = (features(x[rows], x, scores_x), features(y[rows], y, scores_y))
         more = (np.concatenate(pair, 1) for pair in zip(read, begun.features, strict=True))
         made.append((*more, *begun.codes))
-    return [_stacked([made_of[side] for made_of in made]) for side in range(4)]
+        tables.append(begun.cells)
+    sides = [_stacked([made_of[side] for made_of in made]) for side in range(4)]
+    if not any(tables):
+        return sides, None
+    none = Cells(np.zeros((CELLS, CELLS)), *np.zeros((2, len(x)), np.int16))
+    each = [table or none for table in tables]
+    logs = torch.stack([torch.from_numpy(table.logs).float() for table in each])
+    cells = [torch.from_numpy(np.stack([table[side] for table in each])) for side in (1, 2)]
+    return sides, Squares(logs, (cells[0], cells[1]))
 
 
 def _stacked(arrays: list[Array]) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from core.information.bounds import infonce_objective
 from probes.samples.canonical import canonical
+from probes.samples.noise import Cells, additive
 from probes.samples.normal_scores import curves, heavy_radius, normal_scores, ranks, waves
 from probes.samples.tables import table
 
@@ -25,12 +26,13 @@ MOST_VARIATES = 8
 
 
 class Start(NamedTuple):
-    """Codes [n, P] of all pairs, whose inner product is a critic; and features of x and y, [n, f],
-    from which a network can improve it.
+    """Codes [n, P] of all pairs, whose inner product plus `cells` is a critic; and features of x
+    and y, [n, f], from which a network can improve it.
     """
 
     codes: Codes
     features: Codes
+    cells: Cells | None
 
 
 def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
@@ -38,7 +40,8 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
 
     It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
     (`waves`), plus or instead of it a table of two numbers: of the coordinates if both sides have
-    one, else of the radii. A fifth of `used` chooses, and prefers the simpler one.
+    one, else of the radii. Of two coordinates, it can also be that of a line with noise
+    (`probes.samples.noise`). A fifth of `used` chooses, and prefers the simpler one.
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
@@ -50,12 +53,18 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     for tried in ([tabled], [gaussian, tabled]):
         if (now := _value(tried, held)) > value + MARGIN:
             best, value = tried, now
+    cells = None
+    if x.shape[1] == y.shape[1] == 1:
+        (a, b), (u, v) = (x[:, 0], y[:, 0]), shares
+        for line in (additive(a, b, u, v, fitted), additive(b, a, v, u, fitted).turned()):
+            if (now := _value([], held, line)) > value + MARGIN:
+                best, value, cells = [_nothing(len(x))], now, line
     codes = tuple(np.concatenate(parts, 1) for parts in zip(*best, strict=True))
     seen = tuple(
         np.concatenate([of[:, :MOST_VARIATES], _more(side, share)], 1)
         for of, side, share in zip(variates, (x, y), shares, strict=True)
     )
-    return Start((codes[0], codes[1]), (seen[0], seen[1]))
+    return Start((codes[0], codes[1]), (seen[0], seen[1]), cells)
 
 
 def _more(side: Array, share: Array) -> Array:
@@ -91,11 +100,16 @@ def _number(side: Array, fitted: Rows) -> Array:
     return share[:, 0]
 
 
-def _value(parts: list[Codes], held: Rows) -> float:
+def _nothing(n: int) -> Codes:
+    return np.zeros((n, 1)), np.zeros((n, 1))
+
+
+def _value(parts: list[Codes], held: Rows, cells: Cells | None = None) -> float:
     """The InfoNCE value of a sum of critics on held pairs, in nats."""
     rows = held[:JUDGED]
-    scores = sum(
-        torch.from_numpy(first[rows]).float() @ torch.from_numpy(second[rows]).float().T
-        for first, second in parts
-    )
-    return float(infonce_objective(torch.as_tensor(scores)))
+    scores = torch.zeros(len(rows), len(rows))
+    for first, second in parts:
+        scores += torch.from_numpy(first[rows]).float() @ torch.from_numpy(second[rows]).float().T
+    if cells:
+        scores += torch.from_numpy(cells.scores(rows)).float()
+    return float(infonce_objective(scores))

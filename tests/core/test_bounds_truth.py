@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from core.information import bounds, scores
 from core.information.bounds import Bound, interval
+from probes.samples.benchmark_sources import correlation
 from probes.samples.estimate import UNSEEN
 from tests.sources import gaussian_pairs
 
@@ -272,3 +273,50 @@ def test_the_unseen_part_is_a_share_of_pairs_and_pools_folds():
     f = torch.tensor([[5.0, 1.0, 0.0], [2.0, 3.0, 0.0], [4.0, 0.0, 1.0]])
     assert bounds.unseen([scores.of_matrix(f)]) == pytest.approx(1 / 3)
     assert bounds.unseen([scores.of_matrix(f), scores.of_matrix(f + 2)]) == pytest.approx(1 / 6)
+    # only the own score 5 exceeds every negative; it would count m / (alpha e^f) of 1 / (alpha n)
+    for alpha, count in ((0.9, 2 / (0.9 * math.e**5)), (1e-6, 1.0)):
+        assert bounds.unseen([scores.of_matrix(f)], [alpha]) == pytest.approx(count / 3)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 1.15])
+@pytest.mark.parametrize("information", [10.0, 20.0])
+def test_the_interval_of_the_alpha_bound_covers_its_mean_at_large_information(
+    information, sharpness
+):
+    """With alpha = 10 / n and the allowance for what a sample can not show. A normal interval with
+    a much smaller alpha fails. The mean is computed with own pairs in place of the rare negatives:
+
+        E[ M' / (alpha M' + 1 - alpha) ] = E[ (e^f / r)(x, y) / (alpha M + 1 - alpha) ],
+        r = p(y|x) / p(y)
+    """
+    n, draws, fine = 400, 100, 0.01 / 400
+    found: dict[float, list[tuple[float, float, float]]] = {10 / n: [], fine: []}
+    for seed in range(draws):
+        pairs = gaussian_pairs(n, 100, information, seed)
+        # the constant makes the mean of e^f 1
+        constant = _log_mean(100, information, sharpness)
+        s = scores.paired(sharpness * pairs.query, pairs.key).shifted(-constant)
+        rare = (s.own - pairs.pointwise).exp()
+        for alpha, results in found.items():
+            mixed, _, _ = bounds._interpolated(s, alpha)
+            mean = (1 + s.own - mixed - rare * (-mixed).exp()).mean().item()
+            value = interval(*bounds.alpha_bound(s, alpha))
+            low = value.low - bounds.unseen([s], [alpha]) if alpha > fine else value.low
+            results.append((low, value.high, mean))
+    covered = {}
+    for alpha, results in found.items():
+        low, high, means = torch.tensor(results).T
+        covered[alpha] = int(((low <= means.mean()) & (means.mean() <= high)).sum())
+        assert alpha == fine or low.max() < information
+    assert covered[10 / n] >= 91
+    assert sharpness > 1 or covered[fine] <= 85
+
+
+def _log_mean(d: int, information: float, sharpness: float) -> float:
+    """log E_p(x)p(y)[r^s] of Gaussian pairs with r = p(y|x) / p(y), by Gaussian integrals:
+
+    d/2 times  -s log(1 - rho^2) - log((1 + q)^2 - p^2),  p = s rho / (1 - rho^2),  q = rho p
+    """
+    rho = correlation(information, d)
+    p = sharpness * rho / (1 - rho**2)
+    return d / 2 * (-sharpness * math.log(1 - rho**2) - math.log((1 + rho * p) ** 2 - p**2))

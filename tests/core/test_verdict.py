@@ -105,6 +105,30 @@ def test_what_the_second_half_of_the_pairs_brings(gain, error, word):
         verdict(sweep, 4096, gain=found._replace(mean=math.nan))
 
 
+@pytest.mark.parametrize(
+    "single, error, word",
+    [
+        (1.95, 0.01, "converged"),  # 2.5 % of the value
+        (1.85, 0.01, "data-limited"),
+        (1.85, 0.1, "converged"),  # chance explains it
+        (2.1, 0.01, "converged"),
+    ],
+)
+def test_critics_that_differ_want_more_pairs(single, error, word):
+    found = Estimate(2.0, error, 2 - 2 * error, 2 + 2 * error)
+    sweep = [(c, found) for c in (64, 512, 4096)]
+    assert verdict(sweep, 4096, single=single) == word
+    with pytest.raises(Unmeasurable):
+        verdict(sweep, 4096, single=math.nan)
+
+
+def test_a_slope_is_judged_beside_a_large_value():
+    """A shortfall that falls as 1 / C equals the slope."""
+    for value, word in ((4.2, "converged"), (3.8, "K-limited")):
+        sweep = [(c, flat(value + 0.1 * math.log(c / 4096))) for c in (1024, 2048, 4096)]
+        assert verdict(sweep, 4096) == word
+
+
 def test_an_interval_around_zero_is_no_fault_of_the_critic():
     for mean, error, word in (
         (0.001, 0.002, "nothing found"),

@@ -76,7 +76,8 @@ def test_ten_nats_are_called_saturated_and_alpha_says_more():
     assert infonce["verdict"] == "saturated" and infonce["value"] < infonce[
         "ceiling"
     ] == pytest.approx(math.log(400))
-    assert alpha["alpha"] == 0.01 and alpha["low"] > infonce["ceiling"]
+    assert alpha["alpha"] == 0.005 and alpha["low"] > infonce["ceiling"]  # 10 / n
+    assert alpha["low"] == pytest.approx(alpha["value"] - 1.96 * alpha["error"] - alpha["unseen"])
     assert alpha["verdict"] == "saturated"  # no lower bound above log n can be trusted
     assert "says at least" in found["conclusion"]
 

@@ -1,9 +1,15 @@
-"""The table of two numbers, a critic that other critics start from, against known densities."""
+"""Critics of two numbers from which other critics start, against known densities: a table, and a
+line with noise.
+"""
 
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
+from probes.samples.benchmark_sources import additive_uniform
+from probes.samples.noise import CELLS, additive
+from probes.samples.normal_scores import ranks
+from probes.samples.start import start
 from probes.samples.tables import table
 
 
@@ -34,3 +40,70 @@ def test_a_table_of_many_pairs_is_the_density_of_the_pair_over_that_of_independe
     exact = (both - norm.logpdf(x).sum(1)).mean()
     assert -0.04 < value(made, u, v) - exact < 0.01  # a kernel blurs a density
     assert exact == pytest.approx(-0.5 * np.log(1 - rho**2), abs=0.03)
+
+
+def line_of(x, y, used):
+    """The critic of a line with noise, which is fitted on the rows `used` of x, y [n, 1]."""
+    u, v = (ranks(side[used], side)[:, 0] for side in (x, y))
+    return additive(x[:, 0], y[:, 0], u, v, used)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.75])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_with_uniform_noise_has_its_edges(width, turned):
+    """I = width - log(2 width) or 1 / (4 width). A table is 0.05 nats short with as many pairs."""
+    made, used, fresh = additive_uniform(width)(4000, 3), np.arange(2500), np.arange(2500, 4000)
+    x, y = (made.x, 7 - 3e5 * made.y)  # any line
+    found = line_of(x, y, used)
+    if turned:
+        found = found.turned().turned()
+    own = made.pointwise[fresh].mean()
+    exact = found.logs[found.of_x[fresh], found.of_y[fresh]].mean()
+    assert own - 0.025 < exact < own + 0.005
+    shares = (ranks(side[used], side)[:, 0] for side in (x, y))
+    first, second = table(*(share[used] for share in shares)).codes(
+        *(ranks(side[used], side)[fresh, 0] for side in (x, y))
+    )
+    assert (first * second).sum(1).mean() < exact - 0.01
+
+
+def test_the_critic_of_a_line_is_normalised_and_knows_gaussian_noise():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(6000, 1))
+    y = 0.8 * x + 0.6 * random.normal(size=(6000, 1))
+    found = line_of(x, y, np.arange(5000))
+    density = np.exp(found.logs)
+    np.testing.assert_allclose(density.mean(0), 1, rtol=1e-6)
+    np.testing.assert_allclose(density.mean(1), 1, rtol=1e-2)
+    value = found.logs[found.of_x, found.of_y][5000:].mean()
+    assert value == pytest.approx(-0.5 * np.log(1 - 0.64), abs=0.05)
+    back = found.turned()
+    assert back.scores(np.arange(9)).tolist() == found.scores(np.arange(9)).T.tolist()
+
+
+@pytest.mark.parametrize(
+    "x, y",
+    [
+        (np.arange(400.0), np.repeat([1.0, 2.0], 200)),
+        (np.r_[np.zeros(300), np.arange(100.0)], np.arange(400.0)),
+        (np.geomspace(1e-300, 1e300, 400), np.geomspace(1e300, 1e-300, 400)),
+        (np.arange(400.0), np.arange(400.0)),
+    ],
+)
+def test_odd_numbers_give_finite_scores(x, y):
+    found = line_of(x[:, None], y[:, None], np.arange(0, 400, 2))
+    assert np.isfinite(found.logs).all() and found.logs.shape == (CELLS, CELLS)
+    assert max(found.of_x.max(), found.of_y.max()) < CELLS
+
+
+def test_a_line_is_chosen_for_edges_and_not_for_gaussians():
+    random, used = np.random.default_rng(0), np.arange(3000)
+    made = additive_uniform(0.1)(3000, 0)
+    assert start(made.x, made.y, used, random).cells
+    assert start(made.y, made.x, used, random).cells
+    y = made.x[:, :1] + random.normal(size=(3000, 1))
+    assert not start(
+        norm.ppf(made.x), norm.ppf(made.x) + random.normal(size=y.shape), used, random
+    ).cells
+    wide = np.concatenate([made.x, y], 1)
+    assert not start(wide, made.y, used, random).cells
