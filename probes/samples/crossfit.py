@@ -55,15 +55,16 @@ class Fit(NamedTuple):
 
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
-    alphas: list[float]  # of the interpolated bound, for each fold: the best on the other folds
+    alphas: list[float]  # of the interpolated bound, for each fold: the best of its critics on
+    # the folds that chose them
     steps: int
     matched: list[Held]
     halved: list[Held]
 
 
 class Trained(NamedTuple):
-    """The codes of a fold by each critic that may score it, and the judging folds with the scores
-    by the critics that they chose.
+    """The codes of a fold by each critic that may score it. `judged`: a fold, and the scores that a
+    critic of this fold gives the fold that chose the critic, for each fold and critic.
     """
 
     codes: dict[int, dict[Member, Codes]]
@@ -112,7 +113,7 @@ def cross_fit(
         half = trained(some, 2) if halves else None
     values = [infonce_symmetric(judged).terms.mean().item() for _, judged in full.judged]
     alphas = [
-        best_alpha([judged for judge, judged in full.judged if judge != fold], choices(len(x)))
+        best_alpha([judged for scored, judged in full.judged if scored == fold], choices(len(x)))
         for fold in range(FOLDS)
     ]
     matched = _held(folds, full.codes, some) if half else []
@@ -240,7 +241,7 @@ def _score(
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
             offset = _offset(chosen_q[number], chosen_k[number]) if centred else 0.0
-            judged.append((pair[side], chosen.shifted(-offset)))
+            judged.append((fold, chosen.shifted(-offset)))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
             constant = torch.full_like(q[:, :1], -offset)
             one = torch.ones_like(constant)

@@ -1,5 +1,6 @@
 """What cross-fitting chooses for the bounds: alpha, and the constant of a critic."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,19 +18,25 @@ def test_an_anchor_takes_at_most_a_tenth_of_a_nat_from_the_alpha_bound():
     assert crossfit.choices(5000) == (0.002, 0.01, 0.1, 0.5, 0.9)
 
 
-def test_alpha_of_a_fold_is_chosen_on_the_other_folds(monkeypatch):
-    seen: list[int] = []
+def test_alpha_of_a_fold_does_not_depend_on_its_pairs(monkeypatch):
+    monkeypatch.setattr(panel, "LEAST_STEPS", 1)
+    made = gaussian_pairs(100, 1, 1.0, 0)
+    x, y = made.x.numpy(), made.y.numpy()
+    first = np.array_split(np.random.default_rng(0).permutation(100), crossfit.FOLDS)[0]
+    other = y.copy()
+    other[first] = other[first[::-1]] + 7
+    seen: list[list[torch.Tensor]] = []
 
     def best(judged, alphas):
-        seen.append(len(judged))
+        seen.append([part.own for part in judged])
         return alphas[len(seen) % 2]
 
     monkeypatch.setattr(crossfit, "best_alpha", best)
-    monkeypatch.setattr(panel, "LEAST_STEPS", 1)
-    made = gaussian_pairs(100, 1, 1.0, 0)
-    fit = crossfit.cross_fit(made.x.numpy(), made.y.numpy())
-    assert seen == [16] * 5  # 20 critics, of which 4 were chosen on the fold
-    assert fit.alphas == [0.5, 0.1, 0.5, 0.1, 0.5]
+    fits = crossfit.cross_fit(x, y), crossfit.cross_fit(x, other)
+    assert [len(parts) for parts in seen] == [4] * 10  # 20 critics, of which 4 score the fold
+    assert all(map(torch.equal, seen[0], seen[5]))
+    assert not any(map(torch.equal, seen[1], seen[6]))
+    assert fits[0].alphas == [0.5, 0.1, 0.5, 0.1, 0.5]
 
 
 def test_the_constant_is_found_where_few_pairs_show_the_mean():
