@@ -63,6 +63,7 @@ TOY = {
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
+    "verdicts.py": ["--sources", "3"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
 
@@ -132,7 +133,9 @@ def run(place: Path, words: list[str]) -> None:
 
 
 def from_a_checkout(words: list[str]) -> list[str]:
-    """`twobounds NAME ...`, alone or under torchrun, as a call of its script."""
+    """`twobounds NAME ...`, alone or under torchrun, or a bench, as a call of its script."""
+    if words[:2] == ["python", "-m"] and words[2].startswith("scripts.benches."):
+        return ["python", words[2].replace(".", "/") + ".py", *words[3:]]
     place = next((i for i, word in enumerate(words) if word == "twobounds"), None)
     if place is None or len(words) < place + 2 or words[place + 1] == "COMMAND":
         return words

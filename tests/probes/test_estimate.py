@@ -316,7 +316,7 @@ class Bomb:
         (lambda path: path.mkdir(), "can not be read"),
         (lambda path: path.write_bytes(b""), "can not be read"),
         (lambda path: path.write_bytes(b"not a zip"), "can not be read|refused"),
-        (lambda path: np.savez(path, a=np.zeros(3), y=np.zeros(3)), "holds a, y"),
+        (lambda path: np.savez(path, a=np.zeros(3), y=np.zeros(3)), "its arrays: a, y"),
         (lambda path: np.save(path.open("wb"), np.zeros(3)), "not an npz"),
         (lambda path: np.savez(path, x=np.array([Bomb()] * 60), y=np.zeros(60)), "refused"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "can not be read"),

@@ -95,7 +95,7 @@ def test_mistakes_of_compress_are_one_line_and_write_nothing(place, tmp_path, ca
         ((run, tmp_path / "nothing.npz"), "there is no such file"),
         ((run, tmp_path / "empty"), "holds no pictures"),
         ((run, tmp_path / "broken"), "a.png: can not be read as a picture"),
-        ((run, "tset"), "no split of the checkpoint's data (did you mean 'test'?)"),
+        ((run, "tset"), "a split of the checkpoint's data (did you mean 'test'?)"),
         ((run, "test", "model.width=3"), "only data.key=value can be overridden"),
         ((run, place / "pictures", "--block", 0), "--block: must be from 1 to 65536, got 0"),
         ((grey, place / "pictures"), "has no probability: the model's likelihood is bernoulli"),
