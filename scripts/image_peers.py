@@ -5,9 +5,9 @@ pairs that they have not seen.
           corrected by a moving average (Belghazi et al. 2018)
     DV    Donsker-Varadhan's bound with a separable critic and all pairs of a batch as negatives
 
-Both were published with the value on training batches, which no critic that overfits can be held
-to: it may be far above the information. So each is given twice: the mean over the last quarter of
-its training batches, and the value on a fifth of the pairs that it did not train on.
+Both were published with the value on training batches. If a critic overfits, this value is no bound
+and may be far above the information. So each is given twice: the mean over the last quarter of its
+training batches, and the value on a fifth of the pairs, which were not used for training.
 """
 
 import math

@@ -18,8 +18,8 @@ are measured again.
 
 import argparse
 import functools
-import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PAIRS = (500, 2000, 10_000)
 LEAST = 100  # pairs
 MAPS = ("unchanged", "bent", "permuted", "mixed")
-BITS = 0.6931471805599453  # nats
+BIT = math.log(2)  # nats
 
 
 class Task(NamedTuple):
@@ -59,13 +59,13 @@ def tasks() -> list[Task]:
     """All sources, in the order of the page."""
     found = []
     for bits in (0, 1, 2, 4, 7, 10):
-        make = functools.partial(_grid, (2, 5, bits * BITS))
+        make = functools.partial(_grid, (2, 5, bits * BIT))
         found.append(Task("digits", f"digits {bits} bits", make, 2560, True))
     for bits in (1, 4, 10):
-        make = functools.partial(_grid, (2, 5, bits * BITS, 1, True))
+        make = functools.partial(_grid, (2, 5, bits * BIT, 1, True))
         found.append(Task("backgrounds", f"digits on backgrounds {bits} bits", make, 2560, True))
     for bits in (3, 6, 9):
-        make = functools.partial(_grid, (1, 3, bits * BITS, 3))
+        make = functools.partial(_grid, (1, 3, bits * BIT, 3))
         found.append(Task("cells", f"cells of 3 bits {bits} bits", make, 768, True))
     for m in SPRITES:
         make = functools.partial(_sprites, m)
@@ -95,7 +95,7 @@ def _coloured(name: str, pools: "Pools | None") -> "ImageSource":
     from probes.samples import image_sources
 
     assert pools
-    source = image_sources.digit_grid(pools, 2, 2, 3 * BITS, 1, True, True)
+    source = image_sources.digit_grid(pools, 2, 2, 3 * BIT, 1, True, True)
     return source if name == MAPS[0] else image_sources.mapped(source, getattr(image_sources, name))
 
 
@@ -126,6 +126,7 @@ def measure_all(
     console: "Console",
 ) -> None:
     """Add a row for each number of pairs and source, and say how much time is left."""
+    from core.run.progress import duration
     from probes.samples import image_truth
 
     plan = [(n, task) for n in options.pairs for task in options.tasks]
@@ -138,8 +139,8 @@ def measure_all(
             spent, worked = spent + seconds, worked + _cost(n, task)
         console.print(f"{image_truth.line(row)}{'' if seconds else ' · measured before'}")
         if worked and left:
-            minutes = spent / worked * left / 60
-            console.print(f"  {len(rows)} of {len(plan)} rows, about {minutes:.0f} minutes left")
+            ahead = duration(spent / worked * left)
+            console.print(f"  {len(rows)} of {len(plan)} rows, about {ahead} left")
 
 
 def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Console") -> Path:
@@ -176,6 +177,7 @@ def measured(
     task: Task, n: int, digits: "Pools | None", options: argparse.Namespace
 ) -> tuple[dict[str, Any], float]:
     """A row, and the seconds that it took; 0 if it was kept."""
+    from core.run.rows import name_of
     from probes.report import store
     from probes.samples import image_truth
     from scripts.image_peers import peers
@@ -183,8 +185,7 @@ def measured(
     began, source = time.monotonic(), task.make(digits)
     pairs = source.draw(n, options.seed)
     key = image_truth.key_of(task.name, pairs, options.seed)
-    text = json.dumps(key, sort_keys=True)
-    path = options.out / "rows" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    path = options.out / "rows" / f"{name_of(key)}.json"
     if (row := kept(path, key)) is not None:
         return row, 0.0
     row = {"source": task.name, "kind": task.kind}
@@ -200,9 +201,8 @@ def kept(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
         held = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(held, dict) or held.get("key") != key or not isinstance(held["row"], dict):
-        return None
-    return held["row"]
+    row = held.get("row") if isinstance(held, dict) and held.get("key") == key else None
+    return row if isinstance(row, dict) else None
 
 
 def read_pools(root: Path) -> "Pools":

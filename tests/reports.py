@@ -81,11 +81,11 @@ def written(folder, *, seed=0, top1=0.5, data="sprites", print_="f", key="k", **
     return folder
 
 
-def call(capsys, *words):
-    """Exit code, stdout and stderr of compare."""
+def call(capsys, *words, main=compare.main):
+    """Exit code, stdout and stderr of a command's `main`."""
     code = 0
     try:
-        compare.main([str(word) for word in words])
+        main([str(word) for word in words])
     except SystemExit as end:
         code = end.code
     said = capsys.readouterr()

@@ -21,6 +21,7 @@ from core.run.folder import RunFolder
 from probes.report.naming import data_names, names, views_of
 from probes.report.schema import Report
 from probes.report.table import grid
+from probes.report.table import markdown as in_markdown
 
 LEAST = 5  # checkpoints; fewer have no correlation worth a number
 RESAMPLES = 2000
@@ -362,16 +363,11 @@ def _complete(row: dict[str, Any], found: dict[str, Any]) -> bool:
 def markdown(found: dict[str, Any]) -> str:
     """Both tables as Markdown: the correlations, and the runs."""
     shown = ["linear", "knn", REFERENCE, "RankMe", "LiDAR", "CLID"]
-    lines = [*sentences(found), "", *_lines(*_cells(found)), ""]
+    lines = [*sentences(found), "", *in_markdown(*_cells(found)), ""]
     head = ["run", "linear %", "kNN %", *shown[2:]]
     rows = []
     for run in found["runs"]:
         accuracies = ["–" if run[key] is None else f"{100 * run[key]:.1f}" for key in shown[:2]]
         others = ["–" if run[key] is None else f"{run[key]:.2f}" for key in shown[2:]]
         rows.append([run["name"], *accuracies, *others])
-    return "\n".join([*lines, *_lines(head, rows), ""])
-
-
-def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    return "\n".join([*lines, *in_markdown(head, rows), ""])

@@ -36,6 +36,13 @@ def grid(
     return made
 
 
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [heads, *rows]
+    cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return [cells[0], "|" + "---|" * len(heads), *cells[1:]]
+
+
 def measured(reports: Sequence[Report], probes: Probes) -> Probes:
     """The probes that have numbers in at least one report."""
     return {name: probe for name, probe in probes.items() if any(name in r for r in reports)}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from probes.report.table import markdown as in_markdown
 from probes.samples.benchmark_sources import Known
 from probes.samples.estimate import DEFAULT, estimate
 
@@ -64,7 +65,7 @@ def collect(rows: list[Row], pairs: int, seed: int, sources: str) -> dict[str, A
         found["peer_seconds"] = _times([row["peer_seconds"] for row in rows])
         ratios = [row["peer_seconds"] / row["seconds"] for row in rows]
         found["peer_time_over_ours"] = float(np.median(ratios))
-    return found | {"distinct": _distinct(close), "verdicts": _verdicts(rows)}
+    return found | {"distinct": _distinct(close), "verdicts": verdicts(rows)}
 
 
 def _distinct(rows: list[Row]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
     return found
 
 
-def _verdicts(rows: list[Row]) -> dict[str, Any]:
+def verdicts(rows: list[Row]) -> dict[str, Any]:
     """What the verdict on InfoNCE says of values that are far from the truth and near it, and how
     often the truth is outside of the interval.
     """
@@ -105,13 +106,14 @@ def _times(seconds: list[float]) -> dict[str, float]:
     return {"median": float(np.median(seconds)), "most": max(seconds)}
 
 
-def _with_error(entry: dict[str, float]) -> str:
+def with_error(entry: dict[str, float]) -> str:
+    """A value and half of its 95% interval."""
     return f"{entry['value']:z.3f} ± {1.96 * entry['error']:.3f}"
 
 
 def line(row: Row) -> str:
     """The line that is printed when a source is done."""
-    parts = [f"{key} {_with_error(entry)}" for key, entry in row["estimators"].items()]
+    parts = [f"{key} {with_error(entry)}" for key, entry in row["estimators"].items()]
     peer = ""
     if "peer" in row:
         peer = f" · benchmark-mi {row['peer']:z.3f} in {row['peer_seconds']:.0f} s"
@@ -172,16 +174,12 @@ def markdown(found: dict[str, Any]) -> str:
     columns = [key for key in DEFAULT if any(key in row["estimators"] for row in rows)]
     peer = ["benchmark-mi infonce"] if "peer" in rows[0] else []
     head = ["source", "dimensions", "truth", "sample's own", *columns, "verdict", *peer]
-    lines = [
-        summary(found).replace("\n", "  \n"),
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
+    table = []
     for row in rows:
         entries, dimensions = row["estimators"], " x ".join(map(str, row["dimensions"]))
         cells = [row["source"], dimensions, f"{row['truth']:.3f}", f"{row['own']:z.3f}"]
-        cells += [_with_error(entries[key]) if key in entries else "–" for key in columns]
-        cells += [entries["infonce"]["verdict"], *([f"{row['peer']:z.3f}"] if peer else [])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells += [with_error(entries[key]) if key in entries else "–" for key in columns]
+        table.append([*cells, entries["infonce"]["verdict"]])
+        table[-1] += [f"{row['peer']:z.3f}"] if peer else []
+    text = summary(found).replace("\n", "  \n")
+    return "\n".join([text, "", *in_markdown(head, table)]) + "\n"

@@ -124,10 +124,10 @@ def cross_fit(
 
 def choices(pairs: int) -> tuple[float, ...]:
     """The values of alpha to choose from. An anchor takes at most 1 / (alpha n) from the mean of
-    the alpha-bound, where n is the number of all pairs; the least alpha makes this 0.1 nats. With
-    less, few anchors of large scores, which most samples do not hold, make up the second mean, and
-    its normal interval is too narrow. (A limit for the effective number of anchors in the sample
-    would choose just the samples that do not hold them.)
+    the alpha-bound, where n is the number of all pairs; the least alpha makes this 0.1 nats. With a
+    smaller alpha, the second mean would depend on a few anchors with large scores, which most
+    samples do not hold, and its normal interval would be too narrow. (A limit on the effective
+    number of anchors does not help: it keeps exactly the samples that do not hold them.)
     """
     least = float(f"{1 / (PART * pairs):.2g}")
     return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))
@@ -255,16 +255,17 @@ def _offset(query: Tensor, key: Tensor) -> float:
 
         E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
 
-    t is the tenth largest score of a negative. (Without a limit t, few pairs of large information
-    would not show the mean of e^f, and c would be too small.)
+    t is the tenth largest score of a negative. (If the information is large, few pairs do not show
+    the whole mean of e^f; without the limit t, c would be too small.)
     """
     scored = query @ key.T
-    own, n = scored.diagonal().double(), len(scored)
-    negatives = scored[~torch.eye(n, dtype=torch.bool)]
-    most = negatives.topk(min(RARE, len(negatives))).values[-1]
+    own, n = scored.diagonal().clone(), len(scored)
+    negatives = scored.fill_diagonal_(-math.inf)
+    count = n * (n - 1)
+    most = negatives.flatten().topk(min(RARE, count)).values[-1]
     share = max((own <= most).double().mean().item(), 1 / n)
-    seen = negatives[negatives <= most].double().logsumexp(0).item()
-    return seen - math.log(len(negatives)) - math.log(share)
+    rows = negatives.masked_fill_(negatives > most, -math.inf).logsumexp(1)
+    return rows.double().logsumexp(0).item() - math.log(count) - math.log(share)
 
 
 def _copy(panel: Panel) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ def flip_probability(information: float, bits: int) -> float:
 
 
 def _of(p: float, bits: int) -> float:
-    """bits (log 2 - h(p)), at most so many nats of information."""
+    """bits (log 2 - h(p)): what this number of bits carries through the channel, in nats."""
     entropy = -sum(share * math.log(share) for share in (p, 1 - p) if share > 0)
     return bits * (math.log(2) - entropy)
 
@@ -177,8 +177,8 @@ def _pointwise(wrong: Numbers, total: int, p: float) -> NDArray[np.float64]:
 
 
 def best_of_bits(candidates: int, total: int, p: float) -> float:
-    """The largest expected InfoNCE of any critic of `total` bits through a binary symmetric channel
-    with `candidates` C, that of the density ratio r = p(y|x) / p(y):
+    """The largest expected InfoNCE of any critic with `candidates` C, for `total` bits through a
+    binary symmetric channel. The best critic is the density ratio r = p(y|x) / p(y):
 
         I - E log (1/C)(r(x, y) + sum over C - 1 others r(x, y_c))
 

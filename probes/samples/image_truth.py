@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from core.data.identity import digest
-from probes.samples.calibration import TRUSTED
+from probes.report.table import markdown as in_markdown
+from probes.samples.calibration import TRUSTED, verdicts, with_error
 from probes.samples.estimate import estimate
 from probes.samples.image_sources import ImagePairs, ImageSource
 
@@ -49,7 +50,7 @@ def measure(name: str, source: ImageSource, pairs: ImagePairs, seed: int) -> Row
 def line(row: Row) -> str:
     """The line that is printed when a row is done."""
     entries = row["estimators"]
-    parts = [f"{key} {_with_error(entries[key])}" for key in ESTIMATORS if key in entries]
+    parts = [f"{key} {with_error(entries[key])}" for key in ESTIMATORS if key in entries]
     peers = [
         f"{PEERS[key]} {peer['held_out']:z.2f} (training batches {peer['training']:z.2f})"
         for key, peer in row["peers"].items()
@@ -66,16 +67,14 @@ def summary(found: dict[str, Any]) -> str:
     said = f"no lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
     if most > TRUSTED:
         said = f"a lower bound is more than {TRUSTED:g} standard errors above"
-    short = [row for row in rows if _share(row) < 0.9]
-    wrong = [row for row in short if row["estimators"]["infonce"]["verdict"] == "converged"]
-    near = [row for row in rows if _share(row) >= 0.95]
-    right = [row for row in near if row["estimators"]["infonce"]["verdict"] == "converged"]
+    judged = verdicts(rows)
     lines = [
         f"{len(rows)} rows, seed {found['seed']}, nats.",
         f"Of all rows, {said} the information of its sample; the largest excess: {most:.1f}"
         f" standard errors ({key} on {worst['source']}, n = {worst['pairs']:,}).",
-        f"InfoNCE is more than 10 % short of the truth in {len(short)} rows, of which {len(wrong)}"
-        f" are called converged, and within 5 % in {len(near)}, of which {len(right)} are.",
+        f"InfoNCE is more than 10 % short of the truth in {judged['short']} rows, of which"
+        f" {len(judged['short_converged'])} are called converged, and within 5 % in"
+        f" {judged['near']}, of which {judged['near_converged']} are.",
     ]
     for key, name in PEERS.items():
         high = [row for row in rows if _peer_above(row, key, "training")]
@@ -94,23 +93,13 @@ def _has(row: Row, key: str) -> bool:
 
 
 def _excess(row: Row, key: str) -> float:
-    """Standard errors by which a bound exceeds the sample's own information, whose chance its own
-    error holds, too.
-    """
+    """By how many of its own standard errors a bound exceeds the information of the sample."""
     entry = row["estimators"][key]
     return float((entry["value"] - row["own"]) / max(entry["error"], 1e-9))
 
 
-def _share(row: Row) -> float:
-    return float(row["estimators"]["infonce"]["value"] / row["truth"]) if row["truth"] else 1.0
-
-
 def _peer_above(row: Row, key: str, figure: str) -> bool:
     return bool(row["peers"][key][figure] > row["truth"] + 0.1)
-
-
-def _with_error(entry: dict[str, float]) -> str:
-    return f"{entry['value']:z.3f} ± {1.96 * entry['error']:.3f}"
 
 
 HEAD = ("source", "n", "C", "truth", "sample's own", "best at C", *ESTIMATORS, "verdict")
@@ -145,7 +134,7 @@ def markdown(found: dict[str, Any]) -> str:
         " any critic. – is a value that is left out, because pairs are too few for its mean of"
         " e^f.",
         "",
-        *_table(HEAD, [_bounds(row) for row in found["rows"]]),
+        *in_markdown(HEAD, [_bounds(row) for row in found["rows"]]),
         "",
         "## Estimators of others",
         "",
@@ -153,27 +142,22 @@ def markdown(found: dict[str, Any]) -> str:
         " over the last quarter of them), and the same critics on a fifth of the pairs, which they"
         " have not seen. Intervals 95%.",
         "",
-        *_table(PEER_HEAD, [_peers(row) for row in found["rows"]]),
+        *in_markdown(PEER_HEAD, [_peers(row) for row in found["rows"]]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _bounds(row: Row) -> list[str]:
     entries = row["estimators"]
     cells = [row["source"], f"{row['pairs']:,}", f"{row['candidates']:,}", f"{row['truth']:.3f}"]
     cells += [f"{row['own']:z.3f}", f"{row['best']:z.3f}"]
-    cells += [_with_error(entries[key]) if key in entries else "–" for key in ESTIMATORS]
+    cells += [with_error(entries[key]) if key in entries else "–" for key in ESTIMATORS]
     return [*cells, entries["infonce"]["verdict"]]
 
 
 def _peers(row: Row) -> list[str]:
     cells = [row["source"], f"{row['pairs']:,}", f"{row['truth']:.3f}"]
     for peer in row["peers"].values():
-        held = f"{peer['held_out']:z.3f} ± {1.96 * peer['error']:.3f}"
+        held = with_error({"value": peer["held_out"], "error": peer["error"]})
         cells += [f"{peer['training']:z.3f}", held]
     return cells

@@ -37,8 +37,9 @@ def additive(x: Array, y: Array, u: Array, v: Array, used: NDArray[np.int64]) ->
         log p(e) / p(y),   p(y) the mean of p(y - a - b x) over x
 
     The density of e is a histogram, so it can have edges, which the smooth critics blur. (A kernel
-    that is narrow enough for an edge has too few pairs elsewhere; a line's edges are seen by all
-    pairs.) The cells are of equal rank u, v [n], so p(x) and p(y) are uniform on them.
+    estimate of p(x, y) that is narrow enough for an edge has too few pairs at each place; the
+    density of e is estimated from all pairs.) The cells have equal shares of the ranks u, v [n], so
+    p(x) and p(y) are uniform on them.
     """
     x, y = _scaled(x, used), _scaled(y, used)
     (spread, both), _ = np.cov(x[used], y[used])
@@ -64,8 +65,8 @@ def _scaled(x: Array, used: NDArray[np.int64]) -> Array:
 
 
 def _histogram(noise: Array) -> tuple[Array, Array]:
-    """Edges [B + 1] and the share [B] of noise below the end of each bin. The number of bins has
-    the largest likelihood of a value by the others.
+    """Edges [B + 1], and the share [B] of the noise below the end of each bin. Of the numbers of
+    bins, the one with the largest leave-one-out likelihood is chosen.
     """
     n, best, found = len(noise), -np.inf, None
     low, high = noise.min(), noise.max()

@@ -4,9 +4,9 @@ own: a third vectors, a third pictures, and a third codes of checkpoints, half o
     python -m scripts.benches.verdicts                       # 60 sources, about 15 CPU minutes
     python -m scripts.benches.verdicts --seed 7 --sources 30 --out runs/verdicts7
 
-Each source is estimated by InfoNCE with the default settings. The table at the end counts, of the
-values more than 10 % short of the truth, those that were called converged, and, of the values
-within 5 %, the same. An interrupted call continues where it stopped.
+Each source is estimated by InfoNCE with the default settings. The lines at the end count how many
+values are more than 10 % short of the truth, how many are within 5 % of it, and how many of each
+were called converged. An interrupted call continues where it stopped.
 
 The truth of vectors and pictures is exact. Two pictures of sprites share log M nats, and the codes
 of an encoder share at most as much, so the truth of codes is an upper limit of what they share.
@@ -34,15 +34,17 @@ from core.data.sprites import SpritesConfig, render
 from core.errors import UserError, exit_cleanly
 from core.randomness import KeyedRNG
 from core.run.folder import make_folder
+from core.run.progress import duration
 from probes.report.store import write_json
 from probes.samples import benchmark_sources as known
+from probes.samples.calibration import TRUSTED, verdicts
 from probes.samples.estimate import estimate
 from scripts.shared import option, require_seeds
 
 KINDS = ("vectors", "pictures", "codes")
 SIDE = 16  # pixels of a picture
 BATCH, RATE = 64, 3e-3
-SHORT, NEAR = 0.9, 0.95  # shares of the truth
+FORMAT = 1  # increase it if the code computes other numbers for the same source
 
 
 class Source(NamedTuple):
@@ -54,7 +56,7 @@ class Source(NamedTuple):
 
 
 def sources(count: int, seed: int) -> list[Source]:
-    """As many sources of each kind in turn."""
+    """`count` sources, of the three kinds in turn."""
     random = np.random.default_rng(seed)
     makers = (_vectors, _pictures, _codes)
     return [makers[number % 3](number, random) for number in range(count)]
@@ -93,7 +95,7 @@ def _sprites(random: np.random.Generator) -> SpritesConfig:
 
 
 def _pictures(number: int, random: np.random.Generator) -> Source:
-    """Sprites of which the second's content went through a symmetric channel."""
+    """Two sprites: the content of the second is that of the first after a symmetric channel."""
     n, seed, sprites = int(random.choice([1000, 2000])), number, _sprites(random)
     m, error = sprites.combinations, float(random.choice([0.0, 0.1, 0.3]))
     draws = np.random.default_rng(int(random.integers(2**31)))
@@ -157,11 +159,9 @@ def measured(source: Source, seed: int) -> dict[str, Any]:
     began = time.process_time()
     x, y, truth = source.draw()
     found = estimate(x, y, ("infonce",), seed, source.name)
-    entry, doubling = found["estimators"]["infonce"], found["doubling"]
-    row = {"source": source.name, "kind": source.kind, "truth": truth, "pairs": found["pairs"]}
-    row |= {key: entry[key] for key in ("value", "error", "verdict")}
-    row |= {"gain": doubling["gain"], "gain_low": doubling["low"], "sweep": found["sweep"]}
-    return row | {"calibration": found["calibration"], "seconds": time.process_time() - began}
+    row = {"source": source.name, "kind": source.kind, "truth": truth}
+    row |= {key: found[key] for key in ("pairs", "estimators", "sweep", "doubling", "calibration")}
+    return row | {"seconds": time.process_time() - began}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -169,13 +169,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = []
     for kind in ("all", *KINDS):
         of = [row for row in rows if kind in ("all", row["kind"])]
-        short = [row["verdict"] for row in of if row["value"] < SHORT * row["truth"]]
-        near = [row["verdict"] for row in of if row["value"] >= NEAR * row["truth"]]
-        high = [row for row in of if row["value"] > row["truth"] + 3 * row["error"]]
+        found, entries = verdicts(of), [(row["estimators"]["infonce"], row["truth"]) for row in of]
+        high = sum(entry["value"] > truth + TRUSTED * entry["error"] for entry, truth in entries)
         lines.append(
-            f"{kind}: {len(of)} sources; {len(short)} values more than 10 % short, called"
-            f" converged: {short.count('converged')}; {len(near)} within 5 %, called converged:"
-            f" {near.count('converged')}; more than 3 standard errors above the truth: {len(high)}"
+            f"{kind}: {len(of)} sources; {found['short']} values more than 10 % short, called"
+            f" converged: {len(found['short_converged'])}; {found['near']} within 5 %, called"
+            f" converged: {found['near_converged']}; more than {TRUSTED:g} standard errors above"
+            f" the truth: {high}"
         )
     return "\n".join(lines)
 
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     make_folder(options.out, "--out", "name another")
     path, console = options.out / "verdicts.json", plain_console()
-    call = {"sources": options.sources, "seed": options.seed}
+    call = {"sources": options.sources, "seed": options.seed, "format": FORMAT}
     rows = _earlier(path, call)
     wanted, began = sources(options.sources, options.seed), time.monotonic()
     first = len(rows)
@@ -193,9 +193,10 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(measured(source, options.seed))
         write_json(path, call | {"rows": rows})
         row, each = rows[-1], (time.monotonic() - began) / (number - first)
+        entry = row["estimators"]["infonce"]
         console.print(
-            f"{number}/{len(wanted)} {row['source']}: {row['value']:.3f} of {row['truth']:.3f}"
-            f" nats, {row['verdict']}; {each * (len(wanted) - number) / 60:.0f} min left"
+            f"{number}/{len(wanted)} {row['source']}: {entry['value']:.3f} of {row['truth']:.3f}"
+            f" nats, {entry['verdict']}; {duration(each * (len(wanted) - number))} left"
         )
     console.print(summary(rows))
     console.print(f"every number: {path}")
@@ -211,7 +212,9 @@ def _earlier(path: Path, call: dict[str, int]) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; delete it, or name another --out") from None
     if not same:
-        raise UserError(f"{path} holds other sources or another seed; name another --out")
+        raise UserError(
+            f"{path} holds other sources, another seed or another format; name another --out"
+        )
     return rows
 
 

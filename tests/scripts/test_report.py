@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,6 +20,7 @@ from probes.report import groups, store
 from probes.report.page import bound_charts, build, content, gallery, lead, rate_charts
 from probes.session import load_probes
 from scripts import report
+from tests.reports import call as call_main
 from tests.reports import information, rate, refused, written
 
 KNOWN = load_probes(list(PROBES))
@@ -60,14 +62,7 @@ def _without_vega(monkeypatch):
     monkeypatch.setattr(build, "_bundle", lambda: "window.vegaEmbed=null")
 
 
-def call(capsys, *words):
-    code = 0
-    try:
-        report.main([str(word) for word in words])
-    except SystemExit as end:
-        code = end.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
+call = partial(call_main, main=report.main)
 
 
 def page(capsys, folder, *words) -> Page:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from core.run.loop import Loop
 from probes.report import selection as statistics
 from scripts import pretrain, probe, selection
 from scripts.selection_grid import Recipe, recipes
+from tests.reports import call as call_main
 from tests.reports import written
 
 BEST = statistics.REFERENCE
@@ -108,14 +110,7 @@ def probed(folder, place, top1, **more):
     return made
 
 
-def call(capsys, *words):
-    code = 0
-    try:
-        selection.main([str(word) for word in words])
-    except SystemExit as end:
-        code = end.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
+call = partial(call_main, main=selection.main)
 
 
 def test_probed_runs_of_the_users_own_give_table_and_picture(tmp_path, capsys):

@@ -1,0 +1,53 @@
+"""The bench of verdicts: it continues, and counts which values are called converged."""
+
+import json
+
+import pytest
+
+from scripts.benches import verdicts
+
+PLAIN = {"value": 1.0, "error": 0.1, "verdict": "converged"}
+
+
+def row_of(source, seed=0):
+    entry = PLAIN | {"value": {"vectors": 0.5, "pictures": 1.0, "codes": 1.5}[source.kind]}
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "truth": 1.0,
+        "estimators": {"infonce": entry},
+    }
+
+
+def test_an_interrupted_bench_continues_and_counts(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def measured(source, seed):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        made.append(source.name)
+        return row_of(source)
+
+    monkeypatch.setattr(verdicts, "measured", measured)
+    words = ["--sources", "6", "--out", str(tmp_path / "out")]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        verdicts.main(words)
+    monkeypatch.setattr(verdicts, "measured", lambda s, seed: made.append(s.name) or row_of(s))
+    capsys.readouterr()
+    verdicts.main(words)
+    assert made == [source.name for source in verdicts.sources(6, 0)]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all: 6 sources; 2 values more than 10 % short, called converged: 2; 4 within" in said
+    assert "codes: 2 sources; 0 values more than 10 % short, called converged: 0; 2 within" in said
+    assert said.count("standard errors above the truth: 2") == 2  # of all, and of codes
+
+
+@pytest.mark.parametrize("change", ["seed", "sources", "format", "damage"])
+def test_rows_of_another_call_are_refused(tmp_path, capsys, change):
+    kept = {"sources": 3, "seed": 0, "format": verdicts.FORMAT, "rows": []}
+    text = "{" if change == "damage" else json.dumps(kept | {change: 99})
+    (tmp_path / "verdicts.json").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        verdicts.main(["--sources", "3", "--out", str(tmp_path)])
+    assert end.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert (tmp_path / "verdicts.json").read_text() == text
