@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from core.data.plain import plain_images
-from core.errors import exit_cleanly
+from core.errors import UserError, exit_cleanly
 from core.run import checkpoint, config
 from probes.origins import find
 from scripts.benches.contest import Contest
@@ -113,12 +113,17 @@ def trained(images: torch.Tensor) -> BetaVAE:
 
 @exit_cleanly
 @torch.no_grad()
-def main(run: str, data: str, *overrides: str) -> None:
-    """A line for each size of a batch: bits/dim of both files, and their ratio."""
+def main(*words: str) -> None:
+    """A line for each size of a batch: bits/dim of both files, and their ratio. `words`: a run or
+    checkpoint, its data as in `compress`, and overrides of the data.
+    """
+    if len(words) < 2:
+        raise UserError("give a run or checkpoint and its data, such as: runs/beta_vae_mnist test")
+    run, data, *overrides = words
     path = find(Path(run), best=False)
     found = checkpoint.load_method(path)
     compressor(found.method)  # `UserError` if it has no codec
-    chosen = config.override(found.run, list(overrides), run)
+    chosen = config.override(found.run, overrides, run)
     plain = plain_images(data, chosen.data, chosen.seed, found.method.shape, COUNT, COUNT)
     images = next(plain.blocks)
     for batch in BATCHES:

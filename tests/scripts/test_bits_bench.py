@@ -34,3 +34,10 @@ def test_the_bench_reads_a_checkpoint_and_refuses_one_without_a_codec(tmp_path, 
     with pytest.raises(SystemExit) as ended:
         main(str(run), "test")
     assert ended.value.code == 2 and "normal is a density" in capsys.readouterr().err
+
+
+def test_the_bench_without_data_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main("run")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.splitlines()) == 1 and "its data" in said
