@@ -2,7 +2,7 @@
 probability. A caption *tells* a factor if it states the factor's value.
 
 The content c is uniform over M combinations of independent factors with n_f values. A caption t
-tells a random set S of factors, drawn independently of the content, and a wording without
+tells a random set S of factors, which is drawn independently of the content. Its wording carries no
 information. The caption determines (S, c_S). With R_S = prod_{f in S} n_f,
 
     p(t | c) / p(t) = R_S if c agrees with t on S, else 0

@@ -122,7 +122,8 @@ class Identity:
             said = [f"class {_shown(new[0])} is new"] if new else []
             return " and ".join(said + ([f"class {_shown(gone[0])} is gone"] if gone else []))
         if dict(self.factors) != other.get("factors"):
-            return f"labels have {self.factors} classes here and {_shown(other.get('factors'))}"
+            factors = _shown(other.get("factors"))
+            return f"labels have {self.factors} classes here and {factors} there"
         return "the same classes in another order"
 
 

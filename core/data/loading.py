@@ -76,7 +76,9 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
         )
 
     def _item(self, index: int) -> tuple[Any, int]:
-        """The stored item, not decoded if it is a file. (timm itself hides images that fail.)"""
+        """The stored item, not decoded if it is a file. (timm itself would replace an image that
+        can not be decoded by another one.)
+        """
         if not hasattr(self.dataset, "reader"):
             return self.dataset[index]
         file, label = self.dataset.reader[index][:2]

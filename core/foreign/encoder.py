@@ -118,7 +118,7 @@ class Encoder(Method):
         return fitted(x - fill, config.size) + fill
 
     def features(self, x: Tensor) -> Tensor:
-        """What the network makes of prepared images, [B, D]."""
+        """The network's features of prepared images, [B, D]."""
         if not self.config.pool:
             made = self.network(x)
         else:

@@ -1,8 +1,8 @@
-"""Which part of a weights file is a network: found by its keys and shapes, then loaded strictly.
+"""Find the part of a weights file that fits a network, by keys and shapes, and load it strictly.
 
 Files keep a backbone under a prefix, such as `state_dict.module.encoder_q.` (MoCo) or
-`teacher.backbone.` (DINO). There is no list of prefixes. For each prefix the keys of the network
-that have a tensor of the right shape are counted; the prefix with the most is the fit.
+`teacher.backbone.` (DINO). There is no list of prefixes. Each prefix of the file is tried: how many
+keys of the network have a tensor of the right shape under it? The prefix with the most is the fit.
 """
 
 import difflib
@@ -47,7 +47,7 @@ class Fit(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What a user can change, for messages."""
+    """Parts of messages that say what a user can change."""
 
     network: str = "--timm "  # is followed by the name of a network
     others: str = "choose by --prefix"  # what to do with other parts that fit

@@ -29,8 +29,8 @@ class DequantisedGaussian(Normal):
 
 
 class Likelihood(nn.Module):
-    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W]; `target` makes
-    the value that it scores.
+    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W]. `target` makes
+    the values that the distribution scores.
 
         bernoulli         binary pixels, P = 1
         categorical       8-bit values, 256 logits, P = 256
@@ -78,9 +78,9 @@ class Likelihood(nn.Module):
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The value that the likelihood scores: x binarised with uniform `noise` (bernoulli), x
+        """The values that the likelihood scores: x binarised with uniform `noise` (bernoulli), x
         with `noise` inside of its level (gaussian), x itself (normal), or x at the nearest 8-bit
-        level. Raises `UserError` for values outside of the likelihood's range.
+        level (all others). Raises `UserError` for values outside of the likelihood's range.
         """
         if self.name == "normal":
             return as_float(x)
