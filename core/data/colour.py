@@ -82,7 +82,9 @@ class Steps(NamedTuple):
 
 
 def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
-    """The position, 0 to 3, of the hue among an image's operations, int64 [B]; 4 if not chosen."""
+    """The position, 0 to 3, of the hue shift among the operations of each image, int64 [B]; 4 for
+    images that are not chosen.
+    """
     return torch.where(chosen, (order == HUE).int().argmax(1), 4)
 
 

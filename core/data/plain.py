@@ -19,7 +19,7 @@ from core.errors import UserError, nearest
 Images = NDArray[np.uint8]
 Shape = tuple[int, int, int]
 NPZ = "save it by numpy.savez(FILE, images=uint8 [n, C, H, W])"
-MOST = 2**40  # values of an npz
+MOST = 2**40  # values of the array in an npz
 
 
 class Plain(NamedTuple):

@@ -47,9 +47,7 @@ class StoredCaptions(ABC):
 
 
 class Told(StoredCaptions):
-    """The captions of each image, from a list. If an image has several, one is drawn for each
-    batch.
-    """
+    """The captions that come with images. If an image has several, one is drawn for each batch."""
 
     def __init__(self, captions: Sequence[str | Sequence[str]]):
         self.captions = [(one,) if isinstance(one, str) else tuple(one) for one in captions]

@@ -1,4 +1,4 @@
-"""A frozen encoder that was not trained here, as a `Method` without a loss.
+"""A frozen encoder that this project did not train, as a `Method` without a loss.
 
 B = images, C H W = image shape, S = side of the network's input, D = feature dimensions.
 """
