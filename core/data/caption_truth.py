@@ -61,8 +61,8 @@ class Telling:
 
         log(K + 1) - E log(1 + X / r(t)),   X = sum_j r(t_j),   r = p(t | c) / p(t)
 
-        The expectation over X is an integral over one variable, by
-        log(1 + x) = int_0^inf (1 - e^(-s x)) e^(-s) / s ds, because the terms of X are independent.
+        Because log(1 + x) = int_0^inf (1 - e^(-s x)) e^(-s) / s ds and the terms of X are
+        independent, the expectation over X is an integral over one variable.
         """
         s = np.exp(np.arange(-60.0, 4.5, STEP))  # ds / s = d log s
         r = np.array(list(self.sizes), dtype=float)[:, None]

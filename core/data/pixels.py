@@ -86,7 +86,7 @@ def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tu
     With `size`, the shorter side is resized to it and the centre is cut out. The picture is turned
     upright (EXIF), transparent parts become white, and only the first of several frames is read.
     16-bit files hold values of `bits` bits; their upper 8 bits are kept. A large JPEG is decoded at
-    a reduced size, at least twice `size`, which takes a third to a half of the time and changes a
+    a reduced size, at least twice `size`. This takes a third to a half of the time and changes a
     pixel by about one level. Raises `Undecodable` for pixels without a known range, and `TooDeep`.
     """
     if size and picture.format == "JPEG":

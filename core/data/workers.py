@@ -190,10 +190,10 @@ class _Forked(ForkProcess):
     """A forked worker that shares neither generators nor garbage with its parent.
 
     In a worker, torch first seeds the global generators. If a thread of the parent was drawing from
-    one of them during the fork, the worker would wait for ever, because the copy of the generator's
-    lock stays locked. The worker also never collects the parent's garbage: the destructor of an
-    object that owns threads would abort the worker or wait for ever, because a fork does not copy
-    threads.
+    one of them during the fork, the worker's copy of its lock stays locked, and the worker would
+    wait for ever. The worker also never collects the parent's garbage. A fork does not copy
+    threads, so the destructor of an object that owns threads would abort the worker or wait for
+    ever.
     """
 
     def start(self) -> None:

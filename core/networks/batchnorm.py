@@ -26,8 +26,8 @@ class Groups:
     """The groups of the rows of a pass, and the statistics that the pass computed.
 
     `number` int64 [B] is the group of each row. `in_turns`: row r belongs to group r % G, and all
-    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...], where each
-    group has channels of its own, so torch's own kernel computes all groups.
+    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...]. In this
+    view, each group has channels of its own, so torch's kernel computes all groups at once.
     """
 
     def __init__(self, number: Tensor, count: int, in_turns: bool, parts: "list[GroupedBatchNorm]"):

@@ -20,8 +20,9 @@ class DequantisedGaussian(Normal):
     """A Gaussian density of 8-bit values on [0, 256), in nats per value: log N(x; mu, sigma) - log
     256 for x = (k + u) / 256.
 
-    With uniform noise u, its mean log density is a lower bound on the log probability of the 8-bit
-    value, so it is comparable with discretised likelihoods (Theis et al. 2016).
+    The noise u is uniform in [0, 1). The mean log density over u is a lower bound on the log
+    probability of the 8-bit value. So it can be compared with discretised likelihoods (Theis et al.
+    2016).
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
