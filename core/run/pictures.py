@@ -81,7 +81,7 @@ def _canvas(rows: list[Tensor], below: int) -> NDArray[np.uint8]:
 
 
 def _draw(path: Path, grid: Grid, picture: Image.Image, scale: int, below: int) -> None:
-    """The picture with the names of a grid around it. Pillow takes a twentieth of the time that
+    """The picture with the names of a grid around it. Pillow takes a tenth of the time that
     matplotlib takes to arrange and draw a figure.
     """
     height, width = grid[0].shape[2:]

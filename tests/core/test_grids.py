@@ -43,10 +43,10 @@ def test_a_grid_names_its_rows_and_columns_and_every_image(tmp_path, written):
         assert (pixels[above : under + 1, int(x)] == 0).all(), "in the middle of a square"
 
 
-def test_nothing_that_is_written_is_cut_off(tmp_path, written):
-    rows = [torch.ones(2, 1, 8, 8)]
-    long = "W" * 24
-    save_grid(tmp_path / "grid.png", Grid(rows, [long], [long, "M" * 24], (), "W" * 60))
+@pytest.mark.parametrize("names", [["W" * 24], []])
+def test_nothing_that_is_written_is_cut_off(tmp_path, names):
+    grid = Grid([torch.ones(2, 1, 8, 8)], names, ["W" * 24, "M" * 24], (), "W" * 60)
+    save_grid(tmp_path / "grid.png", grid)
     with Image.open(tmp_path / "grid.png") as picture:
         pixels = torch.tensor(list(picture.convert("L").getdata())).view(picture.height, -1)
     for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
