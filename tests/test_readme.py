@@ -185,6 +185,9 @@ def prepare(place: Path, words: list[str]) -> None:
         if word.endswith(".npz") and not ("--embeddings" in words or (place / word).exists()):
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
+        alone = "selection.py" in words[0] and not (place / "runs/selection").exists()
+        if word == "runs/*" and alone:  # enough runs of one data set
+            run(place, ["python", words[0], "--quick"])
         if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
             run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]
