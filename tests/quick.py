@@ -9,11 +9,11 @@ FEW = {
     "probes.views.critic": {"CYCLES": (20, 20)},
     "probes.views.information": {"TRAIN_PAIRS": 256},
     "probes.texts.captions": {"TRAIN_PAIRS": 256},
-    "probes.labels.linear": {"STRENGTHS": (1e-2, 1e-1)},
+    "probes.labels.linear": {"STRENGTHS": (1e-2, 1e-1), "FEW": 8},
     "probes.report.selection": {"LEAST": 3},
     "scripts.selection_grid": {
         "SETS": ("sprites",),
-        "SIZES": {"train": 512, "validation": 512, "test": 512},  # an eighth with --quick
+        "SIZES": {"train": 256, "validation": 256, "test": 256},  # an eighth with --quick
         "COMMON": ("wandb=disabled", "optim.batch_size=32"),
         "GRID": {"sprites": STUDY},
         "QUICK": STUDY,
