@@ -20,7 +20,7 @@ FEW = {
         "PROBES": "linear,knn",
     },
 }
-# The code of a process: its first word is the script, and the others are the script's words.
+# Code for a new process: its first argument is the script, the others are those of the script.
 QUICK = f"""
 import importlib, runpy, sys
 for module, constants in {FEW}.items():

@@ -1,5 +1,6 @@
-"""The bookkeeping of `core.run.cuda_graph`, on a CPU: a replay is a second call of the same code,
-which reads the same places. `twobounds gpu-check --only one_graph` compares real graphs.
+"""The bookkeeping of `core.run.cuda_graph`, on a CPU. Here a replay is a second call of the same
+code, which reads its input from the same memory. `twobounds gpu-check --only one_graph` compares
+real graphs.
 """
 
 import copy

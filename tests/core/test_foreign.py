@@ -1,5 +1,5 @@
 """Weights of other programs: the part that fits is found, read without running code, and gives
-exactly timm's features; everything else is one line.
+exactly timm's features; any other file is refused in one line.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The probe of compression: sizes beside D + R, and sizes in the formats that everybody has."""
+"""The probe of compression: sizes of files beside D + R and beside common image formats."""
 
 import io
 import json

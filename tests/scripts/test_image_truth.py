@@ -1,5 +1,5 @@
-"""The study of bounds on images: rows are kept by what they were computed from, errors take one
-line, and the peers' values on training batches are no bound.
+"""The study of bounds on images: rows are keyed by what they were computed from, errors take one
+line, and the peers' values on training batches are no bounds.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A probe in a package of the user's own: how it is found, and what happens when it is wrong."""
+"""A probe in a package of the user's own: how it is found, and how its mistakes are reported."""
 
 import json
 import re

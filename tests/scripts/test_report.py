@@ -1,4 +1,6 @@
-"""The page about probed checkpoints: what it says equals the reports, and texts stay texts."""
+"""The page about probed checkpoints: its numbers equal those of the reports, and no text becomes
+HTML.
+"""
 
 import base64
 import hashlib

@@ -1,5 +1,5 @@
-"""Measured and true information: sprites have as many contents as their names say, and the script
-makes a table and a picture from configs.
+"""Measured and true information: sprites have as many contents as their keys say, and the commands
+make a table and a picture from configs.
 """
 
 import json
