@@ -1,5 +1,5 @@
 # The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make image-truth`, `make selection`, `make docs`, `make lint`. Each makes .venv if it is missing.
-# `make clean` deletes .venv and runs/.
+# `make clean` deletes .venv, runs/ and site/.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)

@@ -96,7 +96,7 @@ def _sprites(random: np.random.Generator) -> SpritesConfig:
 
 
 def _pictures(number: int, random: np.random.Generator) -> Source:
-    """Two sprites: the content of the second is that of the first after a symmetric channel."""
+    """Pairs of sprites. A symmetric channel turns the content of the first into the second's."""
     n, seed, sprites = int(random.choice([1000, 2000])), number, _sprites(random)
     m, error = sprites.combinations, float(random.choice([0.0, 0.1, 0.3]))
     draws = np.random.default_rng(int(random.integers(2**31)))
