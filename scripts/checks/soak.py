@@ -54,7 +54,8 @@ class Account:
         told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
         told += f"; longest recovery {max(self.recoveries):.1f} s"
         if self.endings:
-            told += f"; the other processes ended within {max(self.endings):.1f} s after one was killed"
+            seconds = max(self.endings)
+            told += f"; the other processes ended within {seconds:.1f} s after one was killed"
         return told
 
 
