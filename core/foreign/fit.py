@@ -189,7 +189,7 @@ def _said(fit: Fit, own: dict[str, Tensor]) -> str:
         there, here = (list(x.shape) for x in (fit.tensors[key], own[key]))
         parts.append(f"'{key}' is {there} there and {here} in the network")
     if fit.surplus:
-        parts.append(f"{len(fit.surplus)} are surplus (first: '{fit.surplus[0]}')")
+        parts.append(f"{len(fit.surplus)} are unexpected (first: '{fit.surplus[0]}')")
     return ", ".join(parts)
 
 

@@ -11,10 +11,10 @@ from core.run.resumable import hindrances
 
 def state_of(place: Path, run: config.RunConfig) -> str:
     """The state of this run in a folder: "done" if last.ckpt is from the last step, "at step N" if
-    it is earlier, "new" without a checkpoint, "another config" if it belongs to another run, and
-    "started" if its files can not be read.
+    it is from an earlier step, "new" if there is no checkpoint, "another config" if the checkpoint
+    belongs to another run, and "started" if the files can not be read.
 
-    The step's epoch is in metrics.jsonl, the number of epochs in the checkpoint's config.
+    The step's epoch is read from metrics.jsonl, the number of epochs from the checkpoint's config.
     """
     folder = RunFolder(place)
     if not folder.versions():

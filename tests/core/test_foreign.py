@@ -168,7 +168,7 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)
-    assert "surplus (first: 'layer4.2.conv1.weight')" in refusal(
+    assert "unexpected (first: 'layer4.2.conv1.weight')" in refusal(
         Asked(timm="resnet18", weights=path)
     )
 
