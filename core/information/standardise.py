@@ -44,8 +44,8 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
 
     A feature is dead if its deviation is at most the rounding error of its values, eps |mean|, with
     eps of the features' precision. The first image is subtracted first, in float64, so a constant
-    feature has a deviation of exactly 0. scikit-learn's `StandardScaler` has the same rule with
-    float64's eps times n.
+    feature has a deviation of exactly 0. scikit-learn's `StandardScaler` has the same rule, but
+    with float64's eps times n.
     """
     first = x[:1].double()
     total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])
