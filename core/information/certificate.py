@@ -15,7 +15,7 @@ from core.errors import Unmeasurable
 DELTA = 0.01
 LEAST_BLOCKS, MOST_CANDIDATES, MOST_CHOSEN_ON = 8, 512, 4096
 BET = 0.75  # the largest bet, as a share of the capital
-GUESSED = 10  # the guessed variance has the weight of so many values
+GUESSED = 10  # the guessed variance has the weight of this many values
 FLOORS = (0.0, 0.25, 0.5, 0.75)  # tried by `choose`, as shares of the range of scale <q, k>
 
 
