@@ -7,8 +7,8 @@
              words, heads; CRC-32 of all of it
     end      CRC-32 of all bytes before
 
-Integers are little-endian. A file may have any origin, so all numbers in it are
-compared with its size before anything is allocated or decoded.
+Integers are little-endian. A file may have any origin, so all numbers in it are compared with
+its size before anything is allocated or decoded.
 """
 
 import dataclasses

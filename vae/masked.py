@@ -12,7 +12,7 @@ class MaskedConv2d(nn.Conv2d):
     norm: w = g v / |v|, Salimans & Kingma 2016).
 
     `taps` is bool [k, l] with odd sides. Channel c has colour c mod `colours`. `centre` replaces
-    the middle value of `taps` and says which inputs an output reads there: "none"; "before", the
+    the middle value of `taps`. It says which inputs an output reads there: "none"; "before", the
     colours before its own (van den Oord's mask A); "upto", the colours up to its own (mask B); or
     "all". The mask is applied to the weights, before the norm, and never to the image.
     """

@@ -1,7 +1,7 @@
 """The training objective from rate and distortion, and the schedule of the price of a nat of rate.
 
-R = rate, D = distortion, both in nats per image; B = images on this process; G = terms of
-an image's rate, one per dimension for most priors; * marks a target, which is `nats` in the config.
+R = rate and D = distortion, both in nats per image. B = images on this process. G = terms of an
+image's rate, one per dimension for most priors. * marks a target, which is `nats` in the config.
 
     constant           D + beta R
                        (Kingma & Welling 2014; Higgins et al. 2017)

@@ -1,7 +1,8 @@
 """The coded blocks of a file that is not complete yet, with which an interrupted call can continue.
 
-A second file, beside the file that is being made, holds one record per block: the block's length
-and the bits that it moved, its bytes, and a signature (`core.run.signing`). The signature also
+A second file, beside the file that is being made, holds one record per block. A record consists of
+the block's length, its numbers of popped and pushed bits, its bytes, and a signature
+(`core.run.signing`). The signature also
 covers what the block was computed from: the header of the file (model, grid, sizes), the block's
 place and its images. So a record of other images, of another model or of another user is never
 used.

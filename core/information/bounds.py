@@ -294,8 +294,8 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
 def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
     """`infonce_terms` with their influence, as a bound for each number of candidates.
 
-    The influence of pair j is its term minus the sum of exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c)
-    over all anchors i that have the key of pair j as a candidate.
+    Pair j has the share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) of anchor i, if k_j is a candidate
+    of i. The influence of j is its term minus the sum of its shares of all other anchors.
     """
     n, parts = len(query), []
     received = torch.zeros(len(candidates), 2 * n, dtype=torch.float64, device=query.device)

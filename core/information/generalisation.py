@@ -90,9 +90,9 @@ def occam(error: float, length: float, n: int, delta: float) -> float:
 
 
 def expected_gap(information: float, n: int) -> float:
-    """sqrt(I(S; W) / 2n). In expectation over the n training images S, the error of weights W on
-    new images exceeds their error on S by at most this, for losses in [0, 1] (Xu & Raginsky 2017,
-    with sigma = 1/2). It is not a certificate for one sample.
+    """sqrt(I(S; W) / 2n). For losses in [0, 1], the error of weights W on new images exceeds
+    their error on the n training images S by at most this, in expectation over S and W (Xu &
+    Raginsky 2017, with sigma = 1/2). It is not a certificate for one sample.
     """
     if n < 1 or not information >= 0:
         raise ValueError(f"need n of 1 or more and information of 0 or more: {n}, {information}")
@@ -110,9 +110,9 @@ class Rice(NamedTuple):
 
 
 def rice_encode(values: ArrayLike) -> Rice:
-    """Bits of whole numbers v: 4 bits of k, then for each v the number u = 2 |v| - (v > 0) as
-    u >> k zeros, a one, and the k lowest bits of u. k is the number from 0 to 15 that gives the
-    shortest code (Rice 1979).
+    """The bits of whole numbers v. The first 4 bits hold k, the number from 0 to 15 that gives the
+    shortest code. Then each v is coded as u = 2 |v| - (v > 0): u >> k zeros, a one, and the k
+    lowest bits of u (Rice 1979).
 
     >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
     [0, -1, 5]

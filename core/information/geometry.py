@@ -14,7 +14,7 @@ from torch import Tensor
 BLOCK = 512  # rows whose distances to all others are in memory at a time
 EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
 DEAD = 0.01  # a dimension is dead if its deviation is below this; evenly spread features have 1
-ROUNDING = 1e-6  # relative; smaller differences are rounding errors of float32
+ROUNDING = 1e-6  # smaller relative differences are rounding errors of float32
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:

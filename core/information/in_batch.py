@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from core.information.chunked import LOG2E, at_once, scores_of, slices, softplus
 from core.matmul import matmul
 
-ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile: on a CPU it fits into the cache
+ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile; on a CPU, a tile fits into the cache
 # most exponentials that the first pass keeps for the second, 24 MiB; a small batch keeps all
 KEPT = 3 * 2**21
 # for smaller exponents, neither exp2 nor sums of 2^27 such numbers overflow or underflow in float32

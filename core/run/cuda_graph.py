@@ -111,7 +111,7 @@ class Numbers:
         if key not in self.places:
             if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 raise UserError(
-                    f"{KEY}: forward draws the random numbers {key} in some steps only; set"
+                    f"{KEY}: forward draws the random numbers {key} only in some steps; set"
                     f" {KEY}=false"
                 )
             self.draws[key] = draw

@@ -24,8 +24,8 @@ class Features(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, factors: Mapping[str, int]) -> "Features":
-        """The features with their labels. Label columns with a single class are left out, unless
-        there are no others: every probe predicts them without error, so a mean over columns would
+        """The features with their labels. Label columns with a single class are left out if there
+        are others. Every probe predicts such columns without error, so a mean over columns would
         look better than it is.
         """
         kept = [column for column, classes in enumerate(factors.values()) if classes > 1]

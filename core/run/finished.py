@@ -10,9 +10,13 @@ from core.run.resumable import hindrances
 
 
 def state_of(place: Path, run: config.RunConfig) -> str:
-    """The state of this run in a folder: "done" if last.ckpt is from the last step, "at step N" if
-    it is from an earlier step, "new" if there is no checkpoint, "another config" if the checkpoint
-    belongs to another run, and "started" if the files can not be read.
+    """The state of this run in a folder:
+
+        done             last.ckpt is from the last step
+        at step N        last.ckpt is from an earlier step
+        new              there is no checkpoint
+        another config   the checkpoint belongs to another run
+        started          the files can not be read
 
     The step's epoch is read from metrics.jsonl, the number of epochs from the checkpoint's config.
     """

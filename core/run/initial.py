@@ -65,7 +65,7 @@ def _load_backbone(path: Path, weights: dict[str, Tensor], backbone: Backbone) -
             return prefix.rstrip(".") or "the top level"
     if not nearest:
         raise UserError(
-            f"init: {path} holds no '{first}', with which the model's backbone begins; set"
+            f"init: {path} holds no '{first}', the first weight of the model's backbone; set"
             " model.backbone to the network of the file"
         )
     prefix = max(nearest, key=lambda name: nearest[name])

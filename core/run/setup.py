@@ -184,7 +184,7 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
         asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
         raise UserError(
             f"trainer.devices: torchrun launched {launched} processes, but the config says {asked};"
-            " set it to --nproc-per-node"
+            " set trainer.devices to the number of --nproc-per-node"
         )
 
 
@@ -230,7 +230,7 @@ def build_state(
 def _require_one_gpu(fabric: Fabric, method: Method) -> None:
     if fabric.device.type != "cuda" or fabric.world_size > 1:
         raise UserError(
-            f"trainer.cuda_graph: it needs one CUDA GPU, and this run has {fabric.world_size} x"
+            f"trainer.cuda_graph: needs one CUDA GPU, but this run has {fabric.world_size} x"
             f" {fabric.device.type}; set it to false"
             + (", or trainer.compile=reduce-overhead" if fabric.device.type == "cuda" else "")
         )
