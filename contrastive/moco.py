@@ -34,7 +34,7 @@ class MoCoConfig(ContrastiveConfig):
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
     symmetric: bool = True  # each view is once the query and once the key
-    # against the batch-norm leak: the keys of a batch are encoded in this many random groups
+    # the keys of a batch are encoded in this many random groups, against the batch-norm leak
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ class TrainerConfig:
     num_nodes: int = 1  # machines
     precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
-    sync_batchnorm: bool = True  # global batch statistics; false = each process's own
+    sync_batchnorm: bool = True  # batch norms use the global batch; false = each process its own
     compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
@@ -29,7 +29,7 @@ class TrainerConfig:
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
-    save_minutes: float = 15.0  # last.ckpt is also written after so many minutes; 0 = never
+    save_minutes: float = 15.0  # minutes after which last.ckpt is written, too; 0 = never
     keep_last: int = 2  # how many checkpoints are kept: last.ckpt, last-1.ckpt and so on
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
