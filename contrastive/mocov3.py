@@ -27,7 +27,8 @@ from core.networks.backbones import Backbone
 class MoCoV3Config(ContrastiveConfig):
     backbone: str = "vit_tiny_patch16_224"  # the name of a timm model
     patch: int = 0  # side of a patch in pixels; 0 = as the network's name says
-    momentum: float = 0.99  # m at the start; it rises to 1; the key encoder moves by 1 - m in a step
+    # m at the start; it rises to 1; the key encoder moves by 1 - m in a step
+    momentum: float = 0.99
     freeze_patches: bool = True  # the projection of patches stays random, which is more stable
 
     def __post_init__(self) -> None:

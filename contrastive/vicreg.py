@@ -26,7 +26,7 @@ EPSILON = 1e-4  # added to variances
 class VICRegConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
-    projection: int = 512  # dimensions of the codes, the output of the expander
+    projection: int = 512  # dimensions of the expander's output
     hidden: int = 512  # width of the expander's hidden layers
     invariance: float = 25.0  # weight of the squared distance of two views
     variance: float = 25.0  # weight of the term that keeps standard deviations above 1

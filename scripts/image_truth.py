@@ -160,11 +160,14 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Con
 
 
 ABOUT = (
-    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of"
-    " MNIST digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images"
-    " come from disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7);"
-    " sprites of M contents; and 2 x 2 coloured digits before and after invertible maps (a rising"
-    " map of every pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
+    "`twobounds image-truth` makes pairs of images whose mutual information is known. *Digits*:"
+    " grids of MNIST's 0 and 1, 16 x 16 pixels each; the bits of y are those of x after a binary"
+    " symmetric channel, and the images of x and y come from disjoint pools. *Digits on"
+    " backgrounds*: the same on random backgrounds. *Cells of 3 bits*: the digits 0 to 7. The"
+    " last number of these names is the information in bits. *Sprites*: M contents, log M nats."
+    " *Coloured digits*: 2 x 2 of them, before and after maps that can be inverted: a rising map"
+    " of every pixel (bent), a permutation of all numbers (permuted), and an orthogonal mixture of"
+    " every channel (mixed)."
 )
 
 

@@ -35,7 +35,7 @@ class BetaVAEConfig:
     latent: int = 32  # dimensions of z
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    # the distribution p(x|z) of pixels: bernoulli | categorical | logistic | logistic_mixture |
+    # the distribution of pixels given z: bernoulli | categorical | logistic | logistic_mixture |
     # gaussian | normal
     likelihood: str = "bernoulli"
     sigma: float | None = None  # normal: a fixed standard deviation; null = trained
