@@ -54,9 +54,9 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # where the caption of each picture is: for a list or an hfds/ set, the name of a column; for
-    # wds/, the ending of a tar's member (such as txt) or a key of its .json member; from_classes =
-    # made from the names of classes
+    # where the captions are. A list or an hfds/ set: the name of a column; wds/: the ending of a
+    # tar's member (such as txt) or a key of its .json member; from_classes = made from the names of
+    # classes
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
