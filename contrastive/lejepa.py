@@ -27,7 +27,7 @@ class LeJEPAConfig:
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    share: float = 0.05  # weight of the term that makes codes normal; agreement has 1 - share
+    share: float = 0.05  # weight of the normality term; the agreement term has 1 - share
     slices: int = 1024  # number of random directions in a step
 
     def __post_init__(self) -> None:

@@ -33,8 +33,9 @@ class MoCoConfig(ContrastiveConfig):
     queue: int = 4096
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
-    symmetric: bool = True  # each view is once the query and once the key
-    # the keys of a batch are encoded in this many random groups, against the batch-norm leak
+    symmetric: bool = True  # each view is used once as query and once as key
+    # number of random groups in which the keys of a batch are encoded, so that batch norm does not
+    # show which query and key belong together
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:

@@ -26,10 +26,10 @@ from core.networks.backbones import Backbone
 @dataclass
 class MoCoV3Config(ContrastiveConfig):
     backbone: str = "vit_tiny_patch16_224"  # the name of a timm model
-    patch: int = 0  # side of a patch in pixels; 0 = as the network's name says
-    # m at the start; it rises to 1; the key encoder moves by 1 - m in a step
+    patch: int = 0  # side of a patch in pixels; 0 = the side in the network's name
+    # m at the start; it rises to 1; the key encoder moves by 1 - m in each step
     momentum: float = 0.99
-    freeze_patches: bool = True  # the projection of patches stays random, which is more stable
+    freeze_patches: bool = True  # patch projection is not trained, which makes training more stable
 
     def __post_init__(self) -> None:
         super().__post_init__()

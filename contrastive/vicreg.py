@@ -28,7 +28,7 @@ class VICRegConfig:
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 512  # dimensions of the expander's output
     hidden: int = 512  # width of the expander's hidden layers
-    invariance: float = 25.0  # weight of the squared distance of two views
+    invariance: float = 25.0  # weight of the squared distance between two views
     variance: float = 25.0  # weight of the term that keeps standard deviations above 1
     covariance: float = 1.0  # weight of the term that removes correlations
 

@@ -29,7 +29,7 @@ class TrainerConfig:
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
-    save_minutes: float = 15.0  # minutes after which last.ckpt is written, too; 0 = never
+    save_minutes: float = 15.0  # minutes after which last.ckpt is also written; 0 = never
     keep_last: int = 2  # how many checkpoints are kept: last.ckpt, last-1.ckpt and so on
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
