@@ -167,7 +167,8 @@ ABOUT = (
     " last number of these names is the information in bits. *Sprites*: M contents, log M nats."
     " *Coloured digits*: 2 x 2 of them, before and after maps that can be inverted: a rising map"
     " of every pixel (bent), a permutation of all numbers (permuted), and an orthogonal mixture of"
-    " every channel (mixed)."
+    " every channel (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y))"
+    " over the pairs."
 )
 
 

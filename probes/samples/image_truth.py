@@ -74,9 +74,10 @@ def summary(found: dict[str, Any]) -> str:
         f"{said} the information of its sample; the {'highest' if most > TRUSTED else 'closest'}"
         f" one, {key} on {worst['source']}, n = {worst['pairs']:,}, is {abs(most):.1f} standard"
         f" errors {side}.",
-        f"InfoNCE is more than 10 % short of the truth in {judged['short']} rows; the verdict is"
-        f" converged in {len(judged['short_converged'])} of these. It is at most 5 % short in"
-        f" {judged['near']} rows; the verdict is converged in {judged['near_converged']} of these.",
+        f"InfoNCE is more than 10 % below the truth in {judged['short']} rows;"
+        f" {len(judged['short_converged'])} of these are called converged. It is at most 5 % below"
+        f" the truth, or above it, in {judged['near']} rows; {judged['near_converged']} of these"
+        " are called converged.",
     ]
     for key, name in PEERS.items():
         high = [row for row in rows if _peer_above(row, key, "training")]
@@ -131,19 +132,18 @@ def markdown(found: dict[str, Any]) -> str:
         "## Held-out bounds",
         "",
         "`infonce`, `alpha` and `nwj` are lower bounds; `dv` is biased up on a sample, and `smile`"
-        " is no bound. Intervals of 95% are those of the bound's own mean, so the truth may lie"
-        " above them. *Best at C* is the largest value that InfoNCE with C candidates can have in"
-        " expectation, for any critic. *Sample's own* is the mean of log p(x, y) / (p(x) p(y))"
-        " over the pairs. – marks a value that is left out, because there are too few pairs for"
-        " its mean of e^f (f: the critic).",
+        " is not a bound. The 95% intervals are those of the bound's own mean, so the truth may"
+        " lie above them. *Best at C* is the largest expected InfoNCE of any critic with C"
+        " candidates. A dash marks a value that is left out, because the pairs are too few for its"
+        " mean of e^f.",
         "",
         *in_markdown(HEAD, [_bounds(row) for row in found["rows"]]),
         "",
         "## Estimators of others",
         "",
-        "MINE and Donsker-Varadhan's bound (DV) are evaluated twice: as published, on training"
-        " batches (the mean over the last quarter of them), and with the same critics on a fifth of"
-        " the pairs, which the critics have not seen. Intervals are those of 95%.",
+        "These are MINE and the Donsker-Varadhan bound. As published, they are evaluated on"
+        " training batches (the mean over the last quarter of them). The columns *held out* show"
+        " the same critics on a fifth of the pairs, which they have not seen, with 95% intervals.",
         "",
         *in_markdown(PEER_HEAD, [_peers(row) for row in found["rows"]]),
     ]
