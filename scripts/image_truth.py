@@ -31,7 +31,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, require_seeds, switch
+from scripts.shared import option, pair_counts, require_seeds, switch
 from scripts.sprites_truth import SPRITES
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from probes.samples.image_sources import ImageSource, Pools
 
 PAIRS = (500, 2000, 10_000)
-LEAST = 100  # pairs
 MAPS = ("unchanged", "bent", "permuted", "mixed")
 BIT = math.log(2)  # nats
 
@@ -244,7 +243,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--out", "folder of the page and of what was measured", Path("runs/image_truth"))
     options = given.parse_args(argv)
     require_seeds(seed=options.seed)
-    options.pairs = _numbers(options.pairs)
+    options.pairs = pair_counts(options.pairs)
     found = tasks()
     if options.quick:
         options.pairs = [500]
@@ -259,18 +258,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _kinds(found: list[Task]) -> list[str]:
     return list(dict.fromkeys(task.kind for task in found))
-
-
-def _numbers(text: str) -> list[int]:
-    found = []
-    for word in text.split(","):
-        if not word.strip().isdecimal() or not LEAST <= int(word) <= 10**6:
-            raise UserError(
-                f"--pairs: '{word}' is not a number of pairs from {LEAST} to 1,000,000; give"
-                " numbers such as 500,2000"
-            )
-        found.append(int(word))
-    return sorted(set(found))
 
 
 if __name__ == "__main__":
