@@ -22,7 +22,7 @@ from core.networks.backbones import STEMS, Backbone
 @dataclass
 class BYOLConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head
     momentum: float = 0.99  # m at the start; it rises to 1; the target moves by 1 - m in each step

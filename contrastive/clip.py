@@ -37,7 +37,7 @@ STUCK = 0.01  # share of log N below which a held-out bound shows that nothing i
 @dataclass
 class CLIPConfig:
     backbone: str = "small"  # the image tower: small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     lock: str = "none"  # none | image | text: the tower whose weights are not trained (LiT)
     # a folder with a text encoder of Hugging Face (config.json, model.safetensors, tokenizer.json);
     # empty = a transformer with the sizes below

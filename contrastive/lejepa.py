@@ -24,7 +24,7 @@ KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 t
 @dataclass
 class LeJEPAConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
     share: float = 0.05  # weight of the normality term; the agreement term has 1 - share

@@ -25,11 +25,11 @@ EPSILON = 1e-4  # added to variances
 @dataclass
 class VICRegConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
-    projection: int = 512  # dimensions of the expander
-    hidden: int = 512  # width of the expander
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
+    projection: int = 512  # dimensions of the expander's output
+    hidden: int = 512  # width of the expander's hidden layers
     invariance: float = 25.0  # weight of the squared distance between two views
-    variance: float = 25.0  # weight of the term that keeps deviations above 1
+    variance: float = 25.0  # weight of the term that keeps standard deviations above 1
     covariance: float = 1.0  # weight of the term that removes correlations
 
     def __post_init__(self) -> None:

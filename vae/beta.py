@@ -35,9 +35,10 @@ class BetaVAEConfig:
     latent: int = 32  # dimensions of z
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    # the distribution of pixels given z: bernoulli | categorical | logistic | logistic_mixture |
+    # gaussian | normal
     likelihood: str = "bernoulli"
-    sigma: float | None = None  # normal: a fixed deviation; null = trained
+    sigma: float | None = None  # normal: a fixed standard deviation; null = trained
     components: int | None = None  # logistic_mixture: number of components (default 10)
 
     def __post_init__(self) -> None:

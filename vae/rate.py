@@ -58,8 +58,8 @@ LIMITS = (1e-4, 1e4)  # of a price, so that it can come back after an unreachabl
 class RateConfig:
     """The price of rate. Fields that the kind does not use stay null."""
 
-    # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate |
-    # target_distortion
+    # how the price of rate is set: constant | linear | cyclical | free_bits | soft_free_bits |
+    # capacity | target_rate | target_distortion
     kind: str = "constant"
     # the price of a nat of rate (default 1); for soft_free_bits and the targets, the first price
     beta: float | None = None

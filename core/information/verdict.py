@@ -38,7 +38,8 @@ def verdict(
       split that was used to choose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
-    - K-limited: still rising with log C.
+    - K-limited: still rising with log C, and twice the candidates would add more than twice the
+      training pairs.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the
       value of the same critics trained on half of the pairs. `single`: the value of
       one critic, if the last number is that of the mean of several critics that were trained on
@@ -67,10 +68,11 @@ def verdict(
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf
     if last.mean > NEAR * ceiling or STEEP < slope < math.inf:
         return "saturated"
-    if slope > max(FLAT, RISING * last.mean):
-        return "K-limited"
-    if gain and wants_data(last.mean, gain):
+    rising = slope > max(FLAT, RISING * last.mean)
+    if gain and wants_data(last.mean, gain) and (not rising or gain.mean > slope * math.log(2)):
         return "data-limited"
+    if rising:
+        return "K-limited"
     return "data-limited" if single is not None and differ(last, single) else "converged"
 
 

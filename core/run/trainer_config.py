@@ -18,7 +18,7 @@ class TrainerConfig:
     num_nodes: int = 1  # machines
     precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
-    sync_batchnorm: bool = True  # global batch statistics; false = each process's own
+    sync_batchnorm: bool = True  # batch norms use the global batch; false = each process its own
     compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
