@@ -74,9 +74,11 @@ class GeometryProbe(Probe):
         if said := numbers.get("sentence"):
             return [f"Sign of collapse: {said}."]
         space = numbers["features"]
+        further = _further(space).removeprefix(", ")
         return [
             f"No sign of collapse: the features spread over {space['effective_rank']:.1f} of their"
-            f" {space['dimensions']:.0f} dimensions (effective rank)."
+            f" {space['dimensions']:.0f} dimensions (effective rank).",
+            *([f"Layout of the features: {further}."] if further else []),
         ]
 
 

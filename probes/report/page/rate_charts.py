@@ -28,7 +28,7 @@ def said_of_rate(numbers: Numbers) -> list[str]:
         count = f" = log {numbers['images']:,.0f}" if "images" in numbers else ""
         lines.append(
             f"{numbers['ceiling']:.2f} is the most that this test can show with n images"
-            f" (log n{count}), so the true value may be anywhere between the two."
+            f" (log n{count}), so the true value may be anywhere between the two bounds."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
     clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
