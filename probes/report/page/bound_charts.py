@@ -105,8 +105,9 @@ def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
     if ideal is None or ideal < last["bound"]:
         return said
     return (
-        f"{said} The ideal critic reaches {ideal:.3f} at this K. The other"
-        f" {gap(ideal, last['bound']):.3f} nats are lost in the encoder, or by every critic tried."
+        f"{said} The ideal critic reaches {ideal:.3f} at this K. The bound is"
+        f" {gap(ideal, last['bound']):.3f} nats below that: they are lost in the encoder, or by"
+        " every critic that was tried."
     )
 
 

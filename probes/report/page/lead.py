@@ -48,7 +48,7 @@ OF_FEATURES = (
     (
         "cluster learnability",
         "The first part of CLID: features are grouped into clusters without labels, and the"
-        " nearest neighbour predicts the cluster of an image. It is the share of correct"
+        " nearest neighbour predicts the cluster of an image. The number is the share of correct"
         " predictions, from 0 to 1. Well separated clusters give 1.",
     ),
     (

@@ -21,7 +21,7 @@ def said_of_rate(numbers: Numbers) -> list[str]:
     lines = [
         f"A code carries at least {low:.2f} and at most {high:.2f} nats about its image.",
         f"The rate R = {r:.2f} nats [{numbers['rate']['low']:.2f}, {numbers['rate']['high']:.2f}]"
-        " is an upper bound of this information: R also counts how far the codes are from the"
+        " is an upper bound on this information: R also counts how far the codes are from the"
         " prior. It does not say what the information is about, or how good a reconstruction is.",
     ]
     if low > numbers["ceiling"] - NEAR:
