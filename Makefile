@@ -33,7 +33,7 @@ docs: .venv/installed
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-# First torch, at the newest release that setup.cfg allows: with a range, pip may install a GPU build on a machine without a GPU.
+# torch comes first, pinned to the newest release that setup.cfg allows: if pip has a range, it may install a GPU build on a machine without a GPU.
 .venv/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once, a few minutes)"

@@ -28,7 +28,7 @@ from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
 
-SPLITS = ("train", "val", "test")  # the splits that probes read; together, all data
+SPLITS = ("train", "val", "test")  # the splits that probes read; together they hold all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 
@@ -332,7 +332,7 @@ class Frozen:
         path, _ = self._kept_at("features", whole, every)
         if 2 * BLOCK * len(blocks) > size or (path is not None and path.is_file()):
             found = self._plain_rows(whole)
-        else:  # a block is rendered as it is in the whole split
+        else:  # a block has the same images here as in the whole split
             found = self._plain_rows(whole, blocks.tolist())
             rows = torch.searchsorted(every[torch.isin(every // BLOCK, blocks)], rows)
         return {name: x[rows] for name, x in found.items()}

@@ -19,7 +19,7 @@ NAME = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 
 
 def package_of(name: str) -> str:
-    """The package in a full name. A user who writes a name in their own config trusts it."""
+    """The package in a full name. A user who writes the name in a config trusts this package."""
     return name.partition(".")[0]
 
 

@@ -31,7 +31,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, require_seeds, switch
+from scripts.shared import option, pair_counts, require_seeds, switch
 from scripts.sprites_truth import SPRITES
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from probes.samples.image_sources import ImageSource, Pools
 
 PAIRS = (500, 2000, 10_000)
-LEAST = 100  # pairs
 MAPS = ("unchanged", "bent", "permuted", "mixed")
 BIT = math.log(2)  # nats
 
@@ -160,11 +159,15 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Con
 
 
 ABOUT = (
-    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of"
-    " MNIST digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images"
-    " come from disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7);"
-    " sprites of M contents; and 2 x 2 coloured digits before and after invertible maps (a rising"
-    " map of every pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
+    "`twobounds image-truth` makes pairs of images whose mutual information is known. *Digits*:"
+    " grids of MNIST's 0 and 1, 16 x 16 pixels each; the bits of y are those of x after a binary"
+    " symmetric channel, and the images of x and y come from disjoint pools. *Digits on"
+    " backgrounds*: the same on random backgrounds. *Cells of 3 bits*: the digits 0 to 7. The"
+    " last number of these names is the information in bits. *Sprites*: M contents, log M nats."
+    " *Coloured digits*: 2 x 2 of them, before and after maps that can be inverted: a rising map"
+    " of every pixel (bent), a permutation of all numbers (permuted), and an orthogonal mixture of"
+    " every channel (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y))"
+    " over the pairs."
 )
 
 
@@ -240,7 +243,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--out", "folder of the page and of what was measured", Path("runs/image_truth"))
     options = given.parse_args(argv)
     require_seeds(seed=options.seed)
-    options.pairs = _numbers(options.pairs)
+    options.pairs = pair_counts(options.pairs)
     found = tasks()
     if options.quick:
         options.pairs = [500]
@@ -255,18 +258,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _kinds(found: list[Task]) -> list[str]:
     return list(dict.fromkeys(task.kind for task in found))
-
-
-def _numbers(text: str) -> list[int]:
-    found = []
-    for word in text.split(","):
-        if not word.strip().isdecimal() or not LEAST <= int(word) <= 10**6:
-            raise UserError(
-                f"--pairs: '{word}' is not a number of pairs from {LEAST} to 1,000,000; give"
-                " numbers such as 500,2000"
-            )
-        found.append(int(word))
-    return sorted(set(found))
 
 
 if __name__ == "__main__":

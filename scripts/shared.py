@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.report.schema import Report
     from probes.report.table import Probes
 
+LEAST_PAIRS = 100
 SCRIPTS = Path(__file__).resolve().parent
 
 
@@ -126,6 +127,19 @@ def require_seeds(**seeds: int) -> None:
         if not 0 <= value < 2**63:
             key = f"--{name.replace('_', '-')}"
             raise UserError(f"{key}: must be 0 or more and below 2^63, got {shown(value)}")
+
+
+def pair_counts(text: str) -> list[int]:
+    """The numbers of --pairs, in rising order, or `UserError`."""
+    found = set()
+    for word in text.split(","):
+        if not word.strip().isdecimal() or not LEAST_PAIRS <= int(word) <= 10**6:
+            raise UserError(
+                f"--pairs: {shown(word)} is not a number of pairs from {LEAST_PAIRS} to 1,000,000;"
+                " give numbers such as 500,2000"
+            )
+        found.add(int(word))
+    return sorted(found)
 
 
 def overrides(parser: argparse.ArgumentParser, about: str) -> None:

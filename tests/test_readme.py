@@ -63,7 +63,7 @@ TOY = {
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
-    "verdicts.py": ["--sources", "3"],
+    "verdicts.py": ["--sources", "3", "--pairs", "500"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
 

@@ -35,10 +35,11 @@ class Listed(NamedTuple):
 
 
 def read_list(file: Path, labels: str, captions: str = "") -> Listed:
-    """The rows of a list. A table has a header. One column holds paths (one of `PATHS`, or else the
-    first column), and one may hold splits (one of `SPLITS`). `labels` names the columns with
-    labels, separated by commas; "auto" takes a column of `LABELS`, "none" takes none. `captions`
-    names a text column. A .jsonl file has an object with the same keys in each line.
+    """The rows of a list. A table has a header, unless its first cell is the name of a picture. One
+    column holds paths (one of `PATHS`, or else the first column), and one may hold splits (one of
+    `SPLITS`). `labels` names the columns with labels, separated by commas; "auto" takes a column of
+    `LABELS`, "none" takes none. `captions` names a text column. A .jsonl file has an object with
+    the same keys in each line.
 
     Raises `UserError` with the file, the line and what to do.
     """
@@ -224,6 +225,6 @@ def _splits(words: tuple[str, ...], column: str, file: Path) -> list[str]:
         if word.lower() not in known:
             raise UserError(
                 f"data.list: {printable(file)}: row {row + 1} has {printable(word, 60)!r} in column"
-                f" '{column}', which should be train, val or test"
+                f" '{column}'; write train, val or test"
             )
     return [known[word.lower()] for word in words]

@@ -124,7 +124,7 @@ def _of_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not a whole safetensors file ({shown(str(error))})") from None
     for name, tensor in found.items():
         if name in TEXTS:
-            raise UserError(f"{path}: {name} is text, which belongs to the metadata of safetensors")
+            raise UserError(f"{path}: {name} is an array; store it as text in the file's metadata")
         if tensor.ndim > ranks[name]:
             raise UserError(
                 f"{path}: {name} has shape {list(tensor.shape)}; give at most {ranks[name]}"
@@ -228,5 +228,5 @@ def _temperature(path: Path, held: dict[str, Any]) -> float | None:
         return None
     value = float(np.array(held["temperature"]).reshape(-1)[0])
     if not 1e-6 <= value <= 1e6:
-        raise UserError(f"{path}: temperature is {value:g}; it must be above 0")
+        raise UserError(f"{path}: temperature is {value:g}; it must be from 1e-6 to 1e6")
     return value

@@ -114,8 +114,8 @@ def _refuse(asked: Asked) -> None:
         raise UserError("--random: it is for --timm without --weights")
     if asked.timm and not (asked.weights or asked.random):
         raise UserError(
-            f"--timm {asked.timm}: without --weights FILE it would have random weights; add"
-            " --random for that baseline"
+            f"--timm {asked.timm}: without --weights FILE, its weights would be random; give the"
+            " file, or add --random if a random network is meant"
         )
 
 

@@ -1,5 +1,5 @@
-"""Networks by name: timm's with weights from a local file, a folder of an export or of timm's hub
-layout, and a user's own function.
+"""Networks from three places: timm, with weights from a local file; a folder, which is an export or
+has timm's hub layout; and a user's own function.
 """
 
 import importlib
@@ -57,7 +57,7 @@ def architecture(name: str) -> str:
 def from_timm(
     name: str, path: Path | None, prefix: str | None, size: int, channels: int, **more: Any
 ) -> Network:
-    """timm's network of that name, with the weights of a file, or with random weights for None.
+    """timm's network of that name, with the weights of a file or, without `path`, random weights.
 
     `channels`: those of the data. If the weights do not fit a network for 3 channels, a network for
     this number of channels is tried.

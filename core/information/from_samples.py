@@ -1,4 +1,4 @@
-"""Entropy and mutual information estimated from samples: no bounds.
+"""Estimates of entropy and mutual information from samples. None of them is a bound.
 
 Discrete samples: plug-in (the entropy of the frequencies) and Miller-Madow. Continuous columns: the
 nearest-neighbour estimate of Kraskov et al. n = samples, K = values that occur.
@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 
 
 def plug_in_entropy(x: ArrayLike, base: float = math.e) -> float:
-    """H of the frequencies of samples x [n], any values that can be compared. It is biased low, by
-    about (K - 1) / (2 n) nats, and never exceeds log n.
+    """H of the frequencies of samples x [n]. The values may be of any type that can be compared.
+    The estimate is biased low, by about (K - 1) / (2 n) nats, and never exceeds log n.
 
     >>> plug_in_entropy(["head", "tail", "tail", "head"], base=2)
     1.0
@@ -39,16 +39,16 @@ def miller_madow_entropy(x: ArrayLike, base: float = math.e) -> float:
 
 
 def plug_in_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """I(X; Y) of the frequencies of pairs, H(X) + H(Y) - H(X, Y) by the plug-in entropy. Biased
-    high: independent samples have about (K_x - 1)(K_y - 1) / (2 n) nats.
+    """I(X; Y) of the frequencies of pairs, H(X) + H(Y) - H(X, Y) by the plug-in entropy. It is
+    biased high: for independent X and Y, it is about (K_x - 1)(K_y - 1) / (2 n) nats.
     """
     table = _table(x, y)
     return atoms.mutual_information(table / table.sum(), base)
 
 
 def miller_madow_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0. This means that nothing
-    was found, and the value is returned as it is.
+    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. A value below 0 is returned as it
+    is; it means that nothing was found.
     """
     table = _table(x, y)
     n = table.sum()

@@ -1,4 +1,4 @@
-"""The geometry of codes: whether views of one image agree, and whether images stay apart.
+"""The geometry of codes: whether views of one image agree, and whether different images differ.
 
 n = images, V = views of each, D = dimensions. Unit codes are rows of length one. These numbers do
 not measure information. They show what a bound does not: which dimensions an encoder uses.
@@ -14,15 +14,15 @@ from torch import Tensor
 BLOCK = 512  # rows whose distances to all others are in memory at a time
 EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
 DEAD = 0.01  # a dimension is dead if its deviation is below this; evenly spread features have 1
-ROUNDING = 1e-6  # relative; smaller differences are rounding errors of float32
+ROUNDING = 1e-6  # smaller relative differences are rounding errors of float32
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared distance of two views, E |f(x) - f(y)|^2 (Wang & Isola 2020, alpha = 2).
 
-    Unit codes first, second [n, D]; a scalar from 0 (the views agree) to 4; unrelated views give 2.
-    A collapse also gives 0, so read it together with `uniformity`. It equals 2 (1 - mean cosine),
-    and is exactly 0 for equal codes.
+    Takes unit codes first, second [n, D]. Returns a scalar from 0 (the views agree) to 4; unrelated
+    views give 2. A collapse also gives 0, so read it together with `uniformity`. The value equals
+    2 (1 - mean cosine), and is exactly 0 for equal codes.
     """
     return (first - second).square().sum(1).mean()
 
@@ -38,7 +38,7 @@ def uniformity(codes: Tensor) -> float:
         raise ValueError(f"codes: pairs need 2 or more, got {n}")
     total = torch.zeros((), dtype=torch.float64, device=codes.device)
     for start in range(0, n, BLOCK):
-        # of these rows with themselves and with all later rows
+        # cosines of these rows with themselves and with all later rows
         cosine = codes[start : start + BLOCK] @ codes[start:].T
         total += (4 * cosine - 4).exp_().triu_(1).sum(dtype=torch.float64)
     return math.log(total.item() / (n * (n - 1) / 2))
@@ -50,9 +50,10 @@ def effective_rank(x: Tensor) -> float:
 
         exp(-sum_k p_k log p_k),   p_k = sigma_k / |sigma|_1 + epsilon,   epsilon = 1e-7
 
-    From 1 (all features on one line through the origin) to min(n, D) (all directions equal). As in
-    the paper, features are not centred: a nonzero mean counts as one direction, and a collapse to a
-    point gives 1, not the rank of its rounding errors. NaN for features that are not finite.
+    It lies between 1 (all features on one line through the origin) and min(n, D) (all directions
+    equal). As in the paper, features are not centred: a nonzero mean counts as one direction, and a
+    collapse to a point gives 1, not the rank of its rounding errors. NaN for features that are not
+    finite.
     """
     if not x.isfinite().all():
         return math.nan
@@ -67,10 +68,11 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
         exp(-sum_k p_k log p_k),   p_k = lambda_k / |lambda|_1 + epsilon,
         lambda the eigenvalues of S_w^{-1/2} S_b S_w^{-1/2}
 
-    Features of V >= 2 views of n >= 2 images, [n, V, D]. From 1 to min(n - 1, D); a collapse gives
-    1. Unlike in `effective_rank`, directions in which views differ as much as images weigh little.
-    S_b contains S_w / V, the noise of a mean of V views, so features that ignore the image give a
-    high value: read it together with `alignment`. NaN for features that are not finite.
+    `views` are features of V >= 2 views of n >= 2 images, [n, V, D]. The value lies between 1 and
+    min(n - 1, D); a collapse gives 1. A direction in which the views of one image differ as much as
+    different images has little weight here, unlike in `effective_rank`. S_b contains S_w / V, the
+    noise of a mean of V views, so features that ignore the image also give a high value: read it
+    together with `alignment`. NaN for features that are not finite.
     """
     n, v, d = views.shape
     if n < 2 or v < 2:
@@ -97,11 +99,11 @@ def spectral_decay(x: Tensor) -> float:
     the eigenvalues of the covariance of features x [n, D], lambda_1 the largest.
 
         the slope of -log lambda_j on log j, by least squares with weights 1 / j (Stringer et al.
-        2019), over the eigenvalues 11 to 100; of k < 40 eigenvalues the first k / 4 are left out
+        2019), over the eigenvalues 11 to 100; for k < 40 eigenvalues, without the first k / 4
 
     0 means that all directions vary equally; the paper finds the best accuracy near 1. Eigenvalues
-    below the rounding error of the features are left out. NaN if fewer than 3 are left, as after a
-    collapse, and for features that are not finite.
+    below the rounding error of the features are not counted. NaN if the fit has fewer than 3
+    eigenvalues, as after a collapse, and for features that are not finite.
     """
     if not x.isfinite().all():
         return math.nan
@@ -118,7 +120,7 @@ def spectral_decay(x: Tensor) -> float:
 
 
 class Deviations(NamedTuple):
-    """Standard deviations of unit features times sqrt(D): 0 = collapsed, 1 = evenly spread."""
+    """Standard deviations of unit features, times sqrt(D): 0 = collapsed, 1 = evenly spread."""
 
     mean: float
     least: float

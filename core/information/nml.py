@@ -2,8 +2,8 @@
 
     NML:  -log p(x | best for x) + log C,   C = sum over all data x' of p(x' | best for x')
 
-log C, the parametric complexity, is the price of the parameters; no code has a smaller worst regret
-(Shtarkov 1987). n = samples, K = outcomes, k = real parameters. In nats.
+log C, the parametric complexity, is the cost of the parameters. No code has a smaller worst-case
+regret (Shtarkov 1987). n = samples, K = outcomes, k = real parameters. In nats.
 """
 
 import math
@@ -46,7 +46,7 @@ def multinomial_length(counts: ArrayLike) -> float:
 
         n H(counts / n) + log C(n, K)
 
-    Outcomes that did not occur count, too: K is fixed before the data are seen.
+    Outcomes that did not occur are also counted, because K is fixed before the data are seen.
 
     >>> round(multinomial_length([1, 1]), 4)  # 2 log 2 + log 2.5
     2.3026
@@ -74,7 +74,7 @@ def bic(fit: float, parameters: int, n: int) -> float:
 
 
 def fisher_length(fit: float, parameters: int, n: int, log_volume: float) -> float:
-    """Rissanen's approximation of NML (1996), which adds to BIC what does not grow with n:
+    """Rissanen's approximation of NML (1996), which adds to BIC the terms that do not grow with n:
 
         -log p(x | best) + k/2 log(n / 2 pi) + log integral sqrt det I(theta) dtheta + o(1)
 
@@ -90,9 +90,10 @@ def multinomial_volume(outcomes: int) -> float:
 
 
 def two_part_length(fit: float, parameters: int, precision: float, span: float) -> float:
-    """A two-part code: each parameter to a `precision` within a range of length `span`, then the
-    data: -log p(x | rounded parameters) + k log(span / precision). `fit` must be that of the
-    rounded parameters. `ValueError` if the precision is not above 0, or is larger than `span`.
+    """The length of a two-part code. It holds each parameter, rounded to a `precision` in a range
+    of length `span`, and then the data: -log p(x | rounded parameters) + k log(span / precision).
+    `fit` must be that of the rounded parameters. `ValueError` if the precision is not above 0, or
+    is larger than `span`.
     """
     if not 0 < precision <= span < math.inf:
         raise ValueError(f"precision: must be above 0 and at most {span}, got {precision}")
@@ -104,21 +105,21 @@ class Regression(NamedTuple):
 
     fit: float  # -log density at the best parameters
     bic: float  # k + 1 parameters, because the variance is also a parameter
-    nml: float  # without a constant that all k share
+    nml: float  # without a constant that is the same for all k
     variance: float  # residual sum of squares / n
 
 
 def regression(x: ArrayLike, y: ArrayLike) -> Regression:
-    """Code lengths of y [n] given the columns of x [n, k], 1 <= k < n, of full rank. NML of
-    Rissanen (2000), which is exact:
+    """Code lengths of y [n] given the columns of x [n, k], 1 <= k < n, of full rank. NML
+    has an exact form (Rissanen 2000):
 
         (n-k)/2 log t + k/2 log r - log Gamma((n-k)/2) - log Gamma(k/2) + n/2 log(n pi)
         t = |y - fit|^2 / n,   r = |fit|^2 / n
 
-    The integral over all y is infinite, so it is taken over t and r in given ranges, which adds
-    log(log(t2/t1) log(r2/r1)): the same for every k, and left out. It is a code of a density, so it
-    can be negative and only differences count. `ValueError` for a matrix without full rank, for a
-    perfect fit and for a fit of 0.
+    The integral over all y is infinite, so it is taken over t in [t1, t2] and r in [r1, r2]. This
+    adds log(log(t2/t1) log(r2/r1)), which is the same for every k and is left out. The length is
+    that of a density, so it can be negative, and only differences have a meaning. `ValueError` for
+    a matrix without full rank, for a perfect fit and for a fit of 0.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 2 or b.shape != a.shape[:1] or not 0 < a.shape[1] < len(a):

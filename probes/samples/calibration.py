@@ -11,6 +11,16 @@ from probes.samples.estimate import DEFAULT, estimate
 
 Row = dict[str, Any]
 TRUSTED = 3.0  # standard errors by which a lower bound may exceed the sample's information
+TITLES = {
+    "suite": "# Estimates on sources of known information",
+    "benchmark-mi": "# Estimates on the catalogue of benchmark-mi",
+}
+LEGEND = (
+    "All values are in nats, with half of the 95% interval. *Sample's own* is the mean of"
+    " log p(x, y) / (p(x) p(y)) over the pairs. `infonce`, `alpha` and `nwj` are lower bounds;"
+    " `ksg` is an estimate, no bound. It is left out (–) where values repeat, and for more than ten"
+    " dimensions of x and y together."
+)
 
 
 def measure(name: str, source: Known, seed: int = 0) -> Row:
@@ -186,5 +196,5 @@ def markdown(found: dict[str, Any]) -> str:
         cells += [with_error(entries[key]) if key in entries else "–" for key in columns]
         table.append([*cells, entries["infonce"]["verdict"]])
         table[-1] += [f"{row['peer']:z.3f}"] if peer else []
-    text = summary(found).replace("\n", "  \n")
-    return "\n".join([text, "", *in_markdown(head, table)]) + "\n"
+    title, text = TITLES[found["sources"]], summary(found).replace("\n", "  \n")
+    return "\n".join([title, "", text, "", LEGEND, "", *in_markdown(head, table)]) + "\n"

@@ -64,14 +64,16 @@ def summary(found: dict[str, Any]) -> str:
     rows = found["rows"]
     bounds = [(_excess(row, key), key, row) for row in rows for key in LOWER if _has(row, key)]
     most, key, worst = max(bounds, key=lambda found: found[0])
-    said = f"no lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
-    if most > TRUSTED:
-        said = f"a lower bound is more than {TRUSTED:g} standard errors above"
+    said = f"A lower bound is more than {TRUSTED:g} standard errors above"
+    if most <= TRUSTED:
+        said = f"No lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
+    side = "above" if most > 0 else "below"
     judged = verdicts(rows)
     lines = [
-        f"{len(rows)} rows, seed {found['seed']}, nats.",
-        f"Of all rows, {said} the information of its sample; the largest excess: {most:.1f}"
-        f" standard errors ({key} on {worst['source']}, n = {worst['pairs']:,}).",
+        f"{len(rows)} rows, seed {found['seed']}; all values are in nats.",
+        f"{said} the information of its sample; the {'highest' if most > TRUSTED else 'closest'}"
+        f" one, {key} on {worst['source']}, n = {worst['pairs']:,}, is {abs(most):.1f} standard"
+        f" errors {side}.",
         f"InfoNCE is more than 10 % below the truth in {judged['short']} rows;"
         f" {len(judged['short_converged'])} of these are called converged. It is at most 5 % below"
         f" the truth, or above it, in {judged['near']} rows; {judged['near_converged']} of these"

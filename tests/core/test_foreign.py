@@ -168,7 +168,7 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)
-    assert "surplus (first: 'layer4.2.conv1.weight')" in refusal(
+    assert "the network lacks 1 (first: 'layer4.2.conv1.weight')" in refusal(
         Asked(timm="resnet18", weights=path)
     )
 
@@ -191,7 +191,7 @@ def test_weights_that_do_not_fit_are_one_line(fault, tmp_path):
     prefix = "encoder." if fault == "prefix" else None
     said = refusal(Asked(timm="test_resnet", weights=path, prefix=prefix, size=64))
     wanted = {
-        "prefix": "the nearest fit is under 'backbone.'",
+        "prefix": "the nearest fit: under 'backbone.'",
         "missing": f"1 are missing (first: '{first}')",
         "shape": f"'{first}' is [2, 2] there",
         "none": "none of its keys is a key of test_resnet; its first keys are 'a.b'",

@@ -135,7 +135,7 @@ def test_bad_input_is_one_line(folder, change, said):
     ("keys", "said"),
     [
         ({"name": "sprites", "captions": "caption"}, "captions: sprites has captions of its own"),
-        ({"name": "mnist", "captions": "caption"}, "captions: 'caption' is a column of data.list"),
+        ({"name": "mnist", "captions": "caption"}, "captions: 'caption' names a column"),
     ],
 )
 def test_a_key_that_does_not_fit_is_refused(keys, said):
