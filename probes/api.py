@@ -31,8 +31,8 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
     labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
     linear classifier gains from the features over the class frequencies of train; and "lambda", the
-    weight decay, chosen on a random tenth of train (`seed`). Test chooses nothing. `UserError`
-    names an array that can not be used.
+    weight decay, chosen on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn.
+    Nothing is chosen on test. `UserError` names an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -83,12 +83,12 @@ def infonce_bound(
     seen. So give the `temperature` of training, or None: then a random fifth of the pairs (`seed`)
     chooses the temperature, and the bound is computed on the others.
 
-    Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
-    interval), "ceiling" (log C), "cap" (the largest value that this critic can reach), "verdict"
-    (converged, K-limited, saturated, critic-limited or nothing found; see docs/information.md) and
-    "sweep", the bound at every C. `UserError` names what can not be used. Source: van den Oord et
-    al. 2018; Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains
-    a critic.
+    Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
+    (95% interval), "ceiling" (log C), "cap" (the largest value that this critic can reach),
+    "verdict" (converged, K-limited, saturated, critic-limited or nothing found; see
+    docs/information.md) and "sweep", the bound at every C. `UserError` names what can not be used.
+    Source: van den Oord et al. 2018; Poole et al. 2019. For samples that are not codes, use
+    `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ def infonce_bound(
 def _swept(
     query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
 ) -> dict[str, Any]:
-    """The bound at every C, described."""
+    """The bound at every C, with side, unit, interval, ceiling, cap and verdict."""
     swept, n = sweep_over(query, key, scale, calibration), len(query)
     last = swept.bounds[-1][1]
     return {
@@ -169,8 +169,8 @@ def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Fea
     x, x_test = _matrix(train_x, "train_x"), _matrix(test_x, "test_x")
     if x.shape[1] != x_test.shape[1]:
         raise UserError(
-            f"train_x has {x.shape[1]} dimensions and test_x {x_test.shape[1]}; both are features"
-            " of one encoder"
+            f"train_x has {x.shape[1]} dimensions and test_x {x_test.shape[1]}; both must be"
+            " features of one encoder"
         )
     y, y_test = _labels(train_y, "train_y", len(x)), _labels(test_y, "test_y", len(x_test))
     if (y.dtype.kind == "U") != (y_test.dtype.kind == "U"):

@@ -1,5 +1,6 @@
-"""A probe of the user's own: found by its full name. What it returns is checked when it is
-measured, so that a mistake is reported with its place, and not when the report is shown.
+"""A probe of the user's own, found by its full name. Its results are checked right after it has
+measured. So a mistake is reported there, with its place in the code, and not when the report is
+shown.
 """
 
 import importlib

@@ -39,9 +39,9 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
     """Exact search by cosine similarity: with faiss on the CPU (the reference), or with torch on
     `device`. At most n neighbours are found.
 
-    Ties are put in index order, so that every library finds the same neighbours. Ties are copies of
-    an image, whose similarities are equal by definition, and similarities that are equal in
-    float32. Raises `Unmeasurable` for features that are not finite.
+    Ties are put in index order, so that every library finds the same neighbours. Two neighbours are
+    tied if they are copies of one image, or if their similarities are equal in float32. Raises
+    `Unmeasurable` for features that are not finite.
     """
     for name, features in (("training", bank), ("test", query)):
         require_finite_features(features, f"kNN, {name} images")
@@ -87,8 +87,8 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
 def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbours:
     """The first k of k + 1 neighbours (or of all n), with ties in index order; on the CPU.
 
-    Whole rows are searched again only if the k-th and the next neighbour are tied, and for copies
-    of images, because a library may give copies similarities that differ by rounding.
+    A whole row is searched again only if the k-th and the next neighbour are tied, or if a
+    neighbour has copies: a library may give copies similarities that differ by rounding.
     """
     similarity, place = found
     equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
@@ -181,8 +181,8 @@ def online_knn(train: Features, test: Features) -> dict[str, float]:
 
 
 def _captions(frozen: Frozen, found: Neighbours, rows: Tensor, nearest: Tensor) -> list[list[str]]:
-    """Below a test image its label, below a neighbour its similarity and its label; labels of
-    several columns are numbers.
+    """The texts of the picture: the label below a test image, the similarity and the label below a
+    neighbour. With several label columns, labels are numbers.
     """
     classes = frozen.source("test").identity.classes
     test, train = (frozen.features(split) for split in ("test", "trainval"))

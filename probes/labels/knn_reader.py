@@ -43,9 +43,9 @@ def probabilities(similarity: Tensor, labels: Tensor, prior: Tensor, choice: Cho
 
 
 def readings(train: Features, test: Features, seed: int = 0) -> list[Reading]:
-    """Predictions for every factor; labels of test are not read. Neighbours, temperature and
-    strength have the least cross-entropy on a held-out tenth of train. Raises `Unmeasurable` for
-    fewer than 20 training images and for features that are not finite.
+    """Predictions for every factor; labels of test are not read. The number of neighbours, the
+    temperature and the strength are chosen by cross-entropy on a held-out tenth of train. Raises
+    `Unmeasurable` for fewer than 20 training images and for features that are not finite.
     """
     for name, features in (("training", train), ("test", test)):
         require_finite_features(features.x, f"kNN reader, {name} images")

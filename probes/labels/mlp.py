@@ -31,8 +31,8 @@ PATIENCE = 10  # epochs without a lower held-out cross-entropy
 def mlp(
     train: Features, test: Features, seed: int = 0, hidden: int = 512, epochs: int = 100
 ) -> Numbers:
-    """Top-1 and usable label information of every factor and their means, as the linear probe has
-    them, for a classifier with H hidden units (ReLU, dropout, AdamW).
+    """Top-1 and usable label information of every factor and their means, as in the linear probe,
+    for a classifier with H hidden units (ReLU, dropout, AdamW).
 
     One network serves all factors. It stops at the lowest cross-entropy on a held-out tenth of
     train; test is read once. Raises `Unmeasurable` for features that are not finite, and for fewer
@@ -121,7 +121,7 @@ def _loss(outputs: Tensor, y: Tensor, sizes: list[int]) -> Tensor:
 
 
 class MLPProbe(Probe):
-    """What a small network reads from the features: more than a linear map can."""
+    """What a small network reads from the features; it can use more than a linear map can."""
 
     name, on_request = "mlp", True
     summary = "a network with one hidden layer on frozen features: top-1, and H(Y) - CE in nats"

@@ -102,8 +102,7 @@ class UsableProbe(Probe):
         "linear" | "mlp" | "knn": {"value" (H(Y) - CE, nats, mean over factors), "low", "high",
         "gain" (of the second half of the training images): {"value", "low", "high"},
         "extrapolated" (in 1/n; no bound), "limited" (by the number of images; 0 | 1),
-        "factor": {FACTOR:
-        the same}}, "images", "train_images" """
+        "factor": {FACTOR: the same}}, "images", "train_images" """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -128,7 +127,7 @@ class UsableProbe(Probe):
             part = numbers[reader]
             limit = (
                 f"the number of images is a limit: infinitely many may give"
-                f" {part['extrapolated']:.3f} (extrapolated in 1/n, no bound)"
+                f" {part['extrapolated']:.3f} (extrapolated in 1/n, not a bound)"
                 if part["limited"] > 0
                 else "more images would add little"
             )
@@ -162,5 +161,5 @@ def draw_readers(numbers: Numbers, path: Path) -> Path:
         axes.set_xticks(range(len(factors)), [figures.drawable(factor) for factor in factors])
         axes.set(ylabel="H(Y) − CE, nats (95% intervals)")
         axes.set_title("Usable information about the labels")
-        figures.legend(axes, "circles: extrapolated in 1/n,\nno bound")
+        figures.legend(axes, "circles: extrapolated in 1/n,\nnot a bound")
     return path

@@ -47,8 +47,8 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds,
       10 / n at least.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. nwj and js are left out, with a remark, where the sample can not
-      show more than 0.1 of their mean of e^f.
+      `core.information.bounds`. nwj and js are left out, with a remark, if more than 0.1
+      of their mean of e^f may lie above all scores of negatives in the sample.
 
     The lower ends of alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.

@@ -43,8 +43,8 @@ class GeometryProbe(Probe):
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
              "dead_dimensions" (share), "spectral_decay"? (alpha-ReQ), "cluster_learnability"? |
-             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three ? if
-             the features have not collapsed), "alignment"?, "lidar"? (? if two views differ)}"""
+             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three if
+             the features have not collapsed), "alignment"?, "lidar"? (if two views differ)}"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))
@@ -74,9 +74,11 @@ class GeometryProbe(Probe):
         if said := numbers.get("sentence"):
             return [f"Sign of collapse: {said}."]
         space = numbers["features"]
+        further = _further(space).removeprefix(", ")
         return [
             f"No sign of collapse: the features spread over {space['effective_rank']:.1f} of their"
-            f" {space['dimensions']:.0f} dimensions (effective rank)."
+            f" {space['dimensions']:.0f} dimensions (effective rank).",
+            *([f"Layout of the features: {further}."] if further else []),
         ]
 
 
@@ -111,7 +113,7 @@ def layout(x: Tensor) -> dict[str, float]:
     """
     require_finite_features(x, "geometry")
     if len(x) < 2:
-        raise Unmeasurable(f"geometry: it takes 2 images or more, got {len(x)}")
+        raise Unmeasurable(f"geometry: needs 2 images or more, got {len(x)}")
     spread = deviations(x)
     few = x[: clid.IMAGES]
     further = {
@@ -130,7 +132,7 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def _further(values: dict[str, float]) -> str:
-    """alpha-ReQ and the parts of CLID, as far as there are any."""
+    """alpha-ReQ and the parts of CLID, if the report has them."""
     names = {
         "spectral_decay": "α-ReQ",
         "cluster_learnability": "cluster learnability",
