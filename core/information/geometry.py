@@ -8,8 +8,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from core.information.standardise import unit_rows
 
 BLOCK = 512  # rows whose distances to all others are in memory at a time
 EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
@@ -105,7 +106,7 @@ def spectral_decay(x: Tensor) -> float:
     """
     if not x.isfinite().all():
         return math.nan
-    singular = torch.linalg.svdvals((x - x.mean(0)).double())
+    singular = torch.linalg.svdvals(x.double() - x.double().mean(0))
     kept = singular[singular > torch.finfo(x.dtype).eps * math.sqrt(len(x)) * x.abs().max()]
     k = len(kept)
     first, last = min(10, k // 4), min(100, k)
@@ -133,7 +134,7 @@ def deviations(x: Tensor) -> Deviations:
     mean of the unit features is zero. A collapse to a point gives 0, and an unused dimension counts
     as dead.
     """
-    each = F.normalize(x.double(), dim=1).std(0) * math.sqrt(x.shape[1])
+    each = unit_rows(x.double()).std(0) * math.sqrt(x.shape[1])
     return Deviations(each.mean().item(), each.min().item(), (each < DEAD).double().mean().item())
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core import npz
 from core.errors import UserError
+from core.numbers import plain
 
 Array = NDArray[np.float64]
 Side = NDArray[Any]  # vectors float64 [n, d], or images uint8 or float32 [n, C, H, W]
@@ -59,27 +60,10 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         raise UserError(
             f"{name}: x has {len(a):,} rows and y {len(b):,}; row i of x belongs to row i of y"
         )
-    remarks: list[str] = []
-    own = [_digests(side) for side in (a, b)]
-    first = np.sort(np.unique(np.stack(own, 1), axis=0, return_index=True)[1])
-    if len(first) < len(a):
-        judged = [
-            _quantity(side, digests, first)
-            for side, digests in zip((a, b), own, strict=True)
-            if side.ndim > 2 or a.ndim == b.ndim == 2  # beside images, vectors may be labels
-        ]
-        if all(judged):
-            duplicates = len(a) - len(first)
-            remarks.append(
-                f"{duplicates:,} rows are copies of others and were left out: a critic that trained"
-                " on a copy has seen the row"
-            )
-            a, b = a[first], b[first]
-        else:
-            remarks.append(
-                "values repeat, so equal rows were treated as separate draws; if they are copies of"
-                " a row, the estimate is too high"
-            )
+    kept, remark = without_copies(a, b)
+    remarks = [remark] if remark else []
+    if kept is not None:
+        a, b = a[kept], b[kept]
     if len(a) < LEAST:
         raise UserError(
             f"{name}: {len(a)} distinct pairs are too few to fit and to hold out; give at least"
@@ -87,6 +71,30 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         )
     a, b = (varying(side, values, name, remarks) for side, values in (("x", a), ("y", b)))
     return PairedSamples(a, b, remarks)
+
+
+def without_copies(a: Side, b: Side) -> tuple[NDArray[np.int64] | None, str]:
+    """The rows to keep if some pairs are copies of others, else None; and a remark, if pairs
+    repeat.
+    """
+    own = [_digests(side) for side in (a, b)]
+    first = np.sort(np.unique(np.stack(own, 1), axis=0, return_index=True)[1])
+    if len(first) == len(a):
+        return None, ""
+    judged = [
+        _quantity(side, digests, first)
+        for side, digests in zip((a, b), own, strict=True)
+        if side.ndim > 2 or a.ndim == b.ndim == 2  # beside images, vectors may be labels
+    ]
+    if all(judged):
+        return first, (
+            f"{len(a) - len(first):,} rows are copies of others and were left out: a critic that"
+            " trained on a copy has seen the row"
+        )
+    return None, (
+        "values repeat, so equal rows were treated as separate draws; if they are copies of a row,"
+        " the estimate is too high"
+    )
 
 
 def varying(side: str, values: Side, name: str, remarks: list[str]) -> Side:
@@ -124,10 +132,7 @@ def _quantity(side: Side, digests: NDArray[np.uint64], first: NDArray[np.int64])
 
 
 def _numbers(values: Any, name: str) -> Side:
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError):
-        raise UserError(f"{name} is not a rectangular array of numbers") from None
+    array = plain(values, name)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} holds {array.dtype}, not real numbers")
     if array.ndim == 1:
