@@ -291,13 +291,12 @@ class Frozen:
         """The file that keeps the rows of these images, and its key."""
         if self.folder is None:
             return None, {}
-        augmented = self.viewed.data.augment if what in ("pairs", "views") else ""
         key = self.code | {
             "what": what,
             "weights": self.weights,
             "data": self._plain(split).identity.fingerprint,
             "split": split,
-            "views": [views, augmented],
+            "views": [views, self.viewed.data.augment if what in ("pairs", "views") else ""],
             "places": digest(places),
             "seeds": [self.run.seed, self.seed if what != "features" else None],
             "versions": versions(),
