@@ -31,17 +31,22 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 def uniformity(codes: Tensor) -> float:
     """log E exp(-2 |f(x) - f(y)|^2) over pairs of different images (Wang & Isola 2020, t = 2).
 
-    Unit codes [n, D]. 0 means that all codes are equal. Evenly spread codes give
-    log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many dimensions. Memory is BLOCK x n.
+    Unit codes [n, D], or zeros after a collapse. 0 means that all codes are equal. Evenly spread
+    codes give log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many
+    dimensions. Memory is BLOCK x n.
     """
     n = len(codes)
     if n < 2:
         raise ValueError(f"codes: pairs need 2 or more, got {n}")
+    codes = _real(codes)
+    square = codes.square().sum(1)
     total = torch.zeros((), dtype=torch.float64, device=codes.device)
     for start in range(0, n, BLOCK):
         # of these rows with themselves and with all later rows
-        cosine = codes[start : start + BLOCK] @ codes[start:].T
-        total += (4 * cosine - 4).exp_().triu_(1).sum(dtype=torch.float64)
+        rows = slice(start, start + BLOCK)
+        cosine = codes[rows] @ codes[start:].T
+        apart = square[rows, None] + square[start:] - 2 * cosine
+        total += apart.mul_(-2).exp_().triu_(1).sum(dtype=torch.float64)
     return math.log(total.item() / (n * (n - 1) / 2))
 
 
@@ -106,6 +111,7 @@ def spectral_decay(x: Tensor) -> float:
     """
     if not x.isfinite().all():
         return math.nan
+    x = _real(x)
     singular = torch.linalg.svdvals(x.double() - x.double().mean(0))
     kept = singular[singular > torch.finfo(x.dtype).eps * math.sqrt(len(x)) * x.abs().max()]
     k = len(kept)
@@ -136,6 +142,11 @@ def deviations(x: Tensor) -> Deviations:
     """
     each = unit_rows(x.double()).std(0) * math.sqrt(x.shape[1])
     return Deviations(each.mean().item(), each.min().item(), (each < DEAD).double().mean().item())
+
+
+def _real(x: Tensor) -> Tensor:
+    """Numbers of any type as float32, or float64 if they are."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _spectral_rank(spectrum: Tensor) -> float:

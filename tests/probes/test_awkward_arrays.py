@@ -7,12 +7,17 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from core.errors import UserError
+from core.errors import Unmeasurable, UserError
 from core.foreign import arrays
-from core.information.geometry import spectral_decay
+from core.information.geometry import effective_rank, spectral_decay, uniformity
 from core.numbers import lost_in_float32, plain
+from core.run.features import Features
 from probes import estimate, infonce_bound, knn, linear
+from probes.labels import knn_reader, mlp
+from probes.labels import linear as regression
+from probes.labels.reading import with_absent
 from probes.samples.pairs import check_pairs
+from probes.views.critic import train_critic
 from probes.views.geometry import layout
 
 
@@ -173,3 +178,57 @@ def test_a_seed_is_a_whole_number(seed):
     ):
         with pytest.raises(UserError, match="^seed: must be a whole number"):
             call()
+
+
+def test_codes_of_zero_are_a_collapse_and_not_evenly_spread():
+    """Their cosine is 0, as that of codes in all directions; their distance is 0, too."""
+    zero = torch.zeros(60, 5)
+    assert layout(zero)["uniformity"] == 0.0
+    half = torch.cat([zero[:30], torch.nn.functional.normalize(torch.randn(30, 5), dim=1)])
+    exact = torch.cdist(half.double(), half.double()).square()
+    apart = exact[*torch.triu_indices(60, 60, 1)]
+    expected = (-2 * apart).exp().mean().log().item()
+    assert uniformity(half) == pytest.approx(expected, abs=1e-6)
+    assert uniformity(half.half()) == pytest.approx(expected, abs=1e-2)
+
+
+def test_geometry_of_bytes_is_that_of_their_numbers():
+    x = torch.randint(0, 255, (80, 30), generator=torch.Generator().manual_seed(0))
+    bytes_ = x.to(torch.uint8)
+    assert spectral_decay(bytes_) == spectral_decay(x.float())
+    assert effective_rank(bytes_) == effective_rank(x.float())
+
+
+@pytest.mark.parametrize("reader", [regression, mlp, knn_reader])
+def test_labels_with_gaps_carry_no_more_information(reader):
+    """With 1,501 classes of which four occur, an MLP had 2.8 nats of log 4 = 1.39."""
+    x, y = (torch.from_numpy(part) for part in clouds(200))
+
+    def found(labels, classes):
+        factors = (("label", classes),)
+        train, test = (
+            Features(x[rows].float(), labels[rows, None], factors)
+            for rows in (slice(120), slice(120, None))
+        )
+        (reading,) = reader.readings(train, test)
+        return reading.information(test.y[:, 0]).mean().item()
+
+    dense = found(y, 4)
+    assert 0.1 < dense < np.log(4)
+    assert found(500 * y, 1501) == pytest.approx(dense, abs=0.25)  # an MLP has more weights
+
+
+def test_a_class_that_train_lacks_gets_its_frequency():
+    y = torch.tensor([0, 0, 2])
+    log_p = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.0, 0.9]]).double().log()
+    made = with_absent(log_p, y).exp()
+    torch.testing.assert_close(made.sum(1), torch.ones(2).double())
+    torch.testing.assert_close(made[:, 1], torch.full((2,), 1 / 6).double())
+    torch.testing.assert_close(made[:, 0] / made[:, 2], torch.tensor([5 / 3, 1 / 9]).double())
+    assert with_absent(log_p, torch.arange(3)) is log_p
+
+
+def test_two_pairs_of_train_are_too_few_for_a_critic_on_half_of_them():
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(Unmeasurable, match="needs 3 or more"):
+        train_critic(x[:2], x[:2], x, x, 0, share=2)
