@@ -148,6 +148,8 @@ def _numbers(values: Any, name: str) -> Side:
             f"{name} has shape {array.shape}, which looks like [n, H, W, C]; give [n, C, H, W]"
         )
     if array.ndim == 4:
+        if array.dtype == np.float64:
+            _require_float32(array, name)
         array = array.astype(np.uint8 if array.dtype in (np.uint8, bool) else np.float32)
     else:
         array = array.astype(np.float64)
@@ -159,3 +161,15 @@ def _numbers(values: Any, name: str) -> Side:
             f"{name} holds {value} in row {row}, {where}; leave such rows out of both arrays"
         )
     return np.ascontiguousarray(array)
+
+
+def _require_float32(images: NDArray[np.float64], name: str) -> None:
+    """`UserError` if float32, in which critics read images, can not hold their differences."""
+    if not images.size or not np.isfinite(images).all():
+        return  # another check names the place
+    size, spread = float(np.abs(images).max()), float(np.ptp(images))
+    if size > 1e38 or 0 < size < 1e-30 or 0 < spread < 1e-5 * size:
+        raise UserError(
+            f"{name} holds pixels that float32 can not tell apart, up to {size:g} with differences"
+            f" of at most {spread:g}; subtract their mean or scale them, such as to [0, 1]"
+        )

@@ -16,6 +16,7 @@ from probes import estimate, infonce_bound, knn, linear
 from probes.labels import knn_reader, mlp
 from probes.labels import linear as regression
 from probes.labels.reading import with_absent
+from probes.labels.usable import usable
 from probes.samples.pairs import check_pairs
 from probes.views.critic import train_critic
 from probes.views.geometry import layout
@@ -232,3 +233,22 @@ def test_two_pairs_of_train_are_too_few_for_a_critic_on_half_of_them():
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     with pytest.raises(Unmeasurable, match="needs 3 or more"):
         train_critic(x[:2], x[:2], x, x, 0, share=2)
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 1e9, lambda x: x * 1e-60, lambda x: x * 1e200])
+def test_images_that_float32_would_flatten_are_refused(change):
+    images = np.random.default_rng(0).uniform(size=(60, 1, 4, 4))
+    assert check_pairs(images, images).x.dtype == np.float32
+    with pytest.raises(UserError, match="pairs: x holds pixels that float32 can not tell apart"):
+        check_pairs(change(images), images)
+
+
+def test_usable_information_of_one_test_image_is_absent():
+    x, y = (torch.from_numpy(part) for part in clouds(80))
+    factors = (("label", 4),)
+    train, test = (
+        Features(x[:79].float(), y[:79, None], factors),
+        Features(x[79:].float(), y[79:, None], factors),
+    )
+    with pytest.raises(Unmeasurable, match="needs two test images, got 1"):
+        usable(train, test)
