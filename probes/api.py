@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, shown
+from core.information.standardise import unit_rows
+from core.numbers import lost_in_float32, plain, require_seed
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn as neighbours
 from probes.labels import linear as regression
-from probes.samples.pairs import LEAST
+from probes.samples.pairs import LEAST, without_copies
 from probes.views.critic import refit_scale
 from probes.views.sweep import sweep_over
 
@@ -41,6 +42,7 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
     >>> linear(x[:300], y[:300], x[300:], y[300:])["top1"]
     1.0
     """
+    require_seed(seed)
     train, test = _labelled(train_x, train_y, test_x, test_y)
     return _of_one_label(regression.linear(train, test, seed))
 
@@ -62,12 +64,11 @@ def knn(
     >>> knn(x[:30], y[:30], x[30:], y[30:], k=5)["top1"]
     1.0
     """
-    if k < 1:
-        raise UserError(f"k: must be 1 or more, got {k}")
-    if not 0 < temperature < math.inf:
-        raise UserError(f"temperature: must be above 0, got {temperature}")
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(f"k: must be 1 or more, a whole number, got {shown(k)}")
+    _require_above_zero("temperature", temperature)
     train, test = _labelled(train_x, train_y, test_x, test_y)
-    return _of_one_label(neighbours.knn(train, test, k, temperature))
+    return _of_one_label(neighbours.knn(train, test, int(k), float(temperature)))
 
 
 @torch.no_grad()
@@ -86,9 +87,9 @@ def infonce_bound(
     Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
     (95% interval), "ceiling" (log C), "cap" (the largest value that this critic can reach),
     "verdict" (converged, K-limited, saturated, critic-limited or nothing found; see
-    docs/information.md) and "sweep", the bound at every C. `UserError` names what can not be used.
-    Source: van den Oord et al. 2018; Poole et al. 2019. For samples that are not codes, use
-    `probes.estimate`, which trains a critic.
+    docs/information.md) and "sweep", the bound at every C. Copies of a pair are left out, and
+    "remark" says so. `UserError` names what can not be used. Source: van den Oord et al. 2018;
+    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -98,8 +99,9 @@ def infonce_bound(
     >>> 2 < found["low"] < found["value"] < found["high"] < found["ceiling"]
     True
     """
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise UserError(f"temperature: must be above 0, got {temperature}")
+    require_seed(seed)
+    if temperature is not None:
+        _require_above_zero("temperature", temperature)
     first, second = (
         _matrix(x, name)
         for x, name in ((first_codes, "first_codes"), (second_codes, "second_codes"))
@@ -109,16 +111,19 @@ def infonce_bound(
             f"first_codes {tuple(first.shape)} and second_codes {tuple(second.shape)}: row i of"
             " both is a pair, so their shapes must be equal"
         )
+    kept, remark = without_copies(first.numpy(), second.numpy())
+    if kept is not None:
+        first, second = first[kept], second[kept]
     if len(first) < LEAST:
         raise UserError(f"first_codes: {len(first)} pairs are too few; give at least {LEAST}")
     order = KeyedRNG(seed, 0).permutation("infonce bound", len(first))
-    query, key = (F.normalize(x, dim=1)[order] for x in (first, second))
+    query, key = (unit_rows(x).float()[order] for x in (first, second))
     if temperature is not None:
-        return _swept(query, key, 1 / temperature, None)
+        return _swept(query, key, 1 / temperature, None) | {"remark": remark}
     fifth = len(query) // 5
     chosen_on = query[:fifth], key[:fifth]
     scale = refit_scale(*chosen_on, 1 / START)
-    return _swept(query[fifth:], key[fifth:], scale, chosen_on)
+    return _swept(query[fifth:], key[fifth:], scale, chosen_on) | {"remark": remark}
 
 
 def _swept(
@@ -150,18 +155,20 @@ def _swept(
 
 
 def _matrix(values: Any, name: str) -> Tensor:
-    """Finite real numbers [n, D], as float32 on the CPU."""
-    try:
-        x = torch.as_tensor(values)
-    except (ValueError, TypeError, RuntimeError):
-        raise UserError(f"{name}: is not a rectangular array of numbers") from None
-    if x.is_complex() or x.ndim != 2 or 0 in x.shape:
-        raise UserError(f"{name}: has shape {tuple(x.shape)} of {x.dtype}; give numbers [n, D]")
-    x = x.detach().float().cpu().contiguous()
-    if not x.isfinite().all():
-        row = int((~x.isfinite()).any(1).nonzero()[0])
-        raise UserError(f"{name}: row {row} holds a value that is not finite in float32")
-    return x
+    """Finite real numbers [n, D] on the CPU: float32, or float64 if float32 would lose them."""
+    array = plain(values, f"{name}:")
+    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
+        raise UserError(f"{name}: has shape {array.shape} of {array.dtype}; give numbers [n, D]")
+    x = torch.from_numpy(array)
+    wide = x.double() if lost_in_float32(x) is not None else x.float()
+    if not wide.isfinite().all():
+        row = int((~wide.isfinite()).any(1).nonzero()[0])
+        raise UserError(f"{name}: row {row} holds a value that is not finite in {_word(wide)}")
+    return wide
+
+
+def _word(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Features, Features]:
@@ -181,9 +188,7 @@ def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Fea
 
 
 def _labels(values: Any, name: str, n: int) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-    y = np.asarray(values)
+    y = plain(values, f"{name}:")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.dtype.kind not in "iubU" or y.shape != (n,):
@@ -191,7 +196,12 @@ def _labels(values: Any, name: str, n: int) -> np.ndarray:
             f"{name}: has shape {y.shape} of {y.dtype}; give {n} labels, whole numbers or text,"
             " one for each row of the features"
         )
-    return y
+    return y if y.dtype.kind == "U" else y.astype(np.int64)
+
+
+def _require_above_zero(name: str, value: Any) -> None:
+    if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise UserError(f"{name}: must be above 0, got {shown(value)}")
 
 
 def _of_one_label(found: dict[str, float]) -> dict[str, float]:

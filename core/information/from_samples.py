@@ -5,6 +5,7 @@ nearest-neighbour estimate of Kraskov et al. n = samples, K = values that occur.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,6 +84,7 @@ def _counts(x: ArrayLike, name: str) -> Array:
     values = np.asarray(x)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name}: must be samples [n], got the shape {list(values.shape)}")
+    _refuse_missing(values)
     return np.unique(values, return_counts=True)[1].astype(np.float64)
 
 
@@ -91,7 +93,17 @@ def _table(x: ArrayLike, y: ArrayLike) -> Array:
     sides = np.asarray(x), np.asarray(y)
     if sides[0].ndim != 1 or sides[0].shape != sides[1].shape or not len(sides[0]):
         raise ValueError(f"x, y: must be paired samples [n], got {[list(s.shape) for s in sides]}")
+    _refuse_missing(*sides)
     rows, columns = (np.unique(side, return_inverse=True)[1] for side in sides)
     table = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(table, (rows, columns), 1)
     return table
+
+
+def _refuse_missing(*sides: NDArray[Any]) -> None:
+    """`ValueError` for NaN and for masked values, which would count as one more value."""
+    for values in sides:
+        if values.dtype.kind in "fc" and np.isnan(values).any():
+            raise ValueError("samples: NaN is no value; leave such samples out")
+        if values.dtype.kind == "O" and any(one is None or one != one for one in values):
+            raise ValueError("samples: None and NaN are no values; leave such samples out")

@@ -117,7 +117,12 @@ def rice_encode(values: ArrayLike) -> Rice:
     >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
     [0, -1, 5]
     """
-    v = np.asarray(values, dtype=np.int64).ravel()
+    given = np.asarray(values)
+    if given.dtype.kind not in "iub" and given.size:
+        raise ValueError(f"values: must be whole numbers, got {given.dtype}")
+    if given.size and max(-int(given.min()), int(given.max())) >= 2**62:
+        raise ValueError("values: must be below 2^62")
+    v = given.astype(np.int64).ravel()
     u = 2 * np.abs(v) - (v > 0)
     k = min(range(16), key=lambda k: int((u >> k).sum()) + k * len(u))
     found = [int(bit) for bit in f"{k:04b}"]

@@ -8,8 +8,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from core.information.standardise import unit_rows
 
 BLOCK = 512  # rows whose distances to all others are in memory at a time
 EPSILON = 1e-7  # added to each share of a spectrum, as in RankMe for float32
@@ -30,17 +31,22 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
 def uniformity(codes: Tensor) -> float:
     """log E exp(-2 |f(x) - f(y)|^2) over pairs of different images (Wang & Isola 2020, t = 2).
 
-    Unit codes [n, D]. 0 means that all codes are equal. Evenly spread codes give
-    log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many dimensions. Memory is BLOCK x n.
+    Unit codes [n, D], or zeros after a collapse. 0 means that all codes are equal. Evenly spread
+    codes give log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many
+    dimensions. Memory is BLOCK x n.
     """
     n = len(codes)
     if n < 2:
         raise ValueError(f"codes: pairs need 2 or more, got {n}")
+    codes = _real(codes)
+    square = codes.square().sum(1)
     total = torch.zeros((), dtype=torch.float64, device=codes.device)
     for start in range(0, n, BLOCK):
-        # cosines of these rows with themselves and with all later rows
-        cosine = codes[start : start + BLOCK] @ codes[start:].T
-        total += (4 * cosine - 4).exp_().triu_(1).sum(dtype=torch.float64)
+        # squared distances of these rows to themselves and to all later rows
+        rows = slice(start, start + BLOCK)
+        cosine = codes[rows] @ codes[start:].T
+        apart = square[rows, None] + square[start:] - 2 * cosine
+        total += apart.mul_(-2).exp_().triu_(1).sum(dtype=torch.float64)
     return math.log(total.item() / (n * (n - 1) / 2))
 
 
@@ -107,7 +113,8 @@ def spectral_decay(x: Tensor) -> float:
     """
     if not x.isfinite().all():
         return math.nan
-    singular = torch.linalg.svdvals((x - x.mean(0)).double())
+    x = _real(x)
+    singular = torch.linalg.svdvals(x.double() - x.double().mean(0))
     kept = singular[singular > torch.finfo(x.dtype).eps * math.sqrt(len(x)) * x.abs().max()]
     k = len(kept)
     first, last = min(10, k // 4), min(100, k)
@@ -135,8 +142,13 @@ def deviations(x: Tensor) -> Deviations:
     mean of the unit features is zero. A collapse to a point gives 0, and an unused dimension counts
     as dead.
     """
-    each = F.normalize(x.double(), dim=1).std(0) * math.sqrt(x.shape[1])
+    each = unit_rows(x.double()).std(0) * math.sqrt(x.shape[1])
     return Deviations(each.mean().item(), each.min().item(), (each < DEAD).double().mean().item())
+
+
+def _real(x: Tensor) -> Tensor:
+    """Numbers of any type as float32, or float64 if they are."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _spectral_rank(spectrum: Tensor) -> float:

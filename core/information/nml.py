@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, xlogy
 
 Array = NDArray[np.float64]
+MOST = 2**27  # samples; the sum over h takes n float64s
 
 
 def multinomial_complexity(n: int, outcomes: int) -> float:
@@ -22,12 +23,16 @@ def multinomial_complexity(n: int, outcomes: int) -> float:
         C(n, 1) = 1,   C(n, 2) = sum_h (n choose h) (h/n)^h ((n-h)/n)^(n-h),
         C(n, K + 2) = C(n, K + 1) + n/K C(n, K)         (Kontkanen & Myllymaki 2007)
 
-    `ValueError` if n is below 0 or K below 1.
+    `ValueError` if n is below 0 or above 2^27, K below 1, or one of them no whole number.
 
     >>> import math
     >>> round(math.exp(multinomial_complexity(2, 2)), 6)  # 1 + 1/2 + 1
     2.5
     """
+    if not (math.isfinite(n) and math.isfinite(outcomes)):
+        raise ValueError(f"must be finite: {n}, {outcomes}")
+    if n != int(n) or outcomes != int(outcomes) or n > MOST:
+        raise ValueError(f"must be whole numbers, with at most {MOST:,} samples: {n}, {outcomes}")
     if n < 0 or outcomes < 1:
         raise ValueError(f"must have 0 samples or more and 1 outcome or more: {n}, {outcomes}")
     if n == 0 or outcomes == 1:
@@ -127,7 +132,11 @@ def regression(x: ArrayLike, y: ArrayLike) -> Regression:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("x, y: must be finite")
     n, k = a.shape
-    if np.linalg.matrix_rank(a) < k:
+    # the lengths do not depend on the units of x; those of y are added at the end
+    units = np.abs(a).max(0)
+    a, unit = a / np.where(units > 0, units, 1), float(np.abs(b).max()) or 1.0
+    b = b / unit
+    if np.linalg.matrix_rank(a / np.sqrt((a**2).sum(0)).clip(min=1)) < k:
         raise ValueError("x: its columns are linearly dependent")
     basis = np.linalg.qr(a).Q
     fitted = basis @ (basis.T @ b)
@@ -138,4 +147,5 @@ def regression(x: ArrayLike, y: ArrayLike) -> Regression:
     fit = 0.5 * n * math.log(2 * math.pi * math.e * t)
     length = 0.5 * (n - k) * math.log(t) + 0.5 * k * math.log(r) + 0.5 * n * math.log(n * math.pi)
     length -= math.lgamma((n - k) / 2) + math.lgamma(k / 2)
-    return Regression(fit, bic(fit, k + 1, n), length, t)
+    fit, length = fit + n * math.log(unit), length + n * math.log(unit)
+    return Regression(fit, bic(fit, k + 1, n), length, t * unit * unit)

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
+NARROW = 1e-3  # mean squared distance of unit features from their mean; below, it is subtracted
 QUERIES, GROUP = 256, 16  # test images in one search; training images in a group
 
 
 class Neighbours(NamedTuple):
     """The k nearest training images of each test image, best first; ties are in index order."""
 
-    similarity: Tensor  # float32 [m, k]
+    similarity: Tensor  # float32 [m, k]; float64 if all features have nearly one direction
     place: Tensor  # int64 [m, k], indices of training images
 
     def first(self, k: int) -> "Neighbours":
@@ -46,7 +47,31 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
     for name, features in (("training", bank), ("test", query)):
         require_finite_features(features, f"kNN, {name} images")
     k = min(k, len(bank))
-    bank, query = unit_rows(bank), unit_rows(query)
+    unit = unit_rows(bank)
+    mean = unit.mean(0, dtype=torch.float64)
+    if 1 - mean.square().sum() < NARROW:
+        return _centred(bank, query, mean, k, device)
+    return _of_unit_rows(unit.float(), unit_rows(query).float(), k, device)
+
+
+def _centred(
+    bank: Tensor, query: Tensor, mean: Tensor, k: int, device: torch.device | None
+) -> Neighbours:
+    """The search for features that point in nearly one direction, as after a collapse or with a
+    large common mean m. Their cosines differ by less than float32 resolves. So <u, v> - <u, m> =
+    <u - m, v - m> + <m, v - m> is searched, in which all terms are small; u, v are unit rows.
+    """
+    unit, asked = (unit_rows(x.double()) for x in (bank, query))
+    inside, outside = unit - mean, asked - mean
+    inside = torch.cat([inside, (inside @ mean)[:, None]], 1)
+    outside = torch.cat([outside, outside.new_ones(len(outside), 1)], 1)
+    found = _of_unit_rows(inside.float(), outside.float(), k, device)
+    similarity = found.similarity.double() + (asked @ mean).cpu()[:, None]
+    return Neighbours(similarity, found.place)
+
+
+def _of_unit_rows(bank: Tensor, query: Tensor, k: int, device: torch.device | None) -> Neighbours:
+    """The k largest inner products, by faiss or on `device`."""
     if device is not None:
         return search_blocks(bank.to(device), query.to(device), k)
     index = faiss.IndexFlatIP(bank.shape[1])

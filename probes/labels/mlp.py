@@ -21,7 +21,7 @@ from core.information.standardise import (
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from core.transfer import near
-from probes.labels.reading import Reading, frequency
+from probes.labels.reading import Reading, frequency, with_absent
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 
 BATCH, RATE, DECAY, DROPOUT = 256, 1e-3, 1e-2, 0.2
@@ -79,7 +79,7 @@ def readings(
     with torch.no_grad():
         outputs = network.eval()(x_test).split(sizes, 1)
     return [
-        Reading(F.log_softmax(logits.double(), 1), frequency(y, classes).log())
+        Reading(with_absent(F.log_softmax(logits.double(), 1), y), frequency(y, classes).log())
         for logits, y, classes in zip(outputs, train.y.T, sizes, strict=True)
     ]
 

@@ -52,6 +52,8 @@ def usable(train: Features, test: Features, seed: int = 0, epochs: int = 100) ->
     n = len(train.x)
     if n < LEAST:
         raise Unmeasurable(f"usable information: needs {LEAST} training images, got {n}")
+    if len(test.x) < 2:
+        raise Unmeasurable("usable information: its interval needs two test images, got 1")
     rows = KeyedRNG(seed, 0).permutation("usable information", n)[: n // 2]
     half = Features(train.x[rows], train.y[rows], train.factors)
     readers: dict[str, Reader] = {

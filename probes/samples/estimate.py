@@ -18,6 +18,7 @@ from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict, wants_data
+from core.numbers import require_seed
 from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
@@ -68,6 +69,7 @@ def estimate(
     True
     """
     _check_names(estimators, critic)
+    require_seed(seed)
     pairs = seen_by(critic, check_pairs(x, y, name))
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)

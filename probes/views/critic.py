@@ -99,6 +99,8 @@ def train_critic(
         if len(features) < 2:
             raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
     first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
+    if len(first) < 2:
+        raise Unmeasurable("critic: half of the training images are too few; it needs 3 or more")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = ApartCritic(first, second) if apart else Critic(first)

@@ -6,7 +6,6 @@ n = images of the test split, V = views of each, D = dimensions.
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.source import spread
@@ -20,7 +19,11 @@ from core.information.geometry import (
     spectral_decay,
     uniformity,
 )
-from core.information.standardise import require_finite_features, require_finite_numbers
+from core.information.standardise import (
+    require_finite_features,
+    require_finite_numbers,
+    unit_rows,
+)
 from probes.probe import Found, Numbers, Probe
 from probes.views import clid
 from probes.views.information import shuffled, two_views_differ
@@ -100,7 +103,7 @@ def geometry(frozen: Frozen) -> Numbers:
     for name, (first, second) in spaces.items():
         found[name] = layout(first)
         if differ:
-            both = (F.normalize(x, dim=1) for x in (first, second))
+            both = (unit_rows(x) for x in (first, second))
             found[name]["alignment"] = alignment(*both).item()
             found[name]["lidar"] = lidar(getattr(views, name))
     sentences = [f"{name} {said}" for name in spaces if (said := collapse(found[name]))]
@@ -123,7 +126,7 @@ def layout(x: Tensor) -> dict[str, float]:
     }
     return {
         "dimensions": x.shape[1],
-        "uniformity": uniformity(F.normalize(x, dim=1)),
+        "uniformity": uniformity(unit_rows(x)),
         "effective_rank": effective_rank(x),
         "deviation": spread.mean,
         "least_deviation": spread.least,
