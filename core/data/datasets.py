@@ -61,11 +61,12 @@ class DataConfig:
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
-    binarise: bool = False  # each pixel is drawn once: white with probability value / 255
+    # each pixel is drawn once: white with probability value / 255, else black
+    binarise: bool = False
     bits: int = 16  # bits that values in 16-bit files use; 12 for many cameras
-    augment: str = "simclr"  # simclr | moco | crop | none
-    probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
-    skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
+    augment: str = "simclr"  # how views are made: simclr | moco | crop | none
+    probe_augment: str = ""  # how the views of the information probe are made; empty = augment
+    skip: float = 0.001  # largest share of images that may fail to decode; others replace them
     # images held out of the train split: a number, a share such as 0.1, or auto = the validation
     # split of the folder or list, if it has one, or else a tenth of train, at most 2,048
     validation: int | float | str = "auto"

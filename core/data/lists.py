@@ -3,6 +3,7 @@ JSONL file with an object in each line.
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -51,7 +52,7 @@ def read_list(file: Path, labels: str, captions: str = "") -> Listed:
             )
         if labels not in ("auto", "none"):
             raise UserError(f"data.labels: {printable(file)} has no columns; use a CSV file")
-        paths = [line.strip() for line in text.splitlines() if line.strip()]
+        paths = [line.strip() for line in _lines(text) if line.strip()]
         return Listed(_some(paths, file), {}, None, ())
     head, rows = _objects(text, file) if file.suffix.lower() == ".jsonl" else _table(text, file)
     columns = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else {}
@@ -99,6 +100,13 @@ def _text(file: Path) -> str:
         raise UserError(f"data.list: {printable(file)} can not be read ({reason})") from None
 
 
+def _lines(text: str) -> list[str]:
+    """The lines of a file. `str.splitlines` also cuts at characters that captions may contain, such
+    as U+2028.
+    """
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows, whose cells are stripped. A table whose first cell is a picture's
     name has no header: its columns are "path", "label", "column 3" and so on.
@@ -106,7 +114,7 @@ def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     first = text.partition("\n")[0]
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     rows: list[list[str]] = []
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for cells in reader:
             row = [cell.strip() for cell in cells]
@@ -138,7 +146,7 @@ def _objects(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     """The keys and the rows of a JSONL file: an object with texts or numbers in each line."""
     head: list[str] = []
     rows: list[list[str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         where = f"data.list: {printable(file)}: line {number}"

@@ -149,12 +149,6 @@ def from_function(name: str, path: Path | None, prefix: str | None) -> Network:
     return Network(made, EncoderConfig(network=name), remarks)
 
 
-def source_of(name: str) -> Path | None:
-    """The file of a user's own module, whose code decides the features."""
-    file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-    return Path(file) if file else None
-
-
 def _has_size(name: str) -> bool:
     return package_of(name).startswith(("vit", "deit", "swin", "eva", "beit", "cait"))
 

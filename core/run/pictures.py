@@ -1,4 +1,4 @@
-"""Rows of images as one picture, with names of rows and columns and a caption of each image."""
+"""Rows of images as one picture, with names for rows and columns, and a caption for each image."""
 
 import functools
 from collections.abc import Sequence
@@ -42,8 +42,9 @@ class Grid(list[Tensor]):
 
 
 def save_grid(path: Path, rows: list[Tensor], side: int = 64) -> Path:
-    """Save rows of images as a PNG; images are about `side` pixels wide. If real values leave
-    [0, 1], black is their minimum and white their maximum. A `Grid` gets its names and captions.
+    """Save rows of images as a PNG; images are about `side` pixels wide. If real values lie
+    outside of [0, 1], black is their minimum and white their maximum. A `Grid` gets its names and
+    captions.
     """
     scale = max(1, side // rows[0].shape[3])
     captioned = isinstance(rows, Grid) and bool(rows.captions)

@@ -84,10 +84,11 @@ def train_critic(
     apart: bool = False,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
-    restarts (Loshchilov & Hutter 2017), each longer than all before it or nearly so. After each
-    cycle, pairs of the calibration split say whether it is the best so far, and whether more steps
-    are worth their time: most critics end after 150 to 800 of 1,600 steps. `share` 2 trains on
-    every second pair, in cycles of half the length. `apart`: each side has a net of its own.
+    restarts (Loshchilov & Hutter 2017); each is at least as long as all earlier ones together.
+    After each cycle, pairs of the calibration split show whether the critic is the best so far, and
+    whether more steps are worth their time: most critics end after 150 to 800 of 1,600 steps.
+    `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
+    net of its own.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no cycle gives a finite value.
@@ -98,6 +99,8 @@ def train_critic(
         if len(features) < 2:
             raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
     first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
+    if len(first) < 2:
+        raise Unmeasurable("critic: half of the training images are too few; it needs 3 or more")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         critic = ApartCritic(first, second) if apart else Critic(first)
@@ -151,8 +154,8 @@ def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
     """The scale with the largest mean InfoNCE value on a calibration split, by golden-section
     search over its logarithm.
 
-    If it were chosen on the reported pairs, it would not be a bound. Raises `Unmeasurable` for
-    codes or a start that are not finite.
+    If the scale were chosen on the reported pairs, their value would not be a bound. Raises
+    `Unmeasurable` for codes or a start that are not finite.
     """
     for codes in (query, key):
         require_finite_features(codes, "scale, calibration codes")

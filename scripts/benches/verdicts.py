@@ -1,15 +1,16 @@
-"""Does the verdict on a value tell the truth? Sources of known information, drawn at a seed of your
-own: a third vectors, a third pictures, and a third codes of checkpoints, half of them undertrained.
+"""Does the verdict on a value tell the truth? The bench draws sources of known information by
+--seed: a third are vectors, a third pictures, and a third codes of encoders, half of them
+undertrained.
 
     python -m scripts.benches.verdicts                       # 60 sources, about an hour
     python -m scripts.benches.verdicts --seed 7 --sources 30 --pairs 1000,2000 --out runs/verdicts7
 
-Each source is estimated by InfoNCE with the default settings. The lines at the end count how many
-values are more than 10 % short of the truth, how many are within 5 % of it, and how many of each
-were called converged. An interrupted call continues where it stopped.
+The information of each source is estimated by InfoNCE with the default settings. The last lines
+count the values that are more than 10 % short of the truth and those within 5 % of it, and how many
+of each were called converged. If a call is interrupted, the same call continues where it stopped.
 
-The truth of vectors and pictures is exact. Two pictures of sprites share log M nats, and the codes
-of an encoder share at most as much, so the truth of codes is an upper limit of what they share.
+The truth of vectors and pictures is exact. For codes it is an upper limit: two pictures of sprites
+with M contents share log M nats, and the codes of these pictures share at most as much.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def _sprites(random: np.random.Generator) -> SpritesConfig:
 
 
 def _pictures(number: int, n: int, random: np.random.Generator) -> Source:
-    """Two sprites: the content of the second is that of the first after a symmetric channel."""
+    """Pairs of sprites. A symmetric channel turns the content of the first into the second's."""
     seed, sprites = number, _sprites(random)
     m, error = sprites.combinations, float(random.choice([0.0, 0.1, 0.3]))
     draws = np.random.default_rng(int(random.integers(2**31)))

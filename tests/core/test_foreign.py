@@ -1,5 +1,5 @@
 """Weights of other programs: the part that fits is found, read without running code, and gives
-exactly timm's features; everything else is one line.
+exactly timm's features; any other file is refused in one line.
 """
 
 import os
@@ -294,6 +294,22 @@ def test_identities_differ_where_features_do(tmp_path, monkeypatch):
     (tmp_path / "encoder_of_mine.py").write_text(code + "# changed\n")
     seen.add(open_encoder(Asked(torch="encoder_of_mine:build"), DATA).frozen.weights)
     assert len(seen) == 3
+
+
+def test_code_that_a_builder_imports_belongs_to_its_identity(tmp_path, monkeypatch):
+    """The weights and the builder's file stay, and the features change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "layers_of_mine.py").write_text("SCALE = 1\n")
+    code = "import torch\nfrom layers_of_mine import SCALE\n"
+    code += "class Net(torch.nn.Flatten):\n"
+    code += "    def forward(self, x):\n        return SCALE * super().forward(x)\n"
+    (tmp_path / "importer_of_mine.py").write_text(code + "build = Net\n")
+    asked = Asked(torch="importer_of_mine:build")
+    seen = [open_encoder(asked, DATA).frozen.weights for _ in range(2)]
+    (tmp_path / "layers_of_mine.py").write_text("SCALE = -1\n")
+    seen.append(open_encoder(asked, DATA).frozen.weights)
+    assert seen[0] == seen[1] != seen[2]
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
