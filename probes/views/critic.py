@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.adamw import AdamW
 from core.console import steps_left
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate, infonce_terms, interval
@@ -102,17 +103,16 @@ def train_critic(
         torch.manual_seed(seed)
         critic = ApartCritic(first, second) if apart else Critic(first)
         critic = speed_up(critic.to(first.device))
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
+    optimizer = AdamW(critic.parameters(), weight_decay=1e-3)
     best, kept, done = -math.inf, critic.state_dict(), 0
     for length in cycles:
         for step in steps_left(length, f"critic, steps {done} to {done + length}"):
             rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / length)
-            optimizer.param_groups[0]["lr"] = rate
             random = KeyedRNG(seed, done + step)
             rows = random.permutation("critic batch", len(first))[:BATCH]
             optimizer.zero_grad()
             _loss(critic, first[rows], second[rows]).backward()
-            optimizer.step()
+            optimizer.step(rate)
         done += length
         value = calibration_value(critic, val_first, val_second)
         gain = value.mean - best
