@@ -10,9 +10,9 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults
 
 
 class AdamW:
-    """`torch.optim.AdamW`, the same numbers by the same function of torch (Loshchilov & Hutter 2019).
+    """The steps of `torch.optim.AdamW` (Loshchilov & Hutter 2019), by the same function of torch.
 
-    The class of torch imports the compiler at its first use, which takes a second of every process.
+    The class of torch imports the compiler at its first use, which takes a second.
 
     >>> weight = torch.ones(2, requires_grad=True)
     >>> optimizer = AdamW([weight], weight_decay=0.0)

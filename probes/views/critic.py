@@ -21,6 +21,9 @@ BATCH, RATE, WARMUP = 512, 4e-3, 20
 CYCLES = (50, 100, 200, 450, 800)  # steps; in each, the rate falls from its peak to 0
 # training ends after a cycle that gains less than this share of the interval's half-width
 ENOUGH = 0.25
+# training ends after a cycle whose gain is less than this many times its overfitting: the next cycle
+# is longer, and would add more overfitting than value
+OVERFIT = 2
 # nats; a critic below it may not have begun to learn, so it gets at least half of all steps
 PLATEAU = 0.1
 
@@ -36,9 +39,11 @@ class Critic(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    after_cycles: list[float]  # its value on the calibration split after each cycle of training
 
     def __init__(self, features: Tensor, width: int = 256, codes: int = 64):
         super().__init__()
+        self.after_cycles = []
         mean, deviation = mean_and_deviation(features)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
@@ -75,6 +80,14 @@ class ApartCritic(Critic):
         return self(first), self.other(second)
 
 
+def train_critics(
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], seed: int, apart: bool = False
+) -> tuple[Critic, Critic]:
+    """A critic of all training pairs, and one of every second pair (`train_critic`)."""
+    half = train_critic(*train, *val, seed, share=2, apart=apart)
+    return train_critic(*train, *val, seed, apart=apart, half=half), half
+
+
 def train_critic(
     first: Tensor,
     second: Tensor,
@@ -83,12 +96,18 @@ def train_critic(
     seed: int,
     share: int = 1,
     apart: bool = False,
+    half: Critic | None = None,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
     restarts (Loshchilov & Hutter 2017), each longer than all before it or nearly so. After each
     cycle, pairs of the calibration split say whether it is the best so far, and whether more steps
-    are worth their time: most critics end after 150 to 800 of 1,600 steps. `share` 2 trains on
-    every second pair, in cycles of half the length. `apart`: each side has a net of its own.
+    are worth their time: most critics end after 50 to 350 of 1,600 steps. They are not if the cycle
+    gained little, beside the interval or beside the overfitting: the value on the training pairs
+    minus that on the calibration pairs. The gain of the first cycle is known if there is a `half`,
+    a critic of half of the pairs, whose first cycle had half of the steps.
+
+    `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
+    net of its own.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no cycle gives a finite value.
@@ -115,12 +134,15 @@ def train_critic(
             optimizer.step(rate)
         done += length
         value = calibration_value(critic, val_first, val_second)
-        gain = value.mean - best
-        if gain > 0:
+        overfit = overfitting(critic, value.mean, first, second, len(val_first))
+        before = half.after_cycles[0] if half and not critic.after_cycles else best
+        critic.after_cycles.append(value.mean)
+        gain = value.mean - before
+        if value.mean > best:
             best = value.mean
             kept = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
         learned = best > PLATEAU or done >= sum(cycles) / 2
-        if learned and not gain > ENOUGH * (value.high - value.mean):
+        if learned and not gain > max(ENOUGH * (value.high - value.mean), OVERFIT * overfit):
             break
     if best == -math.inf:
         raise Unmeasurable("critic: its value on the calibration split was never a finite number")
@@ -137,14 +159,23 @@ def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
-@torch.no_grad()
 def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> Estimate:
     """InfoNCE value of the critic on up to 2,048 pairs; batch norm is in evaluation mode."""
-    n, was_training = min(2048, len(first)), critic.training
+    return _value(critic, first, second, 2048)
+
+
+@torch.no_grad()
+def _value(critic: Critic, first: Tensor, second: Tensor, most: int) -> Estimate:
+    n, was_training = min(most, len(first)), critic.training
     critic.eval()
     terms = infonce_terms(*critic.both(first[:n], second[:n]), critic.scale, [n])[0]
     critic.train(was_training)
     return interval(terms)
+
+
+def overfitting(critic: Critic, value: float, first: Tensor, second: Tensor, count: int) -> float:
+    """The critic's value on training pairs minus `value`, that on `count` calibration pairs."""
+    return _value(critic, first, second, min(count, 2048)).mean - value
 
 
 def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
