@@ -21,8 +21,8 @@ BATCH, RATE, WARMUP = 512, 4e-3, 20
 CYCLES = (50, 100, 200, 450, 800)  # steps; in each, the rate falls from its peak to 0
 # training ends after a cycle that gains less than this share of the interval's half-width
 ENOUGH = 0.25
-# training ends after a cycle whose gain is less than this many times its overfitting: the next cycle
-# is longer, and would add more overfitting than value
+# training ends after a cycle whose gain is less than this many times its overfitting: the next
+# cycle is longer, and would overfit more than it gains
 OVERFIT = 2
 # nats; a critic below it may not have begun to learn, so it gets at least half of all steps
 PLATEAU = 0.1
@@ -39,11 +39,9 @@ class Critic(nn.Module):
 
     mean: Tensor
     deviation: Tensor
-    after_cycles: list[float]  # its value on the calibration split after each cycle of training
 
     def __init__(self, features: Tensor, width: int = 256, codes: int = 64):
         super().__init__()
-        self.after_cycles = []
         mean, deviation = mean_and_deviation(features)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
@@ -83,9 +81,17 @@ class ApartCritic(Critic):
 def train_critics(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], seed: int, apart: bool = False
 ) -> tuple[Critic, Critic]:
-    """A critic of all training pairs, and one of every second pair (`train_critic`)."""
-    half = train_critic(*train, *val, seed, share=2, apart=apart)
-    return train_critic(*train, *val, seed, apart=apart, half=half), half
+    """A critic of all training pairs, and one of every second pair (`train_critic`).
+
+    What the first cycle of both shows: twice the pairs and twice the steps bring this gain. So it
+    also says whether a second cycle is worth its time.
+    """
+    whole, half = (Training(*train, *val, seed, share, apart) for share in (1, 2))
+    half.cycle()
+    whole.cycle()
+    for training in (whole, half):
+        training.gain = whole.value.mean - half.value.mean
+    return whole.finished(), half.finished()
 
 
 def train_critic(
@@ -96,15 +102,13 @@ def train_critic(
     seed: int,
     share: int = 1,
     apart: bool = False,
-    half: Critic | None = None,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
     restarts (Loshchilov & Hutter 2017), each longer than all before it or nearly so. After each
     cycle, pairs of the calibration split say whether it is the best so far, and whether more steps
     are worth their time: most critics end after 50 to 350 of 1,600 steps. They are not if the cycle
     gained little, beside the interval or beside the overfitting: the value on the training pairs
-    minus that on the calibration pairs. The gain of the first cycle is known if there is a `half`,
-    a critic of half of the pairs, whose first cycle had half of the steps.
+    minus that on the calibration pairs.
 
     `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
     net of its own.
@@ -112,42 +116,74 @@ def train_critic(
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no cycle gives a finite value.
     """
-    names = ("training", "training", "calibration", "calibration")
-    for name, features in zip(names, (first, second, val_first, val_second), strict=True):
-        require_finite_features(features, f"critic, {name} images")
-        if len(features) < 2:
-            raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
-    first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        critic = ApartCritic(first, second) if apart else Critic(first)
-        critic = speed_up(critic.to(first.device))
-    optimizer = AdamW(critic.parameters(), weight_decay=1e-3)
-    best, kept, done = -math.inf, critic.state_dict(), 0
-    for length in cycles:
+    return Training(first, second, val_first, val_second, seed, share, apart).finished()
+
+
+class Training:
+    """A critic in training; the arguments are those of `train_critic`."""
+
+    value: Estimate  # on the calibration split, after the last cycle
+    gain = math.inf  # of the last cycle
+
+    def __init__(
+        self,
+        first: Tensor,
+        second: Tensor,
+        val_first: Tensor,
+        val_second: Tensor,
+        seed: int,
+        share: int,
+        apart: bool,
+    ):
+        names = ("training", "training", "calibration", "calibration")
+        for name, features in zip(names, (first, second, val_first, val_second), strict=True):
+            require_finite_features(features, f"critic, {name} images")
+            if len(features) < 2:
+                raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
+        self.train, self.val = (first[::share], second[::share]), (val_first, val_second)
+        self.seed, self.lengths = seed, [n // share for n in CYCLES]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            critic = ApartCritic(*self.train) if apart else Critic(self.train[0])
+        self.critic = speed_up(critic.to(first.device))
+        self.optimizer = AdamW(self.critic.parameters(), weight_decay=1e-3)
+        self.best, self.kept, self.cycles = -math.inf, self.critic.state_dict(), 0
+
+    def cycle(self) -> None:
+        """Train for one cycle, and keep the critic if it is the best so far."""
+        done, length = sum(self.lengths[: self.cycles]), self.lengths[self.cycles]
         for step in steps_left(length, f"critic, steps {done} to {done + length}"):
             rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / length)
-            random = KeyedRNG(seed, done + step)
-            rows = random.permutation("critic batch", len(first))[:BATCH]
-            optimizer.zero_grad()
-            _loss(critic, first[rows], second[rows]).backward()
-            optimizer.step(rate)
-        done += length
-        value = calibration_value(critic, val_first, val_second)
-        overfit = overfitting(critic, value.mean, first, second, len(val_first))
-        before = half.after_cycles[0] if half and not critic.after_cycles else best
-        critic.after_cycles.append(value.mean)
-        gain = value.mean - before
-        if value.mean > best:
-            best = value.mean
-            kept = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
-        learned = best > PLATEAU or done >= sum(cycles) / 2
-        if learned and not gain > max(ENOUGH * (value.high - value.mean), OVERFIT * overfit):
-            break
-    if best == -math.inf:
-        raise Unmeasurable("critic: its value on the calibration split was never a finite number")
-    critic.load_state_dict(kept)
-    return critic.eval().requires_grad_(False)
+            random = KeyedRNG(self.seed, done + step)
+            rows = random.permutation("critic batch", len(self.train[0]))[:BATCH]
+            self.optimizer.zero_grad()
+            _loss(self.critic, *(side[rows] for side in self.train)).backward()
+            self.optimizer.step(rate)
+        self.cycles += 1
+        self.value = calibration_value(self.critic, *self.val)
+        self.gain = self.value.mean - self.best
+        if self.gain > 0:
+            self.best, state = self.value.mean, self.critic.state_dict()
+            self.kept = {name: tensor.clone() for name, tensor in state.items()}
+
+    def finished(self) -> Critic:
+        """The best critic, after all cycles that are worth their time."""
+        while self.cycles == 0 or (self.cycles < len(self.lengths) and self._worth_more()):
+            self.cycle()
+        if self.best == -math.inf:
+            raise Unmeasurable(
+                "critic: its value on the calibration split was never a finite number"
+            )
+        self.critic.load_state_dict(self.kept)
+        return self.critic.eval().requires_grad_(False)
+
+    def _worth_more(self) -> bool:
+        done, all_steps = sum(self.lengths[: self.cycles]), sum(self.lengths)
+        if self.best <= PLATEAU and done < all_steps / 2:
+            return True
+        overfit = overfitting(self.critic, self.value.mean, *self.train, len(self.val[0]))
+        little = ENOUGH * (self.value.high - self.value.mean)
+        return self.gain > max(little, OVERFIT * overfit)
 
 
 def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
