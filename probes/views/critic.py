@@ -21,9 +21,6 @@ BATCH, RATE, WARMUP = 512, 4e-3, 20
 CYCLES = (50, 100, 200, 450, 800)  # steps; in each, the rate falls from its peak to 0
 # training ends after a cycle that gains less than this share of the interval's half-width
 ENOUGH = 0.25
-# training ends after a cycle whose gain is less than this many times its overfitting: the next
-# cycle is longer, and would overfit more than it gains
-OVERFIT = 2
 # nats; a critic below it may not have begun to learn, so it gets at least half of all steps
 PLATEAU = 0.1
 
@@ -83,14 +80,14 @@ def train_critics(
 ) -> tuple[Critic, Critic]:
     """A critic of all training pairs, and one of every second pair (`train_critic`).
 
-    What the first cycle of both shows: twice the pairs and twice the steps bring this gain. So it
-    also says whether a second cycle is worth its time.
+    After their first cycles, their difference is the gain of twice the pairs and twice the steps.
+    If it is less than the overfitting with half of the pairs, a second cycle is not worth its time.
     """
     whole, half = (Training(*train, *val, seed, share, apart) for share in (1, 2))
     half.cycle()
     whole.cycle()
     for training in (whole, half):
-        training.gain = whole.value.mean - half.value.mean
+        training.gain, training.overfit = whole.value.mean - half.value.mean, half.overfit
     return whole.finished(), half.finished()
 
 
@@ -124,6 +121,7 @@ class Training:
 
     value: Estimate  # on the calibration split, after the last cycle
     gain = math.inf  # of the last cycle
+    overfit = 0.0  # the value on training pairs minus that on the calibration split
 
     def __init__(
         self,
@@ -161,6 +159,7 @@ class Training:
             self.optimizer.step(rate)
         self.cycles += 1
         self.value = calibration_value(self.critic, *self.val)
+        self.overfit = overfitting(self.critic, self.value.mean, *self.train, len(self.val[0]))
         self.gain = self.value.mean - self.best
         if self.gain > 0:
             self.best, state = self.value.mean, self.critic.state_dict()
@@ -181,9 +180,7 @@ class Training:
         done, all_steps = sum(self.lengths[: self.cycles]), sum(self.lengths)
         if self.best <= PLATEAU and done < all_steps / 2:
             return True
-        overfit = overfitting(self.critic, self.value.mean, *self.train, len(self.val[0]))
-        little = ENOUGH * (self.value.high - self.value.mean)
-        return self.gain > max(little, OVERFIT * overfit)
+        return self.gain > max(ENOUGH * (self.value.high - self.value.mean), self.overfit)
 
 
 def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
