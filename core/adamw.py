@@ -18,7 +18,7 @@ class AdamW:
     >>> optimizer = AdamW([weight], weight_decay=0.0)
     >>> weight.sum().backward()
     >>> optimizer.step(lr=0.5)
-    >>> weight.tolist()
+    >>> [round(x, 4) for x in weight.tolist()]
     [0.5, 0.5]
     """
 
