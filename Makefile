@@ -1,5 +1,5 @@
 # The commands: `make install`, `make demo`, `make test`, `make calibrate`, `make image-truth`, `make selection`, `make docs`, `make lint`. Each makes .venv if it is missing.
-# `make clean` deletes .venv and runs/.
+# `make clean` deletes .venv, runs/ and site/.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -33,7 +33,7 @@ docs: .venv/installed
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-# First torch, at the newest release that setup.cfg allows: with a range, pip may install a GPU build on a machine without a GPU.
+# torch comes first, pinned to the newest release that setup.cfg allows: if pip has a range, it may install a GPU build on a machine without a GPU.
 .venv/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once, a few minutes)"

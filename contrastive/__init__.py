@@ -4,11 +4,11 @@
 >>> from contrastive import MoCo, SimCLR
 >>> images = torch.rand(4, 3, 32, 32)  # [B, C, H, W] in [0, 1], or uint8
 >>> simclr = SimCLR(SimCLR.Config(projection=64), shape=(3, 32, 32)).eval()
->>> features, codes = simclr.encode(images)  # [B, D] and, of unit length, [B, P]
+>>> features, codes = simclr.encode(images)  # [B, D]; unit-length codes [B, P]
 >>> codes.shape
 torch.Size([4, 64])
 >>> moco = MoCo(MoCo.Config(queue=256), shape=(3, 32, 32)).eval()
->>> query, key = moco.codes(images, images)  # from the query and from the momentum encoder
+>>> query, key = moco.codes(images, images)  # from the query encoder and the momentum encoder
 >>> key.shape
 torch.Size([4, 128])
 """

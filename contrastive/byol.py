@@ -1,4 +1,4 @@
-"""BYOL: a predictor turns the codes of one view into those of a slow copy for the other view.
+"""BYOL: from the codes of one view, a predictor predicts a slow copy's codes of the other view.
 
 Grill et al.: Bootstrap Your Own Latent, 2020 (arXiv:2006.07733). It has no negatives and no critic,
 so the information probe uses only the common critic on its features. B = images on this process,
@@ -22,10 +22,10 @@ from core.networks.backbones import STEMS, Backbone
 @dataclass
 class BYOLConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head
-    momentum: float = 0.99  # m at the start, which rises to 1: the target moves by 1 - m in a step
+    momentum: float = 0.99  # m at the start; it rises to 1; the target moves by 1 - m in each step
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)
@@ -69,6 +69,8 @@ class BYOL(Method):
 
 
 def distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean of |p - t|^2 = 2 - 2 cos(p, t) over rows [B, P], scaled to unit length; a scalar."""
+    """The mean of |p - t|^2 = 2 - 2 cos(p, t) over rows p, t [B, P] scaled to unit length; a
+    scalar.
+    """
     p, t = (F.normalize(at_least_float32(x), dim=1) for x in (prediction, target))
     return (2 - 2 * (p * t).sum(1)).mean()

@@ -37,24 +37,24 @@ STUCK = 0.01  # share of log N below which a held-out bound shows that nothing i
 @dataclass
 class CLIPConfig:
     backbone: str = "small"  # the image tower: small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
-    lock: str = "none"  # none | image | text: a tower that keeps its first weights (LiT)
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
+    lock: str = "none"  # none | image | text: the tower whose weights are not trained (LiT)
     # a folder with a text encoder of Hugging Face (config.json, model.safetensors, tokenizer.json);
     # empty = a transformer with the sizes below
     text: str = ""
-    text_pool: str = "mean"  # mean | first | last: which tokens of `text` are read
+    text_pool: str = "mean"  # mean | first | last: which tokens of a caption are read
     # the architecture and sizes of the encoder in `text`; written by the program, not by you
     text_facts: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "words"  # words | bytes (byte pairs); learned from the training captions
-    vocabulary: int = 1024  # largest number of tokens, the special ones included
-    # largest number of tokens of a caption, [START] and [END] included; longer captions are cut
+    vocabulary: int = 1024  # largest number of tokens, including the special ones
+    # largest number of tokens of a caption, including [START] and [END]; longer captions are cut
     context: int = 32
     width: int = 128  # dimensions of a token in the text tower
     layers: int = 2  # layers of the text tower
     heads: int = 4  # attention heads of the text tower
     projection: int = 128  # dimensions of the codes
     loss: str = "infonce"  # infonce | sigmoid (SigLIP)
-    temperature: float = 0.07  # value at the start; it is learned, and at least 0.01
+    temperature: float = 0.07  # temperature at the start; it is learned and stays at or above 0.01
     bias: float = -10.0  # bias of the sigmoid loss at the start; it is learned
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class CLIP(Method):
         self.text, room = _text_tower(config)
         self.image_projection = _projection(self.backbone.dim, config.projection)
         self.text_projection = _projection(self.text.dim, config.projection)
-        # of one dimension, because fsdp can not divide a scalar
+        # shape [1], because fsdp can not divide a scalar
         self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
         if config.loss == "sigmoid":
             self.bias = nn.Parameter(torch.tensor([config.bias]))
@@ -127,7 +127,7 @@ class CLIP(Method):
     @property
     def tokenizer(self) -> "Reader":
         if self._tokenizer is None:
-            raise UserError("method: this CLIP has learned no words yet; train it first")
+            raise UserError("method: this CLIP has no tokenizer yet; train it first")
         return self._tokenizer
 
     def begin(self) -> str:
@@ -145,7 +145,7 @@ class CLIP(Method):
         self.tokenizer_bytes.copy_(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
 
     def learn_words(self, captions: Iterable[str]) -> None:
-        if self._tokenizer is not None:  # the first weights brought their own tokenizer
+        if self._tokenizer is not None:  # it came with the first weights
             return
         if self.config.text_facts:  # resumed: the checkpoint holds the tokenizer
             from core.foreign import text
@@ -180,8 +180,8 @@ class CLIP(Method):
             infonce, metrics = loss.detach(), {}
         metrics |= {
             "infonce": infonce,
-            # the form of a valid bound on I(image; caption), the mean of both directions; in
-            # training the towers have seen these pairs
+            # the form of a valid bound on I(image; caption), the mean of both directions; not a
+            # bound in training, because the towers have seen these pairs
             "in_batch_bound": math.log(n) - infonce,
             "pair_alignment": alignment(image.detach(), text.detach()),
             "temperature": self.log_scale.detach()[0].neg().exp(),
@@ -225,8 +225,8 @@ class CLIP(Method):
         text = f"; {cut:.0%} of captions are cut and {unknown:.0%} of words are unknown"
         return (
             f"the loss stands at log N = log {math.exp(chance):.0f} = {chance:.2f} nats, so the"
-            " codes do not tell which caption belongs to which image. Try a lower optim.lr with"
-            " more optim.warmup_epochs, or optim.clip=1, and look whether captions and images of a"
+            " codes do not show which caption belongs to which image. Try a lower optim.lr with"
+            " more optim.warmup_epochs, or optim.clip=1, and check that captions and images of a"
             f" row belong together{text if cut or unknown else ''}"
         )
 
@@ -271,7 +271,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read_tokenizer(method: nn.Module, _: object) -> None:
-    """Called after weights were loaded: read the tokenizer that they hold."""
+    """Called after weights were loaded: reads the tokenizer that is kept among them."""
     assert isinstance(method, CLIP)
     stored = bytes(method.tokenizer_bytes.cpu().numpy())
     config = method.config

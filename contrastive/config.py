@@ -9,7 +9,7 @@ from core.networks.backbones import STEMS
 @dataclass
 class ContrastiveConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection head
     temperature: float = 0.1  # the scores are cosines divided by it

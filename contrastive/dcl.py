@@ -18,12 +18,12 @@ from core.information.losses import in_float32
 
 @dataclass
 class DCLConfig(SimCLRConfig):
-    """As SimCLR's."""
+    """DCL has the same keys as SimCLR."""
 
 
 class DCL(SimCLR):
     """Trains with the decoupled loss. It is not InfoNCE, so log C - L is not a bound. Its codes and
-    temperature are still a critic, which the information probe evaluates by InfoNCE.
+    temperature still define a critic. The information probe evaluates this critic by InfoNCE.
     """
 
     Config = DCLConfig
@@ -36,11 +36,12 @@ class DCL(SimCLR):
 
 @in_float32
 def decoupled_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Unit codes first, second [B, D] of two views to a scalar, the mean over the 2N views of
+    """Takes unit codes first, second [B, D] of two views. Returns a scalar, the mean over the 2N
+    views of
 
         -s(i, own) + log sum_{k of other images} exp s(i, k),   s = <z_i, z_k> / T
 
-    with 2N - 2 negatives.
+    where each view has 2N - 2 negatives.
     """
     first, second = at_least_float32(first), at_least_float32(second)
     here, everyone = torch.cat([first, second]), torch.cat([gather(first), gather(second)])

@@ -1,4 +1,4 @@
-"""LeJEPA: codes of an image's views agree, and all codes look like a standard normal.
+"""LeJEPA: the codes of an image's views agree, and all codes together follow a standard normal.
 
 Balestriero, LeCun: LeJEPA, 2025 (arXiv:2511.08544). It has no critic, so the information probe
 uses only the common critic on its features. B = images on this process, N = in the global batch,
@@ -24,10 +24,10 @@ KNOTS, HIGHEST = 17, 3.0  # frequencies of the characteristic function, from 0 t
 @dataclass
 class LeJEPAConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 64  # dimensions of the codes
     hidden: int = 512  # width of the projection head
-    share: float = 0.05  # weight of the normality term; that of the agreement is 1 - share
+    share: float = 0.05  # weight of the normality term; the agreement term has 1 - share
     slices: int = 1024  # number of random directions in a step
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class LeJEPAConfig:
 
 
 class LeJEPA(Method):
-    """Both views are global. Probes read the features of the backbone."""
+    """Both views are global: there are no small crops. Probes read the features of the backbone."""
 
     Config = LeJEPAConfig
 
@@ -67,8 +67,8 @@ class LeJEPA(Method):
 
 @in_float32
 def sigreg(codes: Tensor, directions: Tensor) -> Tensor:
-    """How far codes [V, B, D] are from a standard normal along directions [D, S] of any length; a
-    scalar, the mean over views and directions a of Epps and Pulley's statistic
+    """How far codes [V, B, D] are from a standard normal along directions [D, S] of any length.
+    Returns a scalar, the mean over views and directions a of Epps and Pulley's statistic
 
         N int_{-3}^{3} exp(-t^2 / 2) | 1/N sum_n exp(i t <a, z_n>) - exp(-t^2 / 2) |^2 dt,
 
@@ -76,7 +76,7 @@ def sigreg(codes: Tensor, directions: Tensor) -> Tensor:
     """
     t = torch.linspace(0, HIGHEST, KNOTS, dtype=codes.dtype, device=codes.device)
     normal = (-t.square() / 2).exp()
-    weight = torch.full_like(t, 2 * HIGHEST / (KNOTS - 1))  # twice, for t and -t
+    weight = torch.full_like(t, 2 * HIGHEST / (KNOTS - 1))  # times 2, for t and -t
     weight[:: KNOTS - 1] /= 2  # the first and the last
     turned = (codes @ (directions / directions.norm(dim=0)))[..., None] * t  # [V, B, S, knots]
     n = codes.shape[1] * world()

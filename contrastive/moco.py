@@ -1,4 +1,4 @@
-"""MoCo: a trained encoder makes queries, a slow copy of it makes keys, a queue holds old keys.
+"""MoCo: a trained encoder gives queries, a slow copy of it gives keys, and a queue holds old keys.
 
 He et al.: Momentum Contrast, 2020; Chen et al.: MoCo v2, 2020 (MLP head, stronger views, cosine
 schedule). B = images on this process, K = queue length, D = features, P = projection dimensions.
@@ -29,12 +29,13 @@ from core.randomness import KeyedRNG
 
 @dataclass
 class MoCoConfig(ContrastiveConfig):
-    # length K of the queue of keys; it is too long if val/queue_drift is large
+    # number K of keys in the queue; the queue is too long if val/queue_drift is large
     queue: int = 4096
     momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
     momentum_end: float = 0.99  # m at the end, reached by half a cosine
-    symmetric: bool = True  # each view is once the query and once the key
-    # against the batch-norm leak: the keys of a batch are encoded in this many random groups
+    symmetric: bool = True  # each view is used once as query and once as key
+    # number of random groups in which the keys of a batch are encoded, so that batch norm does not
+    # show which query and key belong together
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class MoCo(Method):
             "infonce": loss.detach(),
             # no bound: the queued keys come from older encoders
             "train_bound": math.log(candidates) - loss.detach(),
-            # the form of a valid bound: all keys come from the present encoder
+            # the form of a valid bound: all keys come from the present key encoder
             "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),
             "alignment": alignment(queries[-1].detach(), keys[-1]),
         }
@@ -126,9 +127,9 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, directions: list[tuple[Tensor, KeyedRNG]]) -> list[Tensor]:
-        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. Keys of
-        a direction are divided into random groups with their own batch statistics, so a query
-        and its key never share batch statistics (section 3.3 of the MoCo paper).
+        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. The
+        keys of a direction are divided into random groups that have their own batch statistics, so
+        a query and its key never share batch statistics (section 3.3 of the MoCo paper).
         """
         views = [view for view, _ in directions]
         if not self.key.training:
@@ -193,7 +194,9 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m; enqueue this step's keys of all processes, by rank."""
+        """Move the key encoder by 1 - m, and enqueue this step's keys of all processes in rank
+        order.
+        """
         config = self.config
         follow(self.key, self.query, config.momentum, progress, config.momentum_end)
         if self._new_keys is not None:
@@ -205,7 +208,8 @@ class MoCo(Method):
 
             queue_drift = 1 - E cos(queued key, key of the same view now)
 
-        Old views are not stored; they are computed again. Empty if the queue holds no key.
+        Old views are not stored, but computed again. The result is empty if the queue holds no key
+        of training.
         """
         keys, age = self.queue.oldest(context.batch_size * self.keys_per_image)
         if age == 0:

@@ -1,4 +1,5 @@
-"""MoCo v3: a vision transformer, a predictor, keys of a slow copy, and no queue.
+"""MoCo v3: a vision transformer with a predictor gives queries, a slow copy of it gives
+keys, and there is no queue.
 
 Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformers, 2021
 (arXiv:2104.02057). B = images on this process, N = in the global batch, P = projection dimensions.
@@ -26,9 +27,10 @@ from core.networks.backbones import Backbone
 @dataclass
 class MoCoV3Config(ContrastiveConfig):
     backbone: str = "vit_tiny_patch16_224"  # the name of a timm model
-    patch: int = 0  # side of a patch in pixels; 0 = as the network's name says
-    momentum: float = 0.99  # m at the start, which rises to 1
-    freeze_patches: bool = True  # the projection of patches stays random, which is more stable
+    patch: int = 0  # side of a patch in pixels; 0 = the side in the network's name
+    # m at the start; it rises to 1; the key encoder moves by 1 - m in each step
+    momentum: float = 0.99
+    freeze_patches: bool = True  # patch projection is not trained, which makes training more stable
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +75,8 @@ class MoCoV3(Method):
         ).mean()
         metrics = {
             "infonce": loss.detach(),
-            # all keys come from one encoder; in training the critic has seen these images
+            # the form of a valid bound: all keys come from one encoder; not a bound in training,
+            # because the critic has seen these images
             "in_batch_bound": math.log(len(batch.index) * world()) - loss.detach(),
             "alignment": alignment(queries[0].detach(), keys[1]),
         }

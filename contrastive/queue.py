@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last K keys; a new key overwrites the oldest. All state is in buffers, so a checkpoint
-    holds it. At the start the slots hold random unit vectors; `filled` counts the real keys.
+    """Holds the last K keys; a new key overwrites the oldest one. All state is in buffers, so
+    checkpoints contain it. At the start the slots hold random unit vectors; `filled` counts the
+    real keys.
     """
 
     keys: Tensor
@@ -54,8 +55,8 @@ class KeyQueue(nn.Module):
         """The remaining keys of the oldest step, [b, D] in their order, and their age in steps.
 
         Each step brings `per_step` keys. The keys of the last step have age 1; age 0 means that the
-        queue holds no real key. New keys overwrite the first keys of the oldest step, so its last
-        keys remain.
+        queue holds no real key. New keys overwrite the first keys of the oldest step first, so
+        the last keys of this step remain.
         """
         filled = int(self.filled)
         age = -(-filled // per_step)

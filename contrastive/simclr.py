@@ -23,7 +23,7 @@ from core.networks.heads import ProjectionHead
 
 @dataclass
 class SimCLRConfig(ContrastiveConfig):
-    """SimCLR has an encoder, a projection head and a temperature, and nothing else."""
+    """SimCLR needs only the keys of the encoder, the projection head and the temperature."""
 
 
 class SimCLR(Method):
@@ -45,14 +45,17 @@ class SimCLR(Method):
             "nt_xent": loss.detach(),
             # no bound, even on held-out images: the two views of a pair are not independent
             "train_bound": math.log(2 * n - 1) - loss.detach(),
-            # the form of a valid bound; in training the critic has seen these images
+            # the form of a valid bound; not a bound in training, because the critic has seen
+            # these images
             "in_batch_bound": math.log(n) - one_sided,
             "alignment": alignment(first.detach(), second.detach()),
         }
         return Output(loss, metrics)
 
     def plain_metrics(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Metrics of a variant whose loss gives no bound, from unit codes [B, P] of two views."""
+        """The metrics of a variant whose loss gives no bound, computed from unit codes [B, P] of
+        two views.
+        """
         one_sided = in_batch_loss(first, second, self.temperature)
         return {
             "in_batch_bound": math.log(len(first) * world()) - one_sided,

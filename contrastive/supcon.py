@@ -1,8 +1,8 @@
-"""SupCon: SimCLR whose positives are all views of images with the same label.
+"""SupCon: SimCLR in which all views of images with the same label are positives.
 
-Khosla et al.: Supervised Contrastive Learning, 2020 (arXiv:2004.11362). The only method here that
-reads labels. B = images on this process, N = in the global batch, D = projection dimensions, F =
-label columns.
+Khosla et al.: Supervised Contrastive Learning, 2020 (arXiv:2004.11362). It is the only
+method in this package that reads labels. B = images on this process, N = in the global batch, D =
+projection dimensions, F = label columns.
 """
 
 import math
@@ -19,14 +19,14 @@ from core.information.losses import in_float32
 
 @dataclass
 class SupConConfig(SimCLRConfig):
-    # the label columns that define a class: two images are of one class if they agree in all of
-    # them; counted from 0; empty = all columns
+    # label columns, numbered from 0; two images are of the same class if they agree in all of
+    # these columns; empty = all columns
     columns: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(column < 0 for column in self.columns):
-            raise ValueError(f"columns: are numbered from 0, got {self.columns}")
+            raise ValueError(f"columns: must be 0 or more, got {self.columns}")
 
 
 class SupCon(SimCLR):
@@ -43,8 +43,8 @@ class SupCon(SimCLR):
 
 @in_float32
 def supervised_loss(first: Tensor, second: Tensor, label: Tensor, temperature: float) -> Tensor:
-    """Unit codes first, second [B, D] of two views and labels [B, F] to a scalar, L_out of the
-    paper, a mean over the 2N views:
+    """Takes unit codes first, second [B, D] of two views, and labels [B, F]. Returns a scalar, the
+    loss L_out of the paper, which is the mean over the 2N views i of
 
         -1 / |P(i)| sum_{p in P(i)} log( exp s(i, p) / sum_{a != i} exp s(i, a) ),
         s = <z_i, z_a> / T,   P(i) = the other views with the label of i

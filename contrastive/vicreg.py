@@ -1,4 +1,4 @@
-"""VICReg: codes of two views agree, each dimension varies, and dimensions are uncorrelated.
+"""VICReg: the codes of two views agree, each dimension varies, and dimensions are uncorrelated.
 
 Bardes, Ponce, LeCun: VICReg, 2022 (arXiv:2105.04906). It has no critic and no negatives, so the
 information probe uses only the common critic on its features. B = images on this process, N = in
@@ -25,11 +25,11 @@ EPSILON = 1e-4  # added to variances
 @dataclass
 class VICRegConfig:
     backbone: str = "small"  # small | what_where | the name of a timm model
-    stem: str = "cifar"  # cifar | imagenet
-    projection: int = 512  # dimensions of the expander
-    hidden: int = 512  # width of the expander
-    invariance: float = 25.0  # weight of the squared distance of two views
-    variance: float = 25.0  # weight of the term that keeps deviations above 1
+    stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
+    projection: int = 512  # dimensions of the expander's output
+    hidden: int = 512  # width of the expander's hidden layers
+    invariance: float = 25.0  # weight of the squared distance between two views
+    variance: float = 25.0  # weight of the term that keeps standard deviations above 1
     covariance: float = 1.0  # weight of the term that removes correlations
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class VICReg(Method):
 
 @in_float32
 def three_terms(first: Tensor, second: Tensor) -> Tensor:
-    """Expanded codes first, second [B, D] of two views to three numbers [3]:
+    """Takes expanded codes first, second [B, D] of two views. Returns three numbers [3]:
 
         invariance = mean (a - b)^2
         variance   = 1/2 sum over views of mean_d max(0, 1 - sqrt(Var z_d + eps))

@@ -1,6 +1,7 @@
 """The values that methods receive and return: a batch, its output, encoded images.
 
-B = images on this process, F = label columns (1 for ordinary data; one per factor for sprites).
+B = images on this process, C H W = image shape, D = feature dimensions, P = code dimensions,
+F = label columns (1 for ordinary data; one per factor for sprites).
 """
 
 from typing import NamedTuple
@@ -45,5 +46,5 @@ def as_float(x: Tensor) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """float64 is unchanged, other dtypes become float32: half precision is too coarse for means."""
+    """float64 is unchanged. Other dtypes become float32: half precision is too coarse for means."""
     return x if x.dtype == torch.float64 else x.float()

@@ -43,4 +43,4 @@ def one_of(config: Any, **choices: Iterable[str]) -> None:
 def timeout(seconds: float) -> None:
     """A waiting time is above 0 seconds and at most a year."""
     if not 0 < seconds <= 86400 * 365:
-        raise ValueError(f"timeout: must be above 0 seconds and within a year, got {seconds}")
+        raise ValueError(f"timeout: must be above 0 seconds and at most a year, got {seconds}")

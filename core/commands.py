@@ -32,7 +32,9 @@ def command(name: str) -> str:
 
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """A parser whose description is `about`, the script's docstring, with adapted examples."""
+    """A parser whose description is `about`, the script's docstring. Its examples call commands in
+    the way that the user chose.
+    """
     return argparse.ArgumentParser(
         prog=command(name) if through() else None,
         description=EXAMPLE.sub(lambda match: command(match[1] or match[2]), about or ""),

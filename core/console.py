@@ -11,7 +11,7 @@ PLAIN_EVERY = 15.0  # seconds between lines if the output is not a terminal
 
 
 def plain_console(least_width: int = 0, quiet: bool = False) -> Console:
-    """A console that prints text literally: `runs/a[/x]` is a path and no markup.
+    """A console that prints text literally: `runs/a[/x]` is a path, not markup.
 
     `least_width`: the least number of columns, for tables; 0 leaves wrapping to the terminal.
     """
@@ -33,8 +33,8 @@ def steps_left(total: int, label: str, unit: str = "steps") -> Iterator[int]:
 
 @contextmanager
 def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yields a function that adds to the count of what is done, and shows a line like that of
-    `steps_left`.
+    """Show a line like that of `steps_left`. Yields a function that adds a number to the count of
+    finished units.
     """
     every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
     look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}

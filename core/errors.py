@@ -13,7 +13,7 @@ from core.output import lasting_output
 
 # System errors that a user can correct. No file of a run is in danger: all writes are atomic.
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-# Parts of gloo's and NCCL's RuntimeErrors when another process is gone or silent.
+# Parts of the messages of gloo's and NCCL's RuntimeErrors when another process is gone or silent.
 GONE = (
     "closed by peer",
     "reset by peer",
@@ -94,7 +94,7 @@ def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
             _end(
                 2,
                 f"error: {error.filename or 'a file'}: {error.strerror}; free some space or change"
-                " the permission, then continue with --resume",
+                " the permission, then repeat the command (training continues with --resume)",
             )
         except RuntimeError as error:
             rank = _rank()

@@ -9,7 +9,9 @@ from core.errors import UserError
 
 
 def earlier(path: Path, versions: int) -> Path:
-    """The path of the checkpoint that was `path` some saves ago: last.ckpt, last-1.ckpt, ..."""
+    """The path of the checkpoint that was `path` before `versions` saves: last.ckpt, last-1.ckpt,
+    and so on.
+    """
     return path.with_stem(f"{path.stem}-{versions}") if versions else path
 
 
@@ -53,7 +55,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
 def _shift(path: Path, linked: Path, keep: int) -> None:
     """Keep the present file as the first earlier version; the oldest one is removed later."""
     first = earlier(path, 1)
-    # If they are the same file, an earlier call was killed before it renamed the new file.
+    # If `path` and `first` are the same file, an earlier call was killed before it renamed the new
+    # file.
     if not path.exists() or (first.exists() and first.samefile(path)):
         return
     free = (n for n in range(1, keep) if not earlier(path, n).exists())

@@ -27,8 +27,9 @@ from core.run.features import Features
 from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
+from core.trust import code_of
 
-SPLITS = ("train", "val", "test")  # the splits that probes read; together, all data
+SPLITS = ("train", "val", "test")  # the splits that probes read; together they hold all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 
@@ -97,6 +98,8 @@ class Frozen:
         self._sources = sources or self._open
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
+        own = code_of(f"{type(method).__module__}.{type(method).__name__}")
+        self.code = {"code": own} if own else {}  # of a user's method: features change with it
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
         self.entity = ""  # the W&B entity that the checkpoint names
         self.encoded = 0  # images that went through the encoder, counting each view
@@ -128,7 +131,7 @@ class Frozen:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that determines a probe's numbers, as JSON."""
-        return {
+        return self.code | {
             "weights": self.weights,
             "data": {split: self._plain(split).identity.as_dict() for split in SPLITS},
             "views": self.viewed.data.augment,
@@ -288,13 +291,12 @@ class Frozen:
         """The file that keeps the rows of these images, and its key."""
         if self.folder is None:
             return None, {}
-        augmented = self.viewed.data.augment if what in ("pairs", "views") else ""
-        key = {
+        key = self.code | {
             "what": what,
             "weights": self.weights,
             "data": self._plain(split).identity.fingerprint,
             "split": split,
-            "views": [views, augmented],
+            "views": [views, self.viewed.data.augment if what in ("pairs", "views") else ""],
             "places": digest(places),
             "seeds": [self.run.seed, self.seed if what != "features" else None],
             "versions": versions(),
@@ -332,7 +334,7 @@ class Frozen:
         path, _ = self._kept_at("features", whole, every)
         if 2 * BLOCK * len(blocks) > size or (path is not None and path.is_file()):
             found = self._plain_rows(whole)
-        else:  # a block is rendered as it is in the whole split
+        else:  # a block has the same images here as in the whole split
             found = self._plain_rows(whole, blocks.tolist())
             rows = torch.searchsorted(every[torch.isin(every // BLOCK, blocks)], rows)
         return {name: x[rows] for name, x in found.items()}

@@ -1,4 +1,6 @@
-"""The speed of this machine and its other work, which a reader needs to interpret a time."""
+"""The speed of this machine, and how busy other programs keep it. A reader needs both to judge a
+measured time.
+"""
 
 import os
 import time
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-QUIET = 0.05  # share of the processors
+QUIET = 0.05  # a machine is quiet if other work uses less than this share of the processors
 
 
 def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
@@ -22,7 +24,8 @@ def gigaflops(side: int = 1024, seconds: float = 0.3) -> float:
 
 def busy(seconds: float = 0.5) -> float | None:
     """The share of all processors that other work uses while this process sleeps for `seconds`;
-    None where the system does not say (/proc/stat). Time that a host gives to other guests counts.
+    None where the system does not say (/proc/stat). If this is a virtual machine, time that the
+    host gives to other virtual machines counts as used.
     """
     before = _ticks()
     time.sleep(seconds)

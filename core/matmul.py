@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN on CPUs, where it is about twice as fast as torch's default on AMD."""
+"""Matrix products by oneDNN on CPUs: on AMD processors about twice as fast as torch's default."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 
 def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b^T + bias, [n, d] and [m, d] to [n, m], bias [m]; no gradient. float32 on a CPU: oneDNN.
+    """a b^T + bias as [n, m], for a [n, d], b [m, d] and bias [m]. It has no gradient. oneDNN
+    computes it for float32 on a CPU.
 
     Raises `ValueError` for other shapes and for different dtypes, devices or layouts: oneDNN does
     not check them and would read memory outside of the tensors.

@@ -24,8 +24,8 @@ class Context:
     step: int
     batch_size: int  # global
     steps_per_epoch: int
-    # the batch of a step, made again: the part of each process in rank order, or one global batch
-    # if batch norm is synchronised
+    # step -> its batch, computed again: one part for each process, in rank order, or the global
+    # batch alone if batch norm is synchronised
     trained_on: Callable[[int], list[Batch]]
     # (purpose, n): at most n plain validation images with one view; `purpose` keys random numbers
     held_out: Callable[[str, int], Iterable[Batch]]
@@ -127,7 +127,7 @@ class TextCritic(Protocol):
 
 @runtime_checkable
 class LatentModel(Protocol):
-    """A method with a tractable posterior, as the rate and the sandwich bounds need it."""
+    """A method with a tractable posterior, which the rate and the sandwich bounds need."""
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z|x), independent Gaussians: batch [B], event [L]."""
@@ -138,7 +138,9 @@ class LatentModel(Protocol):
         ...
 
     def likelihood(self, z: Tensor) -> Distribution:
-        """p(x|z). log_prob of an image from `target` is [B, C, H, W] or sums to it, in nats."""
+        """p(x|z). `log_prob` of images from `target` is [B, ...] in nats. Its sum over all
+        dimensions except the first is log p(x|z) of each image.
+        """
         ...
 
     def discrete(self) -> bool:
@@ -175,8 +177,8 @@ class Compressor(Protocol):
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
         """Numbers in bits per image. d, r: the model's own distortion and rate. floored: the
-        distortion if every smaller probability of a level is raised to the smallest one that a file
-        can use. error: the standard error of a file's net length minus (floored + r).
+        distortion if each level has at least the lowest probability that a file can use. error: the
+        standard error of a file's net length minus (floored + r).
         """
         ...
 

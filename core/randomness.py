@@ -26,7 +26,7 @@ class KeyedRNG:
 
     The generator's key is (seed, step, purpose); a row's place in the global batch selects its
     blocks. So the number of processes does not matter, a resumed run needs no state, and two
-    purposes never share numbers. They are computed on the CPU and copied to `device`.
+    purposes never share numbers. The numbers are computed on the CPU and copied to `device`.
 
     >>> rng = KeyedRNG(seed=0, step=7)
     >>> first, second = (KeyedRNG(0, 7, rank, world=2).uniform("noise", 2) for rank in (0, 1))
@@ -47,13 +47,13 @@ class KeyedRNG:
         self.device, self.path = torch.device(device), path
 
     def fork(self, name: str) -> "KeyedRNG":
-        """Independent draws under a name of their own, e.g. `rng.fork("view0")`."""
+        """Independent numbers for the purpose `name`, e.g. `rng.fork("view0")`."""
         return KeyedRNG(
             self.seed, self.step, self.rank, self.world, self.device, f"{self.path}/{name}"
         )
 
     def common(self) -> "KeyedRNG":
-        """Numbers that are equal on all processes, for something that they share."""
+        """Numbers that are equal on all processes, for something that the processes share."""
         return KeyedRNG(self.seed, self.step, device=self.device, path=self.path)
 
     def part(self, number: int, parts: int) -> "KeyedRNG":

@@ -1,9 +1,9 @@
 """Make torchvision importable beside a CPU build of torch, in any order of imports.
 
 torchvision's wheels hold operators for CUDA builds of torch. Beside a CPU build their library does
-not load, and `import torchvision` fails when it registers fake kernels for these operators; so do
-timm, lightly, torchmetrics and pytorch-lightning. Declaring the two schemas is enough, because
-nothing here calls the operators.
+not load, and `import torchvision` fails when it registers fake kernels for these operators. Then
+timm, lightly, torchmetrics and pytorch-lightning, which import torchvision, fail, too. Declaring
+the two schemas is enough, because nothing here calls the operators.
 
 `core/__init__.py` installs a finder that acts just before torchvision's code runs. If torchvision
 is already imported, it works, and nothing is done.
@@ -67,7 +67,7 @@ def _declare_before(spec: ModuleSpec) -> None:
 
 
 def _declare_if_missing(folders: Sequence[str]) -> None:
-    """Define `torchvision::nms` and `torchvision::qnms` if torchvision's own library can not."""
+    """Define `torchvision::nms` and `torchvision::qnms` if torchvision's library does not load."""
     global _library
     import torch
 

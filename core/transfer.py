@@ -37,8 +37,8 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """CPU tensors of any shapes and dtypes on `device`.
 
-    For a GPU they are packed into one pinned buffer and copied together, because copies from other
-    memory make the host wait, and each copy costs a launch.
+    For a GPU they are packed into one pinned buffer and copied together. A copy from memory that is
+    not pinned would make the host wait, and each copy costs a launch.
     """
     if device.type != "cuda":
         return [x.to(device) for x in tensors]

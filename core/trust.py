@@ -4,22 +4,26 @@ A name may come from a checkpoint of unknown origin, and importing a module runs
 module is imported only from the project's own packages and from packages that the user trusts.
 """
 
+import ast
+import hashlib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 from core.errors import UserError
 
 ROOMS = ("contrastive", "vae")  # the project's own packages that hold methods
+PROJECT = (*ROOMS, "core", "probes", "scripts", "configs", "twobounds")
 TRUST = "TWOBOUNDS_TRUST"  # environment variable: further packages, separated by commas
 NAME = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 
 
 def package_of(name: str) -> str:
-    """The package in a full name. A user who writes a name in their own config trusts it."""
+    """The package in a full name. A user who writes the name in a config trusts this package."""
     return name.partition(".")[0]
 
 
@@ -34,6 +38,50 @@ def option_for(*names: str) -> str:
     """What a command on a checkpoint with these names needs: " --trust PACKAGE", or ""."""
     own = {package_of(n) for n in names if NAME.fullmatch(n) and not is_trusted(n, ROOMS)}
     return "".join(f" --trust {package}" for package in sorted(own))
+
+
+def code_of(name: str) -> str:
+    """SHA-256 in hex of the code of a user's own class, `package.module.Class`, whose module has
+    been imported; "" for the project's own packages.
+
+    It covers every .py file of the package or, for a module outside of a package, its file and the
+    modules beside it that it imports. So numbers that were kept are not used after the code has
+    changed.
+    """
+    package = package_of(name)
+    module = sys.modules.get(package)
+    if package in PROJECT or module is None:
+        return ""
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    files = {file: file.relative_to(top) for top in folders for file in top.rglob("*.py")}
+    if not folders and (own := getattr(module, "__file__", None)):
+        files = {file: Path(file.name) for file in _with_imports(Path(own))}
+    total = hashlib.sha256()
+    for file, place in sorted(files.items()):
+        total.update(f"{place}\n".encode(errors="surrogateescape"))
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _with_imports(first: Path) -> set[Path]:
+    """A module's file, and those of the modules and packages beside it that it imports."""
+    found, left = {first}, [first]
+    while left:
+        try:
+            tree = ast.parse(left.pop().read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for word in map(package_of, names):
+                if word in PROJECT:
+                    continue
+                beside = {first.with_name(f"{word}.py"), *(first.parent / word).rglob("*.py")}
+                new = {file for file in beside if file.is_file()} - found
+                found |= new
+                left += new
+    return found
 
 
 def import_module(name: str, key: str) -> ModuleType:

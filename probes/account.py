@@ -110,7 +110,7 @@ class AccountProbe(Probe):
     summary = "nats by which the training loss fell, summed over all images seen; not a bound"
     columns = ("pretraining kbit",)
     schema = """
-        "nats" (area under the training loss above its final value; an estimate, no bound), "kbits",
+        "nats" (area between the training loss and its final value; an estimate, no bound), "kbits",
         "first", "final" (nats an image or view), "estimator" (the key of the log), "images" (seen,
         with repeats), "logged" (steps) """
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, shown
+from core.information.standardise import unit_rows
+from core.numbers import lost_in_float32, plain, require_seed
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn as neighbours
 from probes.labels import linear as regression
-from probes.samples.pairs import LEAST
+from probes.samples.pairs import LEAST, without_copies
 from probes.views.critic import refit_scale
 from probes.views.sweep import sweep_over
 
@@ -31,8 +32,8 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
     labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
     linear classifier gains from the features over the class frequencies of train; and "lambda", the
-    weight decay, chosen on a random tenth of train (`seed`). Test chooses nothing. `UserError`
-    names an array that can not be used.
+    weight decay, chosen on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn.
+    Nothing is chosen on test. `UserError` names an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -41,6 +42,7 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
     >>> linear(x[:300], y[:300], x[300:], y[300:])["top1"]
     1.0
     """
+    require_seed(seed)
     train, test = _labelled(train_x, train_y, test_x, test_y)
     return _of_one_label(regression.linear(train, test, seed))
 
@@ -62,12 +64,11 @@ def knn(
     >>> knn(x[:30], y[:30], x[30:], y[30:], k=5)["top1"]
     1.0
     """
-    if k < 1:
-        raise UserError(f"k: must be 1 or more, got {k}")
-    if not 0 < temperature < math.inf:
-        raise UserError(f"temperature: must be above 0, got {temperature}")
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(f"k: must be 1 or more, a whole number, got {shown(k)}")
+    _require_above_zero("temperature", temperature)
     train, test = _labelled(train_x, train_y, test_x, test_y)
-    return _of_one_label(neighbours.knn(train, test, k, temperature))
+    return _of_one_label(neighbours.knn(train, test, int(k), float(temperature)))
 
 
 @torch.no_grad()
@@ -83,12 +84,12 @@ def infonce_bound(
     seen. So give the `temperature` of training, or None: then a random fifth of the pairs (`seed`)
     chooses the temperature, and the bound is computed on the others.
 
-    Returns numbers in nats: "value" at the largest C = n, "error", "low" and "high" (95%
-    interval), "ceiling" (log C), "cap" (the largest value that this critic can reach), "verdict"
-    (converged, K-limited, saturated, critic-limited or nothing found; see docs/information.md) and
-    "sweep", the bound at every C. `UserError` names what can not be used. Source: van den Oord et
-    al. 2018; Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains
-    a critic.
+    Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
+    (95% interval), "ceiling" (log C), "cap" (the largest value that this critic can reach),
+    "verdict" (converged, K-limited, saturated, critic-limited or nothing found; see
+    docs/information.md) and "sweep", the bound at every C. Copies of a pair are left out, and
+    "remark" says so. `UserError` names what can not be used. Source: van den Oord et al. 2018;
+    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)
@@ -98,8 +99,9 @@ def infonce_bound(
     >>> 2 < found["low"] < found["value"] < found["high"] < found["ceiling"]
     True
     """
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise UserError(f"temperature: must be above 0, got {temperature}")
+    require_seed(seed)
+    if temperature is not None:
+        _require_above_zero("temperature", temperature)
     first, second = (
         _matrix(x, name)
         for x, name in ((first_codes, "first_codes"), (second_codes, "second_codes"))
@@ -109,22 +111,25 @@ def infonce_bound(
             f"first_codes {tuple(first.shape)} and second_codes {tuple(second.shape)}: row i of"
             " both is a pair, so their shapes must be equal"
         )
+    kept, remark = without_copies(first.numpy(), second.numpy())
+    if kept is not None:
+        first, second = first[kept], second[kept]
     if len(first) < LEAST:
         raise UserError(f"first_codes: {len(first)} pairs are too few; give at least {LEAST}")
     order = KeyedRNG(seed, 0).permutation("infonce bound", len(first))
-    query, key = (F.normalize(x, dim=1)[order] for x in (first, second))
+    query, key = (unit_rows(x).float()[order] for x in (first, second))
     if temperature is not None:
-        return _swept(query, key, 1 / temperature, None)
+        return _swept(query, key, 1 / temperature, None) | {"remark": remark}
     fifth = len(query) // 5
     chosen_on = query[:fifth], key[:fifth]
     scale = refit_scale(*chosen_on, 1 / START)
-    return _swept(query[fifth:], key[fifth:], scale, chosen_on)
+    return _swept(query[fifth:], key[fifth:], scale, chosen_on) | {"remark": remark}
 
 
 def _swept(
     query: Tensor, key: Tensor, scale: float, calibration: tuple[Tensor, Tensor] | None
 ) -> dict[str, Any]:
-    """The bound at every C, described."""
+    """The bound at every C, with side, unit, interval, ceiling, cap and verdict."""
     swept, n = sweep_over(query, key, scale, calibration), len(query)
     last = swept.bounds[-1][1]
     return {
@@ -150,18 +155,20 @@ def _swept(
 
 
 def _matrix(values: Any, name: str) -> Tensor:
-    """Finite real numbers [n, D], as float32 on the CPU."""
-    try:
-        x = torch.as_tensor(values)
-    except (ValueError, TypeError, RuntimeError):
-        raise UserError(f"{name}: is not a rectangular array of numbers") from None
-    if x.is_complex() or x.ndim != 2 or 0 in x.shape:
-        raise UserError(f"{name}: has shape {tuple(x.shape)} of {x.dtype}; give numbers [n, D]")
-    x = x.detach().float().cpu().contiguous()
-    if not x.isfinite().all():
-        row = int((~x.isfinite()).any(1).nonzero()[0])
-        raise UserError(f"{name}: row {row} holds a value that is not finite in float32")
-    return x
+    """Finite real numbers [n, D] on the CPU: float32, or float64 if float32 would lose them."""
+    array = plain(values, f"{name}:")
+    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
+        raise UserError(f"{name}: has shape {array.shape} of {array.dtype}; give numbers [n, D]")
+    x = torch.from_numpy(array)
+    wide = x.double() if lost_in_float32(x) is not None else x.float()
+    if not wide.isfinite().all():
+        row = int((~wide.isfinite()).any(1).nonzero()[0])
+        raise UserError(f"{name}: row {row} holds a value that is not finite in {_word(wide)}")
+    return wide
+
+
+def _word(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Features, Features]:
@@ -169,8 +176,8 @@ def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Fea
     x, x_test = _matrix(train_x, "train_x"), _matrix(test_x, "test_x")
     if x.shape[1] != x_test.shape[1]:
         raise UserError(
-            f"train_x has {x.shape[1]} dimensions and test_x {x_test.shape[1]}; both are features"
-            " of one encoder"
+            f"train_x has {x.shape[1]} dimensions and test_x {x_test.shape[1]}; both must be"
+            " features of one encoder"
         )
     y, y_test = _labels(train_y, "train_y", len(x)), _labels(test_y, "test_y", len(x_test))
     if (y.dtype.kind == "U") != (y_test.dtype.kind == "U"):
@@ -181,9 +188,7 @@ def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Fea
 
 
 def _labels(values: Any, name: str, n: int) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-    y = np.asarray(values)
+    y = plain(values, f"{name}:")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.dtype.kind not in "iubU" or y.shape != (n,):
@@ -191,7 +196,12 @@ def _labels(values: Any, name: str, n: int) -> np.ndarray:
             f"{name}: has shape {y.shape} of {y.dtype}; give {n} labels, whole numbers or text,"
             " one for each row of the features"
         )
-    return y
+    return y if y.dtype.kind == "U" else y.astype(np.int64)
+
+
+def _require_above_zero(name: str, value: Any) -> None:
+    if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise UserError(f"{name}: must be above 0, got {shown(value)}")
 
 
 def _of_one_label(found: dict[str, float]) -> dict[str, float]:

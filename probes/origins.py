@@ -27,7 +27,7 @@ class Origin(NamedTuple):
 
 
 def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
-    """Each encoder, opened when it is its turn. Raises `UserError`."""
+    """Each encoder, opened only when its turn comes. Raises `UserError`."""
     chosen = {"seed": options.seed, "device": device, "quiet": False}
     asked = asked_of(options)
     foreign = bool(asked.timm or asked.torch)
@@ -49,7 +49,7 @@ def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
 
 
 def asked_of(options: argparse.Namespace) -> Asked:
-    """The options about a foreign encoder; `UserError` if they have no encoder."""
+    """The options of a foreign encoder; `UserError` if they are given without one."""
     given = {key: getattr(options, key) for key in Asked._fields if getattr(options, key, None)}
     for key in ("weights", "out"):
         if key in given:
@@ -57,8 +57,8 @@ def asked_of(options: argparse.Namespace) -> Asked:
     asked = Asked(**given)
     if options.targets and (asked.timm or asked.torch):
         raise UserError(
-            f"{options.targets[0]}: --timm and --torch take one encoder; probe others by another"
-            " call, and name a weights file by --weights"
+            f"{options.targets[0]}: --timm and --torch take one encoder; probe others in another"
+            " call, and name a weights file with --weights"
         )
     needs = [key for key in ("weights", "prefix", "random") if key in given]
     if needs and not (asked.timm or asked.torch):
@@ -66,7 +66,7 @@ def asked_of(options: argparse.Namespace) -> Asked:
     others = [key for key in ("size", "mean", "std", "crop", "pool", "out") if key in given]
     folders = any(_kind(target)[0] == "folder" for target in options.targets)
     if others and not (asked.timm or asked.torch or folders):
-        raise UserError(f"--{others[0]}: only a foreign encoder has it")
+        raise UserError(f"--{others[0]}: applies only to a foreign encoder (see --help)")
     return asked
 
 
@@ -110,4 +110,4 @@ def _refuse_logging(overrides: list[str]) -> None:
 def _refuse_seed(overrides: list[str]) -> None:
     """Raise `UserError` for seed=…, which a checkpoint's config has."""
     if any(word.startswith("seed=") for word in overrides):
-        raise UserError("seed=: a checkpoint has its own; --seed is that of the probes")
+        raise UserError("seed=: a checkpoint has its own seed; --seed is the seed of the probes")

@@ -1,5 +1,6 @@
-"""A probe of the user's own: found by its full name. What it returns is checked when it is
-measured, so that a mistake is reported with its place, and not when the report is shown.
+"""A probe of the user's own, found by its full name. Its results are checked right after it has
+measured. So a mistake is reported there, with its place in the code, and not when the report is
+shown.
 """
 
 import importlib
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.trust import import_module
+from core.trust import code_of, import_module
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store
@@ -41,6 +42,11 @@ def locate(name: str) -> type[Probe]:
 def is_own(probe: Probe) -> bool:
     """Whether a probe is not one of the project's."""
     return f"{type(probe).__module__}.{type(probe).__name__}" not in PROBES.values()
+
+
+def code(probe: Probe) -> str:
+    """The digest of the code of a user's own probe, whose numbers change with it; else ""."""
+    return code_of(f"{type(probe).__module__}.{type(probe).__name__}")
 
 
 def checked_found(found: Any) -> Found:

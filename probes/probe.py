@@ -70,7 +70,7 @@ class Chart(NamedTuple):
     title: str
     about: str  # how to read it, in a sentence or two
     spec: dict[str, Any]
-    choices: tuple[str, ...] = ()  # values of the parameter "choice", the first one is shown
+    choices: tuple[str, ...] = ()  # values of the parameter "choice"; the first one is shown
     choice: str = ""  # what is chosen, in a word
     square: bool = False  # as wide as high
     lines: tuple[tuple[str, str], ...] = ()  # (dashes, meaning) of lines, for the key
@@ -79,9 +79,9 @@ class Chart(NamedTuple):
 class Probe:
     """A measurement of a frozen encoder. A subclass is one file and one line of `probes.registry`.
 
-    `measure` calls a function of arrays, which can be used alone; the other methods say how its
-    numbers are shown. `measure` raises `core.errors.Unmeasurable` if this encoder, with these data,
-    has no such number.
+    `measure` calls a function of arrays, which can also be used alone. The other methods say how
+    its numbers are shown. `measure` raises `core.errors.Unmeasurable` if this number can not be
+    measured for this encoder and these data.
     """
 
     name: ClassVar[str]  # the key of its part of the report
@@ -96,7 +96,7 @@ class Probe:
     charted: ClassVar[tuple[str, ...]] = ()  # names of its `figures` that `charts` replace
 
     def requires(self, frozen: Frozen) -> str:
-        """The reason if this encoder, with these data, can not be measured, else ""."""
+        """Why this encoder can not be measured with these data, or ""."""
         return ""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:

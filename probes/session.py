@@ -91,6 +91,7 @@ class Session:
             "config_key": config_key(run),
             "identity": frozen.identity,
             "options": {},
+            "code": {},
             "absent": {},
             "pictures": {},
         }
@@ -109,6 +110,7 @@ class Session:
             asked = probe.options | settings.get(name, {})
             before = name in held and held["options"].get(name) == asked
             before = before and own.fits(probe, held[name])
+            before = before and held.get("code", {}).get(name, "") == own.code(probe)
             if before and not again:
                 self._say(f"{name} was measured before (--again repeats it)")
                 continue
@@ -133,6 +135,8 @@ class Session:
         self.report["pictures"][name] = sorted(file.name for file in made.values())
         # the probe is done only now: without its options it would be measured again
         self.report["options"][name] = options
+        if code := own.code(probe):
+            self.report["code"][name] = code
         self._save()
         seconds, encoded = time.monotonic() - started, self.frozen.encoded - encoded
         self._say(f"{name.replace('_', ' ')}: {seconds:.1f} s, {encoded:,} images encoded")
@@ -151,8 +155,9 @@ class Session:
             self.report["options"].pop(name, None)
             if name in held["options"]:
                 self.report["options"][name] = held["options"][name]
-            if name in held.get("pictures", {}):
-                self.report["pictures"][name] = held["pictures"][name]
+            for part in ("pictures", "code"):
+                if name in held.get(part, {}):
+                    self.report[part][name] = held[part][name]
         return held
 
     def _failed(self, name: str, error: Exception) -> None:

@@ -1,3 +1,3 @@
-"""The commands. A command runs the script of its name."""
+"""The commands: `twobounds NAME` runs the script NAME.py of this folder."""
 
 import core  # noqa: F401  (so that torchvision can be imported in any order)

@@ -6,9 +6,9 @@ compute the same.
     twobounds bench knn --device cuda --json knn.json
 
 Both sides take turns (A B A B …) with the same threads, so that other work on the machine slows
-both equally. Still, measure on an idle machine. Ratios are the peer's median / our median: 3.0x
-means that the peer takes three times as long. Memory is the additional peak memory of one call; it
-is measured in a separate process for each side.
+both equally. Still, measure on an idle machine. A ratio is the peer's median time divided by ours:
+3.0x means that the peer takes three times as long. Memory is the additional peak memory of one
+call; it is measured in a separate process for each side.
 """
 
 import argparse
@@ -33,10 +33,9 @@ from scripts.shared import option
 if TYPE_CHECKING:
     from rich.table import Table
 
+OTHERS = ("contest", "loop", "parity", "verdicts", "wandb_server")  # helpers, and own programs
 SECTIONS = [
-    module.name
-    for module in pkgutil.iter_modules(benches.__path__)
-    if module.name not in ("contest", "loop", "wandb_server")
+    module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in OTHERS
 ]
 
 
@@ -110,7 +109,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _spread(times: dict[str, float]) -> str:
-    """Half the distance of the quartiles, in percent of the median."""
+    """Half the distance between the quartiles, in percent of the median."""
     return f"±{50 * (times['high'] - times['low']) / times['median']:.0f}%"
 
 

@@ -1,8 +1,8 @@
 """benchmark-mi's tasks and its InfoNCE estimator, which run in a separate environment.
 
 `Peer` is our side. The other side is this same file, run by the Python of that environment, so the
-top level may import only the standard library. That side reads one command per line, and answers
-each with one line of JSON.
+top level may import only the standard library. The other side reads one command per line, and
+answers each with one line of JSON.
 """
 
 import functools

@@ -6,12 +6,12 @@
 
 A table and a picture are written. The sources are in probes/samples/benchmark_sources.py. --peer
 takes the Python of another environment that holds benchmark-mi, which needs an older numpy:
-python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Then both
-estimate each task, one after the other.
+python -m venv ~/bmi && ~/bmi/bin/pip install "jax==0.4.30" "jaxlib==0.4.30" benchmark-mi. Then
+benchmark-mi and this program estimate each task, one after the other.
 
-A lower bound should not exceed the sample's own information by more than 3 standard errors. The
-sample's own information is the mean of its pointwise information, which differs from the truth only
-by chance. The table shows how far below it each bound is.
+The sample's own information is the mean of the pointwise information of its pairs; it differs from
+the truth only by chance. A lower bound should not exceed it by more than 3 standard errors. The
+table shows how far each bound is below it.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def tasks(options: argparse.Namespace) -> Iterator[tuple[str, "Known", "Peer | None"]]:
-    """Names, pairs, and the peer, if it is to estimate the same pairs."""
+    """Each task: its name, its pairs, and the peer, or None if no peer estimates these pairs."""
     from probes.samples.benchmark_sources import SUITE
     from scripts.benchmark_mi import Peer
 

@@ -1,17 +1,17 @@
-"""Compare measured with true information: CLIP on captioned sprites, for five settings of what
-captions tell. There I(image; caption) is known exactly.
+"""Compare measured with true information: CLIP on captioned sprites, for five probabilities p that
+a caption tells a factor of its image. For each p, I(image; caption) is known exactly.
 
     twobounds captions-truth                         # all five, about 15 CPU-minutes
-    twobounds captions-truth --tell 0.4              # one of them, as good as in a call for all
+    twobounds captions-truth --tell 0.4              # p = 0.4 alone, trained as in a call for all
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
-A first run of clip_sprites learns images and words from captions that always tell shape and size,
-and the rest half of the time. Then each setting starts from the weights of the one before (`init`),
-keeps the image tower and trains the text tower, from the captions that tell most to those that tell
-least. A setting that was not asked for is trained on the way, too, and not measured. Critics are
-measured on 8,192 test pairs with K = 16 ... 8,191 negatives, as the mean of both directions. Each
-bound is compared with the best possible one at K (`core.data.caption_truth`). An interrupted call
-continues where it stopped.
+The first run of clip_sprites learns from captions that always tell shape and size, and tell each
+other factor half of the time. Then there is a run for each p, from the largest to the smallest. It
+starts from the weights of the run before (`init`), keeps the image tower as it is and trains the
+text tower. Values of p above the smallest one asked for are trained, too, but only those asked for
+are measured. Critics are measured on 8,192 test pairs with K = 16 ... 8,191 negatives, as the mean
+of both directions. Each bound is compared with the best possible one at K
+(`core.data.caption_truth`). If a call is interrupted, the same call continues where it stopped.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from core.errors import UserError, exit_cleanly
 from scripts.shared import known_truth, option, overrides, probed, step
 
 CONFIG = "clip_sprites.yaml"
-# A shape at any place is hard to see, and captions that tell everything do not ask for it: beside
-# colour, size and place, few shapes are left to tell apart. So the first captions always tell shape
-# and size, and half of the time each of the others.
+# It is hard to recognise a shape at an unknown place, and captions that tell everything do not
+# require it: few candidates have the same colour, size and place, and differ only in shape. So the
+# first captions always tell shape and size, and each other factor half of the time.
 TOLD = "data.captioned_sprites"
 FIRST: tuple[str, ...] = (
     f"{TOLD}.tell=0.5",
@@ -40,8 +40,8 @@ FIRST: tuple[str, ...] = (
 )
 FIRST += ("model.temperature=0.05", "optim.lr=1.5e-3")
 THEN = ("model.temperature=0.05", "model.lock=image", "optim.lr=1.5e-3", "optim.epochs=2")
-# CLIP's own critic. The JSON has the others, too: the common one has 16,384 pairs alone, which are
-# few where captions tell little.
+# The critic in the picture: CLIP's own. The JSON has the others, too. The common critic is trained
+# on only 16,384 pairs, which are few if captions tell little.
 CRITIC = "native"
 TELL = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -73,9 +73,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def on_the_way(asked: list[float]) -> list[float]:
-    """The settings to train, from the most told: those asked for, and the usual ones above the
-    last of them. A text tower needs the steps on the way: one that went to 0.4 at once reached
-    94 % of the best possible value, and 96 % after 1, 0.8 and 0.6.
+    """The probabilities to train, from high to low: those asked for, and those of `TELL` above the
+    smallest of them. A text tower needs these steps: when it went to 0.4 at once, it reached 94 %
+    of the best possible value; after 1, 0.8 and 0.6 it reached 96 %.
 
     >>> on_the_way([0.5])
     [1.0, 0.8, 0.6, 0.5]
@@ -96,9 +96,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         try:
             found.append(float(word))
         except ValueError:
-            raise UserError(f"--tell: '{word}' is no number") from None
+            raise UserError(f"--tell: '{word}' is not a number") from None
         if not 0 < found[-1] <= 1:
-            raise UserError(f"--tell: must be in (0, 1], got {word}; at 0 nothing is told")
+            raise UserError(
+                f"--tell: must be above 0 and at most 1, got {word}; at 0 captions tell nothing"
+            )
     options.tell = sorted(set(found), reverse=True)
     return options
 

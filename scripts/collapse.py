@@ -6,10 +6,10 @@ decoder, this decoder with each remedy, and a VLAE.
     twobounds collapse data.root=/data optim.epochs=40 --out runs/long    # another recipe
 
 A decoder that reads every earlier pixel can draw digits without a code. Then a code without
-information (R = 0) is a minimum of the loss. Each remedy is a schedule for the price of the rate;
-the VLAE limits what the decoder may read (Chen et al. 2017). Each row is one run, with its R, D,
-bounds on I(X; Z) and active units on the 10,000 test images. An interrupted call continues where it
-stopped.
+information (rate R = 0) is a minimum of the loss. Each remedy is a schedule for the price of the
+rate; the VLAE limits what the decoder may read (Chen et al. 2017). Each row is one run, with its
+rate R, distortion D, bounds on I(X; Z) and active units on the 10,000 test images. If a call is
+interrupted, the same call continues where it stopped.
 """
 
 import argparse

@@ -85,7 +85,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if not os.path.isdir(path.parent):
             raise UserError(f"--{key}: there is no folder {path.parent}; make it, or name another")
         if key == "out" and os.path.isdir(_curves(path)):
-            raise UserError(f"--out: {_curves(path)}, for a second picture, is a folder")
+            raise UserError(
+                f"--out: the second picture, {_curves(path)}, is a folder; name another file"
+            )
         try:
             longest = path.with_name(f".{path.stem}_rd{path.suffix}.{'0' * 16}.tmp")
             os.path.lexists(longest)

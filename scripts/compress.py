@@ -5,9 +5,10 @@
 
 DATA is a split of the checkpoint's data (train, val, trainval, test), a folder of pictures, or an
 .npz of images [n, C, H, W]. They must be 8-bit images of the shape that the model reads; a model of
-binary pixels takes only the values 0 and 255. The length of the file is close to D + R.
-`twobounds decompress` with the same checkpoint restores every pixel. Labels and names are not
-stored. If the command is interrupted, the same command continues after the last complete block.
+binary pixels takes only the values 0 and 255. The length of the file is close to D + R, the sum of
+the VAE's distortion and rate. `twobounds decompress` with the same checkpoint restores every pixel.
+Labels and names are not stored. If the command is interrupted, the same command continues after the
+last complete block.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     switch(given, "--best", "take best.ckpt of a run folder, not last.ckpt")
     switch(given, "--check", "decode each block after it is coded, and compare")
     option(given, "--images", "compress only the first N", type=int, metavar="N")
-    about = "images of a block, which can be decoded alone; a small block costs start-up bits"
+    about = "images of a block; each block can be decoded alone and costs some start-up bits"
     option(given, "--block", about, 4096)
     option(given, "--rows", "images that a network reads at a time (changes memory, not bits)", 512)
     given.add_argument(

@@ -38,7 +38,7 @@ EXAMPLES = {  # name -> module of scripts.worked, and what it shows
     "vae": ("learned", "a VAE with two latent dimensions, with beta = 1 and with beta = 4"),
 }
 
-PICTURES = ("noise",)  # the examples that have one
+PICTURES = ("noise",)  # the examples that have a picture
 
 
 @exit_cleanly

@@ -50,8 +50,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the folder of the network")
     switch(given, "--best", "export best.ckpt of a run folder, not last.ckpt")
     switch(given, "--hub", "also write a model card; timm then reads the folder as a hub model")
-    switch(given, "--program", "also model.pt2, a program of torch.export")
-    switch(given, "--onnx", "also model.onnx")
+    switch(given, "--program", "also write model.pt2, a program of torch.export")
+    switch(given, "--onnx", "also write model.onnx")
     option(given, "--embeddings", "features, labels and paths: .npz or .parquet", type=Path)
     option(given, "--device", "for --embeddings: cpu, cuda, cuda:1 …", "cpu")
     given.add_argument(
@@ -71,7 +71,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     wrong = [word for word in options.overrides if not word.startswith("data.")]
     if wrong or (options.overrides and options.embeddings is None):
         word = (wrong or options.overrides)[0]
-        raise UserError(f"'{word}': only data.* for --embeddings can be overridden")
+        raise UserError(f"'{word}': only data.* can be overridden, and only with --embeddings")
     return options
 
 

@@ -1,13 +1,14 @@
-"""Two estimators of others for pairs of images, in the form in which they were published, and on
-pairs that they have not seen.
+"""Two published estimators for pairs of images. Each is evaluated as it was published, and on pairs
+that it was not trained on.
 
-    MINE  one network reads both images; the objective is Donsker-Varadhan's bound, its gradient
-          corrected by a moving average (Belghazi et al. 2018)
+    MINE  a network reads the codes of both images; the objective is Donsker-Varadhan's bound, and
+          its gradient is corrected by a moving average (Belghazi et al. 2018)
     DV    Donsker-Varadhan's bound with a separable critic and all pairs of a batch as negatives
 
 Both were published with the value on training batches. If a critic overfits, this value is no bound
-and may be far above the information. So each is given twice: the mean over the last quarter of its
-training batches, and the value on a fifth of the pairs, which were not used for training.
+and may be far above the information. So each estimator has two values: the mean over the last
+quarter of its training batches, and the value on a fifth of the pairs, which were not used for
+training.
 """
 
 import math
@@ -89,8 +90,8 @@ Objective = Callable[[Peer, Tensor, Tensor], tuple[float, Tensor]]
 
 
 def _mine() -> Objective:
-    """MINE's value and loss. The gradient of log E e^T' is that of E e^T' over a moving average of
-    it, and not over the batch's own mean, whose quotient would be biased.
+    """MINE's value and loss. The gradient of log E e^T' is taken as the gradient of E e^T', divided
+    by a moving average of E e^T'. Division by the batch's own mean would give a biased gradient.
     """
     average: list[Tensor] = []
 

@@ -1,19 +1,20 @@
-"""Compare bounds on images with their mutual information, which is exactly known.
+"""Compare bounds on the mutual information of pairs of images with its exact value.
 
     twobounds image-truth --root /path/that/holds/MNIST      # all, about 45 minutes on one CPU core
     twobounds image-truth --root /data --quick               # a source of each kind, n = 500
     twobounds image-truth --only sprites --pairs 2000,50000  # sprites need no MNIST
 
-Sources: grids of MNIST digits whose bits pass a binary symmetric channel, with and without
-backgrounds (any information from 0 to 10 bits); cells of several bits; sprites of M contents
-(log M); and coloured digits through invertible maps, which change no information. For each source
-and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are measured on held-out pairs, and two
-estimators of others (MINE, DV) both as published, on training batches, and on held-out pairs.
+Sources: grids of MNIST digits that show bits, where the bits of y are those of x after a binary
+symmetric channel, with and without backgrounds (0 to 10 bits of information); cells of several
+bits; sprites of M contents (log M); and coloured digits through invertible maps, which do not
+change the information. For each source and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are
+measured on held-out pairs. Two published estimators (MINE, DV) are measured on their training
+batches, as they were published, and on held-out pairs.
 
 It writes a page with tables (OUT/image_truth.md), a picture and the numbers as JSON. Finished rows
-are kept in OUT/rows: an interrupted call (Ctrl-C) leaves the page of what is done and continues
-there when it is repeated; more sources or pairs can be added later. Rows whose pairs or seed differ
-are measured again.
+are kept in OUT/rows. If the command is interrupted (Ctrl-C), it writes the page of the finished
+rows, and the same command continues from there. A later call can add sources or pairs. Rows whose
+pairs or seed differ are measured again.
 """
 
 import argparse
@@ -31,7 +32,7 @@ if not __package__:  # run by its path: import from this checkout
 
 from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
-from scripts.shared import option, require_seeds, switch
+from scripts.shared import option, pair_counts, require_seeds, switch
 from scripts.sprites_truth import SPRITES
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from probes.samples.image_sources import ImageSource, Pools
 
 PAIRS = (500, 2000, 10_000)
-LEAST = 100  # pairs
 MAPS = ("unchanged", "bent", "permuted", "mixed")
 BIT = math.log(2)  # nats
 
@@ -144,7 +144,7 @@ def measure_all(
 
 
 def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Console") -> Path:
-    """The page, the picture and the numbers of these rows, in the order of the sources."""
+    """Write the page, the picture and the numbers of these rows, in the order of the sources."""
     from probes.report import image_figures, store
     from probes.samples import image_truth
 
@@ -160,11 +160,15 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Con
 
 
 ABOUT = (
-    "`twobounds image-truth` makes pairs of images whose mutual information is known: grids of"
-    " MNIST digits of 16 x 16 pixels, whose bits pass a binary symmetric channel and whose images"
-    " come from disjoint pools; the same on backgrounds; cells of 3 bits (digits 0 to 7);"
-    " sprites of M contents; and 2 x 2 coloured digits before and after invertible maps (a rising"
-    " map of every pixel, a permutation of all numbers, an orthogonal mixture of every channel)."
+    "`twobounds image-truth` makes pairs of images whose mutual information is known. *Digits*:"
+    " grids of MNIST's 0 and 1, 16 x 16 pixels each; the bits of y are those of x after a binary"
+    " symmetric channel, and the images of x and y come from disjoint pools. *Digits on"
+    " backgrounds*: the same on random backgrounds. *Cells of 3 bits*: the digits 0 to 7. The"
+    " last number of these names is the information in bits. *Sprites*: M contents, log M nats."
+    " *Coloured digits*: 2 x 2 of them, before and after maps that can be inverted: a rising map"
+    " of every pixel (bent), a permutation of all numbers (permuted), and an orthogonal mixture of"
+    " every channel (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y))"
+    " over the pairs."
 )
 
 
@@ -196,7 +200,7 @@ def measured(
 
 
 def kept(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """The row of a file that was measured under this key; None without one, or if damaged."""
+    """The row of a file if it was measured under this key; None if not, or if damaged."""
     try:
         held = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -226,7 +230,7 @@ def no_mnist(root: Path) -> UserError:
     return UserError(
         f"--root: {root} does not hold MNIST (a folder MNIST/raw with its four files); name another"
         f" folder, let `{command('pretrain')} simclr_mnist data.download=true data.root=FOLDER`"
-        " fetch it, or choose --only sprites, which needs none"
+        " fetch it, or choose --only sprites, which needs no MNIST"
     )
 
 
@@ -240,7 +244,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     option(given, "--out", "folder of the page and of what was measured", Path("runs/image_truth"))
     options = given.parse_args(argv)
     require_seeds(seed=options.seed)
-    options.pairs = _numbers(options.pairs)
+    options.pairs = pair_counts(options.pairs)
     found = tasks()
     if options.quick:
         options.pairs = [500]
@@ -255,18 +259,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _kinds(found: list[Task]) -> list[str]:
     return list(dict.fromkeys(task.kind for task in found))
-
-
-def _numbers(text: str) -> list[int]:
-    found = []
-    for word in text.split(","):
-        if not word.strip().isdecimal() or not LEAST <= int(word) <= 10**6:
-            raise UserError(
-                f"--pairs: '{word}' is not a number of pairs from {LEAST} to 1,000,000; give"
-                " numbers such as 500,2000"
-            )
-        found.append(int(word))
-    return sorted(set(found))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ images [n, C, H, W] (uint8 or float). Row i of x belongs to row i of y, and rows
 each other. Critics are cross-fitted: no critic has seen the pairs that it scores, so a lower bound
 is valid.
 
-    infonce  lower bound, at most log C for C candidates; the headline
+    infonce  lower bound, at most log C for C candidates (1 positive, C - 1 negatives); main result
     alpha    lower bound that may exceed log C (Poole et al. 2019)
-    nwj      lower bound; its variance grows as e^I, and it is left out where pairs are too few
+    nwj      lower bound; its variance grows as e^I, so it is left out if there are too few pairs
     js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
-    dv       lower bound, biased up on finite samples
+    dv       lower bound, biased upwards on finite samples
     smile    no bound
     anchor   estimate, no bound: the mean log density ratio of critics with an anchor class
     ksg      estimate, no bound; nearest neighbours, for few dimensions
@@ -22,10 +22,10 @@ Critics: mlp (closed forms and small networks on vectors), conv (convolutional n
 if a side has images), checkpoint=RUN (mlp on the features of a frozen encoder).
 
 Verdicts: converged (neither more candidates nor more pairs would add much); K-limited (the bound
-still rises with C); data-limited (critics with half of the training pairs read notably less, so
-more pairs would show more); saturated (the bound is close to log C, so the truth may be far above);
-critic-limited (the critic limits the bound, not log C); nothing found (the interval reaches
-down to zero or below).
+still rises with C); data-limited (critics that were trained on half of the pairs give clearly lower
+values, so more pairs would give higher ones); saturated (the bound is close to log C, so the truth
+may be far above); critic-limited (the critic limits the bound, not log C); nothing found (the
+interval reaches down to zero or below).
 In Python: probes.estimate(x, y).
 """
 
@@ -120,9 +120,9 @@ def table(found: dict[str, Any], name: str, seconds: float) -> "Table":
         left=("estimator", "side", "verdict"),
         title=f"{name}: {found['quantity']} of {found['pairs']:,} pairs, dimensions {dx} and {dy}",
         caption=f"95% intervals; {found['split']}; {seconds:.0f} s\n"
-        f"The second half of the training pairs brought {doubling['gain']:z.3f} nats"
-        f" ({doubling['low']:z.3f} … {doubling['high']:z.3f}); without limit in their number"
-        f" {doubling['extrapolated']:z.2f}, extrapolated in 1/n, no bound",
+        f"The second half of the training pairs added {doubling['gain']:z.3f} nats"
+        f" ({doubling['low']:z.3f} … {doubling['high']:z.3f}). Extrapolated in 1/n to infinitely"
+        f" many pairs: {doubling['extrapolated']:z.2f} nats, an estimate, no bound",
     )
 
 

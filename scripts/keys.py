@@ -5,8 +5,8 @@
     twobounds keys lr
     twobounds keys contrastive.moco.MoCo
 
-The first lists all keys, the others a section, all keys with a word in them, and the keys of a
-method.
+Without a word, all keys are listed. A word names a section (optim), a part of keys (lr) or a method
+(contrastive.moco.MoCo).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _only(found: dict, word: str) -> dict:  # type: ignore[type-arg]
-    """The sections of that name, or the keys that hold the word."""
+    """The sections of that name, or the keys that contain the word."""
     named = {s: keys for s, keys in found.items() if word in (s, *s.split(), *s.split("."))}
     if named:
         return named

@@ -1,18 +1,18 @@
 """Pretrain one method on one data set.
 
-    python scripts/pretrain.py configs/simclr_sprites.yaml
-    python scripts/pretrain.py configs/simclr_sprites.yaml optim.lr=0.3 trainer.devices=4
-    torchrun --nproc-per-node=8 scripts/pretrain.py configs/moco_cifar10.yaml trainer.devices=8
+    twobounds pretrain simclr_sprites
+    twobounds pretrain simclr_sprites optim.lr=0.3 trainer.devices=4
+    torchrun --nproc-per-node=8 -m twobounds pretrain moco_cifar10 trainer.devices=8
 
-    python scripts/pretrain.py --resume runs/simclr_sprites
-    python scripts/pretrain.py --resume runs/simclr_sprites optim.epochs=4
-    python scripts/pretrain.py configs/simclr_folder.yaml data.root=/my/pictures init=runs/mine
-    python scripts/pretrain.py configs/simclr_folder.yaml data.root=/my/pictures init=moco.pth.tar
+    twobounds pretrain --resume runs/simclr_sprites
+    twobounds pretrain --resume runs/simclr_sprites optim.epochs=4
+    twobounds pretrain simclr_folder data.root=/my/pictures init=runs/mine
+    twobounds pretrain simclr_folder data.root=/my/pictures init=moco.pth.tar
 
 A run is one folder: config.yaml, last.ckpt, best.ckpt, metrics.jsonl, pictures. `--resume`
-continues exactly where the run stopped; more epochs train longer. `init` starts a new run from the
-weights of another one, or from a weights file of timm, MoCo, DINO and others (docs/foreign.md).
-`twobounds keys` explains all keys. SIGTERM and SIGUSR1 end a run after the
+continues exactly where the run stopped; with a larger optim.epochs it trains longer. `init` starts
+a new run from the weights of another run, or from a weights file of timm, MoCo, DINO and others
+(docs/foreign.md). `twobounds keys` explains all keys. SIGTERM and SIGUSR1 end a run after the
 current step with exit code 75 ("requeue me"), Ctrl-C with 130. docs/faults.md lists other faults.
 """
 

@@ -14,8 +14,8 @@ features are written beside it. Each probe is saved as soon as it is done, and a
 only the missing probes. The numbers are logged to the W&B run that trained the checkpoint.
 
 Foreign encoders are timm networks with weights of a local file, modules of your own, exported
-folders, and files of features; docs/foreign.md explains them. Their reports lie beside the weights
-file or the folder, in runs/NAME without a file, or in the folder of --out.
+folders, and files of features; docs/foreign.md explains them. Their reports are written beside the
+weights file or the folder; without a file, into runs/NAME; with --out, into that folder.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     add("--weights", type=Path, metavar="FILE", help=".pth, .pth.tar, .pt, .ckpt or .safetensors")
     add("--prefix", help="prefix of the encoder's keys in the file (default: the one that fits)")
     add("--random", action="store_true", help="random weights, as a baseline")
-    add("--size", type=_side, help="side of the network's input (default: as timm says)")
+    add("--size", type=_side, help="pixels of the input's side (default: timm's)")
     add("--mean", type=_numbers, metavar="R,G,B", help="mean of images in [0, 1] (default: timm's)")
     add("--std", type=_numbers, metavar="R,G,B", help="their standard deviation (default: timm's)")
     add(

@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def sweep(options: argparse.Namespace) -> list[Path]:
-    """One finished run folder for each beta, in ascending order, because it is easier for a model
-    to drop dimensions of a rich code than to find new ones.
+    """One finished run folder for each beta, in ascending order. A run can start from the one
+    before it, because a model drops dimensions of a rich code more easily than it finds new ones.
     """
     from core.run import config
     from core.run.folder import RunFolder

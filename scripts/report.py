@@ -1,4 +1,4 @@
-"""Write one HTML page about probed checkpoints: their numbers, what limits these, and pictures.
+"""Write one HTML page about probed checkpoints: their numbers, what limits them, and pictures.
 
     twobounds report runs/a runs/b -o report.html
     twobounds report runs/* --title "SimCLR and MoCo on our pictures" -o page.html
@@ -67,7 +67,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _title(text: str) -> str:
     if len(text) > LONGEST:
-        raise argparse.ArgumentTypeError(f"takes {LONGEST} characters at most, got {len(text)}")
+        raise argparse.ArgumentTypeError(f"must have at most {LONGEST} characters, got {len(text)}")
     return text
 
 

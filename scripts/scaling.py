@@ -1,5 +1,6 @@
 """Count the bytes that a process sends in a training step, and measure the memory that a loss
-needs. Both are printed with the formulas of docs/scaling.md.
+needs. The bytes are printed beside the formulas of docs/scaling.md, and the memory beside the size
+of all scores.
 
     twobounds scaling
     torchrun --nproc-per-node=2 -m twobounds scaling --batch 64 --queue 4096

@@ -5,13 +5,15 @@
     twobounds selection --quick                    # 8 small runs on sprites: about 2 minutes
 
 Without runs, the command trains and probes 40 small checkpoints on sprites and MNIST (SimCLR, MoCo,
-VICReg and beta-VAE, with other temperatures, epochs, widths and augmentations), in about 20 minutes
-of CPU time. An interrupted call continues where it stopped; nothing is trained or probed twice.
+VICReg and beta-VAE, with different temperatures, epochs, widths and augmentations), in about 20
+minutes of CPU time. If a call is interrupted, the same call continues where it stopped; nothing is
+trained or probed twice.
 
-For each label-free number it prints Spearman's correlation with the accuracy of the linear probe
-and of kNN over the checkpoints, within each data set and pooled, with 95% bootstrap intervals, and
-writes a table (Markdown and JSON) and a picture. Your own runs need `probe` with the probes
-linear, knn, information, geometry and, for VAEs, rate; all runs of a data set count together.
+For each label-free number it prints Spearman's correlation with two accuracies, of the linear probe
+and of kNN. The correlation is over checkpoints, within each data set and pooled, with 95% bootstrap
+intervals. The command writes a table (Markdown and JSON) and a picture. Measure your own runs first
+with `probe --probes linear,knn,information,geometry`, for VAEs also rate. All runs of a data set
+are compared together.
 """
 
 import argparse
@@ -94,7 +96,7 @@ def _refuse_what_is_not_read(given: argparse.ArgumentParser, options: argparse.N
         unread = dict.fromkeys(("out", "sets", "root", "download", "quick"), "runs of your own")
     for key, beside in unread.items():
         if getattr(options, key) != given.get_default(key):
-            raise UserError(f"--{key}: is not read beside {beside}; leave one of them out")
+            raise UserError(f"--{key}: has no effect with {beside}; leave one of them out")
 
 
 def study(options: argparse.Namespace) -> list[Path]:
@@ -150,7 +152,7 @@ def completed(recipe: Recipe, place: Path) -> bool:
 
 
 def probed(place: Path) -> bool:
-    """Whether a finished run's report holds every probe, or why it has none, for these weights."""
+    """Whether a finished run's report has, for these weights, each probe or why it is absent."""
     from core.run import checkpoint
     from probes.report import store
 

@@ -1,5 +1,5 @@
 """The checkpoints of `twobounds selection`: four methods on two data sets, from barely trained to
-well trained, with other temperatures, widths, prices and augmentations. Imports nothing heavy.
+well trained, with different temperatures, widths, betas and augmentations. Imports nothing heavy.
 """
 
 import itertools

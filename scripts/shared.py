@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from probes.report.schema import Report
     from probes.report.table import Probes
 
+LEAST_PAIRS = 100
 SCRIPTS = Path(__file__).resolve().parent
 
 
@@ -68,8 +69,9 @@ def shown_probes(asked: list[str] | None) -> list[str]:
 
 
 def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Report]":
-    """The reports of run folders, checkpoints and report files; prints a line if one has none.
-    `UserError` if all have none and, unless `mixed`, if they are of different data.
+    """The reports of run folders, checkpoints and report files. A target without a report is left
+    out, and a line says so. `UserError` if no target has a report, or if the reports are of
+    different data (unless `mixed`).
     """
     from probes.report import comparison, store
 
@@ -97,8 +99,8 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
 
 
 def _expanded(targets: list[Path]) -> list[Path]:
-    """The targets; in place of a folder that holds no report but probed runs, such as that of a
-    sweep, these runs.
+    """The targets. A folder that holds probed runs and has no report of its own, such as the folder
+    of a sweep, is replaced by these runs.
     """
     from probes.report import store
 
@@ -126,6 +128,19 @@ def require_seeds(**seeds: int) -> None:
         if not 0 <= value < 2**63:
             key = f"--{name.replace('_', '-')}"
             raise UserError(f"{key}: must be 0 or more and below 2^63, got {shown(value)}")
+
+
+def pair_counts(text: str) -> list[int]:
+    """The numbers of --pairs, in rising order, or `UserError`."""
+    found = set()
+    for word in text.split(","):
+        if not word.strip().isdecimal() or not LEAST_PAIRS <= int(word) <= 10**6:
+            raise UserError(
+                f"--pairs: {shown(word)} is not a number of pairs from {LEAST_PAIRS} to 1,000,000;"
+                " give numbers such as 500,2000"
+            )
+        found.add(int(word))
+    return sorted(found)
 
 
 def overrides(parser: argparse.ArgumentParser, about: str) -> None:
@@ -179,7 +194,7 @@ def known_truth(table: dict[str, Any], picture: Path) -> None:
 
 
 def same_weights(path: Path, report: "Report") -> "Loaded":
-    """The checkpoint that a report is about. `UserError` if the file was replaced since."""
+    """The checkpoint that a report is about. `UserError` if the file was replaced since then."""
     from core.run import checkpoint
     from core.trust import package_of
 

@@ -1,5 +1,5 @@
-"""Kill a run in all ways in which runs may die, resume it each time, and compare its result with
-that of an uninterrupted run.
+"""Kill a run in all the ways below, resume it each time, and compare its result with that of an
+uninterrupted run.
 
     twobounds soak simclr_sprites --kills 20
     twobounds soak moco_sprites --kills 20 --processes 2 optim.epochs=4
@@ -43,7 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     words.add_argument("config", help="a YAML file, such as those in configs/")
     overrides(words, "any key of the config, to make the run short and its checkpoints small")
     option(words, "--kills", "how often the run dies", 20)
-    option(words, "--processes", "processes of the run; more than one run on the CPU", 1)
+    option(words, "--processes", "processes of the run; several processes run on the CPU", 1)
     option(words, "--seed", "seed of the random ways and times", 0)
     option(words, "--out", "a folder that does not exist yet", Path("runs/soak"))
     return words.parse_intermixed_args(argv)

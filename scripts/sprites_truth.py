@@ -8,8 +8,8 @@ colour, place and so on), for M from 2 to 65,536. For these images I(V1; V2) = l
 For each M, one run of simclr_sprites is trained with model.temperature=0.07, and its critics are
 measured on 8,192 test images with K = 16 ... 8,191 negatives. Each bound is compared with that of
 the ideal critic, log(K + 1) - E log(1 + Binomial(K, 1/M)). The ideal critic finds all candidates
-that show the content of the anchor, but can not tell them apart. An interrupted call continues
-where it stopped.
+that show the content of the anchor, but can not tell them apart. If a call is interrupted, the
+same call continues where it stopped.
 """
 
 import argparse

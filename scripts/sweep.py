@@ -1,14 +1,15 @@
-"""Train, probe and compare every combination of some keys; each in a folder of its own.
+"""Train, probe and compare one run for every combination of the values of some keys.
 
     twobounds sweep simclr_sprites optim.lr=1e-3,2e-3 seed=0,1,2
     twobounds sweep simclr_sprites optim.lr=1e-3,2e-3 seed=0,1,2 optim.epochs=1 --probes linear,knn
     twobounds sweep simclr_sprites optim.lr=1e-3,2e-3 seed=0,1,2 --sbatch sweep.sbatch
     twobounds sweep simclr_sprites optim.lr=1e-3,2e-3 seed=0,1,2 --wandb-sweep sweep.yaml
 
-A key with several values, separated by commas, spans the grid; keys with one value are the same for
-all runs. The runs are FOLDER/optim.lr=0.001,seed=0 and so on. A finished run is not trained again,
-and an unfinished one is resumed, so call the same command after an interruption. At the end one
-table shows mean and standard deviation over seeds. If a run fails, the others continue.
+Keys with several values, separated by commas, span the grid; a key with one value has it in all
+runs. Each run has its own folder: FOLDER/optim.lr=0.001,seed=0 and so on. After an interruption,
+call the same command again: a finished run is not trained again, and an unfinished one is resumed.
+At the end one table shows mean and standard deviation over seeds. If a run fails, the others
+continue.
 """
 
 import argparse
@@ -72,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser("sweep", __doc__)
     given.add_argument("config", help="a YAML file or the name of a packaged config")
-    overrides(given, "keys of the config; several values, separated by commas, span the grid")
+    overrides(
+        given, "keys of the config; keys with several values, separated by commas, span the grid"
+    )
     option(
         given,
         "--probes",
@@ -100,7 +103,7 @@ def read_grid(path: str, words: list[str]) -> Grid:
         if key == "folder":
             folder = value
         elif key == "resume":
-            raise UserError("resume: a sweep resumes what is unfinished anyway; leave it out")
+            raise UserError("resume: leave it out; a sweep always resumes unfinished runs")
         elif equals and len(values) > 1:
             if len(set(values)) < len(values):
                 raise UserError(f"{word}: names a value twice")
@@ -188,7 +191,7 @@ def sbatch(grid: Grid, options: argparse.Namespace) -> str:
     words = [*command("sweep").split(), grid.config, *_words(grid, options)]
     count = len(grid.runs())
     return f"""#!/bin/bash
-# {count} runs, one a task. Afterwards the same command without --only prints the table:
+# {count} runs, one for each task. Afterwards this command prints the table of all runs:
 #   {shlex.join(words)}
 #SBATCH --job-name=twobounds-sweep
 #SBATCH --array=0-{count - 1}

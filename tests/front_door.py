@@ -1,4 +1,4 @@
-"""Run scripts like a user does, but without the seconds that importing torch takes each time.
+"""Run scripts as a user does, but without the seconds that importing torch takes each time.
 
 One server process (multiprocessing's forkserver) imports everything once. Each script is a fork of
 it: a separate process with its own arguments, folder, environment, output and exit code.

@@ -219,7 +219,7 @@ def write_folder(top: Path, draw: random.Random) -> str:
 
 
 def read_folder(top: Path, draw: random.Random) -> int:
-    """Read all splits like a run does, with random options; returns the number of images."""
+    """Read all splits as a run does, with random options; returns the number of images."""
     settings = DataConfig(
         name="folder",
         root=str(top),

@@ -1,5 +1,5 @@
 """Checks that run in a process of their own (`tests/core/test_other_device.py` starts them): probes
-find the same where tensors of two devices can not be mixed.
+give the same numbers on a device whose tensors can not be mixed with those of the CPU.
 """
 
 from tests.other_device import other_device  # first: see there
@@ -83,7 +83,7 @@ def test_a_probe_finds_the_same(name):
 
 
 def test_a_mixed_operation_is_an_error():
-    """Else the others would show nothing."""
+    """If mixed tensors were no error, the other tests would show nothing."""
     with other_device() as device:
         there, here = torch.ones(2, device=device), torch.ones(2)
         for mixed in (

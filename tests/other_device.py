@@ -1,5 +1,5 @@
 """A second device on a machine without one, as strict as a GPU: an operation that mixes its tensors
-with those of the CPU is an error. What it computes is computed by the CPU.
+with those of the CPU is an error. The CPU does its computations.
 
 Import it before anything calls `backward`, which fixes how many devices there are; so the tests of
 `tests/on_other_device.py` run in a process of their own.

@@ -10,7 +10,7 @@ from core.run import config
 
 
 def frozen_clip(steps: int = 0, **keys: object) -> Frozen:
-    """A small CLIP, trained for some steps on sprites of one shape with six colours."""
+    """A small CLIP, trained for some steps on sprites of two shapes with four colours."""
     sizes = {"shapes": 2, "colours": 4, "sizes": 1, "grid": 1}
     data = {"train": 256, "validation": 64, "test": 96} | sizes | keys
     values = {"name": "captioned_sprites", "captioned_sprites": data}

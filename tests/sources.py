@@ -1,4 +1,4 @@
-"""Gaussian pairs with the codes of the optimal critic, whose inner product is
+"""Gaussian pairs, and codes whose inner products are the scores of the optimal critic,
 log p(x, y) / p(x) p(y).
 """
 

@@ -1,5 +1,5 @@
-"""Imported last by the server of `tests.front_door`: its forks share its memory, and a garbage
-collection in one of them does not copy all of it.
+"""Import this last in the server of `tests.front_door`. Its forks share its memory, and then a
+garbage collection in one of them does not copy all of this memory.
 """
 
 import gc

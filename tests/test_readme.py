@@ -1,7 +1,8 @@
 """The commands in README.md and docs/ work: every fenced command is run at toy size, and the method
 of one file goes through pretraining, probes and the contract.
 
-A new command is run as it is written, on toy runs. If that takes too long, `TOY` shortens it.
+A new command is run as it is written, on toy runs. If that takes too long, `TOY` shortens it, or
+`FEW` in tests/quick.py if constants of the code must be smaller.
 """
 
 import configparser
@@ -50,12 +51,12 @@ SMALL = [
     "wandb=disabled",
 ]
 PICTURES = ("pictures", "animals")  # values of data.root in docs/your-data.md
-# Additional arguments of a script, so that it takes seconds; `{train}` is `toy_overrides` of a
-# config.
 BUILD = """from torch import nn
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8))
 """
+# Additional arguments of a script, so that it takes seconds. `{train}` stands for the result of
+# `toy_overrides` for the config.
 TOY = {
     "pretrain.py": ["{train}"],
     "sweep.py": ["{train}", "--probes", "knn"],
@@ -63,7 +64,7 @@ TOY = {
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
-    "verdicts.py": ["--sources", "3"],
+    "verdicts.py": ["--sources", "3", "--pairs", "500"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
 
@@ -185,6 +186,9 @@ def prepare(place: Path, words: list[str]) -> None:
         if word.endswith(".npz") and not ("--embeddings" in words or (place / word).exists()):
             x = np.random.default_rng(0).normal(size=(60, 2))
             np.savez(place / word, x=x, y=x + np.random.default_rng(1).normal(size=(60, 2)))
+        alone = "selection.py" in words[0] and not (place / "runs/selection").exists()
+        if word == "runs/*" and alone:  # enough runs of one data set
+            run(place, ["python", words[0], "--quick"])
         if word.startswith("runs/*") and not any(place.glob(f"{word}/probe/probe.json")):
             run(place, ["python", "scripts/probe.py", "runs/simclr_sprites"])
         name = word.removeprefix("runs/").split("/")[0]

@@ -1,16 +1,17 @@
-"""An entropy coder that is a stack: range asymmetric numeral systems with many interleaved lanes.
+"""An entropy coder that works as a stack: range asymmetric numeral systems (rANS) with many
+interleaved lanes.
 
-Duda 2013 (arXiv:1311.2540); interleaving: Giesen 2014 (arXiv:1402.3392). A symbol that owns `freq`
-of 2^bits counts, from `start` on, changes a head x to
+Duda 2013 (arXiv:1311.2540); interleaving: Giesen 2014 (arXiv:1402.3392). A symbol owns `freq` of
+2^bits counts, from `start` on. When it is pushed, a head x becomes
 
     x' = floor(x / freq) 2^bits + start + x mod freq,   so log2 x' = log2 x + bits - log2 freq,
 
-and `pop` is the exact inverse. Counts are integers, so no processor's rounding changes the result.
+and `pop` is the exact inverse. Counts are integers, so all processors give the same result.
 n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one per
 lane.
 
-Lanes cost almost nothing: a new lane is filled with content that is already on the stack (`widen`),
-and the heads are written with as many bits as they need (`heads_as_bytes`).
+A lane costs only a few bits: a new lane takes its head from content that is already on the stack
+(`widen`), and heads are written with as few bits as possible (`heads_as_bytes`).
 """
 
 from collections.abc import Callable
@@ -26,27 +27,27 @@ Find = Callable[[Counts, slice], tuple[NDArray[Any], Counts, Counts]]
 
 WORD = np.uint64(32)  # bits that move between a head and the words at a time
 LEAST = np.uint64(1 << 32)  # a head x lies in [2^32, 2^64)
-# the first head; its lower bits are irregular, because the first symbol of all is popped from them
+# the first head; its lower bits are irregular, because the very first symbol is popped from them
 FIRST = LEAST | np.uint64(0x9E3779B9)
 MOST_LANES = 1024
-# A lane costs about 7 bits in the end. BITS_A_LANE: a new lane saves enough time if the whole file
-# has at least this many bits per lane. FILLED_FROM: the lane can be filled if the present content
-# has at least this many bits per lane.
+# A lane costs about 7 bits of the file. BITS_A_LANE: a new lane saves enough time if the whole file
+# has at least this many bits per lane. FILLED_FROM: a new lane can take its head from the stack if
+# the present content has at least this many bits per lane.
 BITS_A_LANE, FILLED_FROM = 2048, 256
 UNIFORM = 24  # bits of a uniform symbol
-MOST_BITS = 28  # of the counts of a symbol: with more, floor(x / freq) would lose bits
+MOST_BITS = 28  # largest `bits` of a call; with more, floor(x / freq) would lose bits
 
 
 class Broken(Exception):
-    """The words on the stack were not written by the encoder that the reader assumes."""
+    """The encoder that the decoder assumes did not write the words on the stack."""
 
 
 class Stack:
-    """The content is words (the newest last) and W heads.
+    """The content consists of words, the newest last, and of W heads.
 
     If `pop` needs more words than there are, they come from a generator with a fixed seed. These
-    are the start-up bits of bits-back coding; `drawn` counts them. A decoder ends with exactly
-    these words on its stack (`is_start`).
+    words are the start-up bits of bits-back coding; `drawn` counts the words. A decoder ends with
+    exactly these words on its stack (`is_start`).
 
     >>> stack, counts = Stack(), np.array([3, 5], dtype=np.uint64)
     >>> stack.push(np.array([0, 3], dtype=np.uint64), counts, bits=3)  # symbols of 3/8 and 5/8
@@ -76,7 +77,7 @@ class Stack:
     def push(self, start: Counts, freq: Counts, bits: int, veil: Counts | None = None) -> None:
         """Push n symbols that own `freq` [n] counts from `start` [n] on, 0 < freq < 2^bits.
 
-        A `veil` [n] of random numbers below 2^bits is added without carry to the counts.
+        A `veil` [n] of random numbers below 2^bits is combined with the counts by exclusive or.
         """
         width, n = len(self.heads), len(start)
         limit, shift = freq << np.uint64(64 - bits), np.uint64(bits)
@@ -94,7 +95,7 @@ class Stack:
             self.heads[: len(own)] = (times << shift) + counts
 
     def pop(self, n: int, bits: int, find: Find, veil: Counts | None = None) -> NDArray[Any]:
-        """Pop n symbols. `find` says which symbol owns the count u, and its start and freq."""
+        """Pop n symbols. `find` gives the symbol that owns the count u, with its start and freq."""
         width, shift, mask = len(self.heads), np.uint64(bits), np.uint64((1 << bits) - 1)
         found = []
         for first in range(0, n, width):
@@ -127,13 +128,15 @@ class Stack:
         return self.pop(n, UNIFORM, find)
 
     def may_widen(self, expected: float) -> bool:
-        """Whether twice the lanes are worth it, for a content that will have `expected` bits."""
+        """Whether doubling the lanes saves enough time, if the whole content will have `expected`
+        bits.
+        """
         wider = 2 * len(self.heads)
         enough = expected >= BITS_A_LANE * wider and self.bits >= FILLED_FROM * wider
         return wider <= MOST_LANES and enough
 
     def widen(self) -> None:
-        """Twice the lanes: the new heads take 56 bits each from the content."""
+        """Double the number of lanes. Each new head takes 56 bits from the content."""
         width = len(self.heads)
         high = self.pop_uniform(width) + np.uint64(1)  # 1 or more, so that a head is in its range
         self.heads = np.concatenate([self.heads, (high << WORD) | self._take(width)])
@@ -141,17 +144,17 @@ class Stack:
     def narrow(self) -> None:
         """The inverse of `widen`."""
         if len(self.heads) % 2:
-            raise Broken("a lane that was never opened ends here")
+            raise Broken("an odd number of lanes can not be halved")
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():
-            raise Broken("the lanes do not end as they began")
+            raise Broken("a lane ends with a head with which no lane begins")
         self.heads = old.copy()
         self._append(new.astype(np.uint32))
         self.push_uniform(high)
 
     def is_start(self) -> bool:
-        """Whether nothing is left but start-up words and the first head."""
+        """Whether only start-up words and the first head are left."""
         expected = _start(np.random.Philox(key=0), self._size)[::-1]
         return (
             len(self.heads) == 1
@@ -171,7 +174,7 @@ class Stack:
     def _take(self, count: int) -> Words:
         """The newest `count` words, oldest first; start-up words are drawn if there are too few."""
         if (missing := count - self._size) > 0:
-            fresh = _start(self._seeded, missing)[::-1]  # drawn words lie below older ones
+            fresh = _start(self._seeded, missing)[::-1]  # the words drawn last lie lowest
             self.drawn += missing
             words = np.concatenate([fresh, self.words])
             self._size = 0
@@ -186,8 +189,9 @@ def _start(generator: np.random.Philox, count: int) -> Words:
 
 
 def heads_as_bytes(heads: Counts) -> bytes:
-    """Heads [W] in 37 + n bits each, where n <= 31 is the length of the upper word without its
-    leading one. (log2 of a head is spread evenly, so 5 bits for n are the shortest code.)
+    """Heads [W] as bytes. Each takes 37 + n bits, where n <= 31 is the number of binary digits
+    after the leading one of the upper word. (log2 of a head is uniformly distributed, so 5 bits for
+    n are the shortest code.)
     """
     text = "".join(_head_as_text(int(x)) for x in heads)
     text += "0" * (-len(text) % 8)
@@ -205,7 +209,7 @@ def heads_from_bytes(data: bytes, width: int) -> Counts:
         heads.append(int("1" + text[place + 5 : end], 2))
         place = end
     if len(text) - place >= 8 or "1" in text[place:]:
-        raise Broken("more heads than lanes")
+        raise Broken("there are more heads than lanes")
     return np.array(heads, dtype=np.uint64)
 
 

@@ -19,8 +19,9 @@ class AutoregressiveImage(Distribution):
     """The distribution of `count` images whose pixels a PixelCNN predicts, given feature maps
     [B, U, H, W] or unconditionally.
 
-    Its log_prob reads the image that it scores (teacher forcing) and is [B, C, H, W], the log of
-    each conditional, in nats per value. Values are discrete: 0 and 1, or k / 255. It has no mean.
+    `log_prob` reads the image that it scores (teacher forcing). It is [B, C, H, W], the log of each
+    conditional, in nats per value. Values are discrete: 0 and 1, or k / 255. There is no formula
+    for the mean.
     """
 
     arg_constraints: dict[str, object] = {}  # type: ignore[assignment]
@@ -50,8 +51,8 @@ class AutoregressiveImage(Distribution):
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """Images from uniform numbers in [0, 1), [B, C, H, W], drawn value by value.
 
-        Each value needs one evaluation of a part of the network: on a CPU one or two milliseconds
-        for some tens of images.
+        Each value needs one evaluation of a part of the network, which takes one or two
+        milliseconds for some tens of images on a CPU.
         """
         x = torch.zeros_like(uniform)
         channels, height, width = self.network.shape

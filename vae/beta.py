@@ -1,4 +1,4 @@
-"""A beta-VAE: a diagonal Gaussian code, with rate, distortion, and a schedule of the rate's price.
+"""A beta-VAE: a VAE with a diagonal Gaussian code and a schedule for the price of the rate.
 
 Kingma, Welling: Auto-Encoding Variational Bayes, 2014; Higgins et al.: beta-VAE, 2017.
 B = images on this process, C H W = image shape, L = latent dimensions, G = terms of the rate.
@@ -23,7 +23,7 @@ from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
 from vae.rate import RateConfig, RateSchedule
 
-INFORMATIVE = 0.01  # nats of rate from which a dimension counts as informative
+INFORMATIVE = 0.01  # nats; a dimension with at least this rate is called informative
 
 
 @dataclass
@@ -35,9 +35,10 @@ class BetaVAEConfig:
     latent: int = 32  # dimensions of z
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    # bernoulli | categorical | logistic | logistic_mixture | gaussian | normal
+    # the distribution of pixels given z: bernoulli | categorical | logistic | logistic_mixture |
+    # gaussian | normal
     likelihood: str = "bernoulli"
-    sigma: float | None = None  # normal: a fixed deviation; null = trained
+    sigma: float | None = None  # normal: a fixed standard deviation; null = trained
     components: int | None = None  # logistic_mixture: number of components (default 10)
 
     def __post_init__(self) -> None:
@@ -134,12 +135,12 @@ class BetaVAE(Method):
         return self.pixels.target(x, noise)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The posterior mean. Grey values are not binarised, so features contain no noise."""
+        """The posterior mean. Grey values are not binarised here, so features contain no noise."""
         return self.moments(x)[0]
 
     def compressor(self) -> Compressor:
         """A lossless codec by bits-back coding; `UserError` if the likelihood is a density."""
-        from vae.container import Packer  # which imports this module
+        from vae.container import Packer  # here, because it imports this module
 
         return Packer(self)
 

@@ -11,7 +11,8 @@ The net length is D + R in expectation. The decoder undoes the steps in the oppo
 gets the popped bits back. The first image needs start-up bits, which are part of the file.
 
 All parameters of distributions are computed in float64, rounded to a grid in one place, and become
-integer counts. So batch sizes, threads and the last bits of a processor's arithmetic do not matter.
+integer counts. So the bits of a file do not depend on batch sizes, on threads, or on the last
+digits of a processor's arithmetic.
 B = images of a batch, L = latent dimensions, C H W = image shape, P = parameters of a value.
 """
 
@@ -36,14 +37,14 @@ from vae.prior_codecs import prior_codec
 Images = NDArray[np.uint8]
 Done = Callable[[int], object]
 
-# A batch has at most a quarter as many images as were coded before it, because it borrows the bits
-# of these.
+# A batch has at most 1 / GROWTH as many images as were coded before it, because it pops the bits of
+# those images.
 GROWTH = 4
 BATCH = 512  # images of a batch, at most
 
 
 class Parts(NamedTuple):
-    """How many bits were moved while some images were coded."""
+    """How many bits were popped and pushed while some images were coded."""
 
     popped: float = 0.0  # -log2 q(z|x)
     pixels: float = 0.0  # -log2 p(x|z)
@@ -86,7 +87,7 @@ class Coded(NamedTuple):
 class BitsBack:
     """The codec of one VAE: images [n, C, H, W] of 8 bits, 0 and 255 for binary ones, to a stack.
 
-    `rows` is the number of images that a network reads at a time; it changes nothing but memory and
+    `rows` is the number of images that a network reads at a time; it changes only memory and
     speed.
     """
 
@@ -118,7 +119,7 @@ class BitsBack:
         return Grid.for_codes(*self.moments(images), fineness)
 
     def encode(self, images: Images, grid: Grid, done: Done = int) -> Coded:
-        """Code images, the last ones first, so that the decoder finds them in order."""
+        """Code images, the last one first, so that the decoder finds them in order."""
         stack, total, cells = Stack(), Parts(), []
         for step in self.steps(stack, images, grid):
             total = total.plus(step.parts)
@@ -200,8 +201,9 @@ class BitsBack:
 def schedule(count: int, most: int) -> Iterator[int]:
     """The sizes of the batches that code `count` images, in the encoder's order.
 
-    A batch pops all its codes before it pushes anything, so the stack must hold the bits of all of
-    them. Batches grow only as the stack grows. So the start-up bits are those of about one image.
+    A batch pops all its codes before it pushes anything, so the stack must hold the bits of all
+    these codes. Therefore batches grow only as fast as the stack, and the start-up bits are those
+    of about one image.
 
     >>> list(schedule(20, 3))
     [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 2]
@@ -214,10 +216,10 @@ def schedule(count: int, most: int) -> Iterator[int]:
 
 
 def veil(number: int, size: int) -> Counts:
-    """Random numbers [size] of a batch, below 2^28, that the popped counts are mixed with.
+    """Random numbers [size] below 2^28, with which a batch mixes the counts that it pops.
 
-    The bits that a batch pops are mostly those of the codes that the batch before has pushed.
-    Without a veil, z would not be a draw from q(z|x): one unlikely code would lead to the next.
+    Most bits that a batch pops are those of the codes that the batch before it has pushed. Without
+    a veil, z would not be a draw from q(z|x): after one unlikely code, others would follow.
     """
     raw = np.random.Philox(key=number + 1).random_raw(size)
     return raw >> np.uint64(64 - MOST_BITS)

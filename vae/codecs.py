@@ -23,7 +23,7 @@ Ints = NDArray[Any]
 
 BITS = 24  # of the counts of a level
 TOTAL = 1 << BITS
-COARSE = BITS - 8  # bits of a count that the first guess of a level ignores
+COARSE = BITS - 8  # lower bits of a count, which the first guess of a level ignores
 LOGITS = 256  # steps of a logit
 PORTION = 4096  # values whose tables are made at a time, so that they fit into a cache
 MOST_LOGIT = 20  # a level that is less likely than e^-20 has one count
@@ -39,7 +39,7 @@ class PixelCodec(ABC):
 
     @abstractmethod
     def rounded(self, parameters: NDArray[np.float64], channel: Any) -> Ints:
-        """float64 [n, P] to integers; `channel` [n] or a number is the channel of each value."""
+        """float64 [n, P] to integers. `channel`: the channel of each value [n], or one for all."""
 
     @abstractmethod
     def intervals(self, levels: Ints, rounded: Ints) -> tuple[Counts, Counts]:
@@ -67,7 +67,7 @@ class BernoulliCodec(PixelCodec):
 
     @cached_property
     def _black(self) -> Counts:
-        """The counts of level 0 for each logit."""
+        """The number of counts of level 0, for each rounded logit."""
         logits = np.arange(-MOST_LOGIT * LOGITS, MOST_LOGIT * LOGITS + 1) / float(LOGITS)
         counts = np.rint(exact.sigmoid(-logits) * TOTAL)
         return np.clip(counts, 1, TOTAL - 1).astype(np.uint64)
@@ -119,13 +119,16 @@ class TableCodec(PixelCodec):
 
 
 class LogisticCodec(TableCodec):
-    """A discretised logistic with one scale per channel: a table for each of its places."""
+    """A discretised logistic with one scale per channel. The table has a row for each rounded place
+    of the logistic in each channel.
+    """
 
     def __init__(self, likelihood: Likelihood):
         super().__init__(likelihood)
         logs = likelihood.log_scale.detach().double().cpu().clamp(min=likelihood.LEAST)
         self.scales = exact.exp(np.clip(logs.numpy().ravel(), likelihood.LEAST, 4.0))
-        # places of loc in [-1, 1]: steps of at most 1/16 of the smallest scale, if that is not much
+        # steps of loc in [0, 1]: 256, or more, up to 8,192, so that a step is at most 1/16 of the
+        # smallest scale
         steps = 256
         while steps < 8192 and steps * self.scales.min() < 16:
             steps *= 2
@@ -150,8 +153,8 @@ class LogisticCodec(TableCodec):
 
     @cached_property
     def _first(self) -> NDArray[np.uint8]:
-        """For each row and each b = 0 ... 255, the level that owns the count 2^16 b, [T, 256]. With
-        b = u >> 16, this is nearly always also the level that owns u.
+        """For each row and each b = 0 ... 255, the level that owns the count 2^16 b, [T, 256]. For
+        b = u >> 16, the same level nearly always owns u, too.
         """
         rows = np.arange(len(self._table), dtype=np.uint64)[:, None] << np.uint64(BITS)
         counts = np.arange(LEVELS, dtype=np.uint64) << np.uint64(COARSE)
@@ -233,7 +236,7 @@ def pixel_codec(likelihood: Likelihood) -> PixelCodec:
     """The codec of a likelihood; `UserError` for one that has no probabilities of levels."""
     if likelihood.name not in KINDS:
         raise UserError(
-            f"model.likelihood: {likelihood.name} is a density and gives no level a probability, so"
+            f"model.likelihood: {likelihood.name} is a density without probabilities of levels, so"
             f" images can not be coded without loss; use one of {', '.join(KINDS)}"
         )
     return KINDS[likelihood.name](likelihood)
@@ -261,8 +264,8 @@ def to_steps(x: NDArray[np.float64], steps: int, low: int, high: int) -> NDArray
 
 
 def from_cdf(below: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Probabilities P(level < k), k = 1 ... 255, [n, 255], to cumulative counts [n, 257]. Each
-    level has at least one count.
+    """Probabilities P(level < k) for k = 1 ... 255, [n, 255], to cumulative counts [n, 257]. Each
+    level gets at least one count.
     """
     inner = np.floor(below * float(TOTAL - LEVELS)).astype(np.uint32)
     inner += np.arange(1, LEVELS, dtype=np.uint32)
@@ -276,7 +279,7 @@ def from_weights(cumulative: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 
 def bordered(inner: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """[n, 255] with 0 before and 2^24 after."""
+    """The columns [n, 255] with a column of 0 before them and a column of 2^24 after them."""
     return np.pad(inner, ((0, 0), (1, 1)), constant_values=((0, 0), (0, TOTAL)))
 
 

@@ -1,4 +1,4 @@
-"""The file of a bits-back codec: a header, blocks of images that decode alone, and checksums.
+"""The file of a bits-back codec: a header, blocks that can be decoded independently, and checksums.
 
     header   magic, format version, what the images were (npz or png), spacing and reach of the
              grid, C H W, number of images, images per block, images per batch, SHA-256 of the
@@ -7,8 +7,8 @@
              words, heads; CRC-32 of all of it
     end      CRC-32 of all bytes before
 
-Integers are little-endian. A file is data of unknown origin: its size is compared with everything
-that it claims before anything is allocated or decoded.
+Integers are little-endian. A file may have any origin, so all numbers in it are compared with
+its size before anything is allocated or decoded.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ KINDS = ("npz", "png")
 MOST_IMAGES = 2**16  # of a block
 DEFAULT_BLOCK = 4096
 CHUNK = 2**24
-DRAWS = 32  # codes of one image, for its D + R
+DRAWS = 32  # codes of one image, over which its D + R is averaged
 
 
 class Header(NamedTuple):
@@ -74,7 +74,7 @@ class Header(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Where a block lies in its file, and its numbers."""
+    """The place of a block in its file, and its sizes and checksum."""
 
     offset: int  # of its words
     images: int
@@ -89,7 +89,7 @@ class Block(NamedTuple):
 
 
 def fingerprint(method: Any) -> bytes:
-    """SHA-256 of a method's weights, shape and settings, without those of its training."""
+    """SHA-256 of a method's weights, shape and settings. The rate's schedule is left out."""
     settings = dataclasses.asdict(method.config)
     settings.pop("rate", None)
     facts = [type(method).__name__, list(method.shape), settings]
@@ -106,10 +106,10 @@ def write(
     block: int = DEFAULT_BLOCK, kind: str = "npz", done: Done = int, check: bool = False,
     seen: Callable[[Codes], object] = len, earlier: Unfinished | None = None,
 ) -> Parts:  # fmt: skip
-    """Write the file of `count` images, given in blocks of `block` images (the last may be
-    smaller). With `check` each block is decoded before the next one. `seen` is given the codes
-    [n, L] of each new block. Blocks of an `earlier` call are not coded again. Returns the bits
-    moved.
+    """Write the file of `count` images, which come in blocks of `block` images (the last block may
+    be smaller). With `check`, each block is decoded before the next block is coded. `seen` is
+    called with the codes [n, L] of each new block. Blocks of an `earlier` call are not coded again.
+    Returns the numbers of popped and pushed bits.
     """
     total, whole, header = Parts(), 0, None
     for images in blocks:
@@ -139,7 +139,7 @@ def _coded(
     codec: BitsBack, grid: Grid, images: Images, done: Done, check: bool,
     seen: Callable[[Codes], object],
 ) -> tuple[bytes, Parts]:  # fmt: skip
-    """A block with its checksum, and the bits that it moved."""
+    """A block with its checksum, and the numbers of popped and pushed bits."""
     stack, parts, cells = codec.encode(images, grid, done)
     seen(grid.codes(cells))
     heads, pixels = heads_as_bytes(stack.heads), zlib.crc32(images.tobytes())
@@ -171,7 +171,7 @@ class Reader:
         if model != self.header.model:
             raise UserError(
                 f"{self.path}: was written with another model ({self.header.model.hex()[:12]}, not"
-                f" {model.hex()[:12]}); name the checkpoint that compressed it"
+                f" {model.hex()[:12]}); name the checkpoint with which it was compressed"
             )
 
     def decode(self, codec: BitsBack, number: int, done: Done = int) -> Images:
@@ -188,8 +188,8 @@ class Reader:
             first = number * self.header.block
             raise UserError(
                 f"{self.path}: block {number} (images {first} to {first + block.images - 1}) is"
-                f" intact, but does not decode here ({error}): this machine computes other numbers"
-                " than the one that compressed it; decompress it there"
+                f" intact, but can not be decoded here ({error}): this machine computes other"
+                " numbers than the machine that compressed it; decompress it there"
             ) from None
         return images
 
@@ -228,7 +228,7 @@ class Reader:
             raise self._damaged("its checksum is wrong")
 
     def _index(self) -> Iterator[Block]:
-        """The blocks, whose numbers must fill the file exactly."""
+        """The blocks. Their sizes must add up to that of the file."""
         offset, end, left = HEADER.size + CRC.size, self.size - CRC.size, self.header.total
         least = BLOCK.size + CRC.size
         if (end - offset) // least * self.header.block < left:
@@ -270,7 +270,7 @@ class Packed(NamedTuple):
 
 
 class Packer(BitsBack):
-    """A codec whose files are in memory (`core.method.Compressor`)."""
+    """A codec that writes and reads files in memory (`core.method.Compressor`)."""
 
     def pack(self, images: Images, block: int = DEFAULT_BLOCK) -> Packed:
         file, codes = io.BytesIO(), list[Codes]()
@@ -307,7 +307,7 @@ class Packer(BitsBack):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Reader]:
-    """A reader of a file; `UserError` if there is none, or if it is damaged."""
+    """A reader of a file; `UserError` if the file is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     with open(path, "rb") as file:

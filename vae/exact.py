@@ -1,9 +1,9 @@
-"""Functions that give the same bits on every processor, for counts that an encoder and a decoder
-must agree on.
+"""Functions that give the same bits on every processor, for counts that must be equal in the
+encoder and the decoder.
 
 A math library's exp or erf may differ in its last bit from one processor to another, and so may a
 sum whose order the compiler chose. This file uses only sums, products and quotients of two float64
-numbers (IEEE 754 fixes each result), one numpy call each, so that nothing is fused.
+numbers, because IEEE 754 fixes their results. Each is one numpy call, so that no two are fused.
 """
 
 from functools import cache
@@ -41,9 +41,9 @@ def sigmoid(x: Any) -> Reals:
 
 @cache
 def _phi() -> Reals:
-    """Phi at -9, -9 + 1/1024, ..., 9, multiples of 2^-40, so that differences are exact.
+    """Phi at -9, -9 + 1/1024, ..., 9, rounded to multiples of 2^-40, so that differences are exact.
 
-    Simpson's rule; its error is below 1e-14.
+    It is computed by Simpson's rule, with an error below 1e-14.
     """
     half = np.arange(int(2 * END * STEPS) + 1) / (2.0 * STEPS)  # 0 to 9 in steps of 1/2048
     density = exp(half * half * -0.5) * 0.3989422804014327

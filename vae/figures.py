@@ -16,7 +16,7 @@ from vae.autoregressive import AutoregressiveImage
 @torch.no_grad()
 def reconstructions(method: LatentModel, x: Tensor) -> list[Tensor]:
     """Rows of images [N, C, H, W]: x, and the decoded posterior means. An autoregressive decoder
-    gives two samples; the code determines what they have in common.
+    gives two samples; what they have in common comes from the code.
     """
     codes = method.posterior(x).mean
     made = 2 if isinstance(method.likelihood(codes[:1]), AutoregressiveImage) else 1
@@ -49,8 +49,8 @@ def traversals(method: LatentModel, x: Tensor, rows: int = 8, columns: int = 9) 
 
 @torch.no_grad()
 def samples(method: LatentModel, rows: int = 4, columns: int = 10) -> list[Tensor]:
-    """Rows of decoded codes z ~ p(z), the same ones in every call. They show which images the model
-    considers likely: no image was encoded for them.
+    """Rows of decoded codes z ~ p(z), which are the same in every call. No image is
+    encoded for them, so they show which images the model considers likely.
     """
     like = next(method.parameters())  # type: ignore[attr-defined]
     devices = [like.device] if like.is_cuda else []

@@ -1,16 +1,16 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
-With D = 2^-spacing, cell k of the n = 2^(spacing + reach + 1) begins at -2^reach + k D.
-A code lies in the middle of its cell. Of 2^28 counts in all, a normal gives C(k + 1) - C(k) to
-cell k,
+With D = 2^-spacing, there are n = 2^(spacing + reach + 1) cells, and cell k begins at
+-2^reach + k D. A code lies in the middle of its cell. Of all 2^28 counts, a normal gives
+C(k + 1) - C(k) to cell k, where
 
     a posterior   C(k) = floor(Phi((edge_k - mu) / sigma) 2^28)
     a prior       C(k) = floor(Phi((edge_k - mu) / sigma) (2^28 - n)) + k,
 
-so under a prior every cell has at least one count. Under a posterior a cell may have none, because
-its codes are drawn with exactly these counts. The outer two cells include the tails. The mean mu is
-rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats per dimension. m = places, B =
-images.
+so under a prior every cell has at least one count. Under a posterior a cell may have none: codes
+are drawn with exactly these counts, so such a cell is never drawn. The outer two cells include the
+tails. The mean mu is rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats per
+dimension. m = places, B = images.
 """
 
 import math
@@ -61,7 +61,7 @@ class Grid(NamedTuple):
     def for_codes(cls, mean: Any, log_sigma: Any, fineness: int = 3) -> "Grid":
         """A grid for posteriors [n, L]. The side of a cell is about 2^-fineness times the 1%
         quantile of sigma over all images and dimensions. The grid is at least twice as wide as
-        these means need. Both hold within limits on the number of cells.
+        these means need. A limit on the number of cells has priority over both.
         """
         sharp = float(np.quantile(log_sigma, 0.01)) / math.log(2)
         spacing = min(12, max(0, math.ceil(fineness - sharp)))
@@ -129,7 +129,9 @@ class Grid(NamedTuple):
 
 
 def inverse_sigmas(spacing: int) -> NDArray[np.float64]:
-    """D / (16 sigma) for each log sigma, so that a number of steps becomes a t."""
+    """D / (16 sigma) for each log sigma, a factor that turns a distance in steps of D / 16
+    into a distance in sigmas.
+    """
     if spacing not in _INVERSE:
         logs = np.arange(LOWEST, HIGHEST + 1) / -float(SIGMAS)
         _INVERSE[spacing] = exact.exp(logs) * (2.0**-spacing / FINE)
@@ -140,7 +142,9 @@ _INVERSE: dict[int, NDArray[np.float64]] = {}
 
 
 def first_guess(u: Ints, normals: Normals, inverse: NDArray[np.float64], cells: int) -> Ints:
-    """A cell near the one that owns u. It need not be exact, so any libm may compute it."""
+    """A cell near the one that owns u. The guess need not be exact, so any math library
+    may compute it.
+    """
     from scipy.special import ndtri
 
     t = ndtri((u + 0.5) / TOTAL)
@@ -151,8 +155,8 @@ def first_guess(u: Ints, normals: Normals, inverse: NDArray[np.float64], cells: 
 def search(u: Ints, guess: Ints, cells: int, counts: Any) -> tuple[Ints, Counts, Counts]:
     """The cells that own the counts u [m], with their starts and freqs.
 
-    `counts(edges, rows)` gives C at edges for these rows of its parameters. Two steps from the
-    guess find most cells, bisection the others.
+    `counts(edges, rows)` gives C at edges for these rows of its parameters. Most cells are found
+    within two steps from the guess, the others by bisection.
     """
     cell, everything = guess, slice(None)
     for _ in range(3):

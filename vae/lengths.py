@@ -1,4 +1,5 @@
-"""Expected lengths of a file: D + R of its images, and the model's own length at its codes.
+"""Expected lengths of a file: D + R of its images, and the length by the model's densities at its
+codes.
 
 n = images, L = latent dimensions, K = codes of an image.
 """
@@ -28,16 +29,16 @@ class Bound(NamedTuple):
 
     d: float
     r: float
-    # D if every level has a probability of at least 2^-24, as in a file: no value costs more than
-    # 24 bits. It is lower than D for a model that is very sure, and wrong.
+    # D if every level has a probability of at least 2^-24, as in a file, so that no value costs
+    # more than 24 bits. It is lower than D if the model is very sure of wrong values.
     floored: float
-    # the standard error of net - (floored + r): a file uses one code per image, but this bound
-    # uses K
+    # the standard error of net - (floored + r), which differ because a file uses one code per image
+    # and this bound K codes
     error: float
 
 
 def bound(codec: BitsBack, images: Images, seed: int = 0, samples: int = 4) -> Bound:
-    """D and R of images [n, C, H, W], the mean over K = `samples` codes of each, K >= 2."""
+    """D and R of images [n, C, H, W], means over K = `samples` codes of each image, K >= 2."""
     generator = torch.Generator().manual_seed(seed)
     d = r = floored = spread = 0.0
     for x in codec.sliced(images, SLICE):
@@ -69,8 +70,8 @@ def at_codes(codec: BitsBack, images: Images, codes: Codes) -> NDArray[np.float6
 
 
 def distortions(codec: BitsBack, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p(x|z) [B] in nats, of the model and of the model that a file codes: there a level of
-    probability p gets (1 - M 2^-24) p + 2^-24, for M levels.
+    """-log p(x|z) [B] in nats, twice: by the model, and as a file codes it. In a file with M
+    levels, a level of probability p gets (1 - M 2^-24) p + 2^-24.
     """
     least, levels = 2.0**-BITS, codec.pixels.levels
     log_p = codec.model.likelihood(z).log_prob(x).double()
@@ -85,7 +86,9 @@ def log_ratio(codec: BitsBack, mean: Tensor, log_sigma: Tensor, z: Tensor) -> Te
 
 
 class Link(NamedTuple):
-    """An image in a chain: the bits that it moved, and those on the stack after it."""
+    """One image in a chain of images: how many bits were popped and pushed for it, and how many are
+    on the stack after it.
+    """
 
     image: int  # its place
     parts: Parts

@@ -11,10 +11,10 @@ class MaskedConv2d(nn.Conv2d):
     """A convolution whose filters are zero outside of `taps` and have the norms `gain` (weight
     norm: w = g v / |v|, Salimans & Kingma 2016).
 
-    `taps` is bool [k, l] with odd sides; `centre` replaces its middle value. Channel c has colour
-    c mod `colours`. `centre` says which inputs an output reads at the centre: "none"; "before", the
+    `taps` is bool [k, l] with odd sides. Channel c has colour c mod `colours`. `centre` replaces
+    the middle value of `taps`. It says which inputs an output reads there: "none"; "before", the
     colours before its own (van den Oord's mask A); "upto", the colours up to its own (mask B); or
-    "all". The mask acts on the weights, before the norm, and never on the image.
+    "all". The mask is applied to the weights, before the norm, and never to the image.
     """
 
     mask: Tensor

@@ -9,13 +9,15 @@ IMAGES = 1024  # validation images that are coded
 REMEDIES = (
     "the decoder ignores z; try a lower price (model.rate.beta), free bits"
     " (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
-    " (model.rate.kind=linear or cyclical), or a decoder that sees less of the image around a"
-    " pixel (a restricted window, model.window)"
+    " (model.rate.kind=linear or cyclical), or a decoder that reads fewer pixels around each"
+    " pixel (model.window)"
 )
 
 
 def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
-    """Active units, and min(R, leave-one-out bound) >= I(X; Z) in nats; {} for a single image."""
+    """Active units, and min(R, leave-one-out bound) >= I(X; Z) in nats; {} if there is only one
+    image.
+    """
     prior = method.prior()
     batches = context.held_out("collapse", IMAGES)
     read = joined([codes(batch.q, batch.z, prior) for batch in encoded(method, batches)])

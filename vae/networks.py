@@ -15,7 +15,7 @@ from core.networks.residual import ResidualBlock
 
 
 class MLPEncoder(nn.Sequential):
-    """Images [B, C, H, W] to features [B, D], two hidden layers."""
+    """Images [B, C, H, W] to features [B, D] by two hidden layers."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         super().__init__(
@@ -54,9 +54,9 @@ class ConvEncoder(nn.Sequential):
 
 
 class ResidualEncoder(nn.Sequential):
-    """[B, C, H, W] to [B, D], residual blocks with weight norm and ELU (Kingma et al. 2016, Chen et
-    al. 2017, with width 32). Maps have width / 2 channels at full size, and width channels at half
-    and quarter size; D = 14 width.
+    """[B, C, H, W] to [B, D] by residual blocks with weight norm and ELU (Kingma et al. 2016; Chen
+    et al. 2017, with width 32). Maps have width / 2 channels at full size, and width channels at
+    half and quarter size; D = 14 width.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int):

@@ -1,4 +1,4 @@
-"""What the first bits of a file's codes say: images from the first dimensions of z alone.
+"""What the first dimensions of a code tell about an image: pictures from these dimensions alone.
 
 n = images, L = latent dimensions, C H W = image shape.
 """
@@ -21,8 +21,8 @@ class Partial(NamedTuple):
 
     dimensions: int
     written: float  # -log2 p(z) of these dimensions: what is read before the receiver stops
-    rate: float  # without the bits that a receiver of the whole image gets back
-    distortion: float  # -log2 p(x|z) with the means of the other dimensions: what is missing
+    rate: float  # `written` minus the bits that a receiver of the whole image gets back
+    distortion: float  # -log2 p(x|z), with the means of the other dimensions: the missing bits
     pictures: NDArray[np.float32]  # [n, C, H, W] in [0, 1]
 
 
@@ -32,9 +32,10 @@ def partial(
     """Codes of images [n, C, H, W], cut after each number of dimensions in `stops` (by
     default 0, 1, 2, 4, 8 ... L).
 
-    The dimensions that were not read have their mean under the prior, given those that were. A
-    picture is the mean of p(x|z) or, for autoregressive pixels, a sample. With independent
-    dimensions, those with the highest rates are read first; else the order is that of the prior.
+    Dimensions that were not read get their mean under the prior, given the dimensions that were
+    read. A picture is the mean of p(x|z) or, for autoregressive pixels, a sample. If dimensions are
+    independent under the prior, those with the highest rates are read first. Otherwise they are
+    read in the order of the prior.
     """
     grid = codec.grid(images)
     posterior = grid.rounded(*codec.moments(images))

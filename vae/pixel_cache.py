@@ -1,4 +1,4 @@
-"""A PixelCNN read pixel by pixel: it computes only what a new pixel changes, and keeps the rest.
+"""A PixelCNN that is read pixel by pixel: for a new pixel it computes only what has changed.
 
 `PixelCNN.reader` evaluates the network on a crop of the image for each pixel. Here the hidden maps
 of earlier pixels are kept, so a pixel of a stack of masked convolutions costs one column of each
@@ -19,8 +19,9 @@ Read = Callable[[int], Tensor]  # j -> the parameters [B, C P] of pixel (i, j)
 
 
 def row_reader(network: PixelCNN, x: Tensor, condition: Tensor) -> Callable[[int], Read]:
-    """A function of the row i, called for rows 0 ... H - 1 in order; its result is called for
-    columns 0 ... W - 1 in order, once per colour for each column, and reads the present x.
+    """A function of the row i, which must be called for rows 0 ... H - 1 in order. It returns a
+    function of the column j, which must be called for columns 0 ... W - 1 in order, once per colour
+    for each column. This function reads the present x.
     """
     if isinstance(network.trunk, Stack):
         return CachedStack(network, x, condition).row
@@ -30,7 +31,7 @@ def row_reader(network: PixelCNN, x: Tensor, condition: Tensor) -> Callable[[int
 
 
 class Cached:
-    """What both kinds share: the pixel's own earlier colours, and the head."""
+    """The parts that both kinds share: the pixel's own earlier colours, and the head."""
 
     def __init__(self, network: PixelCNN, x: Tensor, condition: Tensor):
         self.network, self.x, self.condition = network, x, condition
@@ -39,7 +40,7 @@ class Cached:
         self.own = None if network.own is None else pointwise(network.own)
 
     def seen(self, x: Tensor) -> Tensor:
-        """What the trunk reads of values [..., C] (as they are in images)."""
+        """The trunk's input from pixel values [..., C] in [0, 1]."""
         x = 2 * x - 1
         return x.mean(-1, keepdim=True) if self.network.window.context == "grey" else x
 
@@ -93,8 +94,8 @@ class CachedStack(Cached):
 class Taps:
     """A masked 3x3 convolution at one pixel: the three taps above, the left one and the centre.
 
-    `put` sets the input of a pixel; `at` gives the output, which does not depend on pixels that
-    were not put yet.
+    `put` sets the input at a pixel; `at` gives the output there, which depends only on pixels that
+    are already put.
     """
 
     def __init__(self, conv: MaskedConv2d, like: Tensor, width: int):
@@ -107,7 +108,7 @@ class Taps:
         self.above = like.new_zeros(0)
 
     def next_row(self) -> None:
-        """The row that was put becomes the row above."""
+        """Start a new row: the inputs that were put become the row above."""
         taps = self.inputs.unfold(0, 3, 1).flatten(2)  # [W, B, inputs 3]
         self.above = taps @ self.above_weight + self.bias
         self.inputs = torch.zeros_like(self.inputs)

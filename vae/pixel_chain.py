@@ -1,4 +1,4 @@
-"""The codes of all pixels of a batch: independent given z, or one after another.
+"""Codecs for all pixels of a batch: pixels are independent given z, or come one after another.
 
 B = images, C H W = image shape, P = parameters of a value, L = latent dimensions.
 """
@@ -16,7 +16,7 @@ from vae.pixel_cache import row_reader
 
 Codes = NDArray[np.float64]
 
-AT_ONCE = 64  # images of one pass of a PixelCNN: with more, half of the time goes to page faults
+AT_ONCE = 64  # images of one pass of a PixelCNN; with more, page faults take half of the time
 MOST_PARAMETERS = 2**23  # float64 numbers that a decoder of independent pixels makes at a time
 
 
@@ -59,7 +59,7 @@ class ChainCodec:
         self.model, self.codec, self.rows, self.shape = model, codec, rows, model.shape
 
     def push(self, stack: Stack, levels: Ints, z: Codes) -> None:
-        """Push levels [B, C, H, W], the last pixel first, so that the first one pops first."""
+        """Push levels [B, C, H, W], the last pixel first, so that the first pixel pops first."""
         channels, height, width = self.shape
         step, top = min(self.rows, AT_ONCE), float(self.codec.levels - 1)
         parts = []

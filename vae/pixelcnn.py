@@ -18,16 +18,16 @@ from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 
 EVERYWHERE = torch.ones(3, 3, dtype=torch.bool)
-# including the row itself, because the earlier layers have read only rows above
+# includes the middle row, because the layers before have read only rows above it
 ABOVE = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
 LEFT = torch.tensor([[1, 0, 0]], dtype=torch.bool)
 BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 
 
 class PixelCNN(nn.Module):
-    """Images [B, C, H, W] in [0, 1], and a condition, to parameters [B, C P, H, W] (the P of a
-    channel are adjacent). The parameters of a value depend only on its window,
-    `window.matrix(shape)`.
+    """Maps images [B, C, H, W] in [0, 1] and a condition to parameters [B, C P, H, W], where the P
+    parameters of a channel are adjacent. The parameters of a value depend only on the values in its
+    window (`window.matrix(shape)`) and on the condition.
 
     Hidden channel k has colour k mod C. Conditioning features are not masked.
     """
@@ -64,8 +64,8 @@ class PixelCNN(nn.Module):
         return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
-        """A function of j that computes the parameters [B, C P] of pixel (i, j), from the present
-        x. Rows above i must be complete.
+        """A function of j that computes the parameters [B, C P] of pixel (i, j) from the present
+        x. The rows above row i must be complete.
 
         With full context, the rows above are read once for the whole row. With a window, only the
         smallest sufficient crop of the image is read.
@@ -109,8 +109,8 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions (all but the first are residual), with residual 1x1 blocks
-    between.
+    """N masked 3x3 convolutions, of which all but the first are residual, and residual 1x1 blocks
+    between them.
     """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
@@ -193,7 +193,7 @@ class Gated(nn.Module):
         self.out = pointwise(width, width, "upto", colours)
 
     def rise(self, above: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer of the rows above, and its term for the row."""
+        """The next layer of the stack for the rows above, and the term that it adds to the row."""
         above = above + gate(self.higher(above))
         return above, self.down(above)
 

@@ -1,5 +1,5 @@
-"""Codecs of latents under each prior: cells on a grid, pushed so that they pop dimension by
-dimension.
+"""Codecs of codes z under each prior. Cells on a grid are pushed in an order in which they can be
+popped dimension by dimension.
 
 B = images, L = latent dimensions, K = pseudo-inputs.
 """
@@ -19,13 +19,13 @@ from vae.priors import FlowPrior, Prior, StandardNormal, VampPrior
 
 Codes = NDArray[np.float64]
 
-WEIGHT = 2.0**22  # of the likeliest component of a mixture
+WEIGHT = 2.0**22  # whole-number weight of the likeliest component of a mixture
 
 
 class PriorCodec(ABC):
     """Pushes and pops cells [B, L] under p(z)."""
 
-    ordered = True  # whether dimensions only pop in the order 1 ... L
+    ordered = True  # whether dimensions can be popped only in the order 1 ... L
 
     def __init__(self, prior: Any, latent: int):
         self.prior, self.latent = prior, latent
@@ -42,8 +42,8 @@ class PriorCodec(ABC):
 
     @abstractmethod
     def expected(self, z: Codes, known: NDArray[np.bool_]) -> Codes:
-        """Codes [B, L] with the means of unknown dimensions, given the `known` [L] ones. If
-        `ordered`, the known ones are the first.
+        """Codes [B, L] in which the unknown dimensions are replaced by their means, given the known
+        ones (`known` [L]). If `ordered`, the known dimensions come first.
         """
 
 

@@ -22,7 +22,7 @@ KINDS: Kinds = {"standard": {}, "vamp": {"pseudo_inputs": 500}, "flow": {"steps"
 
 @dataclass
 class PriorConfig:
-    """Which prior. Fields that the kind does not use stay null."""
+    """The choice of the prior. Fields that the kind does not use stay null."""
 
     kind: str = "standard"  # the prior p(z): standard | vamp | flow
     pseudo_inputs: int | None = None  # vamp: number of pseudo-inputs (default 500)
@@ -136,12 +136,12 @@ class AutoregressiveGaussian(Distribution):
 
 
 class FlowPrior(Prior):
-    """An autoregressive flow of mean-only steps, e = y - mu(y), with mu a MADE of three masked
-    layers (Germain et al. 2015; Chen et al. 2017). It starts as the standard normal.
+    """An autoregressive flow of steps e = y - mu(y) that change only means, where mu is a MADE of
+    three masked layers (Germain et al. 2015; Chen et al. 2017). It starts as the standard normal.
 
-    All steps have the same order 1 .. L. So log |det| = 0, and together the steps give p(z_i|z_<i)
-    = N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one term per
-    dimension, a closed form given the earlier sampled dimensions:
+    All steps have the same order 1 .. L. So log |det| = 0, and together the steps give
+    p(z_i|z_<i) = N(m_i(z_<i), 1), which a codec can decode dimension by dimension. The rate has one
+    term per dimension, a closed form given the earlier sampled dimensions:
 
         R_i = KL(N(mean_i, sigma_i^2) || N(m_i(z_<i), 1))
 
@@ -153,8 +153,8 @@ class FlowPrior(Prior):
         super().__init__()
         if latent < 2:
             raise UserError(
-                "model.prior.kind: flow needs a model.latent of 2 or more, because a single"
-                " dimension has no earlier one"
+                "model.prior.kind: flow needs a model.latent of 2 or more, because it"
+                " predicts each dimension from earlier ones"
             )
         self.columns = latent
         before = torch.ones(latent, latent, dtype=torch.bool).tril(-1)

@@ -1,14 +1,15 @@
-"""The price of a nat of rate during training: rate and distortion become the objective.
+"""The training objective from rate and distortion, and the schedule of the price of a nat of rate.
 
-R = rate, D = distortion, both in nats per image; B = images on this process; G = terms of
-an image's rate, one per dimension for most priors; * marks a target, `nats` in the config.
+R = rate and D = distortion, both in nats per image. B = images on this process. G = terms of an
+image's rate, one per dimension for most priors. * marks a target, which is `nats` in the config.
 
     constant           D + beta R
                        (Kingma & Welling 2014; Higgins et al. 2017)
     linear             the same; beta rises from 0 over `warmup`  (Bowman et al. 2016)
     cyclical           the same; in each of `cycles` cycles, beta rises over the share `ramp` and
                        then stays constant  (Fu et al. 2019)
-    free_bits          D + beta sum_g max(nats, R_g); R_g is the batch mean of `group` dimensions
+    free_bits          D + beta sum_g max(nats, R_g); R_g is the batch mean of the rate of `group`
+                       dimensions
                        (Kingma et al. 2016)
     soft_free_bits     D + price R; every 10 steps the price is multiplied by 1.1 if R is more than
                        5% above R*, and divided by 1.1 if it is more than 5% below
@@ -19,7 +20,7 @@ an image's rate, one per dimension for most priors; * marks a target, `nats` in 
                        (Rezende & Viola 2018)
     target_distortion  the same, for D = D*
 
-Only the objective is weighted. Methods log R, D, D + R (beta 1), and the price.
+Only the objective contains the price. Methods log R, D and D + R (beta 1), and the price.
 """
 
 import math
@@ -45,20 +46,20 @@ KINDS: Kinds = {
 }
 # the kinds whose price follows the measured rate or distortion
 TARGETS = ("soft_free_bits", "target_rate", "target_distortion")
-MEMORY = 0.95  # of the moving average of rate and distortion
+MEMORY = 0.95  # weight of the old value in the moving average of rate and distortion
 # soft free bits: steps between two changes, the factor of a change, the tolerance
 EVERY, FACTOR, BAND = 10, 1.1, 0.05
 # the multiplier: change of its logarithm per step and per change of the relative error
 INTEGRAL, PROPORTIONAL = 0.05, 3.0
-LIMITS = (1e-4, 1e4)  # of a price, so that it can return after an unreachable target
+LIMITS = (1e-4, 1e4)  # of a price, so that it can come back after an unreachable target
 
 
 @dataclass
 class RateConfig:
     """The price of rate. Fields that the kind does not use stay null."""
 
-    # constant | linear | cyclical | free_bits | soft_free_bits | capacity | target_rate |
-    # target_distortion
+    # how the price of rate is set: constant | linear | cyclical | free_bits | soft_free_bits |
+    # capacity | target_rate | target_distortion
     kind: str = "constant"
     # the price of a nat of rate (default 1); for soft_free_bits and the targets, the first price
     beta: float | None = None
@@ -68,7 +69,7 @@ class RateConfig:
     ramp: float | None = None  # share of a cycle in which beta rises (default 0.5)
     # the price of a nat of difference between rate and capacity (default 100)
     gamma: float | None = None
-    nats: float | None = None  # free nats of a group; or the target R, C or D
+    nats: float | None = None  # free_bits: free nats of a group; other kinds: the target R, C or D
     group: int | None = None  # dimensions that share their free bits (default 1); 0 = all
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class RateConfig:
         if used.get("cycles", 1) < 1:
             raise ValueError(f"rate.cycles: must be 1 or more, got {used['cycles']}")
         if self.kind in TARGETS and used["beta"] == 0:
-            raise ValueError(f"rate.beta: {self.kind} multiplies it, so it must be above 0")
+            raise ValueError(f"rate.beta: must be above 0, because {self.kind} multiplies it")
         # the distortion of a density may be negative
         least = -math.inf if self.kind == "target_distortion" else 0.0
         if "nats" in used and not (math.isfinite(used["nats"]) and used["nats"] >= least):
@@ -96,14 +97,16 @@ class RateConfig:
 
 
 class RateSchedule(nn.Module):
-    """Rate [B, G] and distortion [B] to the training objective; `after_step(progress)` changes the
-    price. All state is in buffers.
+    """Maps rate [B, G] and distortion [B] to the training objective. `after_step(progress)` changes
+    the price. All state is in buffers.
 
-    For a target, e is the relative error of a moving average, and the multiplier changes by
-    log price += INTEGRAL e + PROPORTIONAL (e - e of the step before). For a rate,
-    e = log(R / R*). For a distortion, e = (D* - D) / min(price R, |D*|), because along R(D) a nat
-    of D is worth 1 / price nats of R. A step whose rate or distortion is not finite changes
-    nothing.
+    For target_rate and target_distortion, the price is a multiplier that changes in each step:
+
+        log price += INTEGRAL e + PROPORTIONAL (e - e of the step before),
+
+    where e is the relative error of a moving average. For a rate, e = log(R / R*). For a
+    distortion, e = (D* - D) / min(price R, |D*|), because along R(D) a nat of D costs 1 / price
+    nats of R. A step whose rate or distortion is not finite changes nothing.
     """
 
     price: Tensor
@@ -148,7 +151,9 @@ class RateSchedule(nn.Module):
             self._at(progress)
 
     def _at(self, progress: float) -> None:
-        """Set the price of kinds that depend only on progress; at 0, also of the others."""
+        """Set the price for kinds in which it depends only on progress; at progress 0, for all
+        kinds.
+        """
         used, share = self.settings, 1.0
         if self.config.kind == "cyclical":
             within = 1.0 if progress >= 1 else progress * used["cycles"] % 1

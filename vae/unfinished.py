@@ -1,7 +1,8 @@
-"""The coded blocks of a file that is not complete yet, so that an interrupted call continues.
+"""The coded blocks of a file that is not complete yet, with which an interrupted call can continue.
 
-A second file, beside the file that is being made, holds one record per block: the block's length
-and the bits that it moved, its bytes, and a signature (`core.run.signing`). The signature also
+A second file, beside the file that is being made, holds one record per block. A record consists of
+the block's length, its numbers of popped and pushed bits, its bytes, and a signature
+(`core.run.signing`). The signature also
 covers what the block was computed from: the header of the file (model, grid, sizes), the block's
 place and its images. So a record of other images, of another model or of another user is never
 used.
@@ -25,7 +26,7 @@ RECORD = struct.Struct("<Idddd")  # bytes of the block; popped, pixels, prior, s
 
 
 class Unfinished:
-    """Coded blocks, in order: `take` gives one that is there, `keep` adds a new one."""
+    """Coded blocks, in order. `take` returns the next kept block, and `keep` adds a new block."""
 
     def __init__(self, file: FileIO):
         self.file, self.blocks, self.images = file, 0, 0
@@ -33,8 +34,8 @@ class Unfinished:
         self.full = False
 
     def take(self, header: bytes, images: Images) -> tuple[bytes, Parts] | None:
-        """The next block and its bits, if it was computed from these; else None, and all later
-        records are dropped.
+        """The next block and its numbers of bits, if it was computed from this header and these
+        images. Otherwise None is returned, and all later records are deleted.
         """
         place = self.file.tell()
         head = self.file.read(RECORD.size)
@@ -81,8 +82,8 @@ class Unfinished:
 @contextmanager
 def unfinished(out: Path) -> Iterator[Unfinished]:
     """The unfinished blocks of the file `out`. They stay for the next call if this one is
-    interrupted or the disk is full. They are removed when `out` is complete, and after an error in
-    the images.
+    interrupted or the disk is full. They are removed when `out` is complete, and after any other
+    error.
     """
     path, stays = out.with_name(f".{out.name}.unfinished"), False
     with _locked(path, out) as file:
@@ -105,7 +106,7 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
 
 
 def _locked(path: Path, out: Path) -> FileIO:
-    """The file at `path`, for this process alone; never one that a link points to."""
+    """The file at `path`, open and locked for this process alone. A symbolic link is refused."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     try:
         file = FileIO(os.open(path, flags, 0o600), "a+")

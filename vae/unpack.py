@@ -1,5 +1,5 @@
-"""Decoded images as a folder: images.npz, or numbered PNGs. The folder gets its name when it is
-complete.
+"""Write decoded images into a folder: as images.npz, or as numbered PNGs. The folder gets its name
+when it is complete.
 """
 
 import os
@@ -23,7 +23,7 @@ MODES = {1: "L", 3: "RGB"}  # channels of a PNG
 
 
 def refuse_existing(folder: Path) -> None:
-    """`UserError` for a folder that holds files, or a file of that name."""
+    """`UserError` if the folder exists and is not empty, or if a file has this name."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():
@@ -31,7 +31,7 @@ def refuse_existing(folder: Path) -> None:
 
 
 def write(folder: Path, reader: Reader, codec: BitsBack, kind: str, only: slice | None) -> int:
-    """Decode images into a folder, and return their number. Nothing is left if that fails."""
+    """Decode images into a folder, and return their number. After an error, nothing is left."""
     header = reader.header
     chosen = slice(0, header.total) if only is None else only
     if chosen.stop > header.total:
@@ -84,7 +84,7 @@ def _pngs(folder: Path, blocks: Iterable[Images], chosen: slice) -> None:
 
 
 def _npz(path: Path, blocks: Iterable[Images], shape: tuple[int, ...]) -> None:
-    """What numpy.savez writes, but block by block."""
+    """Write the same file as numpy.savez, but block by block."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file,
         file.open("images.npy", "w", force_zip64=True) as record,

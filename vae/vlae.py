@@ -2,7 +2,8 @@
 needs to carry only information that nearby pixels do not have.
 
 Chen et al.: Variational Lossy Autoencoder, 2017 (arXiv:1611.02731). With `window: full` it is a VAE
-with a PixelCNN decoder. B = images, C H W = image shape, L = latent dimensions, U = feature maps.
+whose PixelCNN decoder reads all earlier pixels. B = images, C H W = image shape, L = latent
+dimensions, U = feature maps.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from vae.window import Window
 @dataclass
 class VLAEConfig(BetaVAEConfig):
     prior: PriorConfig = field(default_factory=lambda: PriorConfig("flow"))
-    # the pixels that the decoder reads: full | N (masked 3x3 convolutions) | AxB (A wide, B rows)
+    # earlier pixels that the decoder reads: full | N (masked 3x3 convolutions) | AxB (width x rows)
     window: str = "6"
     context: str = "pixels"  # how the decoder reads earlier pixels: pixels | grey | coarse
     scale: int = 1  # side of a cell of a coarse context, in pixels

@@ -1,8 +1,8 @@
-"""Windows: which earlier values an autoregressive image model may read for a prediction. The
-networks are tested against this definition.
+"""Windows: the earlier values that an autoregressive image model may read for a prediction. Tests
+compare the networks with this definition.
 
-C H W = image shape. Values are in raster order, pixel by pixel, and in a pixel channel by channel
-(R; G given R; B given both).
+C H W = image shape. Values are ordered pixel by pixel, row after row, and within a pixel channel by
+channel (R; G given R; B given both).
 """
 
 import re
@@ -23,12 +23,12 @@ class Window(NamedTuple):
         full   every earlier pixel
         N      what N masked 3x3 convolutions reach: up to N rows above, columns -N ... k in the
                k-th row above, and columns -N ... -1 in its own row; N = 6 gives 69 pixels
-        AxB    B rows above, A wide, and ceil((A - 1) / 2) pixels to its left (Chen et al. 2017:
-               4x2, 5x3, 7x4)
+        AxB    A columns of each of the B rows above, and ceil((A - 1) / 2) pixels to its left
+               (Chen et al. 2017: 4x2, 5x3, 7x4)
 
-    `context` "pixels" reads them unchanged, "grey" the mean of their channels, and "coarse"
-    averages over cells of scale x scale pixels. An AxB window of "coarse" counts cells: B rows of
-    cells above the pixel's own cell, A cells wide.
+    `context` says how these pixels are read: "pixels" as they are, "grey" as the mean of their
+    channels, "coarse" as averages over cells of scale x scale pixels. With "coarse", AxB counts
+    cells: A cells of each of the B rows of cells above the pixel's own cell.
     """
 
     kind: str  # full | stack | rectangle
@@ -45,8 +45,8 @@ class Window(NamedTuple):
             raise ValueError(f"context: '{context}' is not one of {', '.join(CONTEXTS)}")
         if (context == "coarse") != (scale > 1):
             raise ValueError(
-                f"scale: {scale} does not go with context {context}; coarse needs cells of 2"
-                " pixels or more, the others 1"
+                f"scale: {scale} does not fit context {context}; coarse needs a scale of 2 or"
+                " more, the other contexts need 1"
             )
         match = re.fullmatch(r"(full)|([1-9]\d*)|([1-9]\d*)x([1-9]\d*)", text)
         if not match:
@@ -79,14 +79,16 @@ class Window(NamedTuple):
         if self.up + 1 > rows or wide > columns:
             unit = "cells" if self.scale > 1 else "pixels"
             raise UserError(
-                f"model.window: with the pixel's own row it covers {wide} columns and"
+                f"model.window: with the pixel's own row, the window covers {wide} columns and"
                 f" {self.up + 1} rows, but images have {columns} x {rows} {unit}; use a smaller"
                 " window, or full"
             )
         return self
 
     def reads(self, above: Tensor, right: Tensor) -> Tensor:
-        """Whether the pixel (or cell) at `above` and `right` is read; integers that broadcast."""
+        """Whether the pixel (or cell) `above` rows higher and `right` columns to the right is read.
+        Both are integers that broadcast.
+        """
         before = (above > 0) | ((above == 0) & (right < 0))
         if self.kind == "full":
             return before

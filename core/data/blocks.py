@@ -56,8 +56,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _keep_memory() -> None:
     """Tell malloc to keep freed memory; otherwise the system clears it before each new use.
 
-    When memory was returned to the system, this took a fifth of the time. Only glibc has these
-    options; a user's own MALLOC_* settings take precedence.
+    Without these options, returning and clearing memory took a fifth of the time. Only glibc has
+    them; a user's own MALLOC_* settings take precedence.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):

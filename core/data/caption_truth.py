@@ -2,7 +2,7 @@
 probability. A caption *tells* a factor if it states the factor's value.
 
 The content c is uniform over M combinations of independent factors with n_f values. A caption t
-tells a random set S of factors, drawn independently of the content, and a wording without
+tells a random set S of factors, which is drawn independently of the content. Its wording carries no
 information. The caption determines (S, c_S). With R_S = prod_{f in S} n_f,
 
     p(t | c) / p(t) = R_S if c agrees with t on S, else 0
@@ -61,8 +61,8 @@ class Telling:
 
         log(K + 1) - E log(1 + X / r(t)),   X = sum_j r(t_j),   r = p(t | c) / p(t)
 
-        The expectation over X is an integral over one variable, by
-        log(1 + x) = int_0^inf (1 - e^(-s x)) e^(-s) / s ds, because the terms of X are independent.
+        Because log(1 + x) = int_0^inf (1 - e^(-s x)) e^(-s) / s ds and the terms of X are
+        independent, the expectation over X is an integral over one variable.
         """
         s = np.exp(np.arange(-60.0, 4.5, STEP))  # ds / s = d log s
         r = np.array(list(self.sizes), dtype=float)[:, None]

@@ -134,8 +134,9 @@ class CaptionedSprites(Sprites):
             yield batch._replace(text=self.texts(self.content[index], rng.on("cpu")))
 
     def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:
-        """One caption for each content [B, F]; `rng` chooses what it tells and in which words. Both
-        are on the CPU. `always`: the column of a factor that every caption tells; -1 for none.
+        """One caption for each content [B, F]; `rng` chooses what it tells and in which words.
+        `content` and `rng` are on the CPU. `always`: the column of a factor that every caption
+        tells; -1 for none.
         """
         factors = len(self.chance)
         drawn = rng.fork(f"{self.split}/caption").uniform("words", len(content), factors + PICKS)

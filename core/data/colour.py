@@ -51,11 +51,11 @@ def mix(planes: Sequence[Tensor], weight: Tensor) -> None:
 def turn_hue(planes: Sequence[Tensor], shift: Tensor) -> None:
     """Shift the hue of HSV by `shift`, in turns of the colour circle.
 
-    With m = min(R, G, B), chroma c = max(R, G, B) - m and hue h in [-3, 3], in sixths of a turn
-    from red: |h| = 1 + (G + B - R - m) / c, and h has the sign of G - B. A channel is then
-    m + c clamp(e - 1, 0, 1), where e = 3 - |h| for red, |h + 1| for green and |h - 1| for blue is
-    the distance of h from the hue opposite to the channel. (Distances above 3 should be taken the
-    other way round the circle, but the clamp gives 1 for both.)
+    Let m = min(R, G, B) and the chroma c = max(R, G, B) - m. The hue h in [-3, 3] is measured in
+    sixths of a turn from red: |h| = 1 + (G + B - R - m) / c, and h has the sign of G - B. Then a
+    channel is m + c clamp(e - 1, 0, 1). Here e is the distance of h from the hue opposite to the
+    channel: 3 - |h| for red, |h + 1| for green and |h - 1| for blue. (Distances above 3 should be
+    taken the other way round the circle, but the clamp gives 1 for both.)
     """
     red, green, blue = planes
     least = torch.minimum(torch.minimum(green, blue), red)
@@ -82,7 +82,9 @@ class Steps(NamedTuple):
 
 
 def hue_turn(chosen: Tensor, order: Tensor) -> Tensor:
-    """The position, 0 to 3, of the hue among an image's operations, int64 [B]; 4 if not chosen."""
+    """The position, 0 to 3, of the hue shift among the operations of each image, int64 [B]; 4 for
+    images that are not chosen.
+    """
     return torch.where(chosen, (order == HUE).int().argmax(1), 4)
 
 

@@ -2,8 +2,8 @@
 
 The "val" split is held out of the official train split by a permutation with a fixed seed, so it
 does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
-train split. A set without random access (wds/, tfds/) is read once and held in memory, because a
-batch is a function of (seed, step).
+train split. A set without random access (tfds/, or wds/ without captions of its own) is read once
+and held in memory, because a batch is a function of (seed, step).
 """
 
 import copy
@@ -54,25 +54,27 @@ class DataConfig:
     list: str = ""
     # auto | folders (their names are classes) | none | for a table: columns, separated by commas
     labels: str = "auto"
-    # where the caption of each picture is: for a list or an hfds/ set, the name of a column; for
-    # wds/, the ending of a tar's member (such as txt) or a key of its .json member; from_classes =
-    # made from the names of classes
+    # where captions come from; empty = no captions. List or hfds/ set: the name of a column. wds/:
+    # the ending of a member of each sample (such as txt), or a key of the sample's .json member.
+    # from_classes = they are made from the names of classes
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
     grey: bool = False  # images are read with one channel
-    binarise: bool = False  # each pixel is drawn once: white with probability value / 255
+    # each pixel is drawn once: white with probability value / 255, else black
+    binarise: bool = False
     bits: int = 16  # bits that values in 16-bit files use; 12 for many cameras
-    augment: str = "simclr"  # simclr | moco | crop | none
-    probe_augment: str = ""  # the policy for the views of the information probe; empty = augment
-    skip: float = 0.001  # allowed share of images that can not be decoded; others replace them
-    # images held out of the train split: a number, a share such as 0.1, or auto (the validation
-    # split that a folder or a list has, or else a tenth, at most 2,048)
+    augment: str = "simclr"  # how views are made: simclr | moco | crop | none
+    probe_augment: str = ""  # how the views of the information probe are made; empty = augment
+    skip: float = 0.001  # largest share of images that may fail to decode; others replace them
+    # images held out of the train split: a number, a share such as 0.1, or auto = the validation
+    # split of the folder or list, if it has one, or else a tenth of train, at most 2,048
     validation: int | float | str = "auto"
     # processes that decode images; -1 = one per processor, at most 8; 0 = the main process
     workers: int = -1
     timeout: float = 600.0  # seconds without a batch after which new workers replace the old ones
-    compile: bool = False  # compile the views: slow start, then about 1.5 times as fast
+    # compile the operations on views: a slower start, then about 1.5 times as many views per second
+    compile: bool = False
     memory: float = 2.0  # GiB; a split up to this size is held in memory, a larger one streams
     changed: str = "refuse"  # refuse | accept: how a resumed run treats changed data
     sprites: SpritesConfig = field(default_factory=SpritesConfig)
@@ -124,13 +126,13 @@ class DataConfig:
         if self.captions == FROM_CLASSES or self.list or self.name.startswith(PAIRS):
             return
         raise ValueError(
-            f"captions: '{self.captions}' is a column of data.list, which is empty; name a list, or"
-            f" set {FROM_CLASSES}"
+            f"captions: '{self.captions}' names a column of data.list, but data.list is empty; set"
+            f" data.list=FILE or data.captions={FROM_CLASSES}"
         )
 
     @property
     def views_differ(self) -> bool:
-        """Whether two views of an image differ. Rendered data differ for every `augment`."""
+        """Whether two views of an image differ. Views of rendered data always differ."""
         return self.augment != "none" or self.made is not None and self.made.rendered
 
     @property
@@ -185,7 +187,7 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
 def _told_classes(source: Stored, config: DataConfig) -> Stored:
     """A copy of the source with captions that are made from the names of its classes."""
     if len(source.factors) != 1 or not source.facts.classes:
-        raise UserError(f"data.captions: {config.name} has no names of classes to make captions of")
+        raise UserError(f"data.captions: {config.name} has no class names to make captions from")
     source = copy.copy(source)
     source.facts = replace(source.facts, settings=dict(source.facts.settings), identity=None)
     return source.with_captions(FromClasses(source.facts.classes))

@@ -27,7 +27,7 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
     """Raise `UserError` if a `DataConfig` would open data that only a user may name. The message
     says how to allow it.
 
-    `data.doubtful` holds the keys whose values come from a file. `embedded` data open no files.
+    `data.doubtful` holds the keys whose values come from a file. If `embedded`, no file is opened.
     """
     keys = set(data.doubtful)
     for key in sorted(keys & SIZES.keys()):

@@ -22,8 +22,8 @@ SPLIT_WORDS = {  # split -> names of its folder, or words in a column of splits;
 class Folder(Dataset[tuple[bytes, int]]):
     """The files of one split as (bytes, label). Classes are in natural order ("2" before "10").
 
-    These are left out, counted and reported in one line: hidden names, files without an extension
-    that Pillow decodes, broken links, special files, and files outside of the classes' folders.
+    These are left out, counted and reported in one line: hidden names, files whose extension is not
+    one of Pillow's formats, broken links, special files, and files outside of the classes' folders.
     Raises `UserError` for a folder that can not be listed and for a class without images.
     """
 
@@ -127,7 +127,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def images_in(top: str, left_out: dict[str, list[str]]) -> Iterator[str]:
-    """The paths of all images below a class's folder; each folder once, even in a loop of links."""
+    """The paths of all images below a folder. No folder is read twice, even in a loop of links."""
     remaining, seen = [top], set()
     while remaining:
         folder = remaining.pop()

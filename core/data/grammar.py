@@ -2,8 +2,9 @@
 
 A caption tells some factors of an image ("red triangle") and leaves out others. Synonyms, word
 order and the form of the sentence are drawn independently of the image. No two values share a word,
-except for colours: after the colour of a background comes the word "background". So a caption
-determines what it tells, and the wording carries no information.
+with one exception: a sprite and a background have the same colour words, but the word "background"
+follows the colour of a background. So a caption determines what it tells, and the wording carries
+no information.
 """
 
 import re

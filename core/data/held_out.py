@@ -3,7 +3,7 @@
 from core.errors import UserError
 
 MOST = 2048  # images that "auto" holds out
-MOST_TEST = 10_000  # images of a test split that is cut from data without one
+MOST_TEST = 10_000  # most images of a test split that is cut from train, if the data have none
 
 
 def check(key: str, wanted: object) -> None:

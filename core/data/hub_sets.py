@@ -1,4 +1,4 @@
-"""Hugging Face sets of pictures with captions that are on the disk or already in the cache."""
+"""Captioned pictures in Hugging Face's format, from a folder or from the library's cache."""
 
 import inspect
 import os
@@ -46,7 +46,7 @@ class HubPictures(Pictures):
 
 
 def open_hub(name: str, root: Path, captions: str) -> Pictures:
-    """The set `name`, a folder below `root` or elsewhere on the disk, or a set in the cache `root`.
+    """The set `name`. It is a folder below `root`, another folder, or a set in the cache `root`.
 
     Nothing is fetched and no code of the set is run. `captions`: a column of texts, or of lists of
     texts. The pictures are the column of type Image. The label is a column that is named in

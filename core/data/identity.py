@@ -36,8 +36,8 @@ class Identity:
     `digests` are the hashes by which the split is recognised:
 
     - in memory: "pixels" and "labels";
-    - streamed from files: "labels" and "contents" (relative path and bytes of each file); if
-      reading takes too long, "files" (path, size and time of change) instead of "contents";
+    - streamed from files: "labels" and "contents" (relative path and bytes of each file); for files
+      of more than 4 GiB in all, "files" (path, size and time of change) instead of "contents";
     - streamed from an array, or from a set with its own digest: "content";
     - otherwise, for example for embedded data, whose views are endless: "sample" and
       "sampled_labels", which cover some images.
@@ -122,7 +122,8 @@ class Identity:
             said = [f"class {_shown(new[0])} is new"] if new else []
             return " and ".join(said + ([f"class {_shown(gone[0])} is gone"] if gone else []))
         if dict(self.factors) != other.get("factors"):
-            return f"labels have {self.factors} classes here and {_shown(other.get('factors'))}"
+            factors = _shown(other.get("factors"))
+            return f"labels have {self.factors} classes here and {factors} there"
         return "the same classes in another order"
 
 
@@ -152,10 +153,10 @@ def digest_of_files(files: Iterable[tuple[str | int, ...]]) -> str:
 def digest_of_sample(images: Tensor) -> str:
     """SHA-256 in hex of the bits "value > threshold", for randomly spread thresholds.
 
-    Another processor may round the last digit of a rendered value differently, which changes a
-    hash of values, but one of these bits only with a probability of about 0.001. A renderer that
-    moves all values by 0.001 of their range changes the digest almost surely. At most 8,192 evenly
-    spread values are used.
+    Another processor may round the last digit of a rendered value differently. This changes a hash
+    of values, but it changes one of these bits only with a probability of about 0.001. A renderer
+    that moves all values by 0.001 of their range changes the digest almost surely. At most 8,192
+    evenly spread values are used.
     """
     values = images.detach().cpu().flatten()
     values = values[:: math.ceil(len(values) / 8192) or 1]

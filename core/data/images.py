@@ -224,9 +224,9 @@ def table_of(images: Split) -> Tensor | None:
 def digests_of(images: Split) -> dict[str, str]:
     """The digests of a split that streams, without those of its files.
 
-    If labels are known without decoding, there is "labels". Torchvision's stored arrays have
-    "content". Other sets without files have "sample" (of 64 decoded images); "content" if Hugging
-    Face has its own digest; and "sampled_labels" if the labels are unknown.
+    "labels", if labels are known without decoding. "content", for torchvision's stored arrays and
+    for sets with a digest of Hugging Face. "sample", a digest of 64 decoded images, for other sets
+    without files and for those of Hugging Face; with "sampled_labels", if labels are unknown.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

@@ -3,6 +3,7 @@ JSONL file with an object in each line.
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -35,10 +36,11 @@ class Listed(NamedTuple):
 
 
 def read_list(file: Path, labels: str, captions: str = "") -> Listed:
-    """The rows of a list. A table has a header. One column holds paths (one of `PATHS`, or else the
-    first column), and one may hold splits (one of `SPLITS`). `labels` names the columns with
-    labels, separated by commas; "auto" takes a column of `LABELS`, "none" takes none. `captions`
-    names a text column. A .jsonl file has an object with the same keys in each line.
+    """The rows of a list. A table has a header, unless its first cell is the name of a picture. One
+    column holds paths (one of `PATHS`, or else the first column), and one may hold splits (one of
+    `SPLITS`). `labels` names the columns with labels, separated by commas; "auto" takes a column of
+    `LABELS`, "none" takes none. `captions` names a text column. A .jsonl file has an object with
+    the same keys in each line.
 
     Raises `UserError` with the file, the line and what to do.
     """
@@ -50,7 +52,7 @@ def read_list(file: Path, labels: str, captions: str = "") -> Listed:
             )
         if labels not in ("auto", "none"):
             raise UserError(f"data.labels: {printable(file)} has no columns; use a CSV file")
-        paths = [line.strip() for line in text.splitlines() if line.strip()]
+        paths = [line.strip() for line in _lines(text) if line.strip()]
         return Listed(_some(paths, file), {}, None, ())
     head, rows = _objects(text, file) if file.suffix.lower() == ".jsonl" else _table(text, file)
     columns = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else {}
@@ -98,6 +100,13 @@ def _text(file: Path) -> str:
         raise UserError(f"data.list: {printable(file)} can not be read ({reason})") from None
 
 
+def _lines(text: str) -> list[str]:
+    """The lines of a file. `str.splitlines` also cuts at characters that captions may contain, such
+    as U+2028.
+    """
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows, whose cells are stripped. A table whose first cell is a picture's
     name has no header: its columns are "path", "label", "column 3" and so on.
@@ -105,7 +114,7 @@ def _table(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     first = text.partition("\n")[0]
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     rows: list[list[str]] = []
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for cells in reader:
             row = [cell.strip() for cell in cells]
@@ -137,7 +146,7 @@ def _objects(text: str, file: Path) -> tuple[list[str], list[list[str]]]:
     """The keys and the rows of a JSONL file: an object with texts or numbers in each line."""
     head: list[str] = []
     rows: list[list[str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         where = f"data.list: {printable(file)}: line {number}"
@@ -224,6 +233,6 @@ def _splits(words: tuple[str, ...], column: str, file: Path) -> list[str]:
         if word.lower() not in known:
             raise UserError(
                 f"data.list: {printable(file)}: row {row + 1} has {printable(word, 60)!r} in column"
-                f" '{column}', which should be train, val or test"
+                f" '{column}'; write train, val or test"
             )
     return [known[word.lower()] for word in words]

@@ -76,7 +76,9 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
         )
 
     def _item(self, index: int) -> tuple[Any, int]:
-        """The stored item, not decoded if it is a file. (timm itself hides images that fail.)"""
+        """The stored item, not decoded if it is a file. (timm itself would replace an image that
+        can not be decoded by another one.)
+        """
         if not hasattr(self.dataset, "reader"):
             return self.dataset[index]
         file, label = self.dataset.reader[index][:2]
@@ -104,8 +106,8 @@ def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
 def decode(
     dataset: Resized, split: Split, workers: int, timeout: float = math.inf
 ) -> tuple[Tensor, Tensor]:
-    """The images of a split as uint8 [n, C, H, W] and their labels as int64 [n, 1], or [n, F] if
-    the data set has a table of them.
+    """The images of a split, uint8 [n, C, H, W], and their labels, int64 [n, F]. F is 1 unless the
+    data set has a table of labels.
     """
     inner, chosen = dataset.dataset, split.chosen
     targets = torch.as_tensor(np.asarray(getattr(inner, "targets", getattr(inner, "labels", []))))

@@ -63,7 +63,7 @@ class Notes:
         self.judged = True
         if self.peak >= 2**self.bits // 16:
             return
-        remedy = f"set data.bits={max(8, self.peak.bit_length())}, the bits that are used"
+        remedy = f"set data.bits={max(8, self.peak.bit_length())}, the number of bits that they use"
         if self.flags & COLOUR_16:
             remedy = "store them with 8 bits that fill the range"
         say_once(

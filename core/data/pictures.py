@@ -26,7 +26,8 @@ WAYS = ("auto", "folders", "none")  # values of data.labels for folders
 class Pictures(Dataset[tuple[bytes, int]]):
     """The pictures of all splits as (bytes, 0); their labels are in `table`.
 
-    `places`: the pictures of "train", of "test" and, if it is given, of "val".
+    `places`: the numbers of the pictures of "train", of "test" and, if there is a validation split,
+    of "val".
     """
 
     def __init__(
@@ -37,11 +38,11 @@ class Pictures(Dataset[tuple[bytes, int]]):
         places: dict[str, Tensor],
     ):
         """`columns`: a label for each picture. Classes are those of train (and val), in natural
-        order; `UserError` for another one in test.
+        order; `UserError` for any other class in test.
         """
         self.root, self.places = root, places
         self.samples = [(path, 0) for path in paths]
-        # of each picture, if they are known: a text, or several
+        # the captions of each picture, if they are known: one text, or several
         self.captions: list[str] | list[str | tuple[str, ...]] | None = None
         self.factors: dict[str, int] = {}
         self.classes: tuple[str, ...] = ()
@@ -249,8 +250,9 @@ def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, 
 
 
 def tested(found: dict[str, Tensor], where: str, unit: str) -> tuple[dict[str, Tensor], str]:
-    """The places of each split that the data name, and what to say: without a test split, their
-    validation split takes its place. `unit` is what names a split, such as a row of a list.
+    """The places of each split that the data name, and what to say. Without a test split, the
+    validation split is used as the test split. `unit` is what names a split, such as a row of a
+    list.
     """
     if "train" not in found:
         raise UserError(f"{where} has no {unit} whose split is train")

@@ -34,7 +34,8 @@ ORIENTATION = 0x0112  # number of the EXIF tag
 # Formats that Pillow names but can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 REDUCED = 2  # a JPEG is decoded at no less than this multiple of `data.size`
-MAX_BYTES = 2**29  # of an encoded picture; any that Pillow decodes is smaller, even uncompressed
+# Largest file of a picture. Every picture that Pillow decodes is smaller, even uncompressed.
+MAX_BYTES = 2**29
 # If one side is longer than the other by more than this factor, only the middle is resized.
 LONGEST = 64
 
@@ -83,9 +84,9 @@ def to_tensor(picture: Image.Image, size: int, grey: bool, bits: int = 16) -> tu
     """A picture as uint8 [C, H, W] and its note; C = 1 if `grey`, else 3.
 
     With `size`, the shorter side is resized to it and the centre is cut out. The picture is turned
-    upright (EXIF), transparent parts become white, and of several frames the first is read. 16-bit
-    files hold values of `bits` bits; their upper 8 bits are kept. A large JPEG is decoded at a
-    reduced size, at least twice `size`, which takes a third to a half of the time and changes a
+    upright (EXIF), transparent parts become white, and only the first of several frames is read.
+    16-bit files hold values of `bits` bits; their upper 8 bits are kept. A large JPEG is decoded at
+    a reduced size, at least twice `size`. This takes a third to a half of the time and changes a
     pixel by about one level. Raises `Undecodable` for pixels without a known range, and `TooDeep`.
     """
     if size and picture.format == "JPEG":

@@ -19,7 +19,7 @@ from core.errors import UserError, nearest
 Images = NDArray[np.uint8]
 Shape = tuple[int, int, int]
 NPZ = "save it by numpy.savez(FILE, images=uint8 [n, C, H, W])"
-MOST = 2**40  # values of an npz
+MOST = 2**40  # values of the array in an npz
 
 
 class Plain(NamedTuple):
@@ -35,8 +35,8 @@ def plain_images(
 ) -> Plain:
     """The images that a command line names: a split of `data`, a folder of pictures, or an .npz.
 
-    With `most`, only so many images are read, from the first. `UserError` if there are none, or if
-    they do not have this shape.
+    With `most`, only the first `most` images are read. `UserError` if there are none, or if they do
+    not have this shape.
     """
     path = Path(where).expanduser()
     if path.suffix == ".npz":
@@ -65,7 +65,9 @@ def plain_images(
 
 
 def _eight_bits(view: Any, where: str) -> Images:
-    """Rendered images in [0, 1] are rounded to the nearest of 256 levels, as likelihoods do."""
+    """Images as uint8. Rendered images in [0, 1] are rounded to the nearest of 256 levels, like the
+    targets of the likelihoods.
+    """
     if view.is_floating_point():
         low, high = (edge.item() for edge in view.aminmax())
         if not 0 <= low <= high <= 1:

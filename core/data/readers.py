@@ -40,7 +40,7 @@ def open_official(
     labels: str = "auto",
     captions: str = "",
 ) -> Dataset[Any]:
-    """The official train or test split, not decoded if possible.
+    """The official train or test split. Its images are not decoded yet, if possible.
 
     `root` is a local folder; `listed`, `labels` and `captions` are keys of `data`. Raises
     `UserError` if the data can not be read.

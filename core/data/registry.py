@@ -1,4 +1,5 @@
-"""Embedded data sets by name. A new one is one file: a `Source` with its `Config`.
+"""Embedded data sets by name. A new one is one file, a `Source` with its `Config`, and one entry in
+`EMBEDDED`.
 
 A set in a package of your own is named `package.module.Class`. Nothing is imported from a package
 that the user has not named.

@@ -1,10 +1,10 @@
 """Scenes: two sprites side by side with a caption. They test whether an encoder binds attributes to
 the right objects.
 
-Each sprite has a shape and a colour; one is on the left, one on the right. A caption tells all
-four ("a red disc left of a blue cross"), so I(image; caption) = log M nats. An encoder that reads a
-caption as a bag of words can not tell it from "a blue disc left of a red cross". B = images on this
-process, M = combinations.
+Each sprite has a shape and a colour; one is on the left, one on the right. A caption tells these
+four values ("a red disc left of a blue cross"), so I(image; caption) = log M nats. An encoder that
+reads a caption as a bag of words can not tell it from "a blue disc left of a red cross". B = images
+on this process, M = combinations.
 """
 
 import math

@@ -38,11 +38,12 @@ class TextTruth:
     """Exact knowledge about the information between an image and its caption."""
 
     nats: float  # I(image; caption)
-    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats: an image
-    # against captions, and a caption against images
+    # number of negatives K -> the largest expected log(K + 1) - L of any critic, in nats, with L as
+    # in `Truth`: for an image against captions, and for a caption against images
     from_image: Callable[[int], float]
     from_text: Callable[[int], float]
-    # (pairs, k) -> the largest expected share of own partners among the k nearest of all pairs
+    # (number of pairs, k) -> the largest expected share of images (or captions) whose own partner
+    # is among the k nearest
     recall_from_image: Callable[[int, int], float]
     recall_from_text: Callable[[int, int], float]
     told: Mapping[str, float]  # factor -> the probability that a caption tells it
@@ -52,7 +53,7 @@ class Source(ABC):
     """One split of a data set. All randomness of a batch comes from the sampler's `KeyedRNG`.
 
     A set that is generated, not read, has a dataclass `Config` and is built as `Set(config, split,
-    seed)`, with split "train", "val", "trainval" (train followed by val) or "test".
+    seed)`. The split is "train", "val", "trainval" (train followed by val) or "test".
     """
 
     Config: ClassVar[type]
@@ -78,7 +79,8 @@ class Source(ABC):
         for key in ("grey", "binarise"):
             if getattr(data, key):
                 raise ValueError(f"{key}: {data.name} renders its images; set it to false")
-        side = getattr(cls, "shape", (0, data.size))[1]  # some sets know it only after building
+        # some sets know their shape only after they are built
+        side = getattr(cls, "shape", (0, data.size))[1]
         if data.size not in (0, side):
             raise ValueError(f"size: {data.name} makes images of side {side}; leave it out")
 
@@ -114,7 +116,7 @@ class Source(ABC):
 
     def prompts(self) -> dict[str, list[list[str]]]:
         """Factor -> for each of its values, sentences that state this value; {} if unknown. What
-        they state of other factors does not depend on the value.
+        they state about other factors does not depend on the value.
         """
         return {}
 

@@ -88,7 +88,7 @@ class Sprites(Source):
     """One split. The content of image i is a function of (seed, split, i); each view renders it.
 
     "trainval" holds the contents of "train", then those of "val". Splits never share nuisance,
-    because the split's name is part of its key.
+    because the key of its random numbers contains the name of the split.
     """
 
     Config, name = SpritesConfig, "sprites"

@@ -11,8 +11,9 @@ from torch import Tensor
 from core.data.identity import digest
 from core.randomness import KeyedRNG
 
-FROM_CLASSES = "from_classes"  # the value of data.captions for made-up captions
-# of the 80 templates of Radford et al. 2021 for ImageNet, those that fit any picture
+FROM_CLASSES = "from_classes"  # the value of data.captions for captions made from class names
+# Templates that fit any picture. All except "a picture of a {}." are among the 80 that Radford et
+# al. 2021 use for ImageNet.
 TEMPLATES = (
     "a photo of a {}.",
     "a picture of a {}.",
@@ -46,9 +47,7 @@ class StoredCaptions(ABC):
 
 
 class Told(StoredCaptions):
-    """The captions of each image, from a list. If an image has several, one is drawn for each
-    batch.
-    """
+    """The captions that come with images. If an image has several, one is drawn for each batch."""
 
     def __init__(self, captions: Sequence[str | Sequence[str]]):
         self.captions = [(one,) if isinstance(one, str) else tuple(one) for one in captions]

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ASK = getattr(signal, "SIGRTMIN", 0) + 7  # a signal that has no other use
-PATIENCE = 1.0  # seconds; a stopped process does not answer
+PATIENCE = 1.0  # seconds to wait for an answer; a stopped process gives none
 FRAME = re.compile(r'File "(.*)", line (\d+) in (.*)')
 
 
@@ -33,7 +33,7 @@ def answering(process: BaseProcess) -> Iterator[int]:
 
 
 def place(process: BaseProcess, answer: int) -> str:
-    """The two innermost frames of the process, or that it does not answer."""
+    """The two innermost frames of the process in words, or "it does not answer"."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid or 0, ASK)
     end = time.monotonic() + PATIENCE

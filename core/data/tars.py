@@ -64,7 +64,7 @@ def open_tars(root: Path, name: str, captions: str) -> Pictures:
     if not paths:
         raise UserError(
             f"data.root: {printable(top)} holds no *.tar files; a compressed tar has no random"
-            " access, so unpack it to a plain one first"
+            " access, so decompress it to a plain .tar first"
         )
     names, places, texts, classes, splits = [], [], [], [], []
     left_out: dict[str, list[str]] = defaultdict(list)

@@ -44,7 +44,7 @@ class Policy:
     gray: float = 0.0  # probability
     blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, in pixels
-    compile: bool = False  # through torch.compile: seconds at the start, then faster
+    compile: bool = False  # use torch.compile, which takes seconds at the start and is then faster
 
     @property
     def kernel(self) -> int:
@@ -145,9 +145,9 @@ def crop_boxes(shape: Tensor, place: Tensor, height: int, width: int, policy: Po
     """Boxes (top, left, height, width), int64 [B, 4], from uniform numbers: shape [B, attempts, 2]
     and place [B, 2].
 
-    As torchvision's RandomResizedCrop: area uniform in `scale`, ratio log-uniform in `ratio`, the
-    first attempt that fits into the image; if none fits, the largest central box whose ratio is
-    allowed.
+    As in torchvision's RandomResizedCrop, the area is uniform in `scale` and the ratio is
+    log-uniform in `ratio`. The box is the first attempt that fits into the image. If none fits, it
+    is the largest central box whose ratio is allowed.
     """
     least, most = policy.ratio
     area = height * width * (policy.scale[0] + (policy.scale[1] - policy.scale[0]) * shape[..., 0])
@@ -201,13 +201,12 @@ def packed(drawn: Parameters) -> Tensor:
 class Work(NamedTuple):
     """The operations on each image of a batch, on its device."""
 
-    angle: Tensor  # this and the rest as in `Parameters`
+    angle: Tensor  # angle, box, flip, sigma and blur are those of `Parameters`
     box: Tensor
     flip: Tensor
     colour: Steps
-    gray: (
-        Tensor  # float [B, 3], the mixture that is the gray image, or the one that changes nothing
-    )
+    # float [B, 3]: the mixture that makes the gray image, or the one that changes nothing
+    gray: Tensor
     sigma: Tensor
     blur: Tensor
 
@@ -264,7 +263,7 @@ def prepare(drawn: Parameters, device: torch.device) -> Work:
 
 
 def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Tensor:
-    """Views. The images are sorted by `hue_turn`. Each step runs only on the images that it
+    """Views of images that are sorted by `hue_turn`. Each step runs only on the images that it
     changes. `known` is on the CPU, so finding these images does not wait for the device.
     """
     x = cut_out(image, work, policy)
@@ -281,7 +280,7 @@ def in_part(image: Tensor, work: Work, known: Parameters, policy: Policy) -> Ten
 
 
 def as_a_whole(image: Tensor, work: Work, policy: Policy) -> Tensor:
-    """Views; each step runs on all images, because torch.compile needs constant shapes."""
+    """Views. Each step runs on all images, because torch.compile needs constant shapes."""
     x = cut_out(image, work, policy)
     if policy.jitter or policy.gray:
         planes = [

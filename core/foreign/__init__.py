@@ -1,1 +1,1 @@
-"""Encoders that were not trained here, plain features, and files for use elsewhere."""
+"""Encoders that this project did not train, plain features, and exports for other programs."""

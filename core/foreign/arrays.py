@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core import npz
 from core.errors import UserError, shown
+from core.numbers import lost_in_float32, plain
 
 SPLITS = ("train", "val", "test")
 # name without its split -> number of dimensions
@@ -124,7 +125,7 @@ def _of_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not a whole safetensors file ({shown(str(error))})") from None
     for name, tensor in found.items():
         if name in TEXTS:
-            raise UserError(f"{path}: {name} is text, which belongs to the metadata of safetensors")
+            raise UserError(f"{path}: {name} is an array; store it as text in the file's metadata")
         if tensor.ndim > ranks[name]:
             raise UserError(
                 f"{path}: {name} has shape {list(tensor.shape)}; give at most {ranks[name]}"
@@ -137,11 +138,16 @@ def _of_safetensors(path: Path) -> dict[str, Any]:
 
 def _real(path: Path, name: str, values: Any) -> Tensor:
     """Finite float32 numbers of the right rank."""
-    x = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
+    x = torch.as_tensor(plain(values, f"{path}: {name}"))
     rank = KINDS[name.rpartition("_")[0]]
     if x.ndim != rank or 0 in x.shape:
         wanted = {1: "[n]", 2: "[n, d]", 3: "[n, v, d]"}[rank]
         raise UserError(f"{path}: {name} has shape {list(x.shape)}; give {wanted}, n of 1 or more")
+    if (column := lost_in_float32(x)) is not None:
+        raise UserError(
+            f"{path}: float32 can not hold column {column} of {name}, which varies too little for"
+            " its mean, or is too small; subtract its mean or scale it, in all splits alike"
+        )
     x = x.float().contiguous()
     if not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0]) if rank > 1 else 0
@@ -151,7 +157,7 @@ def _real(path: Path, name: str, values: Any) -> Tensor:
 
 def _labels(path: Path, name: str, values: Any) -> Tensor:
     """Labels int64 [n, F], whole numbers from 0."""
-    y = torch.as_tensor(np.array(values))
+    y = torch.as_tensor(plain(values, f"{path}: {name}"))
     if y.is_floating_point() or y.ndim not in (1, 2) or 0 in y.shape:
         raise UserError(
             f"{path}: {name} is {y.dtype} of shape {list(y.shape)}; give whole numbers,"
@@ -209,9 +215,11 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
         ["class"] if columns == 1 else [f"label{number}" for number in range(columns)]
     )
     most = torch.cat(labels).amax(0) + 1
-    counts = torch.as_tensor(np.array(held["classes"])).long() if "classes" in held else most
-    plain = all(name and name.isprintable() and len(name) <= LONGEST_NAME for name in names)
-    if len(set(names)) != columns or counts.shape != most.shape or not plain:
+    counts = most
+    if "classes" in held:
+        counts = torch.as_tensor(plain(held["classes"], f"{path}: classes")).long()
+    legible = all(name and name.isprintable() and len(name) <= LONGEST_NAME for name in names)
+    if len(set(names)) != columns or counts.shape != most.shape or not legible:
         raise UserError(
             f"{path}: its labels have {columns} columns, but not as many names or classes"
         )
@@ -228,5 +236,5 @@ def _temperature(path: Path, held: dict[str, Any]) -> float | None:
         return None
     value = float(np.array(held["temperature"]).reshape(-1)[0])
     if not 1e-6 <= value <= 1e6:
-        raise UserError(f"{path}: temperature is {value:g}; it must be above 0")
+        raise UserError(f"{path}: temperature is {value:g}; it must be from 1e-6 to 1e6")
     return value

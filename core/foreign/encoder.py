@@ -1,4 +1,4 @@
-"""A frozen encoder that was not trained here, as a `Method` without a loss.
+"""A frozen encoder that this project did not train, as a `Method` without a loss.
 
 B = images, C H W = image shape, S = side of the network's input, D = feature dimensions.
 """
@@ -118,7 +118,7 @@ class Encoder(Method):
         return fitted(x - fill, config.size) + fill
 
     def features(self, x: Tensor) -> Tensor:
-        """What the network makes of prepared images, [B, D]."""
+        """The network's features of prepared images, [B, D]."""
         if not self.config.pool:
             made = self.network(x)
         else:

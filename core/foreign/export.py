@@ -1,7 +1,8 @@
 """An encoder as files that run without this project: weights, a JSON and a short loader.
 
 A folder of an export has timm's hub layout: `config.json` and `model.safetensors`, with timm's own
-keys; `load.py` imports torch and timm alone. B = images, D = features, L = latent dimensions.
+keys; `load.py` imports only torch and timm. B = images, D = feature dimensions, L = latent
+dimensions.
 """
 
 import copy
@@ -133,18 +134,18 @@ def write(folder: Path, content: Files) -> list[Path]:
 
 
 def write_hub(folder: Path, found: Loaded, content: Files) -> Path:
-    """A model card, after a check that timm itself loads the folder."""
+    """Write a model card, after a check that timm itself loads the folder."""
     if content.facts["twobounds"].get("stem") != "imagenet":
         raise UserError(
             "--hub: timm can not build this network (only its own architectures, with their own"
-            " stem); load.py can"
+            " stem); use load.py"
         )
     network = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True, num_classes=0)
     x = _images(found.method)
     with torch.no_grad():
         same = torch.equal(network.eval()(x * 2 - 1), found.method.embed(x))
     if not same:
-        raise UserError("--hub: timm loads the folder, but its features differ; load.py can")
+        raise UserError("--hub: timm's network of the folder gives other features; use load.py")
     words = {"library_name": "timm", "tags": ["image-feature-extraction", "timm"]}
     card = f"---\n{json.dumps(words)}\n---\n\n# {folder.name}\n\n{_about(found)}\n\n```python\n"
     card += 'import timm\n\nnetwork = timm.create_model("hf-hub:NAME", pretrained=True)\n```\n'
@@ -190,7 +191,9 @@ def require_onnx() -> None:
 
 
 def write_onnx(path: Path, method: Method) -> Path:
-    """The encoder as ONNX, for any batch size; compared with the method if onnxruntime is there."""
+    """The encoder as ONNX, for any batch size. If onnxruntime is installed, its features are
+    compared with the method's.
+    """
     x, model = _images(method), Embedding(method).eval()
 
     def make(place: Path) -> None:

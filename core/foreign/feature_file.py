@@ -1,5 +1,5 @@
-"""A file of features as a `Frozen`: nothing is encoded. A number is absent if the file lacks an
-array that it needs.
+"""A file of features as a `Frozen`: nothing is encoded. If the file lacks an array, the numbers
+that need this array are absent.
 
 n = images of a split, D = feature dimensions, L = latent dimensions.
 """
@@ -174,7 +174,7 @@ class FeatureFile(Frozen):
 class Rows(Source):
     """A split of which only features are known."""
 
-    rendered = True  # there are no images, so nobody can look for copies among them
+    rendered = True  # without images, a search for copies among them is not possible
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors
@@ -199,7 +199,7 @@ class ResultsOnly:
 
 
 class WithCodes(ResultsOnly):
-    """Its codes have unit length and a temperature, so there is a native critic."""
+    """A method with codes of unit length and a temperature, so there is a native critic."""
 
     temperature = 1.0
 
@@ -208,7 +208,7 @@ class WithCodes(ResultsOnly):
 
 
 class WithPosterior(ResultsOnly):
-    """Its posteriors are known; the prior is the standard normal."""
+    """A method with known posteriors and the standard normal prior."""
 
     dimensions = 0
 

@@ -1,8 +1,8 @@
-"""Which part of a weights file is a network: found by its keys and shapes, then loaded strictly.
+"""Find the part of a weights file that fits a network, by keys and shapes, and load it strictly.
 
 Files keep a backbone under a prefix, such as `state_dict.module.encoder_q.` (MoCo) or
-`teacher.backbone.` (DINO). There is no list of prefixes. For each prefix the keys of the network
-that have a tensor of the right shape are counted; the prefix with the most is the fit.
+`teacher.backbone.` (DINO). There is no list of prefixes. Each prefix of the file is tried: how many
+keys of the network have a tensor of the right shape under it? The prefix with the most is the fit.
 """
 
 import difflib
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     tensors: dict[str, Tensor]  # the network's key -> its tensor in the file
     missing: list[str]  # the network's keys
     other_shapes: list[str]
-    surplus: list[str]  # keys of the file that the network lacks, in parts that it has
+    surplus: list[str]  # keys that only the file has, in parts that the network has, too
     dropped: list[str]  # other keys under the prefix: the head
     converted: bool = False  # by timm's own conversion of published files
 
@@ -47,7 +47,7 @@ class Fit(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What a user can change, for messages."""
+    """Parts of messages that say what a user can change."""
 
     network: str = "--timm "  # is followed by the name of a network
     others: str = "choose by --prefix"  # what to do with other parts that fit
@@ -78,7 +78,7 @@ def load(
     own = network.state_dict()
     fits = candidates(network, own, weights.tensors)
     if prefix is not None and prefix not in {fit.prefix for fit in fits}:
-        near = f"; the nearest fit is {_said(fits[0], own)}" if fits else ""
+        near = f"; the nearest fit: {_said(fits[0], own)}" if fits else ""
         raise UserError(f"{path}: holds no part of {name} under --prefix '{prefix}'{near}")
     if prefix is not None:
         fits = [fit for fit in fits if fit.prefix == prefix]
@@ -189,7 +189,7 @@ def _said(fit: Fit, own: dict[str, Tensor]) -> str:
         there, here = (list(x.shape) for x in (fit.tensors[key], own[key]))
         parts.append(f"'{key}' is {there} there and {here} in the network")
     if fit.surplus:
-        parts.append(f"{len(fit.surplus)} are surplus (first: '{fit.surplus[0]}')")
+        parts.append(f"the network lacks {len(fit.surplus)} (first: '{fit.surplus[0]}')")
     return ", ".join(parts)
 
 

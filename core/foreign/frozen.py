@@ -16,6 +16,7 @@ from core.foreign.networks import Network
 from core.frozen import Frozen
 from core.run import config
 from core.run.wandb_config import WandbConfig
+from core.trust import code_of
 
 ENCODER = "core.foreign.encoder.Encoder"
 DATA = (
@@ -114,8 +115,8 @@ def _refuse(asked: Asked) -> None:
         raise UserError("--random: it is for --timm without --weights")
     if asked.timm and not (asked.weights or asked.random):
         raise UserError(
-            f"--timm {asked.timm}: without --weights FILE it would have random weights; add"
-            " --random for that baseline"
+            f"--timm {asked.timm}: without --weights FILE, its weights would be random; give the"
+            " file, or add --random if a random network is meant"
         )
 
 
@@ -143,14 +144,14 @@ def _settings(asked: Asked, own: EncoderConfig) -> EncoderConfig:
 
 def _digest(asked: Asked, network: Network, settings: EncoderConfig) -> str:
     """SHA-256 in hex of everything that decides the features: settings, tensors, and for a user's
-    own function its file.
+    own function its code.
     """
     total = hashlib.sha256(json.dumps(dataclasses.asdict(settings), sort_keys=True).encode())
     for name, tensor in network.module.state_dict().items():
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    if asked.torch and (file := networks.source_of(asked.torch)):
-        total.update(file.read_bytes())
+    if asked.torch:
+        total.update(code_of(asked.torch.partition(":")[0]).encode())
     return total.hexdigest()
 
 

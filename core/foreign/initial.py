@@ -21,11 +21,11 @@ WORDS = fit.Words(
 def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
-    A checkpoint or a run folder is read by `core.run.initial.start_from`. For any other weights
-    file, or an exported folder, `core.foreign.fit` finds the part that fits a backbone, as for
-    `probe --weights`, and every backbone of the method gets it. All other weights stay as they are.
-    Raises `UserError` unless every key of the backbone is there with its shape. No code of the file
-    is run.
+    A checkpoint or a run folder is read by `core.run.initial.start_from`. In any other weights file
+    and in an exported folder, `core.foreign.fit` finds the part that fits a backbone, as for
+    `probe --weights`. Every backbone of the method gets this part. All other weights stay as they
+    are. Raises `UserError` unless every key of the backbone is there with its shape. No code of the
+    file is run.
     """
     path = home_expanded(init, "init")
     if path.is_dir() and all((path / name).is_file() for name in (CONFIG, WEIGHTS)):

@@ -1,4 +1,4 @@
-"""A safe reader for files of `torch.save` before torch 1.6, which are pickles, not zip files.
+"""A safe reader for files that `torch.save` wrote before torch 1.6: pickles, not zip files.
 
 MoCo's published checkpoints have this format: a magic number, a version, facts about the machine,
 a pickle of the values, a pickle of storage names, then the numbers of each storage. Nothing in it
@@ -19,7 +19,7 @@ from core.run.archive import Broken, Record, Storage
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the magic number
-ALIGNED = 64  # bytes; a tensor's numbers start at such a place
+ALIGNED = 64  # bytes; a tensor's numbers start at a multiple of it
 
 
 def is_legacy(path: Path) -> bool:
@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[Any, str]:
             content, records = _storages(file, keys, widths)
         except (Broken, archive.Foreign, OSError):
             raise
-        except Exception as error:  # any error of the unpickler for misplaced instructions
+        except Exception as error:  # misplaced instructions can raise any error
             raise Broken(type(error).__name__) from None
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,5 @@
-"""Networks by name: timm's with weights from a local file, a folder of an export or of timm's hub
-layout, and a user's own function.
+"""Networks from three places: timm, with weights from a local file; a folder, which is an export or
+has timm's hub layout; and a user's own function.
 """
 
 import importlib
@@ -57,7 +57,7 @@ def architecture(name: str) -> str:
 def from_timm(
     name: str, path: Path | None, prefix: str | None, size: int, channels: int, **more: Any
 ) -> Network:
-    """timm's network of that name, with the weights of a file, or with random weights for None.
+    """timm's network of that name, with the weights of a file or, without `path`, random weights.
 
     `channels`: those of the data. If the weights do not fit a network for 3 channels, a network for
     this number of channels is tried.
@@ -147,12 +147,6 @@ def from_function(name: str, path: Path | None, prefix: str | None) -> Network:
     if path is not None:
         remarks += fit.load(made, name, path, weights.read(path), prefix).remarks
     return Network(made, EncoderConfig(network=name), remarks)
-
-
-def source_of(name: str) -> Path | None:
-    """The file of a user's own module, whose code decides the features."""
-    file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-    return Path(file) if file else None
 
 
 def _has_size(name: str) -> bool:

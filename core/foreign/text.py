@@ -25,7 +25,8 @@ from core.run.budget import OverBudget, budget
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 LARGEST = {CONFIG: 2**20, TOKENIZER: 2**26}  # bytes
-SPARE, MODULES = 2**28, 20_000  # bytes that building may use in addition; parts of a network
+# bytes that building may use in addition to four times the weights; most modules of a network
+SPARE, MODULES = 2**28, 20_000
 # keys that would make transformers import, fetch or convert something
 REFUSED: tuple[str, ...] = (
     "auto_map",
@@ -101,12 +102,12 @@ class Unread:
 
 
 def facts_of(folder: str) -> dict[str, Any]:
-    """What a folder says of its encoder: "config" (plain values), "weights" and "tokenizer" (bytes
-    of the files). Raises `UserError`.
+    """What a folder says about its encoder: "config" (plain values), "weights" and "tokenizer" (the
+    sizes of these files in bytes). Raises `UserError`.
     """
     top = Path(os.path.abspath(os.path.expanduser(folder)))
     if not top.is_dir():
-        raise UserError(f"model.text: there is no folder {top}; fetch the encoder to one first")
+        raise UserError(f"model.text: there is no folder {top}; fetch the encoder into a folder")
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (top / name).is_file():
             others = sorted(file.name for file in top.iterdir())[:8]

@@ -1,6 +1,6 @@
 """Named tensors from a weights file of any origin: .pth, .pth.tar, .pt, .ckpt or .safetensors.
 
-A file may be of unknown origin. Nothing in it is called or imported; only its tensors are kept.
+Nothing in a file is called or imported; only its tensors are kept.
 """
 
 import hashlib

@@ -3,8 +3,8 @@
     H(p) = -sum p log p,   D(p || q) = sum p log(p / q),   I(X; Y) = D(p(x, y) || p(x) p(y))
 
 Probabilities are along the last axis and sum to 1; a table of a joint distribution is [..., X, Y].
-All functions accept leading axes, return nats by default and another unit with `base` (2: bits),
-and raise `ValueError` for values that are not probabilities. 0 log 0 is 0. Source of all formulas:
+All functions accept leading axes. They return nats by default, another unit with `base` (2: bits).
+They raise `ValueError` for values that are not probabilities. 0 log 0 is 0. Source of all formulas:
 Cover & Thomas, Elements of Information Theory, chapter 2. `core.information.from_samples` estimates
 these numbers from samples; `core.information.gaussians` has them for Gaussians.
 """
@@ -63,8 +63,8 @@ def conditional_kl(p: ArrayLike, q: ArrayLike, base: float = math.e) -> Any:
     """D(p(y|x) || q(y|x)) = E_p(x) D(p(.|x) || q(.|x)), of joint tables [..., X, Y].
 
     Chain rule: D(p(x, y) || q(x, y)) = D(p(x) || q(x)) + D(p(y|x) || q(y|x)). So the divergence of
-    a marginal never exceeds that of the joint. A row to which q gives no probability has no q(y|x);
-    the result is infinite if p gives a probability to this row.
+    a marginal never exceeds that of the joint. If q gives a row probability 0,
+    q(y|x) is not defined there; the result is infinite if p gives this row more than 0.
     """
     p, q = _together(_probabilities(p, "p", 2), _probabilities(q, "q", 2))
     weight, other = p.sum(-1, keepdims=True), q.sum(-1, keepdims=True)
@@ -80,7 +80,7 @@ def joint_entropy(joint: ArrayLike, base: float = math.e) -> Any:
 def conditional_entropy(joint: ArrayLike, base: float = math.e) -> Any:
     """H(Y|X) = -sum p(x, y) log p(y|x), of a joint table [..., X, Y] (rows x, columns y).
 
-    >>> conditional_entropy([[0.5, 0], [0, 0.5]])  # x says what y is
+    >>> conditional_entropy([[0.5, 0], [0, 0.5]])  # x determines y
     0.0
     """
     joint = _probabilities(joint, "joint", 2)
@@ -164,10 +164,10 @@ def _probabilities(values: ArrayLike, name: str, axes: int) -> Array:
 
 
 def _together(p: Array, q: Array) -> tuple[Array, Array]:
-    """Both over the same outcomes; leading axes are broadcast, the last axis never is."""
+    """p and q, if they have the same outcomes. Leading axes are broadcast, but never the last."""
     if p.shape[-1] != q.shape[-1]:
         raise ValueError(
-            f"p has {p.shape[-1]} outcomes and q {q.shape[-1]}; give probabilities of the same ones"
+            f"p has {p.shape[-1]} outcomes and q {q.shape[-1]}; give both for the same outcomes"
         )
     made: Any = np.broadcast_arrays(p, q)
     return made[0], made[1]

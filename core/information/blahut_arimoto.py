@@ -18,7 +18,7 @@ class Bracket(NamedTuple):
     distortion: float  # E d(x, y) of the code
     lower: float  # nats; lower <= R(distortion) <= upper
     upper: float  # I(X; Y) of the code
-    # the slope of a line that lies below R and, at the distortion, at most upper - lower below it
+    # the slope of a line below R(D); at `distortion` the line is at most upper - lower below R(D)
     slope: float
     conditional: Array  # p(y|x) of the code, [n, m]
     steps: int
@@ -44,8 +44,8 @@ def blahut_arimoto(
         R(D)  <=  s D - E log Z - sum_y q(y) c(y) log c(y) = I(X; Y).
 
     Blahut 1972 (theorem 6 and its corollary); Arimoto 1972; convergence: Csiszar 1974; Cover &
-    Thomas, section 10.8. Raises `ValueError` for invalid arguments, and if `most` steps do not
-    close the gap.
+    Thomas, section 10.8. Raises `ValueError` for invalid arguments, and if the gap is
+    still open after `most` steps.
     """
     p, d = _checked(probabilities, distortions)
     if not -math.inf < slope < 0:
@@ -54,7 +54,8 @@ def blahut_arimoto(
         raise ValueError(f"gap: must be above 0 nats, got {gap}")
     p, d = p[p > 0], d[p > 0]
     least = d.min(1)
-    # a factor per letter cancels in p(y|x); this one keeps the kernel from underflowing
+    # a factor that depends on x alone cancels in p(y|x); this one prevents an underflow of the
+    # kernel
     kernel = np.exp(slope * (d - least[:, None]))
     q = np.full(d.shape[1], 1 / d.shape[1])
     for _step in range(1, most + 1):

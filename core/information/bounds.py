@@ -1,8 +1,8 @@
 """Bounds on mutual information, as pure functions of scores, in nats.
 
 A lower bound holds for a critic f that was fixed before the pairs were drawn. n = pairs, m =
-negatives of each, C = m + 1 candidates. log(2N - 1) minus NT-Xent and a queue's value in training
-are not bounds, so they have no function here.
+negatives of each, C = m + 1 candidates. Two numbers of training are not bounds, so they have no
+function here: log(2N - 1) minus NT-Xent, and log(K + 1) minus the loss of a queue.
 """
 
 import itertools
@@ -43,9 +43,9 @@ class Estimate(NamedTuple):
 def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
     """The mean of terms [n] and its 95% normal interval, from the spread of terms or influence.
 
-    It is not a bootstrap: resampling whole pairs would make duplicates, which act as false
-    negatives, so the interval could exclude the point estimate. The spread of the terms alone would
-    ignore that anchors share their candidates.
+    A bootstrap is not used: resampled pairs contain duplicates, which act as false negatives, so
+    the interval could exclude the point estimate. With the spread of the terms alone, the interval
+    would ignore that anchors share their candidates.
     """
     spread = (terms if influence is None else influence).double()
     mean = terms.double().mean().item()
@@ -56,8 +56,8 @@ def interval(terms: Tensor, influence: Tensor | None = None) -> Estimate:
 def infonce(scores: Scores) -> Bound:
     """Lower bound:  E[ f(x, y) - log (1/C) sum_c exp f(x, y_c) ],  own pair among the candidates.
 
-    At most log C; biased low when I is near log C; variance of order 1/n (van den Oord et al.
-    2018; Poole et al. 2019, eq. 10).
+    It is at most log C, is biased low when I is near log C, and has a variance of order 1/n (van
+    den Oord et al. 2018; Poole et al. 2019, eq. 10).
     """
     total = torch.logaddexp(scores.own, scores.others)
     terms = scores.own - total + math.log(scores.negatives + 1)
@@ -81,8 +81,8 @@ def alpha_bound(scores: Scores, alpha: float) -> Bound:
         1 + E[ log e^f(x, y) / (alpha M + (1 - alpha)) ] - E[ M' / (alpha M' + (1 - alpha)) ]
 
     M is the mean of e^f over the own pair and m - 1 negatives, M' over m negatives, so both are
-    means over m draws. alpha = 1 is InfoNCE, alpha = 0 is NWJ. The bound is at most
-    1 + log(m / alpha); a smaller alpha means less bias and more variance. f should be near
+    means over m draws. The limit alpha = 1 is InfoNCE, the limit alpha = 0 is NWJ. The bound is at
+    most 1 + log(m / alpha); a smaller alpha means less bias and more variance. f should be near
     log p(y|x) / p(y), because an additive constant matters here.
     """
     mixed, mixed_second, terms = _interpolated(scores, alpha)
@@ -123,8 +123,8 @@ def _interpolated(scores: Scores, alpha: float) -> tuple[Tensor, Tensor, Tensor]
 def nwj(scores: Scores) -> Bound:
     """Lower bound:  1 + E[f] - E_p(x)p(y)[e^f],  tight at f = log p(y|x) / p(y).
 
-    Unbiased for its own mean; the variance grows as e^I (Nguyen, Wainwright, Jordan 2010, whose
-    critic is f + 1).
+    The value from a sample is unbiased, but its variance grows as e^I (Nguyen, Wainwright, Jordan
+    2010, whose critic is f + 1).
     """
     negative = (scores.others - math.log(scores.negatives)).exp()
     influence = scores.own - negative
@@ -135,14 +135,17 @@ def nwj(scores: Scores) -> Bound:
 
 
 def unseen(scores: list[Scores], alphas: list[float] | None = None) -> float:
-    """How much a sample misses of the mean E_p(x)p(y)[e^f], if f = log p(y|x) / p(y), in parts of
-    pairs; with `alphas`, of the second mean of `alpha_bound` with such an alpha for each part.
+    """The part of the mean E_p(x)p(y)[e^f] that a sample lacks, if f = log p(y|x) / p(y).
 
-    For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. Where no
-    negative lies above t, the sample mean lacks this part, and `nwj` is too high by it: the share
-    of own pairs that score above every negative. At I = 8 nats and 1,000 pairs of 100-dimensional
-    Gaussians, it is 0.2. If it was ignored, 17 % of the intervals (of 60 samples) lay above the
-    truth.
+    `scores`: the scores of parts of the pairs. With `alphas`, one alpha for each part, it is what
+    the sample lacks of the second mean of `alpha_bound`.
+
+    For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. If t is
+    the largest score of a negative, the sample mean lacks this part, and `nwj` is too high by it.
+    The result estimates it by the share of own pairs that score above t. For 1,000 pairs of
+    100-dimensional Gaussians with I = 8 nats, it is 0.2; intervals that ignored it lay above the
+    truth for 17 % of 60 samples.
+
     The second mean of `alpha_bound` counts at most 1 / alpha where NWJ counts e^f / m, so each of
     these own pairs counts min(1, m / (alpha e^f)).
     """
@@ -159,7 +162,8 @@ def js(scores: Scores) -> Bound:
     """Lower bound: NWJ with a critic V that was trained on the Jensen-Shannon objective.
 
     V tends to log p(y|x) / p(y). The common form of NWJ, E[g] - E[e^(g - 1)], is tight at
-    g = V + 1; at g = V it loses 1 - 1/e at I = 0. `nwj` contains the shift by 1, so it takes V
+    g = V + 1. With g = V = log p(y|x) / p(y), it is 1/e = 0.37 nats too low, for every I. `nwj`
+    contains the shift by 1, so it takes V
     (Poole et al. 2019, section 2.3).
     """
     return nwj(scores)
@@ -167,7 +171,8 @@ def js(scores: Scores) -> Bound:
 
 def infonce_objective(scores: Tensor) -> Tensor:
     """The training objective of an InfoNCE critic with matrices f [..., n, n], in nats [...]: the
-    mean of InfoNCE over both directions. A lower bound on pairs that the critic has not seen.
+    mean of InfoNCE over both directions. On pairs that the critic has not seen, it is a lower
+    bound.
     """
     own = scores.diagonal(dim1=-2, dim2=-1)
     total = (scores.logsumexp(-1) + scores.logsumexp(-2)) / 2
@@ -175,14 +180,16 @@ def infonce_objective(scores: Tensor) -> Tensor:
 
 
 def anchor_objective(scores: Tensor, weight: float = 1.0) -> Tensor:
-    """The training objective of InfoNCE with an anchor class, for matrices f [..., n, n]; no bound:
+    """The training objective of InfoNCE with an anchor class, for matrices f [..., n, n]. It is not
+    a bound:
 
         E[ f(x, y) - log(w + M) ] - w E[ log(w + M') ]
 
-    M is the mean of e^f over the own pair and the negatives, M' over the negatives alone, w the
-    weight of the class "no candidate belongs to x". The best f is log p(y|x) / p(y), without the
-    free function of x that InfoNCE leaves, so its mean over pairs estimates I (InfoNCE-anchor, Ryu
-    et al. 2025). The objective is the mean of both directions.
+    M is the mean of e^f over the own pair and the negatives, M' is the mean over the negatives
+    alone, and w is the weight of the class "no candidate belongs to x". The best f is
+    log p(y|x) / p(y), without the function of x that InfoNCE leaves undetermined, so its mean over
+    pairs estimates I (InfoNCE-anchor, Ryu et al. 2025). The objective is the mean of both
+    directions.
     """
     n, start = scores.shape[-1], math.log(weight)
     own, parts = scores.diagonal(dim1=-2, dim2=-1), []
@@ -198,7 +205,7 @@ def anchor_objective(scores: Tensor, weight: float = 1.0) -> Tensor:
 
 
 def js_objective(scores: Tensor) -> Tensor:
-    """The training objective of a JS critic with matrices V [..., n, n]; not a bound:
+    """The training objective of a JS critic with matrices V [..., n, n]. It is not a bound:
 
     -E[softplus(-V)] - E_p(x)p(y)[softplus(V)]    (Nowozin et al. 2016)
     """
@@ -212,8 +219,9 @@ def js_objective(scores: Tensor) -> Tensor:
 def dv(scores: Scores) -> Bound:
     """Donsker-Varadhan 1983:  E[f] - log E_p(x)p(y)[e^f].
 
-    A lower bound if the expectations are exact. On a sample, the logarithm of a mean is biased low,
-    so the value is biased *high*, by about half the relative variance of the mean, of order e^I.
+    It is a lower bound if the expectations are exact. On a sample, the logarithm of a mean is
+    biased low, so the value is biased *high*, by about half the relative variance of the mean. This
+    variance is of order e^I.
     """
     log_mean = scores.others.logsumexp(0) - math.log(len(scores.own) * scores.negatives)
     share = scores.others - math.log(scores.negatives) - log_mean
@@ -225,8 +233,8 @@ def dv(scores: Scores) -> Bound:
 
 
 def log_ratio(scores: Scores) -> Bound:
-    """No bound: the mean score of the own pairs, which estimates I if the scores estimate
-    log p(y|x) / p(y) (`anchor_objective`). It is too high if the critic is overconfident.
+    """Not a bound: the mean score of the own pairs. It estimates I if the scores estimate
+    log p(y|x) / p(y) (`anchor_objective`), and is too high if the critic is overconfident.
     """
     return Bound(scores.own, scores.own)
 
@@ -234,7 +242,7 @@ def log_ratio(scores: Scores) -> Bound:
 def smile(scores: Scores, limit: float = 5.0) -> Bound:
     """Not a bound (Song & Ermon 2020):  DV with f clipped to [-limit, limit] in the second term.
 
-    Its variance is below DV's, but the value can be far above I (18 for a true 10 was observed).
+    Its variance is below DV's, but the value can be far above I (18 nats were observed for I = 10).
     """
     return dv(scores.clipped(limit))
 
@@ -244,8 +252,8 @@ def leave_one_out(log_density: Scores) -> Bound:
 
         E[ log q(z_i|x_i) - log (1/(C-1)) sum_{j != i} q(z_i|x_j) ]
 
-    The scores are log q(z_i|x_j), such as `core.information.scores.gaussian`. Biased high, more at
-    a higher rate (Poole et al. 2019, eq. 13).
+    The scores are log q(z_i|x_j), such as `core.information.scores.gaussian`. The bound is biased
+    high, and its bias grows with the rate (Poole et al. 2019, eq. 13).
     """
     terms = log_density.own - log_density.others + math.log(log_density.negatives)
     return Bound(terms, terms)
@@ -263,7 +271,8 @@ def club(log_density: Scores) -> Bound:
 
         E[log p(y|x)] - E_p(x)p(y)[log p(y|x)]
 
-    With a fitted conditional it is not a bound. By Jensen, it is looser than `leave_one_out`.
+    With a fitted conditional it is not a bound. By Jensen's inequality, it is never tighter than
+    `leave_one_out`.
     """
     if not log_density.paired:
         raise ValueError("club: needs paired scores")
@@ -285,8 +294,8 @@ def infonce_terms(query: Tensor, key: Tensor, scale: float, candidates: list[int
 def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> list[Bound]:
     """`infonce_terms` with their influence, as a bound for each number of candidates.
 
-    The influence of pair j is its term minus exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c), summed over
-    the anchors i of which its key is a candidate.
+    Pair j has the share exp(s(q_i, k_j)) / sum_c exp s(q_i, k_c) of anchor i, if k_j is a candidate
+    of i. The influence of j is its term minus the sum of its shares of all other anchors.
     """
     n, parts = len(query), []
     received = torch.zeros(len(candidates), 2 * n, dtype=torch.float64, device=query.device)
@@ -298,9 +307,9 @@ def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int
 
 
 class _Block(NamedTuple):
-    """The anchors `first`, `first + 1`, ... with rings of candidates: ring r holds those that the
-    r-th number of candidates adds. Column c is the key c places after `first`, so the candidates
-    of row i begin at column i.
+    """The anchors `first`, `first + 1`, ... with rings of candidates: ring r holds the candidates
+    that the r-th number of candidates adds to the smaller ones. Column c is the key c places after
+    `first`, so the candidates of row i begin at column i.
     """
 
     first: int
@@ -311,12 +320,12 @@ class _Block(NamedTuple):
 
 
 def _blocks(query: Tensor, key: Tensor, scale: float, candidates: list[int]) -> Iterator[_Block]:
-    """The scores of blocks of anchors. Candidate sets are nested, so that each score serves every
-    C, and is exponentiated once.
+    """The scores of blocks of anchors. The sets of candidates are nested, so a score serves
+    every C that includes it, and its exponential is computed once.
     """
     n = len(query)
     if n < 2:
-        raise Unmeasurable(f"InfoNCE: it takes 2 pairs or more, got {n}")
+        raise Unmeasurable(f"InfoNCE: needs 2 pairs or more, got {n}")
     if candidates != sorted(set(candidates)) or candidates[0] < 2 or candidates[-1] > n:
         raise ValueError(f"candidates: must ascend from 2 or more to at most {n}, got {candidates}")
     counts = torch.tensor(candidates, device=query.device).double()
@@ -345,7 +354,7 @@ def _give_shares(block: _Block, candidates: list[int], received: Tensor) -> None
     """
     b = len(block.exps)
     for number, (start, stop) in enumerate(itertools.pairwise((1, *candidates))):
-        # a ring counts for its own number of candidates and all larger ones
+        # a ring belongs to its own number of candidates and to all larger numbers
         weight = (block.peaks[:, number, None] - block.sums[:, number:]).exp_().T
         taken, ring = received[number:], block.exps[:, start : stop + b]
         if stop - start <= b:

@@ -15,8 +15,8 @@ from core.errors import Unmeasurable
 DELTA = 0.01
 LEAST_BLOCKS, MOST_CANDIDATES, MOST_CHOSEN_ON = 8, 512, 4096
 BET = 0.75  # the largest bet, as a share of the capital
-GUESSED = 10  # the guess of the variance has the weight of this many values
-FLOORS = (0.0, 0.25, 0.5, 0.75)  # those that `choose` tries, as shares of the range of scale <q, k>
+GUESSED = 10  # the guessed variance has the weight of this many values
+FLOORS = (0.0, 0.25, 0.5, 0.75)  # tried by `choose`, as shares of the range of scale <q, k>
 
 
 class Certificate(NamedTuple):
@@ -40,18 +40,18 @@ def certificate(
 
         f(x, y) = log(exp(scale <q, k>) + exp(floor)),   max f - min f = R (`score_range`)
 
-    InfoNCE of a block of C pairs is bounded, and its mean over blocks is at most I (mean of both
-    directions). Blocks are disjoint, so they are independent given the encoder, and `lower_limit`
-    gives a limit of the mean that holds with probability 1 - delta for every distribution and every
-    m. C and the floor are chosen on other pairs `chosen_on`. Raises `Unmeasurable` for codes that
-    are not of unit length or not finite, and for fewer than 16 pairs.
+    InfoNCE of a block of C pairs, the mean of both directions, is bounded, and its expectation is
+    at most I. Blocks are disjoint, so they are independent given the encoder. So `lower_limit`
+    gives a limit of this expectation that holds with probability 1 - delta for every distribution
+    and every m. C and the floor are chosen on other pairs, `chosen_on`. Raises `Unmeasurable` for
+    codes that are not of unit length or not finite, and for fewer than 16 pairs.
     """
     for query, key in (codes, chosen_on):
         for side in (query, key):
             lengths = side.double().norm(dim=1)
             if not torch.isfinite(lengths).all() or (lengths - 1).abs().max() > 1e-3:
                 raise Unmeasurable(
-                    "certificate: it needs codes of length 1, whose score is bounded"
+                    "certificate: needs codes of length 1, because only their score is bounded"
                 )
     n = len(codes[0])
     chosen = choose(*chosen_on, scale, n, delta)
@@ -72,7 +72,7 @@ class Chosen(NamedTuple):
 
 def choose(query: Tensor, key: Tensor, scale: float, pairs: int, delta: float) -> Chosen:
     """The choice with the largest limit on these pairs. Their block values are repeated until there
-    are as many as `pairs` pairs will give.
+    are as many of them as `pairs` pairs would give.
     """
     best, found = -math.inf, Chosen(2, -scale, 0.0)
     query, key = query[:MOST_CHOSEN_ON], key[:MOST_CHOSEN_ON]
@@ -128,13 +128,14 @@ def value_range(candidates: int, spread: float) -> tuple[float, float]:
 def lower_limit(
     values: Tensor, low: float, high: float, delta: float, variance: float | None = None
 ) -> float:
-    """A limit L with P(L <= mean) >= 1 - delta for independent values [m] in [low, high] of one
-    mean, by betting (Waudby-Smith & Ramdas 2024).
+    """A limit L with P(L <= mean) >= 1 - delta, for independent values [m] in [low, high] that have
+    the same mean, by betting (Waudby-Smith & Ramdas 2024).
 
     A gambler who bets against "the mean is mu" has the capital K(mu) = prod (1 + bet_t (x_t - mu)),
-    where bet_t depends on values before t. It is a martingale if mu is the mean, so it exceeds
-    1 / delta with probability delta at most (Ville). L is the largest mu that is refuted.
-    `variance`, a guess from other values, sizes the first bets; a wrong guess costs only width.
+    where bet_t depends only on values before t. If mu is the mean, K is a martingale, so the
+    probability that it ever exceeds 1 / delta is at most delta (Ville's inequality). A mu whose K
+    exceeds 1 / delta is refuted, and L is the largest refuted mu. `variance`, a guess from other
+    values, sets the first bets. With a wrong guess, L is usually lower, but still valid.
     """
     x = ((values.double().cpu() - low) / (high - low)).clamp(0, 1)
     guess = 0.25 if variance is None else max(variance / (high - low) ** 2, 1e-6)
@@ -144,14 +145,14 @@ def lower_limit(
     before = torch.cat([torch.tensor([guess], dtype=torch.float64), seen[:-1]])
     bets = (2 * math.log(1 / delta) / (len(x) * before)).sqrt()
 
-    drawn, sizes = x.numpy(), bets.numpy()  # a third of torch's time for a few hundred values
+    drawn, sizes = x.numpy(), bets.numpy()  # numpy is 3 times as fast for a few hundred values
 
     def refuted(mu: float) -> bool:
         gains = np.minimum(sizes, BET / mu) * (drawn - mu)
         return bool(np.log1p(gains).cumsum().max() >= math.log(1 / delta))
 
     least, most = 0.0, 1.0
-    for _ in range(50):  # the capital falls with m
+    for _ in range(50):  # the capital falls as mu grows
         middle = (least + most) / 2
         least, most = (middle, most) if refuted(middle) else (least, middle)
     return low + least * (high - low)

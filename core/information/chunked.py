@@ -21,11 +21,11 @@ from torch.autograd.function import once_differentiable
 from core.information import flash
 from core.matmul import matmul
 
-# Scores are stored to base 2, as s log2 e, because exp(s) = exp2(s log2 e), and exp2 is 4 times as
-# fast on a CPU.
+# Scores are multiplied by log2 e, because exp(s) = exp2(s log2 e), and exp2 is 4 times as fast as
+# exp on a CPU.
 LOG2E = 1 / math.log(2)
 
-# The largest numbers of queries, keys and scores of a chunk; on a CPU it fits into the cache.
+# The largest numbers of queries, keys and scores of a chunk; on a CPU, a chunk fits into the cache.
 ON_CPU, ON_GPU = (512, 8192, 2**19), (8192, 2**16, 2**24)
 # Up to this many scores (256 MiB in float32) are computed in one piece on devices where each
 # operator needs a launch.
@@ -48,7 +48,8 @@ def slices(n: int, size: int) -> Iterator[slice]:
 
 
 class QueueInfoNCE(torch.autograd.Function):
-    """query, key [N, D], negatives [K, D] and scale to the mean log(1 + sum_c exp(s_ic - s_i+)).
+    """Takes query, key [N, D], negatives [K, D] and scale; returns the mean of
+    log(1 + sum_c exp(s_ic - s_i+)).
 
     `half`: the negatives may be rounded to half precision, but not the own key. The gradient is
     computed with the loss and kept, O(N D). There is no second derivative.
@@ -93,8 +94,8 @@ def softmax_mean(
 
     Extra memory is O(N D) and one chunk of scores; on a GPU, up to `AT_ONCE` scores are one chunk.
     Chunks are summed in float64. Vectors may have any length: the maximum is subtracted if
-    exponentials would leave float32's range. Keys in half precision are widened chunk by chunk.
-    With `half`, keys may be rounded to it, if `core.information.flash` can be used.
+    exponentials would overflow or underflow in float32. Keys in half precision are widened chunk by
+    chunk. With `half`, keys may be rounded to it, if `core.information.flash` can be used.
     """
     if half and flash.serves(query, keys, scale):
         total, found = flash.softmax_mean(query, keys, scale)

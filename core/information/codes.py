@@ -47,7 +47,7 @@ def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
 
 
 def codes(q: Distribution, z: Tensor, prior: Distribution) -> Codes:
-    """The rates of codes z [n, L] of posteriors q (normals, batch shape [n]) under p(z)."""
+    """The rates under p(z) of codes z [n, L] of posteriors q (normals, batch shape [n])."""
     try:
         rate, closed = kl_divergence(q, prior), True
     except NotImplementedError:  # a mixture or a flow

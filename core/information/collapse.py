@@ -13,11 +13,11 @@ from core.information.scores import gaussian
 from core.information.standardise import require_finite_features, require_finite_numbers
 
 ACTIVE = 0.01  # variance of a posterior mean above which a unit is active (Burda et al. 2016)
-NOTHING = 0.1  # nats, a seventh of a bit: a code with less has collapsed
+NOTHING = 0.1  # nats (a seventh of a bit); a code with less information has collapsed
 
 
 class CollapseStatus(NamedTuple):
-    """The largest possible information of a code, and its active dimensions."""
+    """An upper bound on the information in a code, and the number of its active dimensions."""
 
     nats: float  # min(R, leave-one-out upper bound), an upper bound on I(X; Z)
     active_units: int  # dimensions whose posterior mean varies

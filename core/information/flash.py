@@ -3,7 +3,7 @@
 Attention whose values are the keys gives the softmax-weighted mean key and the log-sum-exp, as
 `chunked` does. Flash attention (Dao 2023) needs half precision: products, scores and sums are
 float32, but queries, keys and (for the mean) probabilities are rounded. The effect on the loss is
-known beforehand (`error`); if it is too large, chunks are used.
+known beforehand (`error`); if it is too large, `chunked` computes the loss in float32.
 
 N = queries, K = keys, D = dimensions, S = parts of the keys. The parts run in parallel, because a
 few queries alone do not fill a GPU.
@@ -26,9 +26,10 @@ LIMIT = 3e-4  # nats; the largest allowed effect of rounding on a loss
 DEVICES: tuple[str, ...] = ("cuda",)  # on a CPU, chunks are faster
 
 WIDEST = 256  # most dimensions of the kernel
-# queries of one block of the kernel; blocks that fill a GPU; smallest number of keys of a part
+# ROWS: queries of a block of the kernel. BLOCKS: number of blocks that fills a GPU. LEAST: smallest
+# number of keys of a part
 ROWS, BLOCKS, LEAST = 128, 256, 512
-MOST = 2**23  # numbers of a chunk of keys in half precision, 16 MiB
+MOST = 2**23  # largest chunk of keys in numbers of half precision: 16 MiB
 
 Attention = Callable[..., tuple[Tensor, ...]]
 
@@ -65,10 +66,10 @@ def error(scale: float, n: int, d: int) -> float:
     standard deviations, for codes of unit length.
 
     A coordinate's relative error is uniform, with a deviation e of at most eps / sqrt(12). So the
-    error of a score, scale <q, k>, has the deviation e scale sqrt(sum_i q_i^2 k_i^2), which is
-    e scale sqrt(3 / D) for q = k with normally distributed coordinates. Errors of different keys
-    are independent, so the worst case is that each query's softmax lies on a single key, a
-    different one for each query. (If all queries share that key, as after a collapse, the error is
+    error of a score, scale <q, k>, has the deviation e scale sqrt(sum_i q_i^2 k_i^2). For q = k
+    with normally distributed coordinates this is e scale sqrt(3 / D). Errors of different keys are
+    independent, so in the worst case the softmax of each query lies on a single key, and these keys
+    differ. (If all queries share that key, as after a collapse, the error is
     sqrt(N) times larger.)
     `softmax_mean` corrects the rounding of the queries.
     """
@@ -103,7 +104,7 @@ def _attended(query: Tensor, chunk: Tensor, scale: float) -> list[tuple[Tensor, 
 
 
 def _together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All parts as one tensor, including merged parts [N] and [N, D]."""
+    """All parts as one tensor; a result of `merge`, [N] and [N, D], counts as one part."""
     if len(found) == 1:
         return found[0]
     totals, means = zip(
@@ -113,7 +114,7 @@ def _together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """In half precision, with zeros up to a multiple of 8 dimensions, as the kernel requires."""
+    """x in half precision, padded with zeros to a multiple of 8 dimensions for the kernel."""
     rounded, missing = x.to(HALF).contiguous(), -x.shape[1] % 8
     return F.pad(rounded, (0, missing)) if missing else rounded
 
@@ -143,8 +144,8 @@ def kernel(device: torch.device) -> Attention | None:
     """torch's flash attention with log-sum-exp; None if this torch or device lacks it or if it
     fails a check.
 
-    Queries [S, 1, N, D], keys and values [S, 1, K, D] and a scale to [S, 1, N, D] and the natural
-    logarithms [S, 1, N].
+    It maps queries [S, 1, N, D], keys and values [S, 1, K, D] and a scale to the weighted means
+    [S, 1, N, D] and the log-sum-exps [S, 1, N], in natural logarithms.
     """
     name = "_scaled_dot_product_flash_attention" + ("_for_cpu" if device.type == "cpu" else "")
     try:

@@ -1,10 +1,11 @@
-"""Entropy and mutual information estimated from samples: no bounds.
+"""Estimates of entropy and mutual information from samples. None of them is a bound.
 
 Discrete samples: plug-in (the entropy of the frequencies) and Miller-Madow. Continuous columns: the
 nearest-neighbour estimate of Kraskov et al. n = samples, K = values that occur.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +17,8 @@ Array = NDArray[np.float64]
 
 
 def plug_in_entropy(x: ArrayLike, base: float = math.e) -> float:
-    """H of the frequencies of samples x [n], any values that can be compared. It is biased low, by
-    about (K - 1) / (2 n) nats, and never exceeds log n.
+    """H of the frequencies of samples x [n]. The values may be of any type that can be compared.
+    The estimate is biased low, by about (K - 1) / (2 n) nats, and never exceeds log n.
 
     >>> plug_in_entropy(["head", "tail", "tail", "head"], base=2)
     1.0
@@ -39,16 +40,16 @@ def miller_madow_entropy(x: ArrayLike, base: float = math.e) -> float:
 
 
 def plug_in_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """I(X; Y) of the frequencies of pairs, H(X) + H(Y) - H(X, Y) by the plug-in entropy. Biased
-    high: independent samples have about (K_x - 1)(K_y - 1) / (2 n) nats.
+    """I(X; Y) of the frequencies of pairs, H(X) + H(Y) - H(X, Y) by the plug-in entropy. It is
+    biased high: for independent X and Y, it is about (K_x - 1)(K_y - 1) / (2 n) nats.
     """
     table = _table(x, y)
     return atoms.mutual_information(table / table.sum(), base)
 
 
 def miller_madow_information(x: ArrayLike, y: ArrayLike, base: float = math.e) -> float:
-    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. It can be below 0. This means that nothing
-    was found, and the value is returned as it is.
+    """H(X) + H(Y) - H(X, Y) by the Miller-Madow entropy. A value below 0 is returned as it
+    is; it means that nothing was found.
     """
     table = _table(x, y)
     n = table.sum()
@@ -83,6 +84,7 @@ def _counts(x: ArrayLike, name: str) -> Array:
     values = np.asarray(x)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name}: must be samples [n], got the shape {list(values.shape)}")
+    _refuse_missing(values)
     return np.unique(values, return_counts=True)[1].astype(np.float64)
 
 
@@ -91,7 +93,17 @@ def _table(x: ArrayLike, y: ArrayLike) -> Array:
     sides = np.asarray(x), np.asarray(y)
     if sides[0].ndim != 1 or sides[0].shape != sides[1].shape or not len(sides[0]):
         raise ValueError(f"x, y: must be paired samples [n], got {[list(s.shape) for s in sides]}")
+    _refuse_missing(*sides)
     rows, columns = (np.unique(side, return_inverse=True)[1] for side in sides)
     table = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(table, (rows, columns), 1)
     return table
+
+
+def _refuse_missing(*sides: NDArray[Any]) -> None:
+    """`ValueError` for NaN and for masked values, which would count as one more value."""
+    for values in sides:
+        if values.dtype.kind in "fc" and np.isnan(values).any():
+            raise ValueError("samples: NaN is no value; leave such samples out")
+        if values.dtype.kind == "O" and any(one is None or one != one for one in values):
+            raise ValueError("samples: None and NaN are no values; leave such samples out")

@@ -1,8 +1,8 @@
 """Entropy, divergence and information of Gaussians, in closed form.
 
-d = dimensions. Covariances are symmetric and positive definite [d, d]; a variance alone is the case
-d = 1. All functions return nats by default, another unit with `base`, and raise `ValueError` for a
-matrix that is not a covariance. Source: Cover & Thomas, chapter 8.
+d = dimensions. Covariances are symmetric and positive definite [d, d]; a single number is a
+variance, d = 1. All functions return nats by default, another unit with `base`. They raise
+`ValueError` for a matrix that is not a covariance. Source: Cover & Thomas, chapter 8.
 """
 
 import math
@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 
 
 def gaussian_entropy(covariance: ArrayLike, base: float = math.e) -> float:
-    """h(X) = 1/2 log det(2 pi e Sigma), the largest of all densities with this covariance. As a
-    differential entropy it can be negative, and it changes with the unit of x.
+    """h(X) = 1/2 log det(2 pi e Sigma), the largest entropy of all densities with this covariance.
+    As a differential entropy, it can be negative, and it changes with the unit of x.
 
     >>> round(gaussian_entropy(1.0), 4)
     1.4189
@@ -56,7 +56,8 @@ def gaussian_kl(
 
 
 def gaussian_information(covariance: ArrayLike, first: int, base: float = math.e) -> float:
-    """I(X; Y) of jointly Gaussian (X, Y), X the `first` dimensions of the covariance:
+    """I(X; Y) of jointly Gaussian (X, Y), where X has the first `first` dimensions of the
+    covariance:
 
         1/2 log( det S_x det S_y / det S )
 

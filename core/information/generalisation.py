@@ -1,7 +1,7 @@
 """Upper bounds on the error of a classifier on images that it has not seen.
 
-n = images that the bound uses, d = delta: a bound holds with probability 1 - d over the draw of
-these images. Errors are shares in [0, 1]; code lengths and divergences are in nats.
+n = images that the bound uses. A bound holds with probability 1 - `delta` over the draw of these
+images. Errors are shares in [0, 1]; code lengths and divergences are in nats.
 """
 
 import math
@@ -44,9 +44,9 @@ def kl_upper(q: float, budget: float) -> float:
 
 
 def error_interval(error: float, n: int, delta: float) -> tuple[float, float]:
-    """Limits of the error on all images from the mean error of n new ones. With probability
-    1 - delta it lies between them (Chernoff, delta / 2 for each side). Errors of images may be any
-    numbers in [0, 1].
+    """Limits of the expected error, from the mean error of n new images. With probability 1 - delta
+    the expected error lies between them (Chernoff's inequality, delta / 2 for each side). The error
+    of an image may be any number in [0, 1].
 
     >>> low, high = error_interval(0.1, 1000, 0.01)
     >>> round(low, 3), round(high, 3)
@@ -65,7 +65,7 @@ def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
 
     Q is a distribution over classifiers. Its error is the expected error of a classifier that is
     drawn from Q for each image. The prior P must not depend on the n images. Returns the largest
-    error of Q that this allows.
+    error of Q that this inequality allows.
     """
     _require(n, delta)
     if not divergence >= 0:
@@ -74,13 +74,14 @@ def pac_bayes(error: float, divergence: float, n: int, delta: float) -> float:
 
 
 def occam(error: float, length: float, n: int, delta: float) -> float:
-    """A limit of the error of a classifier whose description has `length` nats in a prefix code.
-    The code must be fixed before the images are seen. With probability 1 - delta, this holds for
-    all classifiers at once:
+    """An upper limit of the error of a classifier whose description takes `length` nats in a prefix
+    code. The code must be fixed before the images are seen. With probability 1 - delta, this holds
+    for all classifiers at once:
 
         kl( error on the n images || error ) <= ( length + log(1 / delta) ) / n
 
-    (Chernoff's inequality for each classifier, with delta e^-length by Kraft's inequality.)
+    (This is Chernoff's inequality for each classifier with delta e^-length in place of delta. By
+    Kraft's inequality, these sum to at most delta.)
     """
     _require(n, delta)
     if not length >= 0:
@@ -89,9 +90,9 @@ def occam(error: float, length: float, n: int, delta: float) -> float:
 
 
 def expected_gap(information: float, n: int) -> float:
-    """sqrt(I(S; W) / 2n). In expectation over the n training images S, the error of weights W on
-    new images exceeds their error on S by at most this, for losses in [0, 1] (Xu & Raginsky 2017,
-    with sigma = 1/2). It is not a certificate for one sample.
+    """sqrt(I(S; W) / 2n). For losses in [0, 1], the error of weights W on new images exceeds
+    their error on the n training images S by at most this, in expectation over S and W (Xu &
+    Raginsky 2017, with sigma = 1/2). It is not a certificate for one sample.
     """
     if n < 1 or not information >= 0:
         raise ValueError(f"need n of 1 or more and information of 0 or more: {n}, {information}")
@@ -109,14 +110,19 @@ class Rice(NamedTuple):
 
 
 def rice_encode(values: ArrayLike) -> Rice:
-    """Bits of whole numbers v: 4 bits of k, then for each v the number u = 2 |v| - (v > 0) as
-    u >> k zeros, a one, and the k lowest bits of u. k is the number from 0 to 15 that gives the
-    shortest code (Rice 1979).
+    """The bits of whole numbers v. The first 4 bits hold k, the number from 0 to 15 that gives the
+    shortest code. Then each v is coded as u = 2 |v| - (v > 0): u >> k zeros, a one, and the k
+    lowest bits of u (Rice 1979).
 
     >>> rice_decode(rice_encode([0, -1, 5]), 3).tolist()
     [0, -1, 5]
     """
-    v = np.asarray(values, dtype=np.int64).ravel()
+    given = np.asarray(values)
+    if given.dtype.kind not in "iub" and given.size:
+        raise ValueError(f"values: must be whole numbers, got {given.dtype}")
+    if given.size and max(-int(given.min()), int(given.max())) >= 2**62:
+        raise ValueError("values: must be below 2^62")
+    v = given.astype(np.int64).ravel()
     u = 2 * np.abs(v) - (v > 0)
     k = min(range(16), key=lambda k: int((u >> k).sum()) + k * len(u))
     found = [int(bit) for bit in f"{k:04b}"]

@@ -2,14 +2,16 @@
 
     L = mean_i log(1 + sum_{c negative of i} exp(s_ic - s_i+)),   s_ij = scale <x_i, y_j>
 
-A tile of scores serves its rows and, transposed, its columns. A first pass over the tiles gives the
-sums; a second pass computes each tile again and adds to the gradients of both sides. On a GPU, up
-to `core.information.chunked.AT_ONCE` scores are computed in one piece and kept.
+A tile of scores is used for its rows and, transposed, for its columns. A first pass over the tiles
+gives the sums. A second pass computes each tile again and adds its part to the gradients of rows
+and columns. On a GPU, up to `core.information.chunked.AT_ONCE` scores are computed in one piece and
+kept.
 
 B = pairs on this process, W = processes, D = dimensions. V = 2 if both views are rows and columns
 (NT-Xent), V = 1 if rows are one view and columns the other (CLIP). Rows are [V, B, D], columns
-[V, W B, D]. A block is all views of some pairs. A tile is a block of r pairs by a block of c pairs,
-scores [V r, V c] or, by view, [V, r, V, c]; the scores of a pair with itself are on its diagonals.
+are [V, W B, D]. A block is all views of some pairs. A tile holds the scores of a block of r pairs
+with a block of c pairs, as [V r, V c] or, by view, [V, r, V, c]. If both blocks hold the same
+pairs, the diagonals hold the scores of each pair with itself.
 """
 
 import math
@@ -23,10 +25,10 @@ from torch.autograd.function import once_differentiable
 from core.information.chunked import LOG2E, at_once, scores_of, slices, softplus
 from core.matmul import matmul
 
-ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile: on a CPU it fits into the cache
-# exponentials that the first pass keeps for the second, 24 MiB: all of a small batch
+ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile; on a CPU, a tile fits into the cache
+# most exponentials that the first pass keeps for the second, 24 MiB; a small batch keeps all
 KEPT = 3 * 2**21
-# for smaller exponents, exp2 and sums of 2^27 of them neither overflow nor underflow in float32
+# for smaller exponents, neither exp2 nor sums of 2^27 such numbers overflow or underflow in float32
 SAFE = 100
 
 
@@ -46,7 +48,7 @@ class Layout(NamedTuple):
 
     @property
     def mine(self) -> slice:
-        """The columns' pairs that are also the rows' pairs."""
+        """The pairs among the columns that are also rows."""
         return slice(self.rank * self.pairs, (self.rank + 1) * self.pairs)
 
 
@@ -91,11 +93,12 @@ def cut(layout: Layout, size: int) -> Blocks:
 
 
 class InBatch(torch.autograd.Function):
-    """rows [V B, D], columns [V W B, D], scale and layout to the loss and, without gradient, the
-    loss against only the other view (N candidates).
+    """Takes rows [V B, D], columns [V W B, D], scale and layout. Returns the loss and, without
+    gradient, the loss against only the other view (N = W B candidates).
 
-    The gradient is computed with the loss and kept, O((rows + columns) D). For a square, the whole
-    gradient goes to the rows. There is no second derivative.
+    The gradient is computed with the loss and kept, O((rows + columns) D). If rows and columns are
+    the same codes (`Layout.square`), the whole gradient is returned for the rows. There is no
+    second derivative.
     """
 
     @staticmethod
@@ -129,8 +132,8 @@ def _in_one_block(
     """Loss, one-sided loss and gradients from one matrix of all scores, with few operators."""
     v = layout.views
     scores = scores_of(rows, columns, scale).view(v, layout.pairs, v, -1)
-    # the scores of a pair with itself, [V, V, B]: positives, which the loss treats separately, and
-    # rows with themselves, which are not candidates
+    # the scores of each pair with itself, [V, V, B]: the positives, which the loss treats
+    # separately, and the scores of rows with themselves, which are not candidates
     same = scores[..., layout.mine].diagonal(dim1=1, dim2=3)
     positive = [(view, v - 1 - view) for view in range(v)]
     own = same[positive[0]].clone()  # [B], of either view
@@ -156,8 +159,8 @@ def _in_one_block(
     if not wanted:
         return loss, one, (None, None)
     share = scale / (len(losses) * v * layout.pairs)
-    # the positive's weight is its probability minus one, taken from the negatives' sum so that no
-    # digit is lost if it is near zero
+    # The weight of a positive is its probability minus one. It is computed from the negatives'
+    # sum, so that no digit is lost when it is near zero.
     weight, missing = weights[0][0], torch.sigmoid(weights[0][1]).neg_()
     for other_weight, margin in weights[1:]:
         weight, missing = weight.add_(other_weight), missing.sub_(torch.sigmoid(margin))
@@ -172,9 +175,9 @@ def _in_one_block(
 
 
 class _Scored:
-    """For every anchor, the log of the sum over its negatives, to base 2, in float64.
+    """For every anchor, the logarithm to base 2 of the sum over its negatives, in float64.
 
-    Anchors are the rows; with `both`, the columns, too. `sums` are [V, pairs, V], over the
+    Anchors are the rows and, with `both`, also the columns. `sums` are [V, pairs, V], over the
     candidates of each view; `negatives` are [V, pairs], over all candidates.
     """
 
@@ -191,7 +194,8 @@ class _Scored:
         if not layout.square:
             self.columns = [y[:, part].flatten(0, 1) for part in self.blocks.columns]
         self.scaled = [block * (scale * LOG2E) for block in self.rows]
-        # On a GPU, reading the largest norm would wait, so every tile subtracts its maxima.
+        # On a GPU, the host would have to wait for the largest norm, so every tile subtracts its
+        # maxima there.
         self.safe = False
         if on_cpu:
             norms = [codes.norm(dim=1).max().item() for codes in (rows, columns)]
@@ -233,7 +237,7 @@ class _Scored:
         by_row: dict[int, Tensor] = {}
         by_column: dict[int, Tensor] = {}  # transposed, because W^T x is slow and x^T W is not
         for tile in self.blocks.tiles:
-            # then W is symmetric, too, and W y contains both sides
+            # for such a tile, W is symmetric, too, and W y contains the terms of rows and columns
             symmetric = self.layout.square and tile.diagonal
             columns = of_columns[tile.column] if symmetric or tile.mirrored else None
             weights = self._weights(tile, of_rows[tile.row], columns)
@@ -260,12 +264,12 @@ class _Scored:
         return d_rows.flatten(0, 1), d_columns
 
     def _whole(self, blocks: dict[int, Tensor]) -> Tensor:
-        """[V, pairs, D]"""
+        """All blocks as one tensor [V, pairs, D]."""
         views = self.layout.views
         return torch.cat([blocks[i].unflatten(0, (views, -1)) for i in range(len(blocks))], 1)
 
     def _scores(self, tile: Tile) -> Tensor:
-        """[V, r, V, c]; the score of a pair with itself is -inf."""
+        """The scores of a tile [V, r, V, c]; the scores of a pair with itself are -inf."""
         scores, views = matmul(self.scaled[tile.row], self.columns[tile.column]), self.layout.views
         by_view = scores.view(views, len(scores) // views, views, -1)
         if tile.diagonal:
@@ -303,7 +307,7 @@ class _Scored:
         weights = _probabilities(self._scores(tile).view(len(of_rows), -1), of_rows[:, None])
         if of_columns is None:
             return weights
-        if not tile.mirrored:  # s_ij and s_ji round differently, and each needs its own total
+        if not tile.mirrored:  # s_ij and s_ji are rounded differently, so each needs its own total
             return weights + weights.T
         return weights.add_(_probabilities(self._scores(tile).view(len(of_rows), -1), of_columns))
 
@@ -318,8 +322,8 @@ def _accumulate(
 
 
 def _probabilities(scores: Tensor, total: Tensor) -> Tensor:
-    """2^(s - total), in place. Large scores are near a large total, so the total's leading digits
-    are subtracted first: the difference then keeps the other digits.
+    """2^(s - total), in place. Large scores are near a large total, so the leading digits of
+    the total are subtracted first, and the difference keeps the other digits.
     """
     leading = total.to(scores.dtype)
     return scores.sub_(leading).sub_((total - leading).to(scores.dtype)).exp2_()

@@ -4,9 +4,9 @@
 
 N = pairs in the global batch, B = pairs on this process, K = queued negatives, D = dimensions.
 Each docstring says what its loss may claim about I(V1; V2); the probe, not the training loss,
-reports a bound. Losses are computed without a matrix of all scores, except on a GPU, where up to
-2^26 scores are held because this needs fewer operators. The gradient is computed together with the
-loss, and there is no second derivative. Codes usually have unit length, but need not.
+reports a bound. Losses are computed without a matrix of all scores. (A GPU holds up to 2^26 scores
+at once, because this needs fewer operators.) The gradient is computed together with the loss, and
+there is no second derivative. Codes usually have unit length, but need not.
 """
 
 import functools
@@ -28,8 +28,8 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss outside of autocast, because bf16 has only three digits. The loss itself converts
-    its arguments to float32 or wider.
+    """Run a loss outside of autocast, because bfloat16 has fewer than three decimal digits. The
+    loss itself converts its arguments to float32 or wider.
     """
 
     @functools.wraps(loss)
@@ -50,8 +50,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     first, second [B, D]: the projections of the two views of the same images, of any length (they
     are normalised here). Returns a scalar with gradients to both. With several processes, the
     candidates are those of the global batch. Scores are float32 or wider, even under autocast.
-    log(2N - 1) - L is not a bound on mutual information (see `infonce`). `ValueError` for invalid
-    shapes or temperatures.
+    log(2N - 1) - L is not a bound on mutual information; `infonce` gives one. `ValueError` for
+    invalid shapes or temperatures.
 
     >>> import torch
     >>> views = torch.eye(4), torch.eye(4)
@@ -69,9 +69,9 @@ def infonce(
 
         L = -E log( exp s(q, k+) / sum_c exp s(q, k_c) ),   s(q, k) = cos(q, k) / T,   in nats
 
-    query, key [B, D]: row i of both is a pair; of any length (they are normalised here). The
-    candidates of a query are the keys of the global batch (C = N) or, with `queue` [K, D], its own
-    key and the queue (C = K + 1), as in MoCo. Returns a scalar with gradients to query and key.
+    query, key [B, D]: row i of both is a pair. They may have any length (they are normalised here).
+    The candidates of a query are the keys of the global batch (C = N) or, with `queue` [K, D], its
+    own key and the queue (C = K + 1), as in MoCo. Returns a scalar with gradients to query and key.
     Without a queue, on images that encoder and critic have not seen, log C - L is a lower bound on
     I(X; Y); `probes.infonce_bound` adds an interval. `ValueError` for invalid shapes or
     temperatures.
@@ -90,11 +90,11 @@ def infonce(
 
 
 def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both with unit length. `ValueError` if they are not pairs, or for a bad temperature."""
+    """Both, scaled to unit length. `ValueError` if they are not pairs, or for a bad temperature."""
     if first.ndim != 2 or first.shape != second.shape or not len(first):
         shapes = " and ".join(str(tuple(x.shape)) for x in (first, second))
         raise ValueError(
-            f"views of shapes {shapes}: give two of one shape [B, D], with one row per pair"
+            f"views of shapes {shapes}: give two of the same shape [B, D], with one row per pair"
         )
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: must be above 0, got {temperature}")
@@ -104,8 +104,8 @@ def _directions(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
 
 
 class _Unit(torch.autograd.Function):
-    """Rows scaled to unit length like by F.normalize, with a gradient of four operators and no
-    second derivative.
+    """Scales rows to unit length, as F.normalize does. The gradient takes four operators, and there
+    is no second derivative.
     """
 
     @staticmethod
@@ -153,8 +153,8 @@ def in_batch_loss(query: Tensor, key: Tensor, temperature: float) -> Tensor:
 
 @in_float32
 def clip_loss(first: Tensor, second: Tensor, temperature: float, both: bool = True) -> Tensor:
-    """CLIP's loss (Radford et al. 2021): first against all second of the global batch; with `both`,
-    the mean of that and the reverse direction.
+    """CLIP's loss (Radford et al. 2021): each code of `first` against all codes of `second`
+    in the global batch; with `both`, the mean of this and the reverse direction.
 
     first, second [B, D]; returns a scalar with gradients to both. For a learned temperature, pass
     first / T and 1.
@@ -185,6 +185,6 @@ def nt_xent_and_in_batch(
 
 
 def _tracked(*codes: Tensor) -> list[Tensor]:
-    """At least float32, and detached when no gradient is wanted."""
+    """Codes as float32 or wider, detached if no gradient is wanted."""
     wide = [at_least_float32(x) for x in codes]
     return wide if torch.is_grad_enabled() else [x.detach() for x in wide]

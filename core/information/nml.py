@@ -2,8 +2,8 @@
 
     NML:  -log p(x | best for x) + log C,   C = sum over all data x' of p(x' | best for x')
 
-log C, the parametric complexity, is the price of the parameters; no code has a smaller worst regret
-(Shtarkov 1987). n = samples, K = outcomes, k = real parameters. In nats.
+log C, the parametric complexity, is the cost of the parameters. No code has a smaller worst-case
+regret (Shtarkov 1987). n = samples, K = outcomes, k = real parameters. In nats.
 """
 
 import math
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, xlogy
 
 Array = NDArray[np.float64]
+MOST = 2**27  # samples; the sum over h takes n float64s
 
 
 def multinomial_complexity(n: int, outcomes: int) -> float:
@@ -22,12 +23,16 @@ def multinomial_complexity(n: int, outcomes: int) -> float:
         C(n, 1) = 1,   C(n, 2) = sum_h (n choose h) (h/n)^h ((n-h)/n)^(n-h),
         C(n, K + 2) = C(n, K + 1) + n/K C(n, K)         (Kontkanen & Myllymaki 2007)
 
-    `ValueError` if n is below 0 or K below 1.
+    `ValueError` if n is below 0 or above 2^27, K below 1, or one of them no whole number.
 
     >>> import math
     >>> round(math.exp(multinomial_complexity(2, 2)), 6)  # 1 + 1/2 + 1
     2.5
     """
+    if not (math.isfinite(n) and math.isfinite(outcomes)):
+        raise ValueError(f"must be finite: {n}, {outcomes}")
+    if n != int(n) or outcomes != int(outcomes) or n > MOST:
+        raise ValueError(f"must be whole numbers, with at most {MOST:,} samples: {n}, {outcomes}")
     if n < 0 or outcomes < 1:
         raise ValueError(f"must have 0 samples or more and 1 outcome or more: {n}, {outcomes}")
     if n == 0 or outcomes == 1:
@@ -46,7 +51,7 @@ def multinomial_length(counts: ArrayLike) -> float:
 
         n H(counts / n) + log C(n, K)
 
-    Outcomes that did not occur count, too: K is fixed before the data are seen.
+    Outcomes that did not occur are also counted, because K is fixed before the data are seen.
 
     >>> round(multinomial_length([1, 1]), 4)  # 2 log 2 + log 2.5
     2.3026
@@ -74,7 +79,7 @@ def bic(fit: float, parameters: int, n: int) -> float:
 
 
 def fisher_length(fit: float, parameters: int, n: int, log_volume: float) -> float:
-    """Rissanen's approximation of NML (1996), which adds to BIC what does not grow with n:
+    """Rissanen's approximation of NML (1996), which adds to BIC the terms that do not grow with n:
 
         -log p(x | best) + k/2 log(n / 2 pi) + log integral sqrt det I(theta) dtheta + o(1)
 
@@ -90,9 +95,10 @@ def multinomial_volume(outcomes: int) -> float:
 
 
 def two_part_length(fit: float, parameters: int, precision: float, span: float) -> float:
-    """A two-part code: each parameter to a `precision` within a range of length `span`, then the
-    data: -log p(x | rounded parameters) + k log(span / precision). `fit` must be that of the
-    rounded parameters. `ValueError` if the precision is not above 0, or is larger than `span`.
+    """The length of a two-part code. It holds each parameter, rounded to a `precision` in a range
+    of length `span`, and then the data: -log p(x | rounded parameters) + k log(span / precision).
+    `fit` must be that of the rounded parameters. `ValueError` if the precision is not above 0, or
+    is larger than `span`.
     """
     if not 0 < precision <= span < math.inf:
         raise ValueError(f"precision: must be above 0 and at most {span}, got {precision}")
@@ -104,21 +110,21 @@ class Regression(NamedTuple):
 
     fit: float  # -log density at the best parameters
     bic: float  # k + 1 parameters, because the variance is also a parameter
-    nml: float  # without a constant that all k share
+    nml: float  # without a constant that is the same for all k
     variance: float  # residual sum of squares / n
 
 
 def regression(x: ArrayLike, y: ArrayLike) -> Regression:
-    """Code lengths of y [n] given the columns of x [n, k], 1 <= k < n, of full rank. NML of
-    Rissanen (2000), which is exact:
+    """Code lengths of y [n] given the columns of x [n, k], 1 <= k < n, of full rank. NML
+    has an exact form (Rissanen 2000):
 
         (n-k)/2 log t + k/2 log r - log Gamma((n-k)/2) - log Gamma(k/2) + n/2 log(n pi)
         t = |y - fit|^2 / n,   r = |fit|^2 / n
 
-    The integral over all y is infinite, so it is taken over t and r in given ranges, which adds
-    log(log(t2/t1) log(r2/r1)): the same for every k, and left out. It is a code of a density, so it
-    can be negative and only differences count. `ValueError` for a matrix without full rank, for a
-    perfect fit and for a fit of 0.
+    The integral over all y is infinite, so it is taken over t in [t1, t2] and r in [r1, r2]. This
+    adds log(log(t2/t1) log(r2/r1)), which is the same for every k and is left out. The length is
+    that of a density, so it can be negative, and only differences have a meaning. `ValueError` for
+    a matrix without full rank, for a perfect fit and for a fit of 0.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 2 or b.shape != a.shape[:1] or not 0 < a.shape[1] < len(a):
@@ -126,7 +132,11 @@ def regression(x: ArrayLike, y: ArrayLike) -> Regression:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("x, y: must be finite")
     n, k = a.shape
-    if np.linalg.matrix_rank(a) < k:
+    # the lengths do not depend on the units of x; those of y are added at the end
+    units = np.abs(a).max(0)
+    a, unit = a / np.where(units > 0, units, 1), float(np.abs(b).max()) or 1.0
+    b = b / unit
+    if np.linalg.matrix_rank(a / np.sqrt((a**2).sum(0)).clip(min=1)) < k:
         raise ValueError("x: its columns are linearly dependent")
     basis = np.linalg.qr(a).Q
     fitted = basis @ (basis.T @ b)
@@ -137,4 +147,5 @@ def regression(x: ArrayLike, y: ArrayLike) -> Regression:
     fit = 0.5 * n * math.log(2 * math.pi * math.e * t)
     length = 0.5 * (n - k) * math.log(t) + 0.5 * k * math.log(r) + 0.5 * n * math.log(n * math.pi)
     length -= math.lgamma((n - k) / 2) + math.lgamma(k / 2)
-    return Regression(fit, bic(fit, k + 1, n), length, t)
+    fit, length = fit + n * math.log(unit), length + n * math.log(unit)
+    return Regression(fit, bic(fit, k + 1, n), length, t * unit * unit)

@@ -39,7 +39,7 @@ def gaussian_rate(variance: float, distortion: float) -> float:
 
 
 def bernoulli_rate(probability: float, distortion: float) -> float:
-    """R(D) of a coin that shows 1 with a probability, under Hamming distortion, in nats (Cover &
+    """R(D) of a coin that shows 1 with probability p, under Hamming distortion, in nats (Cover &
     Thomas, theorem 10.3.1).
 
         R(D) = h(p) - h(D)   for D < min(p, 1 - p), else 0,   h(p) = -p log p - (1 - p) log(1 - p)
@@ -92,7 +92,9 @@ class WaterFilling:
         )
 
     def at_slope(self, slope: float) -> Point:
-        """The point where dR/dD is `slope` < 0; slopes flatter than the curve give rate 0."""
+        """The point where dR/dD is `slope` < 0; a slope closer to 0 than any of the curve gives
+        rate 0.
+        """
         if not -math.inf < slope < 0:
             raise ValueError(f"slope: must be below 0, got {slope}")
         return self.at_level(-0.5 / slope)

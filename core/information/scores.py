@@ -1,8 +1,8 @@
 """Scores of pairs against candidates, tile by tile, for millions of candidates.
 
-n = anchors, m = negatives of each, D = code dimensions. Every critic is an inner product of codes,
+n = anchors, m = negatives of each, D = code dimensions. The critics are inner products of codes,
 f(x, y) = scale <q(x), k(y)>. This includes bilinear forms, functions of x or y alone, and the log
-density of a diagonal Gaussian.
+density of a diagonal Gaussian. `of_matrix` takes the scores of any other critic.
 """
 
 import math
@@ -27,8 +27,9 @@ class Scores:
     """Sums of f(x_i, y_j) that the bounds need, all float64.
 
     own [n]: scores of the own pairs. spare [n]: f against one negative. rest [n]: log sum exp f
-    over the other negatives. Poole's I_alpha needs one negative less in one of its expectations, so
-    it leaves the spare one out. (Subtracting it from the whole sum could underflow.)
+    over the other negatives. One of the expectations in Poole's I_alpha has one negative
+    less, so it is computed without the spare one. (A subtraction from the whole sum could
+    underflow.)
     """
 
     def __init__(

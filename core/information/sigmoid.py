@@ -19,20 +19,23 @@ from core.matmul import matmul
 
 @in_float32
 def sigmoid_loss(first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
-    """SigLIP's loss, a sum over all pairs of the global batch for each of its N images:
+    """SigLIP's loss, summed over all N^2 combinations of an image and a text of the global batch,
+    and divided by N:
 
         L = (1/N) sum_i sum_j softplus(-z_ij (<first_i, second_j> + b)),   z_ij = 1 if i = j else -1
 
     first, second [B, D]: unit codes, the first times its scale; bias [1]. Returns a scalar with
-    gradients to all three. It is computed in tiles, in memory O((B + N) D). No bound on mutual
-    information follows from it: its best score is log p(y|x) / p(y) - log(N - 1).
+    gradients to all three. It is computed in tiles, in memory O((B + N) D). The loss gives
+    no bound on mutual information. The best score is log p(y|x) / p(y) - log(N - 1).
     """
     x, y = at_least_float32(first), at_least_float32(second)
     return _Sigmoid.apply(x, gather(y), bias.to(x.dtype), rank() * len(x))
 
 
 class _Sigmoid(torch.autograd.Function):
-    """rows [B, D], columns [N, D], bias [1], and the column of the first row's partner."""
+    """Takes rows [B, D], columns [N, D], bias [1], and the index of the column that is the partner
+    of the first row.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, bias: Tensor, first: int) -> Tensor:

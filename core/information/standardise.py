@@ -42,10 +42,10 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (with n - 1) of each feature of x [n, D], float64 [D]. The
     deviation of a dead feature is replaced by 1.
 
-    A feature is dead if its deviation is at most the rounding error of its values, eps |mean|, with
-    eps of the features' precision. The first image is subtracted first, in float64, so a constant
-    feature has a deviation of exactly 0. scikit-learn's `StandardScaler` has the same rule with
-    float64's eps times n.
+    A feature is dead if its deviation is at most the rounding error of its values, eps |mean|. Here
+    eps is that of the features' precision or n times that of float64, whichever is larger. (The
+    `StandardScaler` of scikit-learn has only the second.) The first image is subtracted first, in
+    float64, so a constant feature has a deviation of exactly 0.
     """
     first = x[:1].double()
     total, squares = torch.zeros_like(first[0]), torch.zeros_like(first[0])

@@ -33,8 +33,8 @@ def nats(bits: Amount) -> Amount:
 
 
 def bits_per_dim(nats: Amount, dimensions: int) -> Amount:
-    """nats / (d log 2), for images of d discrete values. (Of a density it depends on the unit of x,
-    so it means nothing.) `ValueError` if d is below 1.
+    """nats / (d log 2), for images of d discrete values. (For a density, it depends on the unit
+    of x, so it has no meaning.) `ValueError` if d is below 1.
 
     >>> import math
     >>> bits_per_dim(784 * math.log(256), 784)

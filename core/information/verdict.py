@@ -8,11 +8,11 @@ from core.information.bounds import Estimate
 # Slopes, in nats per e-fold of candidates: below FLAT, more candidates add little; above STEEP,
 # the curve follows its ceiling.
 FLAT, STEEP = 0.05, 0.5
-RISING = 0.025  # share of a value that it may rise instead, if this is more
+RISING = 0.025  # FLAT as a share of the value; the larger of the two limits holds
 NEAR = 0.95  # share of a ceiling above which a value is saturated
 GAIN = 0.03  # share of a value that the second half of the training pairs may bring
 AGREEING = 0.05  # share of a value by which single critics may be below their mean
-NOTHING = 0.05  # nats below zero that overfitting explains if there is nothing to find
+NOTHING = 0.05  # nats below zero that overfitting alone can cause
 
 
 def cosine_cap(scale: float, candidates: int) -> float:
@@ -38,11 +38,13 @@ def verdict(
       split that was used to choose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
-    - K-limited: still rising with log C.
+    - K-limited: still rising with log C, and twice the candidates would add more than twice the
+      training pairs.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the
-      value of the same critics trained on half of the pairs. Also if the value is that of the mean
-      of several critics, each trained on other pairs, and `single`, the value of one of them, is
-      far below: the critics differ by chance, and with more pairs they would differ less.
+      value of the same critics trained on half of the pairs. `single`: the value of
+      one critic, if the last number is that of the mean of several critics that were trained on
+      different pairs. If it is far below the last number, the verdict is also data-limited, because
+      the critics differ by chance, and would differ less with more pairs.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
@@ -66,10 +68,11 @@ def verdict(
     slope = (last.mean - before[1].mean) / math.log(candidates / before[0]) if before else math.inf
     if last.mean > NEAR * ceiling or STEEP < slope < math.inf:
         return "saturated"
-    if slope > max(FLAT, RISING * last.mean):
-        return "K-limited"
-    if gain and wants_data(last.mean, gain):
+    rising = slope > max(FLAT, RISING * last.mean)
+    if gain and wants_data(last.mean, gain) and (not rising or gain.mean > slope * math.log(2)):
         return "data-limited"
+    if rising:
+        return "K-limited"
     return "data-limited" if single is not None and differ(last, single) else "converged"
 
 

@@ -81,9 +81,9 @@ class WhatWhereNet(nn.Module):
     """Four convolutions that are read twice: what is seen at any place (the maximum of each
     channel), and where (a coarse map of a few channels).
 
-    Every place has the same weights for what is seen. So a shape that training shows at some places
-    is known at all of them, which `SmallNet`, with a weight for each place, has to learn for each.
-    No layer mixes the two parts.
+    The convolutions have the same weights at every place. So a shape that training shows at some
+    places is known at all places. The last layer of `SmallNet` has other weights for each place, so
+    it must learn the shape at each. No layer mixes the two parts.
     """
 
     WHAT, WHERE, CELLS = 128, 8, 4  # channels of each part; the map has at most CELLS x CELLS cells

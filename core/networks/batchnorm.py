@@ -1,7 +1,7 @@
 """Two kinds of batch norm. One has the statistics of the global batch, for any number of processes.
 The other has separate statistics for each group of rows, with all groups in one pass.
 
-torch.nn.SyncBatchNorm supports only GPUs and no groups. B = rows on this process, C = channels,
+torch.nn.SyncBatchNorm runs only on GPUs and has no groups. B = rows on this process, C = channels,
 S = positions of a feature map, G = groups of rows with their own statistics.
 """
 
@@ -26,8 +26,8 @@ class Groups:
     """The groups of the rows of a pass, and the statistics that the pass computed.
 
     `number` int64 [B] is the group of each row. `in_turns`: row r belongs to group r % G, and all
-    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...], where each
-    group has channels of its own, so torch's own kernel computes all groups.
+    groups have the same size. Then rows [B, C, ...] can be viewed as [B / G, G C, ...]. In this
+    view, each group has channels of its own, so torch's kernel computes all groups at once.
     """
 
     def __init__(self, number: Tensor, count: int, in_turns: bool, parts: "list[GroupedBatchNorm]"):
@@ -98,7 +98,8 @@ class Groups:
 def _shares(
     count: int, momentum: float | None, part: "GroupedBatchNorm"
 ) -> tuple[float | Tensor, Tensor]:
-    """The factors (kept, shares [G]) that update running statistics r like G separate passes:
+    """The factors (kept, shares [G]) that update running statistics r like G separate passes, in
+    which x_g are the statistics of group g:
 
         kept r + sum_g share_g x_g,   kept = (1 - m)^G, share_g = m (1 - m)^(G - 1 - g)
 
@@ -311,7 +312,7 @@ KINDS: dict[type, tuple[type[GroupedBatchNorm], type[SyncBatchNorm]]] = {
 
 def _kind(part: nn.Module) -> tuple[type[GroupedBatchNorm], type[SyncBatchNorm]] | None:
     """The classes that replace this batch norm, if its kind is known."""
-    timm = sys.modules.get("timm.layers")  # not imported: then no network has its layers
+    timm = sys.modules.get("timm.layers")  # if it is not imported, no network has its layers
     if timm is not None and type(part) is timm.BatchNormAct2d:
         return KINDS[GroupedBatchNormAct]
     return KINDS.get(type(part))

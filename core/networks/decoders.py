@@ -83,7 +83,9 @@ def build_decoder(name: str, latent: int, shape: tuple[int, int, int], width: in
 
 
 def quartered(shape: tuple[int, int, int], key: str) -> tuple[int, int]:
-    """A quarter of an image's sides, for two strided convolutions; a `UserError` names `key`."""
+    """A quarter of each side of an image, for two strided convolutions. If a side is not a multiple
+    of 4, a `UserError` names `key`.
+    """
     if shape[1] % 4 or shape[2] % 4:
         raise UserError(
             f"{key}: convolutional networks need sides that are multiples of 4, but images are"

@@ -2,7 +2,7 @@
 length.
 
 Values are k / 255 in [0, 1], k = 0 .. 255; log_prob is in nats per value. `from_uniform` takes the
-caller's uniform numbers, `sample` uses torch's global generator.
+caller's uniform numbers, and `sample` uses torch's global generator.
 """
 
 import torch
@@ -65,7 +65,9 @@ class DiscretizedLogistic(DiscreteDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """sum_k P(k) k / 255. Near the ends it differs from `loc`: the last bins have the tails."""
+        """sum_k P(k) k / 255. Near 0 and 1 it differs from `loc`, because the bins there include
+        the tails.
+        """
         edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
         inverse = torch.exp(-self.log_scale)
         # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is needed
@@ -106,8 +108,8 @@ class LogisticMixture(DiscreteDistribution):
 
 
 def cumulated(x: Tensor) -> Tensor:
-    """Cumulative sums along the last dimension. On a GPU, torch's own have no fixed order and fail
-    under deterministic algorithms; a matrix product replaces them there.
+    """Cumulative sums along the last dimension. On a GPU, torch's function adds in no fixed order,
+    and raises an error under deterministic algorithms; then a matrix product replaces it.
     """
     if x.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
         return by_product(x)

@@ -20,8 +20,9 @@ class DequantisedGaussian(Normal):
     """A Gaussian density of 8-bit values on [0, 256), in nats per value: log N(x; mu, sigma) - log
     256 for x = (k + u) / 256.
 
-    With uniform noise u, its mean log density is a lower bound on the log probability of the 8-bit
-    value, so it is comparable with discretised likelihoods (Theis et al. 2016).
+    The noise u is uniform in [0, 1). The mean log density over u is a lower bound on the log
+    probability of the 8-bit value. So it can be compared with discretised likelihoods (Theis et al.
+    2016).
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -29,8 +30,8 @@ class DequantisedGaussian(Normal):
 
 
 class Likelihood(nn.Module):
-    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W]; `target` makes
-    the value that it scores.
+    """Decoder parameters [B, C P, H, W] to a distribution over images [B, C, H, W]. `target` makes
+    the values that the distribution scores.
 
         bernoulli         binary pixels, P = 1
         categorical       8-bit values, 256 logits, P = 256
@@ -78,9 +79,9 @@ class Likelihood(nn.Module):
         return DequantisedGaussian(torch.sigmoid(parameters), log_scale.exp(), validate_args=False)
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The value that the likelihood scores: x binarised with uniform `noise` (bernoulli), x
+        """The values that the likelihood scores: x binarised with uniform `noise` (bernoulli), x
         with `noise` inside of its level (gaussian), x itself (normal), or x at the nearest 8-bit
-        level. Raises `UserError` for values outside of the likelihood's range.
+        level (all others). Raises `UserError` for values outside of the likelihood's range.
         """
         if self.name == "normal":
             return as_float(x)

@@ -1,7 +1,7 @@
 """The text tower: a causal transformer over tokens, as in CLIP (Radford et al. 2021).
 
 B = texts, T = tokens of the longest text, W = width. A text is read at its [END] token.
-Attention looks back only, so what follows [END] changes nothing.
+A token attends only to earlier tokens, so tokens after [END] change nothing.
 """
 
 import torch

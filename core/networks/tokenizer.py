@@ -1,8 +1,8 @@
 """Captions as numbers: a word or byte-pair tokenizer by the `tokenizers` library, kept as bytes.
 
-A tokenizer is a list of tokens and, for byte pairs, of merges. Only these are stored; everything
-else is fixed here, so a checkpoint of unknown origin can not bring its own rules. B = texts,
-T = tokens of the longest one.
+A tokenizer is a list of tokens and, for byte pairs, a list of merges. Only these are stored;
+everything else is fixed here, so a checkpoint of unknown origin can not bring its own rules.
+B = texts, T = tokens of the longest one.
 """
 
 import json
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from core.errors import shown
 
-# Its threads would not survive the fork of a decoding worker. Without threads, a batch takes
-# milliseconds.
+# The library's threads would not survive the fork of a decoding worker. Without threads, a batch
+# takes milliseconds.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 KINDS = ("words", "bytes")
@@ -43,7 +43,7 @@ class Malformed(ValueError):
 
 
 class Tokenizer:
-    """Texts to numbers from 0, at most `context` a text, [START] and [END] included."""
+    """Texts to numbers from 0: at most `context` for each text, [START] and [END] included."""
 
     def __init__(self, kind: str, tokens: Sequence[str], merges: Sequence[tuple[int, int]] = ()):
         """`tokens`: without the special ones. `merges`: pairs of places in `tokens`."""
@@ -108,7 +108,7 @@ class Tokenizer:
         return cls(kind, tokens, [(a, b) for a, b in merges])
 
     def to_bytes(self, vocabulary: int) -> bytes:
-        """`ROOM` bytes for each token of the vocabulary: JSON, padded by spaces."""
+        """JSON, padded with spaces to `ROOM` bytes for each token of the vocabulary."""
         held = {"kind": self.kind, "tokens": self.tokens, "merges": self.merges}
         text = json.dumps(held, ensure_ascii=False, separators=(",", ":")).encode()
         if len(text) > vocabulary * ROOM:

@@ -26,9 +26,9 @@ class Agreement:
         self._asked: tuple[dist.Work, torch.Tensor] | None = None
 
     def ask(self, mine: list[int]) -> list[int]:
-        """Ask with this process's numbers; returns the newest answer, at first zeros.
+        """Give this process's numbers; returns the newest answer, which is zeros at first.
 
-        Every process must call it equally often.
+        All processes must call it the same number of times.
         """
         if self._group is None:
             return mine

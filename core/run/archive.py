@@ -146,7 +146,7 @@ def values(content: mmap.mmap, inert: bool = False) -> Any:
         tree = unpickled(bytes(content[start : start + size]), inert)
     except Foreign:
         raise
-    except Exception as error:  # any error of the unpickler for misplaced instructions
+    except Exception as error:  # misplaced instructions raise any error of the unpickler
         raise Broken(f"{type(error).__name__}") from None
     return Builder(content, records, f"{folder}data/", inert).build(tree, 0)
 
@@ -184,15 +184,15 @@ def _records(content: mmap.mmap) -> dict[str, Record]:
 
 
 def unpickled(text: bytes, inert: bool = False) -> Any:
-    """The tree of a pickle, with descriptions in place of tensors. Raises `Foreign`, `Broken`, or
-    any error of the unpickler for misplaced instructions.
+    """The tree of a pickle, with descriptions in place of tensors. Raises `Foreign` or
+    `Broken`; misplaced instructions raise any error of the unpickler.
     """
     allowed = ALLOWED_INERT if inert else ALLOWED
     for instruction, argument, _ in pickletools.genops(text):
         if instruction.name not in allowed:
             raise Foreign(f"the pickle instruction {instruction.name}")
         if instruction.name == "LONG_BINPUT" and cast(int, argument) >= len(text):
-            raise Broken("its pickle numbers more values than it holds")
+            raise Broken("a memo number in its pickle is too large")
     return _Unpickler(io.BytesIO(text), inert).load()
 
 
@@ -259,7 +259,7 @@ class Builder:
     def build(self, value: Any, depth: int) -> Any:
         self.left -= 1
         if self.left < 0 or depth > DEPTH:
-            raise Foreign("more values, or deeper nesting, than any checkpoint")
+            raise Foreign("more values, or deeper nesting, than checkpoints have")
         kind = type(value)
         if value is None or kind in (bool, int, float, str):
             return value

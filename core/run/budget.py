@@ -17,7 +17,9 @@ class OverBudget(Exception):
 
 @contextmanager
 def budget(most_bytes: int, most_modules: int) -> Iterator[None]:
-    """Raise `OverBudget` before more bytes of tensors (also temporary ones) or modules exist."""
+    """In this context, `OverBudget` is raised before all new tensors (temporary ones included) take
+    more than `most_bytes`, or more than `most_modules` modules are made.
+    """
     made = 0
 
     def count(*_: Any) -> None:

@@ -33,7 +33,7 @@ from core.trust import package_of
 
 FORMAT = "twobounds/1"
 SPARE = 2**28  # bytes that building a method may use in addition to four times its weights
-LARGEST = 3 * 4096**2  # numbers of an image
+LARGEST = 3 * 4096**2  # the most values that an image may have
 ID, TEXT_ID = re.compile(r"[A-Za-z0-9_-]{0,64}"), "an id of at most 64 letters, digits, _ and -"
 
 
@@ -54,7 +54,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (_is_mapping, "the method's weights by name"),
     "optimizer": (_is_mapping, "the optimiser's state"),
     "scaler": (_is_mapping, "the state of a gradient scaler"),
-    "step": (lambda value: type(value) is int and 0 <= value < 2**63, "a number of steps"),
+    "step": (lambda value: type(value) is int and 0 <= value < 2**63, "0 or more steps"),
     "best": (lambda value: type(value) is float and value == value, "a score"),
     "wandb_id": (lambda value: type(value) is str and bool(ID.fullmatch(value)), TEXT_ID),
 }
@@ -62,7 +62,9 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass
 class State:
-    """Training state: config, method, optimizer, step. There is no generator state to keep."""
+    """Training state: config, method, optimizer, step. No state of a random generator is kept,
+    because random numbers are a function of the seed and the step.
+    """
 
     run: config.RunConfig
     method: Method
@@ -72,7 +74,7 @@ class State:
     wandb_id: str = ""
     scaler: torch.amp.GradScaler | None = None  # for the precision 16-mixed
     init: str = ""  # sha256 of the file that gave the first weights
-    epochs_before: int = 0  # optim.epochs of the checkpoint that is resumed, which may be fewer
+    epochs_before: int = 0  # optim.epochs of the resumed checkpoint; this run may have more
 
 
 class Entries(dict[str, Any]):
@@ -135,7 +137,7 @@ def write(path: Path, held: Snapshot, keep: int = 1) -> None:
     """Write a snapshot atomically: `path` always holds the whole new or the whole old checkpoint.
 
     The newest `keep` versions stay, as `path`, `earlier(path, 1)` and so on. If a weight or a
-    number of the optimizer is not finite, it raises `UserError` and changes no file.
+    number of the optimiser is not finite, this raises `UserError` and changes no file.
     """
     held.ready()
     entries = held.entries
@@ -178,7 +180,7 @@ def read(path: Path) -> Entries:
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of the format {FORMAT}")
     entries.setdefault("scaler", {})  # missing in older files
-    _same_keys(path, "entry", set(entries), set(ENTRIES))
+    _same_keys(path, "entries", "format", set(entries), set(ENTRIES))
     for name, (fits, meaning) in ENTRIES.items():
         if not fits(entries[name]):
             found = shown(entries[name])
@@ -196,7 +198,7 @@ def _advice(path: Path) -> str:
 
 
 def run_of(path: Path, entries: dict[str, Any], trusted: Iterable[str] = ()) -> config.RunConfig:
-    """The checked config of a checkpoint, without what only a user may decide."""
+    """The checked config of a checkpoint, without the settings that only a user may choose."""
     return config.from_a_stranger(entries["config"], str(path), trusted)
 
 
@@ -257,7 +259,7 @@ def load_weights(path: Path, weights: Any, method: Method) -> None:
 
 
 def _check_weights(path: Path, weights: Any, own: dict[str, Tensor]) -> None:
-    _same_keys(path, "weight", set(weights), set(own))
+    _same_keys(path, "weights", "method", set(weights), set(own))
     for key, value in own.items():
         given = weights[key]
         if isinstance(given, Tensor) and (given.shape, given.dtype) == (value.shape, value.dtype):
@@ -296,8 +298,8 @@ def method_of(
 
 
 def build_for(path: Path, entries: dict[str, Any], run: config.RunConfig) -> Method:
-    """A new method for a checkpoint's weights. If its config asks for sizes that the weights do not
-    have, it is refused before the memory is allocated.
+    """A new method for a checkpoint's weights. A config that asks for sizes that the
+    weights do not have is refused before the memory is allocated.
     """
     weights = [value for value in entries["method"].values() if isinstance(value, Tensor)]
     size = sum(value.nbytes for value in weights)
@@ -343,9 +345,9 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _same_keys(path: Path, what: str, found: set[str], expected: set[str]) -> None:
+def _same_keys(path: Path, what: str, owner: str, found: set[str], expected: set[str]) -> None:
     missing, surplus = sorted(expected - found), sorted(map(str, found - expected))
-    named = (("missing", missing), ("surplus", surplus))
+    named = (("missing", missing), ("unexpected", surplus))
     parts = [f"{len(keys)} {label} (first: '{keys[0]}')" for label, keys in named if keys]
     if parts:
-        raise UserError(f"{path}: {what} keys do not match the method: {', '.join(parts)}")
+        raise UserError(f"{path}: its {what} do not match the {owner}: {', '.join(parts)}")

@@ -23,7 +23,7 @@ from core.run.trainer_config import GRAPHS, TrainerConfig
 from core.run.wandb_config import WandbConfig
 from core.trust import package_of
 
-# keys of paths, which may contain variables of the environment; these are kept as written
+# keys whose values are paths; these may contain environment variables, which stay as written
 PLACES = ("data.root", "folder", "init")
 
 
@@ -43,7 +43,8 @@ class RunConfig:
     # another program (.pth, .pth.tar, .safetensors); empty = random
     init: str = ""
     resume: bool = False  # continue the run in its folder, the same as --resume
-    # not a config key: config key -> (value, its text in the YAML file, such as ${oc.env:NAME})
+    # not a key of the config; maps a key to (value, its text in the YAML file, such as
+    # ${oc.env:NAME})
     written: Any = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,8 +154,8 @@ def from_a_stranger(values: Any, origin: str, trusted: Iterable[str] = ()) -> Ru
     """A checked `RunConfig` from a file of unknown origin, such as a checkpoint.
 
     Texts are literal, the method lies in the project's own packages or in a `trusted` one, nothing
-    is downloaded, and nothing is uploaded to another entity. `core.data.doubtful` checks the data
-    when they are opened, unless an override names them.
+    is downloaded, and nothing is uploaded to another entity. When the data are opened,
+    `core.data.doubtful` checks the keys of data that no override has set.
     """
     run = from_dict(values, origin, trusted)
     data = replace(
@@ -178,7 +179,7 @@ def for_information(run: RunConfig) -> RunConfig:
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
-    """The config as plain containers; paths from the environment stay as the YAML wrote them."""
+    """The config as plain containers; paths from the environment stay as the YAML file has them."""
     values = _values(run)
     for key, text in _as_written(run, values):
         yaml_values.put(values, key, text)
@@ -194,7 +195,7 @@ def to_yaml(run: RunConfig) -> str:
 
 
 def _as_written(run: RunConfig, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The paths that came from the environment, if unchanged, as the YAML wrote them."""
+    """The unchanged paths that came from the environment, as the YAML file has them."""
     for key, (value, text) in run.written.items():
         if _at(values, key) == value:
             yield key, text
@@ -231,7 +232,9 @@ def _read(
 
 
 def _with(values: dict[str, Any], pairs: list[tuple[str, str]], text: set[str]) -> dict[str, Any]:
-    """A copy of the values with overrides. Text keys get the literal text, others YAML's value."""
+    """A copy of the values with overrides. Keys of type text get the literal text; other keys get
+    the value that YAML reads.
+    """
     values = _sectioned(yaml_values.plain(values, "the config"))
     for key, written in pairs:
         value: Any = yaml_values.Literal(written)

@@ -1,7 +1,7 @@
 """Forward and backward of a training step as one CUDA graph, which the host replays with one call.
 
-Without it the host launches each kernel of a step, and the GPU waits for the host if its kernels
-are short: in small networks, with small batches, and in most VAEs.
+Without a graph, the host launches each kernel of a step. The GPU then waits for the host if its
+kernels are short, as in small networks, with small batches, and in most VAEs.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from core.randomness import KeyedRNG
 from core.transfer import send
 
 KEY = "trainer.cuda_graph"
-WARM = 3  # ordinary steps before the recording: libraries choose their algorithms in them
+WARM = 3  # ordinary steps before the recording, in which libraries choose their algorithms
 
 Run = Callable[[Batch], dict[str, Tensor]]
 Attributes = dict[tuple[nn.Module, str], Any]
@@ -26,8 +26,8 @@ class GraphedStep:
     """Computes what `run(batch)` computes: gradients, and scalars by name. The first `WARM` calls
     are ordinary calls; the next one records the kernels, and all later ones replay them.
 
-    The recorded kernels read the batch and its random numbers from tensors that keep their place,
-    and write gradients to tensors that keep theirs, so nothing may remove gradients between calls.
+    The recorded kernels read the batch and its random numbers from tensors at fixed addresses, and
+    write gradients to fixed addresses, too. So gradients must not be set to None between calls.
     The Python code of `run` is not executed again. What it assigns to attributes of modules of
     `method` is assigned again after each replay; see `assigned`.
     """
@@ -99,7 +99,7 @@ def record(
 
 
 class Numbers:
-    """The random numbers of a recorded step, in tensors that keep their place."""
+    """The random numbers of a recorded step, in tensors at fixed addresses."""
 
     def __init__(self, rng: KeyedRNG, device: torch.device):
         self.rng, self.device = rng.on("cpu"), device
@@ -107,11 +107,11 @@ class Numbers:
         self.places: dict[tuple[Any, ...], Tensor] = {}
 
     def drawn(self, key: tuple[Any, ...], draw: Callable[[KeyedRNG], Tensor]) -> Tensor:
-        """The place of a draw, which `key` names. A new one is filled with this step's numbers."""
+        """The tensor of the draw that `key` names. A new tensor holds this step's numbers."""
         if key not in self.places:
             if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 raise UserError(
-                    f"{KEY}: forward draws the random numbers {key} in some steps only; set"
+                    f"{KEY}: forward draws the random numbers {key} only in some steps; set"
                     f" {KEY}=false"
                 )
             self.draws[key] = draw
@@ -119,7 +119,7 @@ class Numbers:
         return self.places[key]
 
     def refill(self, rng: KeyedRNG) -> None:
-        """Fill all places with another step's numbers, by one copy from the host."""
+        """Fill all tensors with another step's numbers, by one copy from the host."""
         self.rng = rng.on("cpu")
         values = send([draw(self.rng) for draw in self.draws.values()], self.device)
         for place, x in zip(self.places.values(), values, strict=True):
@@ -127,7 +127,7 @@ class Numbers:
 
 
 class RecordedRNG(KeyedRNG):
-    """A `KeyedRNG` whose numbers lie in the places of `Numbers`."""
+    """A `KeyedRNG` whose numbers lie in the tensors of `Numbers`."""
 
     def __init__(self, numbers: Numbers, path: tuple[str, ...] = (), common: bool = False):
         super().__init__(0, 0, numbers.rng.rank, numbers.rng.world, numbers.device)
@@ -136,7 +136,7 @@ class RecordedRNG(KeyedRNG):
     def __getattribute__(self, name: str) -> Any:
         if name in ("seed", "step"):
             raise UserError(
-                f"{KEY}: forward reads rng.{name}, which a recorded step would keep for ever; draw"
+                f"{KEY}: forward reads rng.{name}, but a recorded step would never change it; draw"
                 f" the numbers from rng, fork or common, or set {KEY}=false"
             )
         return super().__getattribute__(name)
@@ -189,7 +189,7 @@ def attributes(method: nn.Module) -> Attributes:
 
 def assigned(before: Attributes, after: Attributes) -> Attributes:
     """The tensors that a forward assigned to attributes that were None or absent, such as the keys
-    of a step. `UserError` for other changes: a replay would not repeat them.
+    of a step. Other changes raise `UserError`, because a replay would not repeat them.
     """
     changed = {
         place: value

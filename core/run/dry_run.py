@@ -1,5 +1,5 @@
-"""A dry run: one step and a short validation before anything is written. What would fail later,
-perhaps after an epoch, fails now, with one line.
+"""A dry run: one step and a short validation before anything is written. An error that would come
+later, perhaps after an epoch, comes now, in one line.
 """
 
 import functools
@@ -23,7 +23,7 @@ def dry_run(training: Training, validation: Validation) -> None:
     """Train on the first batch in the run's precision, validate with the batch sizes that the
     run will use, and restore everything bit by bit. Raises `UserError` if something fails.
 
-    All processes must call it, before the first step: the optimiser must be new.
+    All processes must call it before the first step, because the optimiser must be new.
     """
     fabric, state = training.fabric, training.state
     explained = functools.partial(in_one_line, state.run, training.source.shape, fabric.world_size)

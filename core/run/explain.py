@@ -21,8 +21,8 @@ def in_one_line(
     run: RunConfig, shape: tuple[int, int, int], world: int, what: str
 ) -> Iterator[None]:
     """Within this context, any error becomes a `UserError` that names the key to change, or the
-    place of the error. `what` is the failed action; `shape` is (C, H, W) of the images; `world` is
-    the number of processes.
+    place of the error. `what` is the action in words; `shape` is (C, H, W) of the images; `world`
+    is the number of processes.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def in_one_line(
         raise
     except Exception as error:
         if any(words in str(error) for words in GONE):
-            raise  # the useful error is that of another process
+            raise  # another process has the useful error
         raise UserError(_explanation(error, run, shape, world, what)) from error
 
 

@@ -1,7 +1,8 @@
 """Lightning Fabric's names, imported without torchmetrics.
 
 Fabric asks for the version of torchmetrics by importing it, and torchmetrics imports torchvision
-and matplotlib. This takes a second at each start, for a number that Fabric itself never uses.
+and matplotlib. This takes a second at each start, for a version number that Fabric itself never
+uses.
 """
 
 import importlib.metadata

@@ -24,9 +24,9 @@ class Features(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, factors: Mapping[str, int]) -> "Features":
-        """The features without label columns of a single class, unless there are no other columns.
-        Every probe predicts such a column without error, so a mean over columns would look better
-        than it is.
+        """The features with their labels. Label columns with a single class are left out if there
+        are others. Every probe predicts such columns without error, so a mean over columns would
+        look better than it is.
         """
         kept = [column for column, classes in enumerate(factors.values()) if classes > 1]
         named = tuple(factors.items())

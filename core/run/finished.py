@@ -10,11 +10,15 @@ from core.run.resumable import hindrances
 
 
 def state_of(place: Path, run: config.RunConfig) -> str:
-    """The state of this run in a folder: "done" if last.ckpt is from the last step, "at step N" if
-    it is earlier, "new" without a checkpoint, "another config" if it belongs to another run, and
-    "started" if its files can not be read.
+    """The state of this run in a folder:
 
-    The step's epoch is in metrics.jsonl, the number of epochs in the checkpoint's config.
+        done             last.ckpt is from the last step
+        at step N        last.ckpt is from an earlier step
+        new              there is no checkpoint
+        another config   the checkpoint belongs to another run
+        started          the files can not be read
+
+    The step's epoch is read from metrics.jsonl, the number of epochs from the checkpoint's config.
     """
     folder = RunFolder(place)
     if not folder.versions():

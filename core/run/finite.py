@@ -11,7 +11,7 @@ from core.errors import UserError
 TRY = "try another folder=… with a lower optim.lr, a longer optim.warmup_epochs or optim.clip=1"
 GRADIENT = "gradient_norm"  # a metric of steps with clipped gradients: watched, but not logged
 WATCHED = {"loss": "the loss", GRADIENT: "the norm of the gradient"}
-MAX_UNSEEN = 200  # steps between two checks, each of which waits for the device
+MAX_UNSEEN = 200  # most steps between two checks; a check waits for the device
 
 
 class FiniteLosses:
@@ -60,7 +60,7 @@ class FiniteLosses:
     def _way_back(self) -> str:
         if self.checkpoint is None:
             return TRY.replace("another folder=… with ", "")
-        return f"{self.checkpoint} holds an earlier, good step: {TRY}"
+        return f"{self.checkpoint} holds an earlier step with finite numbers: {TRY}"
 
 
 def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:

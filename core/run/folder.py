@@ -25,8 +25,8 @@ from core.run.resumable import LONGER, hindrances
 from core.run.saver import Saver
 from core.trust import package_of
 
-# seconds that a resumed run waits for its folder: a file server needs 90 s to notice that a node
-# with a lock is dead
+# seconds that a resumed run waits for the lock of its folder. If a node that holds a lock dies, a
+# file server needs 90 s to notice it.
 LEASE = 120.0
 NAME_ANOTHER = "name another folder=…"
 
@@ -142,8 +142,8 @@ class RunFolder:
 
     def hold(self, patience: float = 0.0) -> None:
         """Lock the folder until `close`, or until this process ends. `UserError` if another process
-        still holds the lock after `patience` seconds. On a file system without locks nothing is
-        locked.
+        still holds the lock after `patience` seconds. On a file system without locks, this locks
+        nothing and raises no error.
         """
         make_folder(self.path, "folder", NAME_ANOTHER)
         ends = time.monotonic() + patience
@@ -151,7 +151,7 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115  workers do not inherit it
             if patience and not _locked(self._lock):
                 waits = f"waiting {patience:.0f} s for it to end"
-                print(f"{self.path}: another process trains here; {waits}", flush=True)
+                print(f"{self.path}: another process trains in this folder; {waits}", flush=True)
             while not _locked(self._lock) and time.monotonic() < ends:
                 time.sleep(1.0)
             if not _locked(self._lock):
@@ -179,7 +179,7 @@ class RunFolder:
         """Make the folder, remove half-written files of a killed process, and write the config."""
         make_folder(self.pictures, "folder", NAME_ANOTHER)
         for half in self.path.glob(".*.tmp"):
-            if not half.is_dir():  # a folder is not ours
+            if not half.is_dir():  # no run makes a folder of such a name
                 half.unlink(missing_ok=True)
         text = config.to_yaml(run)
         write_atomically(self.config, lambda temporary: temporary.write_text(text, "utf-8"))
@@ -214,7 +214,7 @@ class RunFolder:
 
     def _write(self, held: checkpoint.Snapshot, places: list[tuple[Path, int]]) -> None:
         while self._damaged:
-            # a damaged file would push out the last whole one
+            # otherwise the damaged file would be kept, and the last whole one would be deleted
             self._damaged.pop().unlink(missing_ok=True)
         for path, keep in places:
             checkpoint.write(path, held, keep)
@@ -286,7 +286,9 @@ def _step_of(line: bytes) -> float:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Try to lock a file. Returns whether this process holds the lock now; it keeps the lock."""
+    """Try to lock a file. Returns whether this process holds the lock now; the lock stays until the
+    file is closed.
+    """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,8 +19,8 @@ def start_from(method: Method, init: str) -> tuple[str, str]:
 
     If the file holds the weights of this method, with the same shapes, all are loaded (a queue
     included). Otherwise each backbone of the method is loaded from the first backbone of the file
-    that fits; other layers, such as projection heads, stay as they are. Raises `UserError` if no
-    backbone fits. No code of the file is run, and its config is not used.
+    that fits; other layers, such as projection heads, keep their random weights. Raises `UserError`
+    if no backbone fits. No code of the file is run, and its config is not used.
     """
     path = home_expanded(init, "init")
     path = RunFolder(path).last if path.is_dir() else path
@@ -65,7 +65,7 @@ def _load_backbone(path: Path, weights: dict[str, Tensor], backbone: Backbone) -
             return prefix.rstrip(".") or "the top level"
     if not nearest:
         raise UserError(
-            f"init: {path} holds no '{first}', with which the model's backbone begins; set"
+            f"init: {path} holds no '{first}', the first weight of the model's backbone; set"
             " model.backbone to the network of the file"
         )
     prefix = max(nearest, key=lambda name: nearest[name])
@@ -91,9 +91,9 @@ def _first_difference(given: dict[str, Tensor], own: dict[str, Tensor]) -> str:
         if key not in given:
             return f"'{key}' is missing"
         if given[key].shape != value.shape:
-            return f"'{key}' is {list(given[key].shape)}, and should be {list(value.shape)}"
+            return f"'{key}' is {list(given[key].shape)}, but should be {list(value.shape)}"
     surplus = [key for key in given if key not in own]
-    return f"'{surplus[0]}' is surplus" if surplus else "other types of numbers"
+    return f"'{surplus[0]}' is unexpected" if surplus else "other types of numbers"
 
 
 def _kind(method: Method) -> str:

@@ -1,6 +1,6 @@
 """All keys of a config with type, default and meaning, from the dataclasses and their comments.
 
-A field's meaning is the comment behind it, or the comment lines above it.
+A field's meaning is the text of the comment lines above it and of the comment behind it.
 """
 
 import inspect
@@ -48,8 +48,8 @@ def methods() -> list[str]:
 
 
 def keys_of(kind: type, prefix: str = "", held: Any = None) -> list[Key]:
-    """The keys of a dataclass, with those of the sections in it. `held`: an instance whose values
-    are the defaults, if the enclosing dataclass changes the defaults.
+    """The keys of a dataclass, with those of the sections in it. `held`: if the
+    enclosing dataclass has its own defaults for this section, an instance with these values.
     """
     said, hints = meanings(kind), get_type_hints(kind)
     made: list[Key] = []
@@ -151,6 +151,7 @@ HEAD = """# All keys of a config
 
 Any key can stand in a YAML file or on the command line: `twobounds pretrain simclr_sprites
 optim.lr=0.3`. `twobounds keys` prints this list, `twobounds keys optim` one section, and `twobounds
-keys lr` all keys with that word. An unknown key is refused, with the nearest key of all sections.
-`null` means that the value depends on other keys. `twobounds keys --markdown` writes this page.
+keys lr` all keys with that word. An unknown key is refused; the message names the nearest key of
+all sections. `null` means that the value depends on other keys. `twobounds keys --markdown` writes
+this page.
 """

@@ -1,4 +1,4 @@
-"""Weights & Biases as the logger; it never stops a run and never makes it wait."""
+"""Logging to Weights & Biases, which never stops a run and never makes it wait."""
 
 import hashlib
 import os
@@ -31,11 +31,12 @@ Entry = Callable[[Any], object]  # what is done with W&B's run
 
 
 class Logger:
-    """One W&B run, or nothing if `wandb=disabled`; CSV and TensorBoard files if asked for.
+    """One W&B run, or none with `wandb=disabled`; also CSV and TensorBoard files, if the config
+    asks for them.
 
     All calls to W&B run on one thread, in order, so a server that is slow, refuses or hangs does
-    not delay training. Data that the server did not take stay in the run's folder for `wandb sync`.
-    The run's id is ours, so an interrupted run is resumed as the same W&B run.
+    not delay training. Data that the server did not accept stay in the run's folder; `wandb sync`
+    sends them. The run's id is ours, so an interrupted run is resumed as the same W&B run.
     """
 
     def __init__(self, run: config.RunConfig, folder: Path, wandb_id: str = "", local: bool = True):
@@ -117,7 +118,7 @@ class Logger:
             self._put(log)
 
     def close(self, patience: float = 3 * PATIENCE) -> None:
-        """Send the remaining entries, waiting at most `patience` seconds."""
+        """Send the remaining entries; wait at most `patience` seconds for that."""
         if self._local:
             self._local.close()
         if self._thread:
@@ -153,7 +154,7 @@ class Logger:
             _say(f"logging ended ({_reason(error)}); metrics.jsonl holds the numbers")
 
     def _start(self) -> Any:
-        import wandb  # here: it takes a second, and wandb=disabled needs none of it
+        import wandb  # here, because it takes a second and wandb=disabled does not need it
         from wandb.errors import Error as WandbError
 
         mode = self.mode
@@ -166,7 +167,8 @@ class Logger:
                 raise
             reason = f"{mode} logging failed ({_reason(error)})"
             _say(f"{reason}; logging offline instead, `wandb sync` sends it later")
-            wandb.teardown()  # the service would refuse the id, which the failed attempt holds
+            # otherwise the service would refuse the id that the failed attempt holds
+            wandb.teardown()
             return self._init("offline")
 
     def _init(self, mode: str) -> Any:

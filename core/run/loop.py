@@ -26,7 +26,7 @@ from core.run.setup import Training
 from core.run.train import train
 from core.run.validation import Validation
 
-# share of the time; if training waits longer than this for images, a message says so
+# if training waits for images for more than this share of the time, a message says so
 STARVED = 0.25
 
 
@@ -74,7 +74,9 @@ def trained_longer(training: Training) -> str:
 
 
 class Loop:
-    """The training loop of one process. Only the first has a `logger`; it alone writes."""
+    """The training loop of one process. Only the first process has a `logger`, and only it writes
+    files.
+    """
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class Loop:
         self.progress = ProgressLine(
             training.total, self.state.step, run.optim.batch_size, shown=first
         )
-        self.starved = False  # whether it was said that training waits for images
+        self.starved = False  # whether the message that training waits for images was printed
         self.clock = SaveClock(run.trainer.save_minutes if first else 0)
         self.profiled = folder.path / "profile" if run.trainer.profile and first else None
 
@@ -171,7 +173,7 @@ class Loop:
             self.folder.save(self.state, self.training.steps_per_epoch, due.saves, best, wait=False)
 
     def _validate(self) -> bool:
-        """Validate the method. Returns whether it is better than all before."""
+        """Validate the method. Returns whether it is better than at all earlier validations."""
         state, scores = self.state, self._observe()
         if self.logger:
             self._write(scores)
@@ -195,7 +197,7 @@ class Loop:
         """Save pictures and, if `scored`, validate. All processes must call it."""
         # with sharded weights this is a copy, which is freed at the end of this function
         method = checkpoint.whole_method(self.state)
-        # other batch sizes and modes: compiling would not pay off
+        # compiling for other batch sizes and modes would take longer than it saves
         with torch.compiler.set_stance("force_eager"):
             scores = self._scores(method) if scored else {}
             if self.logger:

@@ -1,4 +1,5 @@
-"""Load an optimiser's moments from a checkpoint, with checks: fused kernels check no shapes.
+"""Load an optimiser's moments from a checkpoint, with checks, because fused kernels do not check
+shapes.
 
 torch's format of an optimiser's state: {"state": {parameter number: {name: tensor}},
 "param_groups": [{"params": [parameter numbers], option: value}]}.
@@ -31,17 +32,17 @@ def load_moments(
 ) -> None:
     """Put a checkpoint's moments into an optimiser called `name`, after `step` steps.
 
-    Options of parameter groups come from the config, and those of the file must agree. Raises
-    `UserError` for wrong keys, shapes, types, layouts or values.
+    The options of parameter groups come from the config, and those in the file must be equal.
+    Raises `UserError` for wrong keys, shapes, types, layouts or values.
     """
     what = f"{path}: its optimizer"
     if not (isinstance(held, dict) and set(held) == {"state", "param_groups"}):
-        raise UserError(f"{what} holds no state and param_groups")
+        raise UserError(f"{what} should hold exactly the keys state and param_groups")
     own = optimizer.state_dict()["param_groups"]
     _check_groups(what, held["param_groups"], own)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not isinstance(held["state"], dict):
-        raise UserError(f"{what} holds no state")
+        raise UserError(f"{what}: state is not a mapping")
     state = {}
     for number, values in held["state"].items():
         if not (type(number) is int and 0 <= number < len(parameters)):
@@ -55,10 +56,10 @@ def load_moments(
 
 def _check_groups(what: str, held: Any, own: list[dict[str, Any]]) -> None:
     if not (isinstance(held, list) and len(held) == len(own)):
-        raise UserError(f"{what} has other parameter groups than the config makes")
+        raise UserError(f"{what} has other parameter groups than the config")
     for group, mine in zip(held, own, strict=True):
         if not isinstance(group, dict) or set(group) - set(MACHINE) != set(mine) - set(MACHINE):
-            raise UserError(f"{what} has parameter groups with other options than the config makes")
+            raise UserError(f"{what} has parameter groups with other options than the config")
         for key, value in mine.items():
             given = group.get(key, value)
             if key == "lr":  # the schedule sets it at each step

@@ -1,4 +1,4 @@
-"""Rows of images as one picture, with names of rows and columns and a caption of each image."""
+"""Rows of images as one picture, with names for rows and columns, and a caption for each image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +39,9 @@ class Grid(list[Tensor]):
 
 
 def save_grid(path: Path, rows: list[Tensor], side: int = 64) -> Path:
-    """Save rows of images as a PNG; images are about `side` pixels wide. If real values leave
-    [0, 1], black is their minimum and white their maximum. A `Grid` gets its names and captions.
+    """Save rows of images as a PNG; images are about `side` pixels wide. If real values lie
+    outside of [0, 1], black is their minimum and white their maximum. A `Grid` gets its names and
+    captions.
     """
     scale = max(1, side // rows[0].shape[3])
     captioned = isinstance(rows, Grid) and bool(rows.captions)
@@ -79,8 +80,8 @@ def _canvas(rows: list[Tensor], below: int) -> NDArray[np.uint8]:
 
 def _draw(path: Path, grid: Grid, picture: Image.Image, scale: int, below: int) -> None:
     """The picture with the names of a grid, by matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: they take a part
-    from matplotlib.figure import Figure  # of a second
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because both
+    from matplotlib.figure import Figure  # take a part of a second
 
     height, width = grid[0].shape[2:]
     size = (picture.width / DPI + 1.6, picture.height / DPI + 0.9)

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from core.run.agreement import Agreement
 
-# EX_TEMPFAIL of sysexits.h, "try again later". No other end of a run has this code (2: a mistake of
-# the user; 1: a defect; 128 + n: killed before a save), so a scheduler can requeue only this one.
+# EX_TEMPFAIL of sysexits.h, "try again later". A run that ends for another reason has another code:
+# 2 for a mistake of the user, 1 for a defect, 128 + n if it was killed before a save. So a
+# scheduler can requeue exactly the runs with this code.
 REQUEUE = 75
 STOPPED = 128 + signal.SIGINT  # a person's decision, which no scheduler should undo
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,8 +35,8 @@ class Preemption:
 
     def __init__(self, timeout: timedelta | None = None, due: Callable[[], bool] | None = None):
         """`timeout`: how long processes wait for each other, if there are several. `due` is called
-        before every step and says whether it is time to save. One process decides for all
-        (`saves`).
+        before every step and says whether it is time to save. If it says so in any process, all
+        processes save (`saves`).
         """
         self.heard: signal.Signals | None = None
         self.saves = False  # whether it was time to save before the current step
@@ -105,5 +106,5 @@ class Preemption:
         self.heard = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[signal.SIGINT])
-        # without this, torch raises an error inside a step if the same signal kills a worker
+        # otherwise torch would raise an error inside a step if the same signal killed a worker
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

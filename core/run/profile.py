@@ -16,14 +16,18 @@ OPERATIONS = 15
 
 
 class Profile:
-    """Profiles STEPS steps after the first FIRST and writes the results into `folder`, if any."""
+    """Profiles STEPS steps after FIRST steps of warm-up, and writes the results into `folder`.
+    Without a folder it does nothing.
+    """
 
     def __init__(self, folder: Path | None):
         self.folder, self.seen, self.account = folder, 0, ""
         self.running: profile | None = None
 
     def step(self) -> str:
-        """Call this after every step. It returns the account once, when it is written."""
+        """Call this after every step. It returns the account after the last profiled step, and
+        an empty text otherwise.
+        """
         self.seen += 1
         if self.folder and self.seen == FIRST:
             activities = [ProfilerActivity.CPU]

@@ -13,8 +13,8 @@ from rich.progress import (
 
 from core.console import plain_console
 
-LABELS = {  # instead of keys that say too little
-    "train_bound": "train bound (not a certificate)",
+LABELS = {  # printed in place of keys that would say too little
+    "train_bound": "train log C - L (no bound)",
     "in_batch_bound": "in-batch log N - L",
     "information_upper": "I(X; Z) at most",
 }

@@ -15,8 +15,8 @@ LARGEST = 2**24  # bytes; no run writes a longer file
 
 
 def provenance(identity: Identity, init: str = "") -> dict[str, Any]:
-    """The content of data.json: the identity of the training data, the versions and, if the run
-    started from the weights of a file (`init`), the sha256 of that file.
+    """The content of data.json: the identity of the training data, and the package versions. If the
+    run started from the weights of a file, `init` is the sha256 of that file.
     """
     made = {"data": identity.as_dict(), "versions": versions()}
     return made | ({"init": init} if init else {})
@@ -34,7 +34,7 @@ def earlier_init(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, or "not installed" if it is only imported from a folder."""
+    """Package -> version, or "not installed", also for a package that is imported from a folder."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -58,7 +58,7 @@ def changes(path: Path, identity: Identity, accept: bool) -> list[str]:
         before, there = then["data"], dict(then["versions"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         if accept:
-            return [f"{path}: damaged, and written again"]
+            return [f"{path}: was damaged, and is written again"]
         raise UserError(
             f"{path}: damaged, so the run's data can not be compared with those here; restore it,"
             " or continue with data.changed=accept"

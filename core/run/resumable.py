@@ -19,8 +19,8 @@ LONGER = "optim.epochs"  # a resumed run may train longer, which changes its sch
 def hindrances(
     held: dict[str, Any], wanted: dict[str, Any], resume: bool
 ) -> dict[str, tuple[Any, Any]]:
-    """The keys that stop a run with the wanted config from continuing the held one, with the held
-    and the wanted value of each.
+    """The keys that do not allow a run with the config `wanted` to continue a run with the config
+    `held`, each with the held and the wanted value.
     """
     found = differences(held, wanted)
     epochs = found.get(LONGER, (0, 0))
@@ -36,7 +36,7 @@ def _may_change(key: str) -> bool:
 def differences(
     a: dict[str, Any], b: dict[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys at which two configs differ, with both values; without `folder`."""
+    """The dotted keys at which two configs differ, with both values. `folder` is not compared."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in a.keys() | b.keys():
         left, right = a.get(key), b.get(key)

@@ -1,8 +1,9 @@
 """Arrays with one row per image, kept in a file beside a checkpoint, and read again later.
 
-The file has safetensors format. Rows are written as they come and read by memory mapping, so arrays
-may be larger than memory. The last bytes sign the file and its key (`core.run.signing`). A file
-that another user wrote, that belongs to another key, or that was changed is never read.
+The file has safetensors format. Each batch of rows is written at once, and rows are read by memory
+mapping, so arrays may be larger than memory. The last bytes are a signature of the file and its key
+(`core.run.signing`). A file is never used if another user wrote it, if it belongs to another key,
+or if it was changed.
 """
 
 import hashlib
@@ -27,7 +28,9 @@ Key = dict[str, Any]  # everything that determines the arrays, as JSON
 
 
 class Rows:
-    """Named arrays [n, ...], in memory or in a file; `add` batches of rows, then `finish`."""
+    """Named arrays [n, ...], in memory or in a file. Call `add` for each batch of rows, then
+    `finish`.
+    """
 
     def __init__(self, n: int, path: Path | None, key: Key):
         self.n, self.path, self.key, self.done = n, path, key, 0
@@ -52,7 +55,7 @@ class Rows:
         self.done += len(next(iter(rows.values())))
 
     def finish(self) -> dict[str, Tensor]:
-        """The arrays. A file gets its signature and its name, and is memory-mapped."""
+        """Sign the file, give it its name and map it into memory. Returns the arrays."""
         assert self.done == self.n, f"{self.done} of {self.n} rows"
         if self._file is None or self.path is None:
             return self._held
@@ -77,7 +80,7 @@ class Rows:
                 self._create({name: (x.dtype, shapes[name]) for name, x in rows.items()})
                 return
             except OSError as error:
-                print(f"{self.path.parent}: nothing can be kept there ({error.strerror})")
+                print(f"{self.path.parent}: no rows can be stored there ({error.strerror})")
                 self.discard()
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 

@@ -1,4 +1,4 @@
-"""Write checkpoints on a thread, so that training continues meanwhile; and a clock for them."""
+"""A thread that writes checkpoints while training continues, and a clock that says when to save."""
 
 import math
 import threading
@@ -56,7 +56,9 @@ class SaveClock:
         self._since = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time to save; then it restarts, because the save may come a step later."""
+        """Whether it is time to save. If so, the clock restarts, because the save may come a step
+        later.
+        """
         if time.monotonic() - self._since < self.seconds:
             return False
         self.restart()

@@ -39,14 +39,14 @@ from core.run.folder import RunFolder
 from core.run.initial import start_from
 from core.run.optim import build_optimizer
 
-CAPTIONS = 20_000  # captions from which a method learns its words
+CAPTIONS = 20_000  # the most captions from which a method learns its words
 # Fabric also has 16-true and bf16-true, but small steps get lost in 16-bit weights, and 16 bits are
 # too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 SHORT = ("32", "64", "bf16", "16")  # Fabric's short names
 # loads the file of `init` into a method; returns a line for the user and the file's sha256
 Start = Callable[[Method, str], tuple[str, str]]
-COMPILED = itertools.count()  # numbers of the networks of this process that are compiled
+COMPILED = itertools.count()  # gives each compiled network of this process a number
 
 
 @dataclass
@@ -89,15 +89,15 @@ def _teach_words(method: Method, run: config.RunConfig, source: Source) -> None:
     if not source.captioned:
         raise UserError(
             f"method: {run.method} needs captions, which data.name={run.data.name} does not have;"
-            " use captioned_sprites, or pairs of your own by data.captions=... (docs/captions.md)"
+            " use captioned_sprites, or your own captions with data.captions=... (docs/captions.md)"
         )
     method.learn_words(source.captions(CAPTIONS))
 
 
 @contextmanager
 def default_dtype(precision: str) -> Iterator[None]:
-    """Within this context, torch's default dtype is float64 if the precision is. (Fabric does this
-    only in `forward`, but validation computes features outside of it.)
+    """Within this context, torch's default dtype is float64 if `precision` is 64-bit. (Fabric does
+    this only in `forward`, but validation computes features outside of it.)
     """
     before = torch.get_default_dtype()
     if precision.startswith("64"):
@@ -131,7 +131,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     if hasattr(fabric.strategy, "_timeout"):
-        # a strategy given by name has no other way to set it
+        # Fabric has no option for the timeout of a strategy that is given by name
         fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
         # buffers are equal on all processes, and a queue is large
@@ -143,8 +143,8 @@ def start_fabric(run: config.RunConfig) -> Fabric:
 
 
 def be_deterministic() -> None:
-    """Use only deterministic algorithms from now on; an operation without one raises an error. Call
-    this before CUDA starts, because cuBLAS reads its environment variable then.
+    """Use only deterministic algorithms from now on; an operation that has none raises an error.
+    Call this before CUDA starts, because cuBLAS reads its environment variable at that time.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -184,7 +184,7 @@ def _launch(fabric: Fabric, run: config.RunConfig) -> None:
         asked = f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes}"
         raise UserError(
             f"trainer.devices: torchrun launched {launched} processes, but the config says {asked};"
-            " set it to --nproc-per-node"
+            " set trainer.devices to the number of --nproc-per-node"
         )
 
 
@@ -220,7 +220,7 @@ def build_state(
     optimizer = build_optimizer(method, run.optim)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is not None and run.optim.clip:
-        # Fabric clips only gradients that the scaler has unscaled; a fused optimiser unscales them
+        # Fabric clips only gradients that are already unscaled, but a fused optimiser unscales them
         # later, in its step
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     state = State(run, method, optimizer, scaler=scaler, init=digest)
@@ -230,7 +230,7 @@ def build_state(
 def _require_one_gpu(fabric: Fabric, method: Method) -> None:
     if fabric.device.type != "cuda" or fabric.world_size > 1:
         raise UserError(
-            f"trainer.cuda_graph: it needs one CUDA GPU, and this run has {fabric.world_size} x"
+            f"trainer.cuda_graph: needs one CUDA GPU, but this run has {fabric.world_size} x"
             f" {fabric.device.type}; set it to false"
             + (", or trainer.compile=reduce-overhead" if fabric.device.type == "cuda" else "")
         )
@@ -254,8 +254,9 @@ def compiled_parts(method: Method) -> Iterator[nn.Module]:
 
 
 def compile_network(network: nn.Module, **options: Any) -> None:
-    """Like `network.compile(**options)`, but it also works if the network's `forward` is torch's
-    own, as in a subclass of nn.Sequential; there, `network.compile` silently does nothing.
+    """Like `network.compile(**options)`, but it also works if the network inherits `forward` from
+    torch, as a subclass of nn.Sequential does. For such a network, `network.compile` silently does
+    nothing.
     """
     call = network._call_impl
 
@@ -264,8 +265,8 @@ def compile_network(network: nn.Module, **options: Any) -> None:
         return call(*args, **named)
 
     # The compiler keeps a small number of graphs for each code object, and remembers sizes by the
-    # name of the code. If all networks had the same name, the sizes of another network would make
-    # the compiler believe that this network's sizes vary.
+    # name of the code. If all networks had the same name, it would take the sizes of several
+    # networks for varying sizes of one.
     name = f"network_{next(COMPILED)}"
     called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

@@ -4,8 +4,8 @@ among processes.
 torch's `fully_shard` gathers a block of a backbone while it computes, and all other parameters for
 the whole step. In float32, results do not change. With bf16-mixed, the blocks are gathered in
 bfloat16, which halves the bytes and rounds the weights of their batch norms to 8 significant bits;
-gradients are summed in float32. A
-checkpoint holds whole tensors, so any number of processes can read it.
+gradients are summed in float32. A checkpoint holds whole tensors, so any number of processes can
+read it.
 """
 
 import functools
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lightning_fabric.strategies import ModelParallelStrategy
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-# A block with at least this many parameters is sharded alone. For smaller blocks, the cost of more
-# messages would exceed the saved memory.
+# A block with at least this many parameters is sharded alone. For smaller blocks, the
+# additional messages would cost more than the saved memory is worth.
 BLOCK = 2**20
 
 
@@ -64,8 +64,8 @@ def shard(method: Method, mesh: DeviceMesh, policy: "MixedPrecisionPolicy") -> M
 
 
 def gather_full(held: Any, keep: bool) -> Any:
-    """A tree with each sharded tensor gathered on the CPU, or None without `keep`. All processes
-    must call it.
+    """A tree in which each sharded tensor is gathered whole on the CPU or, without `keep`, is None.
+    All processes must call it.
     """
 
     def gathered(part: Any) -> Any:
@@ -110,7 +110,9 @@ def sharded(method: Method) -> bool:
 
 @torch.no_grad()
 def assemble(method: Method, copy: Method) -> Method:
-    """Fill `copy`, built like the method, with all its weights. All processes must call it."""
+    """Fill `copy`, a method of the same config, with all weights of `method`. All processes must
+    call it.
+    """
     held = method.state_dict()
     copy = copy.to(next(iter(held.values())).device)
     copy.micro_batch = method.micro_batch  # larger batches do not fit into memory

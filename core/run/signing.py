@@ -1,4 +1,4 @@
-"""Signatures of files beside a checkpoint, so that files of other users are not mistaken for
+"""Signatures of files beside a checkpoint, so that files of other users are never used as own
 results.
 
 Each user has a secret key in `$TWOBOUNDS_CACHE`, or `$XDG_CACHE_HOME/twobounds`, or

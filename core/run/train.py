@@ -46,19 +46,19 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         if state.run.trainer.compile in GRAPHS:  # this call imports the whole compiler
-            # the graphs may overwrite the tensors of the previous step now
+            # from now on, the graphs may overwrite the tensors of the previous step
             torch.compiler.cudagraph_mark_step_begin()
         metrics = gradients(batch)
         with record_function("optimizer"):
             watched = _clip(fabric, model, optimizer, state) if config.clip else {}
             optimizer.step()
-            if not state.run.trainer.cuda_graph:  # a graph writes to the same tensors again
+            if not state.run.trainer.cuda_graph:  # a graph writes gradients to fixed addresses
                 optimizer.zero_grad(set_to_none=True)
         state.step += 1
         with record_function("after_step"):
             state.method.after_step(state.step / total_steps)
         if state.run.trainer.compile in GRAPHS:
-            # they may lie in memory of a graph, which its next replay overwrites
+            # the metrics may lie in the memory of a graph, which the graph's next replay overwrites
             metrics = {name: x.detach().clone() for name, x in metrics.items()}
         yield metrics | {"lr": torch.tensor(lr)} | watched
 

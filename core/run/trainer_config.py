@@ -18,22 +18,22 @@ class TrainerConfig:
     num_nodes: int = 1  # machines
     precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
-    sync_batchnorm: bool = True  # global batch statistics; false = each process's own
+    sync_batchnorm: bool = True  # batch norms use the global batch; false = each process its own
     compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False
     channels_last: bool = False  # memory format of convolutions, faster on a GPU
-    # true: on a GPU, two runs of one config agree bit for bit, also if one was resumed, on the same
-    # kind of card with the same torch. This costs speed; a CPU does not need it. (TF32 has torch's
+    # true: on the same kind of GPU with the same torch, two runs of one config agree bit for bit,
+    # even if one was resumed. This costs speed; a CPU does not need it. (TF32 keeps torch's
     # defaults: float32 convolutions use it, matrix products do not.)
     deterministic: bool = False
     log_every: int = 20  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between writes of last.ckpt
-    save_minutes: float = 15.0  # last.ckpt is also written after so many minutes; 0 = never
+    save_minutes: float = 15.0  # minutes after which last.ckpt is also written; 0 = never
     keep_last: int = 2  # how many checkpoints are kept: last.ckpt, last-1.ckpt and so on
     keep_epochs: int = 0  # epochs between permanent checkpoints, epoch-N.ckpt; 0 = none
     timeout: float = 1800.0  # seconds that processes wait for each other, also during validation
-    validate_every: int = 5  # epochs between validations (online kNN); 0 = never
+    validate_every: int = 5  # epochs between validations; 0 = never
     csv: bool = False  # also write the metrics to csv/ in the run's folder
     # also write metrics and pictures to tensorboard/ in the run's folder (pip install tensorboard)
     tensorboard: bool = False

@@ -24,7 +24,7 @@ from core.run.features import Features, extract
 from core.run.folder import make_folder
 from core.run.pictures import Grid, save_grid
 
-# what chooses best.ckpt without labels: the first of these that a validation measures
+# without labels, best.ckpt is chosen by the first of these numbers that a validation measures
 UNLABELLED = {
     "in_batch_bound": "a lower bound on what two views of a held-out image share",
     "effective_rank": "the effective rank of held-out features (RankMe)",
@@ -32,7 +32,7 @@ UNLABELLED = {
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
 BLOCK = 512  # images encoded at a time
-FEW = 16  # a last block of at most this size is rehearsed; in a larger one, nothing new can fail
+FEW = 16  # a last block of at most this size is rehearsed; a larger one causes no new error
 
 
 class Extent(NamedTuple):
@@ -49,7 +49,7 @@ FULL = Extent(features=4096, pairs=2048, monitored=4096, metrics=4096)
 
 class Validation:
     """Validation of one run. `validation(method, step)` returns named numbers; `warning` is the
-    method's advice on the newest ones, or empty.
+    method's advice on the newest numbers, or empty.
 
     `source` is the training data, in `world` processes. `scores` takes frozen features of the train
     and validation splits.
@@ -64,7 +64,7 @@ class Validation:
         scores: Scores | None = None,
     ):
         self.run, self.device, self.source = run, device, source
-        self.scores = scores if source.factors else None  # they compare labels
+        self.scores = scores if source.factors else None  # scores compare labels
         # parts of a batch whose keys have separate statistics
         self.parts = 1 if run.trainer.sync_batchnorm else world
         self.viewed = for_information(run).data
@@ -109,8 +109,8 @@ class Validation:
 
     @torch.no_grad()
     def rehearse(self, method: Method, step: int) -> dict[str, float]:
-        """The same on few images, but with every batch size that a validation will use, so that
-        errors show early. The numbers mean nothing; their names are the final ones.
+        """Like a call, but on few images and with every batch size that a validation will use, so
+        that errors come early. The numbers mean nothing, but their names are those of a call.
         """
         n = len(self.held_out)
         rest = min(n, FULL.features) % BLOCK
@@ -124,7 +124,7 @@ class Validation:
         # without synchronised batch norm, each process encodes alone, by its own running statistics
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # a dry run of the scores needs no features of train
+            # in a dry run, the same features stand for those of the train split
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():
@@ -141,8 +141,8 @@ class Validation:
         return extract(method, source, self.run.seed, self.device, extent.features)
 
     def _metrics(self, method: Method, extent: Extent) -> dict[str, float]:
-        """Mean metrics over batches of one size (of training, or all images if fewer), so that each
-        batch has the same number of candidates.
+        """Mean metrics over batches of one size, so that each batch has the same number of
+        candidates. The size is that of training, or the number of images if this is smaller.
         """
         size = min(self.run.optim.batch_size, len(self.views))
         count = max(1, min(extent.metrics, len(self.views)) // size)
@@ -154,9 +154,9 @@ class Validation:
         return totals
 
     def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
-        """The spread of features; agreement and spread of the codes of two views (or of normalised
-        features, without codes). Names are those of the geometry probe, such as "codes/uniformity".
-        A single image has no spread.
+        """The spread of the features, and agreement and spread of the codes of two views (for a
+        method without codes: of normalised features). Names are those of the geometry probe, such
+        as "codes/uniformity". A single image has no spread.
         """
         space, first, second = self._two_views(method, extent.pairs)
         found = {}
@@ -190,7 +190,7 @@ class Validation:
         size, n, seed = self.run.optim.batch_size, len(self.source), self.run.seed
 
         def trained_on(step: int) -> list[Batch]:
-            """Batch i is a function of (seed, i), so it is made again instead of stored."""
+            """Batch i is a function of (seed, i), so it is made again and need not be stored."""
             orders = [
                 train_sampler(n, size, seed, step, step + 1, r, self.parts, self.device)
                 for r in range(self.parts)

@@ -16,7 +16,7 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from core.errors import UserError, shown
 
-BYTES = 2**16  # of a config file or an override: fifty times the size of our configs
+BYTES = 2**16  # of a config file or an override; 40 times the size of our largest config
 NODES = 10_000  # keys and values, with aliases counted at every use
 DEPTH = 32
 TEXT = 10_000  # characters of one value
@@ -105,7 +105,7 @@ def plain(values: Any, origin: str) -> Any:
     def checked(value: Any, place: str, depth: int) -> Any:
         left[0] -= 1
         if left[0] < 0 or depth > DEPTH:
-            raise UserError(f"{origin}: holds more values, or deeper nesting, than any config")
+            raise UserError(f"{origin}: holds more values, or deeper nesting, than configs have")
         if value is None or type(value) in (bool, float):
             return value
         if type(value) is int:
@@ -115,7 +115,10 @@ def plain(values: Any, origin: str) -> Any:
             return value
         if type(value) in (str, Literal):
             if len(value) > TEXT:
-                raise UserError(f"{origin}: {place}: is text of {len(value):,} characters")
+                raise UserError(
+                    f"{origin}: {place}: is text of {len(value):,} characters, but only"
+                    f" {TEXT:,} are allowed"
+                )
             return value
         if type(value) in (list, tuple):
             return [checked(item, place, depth + 1) for item in value]
@@ -164,7 +167,7 @@ class _Resolver:
         self.values = values
         self.from_environment: dict[str, str] = {}  # key -> original text
         self._made: dict[str, Any] = {}
-        self._trail: list[str] = []  # keys being resolved; each is needed by the one before it
+        self._trail: list[str] = []  # keys that are being resolved; each needs the next one
 
     def walk(self, value: Any, place: str) -> Any:
         inner = f"{place}." if place else ""
@@ -189,7 +192,10 @@ class _Resolver:
             parts = [part for part in [*parts, text[end:]] if part != ""]
             made = parts[0] if len(parts) == 1 else "".join(map(str, parts))
             if isinstance(made, str) and len(made) > TEXT:
-                raise ValueError(f"{place}: becomes text of {len(made):,} characters")
+                raise ValueError(
+                    f"{place}: becomes text of {len(made):,} characters, but only {TEXT:,} are"
+                    " allowed"
+                )
             self._made[place] = made
             self._trail.pop()
         return self._made[place]

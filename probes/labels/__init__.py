@@ -1,1 +1,1 @@
-"""Probes that predict labels from frozen features."""
+"""Probes of labels: accuracy, information, bounds on errors and description length."""

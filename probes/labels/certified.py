@@ -271,7 +271,7 @@ class CertifiedProbe(Probe):
         return [*lines, "certificates assume an encoder that was not trained on these images"]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        """Bars of the error on test with the bound above each; and what training noise does."""
+        """Bars of the error on test, each with its bound; and the effect of training noise."""
         made = {"certified": draw(found.numbers, folder / "certified.png")}
         return made | {"noise": draw_levels(found.numbers, folder / "noise.png")}
 

@@ -116,7 +116,7 @@ class ClassesProbe(Probe):
 
 
 def draw_confusion(counts: Any, names: list[str], factor: str, path: Path) -> Path:
-    """A matrix [Y, Y] of counts as shares of each row, with the numbers for few classes."""
+    """A matrix [Y, Y] of counts, drawn as shares of each row; for few classes, with numbers."""
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(14.0, 2.8 + 0.34 * min(classes, NAMED))

@@ -19,7 +19,7 @@ from probes.labels.low_shot import balanced
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 
 BATCH, DECAY = 128, 1e-4
-HEAD_RATE, ENCODER_RATE = 1e-3, 3e-4  # AdamW
+HEAD_RATE, ENCODER_RATE = 1e-3, 3e-4  # learning rates of AdamW
 WARMUP = 0.05  # of all steps
 
 
@@ -46,7 +46,8 @@ def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
     sizes = list(source.factors.values())
     rows = _labelled(frozen, percent)
     if len(rows) < 2:
-        raise Unmeasurable(f"finetune: {percent} % of the labels are {len(rows)} images")
+        few = f"{percent} % of the labels are {len(rows)} images"
+        raise Unmeasurable(f"finetune: {few}; it needs 2")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(frozen.seed)
         dimensions = frozen.features("val").x.shape[1]
@@ -145,6 +146,6 @@ class FinetuneProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         return [
             f"fine-tuned on {numbers['images']:,} labelled images ({numbers['percent']} %),"
-            f" {numbers['epochs']} epochs, the best on val {numbers['best_epoch']}:"
+            f" {numbers['epochs']} epochs (epoch {numbers['best_epoch']} is the best on val):"
             f" {100 * numbers['top1']:.1f} % top-1 on test"
         ]

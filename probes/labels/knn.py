@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
+NARROW = 1e-3  # mean squared distance of unit features from their mean; below, it is subtracted
 QUERIES, GROUP = 256, 16  # test images in one search; training images in a group
 
 
 class Neighbours(NamedTuple):
     """The k nearest training images of each test image, best first; ties are in index order."""
 
-    similarity: Tensor  # float32 [m, k]
+    similarity: Tensor  # float32 [m, k]; float64 if all features have nearly one direction
     place: Tensor  # int64 [m, k], indices of training images
 
     def first(self, k: int) -> "Neighbours":
@@ -39,14 +40,38 @@ def search(bank: Tensor, query: Tensor, k: int, device: torch.device | None = No
     """Exact search by cosine similarity: with faiss on the CPU (the reference), or with torch on
     `device`. At most n neighbours are found.
 
-    Ties are put in index order, so that every library finds the same neighbours. Ties are copies of
-    an image, whose similarities are equal by definition, and similarities that are equal in
-    float32. Raises `Unmeasurable` for features that are not finite.
+    Ties are put in index order, so that every library finds the same neighbours. Two neighbours are
+    tied if they are copies of one image, or if their similarities are equal in float32. Raises
+    `Unmeasurable` for features that are not finite.
     """
     for name, features in (("training", bank), ("test", query)):
         require_finite_features(features, f"kNN, {name} images")
     k = min(k, len(bank))
-    bank, query = unit_rows(bank), unit_rows(query)
+    unit = unit_rows(bank)
+    mean = unit.mean(0, dtype=torch.float64)
+    if 1 - mean.square().sum() < NARROW:
+        return _centred(bank, query, mean, k, device)
+    return _of_unit_rows(unit.float(), unit_rows(query).float(), k, device)
+
+
+def _centred(
+    bank: Tensor, query: Tensor, mean: Tensor, k: int, device: torch.device | None
+) -> Neighbours:
+    """The search for features that point in nearly one direction, as after a collapse or with a
+    large common mean m. Their cosines differ by less than float32 resolves. So <u, v> - <u, m> =
+    <u - m, v - m> + <m, v - m> is searched, in which all terms are small; u, v are unit rows.
+    """
+    unit, asked = (unit_rows(x.double()) for x in (bank, query))
+    inside, outside = unit - mean, asked - mean
+    inside = torch.cat([inside, (inside @ mean)[:, None]], 1)
+    outside = torch.cat([outside, outside.new_ones(len(outside), 1)], 1)
+    found = _of_unit_rows(inside.float(), outside.float(), k, device)
+    similarity = found.similarity.double() + (asked @ mean).cpu()[:, None]
+    return Neighbours(similarity, found.place)
+
+
+def _of_unit_rows(bank: Tensor, query: Tensor, k: int, device: torch.device | None) -> Neighbours:
+    """The k largest inner products, by faiss or on `device`."""
     if device is not None:
         return search_blocks(bank.to(device), query.to(device), k)
     index = faiss.IndexFlatIP(bank.shape[1])
@@ -87,8 +112,8 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
 def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbours:
     """The first k of k + 1 neighbours (or of all n), with ties in index order; on the CPU.
 
-    Whole rows are searched again only if the k-th and the next neighbour are tied, and for copies
-    of images, because a library may give copies similarities that differ by rounding.
+    A whole row is searched again only if the k-th and the next neighbour are tied, or if a
+    neighbour has copies: a library may give copies similarities that differ by rounding.
     """
     similarity, place = found
     equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
@@ -181,8 +206,8 @@ def online_knn(train: Features, test: Features) -> dict[str, float]:
 
 
 def _captions(frozen: Frozen, found: Neighbours, rows: Tensor, nearest: Tensor) -> list[list[str]]:
-    """Below a test image its label, below a neighbour its similarity and its label; labels of
-    several columns are numbers.
+    """The texts of the picture: the label below a test image, the similarity and the label below a
+    neighbour. With several label columns, labels are numbers.
     """
     classes = frozen.source("test").identity.classes
     test, train = (frozen.features(split) for split in ("test", "trainval"))

@@ -14,7 +14,7 @@ from core.information.standardise import require_finite_features
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels.knn import search
-from probes.labels.reading import Reading, frequency
+from probes.labels.reading import Reading, frequency, with_absent
 
 COUNTS, TEMPERATURES, STRENGTHS = (5, 20, 100), (0.03, 0.1, 0.3), (0.03, 0.3, 3.0)
 LEAST = 20  # images
@@ -43,9 +43,9 @@ def probabilities(similarity: Tensor, labels: Tensor, prior: Tensor, choice: Cho
 
 
 def readings(train: Features, test: Features, seed: int = 0) -> list[Reading]:
-    """Predictions for every factor; labels of test are not read. Neighbours, temperature and
-    strength have the least cross-entropy on a held-out tenth of train. Raises `Unmeasurable` for
-    fewer than 20 training images and for features that are not finite.
+    """Predictions for every factor; labels of test are not read. The number of neighbours, the
+    temperature and the strength are chosen by cross-entropy on a held-out tenth of train. Raises
+    `Unmeasurable` for fewer than 20 training images and for features that are not finite.
     """
     for name, features in (("training", train), ("test", test)):
         require_finite_features(features.x, f"kNN reader, {name} images")
@@ -67,5 +67,5 @@ def readings(train: Features, test: Features, seed: int = 0) -> list[Reading]:
                 best, least = Choice(*given), loss
         prior = frequency(y, classes)
         found = probabilities(outside.similarity, y[outside.place], prior, best)
-        made.append(Reading(found.log(), prior.log()))
+        made.append(Reading(with_absent(found.log(), y), prior.log()))
     return made

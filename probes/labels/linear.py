@@ -30,7 +30,7 @@ from probes.report.page import class_charts
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
 ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
-SHOWN = 40  # classes at most, of a factor whose confusions are kept
+SHOWN = 40  # classes: the most that a factor with kept confusions may have
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
 
@@ -40,11 +40,11 @@ def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     their means.
 
     Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of
-    the class frequencies of train (one image added to each class), CE that of the probe. So it is
-    what a linear classifier gains from the features. For a class without training images, the
-    predicted probability is the class frequency. lambda is chosen by CE on a held-out tenth of
-    train (for few images, on each tenth in turn), and the probe is then fitted to all of train.
-    Nothing is chosen on test.
+    the class frequencies of train (one image added to each class), CE that of the probe. So the
+    difference is what a linear classifier gains from the features. For a class without training
+    images, the predicted probability is the class frequency. lambda is chosen by CE on a held-out
+    tenth of train (for few images, on each tenth in turn), and the probe is then fitted to all of
+    train. Nothing is chosen on test.
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """

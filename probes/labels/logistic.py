@@ -17,9 +17,10 @@ Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
 FLOOR = 0.1  # nats; for a smaller objective, the tolerance is relative to this
-GRADIENT, ARMIJO = 1e-6, 1e-4  # largest gradient of a finished fit; slope of the line search
+GRADIENT = 1e-6  # the largest part of the gradient of a finished fit
+ARMIJO = 1e-4  # the least fall of the objective in a step, as a share of its slope
 MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
-DENSE = 128  # parameters, up to which a step of Newton's method solves a dense system
+DENSE = 128  # up to so many parameters, a step of Newton's method solves a dense system
 BLOCK = 2**22  # features or logits at a time: 16 MiB of floats stay in the cache between two reads
 
 
@@ -61,10 +62,10 @@ class Logistic:
         labels y are int64 [n].
 
         A fit ends when a step lowers the objective by less than `rough` times its value, or by no
-        more than a rounding error. A fit in float64, for few images, ends when the gradient is zero
-        up to rounding.
-        For few images the objective is so flat that two fits may agree in it to one part in a
-        million, and still differ by 0.1 nats on test images.
+        more than a rounding error, or when no part of the gradient exceeds 1e-6. A fit in float64,
+        for few images, ends when the gradient is zero up to rounding. For few images the objective
+        is very flat: two fits whose objectives agree to one part in a million may still differ by
+        0.1 nats on test images.
         """
         x, y = self.x[rows], y[rows]
         w = x.new_zeros(len(strengths), classes, x.shape[1] + 1) if start is None else start.clone()
@@ -234,8 +235,9 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
 
 
 def _dense_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
-    """The same for few parameters P, with H [P, P] itself. Equal biases of all classes change
-    nothing, so H gets a curvature in this direction, which the gradient does not have.
+    """The same for few parameters P, by solving with H [P, P] itself. A constant added to all
+    biases changes nothing, so H is singular in this direction, and a curvature is added there. The
+    result stays the same, because the gradient has no part in this direction.
     """
     classes, size = gradient.shape
     weighted = (share[:, :, None] * x[:, None, :]).reshape(len(x), -1)

@@ -48,7 +48,7 @@ def low_shot(
         for column, factor in enumerate(train.factors):
             rows = balanced(train.y[:, column], factor[1], percent, seed + draw)
             if len(rows) < 2:
-                raise Unmeasurable(f"low shot: {percent:g} % are {len(rows)} images")
+                raise Unmeasurable(f"low shot: {percent:g} % are {len(rows)} images; it needs 2")
             few = Features(train.x[rows], train.y[rows, column, None], (factor,))
             here = Features(test.x, test.y[:, column, None], (factor,))
             images = max(images, len(rows))

@@ -50,17 +50,17 @@ def prequential(
     code. Each further block is sent by a linear probe that is fitted to the labels sent before; its
     penalty is chosen on these alone. So L is the length of a real code, and it includes the cost of
     learning: it is shorter if a probe needs fewer labels (Blier & Ollivier 2018; Voita & Titov
-    2020). L depends on the order of the images: mean and standard deviation over `orders`
-    permutations.
+    2020). L depends on the order of the images, so its mean and standard deviation over `orders`
+    permutations are given.
 
-    "compression" is n log Y / L. "alone" is the NML code of the labels without features. The
-    surplus description length (Whitney et al. 2020) is the part of L above `tolerance` nats an
-    image,
+    "compression" is n log Y / L. "alone" is the length of the labels without features, by the code
+    of normalised maximum likelihood (NML). The surplus description length (Whitney et al. 2020) is
+    the part of L above `tolerance` nats an image,
 
         SDL = sum_i max(0, loss_i - tolerance);
 
-    it converges with n only if the loss reaches the tolerance ("reached"), else it is at least this
-    value. "variational" is the length of a code with a Bayesian linear probe, see
+    SDL converges with n only if the loss reaches the tolerance ("reached"); else SDL is at least
+    this value. "variational" is the length of a code with a Bayesian linear probe, see
     `probes.labels.variational`. Raises `Unmeasurable` for fewer than 20 images, and what the linear
     probe raises.
     """
@@ -142,7 +142,7 @@ def _numbers(
 
 
 class MDLProbe(Probe):
-    """The fewest nats in which the labels can be sent to somebody who has the features."""
+    """The length of a code that sends the labels to a receiver who has the features."""
 
     name, on_request = "mdl", True
     summary = "description length of the labels, given the features: online code, linear probes"
@@ -201,7 +201,7 @@ class MDLProbe(Probe):
         return lines
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        """The learning curve that the code sums up."""
+        """The learning curve; the length of the code is its sum."""
         return {"learning": draw_curves(found.numbers, folder / "learning.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:

@@ -21,7 +21,7 @@ from core.information.standardise import (
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from core.transfer import near
-from probes.labels.reading import Reading, frequency
+from probes.labels.reading import Reading, frequency, with_absent
 from probes.probe import Found, Numbers, Probe, Value, without_labels
 
 BATCH, RATE, DECAY, DROPOUT = 256, 1e-3, 1e-2, 0.2
@@ -31,8 +31,8 @@ PATIENCE = 10  # epochs without a lower held-out cross-entropy
 def mlp(
     train: Features, test: Features, seed: int = 0, hidden: int = 512, epochs: int = 100
 ) -> Numbers:
-    """Top-1 and usable label information of every factor and their means, as the linear probe has
-    them, for a classifier with H hidden units (ReLU, dropout, AdamW).
+    """Top-1 and usable label information of every factor and their means, as in the linear probe,
+    for a classifier with H hidden units (ReLU, dropout, AdamW).
 
     One network serves all factors. It stops at the lowest cross-entropy on a held-out tenth of
     train; test is read once. Raises `Unmeasurable` for features that are not finite, and for fewer
@@ -79,7 +79,7 @@ def readings(
     with torch.no_grad():
         outputs = network.eval()(x_test).split(sizes, 1)
     return [
-        Reading(F.log_softmax(logits.double(), 1), frequency(y, classes).log())
+        Reading(with_absent(F.log_softmax(logits.double(), 1), y), frequency(y, classes).log())
         for logits, y, classes in zip(outputs, train.y.T, sizes, strict=True)
     ]
 
@@ -121,7 +121,7 @@ def _loss(outputs: Tensor, y: Tensor, sizes: list[int]) -> Tensor:
 
 
 class MLPProbe(Probe):
-    """What a small network reads from the features: more than a linear map can."""
+    """What a small network reads from the features; it can use more than a linear map can."""
 
     name, on_request = "mlp", True
     summary = "a network with one hidden layer on frozen features: top-1, and H(Y) - CE in nats"

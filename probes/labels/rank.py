@@ -31,7 +31,7 @@ from probes.probe import Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-WEAK = 1e-6  # penalty of the fit that BIC reads; it only keeps separable classes finite
+WEAK = 1e-6  # penalty of the fit for BIC; it only keeps the weights of separable classes finite
 RULES = {"bic": "BIC", "mdl": "online code", "cv": "cross-validation"}
 
 
@@ -53,11 +53,12 @@ def principal(train: Features, test: Features) -> tuple[Features, Features]:
 def rank(
     train: Features, test: Features, seed: int = 0, folds: int = 5, orders: int = 1
 ) -> Numbers:
-    """For each r: code lengths of the training labels by two rules, cross-validated and test loss.
+    """For each r: the length of the training labels by two codes, and the losses by
+    cross-validation and on test.
 
         bic  n CE + k/2 log n,   k = (Y - 1)(r + 1) parameters, CE of the fit to all of train
         mdl  the online code of the `mdl` probe, which a real receiver can read
-        cv   n times the mean cross-entropy of images that were held out, `folds` folds
+        cv   n times the mean cross-entropy of held-out images, in `folds` folds
 
     All in nats and summed over factors. The components are those of all training features: labels
     are not used for them. Each rule chooses the r with its least value; test chooses nothing.
@@ -71,7 +72,7 @@ def rank(
         require_finite_features(features.x, f"rank probe, {name} images")
     n, dimensions = train.x.shape
     if n < 40 or dimensions < 2:
-        raise Unmeasurable(f"rank probe: needs 40 images of 2 features, got {n} of {dimensions}")
+        raise Unmeasurable(f"rank probe: needs 40 images and 2 features, got {n} and {dimensions}")
     read, read_test = principal(train, test)
     ranks, curve = ranks_of(n, dimensions), []
     for place in steps_left(len(ranks), "rank", "ranks"):
@@ -133,7 +134,7 @@ def _cross_validated(features: Features, seed: int, folds: int) -> float:
 
 
 class RankProbe(Probe):
-    """How many principal components carry what a linear probe can read of the labels."""
+    """The number of principal components that a linear probe should read, by three rules."""
 
     name, on_request = "rank", True
     summary = "principal components for a linear probe: by BIC, online code, cross-validation"
@@ -151,7 +152,8 @@ class RankProbe(Probe):
     def measure(self, frozen: Frozen, **options: int) -> Found:
         train, test = (frozen.features(split) for split in ("trainval", "test"))
         if not 2 <= options["folds"] <= len(train.x):
-            raise Unmeasurable(f"rank probe: needs 2 folds or more, got {options['folds']}")
+            limits = f"2 to {len(train.x):,}"
+            raise Unmeasurable(f"rank probe: folds must be {limits}, got {options['folds']}")
         return Found(rank(train, test, frozen.seed, **options))
 
     def cells(self, numbers: Numbers) -> list[str]:

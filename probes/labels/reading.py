@@ -33,6 +33,24 @@ def frequency(y: Tensor, classes: int) -> Tensor:
     return (torch.bincount(y, minlength=classes).double() + 1) / (len(y) + classes)
 
 
+def with_absent(log_probabilities: Tensor, y: Tensor) -> Tensor:
+    """A reader's log probabilities [m, Y], float64, in which a class without training images gets
+    its frequency, as in the baseline H(Y); y [n] are the labels of train.
+
+    A reader learns that such classes never occur, and the baseline allows for them. With many of
+    them, as with labels that have gaps, the difference would count as information of the features.
+    """
+    classes = log_probabilities.shape[1]
+    present = torch.bincount(y, minlength=classes) > 0
+    if present.all():
+        return log_probabilities
+    counted = frequency(y, classes).to(log_probabilities.device)
+    made = counted.log().repeat(len(log_probabilities), 1)
+    seen = log_probabilities[:, present].log_softmax(1)
+    made[:, present] = seen + counted[present].sum().log()
+    return made
+
+
 def confusion_counts(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
     """Counts int64 [Y, Y]: row = the true class, column = the predicted one.
 

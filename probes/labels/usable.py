@@ -52,6 +52,8 @@ def usable(train: Features, test: Features, seed: int = 0, epochs: int = 100) ->
     n = len(train.x)
     if n < LEAST:
         raise Unmeasurable(f"usable information: needs {LEAST} training images, got {n}")
+    if len(test.x) < 2:
+        raise Unmeasurable("usable information: its interval needs two test images, got 1")
     rows = KeyedRNG(seed, 0).permutation("usable information", n)[: n // 2]
     half = Features(train.x[rows], train.y[rows], train.factors)
     readers: dict[str, Reader] = {
@@ -102,8 +104,7 @@ class UsableProbe(Probe):
         "linear" | "mlp" | "knn": {"value" (H(Y) - CE, nats, mean over factors), "low", "high",
         "gain" (of the second half of the training images): {"value", "low", "high"},
         "extrapolated" (in 1/n; no bound), "limited" (by the number of images; 0 | 1),
-        "factor": {FACTOR:
-        the same}}, "images", "train_images" """
+        "factor": {FACTOR: the same}}, "images", "train_images" """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -128,7 +129,7 @@ class UsableProbe(Probe):
             part = numbers[reader]
             limit = (
                 f"the number of images is a limit: infinitely many may give"
-                f" {part['extrapolated']:.3f} (extrapolated in 1/n, no bound)"
+                f" {part['extrapolated']:.3f} (extrapolated in 1/n, not a bound)"
                 if part["limited"] > 0
                 else "more images would add little"
             )
@@ -162,5 +163,5 @@ def draw_readers(numbers: Numbers, path: Path) -> Path:
         axes.set_xticks(range(len(factors)), [figures.drawable(factor) for factor in factors])
         axes.set(ylabel="H(Y) − CE, nats (95% intervals)")
         axes.set_title("Usable information about the labels")
-        figures.legend(axes, "circles: extrapolated in 1/n,\nno bound")
+        figures.legend(axes, "circles: extrapolated in 1/n,\nnot a bound")
     return path

@@ -25,11 +25,11 @@ def variational(features: Features, seed: int = 0) -> list[float]:
         L = KL( q(w) || p(w) ) + sum_i E_q[ -log p(y_i | x_i, w) ] >= -log p(y_1 ... y_n | x)
 
     with w the weights of a linear probe, p = N(0, s^2) and q = N(w*, diag) (Hinton & van Camp 1993;
-    Blier & Ollivier 2018). Bits back makes L the net length of a real code. w* is the most probable
-    w, and 1 / variance is the diagonal of the curvature there (Laplace), so no variational
-    optimisation is needed; a better q would give a shorter code. s is the best of six, which costs
-    log 6. If a class does not occur, log 2 for each class says which ones do. The mean over q is
-    that of 4 n drawn classifiers.
+    Blier & Ollivier 2018). With bits-back coding, L is the net length of a real code. w* is
+    the most probable w, and 1 / variance is the diagonal of the curvature there (Laplace), so no
+    variational optimisation is needed; a better q would give a shorter code. s is the best of
+    six, which costs log 6. If a class does not occur, log 2 for each class says which ones do. The
+    mean over q is estimated with 4 drawn classifiers for each image.
     """
     mean, deviation = mean_and_deviation(features.x)
     x = standardised(features.x, mean, deviation)

@@ -71,7 +71,7 @@ def anneal(
 
     `log_joint` maps codes [S, B, L] to f [S, B] and is differentiable. `start` has batch shape [B]
     and event shape [L]; its standard deviations are the unit of the step sizes. There is one step
-    size for each step and image. They are tuned on other chains and then fixed: a transition that
+    size for each step and image. These are tuned on other chains and then fixed: a transition that
     is tuned on its own chain does not leave pi_t invariant, and then E w = p(x) would not hold.
     """
     betas = schedule(steps)
@@ -112,7 +112,7 @@ def _run(
     size, used, shares = torch.full_like(mean[:, 0], FIRST), [], []
     for number, (before, beta) in enumerate(zip(betas, betas[1:], strict=False), 1):
         log_weights += (beta - before) * (point.target - point.start)
-        if beta == 1:  # a last transition would not change the weights
+        if beta == 1:  # the weights are complete, so no transition is needed
             break
         size = size if sizes is None else sizes[number - 1]
         used.append(size)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 Images = NDArray[np.uint8]
-Coder = Callable[[Images], int]  # an image [C, H, W] to bytes
+Coder = Callable[[Images], int]  # the size in bytes of an image [C, H, W]
 
 LONGEST = 16_000  # pixels of a side of a mosaic; WebP allows 16,383
 
@@ -78,7 +78,7 @@ def jpeg_xl() -> Coder | None:
 
 
 def pixels_of(image: Images) -> Images:
-    """[H, W] of a grey image, [H, W, 3] of one in colours."""
+    """[H, W] of a grey image, [H, W, 3] of a colour image."""
     return np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 

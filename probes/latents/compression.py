@@ -1,4 +1,4 @@
-"""The length of a lossless file of a VAE (bits-back coding), beside D + R and beside other formats.
+"""The length of a lossless file of a VAE (bits-back coding), compared with D + R and other formats.
 
 n = images, d = values of an image.
 """
@@ -24,7 +24,7 @@ from probes.report import compression_figures as figures
 BLOCK = 4096  # images of a block of the file
 SAMPLES = 4  # codes of an image, for D + R
 MOVED = 10  # images whose bits are listed one by one
-PARTIAL, SHOWN = 100, 8  # images of which the first dimensions are sent alone, and shown
+PARTIAL, SHOWN = 100, 8  # images whose codes are also read in part; those of them that are shown
 
 
 @torch.no_grad()
@@ -35,9 +35,9 @@ def compression(method: Compressible, images: Images) -> Numbers:
         at_codes = the same by the model's densities, at the codes in the file
         gross    = the file's bytes: net, start-up bits, headers and checksums
 
-    E net = D + R, with D as the file codes it ("floored"); "net_error" is the standard error of
-    the difference, because a file has one code of an image. Raises `UserError` if the model has no
-    codec. Townsend, Bird, Barber 2019.
+    E net = D + R, with D as the file codes it ("floored"). The file has only one code of each
+    image, so net differs from D + R by chance; "net_error" is the standard error. Raises
+    `UserError` if the model has no codec. Townsend, Bird, Barber 2019.
     """
     codec = method.compressor()
     values = images.size
@@ -130,8 +130,8 @@ class CompressionProbe(Probe):
         "sizes": [{"images", "gross"}] (files of the first images),
         "moves": [{"image" (its place), "start", "popped", "pixels", "prior", "net", "content" (of
         the stack after it), "d", "r"}] (bits; ten images, in the order of coding),
-        "partial": [{"dimensions", "written", "rate", "distortion"}] (bits an image; what the first
-        dimensions of the codes alone say),
+        "partial": [{"dimensions", "written", "rate", "distortion"}] (bits an image, from the
+        first dimensions of the codes alone),
         "encode" | "decode": {"seconds", "cpu_seconds", "million_values_a_second" (of CPU time)},
         "baselines": [{"name", "each", "mosaic"}] (bits/dim: one by one, as one picture)"""
 
@@ -174,10 +174,10 @@ class CompressionProbe(Probe):
         return [
             f"a lossless file of {numbers['images']:,} images has {numbers['gross']:.4f} bits/dim"
             f" (net {numbers['net']:.4f}, D + R {bound:.4f}{floor}, overhead"
-            f" {numbers['overhead_percent']:+.2f} %); every image came back",
+            f" {numbers['overhead_percent']:+.2f} %); every image was restored exactly",
             *self._identity(numbers),
             f"other formats, one by one (as one mosaic): {others}",
-            f"{speeds} million values a second of CPU time; {numbers['machine']}",
+            f"{speeds} million values per second of CPU time; {numbers['machine']}",
         ]
 
     def _identity(self, numbers: Numbers) -> list[str]:
@@ -194,8 +194,8 @@ class CompressionProbe(Probe):
             )
         )
         return [
-            f"net is {here:+.3f} % above the model's own length at the codes of the file, and"
-            f" {mean:+.3f} % ± {1.96 * error:.3f} (95 %) above D + R as the file codes it"
+            f"net differs by {here:+.3f} % from the model's own length at the codes of the file,"
+            f" and by {mean:+.3f} % ± {1.96 * error:.3f} (95 %) from D + R as the file codes it"
         ]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
@@ -216,6 +216,6 @@ class CompressionProbe(Probe):
 
 
 def _rows(images: Images, pictures: Images) -> list[torch.Tensor]:
-    """Some images in [0, 1], and a row of what the first dimensions say after each stop."""
+    """Some images in [0, 1]; then, for each stop, a row of what the dimensions so far show."""
     shown = torch.from_numpy(images[: pictures.shape[1]].astype(np.float32) / 255)
     return [shown, *torch.from_numpy(pictures).float().clamp(0, 1)]

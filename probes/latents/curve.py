@@ -144,7 +144,7 @@ def lines(found: dict[str, Any]) -> Table:
     curves = found["curves"]
     measured = any("excess" in point for curve in curves for point in curve["points"])
     caption = f"{found['unit'].capitalize()}, {found['split']} split of {found['data']}, 95%"
-    caption += " intervals. R bounds I(X; Z) from above, D is a cross-entropy, D + R bounds"
+    caption += " intervals. R bounds I(X; Z) from above, D is a cross-entropy, and D + R bounds"
     caption += " -log p(x) from above."
     for curve in curves:
         caption += f"\n{curve['name']}: {curve['images']:,} images; {curve['estimator']}."
@@ -154,7 +154,7 @@ def lines(found: dict[str, Any]) -> Table:
         head += ["squared error", "R(D)", "R − R(D)", "%"]
     filed = any("file" in point for curve in curves for point in curve["points"])
     if filed:
-        caption += "\nFile: the bits/dim of a lossless file (bits-back), and D + R as it codes D."
+        caption += "\nFile: bits/dim of a lossless file (bits-back), and D + R with the file's D."
         head += ["file", "D + R"]
     rows: list[list[str] | None] = []
     for curve in curves:

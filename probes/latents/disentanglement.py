@@ -104,7 +104,7 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
 
     where the base of each entropy is its number of values. Needs several factors.
     """
-    from sklearn.ensemble import ExtraTreesClassifier  # takes a second, also for other probes
+    from sklearn.ensemble import ExtraTreesClassifier  # slow, so not at the top
 
     x, x_test = train.x.numpy(), test.x.numpy()
     importance, accuracy = [], []
@@ -191,7 +191,7 @@ class DisentanglementProbe(Probe):
 
     def plain(self, numbers: Numbers) -> list[str]:
         return [
-            f"DCI disentanglement {numbers['disentanglement']:.2f} (1 = each dimension serves one"
-            f" factor), completeness {numbers['completeness']:.2f} (1 = each factor sits in one"
+            f"DCI disentanglement {numbers['disentanglement']:.2f} (1 = each dimension represents"
+            f" one factor), completeness {numbers['completeness']:.2f} (1 = each factor is in one"
             f" dimension). Factors: {', '.join(numbers['factors'])}."
         ]

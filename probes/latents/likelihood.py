@@ -134,8 +134,7 @@ def ais(frozen: Frozen, steps: int, chains: int, images: int) -> dict[str, Any]:
         "steps": steps,
         "chains": chains,
         "schedule": f"sigmoid from {-SHARPNESS:g} to {SHARPNESS:g}, from q(z|x) to p(x, z)",
-        "transition": f"Hamiltonian, {LEAPS} leapfrog steps, step sizes tuned on chains of their"
-        " own",
+        "transition": f"Hamiltonian, {LEAPS} leapfrog steps, step sizes tuned on separate chains",
         "accepted": sum(part.accepted * len(part.elbo) for part in parts) / len(elbo),
         "nelbo": entry(interval(-elbo), f"-ELBO, {chains} codes an image", SIDE, values),
         "annealed": entry(interval(-found), annealed, f"stochastic {SIDE}", values),
@@ -169,7 +168,7 @@ def _rng(frozen: Frozen, number: int) -> KeyedRNG:
 
 SCHEMA = """
         "quantity", "split", "unit", "images", "image_values", "nelbo": as in "rate",
-        "gain": {"value", "low", "high"} (nats below the ELBO), """
+        "gain": {"value", "low", "high"} (nats tighter than the ELBO), """
 
 
 class BoundProbe(Probe):
@@ -202,7 +201,7 @@ class LikelihoodProbe(BoundProbe):
         return Found(likelihood(frozen, options["k"], options["images"]))
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        how = f"{numbers['effective_samples']:.1f} effective"
+        how = f"{numbers['effective_samples']:.1f} effective samples"
         return [_sentence(numbers, numbers["importance_weighted"], how)]
 
 
@@ -223,7 +222,7 @@ class AISProbe(BoundProbe):
         return Found(ais(frozen, options["steps"], options["chains"], options["images"]))
 
     def sentences(self, numbers: Numbers) -> list[str]:
-        how = f"{100 * numbers['accepted']:.0f} % accepted"
+        how = f"{100 * numbers['accepted']:.0f} % of transitions accepted"
         return [_sentence(numbers, numbers["annealed"], how)]
 
 
@@ -233,5 +232,5 @@ def _sentence(numbers: Numbers, bound: Numbers, how: str) -> str:
         f"−log p(x) ≤ {numbers['nelbo']['value']:,.2f} by the ELBO, ≤ {bound['value']:,.2f}"
         f" [{bound['low']:,.2f}, {bound['high']:,.2f}] nats{bits(bound, 4)},"
         f" {bound['estimator']}, {numbers['images']:,} images;"
-        f" {numbers['gain']['value']:.2f} below the ELBO, {how}"
+        f" {numbers['gain']['value']:.2f} nats tighter than the ELBO, {how}"
     )

@@ -55,7 +55,8 @@ class RateProbe(Probe):
         "reference"?: {"quantity", "points": [{"rate", "distortion"}]} (R(D), if it is known),
         "on_these_images": {"quantity", "images",
             "rate" | "information" | "total_correlation" | "dimension_wise_kl"?:
-                {"value", "low", "high"}}   (? if the prior is a product of normals)"""
+                {"value", "low", "high"}}   (distortion, nelbo: if D is known;
+        dimension_wise_kl, dimension_rates: if the prior is a product of normals)"""
 
     def requires(self, frozen: Frozen) -> str:
         return posterior(frozen)

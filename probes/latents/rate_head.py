@@ -131,7 +131,7 @@ def rate_head(frozen: Frozen) -> dict[str, Any]:
 
 @torch.no_grad()
 def see(frozen: Frozen, split: str, most: int) -> Seen:
-    """Images and their features, both from the same rendering."""
+    """Images of a split, and the features of exactly these images."""
     source = frozen.source(split)
     sampler = eval_sampler(
         len(source), frozen.seed, device=frozen.device, purpose="rate head", most=most

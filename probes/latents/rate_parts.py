@@ -27,8 +27,8 @@ QUANTITIES = {
 
 
 def dimension_rates(codes: Codes, prior: Distribution) -> list[float] | None:
-    """E KL(q(z_j|x) || p(z_j)) of each dimension, with sum R; None if the prior is not a product of
-    normals.
+    """E KL(q(z_j|x) || p(z_j)) of each dimension; their sum is R. None if the prior is not a
+    product of normals.
     """
     p = normal_factors(prior)
     return None if p is None else kl_divergence(Normal(codes.mean, codes.sigma), p).mean(0).tolist()
@@ -47,7 +47,7 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     component and the one with it, by Jensen's inequality. The same is true for E log q(z_j). So
     each interval holds in expectation. Parts with p(z_j) are left out if p(z) does not factorise.
 
-    `joint`: scores of all pairs of evenly chosen images; used if there are as many as `codes`.
+    `joint`: scores of all pairs of evenly chosen images; used if it has as many images as `codes`.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))

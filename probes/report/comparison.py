@@ -91,7 +91,7 @@ def _refuse(groups: Sequence[Group], probes: Probes, names_of_probes: Sequence[s
 
 
 def _why_not_drawn(probe: Probe, numbers: dict[str, Any]) -> Exception | None:
-    """The error if the numbers of one checkpoint make no panel or picture of their own."""
+    """The error that one checkpoint's numbers raise if they are drawn alone, or None."""
     figure, axes = plt.subplots()
     try:
         if probe.panel:

@@ -1,4 +1,4 @@
-"""The pictures of the probe of compression."""
+"""The pictures of the compression probe."""
 
 import math
 from pathlib import Path
@@ -49,7 +49,7 @@ def chain(numbers: Numbers, path: Path) -> Path:
         axes.axhline(
             floored, color=BACK, linestyle="--", linewidth=1.2, label=f"D + R = {floored:.4f}"
         )
-        axes.set(xscale="log", yscale="log", title="Start-up bits and headers are paid once")
+        axes.set(xscale="log", yscale="log", title="Start-up bits and headers are needed once")
         axes.set(xlabel="images in the chain", ylabel="bits/dim")
         axes.minorticks_off()
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
@@ -61,7 +61,7 @@ def chain(numbers: Numbers, path: Path) -> Path:
 
 
 def moves(numbers: Numbers, images: Images, path: Path) -> Path:
-    """For each of some images: the bits that are pushed, those popped, and the net beside D + R."""
+    """For each of some images: the bits that are pushed and popped, their net, and D + R."""
     rows = [row | {"bound": row["d"] + row["r"]} for row in numbers["moves"]]
     with picture(path, figsize=(8.6, 0.6 * len(rows) + 1.5)) as (_, axes):
         places = np.arange(len(rows))
@@ -84,7 +84,7 @@ def moves(numbers: Numbers, images: Images, path: Path) -> Path:
             note(axes, said, (row["net"] + row["popped"], place + 0.18), (6, 0), fontsize=8,
                  va="center")  # fmt: skip
         _thumbs(axes, [images[int(row["image"])] for row in rows])
-        axes.set(yticks=[], title="What each image of a chain moves, in the order of coding")
+        axes.set(yticks=[], title="Bits that each image pops and pushes, in the order of coding")
         axes.set_xlabel("bits")
         axes.invert_yaxis()
         axes.margins(x=0.16)
@@ -105,7 +105,7 @@ def _thumbs(axes: Axes, images: list[Any]) -> None:
 
 
 def _canvas(image: Any) -> Any:
-    """[C, H, W] as matplotlib reads it; other numbers of channels are shown by their first."""
+    """[C, H, W] as matplotlib reads it; unless there are 3 channels, the first is shown in grey."""
     scaled = image / 255.0 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     if len(scaled) != 3:
         return np.repeat(scaled[0][..., None], 3, 2)
@@ -129,7 +129,7 @@ def partial(numbers: Numbers, images: Images, pictures: Images, path: Path) -> P
             if stop["rate"] - last > 0.03 * max(rates):  # else it would cover the one before
                 last, place = stop["rate"], (stop["rate"], stop["distortion"])
                 note(left, f"{stop['dimensions']}", place, (4, 4), fontsize=8, color=OURS)
-        left.set(title="What the first dimensions of the code say", ylim=(0, None))
+        left.set(title="Bits of the pixels after the first dimensions of the code", ylim=(0, None))
         left.set(xlabel="net bits of the dimensions that were read", ylabel="bits an image")
         left.legend()
         rows = [np.stack([_canvas(image) for image in row]) for row in (shown, *pictures)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.report.figures import BLACK, COLOURS, DISTORTION, GREY, STYLE, curve, note, save
 
 Shown = list[tuple[str, Tensor]]  # rows of images: a label, and images [N, C, H, W]
-GAP = 0.12  # between images, in widths of one
+GAP = 0.12  # between images, in widths of an image
 ONE_PERCENT = "#3f9b6c"
 RATE = "rate R, {unit}: upper bound on I(X; Z)   ({split} split, 95% intervals)"
 
@@ -159,7 +159,7 @@ def _excess(axes: Axes, points: list[dict[str, Any]]) -> None:
 def _images(
     axes: Axes, shown: Shown, title: str = "Images, and reconstructions of each point"
 ) -> None:
-    """Rows of images on one canvas; values below 0 are shown on a scale of two colours about 0."""
+    """Rows of images on one canvas. If some values are negative, red is above 0 and blue below."""
     rows = [images.detach().cpu().float().permute(0, 2, 3, 1).numpy() for _, images in shown]
     count, height, width, channels = rows[0].shape
     most = max(float(np.abs(row).max()) for row in rows)

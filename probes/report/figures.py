@@ -24,7 +24,7 @@ from probes.probe import Entry, Numbers
 # Okabe and Ito's colours, which colour-blind readers can tell apart, then three dark ones of Tol's
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLOURS += ("#5b5b5b", "#332288", "#882255", "#999933")
-NUMBERED = 20  # dimensions of a code that have their number below their bar
+NUMBERED = 20  # with at most so many dimensions, each bar is labelled with its dimension
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 BLACK, GREY = "#222222", "#888888"
 FEW = 8  # entries; if there are more, texts are smaller
@@ -113,8 +113,8 @@ def curve(
 
 
 def dimensions(rates: list[float], path: Path) -> Path:
-    """The rate of each dimension of a code, the largest first; few ones have their number in the
-    code, as in the pictures of traversals.
+    """The rate of each dimension of a code, the largest first. If there are at most `NUMBERED`,
+    each is labelled with its place in the code, as in the pictures of traversals.
     """
     order = sorted(range(len(rates)), key=lambda place: -rates[place])
     with picture(path, figsize=(7, 3.6)) as (_, axes):
@@ -129,8 +129,8 @@ def dimensions(rates: list[float], path: Path) -> Path:
 
 
 def lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lower convex hull of points (R, D), from the least R to the least D. Every
-    point on the line between two heads is reached by choosing one of them at random for each image.
+    """The lower convex hull of points (R, D), from the least R to the least D. Every point on the
+    line between two heads is reached by choosing one of them at random for each image.
     """
     hull: list[tuple[float, float]] = []
     for x, y in sorted(points):
@@ -191,7 +191,7 @@ def legend(axes: Axes, title: str | None = None) -> None:
 
 
 def draw_rates(axes: Axes, entries: list[Entry]) -> None:
-    """The interval that holds I(X; Z), the rate above it, and the ceiling of the lower bound."""
+    """The interval that contains I(X; Z), the rate above it, and the ceiling of the lower bound."""
     words = ("I(X; Z) lies here", "rate R, upper bound", "ceiling of the lower bound, log n")
     many, several = len(entries) > FEW, any(len(entry.runs) > 1 for entry in entries)
     look: Any = {"ha": "center", "fontsize": 6 if many else 9, "rotation": 90 if many else 0}

@@ -72,7 +72,7 @@ def grouped(
 
 
 def _key(report: Report) -> str | None:
-    """What the reports of a group have in common; None if this report lacks it."""
+    """What the reports of a group have in common; None if this report lacks a part of it."""
     identity, config = report.get("identity"), report.get("config_key")
     if not (isinstance(identity, dict) and isinstance(config, str) and config):
         return None
@@ -87,8 +87,8 @@ def _key(report: Report) -> str | None:
 def _seeds(
     reports: Sequence[Report], members: list[int], probes: dict[str, Probe]
 ) -> list[list[int]]:
-    """Split members into groups in which no seed occurs twice: all of them, those of each folder,
-    or each alone.
+    """Split members into groups in which no seed occurs twice: if possible all members, else the
+    members of each folder, else each member alone.
     """
     if _is_group(reports, members, probes):
         return [members]

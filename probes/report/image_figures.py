@@ -22,7 +22,7 @@ SIDES = {
     "alpha": "lower bound",
     "nwj": "lower bound",
     "dv": "biased up",
-    "smile": "no bound",
+    "smile": "not a bound",
 }
 KINDS = {
     "digits": "digits, one bit a cell",
@@ -103,14 +103,14 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
         axes.set_xlim(-0.5, len(rows) - 0.5)
 
 
-_FLOOR = -0.12  # of the axis: values beyond its ends are drawn on them
+_FLOOR = -0.12  # lower end of the axis, as a share; values outside of it are drawn at its ends
 
 
 def _legend(figure: Any, axes: Axes) -> None:
     for key, (marker, colour) in LOOKS.items():
         axes.plot([], [], marker + "-", color=colour, markersize=4, label=f"{key}: {SIDES[key]}")
     for marker, colour, name in PEERS.values():
-        about = f"{name}, training batches: no bound"
+        about = f"{name}, training batches: not a bound"
         axes.plot([], [], marker, color=colour, markersize=5, markerfacecolor="none", label=about)
         axes.plot([], [], marker, color=colour, markersize=3, label=f"{name}, held out")
     axes.plot([], [], color=BLACK, linewidth=1.2, label="truth")

@@ -7,6 +7,7 @@
       "config_key": digest of the config, without the seed and keys that do not change numbers,
       "identity": everything that determines the numbers: weights, data, seeds, versions,
       "options": {PROBE: {KEY: VALUE}}, "absent": {PROBE: why it has no numbers},
+      "code": {PROBE: sha256 of the code of a user's own probe},
       "pictures": {PROBE: [names of its files beside the report]},
       PROBE: its numbers, for each measured probe
     }
@@ -23,7 +24,7 @@ from core.information.units import bits_per_dim
 FORMAT = "twobounds-probe/2"
 # keys that are not names of probes; "file" and "signature" are added to a report on disk
 KEYS = {"format", "checkpoint", "digest", "method", "step", "data", "seed", "config_key"}
-KEYS |= {"identity", "options", "absent", "pictures", "file", "signature"}
+KEYS |= {"identity", "options", "code", "absent", "pictures", "file", "signature"}
 Report = dict[str, Any]
 
 

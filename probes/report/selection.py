@@ -2,7 +2,7 @@
 checkpoints, with bootstrap intervals.
 
 n = checkpoints. Correlations are taken within each data set. The pooled one is the correlation of
-the ranks within the data sets, so that no difference between data sets counts.
+the ranks within the data sets, so differences between data sets have no influence.
 """
 
 import json
@@ -23,7 +23,7 @@ from probes.report.schema import Report
 from probes.report.table import grid
 from probes.report.table import markdown as in_markdown
 
-LEAST = 5  # checkpoints; fewer have no correlation worth a number
+LEAST = 5  # checkpoints; with fewer, no correlation is given
 RESAMPLES = 2000
 TARGETS = {"linear": "linear probe", "knn": "kNN, k = 20"}
 REFERENCE = "InfoNCE, common critic"
@@ -31,7 +31,7 @@ LONGEST = 2**26  # bytes of metrics.jsonl
 
 
 class Number(NamedTuple):
-    """A label-free number. `sign` -1: less should be better, so its correlation changes sign."""
+    """A label-free number. `sign` -1: smaller values should be better, so the number is negated."""
 
     name: str
     of: Callable[[Report], Any]
@@ -39,7 +39,7 @@ class Number(NamedTuple):
 
 
 def at(*keys: str | int) -> Callable[[Report], Any]:
-    """The value at a path of keys of a report, and of places in its lists, or None."""
+    """A function that gives a report's value at a path of keys or places in lists, or None."""
 
     def read(report: Report) -> Any:
         found: Any = report
@@ -209,8 +209,8 @@ def _put_clid(runs: list[dict[str, Any]]) -> None:
 
 def correlations(runs: list[dict[str, Any]], name: str, target: str) -> dict[str, Any] | None:
     """Spearman's correlation of a number with an accuracy: within each data set in which `LEAST`
-    checkpoints have both, and pooled. Beside the pooled one stands the reference's on the same
-    checkpoints, and the difference of the two, from the same resamples.
+    checkpoints have both, and pooled. The pooled one comes with that of the reference on the same
+    checkpoints, and with the difference of the two, from the same resamples.
 
     None if no data set has enough checkpoints, or if the number is the same for all.
     """
@@ -272,13 +272,13 @@ def _correlation(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks of each row of x [R, n], ties shared, shifted and scaled to the interval (-1, 1)."""
+    """Ranks of each row of x [R, n], shifted and scaled to (-1, 1); ties have their mean rank."""
     n = x.shape[1]
     return (rankdata(x, axis=1) - (n + 1) / 2) / (n / 2)
 
 
 def _interval(value: float, resampled: np.ndarray) -> dict[str, float] | None:
-    """The value with its 95% percentile interval. None if it is no number."""
+    """The value with its 95% percentile interval. None if it is not a number."""
     finite = resampled[np.isfinite(resampled)]
     if not math.isfinite(value) or len(finite) < RESAMPLES / 2:
         return None

@@ -181,7 +181,7 @@ def earlier(path: Path, report: Report) -> Report:
     if not is_own([_text(held)], bytes.fromhex(code) if _hexadecimal(code) else b""):
         if sign([]) is None:
             why = f"its writer is unknown, because {cache_folder()} holds no key"
-            _set_aside(path, f"{why} (TWOBOUNDS_CACHE names another folder)", "before")
+            _set_aside(path, f"{why} (TWOBOUNDS_CACHE can name another folder)", "before")
         else:
             _set_aside(path, "was not written by this user", "of-others")
         return {}

@@ -54,8 +54,8 @@ def head(probes: Probes) -> list[str]:
 
 
 def headings(probes: Probes) -> list[tuple[str, str]]:
-    """(key of a probe, heading) of each column of the probes. Each heading is different: one that
-    an earlier column has, too, is followed by the probe's key.
+    """(key of a probe, heading) of each column of the probes. Each heading is different: if an
+    earlier column has the same heading, the probe's key follows it.
     """
     found = [("", fixed) for fixed in ("checkpoint", "seeds", "method", "data")]
     for key, probe in probes.items():
@@ -117,7 +117,7 @@ def table(
     groups = grouped(reports, probes, each=True) if groups is None else groups
     caption = (
         "Nats, test split, 95% intervals. InfoNCE bounds I(V1;V2) from below; R bounds I(X;Z) from"
-        " above: different quantities."
+        " above. These are different quantities."
     )
     if any(len(group.reports) > 1 for group in groups):
         caption += SPREAD
@@ -142,8 +142,8 @@ def _truths(reports: Sequence[Report]) -> str:
 
 
 def numbers(report: Report, probes: Probes) -> dict[str, float]:
-    """The headline numbers by name, for a log. A name that an earlier probe has, too, begins with
-    the probe's key.
+    """The headline numbers by name, for a log. If an earlier probe has the same name, the
+    probe's key is put before it.
     """
     found: dict[str, float] = {}
     for key, probe in probes.items():

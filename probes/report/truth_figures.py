@@ -1,4 +1,4 @@
-"""Pictures of estimates beside the truth: sprites with M contents, and sources of known
+"""Pictures of estimates compared with the truth: sprites with M contents, and sources of known
 information.
 """
 
@@ -110,7 +110,7 @@ def calibration(found: dict[str, Any], path: Path) -> None:
         left.set(title=f"Estimates of {found['pairs']:,} pairs a source", xlabel="nats")
         left.set(ylim=(len(rows) - 0.4, -0.6))
         right.set(title="Estimate − truth, 95% intervals", xlim=(-1.05 * EDGE, 0.5 * EDGE))
-        right.set(xlabel="nats; ◂ is farther below")
+        right.set(xlabel="nats (◂: farther below)")
         for axes in (left, right):
             axes.grid(axis="y", alpha=0.15)
         labels = left.get_legend_handles_labels()

@@ -11,6 +11,16 @@ from probes.samples.estimate import DEFAULT, estimate
 
 Row = dict[str, Any]
 TRUSTED = 3.0  # standard errors by which a lower bound may exceed the sample's information
+TITLES = {
+    "suite": "# Estimates on sources of known information",
+    "benchmark-mi": "# Estimates on the catalogue of benchmark-mi",
+}
+LEGEND = (
+    "All values are in nats, with half of the 95% interval. *Sample's own* is the mean of"
+    " log p(x, y) / (p(x) p(y)) over the pairs. `infonce`, `alpha` and `nwj` are lower bounds;"
+    " `ksg` is an estimate, no bound. It is left out (–) where values repeat, and for more than ten"
+    " dimensions of x and y together."
+)
 
 
 def measure(name: str, source: Known, seed: int = 0) -> Row:
@@ -69,8 +79,11 @@ def collect(rows: list[Row], pairs: int, seed: int, sources: str) -> dict[str, A
 
 
 def _distinct(rows: list[Row]) -> dict[str, Any]:
-    """How many rows differ, and their mean absolute errors. Estimates see ranks alone, so sources
-    that differ by monotone maps of their columns are one source to them.
+    """The number of rows with different estimates, and the mean absolute errors over these.
+
+    Critics of vectors read ranks, so sources that differ by monotone maps of their columns get the
+    same estimates and count once. One critic reads the values themselves, that of two single
+    numbers with edges (`probes.samples.noise`). Where it is chosen, such sources may count apart.
     """
     kept: dict[tuple[float, ...], Row] = {}
     for row in rows:
@@ -86,8 +99,8 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
 
 
 def verdicts(rows: list[Row]) -> dict[str, Any]:
-    """What the verdict on InfoNCE says of values that are far from the truth and near it, and how
-    often the truth is outside of the interval.
+    """How often the verdict on InfoNCE is "converged", for values far from the truth and for values
+    near it; and how often the truth is outside of the interval.
     """
     judged = [(row["source"], row["truth"], row["estimators"]["infonce"]) for row in rows]
     known = [(name, e["value"] / truth, e["verdict"]) for name, truth, e in judged if truth > 0]
@@ -155,8 +168,10 @@ def summary(found: dict[str, Any]) -> str:
     if 0 < distinct["sources"] < len(found["rows"]):
         means = ", ".join(f"{k} {v:.3f}" for k, v in distinct.items() if k != "sources")
         lines.append(
-            f"Estimates see ranks alone, so {distinct['sources']} sources below 4 nats are distinct"
-            f" to them; mean absolute error over these: {means}."
+            "Critics read ranks (only the critic of two single numbers with edges reads values), so"
+            " sources that differ by monotone maps get the same estimates. By their estimates,"
+            f" {distinct['sources']} sources below 4 nats are distinct; mean absolute error over"
+            f" these: {means}."
         )
     if "peer_seconds" in found:
         peer = found["peer_seconds"]
@@ -181,5 +196,5 @@ def markdown(found: dict[str, Any]) -> str:
         cells += [with_error(entries[key]) if key in entries else "–" for key in columns]
         table.append([*cells, entries["infonce"]["verdict"]])
         table[-1] += [f"{row['peer']:z.3f}"] if peer else []
-    text = summary(found).replace("\n", "  \n")
-    return "\n".join([text, "", *in_markdown(head, table)]) + "\n"
+    title, text = TITLES[found["sources"]], summary(found).replace("\n", "  \n")
+    return "\n".join([title, "", text, "", LEGEND, "", *in_markdown(head, table)]) + "\n"

@@ -1,4 +1,4 @@
-"""The Gaussian critic in closed form, with which the training of every critic for pairs starts.
+"""The Gaussian critic in closed form, from which the training of critics of vectors can start.
 
 n = pairs, dx dy = dimensions, r = canonical correlations kept.
 """

@@ -1,4 +1,4 @@
-"""Convolutional critics for pairs of which a side or both are images.
+"""Convolutional critics for pairs in which one side or both are images.
 
 n = pairs, B = batch, P = code dimensions, c x h x w = the last feature map.
 """
@@ -23,8 +23,8 @@ THEN = ((32, 3, 2), (32, 3, 1))
 SMALL = 24  # pixels; shorter sides would leave fewer than 3 places
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
-PIXELS = 2.0e7  # of one side that a critic trains on, besides the least number of epochs
-LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 1, 4  # looks of the judges an epoch
+PIXELS = 2.0e7  # of one side, that a critic trains on, unless LEAST_EPOCHS need more
+LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 1, 4  # LOOKS: tests an epoch, see `Plan`
 LEAST_STEPS, MOST_LOOKS = 160, 40
 LARGEST = 2**14  # pixels; larger images are averaged down
 BLOCK = 256  # images that are encoded at a time
@@ -35,9 +35,10 @@ class Images(Panel):
 
     f(x, y) = sum over places <g_p(x), h_p(y)>  +  <g(x), h(y)> + a(x) + b(y)
 
-    The first sum compares the places of two images of equal size by one map for all places, so that
-    it learns from each place; other pairs do without it. The rest sees the whole image. Equal sizes
-    also share the convolutions. `used`: the training rows.
+    The first sum compares the places of two images of equal size, with one map for all places, so
+    that this map learns from every place. Pairs of other sides have no such sum. All other terms
+    see the whole image. Images of equal size also share the convolutions. `used`: the training
+    rows.
     """
 
     critics = 1
@@ -115,7 +116,7 @@ class _Tower(nn.Module):
 
 
 class _Standardise(nn.Module):
-    """Pixels, of any type, less their mean, over their deviation, by channel."""
+    """Pixels of any type, standardised by the mean and the deviation of their channel."""
 
     mean: Tensor
     deviation: Tensor
@@ -154,7 +155,7 @@ def _trunk(side: Tensor, used: Rows) -> nn.Module:
 
 
 def _side(values: NDArray, used: Rows) -> Tensor:
-    """Images as they are; features [n, d] of vectors, fitted on the training rows."""
+    """Images unchanged, or features [n, d] of vectors, fitted on the training rows."""
     if values.ndim == 4:
         return torch.from_numpy(values)
     scores = normal_scores(values[used], values)

@@ -26,13 +26,14 @@ from probes.samples.panel import Panel, Vectors
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
-Member = tuple[int, int]  # two folds that critics do not train on: each judges, and is scored
+# two folds left out of training: each chooses a step, and the critic of that step scores the other
+Member = tuple[int, int]
 Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
-RARE = 10  # largest scores of negatives, which a sample shows badly
-PART = 0.1  # nats: the most that an anchor may take from the alpha-bound of all pairs
+RARE = 10  # the largest scores of negatives: a sample has too few of them for a mean
+PART = 0.1  # nats: the most by which one anchor may lower the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
 RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
 
@@ -48,23 +49,23 @@ class Held(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Folds with the codes of the mean of their critics. `halved`: the same by critics that had
-    half of the training pairs, and `matched`: by critics of the same folds with all of them. The
-    difference is what more training pairs bring. (Both are empty if it was not asked for.)
+    """Folds with the codes of the mean of their critics. `halved`: the same for critics with half
+    of the training pairs; `matched`: for critics of the same folds with all training pairs. Their
+    difference is the gain from more training pairs. Both are empty if `cross_fit` had no `halves`.
     """
 
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
-    alphas: list[float]  # of the interpolated bound, for each fold: the best of its critics on
-    # the folds that chose them
+    alphas: list[float]  # of the interpolated bound: for each fold, the best value for its
+    # critics on the folds that chose them
     steps: int
     matched: list[Held]
     halved: list[Held]
 
 
 class Trained(NamedTuple):
-    """The codes of a fold by each critic that may score it. `judged`: a fold, and the scores that a
-    critic of this fold gives the fold that chose the critic, for each fold and critic.
+    """The codes of each fold by each critic that may score it. `judged`: for each fold and each
+    such critic, the fold, and the scores of this critic on the fold that chose it.
     """
 
     codes: dict[int, dict[Member, Codes]]
@@ -84,8 +85,9 @@ def cross_fit(
     step, and the critic of that step scores the other; then the two change roles.
 
     So each fold is scored by the mean of F - 1 critics, and none of these used it for training or
-    for the choice of the step. This mean is better than a single critic, because errors differ.
-    Images cost more, so each fold of theirs has the mean of two critics. `objective` is "infonce",
+    for the choice of the step. This mean is better than a single critic, because critics make
+    different errors. Critics of images cost more, so each fold of images is scored by the mean of
+    two. `objective` is "infonce",
     "js" (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
     tests: it keeps the last step instead of the best, so that the critic overfits, which must give
     a low value on held-out pairs.
@@ -123,11 +125,11 @@ def cross_fit(
 
 
 def choices(pairs: int) -> tuple[float, ...]:
-    """The values of alpha to choose from. An anchor takes at most 1 / (alpha n) from the mean of
-    the alpha-bound, where n is the number of all pairs; the least alpha makes this 0.1 nats. With a
-    smaller alpha, the second mean would depend on a few anchors with large scores, which most
-    samples do not hold, and its normal interval would be too narrow. (A limit on the effective
-    number of anchors does not help: it keeps exactly the samples that do not hold them.)
+    """The values of alpha to choose from. One anchor can lower the mean of the alpha-bound by at
+    most 1 / (alpha n), where n is the number of all pairs; the least alpha makes this 0.1 nats.
+    With a smaller alpha, the second mean would depend on a few anchors with large scores. Most
+    samples do not contain such anchors, so its normal interval would be too narrow. (A limit on the
+    effective number of anchors does not help: it accepts exactly the samples without them.)
     """
     least = float(f"{1 / (PART * pairs):.2g}")
     return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))
@@ -226,7 +228,7 @@ def _score(
     centred: bool,
 ) -> Trained:
     """Codes of every fold by each of its critics. A critic is centred on the fold that chose its
-    step, unless its objective did that.
+    step, unless its objective has centred it.
     """
     codes: dict[int, dict[Member, Codes]] = {}
     judged: list[tuple[int, scores.Scores]] = []
@@ -255,8 +257,8 @@ def _offset(query: Tensor, key: Tensor) -> float:
 
         E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
 
-    t is the tenth largest score of a negative. (If the information is large, few pairs do not show
-    the whole mean of e^f; without the limit t, c would be too small.)
+    t is the tenth largest score of a negative. (If the information is large, a sample of few
+    pairs gives too small a mean of e^f; without the limit t, c would be too small.)
     """
     scored = query @ key.T
     own, n = scored.diagonal().clone(), len(scored)

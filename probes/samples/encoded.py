@@ -38,8 +38,8 @@ def encoded(x: Any, y: Any, path: Path) -> tuple[Any, Any, str]:
         for name, side in zip("xy", sides, strict=True)
     ]
     remark = (
-        f"{' and '.join(names)} read through the frozen encoder of {path}: a lower bound if it was"
-        " not trained on these pairs"
+        f"{' and '.join(names)} read through the frozen encoder of {path}: a lower bound stays one"
+        " if the encoder was not trained on these pairs"
     )
     return read[0], read[1], remark
 

@@ -18,6 +18,7 @@ from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
 from core.information.verdict import NEAR, verdict, wants_data
+from core.numbers import require_seed
 from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
@@ -47,8 +48,8 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds,
       10 / n at least.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. nwj and js are left out, with a remark, where the sample can not
-      show more than 0.1 of their mean of e^f.
+      `core.information.bounds`. nwj and js are left out, with a remark, if more than 0.1
+      of their mean of e^f may lie above all scores of negatives in the sample.
 
     The lower ends of alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
@@ -68,6 +69,7 @@ def estimate(
     True
     """
     _check_names(estimators, critic)
+    require_seed(seed)
     pairs = seen_by(critic, check_pairs(x, y, name))
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)

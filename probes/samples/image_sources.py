@@ -55,8 +55,8 @@ class Pools(NamedTuple):
 def pools(images: Pixels, labels: Numbers) -> Pools:
     """Digits [m, 28, 28] as cells [m, 16, 16]: means of 2 x 2 pixels, with a margin of one.
 
-    Images at even places are for x, at odd places for y. Where two digits have the same ink, both
-    are left out, so that the ink alone determines the digit.
+    Images at even places are for x, at odd places for y. If images of two digits have the same ink,
+    both are left out, so that the ink alone determines the digit.
     """
     m, side = len(images), images.shape[1] // 2
     small = images.reshape(m, side, 2, side, 2).mean((2, 4)).round().astype(np.uint8)
@@ -138,8 +138,8 @@ def _cells(digits: Numbers, pool: list[Pixels], random: np.random.Generator) -> 
 
 
 def _joined(cells: Pixels, rows: int, columns: int, tints: NDArray[np.float32] | None) -> Pixels:
-    """Cells [n, K, S, S] as one image [n, 1, H, W], or as ink of a colour in [n, 3, H, W]. Ink of
-    any colour is between 50 and 100 % as bright.
+    """Cells [n, K, S, S] as one image [n, 1, H, W], or as ink of a colour in [n, 3, H, W]. A
+    colour leaves each channel of the ink 50 to 100 % of its brightness.
     """
     n, _, side, _ = cells.shape
     image = cells[:, None]
@@ -151,8 +151,8 @@ def _joined(cells: Pixels, rows: int, columns: int, tints: NDArray[np.float32] |
 
 
 def _on_background(images: Pixels, random: np.random.Generator) -> Pixels:
-    """Ink as 128 + half its value, everything else a ramp with noise from 0 to 127, which rises in
-    a direction of its own for each image.
+    """Ink becomes 128 + half its value. Everything else becomes a ramp with noise, from 0 to 127;
+    its direction is random for each image.
     """
     n, channels, height, width = images.shape
     ink = images >= (INK if channels == 1 else 1)
@@ -171,7 +171,7 @@ _RAMP = ((0.0, 2 * math.pi), (20.0, 80.0), (0.0, 40.0))  # the angle, the mean, 
 
 
 def _pointwise(wrong: Numbers, total: int, p: float) -> NDArray[np.float64]:
-    """log p(y|x) / p(y) of pairs with so many flipped bits."""
+    """log p(y|x) / p(y) of pairs in which `wrong` bits are flipped."""
     right = (total - wrong) * math.log(2 * (1 - p))
     return np.asarray(right + (wrong * math.log(2 * p) if p else 0.0), np.float64)
 
@@ -219,7 +219,7 @@ def mapped(source: ImageSource, of_image: Callable[[Images], Images]) -> ImageSo
 
 
 def permuted(images: Images) -> Images:
-    """The numbers of every image in one other order."""
+    """The values of every image in another order, which is the same for all images."""
     flat = images.reshape(len(images), -1)
     order = np.random.default_rng(0).permutation(flat.shape[1])
     return np.ascontiguousarray(flat[:, order]).reshape(images.shape)
@@ -227,8 +227,8 @@ def permuted(images: Images) -> Images:
 
 def mixed(images: Images) -> Images:
     """An orthogonal map of every channel, times sqrt(H W): pixels with random signs, through a
-    Hadamard matrix. H W must be a power of 2. Float32 holds its whole numbers exactly, so nothing
-    is lost.
+    Hadamard matrix. H W must be a power of 2. The results are whole numbers that float32 holds
+    exactly, so nothing is lost.
     """
     n, channels, height, width = images.shape
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), height * width)

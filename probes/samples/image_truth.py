@@ -64,17 +64,20 @@ def summary(found: dict[str, Any]) -> str:
     rows = found["rows"]
     bounds = [(_excess(row, key), key, row) for row in rows for key in LOWER if _has(row, key)]
     most, key, worst = max(bounds, key=lambda found: found[0])
-    said = f"no lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
-    if most > TRUSTED:
-        said = f"a lower bound is more than {TRUSTED:g} standard errors above"
+    said = f"A lower bound is more than {TRUSTED:g} standard errors above"
+    if most <= TRUSTED:
+        said = f"No lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
+    side = "above" if most > 0 else "below"
     judged = verdicts(rows)
     lines = [
-        f"{len(rows)} rows, seed {found['seed']}, nats.",
-        f"Of all rows, {said} the information of its sample; the largest excess: {most:.1f}"
-        f" standard errors ({key} on {worst['source']}, n = {worst['pairs']:,}).",
-        f"InfoNCE is more than 10 % short of the truth in {judged['short']} rows, of which"
-        f" {len(judged['short_converged'])} are called converged, and within 5 % in"
-        f" {judged['near']}, of which {judged['near_converged']} are.",
+        f"{len(rows)} rows, seed {found['seed']}; all values are in nats.",
+        f"{said} the information of its sample; the {'highest' if most > TRUSTED else 'closest'}"
+        f" one, {key} on {worst['source']}, n = {worst['pairs']:,}, is {abs(most):.1f} standard"
+        f" errors {side}.",
+        f"InfoNCE is more than 10 % below the truth in {judged['short']} rows;"
+        f" {len(judged['short_converged'])} of these are called converged. It is at most 5 % below"
+        f" the truth, or above it, in {judged['near']} rows; {judged['near_converged']} of these"
+        " are called converged.",
     ]
     for key, name in PEERS.items():
         high = [row for row in rows if _peer_above(row, key, "training")]
@@ -129,18 +132,18 @@ def markdown(found: dict[str, Any]) -> str:
         "## Held-out bounds",
         "",
         "`infonce`, `alpha` and `nwj` are lower bounds; `dv` is biased up on a sample, and `smile`"
-        " is no bound. Intervals of 95% are those of the bound's own mean, so the truth may lie"
-        " above them. *Best at C* is InfoNCE's largest expected value with so many candidates, of"
-        " any critic. – is a value that is left out, because pairs are too few for its mean of"
-        " e^f.",
+        " is not a bound. The 95% intervals are those of the bound's own mean, so the truth may"
+        " lie above them. *Best at C* is the largest expected InfoNCE of any critic with C"
+        " candidates. A dash marks a value that is left out, because the pairs are too few for its"
+        " mean of e^f.",
         "",
         *in_markdown(HEAD, [_bounds(row) for row in found["rows"]]),
         "",
         "## Estimators of others",
         "",
-        "MINE and Donsker-Varadhan's bound as published, evaluated on training batches (the mean"
-        " over the last quarter of them), and the same critics on a fifth of the pairs, which they"
-        " have not seen. Intervals 95%.",
+        "These are MINE and the Donsker-Varadhan bound. As published, they are evaluated on"
+        " training batches (the mean over the last quarter of them). The columns *held out* show"
+        " the same critics on a fifth of the pairs, which they have not seen, with 95% intervals.",
         "",
         *in_markdown(PEER_HEAD, [_peers(row) for row in found["rows"]]),
     ]

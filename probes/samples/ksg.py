@@ -1,5 +1,5 @@
-"""The nearest-neighbour estimate of Kraskov, Stoegbauer, Grassberger 2004, for few dimensions. No
-bound.
+"""The nearest-neighbour estimate of Kraskov, Stoegbauer, Grassberger 2004, for few dimensions. It
+is not a bound.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ Array = NDArray[np.float64]
 
 
 def ksg_terms(x: Array, y: Array, neighbours: int = 3) -> Array:
-    """Terms [n] whose mean estimates I(X; Y) in nats, for x [n, dx], y [n, dy]: their algorithm 1,
-    in the maximum norm.
+    """Terms [n] whose mean estimates I(X; Y) in nats, for x [n, dx], y [n, dy]: algorithm 1 of the
+    paper, in the maximum norm.
 
         psi(k) + psi(n) - psi(n_x + 1) - psi(n_y + 1)
 

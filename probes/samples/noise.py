@@ -1,4 +1,5 @@
-"""A critic for two numbers of which one is a line of the other plus independent noise, with edges.
+"""A critic for two numbers: one is a linear function of the other plus independent noise, whose
+density may have edges. All other critics of vectors read ranks; this one also reads the values.
 
 n = pairs, u, v = ranks of two numbers, in (0, 1); G = cells of an axis, B = bins.
 """
@@ -12,7 +13,7 @@ Array = NDArray[np.float64]
 CELLS = 256
 BINS = (4, 8, 16, 32, 64, 128)  # of the noise's density
 FLOOR = 1e-3  # of the mean density: an empty cell is not impossible
-WIDEST = 50.0  # quartile ranges beyond which a value counts as that far
+WIDEST = 50.0  # quartile ranges from the median; values farther away are moved to there
 
 
 class Cells(NamedTuple):
@@ -23,7 +24,7 @@ class Cells(NamedTuple):
     of_y: NDArray[np.int16]
 
     def turned(self) -> "Cells":
-        """The same critic with x and y in each other's place."""
+        """The same critic with x and y exchanged."""
         return Cells(self.logs.T, self.of_y, self.of_x)
 
     def scores(self, rows: NDArray[np.int64]) -> Array:
@@ -65,8 +66,8 @@ def _scaled(x: Array, used: NDArray[np.int64]) -> Array:
 
 
 def _histogram(noise: Array) -> tuple[Array, Array]:
-    """Edges [B + 1], and the share [B] of the noise below the end of each bin. Of the numbers of
-    bins, the one with the largest leave-one-out likelihood is chosen.
+    """Edges [B + 1], and the share [B] of the noise below the end of each bin. The number of
+    bins with the largest leave-one-out likelihood is chosen.
     """
     n, best, found = len(noise), -np.inf, None
     low, high = noise.min(), noise.max()

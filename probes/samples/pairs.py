@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core import npz
 from core.errors import UserError
+from core.numbers import plain
 
 Array = NDArray[np.float64]
 Side = NDArray[Any]  # vectors float64 [n, d], or images uint8 or float32 [n, C, H, W]
@@ -59,27 +60,10 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         raise UserError(
             f"{name}: x has {len(a):,} rows and y {len(b):,}; row i of x belongs to row i of y"
         )
-    remarks: list[str] = []
-    own = [_digests(side) for side in (a, b)]
-    first = np.sort(np.unique(np.stack(own, 1), axis=0, return_index=True)[1])
-    if len(first) < len(a):
-        judged = [
-            _quantity(side, digests, first)
-            for side, digests in zip((a, b), own, strict=True)
-            if side.ndim > 2 or a.ndim == b.ndim == 2  # beside images, vectors may be labels
-        ]
-        if all(judged):
-            duplicates = len(a) - len(first)
-            remarks.append(
-                f"{duplicates:,} rows are copies of others and were left out: a critic that trained"
-                " on a copy has seen the row"
-            )
-            a, b = a[first], b[first]
-        else:
-            remarks.append(
-                "values repeat, so equal rows were treated as separate draws; if they are copies of"
-                " a row, the estimate is too high"
-            )
+    kept, remark = without_copies(a, b)
+    remarks = [remark] if remark else []
+    if kept is not None:
+        a, b = a[kept], b[kept]
     if len(a) < LEAST:
         raise UserError(
             f"{name}: {len(a)} distinct pairs are too few to fit and to hold out; give at least"
@@ -87,6 +71,30 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         )
     a, b = (varying(side, values, name, remarks) for side, values in (("x", a), ("y", b)))
     return PairedSamples(a, b, remarks)
+
+
+def without_copies(a: Side, b: Side) -> tuple[NDArray[np.int64] | None, str]:
+    """The rows to keep if some pairs are copies of others, else None; and a remark, if pairs
+    repeat.
+    """
+    own = [_digests(side) for side in (a, b)]
+    first = np.sort(np.unique(np.stack(own, 1), axis=0, return_index=True)[1])
+    if len(first) == len(a):
+        return None, ""
+    judged = [
+        _quantity(side, digests, first)
+        for side, digests in zip((a, b), own, strict=True)
+        if side.ndim > 2 or a.ndim == b.ndim == 2  # beside images, vectors may be labels
+    ]
+    if all(judged):
+        return first, (
+            f"{len(a) - len(first):,} rows are copies of others and were left out: a critic that"
+            " trained on a copy has seen the row"
+        )
+    return None, (
+        "values repeat, so equal rows were treated as separate draws; if they are copies of a row,"
+        " the estimate is too high"
+    )
 
 
 def varying(side: str, values: Side, name: str, remarks: list[str]) -> Side:
@@ -124,10 +132,7 @@ def _quantity(side: Side, digests: NDArray[np.uint64], first: NDArray[np.int64])
 
 
 def _numbers(values: Any, name: str) -> Side:
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError):
-        raise UserError(f"{name} is not a rectangular array of numbers") from None
+    array = plain(values, name)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} holds {array.dtype}, not real numbers")
     if array.ndim == 1:
@@ -143,6 +148,8 @@ def _numbers(values: Any, name: str) -> Side:
             f"{name} has shape {array.shape}, which looks like [n, H, W, C]; give [n, C, H, W]"
         )
     if array.ndim == 4:
+        if array.dtype == np.float64:
+            _require_float32(array, name)
         array = array.astype(np.uint8 if array.dtype in (np.uint8, bool) else np.float32)
     else:
         array = array.astype(np.float64)
@@ -154,3 +161,15 @@ def _numbers(values: Any, name: str) -> Side:
             f"{name} holds {value} in row {row}, {where}; leave such rows out of both arrays"
         )
     return np.ascontiguousarray(array)
+
+
+def _require_float32(images: NDArray[np.float64], name: str) -> None:
+    """`UserError` if float32, in which critics read images, can not hold their differences."""
+    if not images.size or not np.isfinite(images).all():
+        return  # another check names the place
+    size, spread = float(np.abs(images).max()), float(np.ptp(images))
+    if size > 1e38 or 0 < size < 1e-30 or 0 < spread < 1e-5 * size:
+        raise UserError(
+            f"{name} holds pixels that float32 can not tell apart, up to {size:g} with differences"
+            f" of at most {spread:g}; subtract their mean or scale them, such as to [0, 1]"
+        )

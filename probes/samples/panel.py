@@ -1,4 +1,4 @@
-"""What cross-fitting needs of critics, and the critics of vectors.
+"""The interface of critics for cross-fitting, and the critics of vectors.
 
 n = pairs, E = critics that are trained in parallel, B = batch, P = code dimensions, d = features.
 """
@@ -56,12 +56,12 @@ class Panel(nn.Module):
 
     @abstractmethod
     def keep(self, better: Tensor, kept: dict[str, Tensor]) -> None:
-        """Put the weights of the critics with `better` [E] into `kept`."""
+        """Put the weights of the critics for which `better` [E] is true into `kept`."""
 
 
 class Vectors(Panel):
-    """Critics of x [n, dx], y [n, dy]: E closed forms of their own training pairs, each with a
-    small network on top.
+    """Critics of x [n, dx], y [n, dy]: E closed forms, each fitted to its own training pairs, with
+    a small network added.
     """
 
     def __init__(self, x: Array, y: Array, used: list[Rows], random: np.random.Generator):

@@ -1,5 +1,5 @@
-"""The critic with which the training of critics for pairs starts: closed forms, chosen on held
-pairs.
+"""The critic from which the training of a critic of vectors starts: a closed form that is chosen
+on held-out pairs.
 
 n = pairs, P = code dimensions.
 """
@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 Codes = tuple[Array, Array]
 WIDEST = 50  # dimensions of a side: with more, waves can not be fitted with a few thousand pairs
 MARGIN = 0.005  # nats by which a richer critic has to be better
-JUDGED = 600
+JUDGED = 600  # held pairs at most that choose
 MOST_VARIATES = 8
 
 
@@ -39,9 +39,10 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     """The critic that is fitted on the rows `used` of x [n, dx], y [n, dy].
 
     It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
-    (`waves`), plus or instead of it a table of two numbers: of the coordinates if both sides have
-    one, else of the radii. Of two coordinates, it can also be that of a line with noise
-    (`probes.samples.noise`). A fifth of `used` chooses, and prefers the simpler one.
+    (`waves`); or a table of two numbers (`probes.samples.tables`); or the sum of both. A side's
+    number in the table is its coordinate if it has only one, else its radius. For two single
+    coordinates, the critic can also be that of a line with noise (`probes.samples.noise`). A fifth
+    of `used` chooses; a richer critic must be better by `MARGIN`.
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]

@@ -16,8 +16,8 @@ FLOOR = 1e-3  # of the mean density: an empty cell is not impossible
 
 
 class Table(NamedTuple):
-    """log c(u, v) at the centres of G x G cells, c the density of the pair over that of independent
-    ranks.
+    """log c(u, v) at the centres of G x G cells; c is the density of the pair divided by that of
+    independent ranks.
     """
 
     logs: Array
@@ -29,8 +29,8 @@ class Table(NamedTuple):
 
 def table(u: Array, v: Array) -> Table:
     """The table of training pairs of ranks [n]. The width of its kernel is chosen on every fifth
-    pair, by the mean of log c over pairs that did not make it. The kernel is stretched along the
-    diagonal as much as the pairs are, so that it can be narrow across.
+    pair, by the mean of log c over pairs that were not used for it. The kernel is stretched along
+    the diagonal as much as the pairs are, so that it can be narrow across.
     """
     held, slant = np.arange(len(u)) % 5 == 4, 0.98 * float(np.corrcoef(u, v)[0, 1])
     tried = [Table(_smoothed(u[~held], v[~held], width, slant)) for width in WIDTHS]

@@ -2,7 +2,7 @@
 
 For sprites with M contents, I(V1; V2) = log M. With K negatives, the ideal critic reaches
 log(K + 1) - E log(1 + Binomial(K, 1/M)) (`best_infonce`). For captions that tell each factor with a
-known probability, `core.data.caption_truth` has both.
+known probability, `core.data.caption_truth` computes both.
 """
 
 from typing import Any

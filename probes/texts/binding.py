@@ -37,8 +37,8 @@ class BindingProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         said = [
-            f"{name} exchanged {100 * row['value']:.1f} % [{100 * row['low']:.1f},"
-            f" {100 * row['high']:.1f}] of {row['images']:,}"
+            f"{name} exchanged: {100 * row['value']:.1f} % [{100 * row['low']:.1f},"
+            f" {100 * row['high']:.1f}] of {row['images']:,} images"
             for name, row in numbers["swaps"].items()
         ]
         return [f"binding, the true caption preferred (chance 50 %): {', '.join(said)}"]
@@ -64,6 +64,6 @@ def binding(frozen: Frozen) -> Numbers:
 
 
 def preferred(image: Tensor, true: Tensor, false: Tensor) -> Tensor:
-    """1 where the true caption is nearer, 0.5 for a tie; unit codes [n, P] to float64 [n]."""
+    """1 if the true caption is nearer, 0.5 for a tie; unit codes [n, P] to float64 [n]."""
     margin = (image * (true - false)).sum(1)
     return (margin.sign().double() + 1) / 2

@@ -29,7 +29,7 @@ from probes.views.information import best_critic, certified, surpassed
 from probes.views.sweep import counts_up_to
 
 TRAIN_PAIRS, VAL_PAIRS = 16384, 2**11 + 1  # for the common critic, as between views
-DIRECTIONS = ("image_to_text", "text_to_image")  # the anchor is an image, or a caption
+DIRECTIONS = ("image_to_text", "text_to_image")  # from the anchor to its candidates
 BOTH = "sweep"  # the mean of both directions
 Codes = tuple[Tensor, Tensor]  # of images and of captions, float32 [n, P] each
 
@@ -39,7 +39,7 @@ class CaptionsProbe(Probe):
 
     name = "captions"
     summary = "InfoNCE lower bounds on I(image; caption), both directions, and the modality gap"
-    columns = ("I(image;caption) ≥ (nats)", "of captions")
+    columns = ("I(image;caption) ≥ (nats)", "verdict")
     across = "negatives K"
     panel = "Images and captions: lower bound on I(image; caption)"
     schema = """
@@ -48,7 +48,7 @@ class CaptionsProbe(Probe):
         "critics": {NAME: {"temperature", "scale", "cap" (nats), "verdict",
             "sweep" (mean of both directions) | "image_to_text" | "text_to_image":
                 [{"K", "candidates", "loss", "bound", "low", "high", "ceiling", "best_possible"?}],
-            "certificate"? | "no_certificate"?, "doubling"?}}   (as of information)"""
+            "certificate"? | "no_certificate"?, "doubling"?}}   (as in the information probe)"""
 
     def requires(self, frozen: Frozen) -> str:
         return without_captions(frozen)
@@ -107,7 +107,7 @@ def captions(frozen: Frozen) -> Numbers:
     - "native": the method's own codes and temperature; nothing is fitted.
     - "native, refitted scale": the same codes, with the temperature refitted on val.
     - "common": a small critic with a net for each side, trained on frozen features of train and
-      chosen on val. It reads what the towers keep, whatever loss trained them.
+      chosen on val. It shows what both encoders keep, whatever loss trained them.
 
     The test split is used once and chooses nothing.
     """

@@ -1,8 +1,9 @@
 """The text tower as a reader of captions: what its features tell about each label of the image.
 
-A linear classifier reads each label from the features of a caption alone. A caption that does not
-tell a factor leaves it uniform, so the best possible numbers are known if the probability p of
-telling it is known: accuracy p + (1 - p) / k and information p log k, for k values. n = captions.
+A linear classifier reads each label from the features of a caption alone. If a caption does not
+tell a factor, all k values of the factor stay equally likely. So if the caption tells it with a
+known probability p, the best possible numbers are known: accuracy p + (1 - p) / k and information
+p log k. n = captions.
 """
 
 import math
@@ -48,8 +49,8 @@ class ReaderProbe(Probe):
         said = []
         for factor, row in numbers["labels"].items():
             known = "best_top1" in row
-            accuracy = f" (of {100 * row['best_top1']:.1f})" if known else ""
-            nats = f" (of {row['best_information']:.3f})" if known else ""
+            accuracy = f" (best possible {100 * row['best_top1']:.1f})" if known else ""
+            nats = f" (best possible {row['best_information']:.3f})" if known else ""
             top1 = f"{100 * row['top1']:.1f} %"
             said.append(f"{factor} {top1}{accuracy}, {row['information']:.3f}{nats} nats")
         return [f"read from {numbers['captions']:,} captions, linear: {'; '.join(said)}"]

@@ -1,6 +1,6 @@
-"""Zero-shot classification: an image belongs to the class whose words are nearest to it.
+"""Zero-shot classification: each image is assigned to the class whose sentences are nearest to it.
 
-"codes": the code of a class is the mean of the unit codes of several sentences that tell it, scaled
+"codes": the code of a class is the mean of the unit codes of several sentences that name it, scaled
 to unit length (Radford et al. 2021, section 3.1.4). "probabilities": the sentences are averaged as
 probabilities, log mean exp(cosine / temperature). This suits sentences that also tell other things,
 because then only few of them fit the image. No label trains anything. n = test images, P = code
@@ -29,7 +29,7 @@ JOINT = "all factors"  # right in every factor at once
 
 
 class ZeroShotProbe(Probe):
-    """Accuracy for each factor, by sentences that tell one value each."""
+    """Accuracy for each factor, with sentences that each name one value."""
 
     name = "zero_shot"
     summary = "classification by averaged prompts, for each factor; seen and unseen combinations"
@@ -39,7 +39,7 @@ class ZeroShotProbe(Probe):
         "parts": {"all" | "seen" | "unseen": {"images", "codes" | "probabilities": {FACTOR |
             "all factors": {"value", "low", "high", "chance"}}}}   (seen, unseen: if train holds
             combinations out; top1 is that of codes),
-        "prompts": {FACTOR: sentences of a class}"""
+        "prompts": {FACTOR: number of sentences of a class}"""
 
     def requires(self, frozen: Frozen) -> str:
         why = without_captions(frozen)

@@ -30,7 +30,7 @@ def cluster_learnability(x: Tensor, seed: int = 0) -> float:
         raise ValueError(f"x: clusters need 4 images or more, got {len(x)}")
     if not x.isfinite().all() or (x == x[:1]).all():
         return math.nan
-    from sklearn.cluster import KMeans  # takes a second, also for other probes
+    from sklearn.cluster import KMeans  # slow, so not at the top
 
     unit = unit_rows(x.double()).cpu()
     clusters = min(round(math.sqrt(len(x))), len(unit.unique(dim=0)))
@@ -45,9 +45,9 @@ def intrinsic_dimension(x: Tensor) -> float:
 
         (n - 1) / sum_i log(r2_i / r1_i),   r1, r2 the distances to the two nearest other images
 
-    Features x [n, D]. If the density is constant at the scale of r2, r2 / r1 has the distribution
-    of Pareto with the dimension as its exponent, and this is its unbiased estimate. Copies (r1 = 0)
-    are left out. NaN for features that are not finite and for fewer than 3 different images.
+    Features x [n, D]. If the density is constant at the scale of r2, then r2 / r1 has a Pareto
+    distribution whose exponent is the dimension, and this is an unbiased estimate of it. Copies (r1
+    = 0) are left out. NaN for features that are not finite and for fewer than 3 different images.
     """
     if not x.isfinite().all():
         return math.nan

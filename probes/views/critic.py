@@ -101,11 +101,11 @@ def train_critic(
     apart: bool = False,
 ) -> Critic:
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
-    restarts (Loshchilov & Hutter 2017), each longer than all before it or nearly so. After each
-    cycle, pairs of the calibration split say whether it is the best so far, and whether more steps
-    are worth their time: most critics end after 50 to 350 of 1,600 steps. They are not if the cycle
-    gained little, beside the interval or beside the overfitting: the value on the training pairs
-    minus that on the calibration pairs.
+    restarts (Loshchilov & Hutter 2017); each is at least as long as all earlier ones together.
+    After each cycle, pairs of the calibration split show whether the critic is the best so far, and
+    whether another cycle is worth its time: most critics end after 50 to 350 of 1,600 steps. It is
+    not if the last cycle gained less than a quarter of the interval's half-width, or less than the
+    overfitting, which is the value on the training pairs minus that on the calibration pairs.
 
     `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
     net of its own.
@@ -139,6 +139,8 @@ class Training:
             if len(features) < 2:
                 raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
         self.train, self.val = (first[::share], second[::share]), (val_first, val_second)
+        if len(self.train[0]) < 2:
+            raise Unmeasurable("critic: half of the training images are too few; it needs 3 or more")
         self.seed, self.lengths = seed, [n // share for n in CYCLES]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

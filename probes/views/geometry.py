@@ -6,7 +6,6 @@ n = images of the test split, V = views of each, D = dimensions.
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.source import spread
@@ -20,7 +19,11 @@ from core.information.geometry import (
     spectral_decay,
     uniformity,
 )
-from core.information.standardise import require_finite_features, require_finite_numbers
+from core.information.standardise import (
+    require_finite_features,
+    require_finite_numbers,
+    unit_rows,
+)
 from probes.probe import Found, Numbers, Probe
 from probes.views import clid
 from probes.views.information import shuffled, two_views_differ
@@ -43,8 +46,8 @@ class GeometryProbe(Probe):
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
              "dead_dimensions" (share), "spectral_decay"? (alpha-ReQ), "cluster_learnability"? |
-             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three ? if
-             the features have not collapsed), "alignment"?, "lidar"? (? if two views differ)}"""
+             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three if
+             the features have not collapsed), "alignment"?, "lidar"? (if two views differ)}"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))
@@ -74,9 +77,11 @@ class GeometryProbe(Probe):
         if said := numbers.get("sentence"):
             return [f"Sign of collapse: {said}."]
         space = numbers["features"]
+        further = _further(space).removeprefix(", ")
         return [
             f"No sign of collapse: the features spread over {space['effective_rank']:.1f} of their"
-            f" {space['dimensions']:.0f} dimensions (effective rank)."
+            f" {space['dimensions']:.0f} dimensions (effective rank).",
+            *([f"Layout of the features: {further}."] if further else []),
         ]
 
 
@@ -98,7 +103,7 @@ def geometry(frozen: Frozen) -> Numbers:
     for name, (first, second) in spaces.items():
         found[name] = layout(first)
         if differ:
-            both = (F.normalize(x, dim=1) for x in (first, second))
+            both = (unit_rows(x) for x in (first, second))
             found[name]["alignment"] = alignment(*both).item()
             found[name]["lidar"] = lidar(getattr(views, name))
     sentences = [f"{name} {said}" for name in spaces if (said := collapse(found[name]))]
@@ -111,7 +116,7 @@ def layout(x: Tensor) -> dict[str, float]:
     """
     require_finite_features(x, "geometry")
     if len(x) < 2:
-        raise Unmeasurable(f"geometry: it takes 2 images or more, got {len(x)}")
+        raise Unmeasurable(f"geometry: needs 2 images or more, got {len(x)}")
     spread = deviations(x)
     few = x[: clid.IMAGES]
     further = {
@@ -121,7 +126,7 @@ def layout(x: Tensor) -> dict[str, float]:
     }
     return {
         "dimensions": x.shape[1],
-        "uniformity": uniformity(F.normalize(x, dim=1)),
+        "uniformity": uniformity(unit_rows(x)),
         "effective_rank": effective_rank(x),
         "deviation": spread.mean,
         "least_deviation": spread.least,
@@ -130,7 +135,7 @@ def layout(x: Tensor) -> dict[str, float]:
 
 
 def _further(values: dict[str, float]) -> str:
-    """alpha-ReQ and the parts of CLID, as far as there are any."""
+    """alpha-ReQ and the parts of CLID, if the report has them."""
     names = {
         "spectral_decay": "α-ReQ",
         "cluster_learnability": "cluster learnability",

@@ -34,7 +34,7 @@ UNKNOWN_COPIES = (
     "The images are not known, so copies of an image in the test split could not be left out; a"
     " copy among the negatives lowers the bound"
 )
-HEADLINE = ("common", "native")  # the first of these that a report has; test values do not choose
+HEADLINE = ("common", "native")  # the first of these in a report is shown, whatever its value
 
 
 class InformationProbe(Probe):
@@ -45,8 +45,8 @@ class InformationProbe(Probe):
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
     claims = (
         "A lower bound on the information that two views of an image share, by the common critic"
-        " (else the method's own) at its largest K, on held-out images. It can not exceed"
-        " log(K + 1), and it does not say whether the features are useful.",
+        " (if there is none, the method's own) at its largest K, on held-out images. It can not"
+        " exceed log(K + 1), and it does not say whether the features are useful.",
         "What limits the bound: K, the training data, or the critic. Converged: none of these.",
     )
     across = "negatives K"
@@ -59,8 +59,8 @@ class InformationProbe(Probe):
             "sweep": [{"K", "candidates", "loss", "bound", "low", "high", "ceiling",
                        "best_possible"?}],
             "certificate"? | "no_certificate"?: {"low", "point", "confidence", "candidates",
-                       "blocks", "floor"} or the reason without one,
-            "doubling"?: {"gain", "low", "high", "extrapolated" (no bound)}}}
+                       "blocks", "floor"} or why there is none,
+            "doubling"?: {"gain", "low", "high", "extrapolated" (not a bound)}}}
         (nats; best_possible if the truth is known; doubling: half of the training pairs)"""
 
     def requires(self, frozen: Frozen) -> str:
@@ -234,7 +234,7 @@ def sweep(
 def certified(
     codes: tuple[Tensor, Tensor], chosen_on: tuple[Tensor, Tensor], scale: float
 ) -> dict[str, Any]:
-    """The certificate of a critic, or the reason without one."""
+    """The certificate of a critic, or the reason why there is none."""
     try:
         return {"certificate": certificate(codes, chosen_on, scale)._asdict()}
     except Unmeasurable as reason:
@@ -271,7 +271,7 @@ def _doubled(found: dict[str, Any]) -> str:
     more = found["doubling"]
     return (
         f" (half of the training pairs gave {more['gain']:.2f} nats less; extrapolated in 1/n"
-        f" {more['extrapolated']:.2f}, no bound)"
+        f" {more['extrapolated']:.2f}, not a bound)"
     )
 
 

@@ -1,5 +1,5 @@
-"""SimCLR views of 32x32 images: `core.data.views.augment`, which transforms whole batches, lightly
-(one image at a time) and kornia.
+"""SimCLR views of 32x32 images: `core.data.views.augment`, which transforms whole batches, against
+lightly (one image at a time) and kornia.
 
 All sides use the CIFAR-10 setting of Chen et al. 2020 (appendix B.9): Inception crop of 8 to 100 %
 of the area, flip, colour jitter of strength 0.5 with probability 0.8, grey with probability 0.2, no
@@ -32,7 +32,7 @@ Views = list[Tensor]  # float [n, 3, 32, 32] in [0, 1], batches of both views
 
 
 def contests(device: torch.device) -> Iterator[Contest]:
-    """Against lightly, with its fastest number of workers, and kornia if it is installed."""
+    """Contests with lightly (with its fastest number of workers) and, if installed, kornia."""
     images = pictures()
     workers, loader = fastest_loader(images)
     peers: list[tuple[str, Callable[[], Views], tuple[float | None, ...]]] = [
@@ -81,7 +81,9 @@ class Pictures(Dataset[Any]):
 
 
 def fastest_loader(images: Tensor) -> tuple[int, Callable[[], Views]]:
-    """The fastest of 0, 1, 2 and 4 running workers, by the best of four passes."""
+    """The fastest of 0, 1, 2 and 4 workers by the best of four passes, and the function of a pass.
+    Workers keep running between passes.
+    """
     found: dict[int, tuple[float, Callable[[], Views]]] = {}
     pictures = Pictures(images, normalize=None)
     for workers in (0, 1, 2, 4):
@@ -146,7 +148,7 @@ def agree(images: Tensor, rule: Policy, mine: Views, theirs: Views) -> str:
 
 
 def one_by_one(x: Tensor, *drawn: Any) -> Tensor:
-    """torchvision's view of one image, from the draws of `core.data.views.draw`."""
+    """torchvision's view of one image, with the parameters that `core.data.views.draw` drew."""
     _, box, flip, jitter, order, strength, gray, *_ = drawn  # no rotation and no blur
     x = torchvision.resized_crop(x, *box.tolist(), size=[SIZE, SIZE], antialias=True)
     x = torchvision.horizontal_flip(x) if flip else x

@@ -1,8 +1,9 @@
-"""Lossless files by bits-back coding: our codec, and the layout of published coders with the same
-model, in which each element of a batch has a lane of 64 bits that is written without compression.
+"""Lossless files by bits-back coding: our codec against the layout of published coders, with the
+same model. In that layout each element of a batch has a lane of 64 bits, which is written without
+compression.
 
-Townsend, Bird, Barber 2019; lanes as in Townsend et al. 2020 (HiLLoC). To compare a checkpoint on
-its own data:
+Townsend, Bird, Barber 2019; lanes as in Townsend et al. 2020 (HiLLoC). To compare both on the data
+of a checkpoint:
 
     python -m scripts.benches.bits runs/beta_vae_mnist test data.root=/data data.binarise=true
 """
@@ -33,8 +34,8 @@ LATENT, WIDTH = 20, 256
 
 
 class OneLaneAnElement(BitsBack):
-    """All batches have `batch` images, and all their lanes exist from the start, with the smallest
-    heads and random lower bits. The file is the words and the raw heads.
+    """The published layout. Each batch has `batch` images. All lanes exist from the start, and each
+    head has the smallest length and random lower bits. The file holds the words and the raw heads.
     """
 
     def packed(self, images: Images) -> tuple[Stack, Grid, int]:
@@ -114,8 +115,8 @@ def trained(images: torch.Tensor) -> BetaVAE:
 @exit_cleanly
 @torch.no_grad()
 def main(*words: str) -> None:
-    """A line for each size of a batch: bits/dim of both files, and their ratio. `words`: a run or
-    checkpoint, its data as in `compress`, and overrides of the data.
+    """Print a line for each batch size: bits/dim of both files. `words`: a run or checkpoint, its
+    data as in `compress`, and overrides of the data.
     """
     if len(words) < 2:
         raise UserError("give a run or checkpoint and its data, such as: runs/beta_vae_mnist test")

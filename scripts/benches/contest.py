@@ -68,7 +68,7 @@ def within(mine: Iterable[Tensor], peer: Iterable[Tensor], allowed: float = 1e-5
     is not below `allowed`.
     """
     error = max(((a - b).norm() / b.norm()).item() for a, b in zip(mine, peer, strict=True))
-    assert error < allowed, f"loss or gradient differ by {error:.1e}"
+    assert error < allowed, f"the loss or a gradient differs by {error:.1e}"
     return error
 
 
@@ -102,7 +102,7 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
@@ -114,8 +114,8 @@ def _status(key: str) -> int:
 
 
 def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
-    """`peak` of one side of a contest, in its own process, because a heap that has grown before
-    would hide the memory of a call.
+    """`peak` of one side of a contest, measured in its own process: in a heap that has already
+    grown, the memory of a call would not be seen.
     """
     words = [sys.executable, "-m", "scripts.benches.contest", section, name, side, str(device)]
     env = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0")

@@ -4,8 +4,8 @@
 Processes of both kinds train in turns, so that other work on the machine slows both equally. There
 are several of each kind, because even two processes of the same run differ by some percent. The
 work of W&B's own process between the turns is not counted. The servers run on this machine: one
-answers, one refuses, one accepts connections and never answers, one stops answering once the run
-has begun.
+answers, one refuses connections, one accepts them and never answers, and one stops answering when
+the run has begun. A run that is offline has no server.
 """
 
 import functools
@@ -80,7 +80,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
             logged, silent = (
                 functools.partial(turn, itertools.cycle(runs[kind::2])) for kind in range(2)
             )
-            said = way if way == OFFLINE else f"whose server {way}"
+            said = way if way == OFFLINE else f"with a server that {way}"
             name = f"SimCLR, {LOG_EVERY * TIMES} steps of {BATCH}, W&B {said}"
             yield Contest(name, logged, "wandb=disabled", silent, same, 0.98)
             check(way, server, folder)
@@ -109,7 +109,7 @@ def check(way: str, server: Server | None, folder: Path) -> None:
 
 
 def main(mode: str, device: torch.device, folder: Path) -> None:
-    """Train for one turn for each line of the input, until it ends."""
+    """Train one turn for each line of the input, until the input ends."""
     run = config.read(str(CONFIGS / "simclr_sprites.yaml"), [f"wandb={mode}"])
     shape, generator = (LOG_EVERY * BATCH, 3, 32, 32), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)

@@ -32,7 +32,7 @@ def epoch(
 def epoch_of(
     name: str, overrides: list[str], images: Tensor, device: torch.device, precision: str = ""
 ) -> tuple[Callable[[], float], Method]:
-    """The same, with the method that is trained."""
+    """Like `epoch`, but also returns the method that is trained."""
     chosen = [f"trainer.accelerator={device.type}"]
     chosen += [f"trainer.precision={precision}"] if precision else []
     run = config.read(str(CONFIGS / f"{name}.yaml"), [*overrides, *chosen])

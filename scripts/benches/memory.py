@@ -1,8 +1,8 @@
 """The length of the queue: MoCo's loss and gradient for K = 2^14 to 2^20, against repeated calls
 with K = 2^14 that do the same work.
 
-There is no other library, because one that holds all scores needs gigabytes. A ratio of 1 means
-that the time is linear in K. The memory should not grow.
+No other library takes part, because a library that holds all scores in memory needs gigabytes. A
+ratio of 1 means that the time is linear in K. The memory should not grow with K.
 """
 
 from collections.abc import Iterator

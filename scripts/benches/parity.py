@@ -23,13 +23,13 @@ from scripts.benches.step import Example, Labelled
 
 CLASSES, TRAIN, TEST = 10, 800, 200  # pictures of a class
 BATCH, EPOCHS, NEIGHBOURS = 256, 30, 200
-# the statistics by which lightly's transform shifts and scales its views
+# the mean and deviation with which lightly's transform normalises its views
 MEAN, DEVIATION = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
 OURS = ["model.backbone=small", "model.temperature=0.5", "optim.warmup_epochs=0"]
 
 
 def pictures(folder: Path, of_class: int) -> tuple[Tensor, Tensor]:
-    """uint8 [n, 3, 32, 32] and labels [n, 1] of the first pictures of each class."""
+    """Images, uint8 [n, 3, 32, 32], and labels [n, 1]: the first `of_class` of each class."""
     found = [
         (np.asarray(Image.open(file).convert("RGB")), label)
         for label, one in enumerate(sorted(folder.iterdir())[:CLASSES])

@@ -53,7 +53,8 @@ def contest(
         return (loss, *torch.autograd.grad(loss, query))
 
     def same(ours: tuple[torch.Tensor, ...], peer: tuple[torch.Tensor, ...]) -> str:
-        error = within(ours, peer, 1e-2 if half else 1e-5)  # then lightly's logits are bfloat16
+        # in autocast, lightly's logits are bfloat16
+        error = within(ours, peer, 1e-2 if half else 1e-5)
         assert (theirs.memory_bank.bank - queue.keys).abs().max() < 1e-6, "the queues differ"
         serves = not half or flash.serves(query, queue.keys, 1 / TEMPERATURE)
         assert serves, "no flash attention here"

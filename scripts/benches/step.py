@@ -88,8 +88,8 @@ class Example(LightningModule):
 def peer_epoch(
     backbone: str, stem: str, images: Tensor, device: torch.device, workers: int
 ) -> Callable[[], float]:
-    """An epoch under Lightning's Trainer; it includes the start of the workers, like every
-    epoch.
+    """An epoch under Lightning's Trainer. Its time includes the start of the workers, which
+    happens in every epoch.
     """
     loader = DataLoader(Labelled(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
     model = Example(backbone, stem)

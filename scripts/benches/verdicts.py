@@ -1,15 +1,16 @@
-"""Does the verdict on a value tell the truth? Sources of known information, drawn at a seed of your
-own: a third vectors, a third pictures, and a third codes of checkpoints, half of them undertrained.
+"""Does the verdict on a value tell the truth? The bench draws sources of known information by
+--seed: a third are vectors, a third pictures, and a third codes of encoders, half of them
+undertrained.
 
-    python -m scripts.benches.verdicts                       # 60 sources, about 15 CPU minutes
-    python -m scripts.benches.verdicts --seed 7 --sources 30 --out runs/verdicts7
+    python -m scripts.benches.verdicts                       # 60 sources, about an hour
+    python -m scripts.benches.verdicts --seed 7 --sources 30 --pairs 1000,2000 --out runs/verdicts7
 
-Each source is estimated by InfoNCE with the default settings. The lines at the end count how many
-values are more than 10 % short of the truth, how many are within 5 % of it, and how many of each
-were called converged. An interrupted call continues where it stopped.
+The information of each source is estimated by InfoNCE with the default settings. The last lines
+count the values that are more than 10 % short of the truth and those within 5 % of it, and how many
+of each were called converged. If a call is interrupted, the same call continues where it stopped.
 
-The truth of vectors and pictures is exact. Two pictures of sprites share log M nats, and the codes
-of an encoder share at most as much, so the truth of codes is an upper limit of what they share.
+The truth of vectors and pictures is exact. For codes it is an upper limit: two pictures of sprites
+with M contents share log M nats, and the codes of these pictures share at most as much.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +40,13 @@ from probes.report.store import write_json
 from probes.samples import benchmark_sources as known
 from probes.samples.calibration import TRUSTED, verdicts
 from probes.samples.estimate import estimate
-from scripts.shared import option, require_seeds
+from scripts.shared import option, pair_counts, require_seeds
 
 KINDS = ("vectors", "pictures", "codes")
+PAIRS = "5000,10000"
 SIDE = 16  # pixels of a picture
 BATCH, RATE = 64, 3e-3
-FORMAT = 1  # increase it if the code computes other numbers for the same source
+FORMAT = 2  # increase it if the code computes other numbers for the same source
 
 
 class Source(NamedTuple):
@@ -55,15 +57,17 @@ class Source(NamedTuple):
     draw: Callable[[], tuple[Any, Any, float]]
 
 
-def sources(count: int, seed: int) -> list[Source]:
-    """`count` sources, of the three kinds in turn."""
+def sources(count: int, seed: int, pairs: Sequence[int]) -> list[Source]:
+    """`count` sources, of the three kinds in turn, each with one of the numbers of `pairs`."""
     random = np.random.default_rng(seed)
     makers = (_vectors, _pictures, _codes)
-    return [makers[number % 3](number, random) for number in range(count)]
+    return [
+        makers[number % 3](number, int(random.choice(pairs)), random) for number in range(count)
+    ]
 
 
-def _vectors(number: int, random: np.random.Generator) -> Source:
-    n, seed = int(random.choice([1000, 2000])), int(random.integers(2**31))
+def _vectors(number: int, n: int, random: np.random.Generator) -> Source:
+    seed = int(random.integers(2**31))
     d, nats = int(random.choice([1, 2, 5, 20])), float(random.uniform(0.2, 3))
     base, wide = known.gaussian(nats, d), known.gaussian(nats, max(d, 2), 2)
     line, freedom = known.gaussian(nats, 1), int(random.integers(1, 5))
@@ -94,9 +98,9 @@ def _sprites(random: np.random.Generator) -> SpritesConfig:
     )
 
 
-def _pictures(number: int, random: np.random.Generator) -> Source:
-    """Two sprites: the content of the second is that of the first after a symmetric channel."""
-    n, seed, sprites = int(random.choice([1000, 2000])), number, _sprites(random)
+def _pictures(number: int, n: int, random: np.random.Generator) -> Source:
+    """Pairs of sprites. A symmetric channel turns the content of the first into the second's."""
+    seed, sprites = number, _sprites(random)
     m, error = sprites.combinations, float(random.choice([0.0, 0.1, 0.3]))
     draws = np.random.default_rng(int(random.integers(2**31)))
 
@@ -119,11 +123,14 @@ def _rendered(content: np.ndarray, seed: int, view: int, sprites: SpritesConfig)
     return render(factors, KeyedRNG(seed, 0).fork(f"view{view}"), sprites)
 
 
-def _codes(number: int, random: np.random.Generator) -> Source:
-    """Codes of two views by SimCLR after few steps or many."""
-    sprites, seed = _sprites(random), int(random.integers(2**31))
-    steps = int(random.choice([1, 3, 8] if number // 3 % 2 else [100, 200]))
-    n = int(random.choice([1000, 2000]))
+def _codes(number: int, n: int, random: np.random.Generator) -> Source:
+    """Codes of two views by SimCLR after few steps or many. At least 16 contents: with fewer, most
+    negatives of a batch have the content of the positive, and the codes do not learn it.
+    """
+    shapes, colours = (int(random.choice([2, 4])) for _ in range(2))
+    sprites = SpritesConfig(shapes=shapes, colours=colours, grid=2, sizes=1)
+    seed = int(random.integers(2**31))
+    steps = int(random.choice([1, 3, 8] if number // 3 % 2 else [200, 400]))
 
     def draw() -> tuple[Any, Any, float]:
         method, contents = _trained(sprites, steps, seed), np.random.default_rng(seed)
@@ -185,9 +192,10 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     make_folder(options.out, "--out", "name another")
     path, console = options.out / "verdicts.json", plain_console()
-    call = {"sources": options.sources, "seed": options.seed, "format": FORMAT}
+    call = {key: getattr(options, key) for key in ("sources", "seed", "pairs")}
+    call |= {"format": FORMAT}
     rows = _earlier(path, call)
-    wanted, began = sources(options.sources, options.seed), time.monotonic()
+    wanted, began = sources(options.sources, options.seed, options.pairs), time.monotonic()
     first = len(rows)
     for number, source in enumerate(wanted[first:], first + 1):
         rows.append(measured(source, options.seed))
@@ -202,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f"every number: {path}")
 
 
-def _earlier(path: Path, call: dict[str, int]) -> list[dict[str, Any]]:
+def _earlier(path: Path, call: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an interrupted call with the same sources."""
     if not path.exists():
         return []
@@ -212,9 +220,7 @@ def _earlier(path: Path, call: dict[str, int]) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; delete it, or name another --out") from None
     if not same:
-        raise UserError(
-            f"{path} holds other sources, another seed or another format; name another --out"
-        )
+        raise UserError(f"{path} holds other sources, pairs, seed or format; name another --out")
     return rows
 
 
@@ -225,10 +231,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100),
     )
     option(given, "--sources", "number of sources", 60)
+    option(given, "--pairs", "each source has one of these numbers of pairs", PAIRS)
     option(given, "--seed", "seed of the sources and of the estimates", 0)
     option(given, "--out", "folder of the results", Path("runs/verdicts"))
     options = given.parse_args(argv)
     require_seeds(seed=options.seed)
+    options.pairs = pair_counts(options.pairs)
     if options.sources < 1:
         raise UserError(f"--sources: must be 1 or more, got {options.sources}")
     return options

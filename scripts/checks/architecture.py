@@ -25,7 +25,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "pictures" / "architecture.png"
 PACKAGES = ("configs", "core", "contrastive", "vae", "probes", "scripts")
-# The floors from top to bottom. "core" is the rest of core.
+# The floors from top to bottom. "core" stands for the modules of core that are in no other room.
 FLOORS = (
     ("scripts",),
     ("contrastive", "vae", "probes"),

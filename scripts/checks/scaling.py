@@ -1,5 +1,5 @@
-"""The measurements of `twobounds scaling`: the bytes that go into the collectives of a training
-step, and the peak memory of a loss.
+"""The measurements of `twobounds scaling`: the bytes that go into the collectives (such as
+all_reduce) of a training step, and the peak memory of a loss.
 """
 
 import argparse

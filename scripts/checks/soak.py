@@ -30,7 +30,7 @@ from scripts import pretrain
 from scripts.patience import Patience, stamp
 
 WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
-# exit codes; a process that ends because another one has ended has code 1
+# the exit codes of each way; a process that ends because another one has ended has code 1
 ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
 # a life (one start of the run until it dies) is forked with all modules imported, so it starts
 # in half a second instead of ten
@@ -54,7 +54,8 @@ class Account:
         told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
         told += f"; longest recovery {max(self.recoveries):.1f} s"
         if self.endings:
-            told += f"; the others ended within {max(self.endings):.1f} s of a killed process"
+            seconds = max(self.endings)
+            told += f"; the other processes ended within {seconds:.1f} s after one was killed"
         return told
 
 
@@ -161,7 +162,7 @@ def die(run: Run, way: str, total: int, draw: random.Random) -> float | None:
     if not any(codes) or (run.step() == total and -signal.SIGUSR1 in codes):
         return None
     if not set(codes) <= wanted:
-        said = f"after '{way}' the exit codes were {codes}, not of {sorted(wanted)}"
+        said = f"after '{way}' the exit codes were {codes}, and not all of {sorted(wanted)}"
         raise UserError(f"{said}; {run.output} says more")
     last = run.files.last
     if way == "torn" and last.exists() and len(run.files.versions()) > 1:  # one stays intact
@@ -211,7 +212,7 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
         at = f"{way} at step {run.step()} of {total}, continues from {resumed}"
         print(f"death {number + 1} of {kills}: {at}", flush=True)
     if any(run.join()):
-        raise UserError(f"the run did not end well; {run.output} says why")
+        raise UserError(f"the last start of the run failed; {run.output} says why")
     return account
 
 

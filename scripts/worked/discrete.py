@@ -48,7 +48,7 @@ def ceiling() -> Iterator[str]:
     best = math.log(negatives + 1) - float(p @ np.log1p(np.arange(negatives + 1)))
     truth = math.log(contents)
     yield f"views that share one of {contents} contents: I = log {contents} = {truth:.3f} nats;"
-    yield f"   with C = 256 the best critic of all reads {best:.3f}: 'at least', never 'about'"
+    yield f"   with C = 256 even the best critic gives {best:.3f}: a lower bound, not an estimate"
 
 
 def bits_back() -> Iterator[str]:

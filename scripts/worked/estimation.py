@@ -29,7 +29,10 @@ def blind() -> Iterator[str]:
     samples = x**2 + NOISE * rng.normal(size=2000)
     correlation = float(np.corrcoef(x, samples)[0, 1])
     linear = -0.5 * math.log1p(-(correlation**2))
-    yield f"2,000 samples: correlation {correlation:+.3f}; a Gaussian with it has {linear:.4f} nats"
+    yield (
+        f"2,000 samples: correlation {correlation:+.3f}; a Gaussian with this correlation has"
+        f" {linear:.4f} nats"
+    )
     found = from_samples.nearest_neighbour_information(x, samples)
     yield f"nearest neighbours (KSG, an estimate, not a bound): {found:.3f} nats"
     for cells in (4, 16, 64):
@@ -77,8 +80,8 @@ def polynomial() -> Iterator[str]:
 
 
 def margin(n: int, share: float) -> float:
-    """BIC's margin of the line over degree 5, in nats, that a share of samples of n points of a
-    line with Gaussian noise does not exceed:
+    """A quantile of BIC's margin M of the line over degree 5, in nats: the value that M does not
+    exceed in this share of the samples of n points of a line with Gaussian noise.
 
         M = 2 log n - n/2 log( RSS_1 / RSS_5 ),   RSS_1 / RSS_5 = 1 + 4 F / (n - 6)
 
@@ -117,8 +120,8 @@ def quantise() -> Iterator[str]:
 
 
 def _density_of_square() -> Array:
-    """p(y) at 22,001 points of [-1, 10]: the density of X^2, 1 / (6 sqrt u) on (0, 9), with noise;
-    integrated over x, where it has no pole.
+    """p(y) at 22,001 points of [-1, 10]: the density of X^2, 1 / (6 sqrt u) on (0, 9), with noise.
+    The integral is over x, because the integrand over u has a pole at 0.
     """
 
     def at(y: float) -> float:
@@ -136,7 +139,7 @@ def _density_of_square() -> Array:
 
 
 def _cells(x: Array, count: int) -> NDArray[np.int64]:
-    """The number of the cell of each sample; cells hold equally many."""
+    """The number of each sample's cell. All cells hold equally many samples."""
     return np.argsort(np.argsort(x)) * count // len(x)
 
 
@@ -158,7 +161,7 @@ def _quantised(edges: Array, levels: Array) -> tuple[float, float]:
 
 
 def _uniform(step: float) -> tuple[float, float]:
-    """A uniform quantiser with a level at 0, which reads the mean of each cell."""
+    """Error and entropy of a uniform quantiser with a cell around 0, decoded as the cell's mean."""
     inner = (np.arange(-30, 30) + 0.5) * step
     edges = np.concatenate([[-np.inf], inner[np.abs(inner) < 8], [np.inf]])
     p = np.diff(norm.cdf(edges))

@@ -67,7 +67,7 @@ def shell() -> Iterator[str]:
         text = f"{inside:10.4f}" if inside > 1e-3 else f"  10^{_log10_inside(d):7.1f}"
         yield f"{d:5d}  {root:6.3f}  {chi.mean(d):8.3f}  {chi.std(d):6.3f}  {text}  {near:.4f}"
     drop = 0.5 * 784
-    yield f"yet the density is largest at 0: it is e^{drop:.0f} times that on the shell of 784"
+    yield f"yet the density is largest at 0: it is e^{drop:.0f} times that on the shell of d = 784"
 
 
 def _log10_inside(d: int) -> float:

@@ -51,13 +51,13 @@ def vae() -> Iterator[str]:
             f"{beta:4.0f}  {one.rate:5.2f}  {one.distortion:6.2f}  {total:6.2f}  "
             f"{one.lower:15.2f}  {top:7.2f}  {one.rate - one.lower:13.2f}"
         )
-    yield f"the label of a digit has H = {labels:.2f} nats, which is another quantity than I(X;Z);"
+    yield f"the label of a digit has H = {labels:.2f} nats, a different quantity from I(X;Z);"
     yield f"{len(test)} images can show at most log {len(test)} = {math.log(len(test)):.2f} nats"
     yield "D is far from 0: R or I says how much the code holds, not how well it draws"
 
 
 def trained(train: Tensor, test: Tensor, beta: float) -> Measured:
-    """Train on images [n, 1, H, W] of 0 or 1, and measure the others."""
+    """Train on images `train` [n, 1, H, W] of 0 or 1, and measure on images `test`."""
     config = BetaVAEConfig(
         backbone="mlp", decoder="mlp", width=128, latent=2, rate=RateConfig("constant", beta)
     )

@@ -1,4 +1,4 @@
-"""CLIP: its losses against closed forms, its tokenizer, and what it says of bad input."""
+"""CLIP: its losses against closed forms, its tokenizer, and its messages for bad input."""
 
 import json
 import math

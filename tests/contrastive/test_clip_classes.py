@@ -1,5 +1,5 @@
-"""CLIP on MNIST and CIFAR-10 with captions made of class names: smoke tests of stored images with
-captions.
+"""CLIP on MNIST and CIFAR-10 with captions that are made from class names: smoke tests of stored
+images with captions.
 """
 
 import tarfile

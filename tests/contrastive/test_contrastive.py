@@ -55,9 +55,9 @@ def test_the_public_losses_normalise_and_equal_lightly_and_a_cross_entropy():
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda a, b: nt_xent(a, b[:-1], 0.1), "give two of one shape"),
-        (lambda a, b: nt_xent(a[0], b[0], 0.1), "give two of one shape"),
-        (lambda a, b: infonce(a[:0], b[:0], 0.1), "give two of one shape"),
+        (lambda a, b: nt_xent(a, b[:-1], 0.1), "give two of the same shape"),
+        (lambda a, b: nt_xent(a[0], b[0], 0.1), "give two of the same shape"),
+        (lambda a, b: infonce(a[:0], b[:0], 0.1), "give two of the same shape"),
         (lambda a, b: nt_xent(a, b, 0.0), "temperature: must be above 0"),
         (lambda a, b: infonce(a, b, float("nan")), "temperature: must be above 0"),
         (lambda a, b: infonce(a, b, 0.1, queue=b[:, :-1]), r"queue \(4, 7\): give \[K, 8\]"),

@@ -1,4 +1,4 @@
-"""The losses of the methods beside SimCLR and MoCo; lightly and closed forms are oracles."""
+"""The losses of the methods other than SimCLR and MoCo; lightly and closed forms are oracles."""
 
 import math
 

@@ -1,5 +1,5 @@
-"""How stale MoCo's queue is: the place of its oldest keys, the present encoder's keys of the same
-views, and the effect on the loss.
+"""How stale MoCo's queue is: the place of its oldest keys, their difference from the present
+encoder's keys of the same views, and the effect on the loss.
 """
 
 import copy

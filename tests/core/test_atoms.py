@@ -263,3 +263,14 @@ def test_nearest_neighbours_find_the_information_of_gaussian_columns():
     assert found == pytest.approx(gaussians.gaussian_information(matrix, 1), abs=0.06)
     assert from_samples.nearest_neighbour_information(x, y, base=2) == units.bits(found)
     assert from_samples.nearest_neighbour_information(x, rng.permutation(y)) < 0.05
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_a_missing_value_is_no_outcome(missing):
+    samples = [0.0, 1.0, 1.0, missing]
+    for call in (from_samples.plug_in_entropy, from_samples.miller_madow_entropy):
+        with pytest.raises(ValueError, match="leave such samples out"):
+            call(samples)
+    for call in (from_samples.plug_in_information, from_samples.miller_madow_information):
+        with pytest.raises(ValueError, match="leave such samples out"):
+            call([0, 0, 1, 1], samples)

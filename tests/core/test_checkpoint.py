@@ -93,7 +93,7 @@ def test_a_run_resumes_with_the_same_config_in_any_place(override, saved):
     "edit, words",
     [
         (lambda e: e["method"].pop("head.layers.0.weight"), ["1 missing", "head.layers.0.weight"]),
-        (lambda e: e["method"].update({"extra": torch.zeros(1)}), ["1 surplus", "extra"]),
+        (lambda e: e["method"].update({"extra": torch.zeros(1)}), ["1 unexpected", "extra"]),
         (
             lambda e: e["method"].update({"head.layers.0.weight": torch.zeros(3)}),
             ["head.layers.0.weight", "[3]"],

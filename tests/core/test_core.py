@@ -102,7 +102,6 @@ def test_nearest():
 def test_the_log_says_that_a_train_bound_is_no_certificate():
     line = in_words({"loss": 1.5, "train_bound": 3.25, "val/in_batch_bound": 2.125, "val/knn": 0.5})
     assert (
-        line
-        == "loss 1.5 · train bound (not a certificate) 3.25 · in-batch log N - L 2.125 · val/knn"
+        line == "loss 1.5 · train log C - L (no bound) 3.25 · in-batch log N - L 2.125 · val/knn"
         " 0.5"
     )

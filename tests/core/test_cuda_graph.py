@@ -1,5 +1,6 @@
-"""The bookkeeping of `core.run.cuda_graph`, on a CPU: a replay is a second call of the same code,
-which reads the same places. `twobounds gpu-check --only one_graph` compares real graphs.
+"""The bookkeeping of `core.run.cuda_graph`, on a CPU. Here a replay is a second call of the same
+code, which reads its input from the same memory. `twobounds gpu-check --only one_graph` compares
+real graphs.
 """
 
 import copy
@@ -178,7 +179,7 @@ def test_a_tensor_that_after_step_removes_is_there_after_each_replay(monkeypatch
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["trainer.accelerator=cpu"], "needs one CUDA GPU, and this run has 1 x cpu"),
+        (["trainer.accelerator=cpu"], "needs one CUDA GPU, but this run has 1 x cpu"),
         (["trainer.compile=reduce-overhead"], "cuda_graph: compile=reduce-overhead"),
         (["trainer.precision=16-mixed"], "cuda_graph: 16-mixed"),
         (["trainer.strategy=ddp"], "cuda_graph: strategy ddp"),

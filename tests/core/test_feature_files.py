@@ -1,4 +1,4 @@
-"""A file of features is checked array by array, and gives exactly the numbers that it allows."""
+"""A file of features is checked array by array, and probes give the numbers that it allows."""
 
 import io
 import json

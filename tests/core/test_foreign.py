@@ -1,5 +1,5 @@
 """Weights of other programs: the part that fits is found, read without running code, and gives
-exactly timm's features; everything else is one line.
+exactly timm's features; any other file is refused in one line.
 """
 
 import os
@@ -168,7 +168,7 @@ def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(tmp_
     # all keys of the smaller network are there, but the file holds a larger one
     deep = under("", network("resnet18"), **{"layer4.2.conv1.weight": torch.ones(2)})
     torch.save(deep, path)
-    assert "surplus (first: 'layer4.2.conv1.weight')" in refusal(
+    assert "the network lacks 1 (first: 'layer4.2.conv1.weight')" in refusal(
         Asked(timm="resnet18", weights=path)
     )
 
@@ -191,7 +191,7 @@ def test_weights_that_do_not_fit_are_one_line(fault, tmp_path):
     prefix = "encoder." if fault == "prefix" else None
     said = refusal(Asked(timm="test_resnet", weights=path, prefix=prefix, size=64))
     wanted = {
-        "prefix": "the nearest fit is under 'backbone.'",
+        "prefix": "the nearest fit: under 'backbone.'",
         "missing": f"1 are missing (first: '{first}')",
         "shape": f"'{first}' is [2, 2] there",
         "none": "none of its keys is a key of test_resnet; its first keys are 'a.b'",
@@ -294,6 +294,22 @@ def test_identities_differ_where_features_do(tmp_path, monkeypatch):
     (tmp_path / "encoder_of_mine.py").write_text(code + "# changed\n")
     seen.add(open_encoder(Asked(torch="encoder_of_mine:build"), DATA).frozen.weights)
     assert len(seen) == 3
+
+
+def test_code_that_a_builder_imports_belongs_to_its_identity(tmp_path, monkeypatch):
+    """The weights and the builder's file stay, and the features change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "layers_of_mine.py").write_text("SCALE = 1\n")
+    code = "import torch\nfrom layers_of_mine import SCALE\n"
+    code += "class Net(torch.nn.Flatten):\n"
+    code += "    def forward(self, x):\n        return SCALE * super().forward(x)\n"
+    (tmp_path / "importer_of_mine.py").write_text(code + "build = Net\n")
+    asked = Asked(torch="importer_of_mine:build")
+    seen = [open_encoder(asked, DATA).frozen.weights for _ in range(2)]
+    (tmp_path / "layers_of_mine.py").write_text("SCALE = -1\n")
+    seen.append(open_encoder(asked, DATA).frozen.weights)
+    assert seen[0] == seen[1] != seen[2]
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])

@@ -1,4 +1,6 @@
-"""`init` of a file of another program: each backbone gets timm's weights, all else stays new."""
+"""`init` of a file of another program: each backbone gets timm's weights, and all other weights
+stay new.
+"""
 
 import hashlib
 import json

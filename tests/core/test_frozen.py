@@ -1,4 +1,4 @@
-"""What a frozen encoder gives is read again only for the same weights, data, views and seeds."""
+"""Kept outputs of a frozen encoder are used only for the same weights, data, views and seeds."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The forward of no method copies from the host to the device: such a copy makes a META wait, and a
+"""The forward of no method copies from the host to the device: such a copy makes a GPU wait, and a
 CUDA graph can not record it. Methods run on the meta device, which has shapes and no values.
 """
 

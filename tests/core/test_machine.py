@@ -1,4 +1,4 @@
-"""What a time is printed beside: the machine's speed, and whether other work uses it."""
+"""What is printed beside a time: the machine's speed, and whether other work uses the machine."""
 
 import time
 from pathlib import Path

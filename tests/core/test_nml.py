@@ -148,3 +148,24 @@ def test_what_has_no_code_is_named(call, line):
 def test_nothing_costs_nothing():
     assert nml.multinomial_complexity(0, 5) == nml.multinomial_complexity(9, 1) == 0
     assert nml.multinomial_length([0, 0]) == 0
+
+
+@pytest.mark.parametrize("units", [(1e9, 1.0, 1e-9), (1e-160, 1e160, 3.0)])
+def test_code_lengths_of_regression_do_not_depend_on_the_units_of_columns(units):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    y = x @ [1.0, 2.0, 0.0] + rng.normal(size=200)
+    expected = nml.regression(x, y)
+    assert nml.regression(x * units, y) == pytest.approx(expected, rel=1e-9)
+    for unit in (1e-200, 1e200):  # a density of other units: n log(unit) more, for every k
+        more = nml.regression(x, y * unit).nml - nml.regression(x[:, :2], y * unit).nml
+        assert more == pytest.approx(expected.nml - nml.regression(x[:, :2], y).nml, abs=1e-6)
+    with pytest.raises(ValueError, match="linearly dependent"):
+        nml.regression(np.column_stack([x, x[:, 0] * 1e-12]), y)
+
+
+@pytest.mark.parametrize(("n", "outcomes"), [(2**62, 2), (10.5, 3), (math.nan, 2), (4, math.inf)])
+def test_numbers_that_no_sample_has_give_no_length(n, outcomes):
+    """2^62 gave -inf, and 10.5 gave NaN."""
+    with pytest.raises(ValueError, match="^must be"):
+        nml.multinomial_complexity(n, outcomes)

@@ -1,5 +1,5 @@
-"""A name of a number has one meaning: two parts of a program never give one name to two numbers,
-of which one would vanish.
+"""A name of a number has one meaning: two parts of a program never give the same name to two
+numbers, because one of the two would be lost.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Standardisation against scikit-learn's, unit rows against float64, and refused features."""
+"""Standardisation against scikit-learn's, unit rows against float64, and bad features."""
 
 import math
 

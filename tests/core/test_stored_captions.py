@@ -70,6 +70,28 @@ def test_the_caption_follows_a_picture_that_replaces_a_broken_one(folder, memory
             assert tuple(image[:, 0, 0].tolist()) == COLOURS[text.split()[1]]
 
 
+@pytest.mark.parametrize("listed", ["pairs.csv", "pairs.jsonl"])
+@pytest.mark.parametrize("mark", ["\n", "\u2028", "\x85", "\x0c", "\x1c", ", ", "\r\n"])
+def test_a_caption_may_hold_any_mark(folder, listed, mark):
+    """Only a line feed outside of quotation marks ends a row, and none is dropped within them."""
+    rows = rows_of()
+    for row in rows:
+        row["caption"] = f"first part{mark}{row['caption']}"
+    write(folder, rows)
+    if listed == "pairs.jsonl":  # as other libraries write it, with characters as they are
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (folder / listed).write_text("\n".join(lines) + "\n", newline="")
+    else:
+        told = (folder / listed).read_text()
+        (folder / listed).write_text(told, newline="")
+    source = open_source(data(folder, list=listed), "train", 0, augmented=False)
+    (batch,) = source.batches(eval_sampler(len(source), 0, 64), 1)
+    allowed = {row["caption"] for row in rows}
+    if mark == "\r\n" and listed == "pairs.csv":
+        allowed |= {one.replace("\r\n", "\n") for one in allowed}
+    assert set(batch.text) <= allowed and len(set(batch.text)) == len(source)
+
+
 def test_other_captions_are_other_data(folder):
     before = open_source(data(folder), "train", 0).identity
     rows = rows_of()
@@ -135,7 +157,7 @@ def test_bad_input_is_one_line(folder, change, said):
     ("keys", "said"),
     [
         ({"name": "sprites", "captions": "caption"}, "captions: sprites has captions of its own"),
-        ({"name": "mnist", "captions": "caption"}, "captions: 'caption' is a column of data.list"),
+        ({"name": "mnist", "captions": "caption"}, "captions: 'caption' names a column"),
     ],
 )
 def test_a_key_that_does_not_fit_is_refused(keys, said):

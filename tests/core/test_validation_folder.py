@@ -1,4 +1,4 @@
-"""Pictures with a validation split of their own: which is read, overridden or refused, and said."""
+"""Pictures with their own validation split: it is read, replaced or refused, with a message."""
 
 import pytest
 

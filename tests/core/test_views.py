@@ -1,5 +1,5 @@
-"""Every operation against torchvision's, image by image with the same parameters; and the random
-parameters against torchvision's.
+"""Operations of views against torchvision's, image by image with the same parameters, and the
+distributions of the random parameters against torchvision's.
 """
 
 import shutil

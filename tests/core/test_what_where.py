@@ -1,5 +1,5 @@
-"""The network that reads what is seen apart from where: its first part does not depend on the
-place.
+"""The network that encodes what an image shows separately from where it is shown: its first part
+does not depend on the place.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Decoding workers that die, hang or are too many give one line, and never hang the run."""
+"""If decoding workers die, hang or can not start, one line says so, and the run never hangs."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""The account of pretraining: against a curve whose area is known, and for logs of strangers."""
+"""The account of pretraining, for a curve whose area is known and for logs of unknown origin."""
 
 import json
 import math

@@ -1,5 +1,5 @@
-"""The sources of known information: their closed forms against the mean of the pointwise
-information, against scipy, and against estimates.
+"""The sources of known information: their closed forms against scipy, against estimates, and
+against the mean of the pointwise information.
 """
 
 import math

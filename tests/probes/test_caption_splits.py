@@ -1,4 +1,4 @@
-"""Probes of captions read the split, the direction and the rows that they say."""
+"""Probes of captions read the split, the direction and the rows that their reports name."""
 
 from types import SimpleNamespace
 from unittest.mock import ANY, patch

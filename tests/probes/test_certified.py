@@ -229,3 +229,10 @@ def test_the_interval_of_a_test_error_holds_the_exact_one(wrong, n):
 def test_what_has_no_bound_is_refused(call):
     with pytest.raises(ValueError, match="need|must be"):
         call()
+
+
+@pytest.mark.parametrize("values", [[0.5, 1.0], [2**62], [-(2**63)], ["a"]])
+def test_a_rice_code_takes_whole_numbers_only(values):
+    """Another number would be cut without a word, and the code would be of other numbers."""
+    with pytest.raises(ValueError, match="^values: must be"):
+        generalisation.rice_encode(values)

@@ -1,4 +1,4 @@
-"""The probe of compression: sizes beside D + R, and sizes in the formats that everybody has."""
+"""The probe of compression: sizes of files beside D + R and beside common image formats."""
 
 import io
 import json
@@ -46,10 +46,10 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert numbers["net"] == pytest.approx(net / (24 * 3072))
     assert [len(probe.cells(numbers)), len(probe.values(numbers))] == [1, 1]
     said = "\n".join(probe.sentences(numbers))
-    assert f"{numbers['gross']:.4f} bits/dim" in said and "every image came back" in said
+    assert f"{numbers['gross']:.4f} bits/dim" in said and "every image was restored exactly" in said
     assert numbers["net"] == pytest.approx(numbers["at_codes"], rel=1e-3)
     assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
-    assert "above the model's own length at the codes" in said
+    assert "from the model's own length at the codes" in said
     of_ten_images_and_of_fewer(numbers)
     pictures = probe.figures(found, given, tmp_path)
     assert len(pictures) == 5

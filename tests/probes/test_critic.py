@@ -1,5 +1,5 @@
-"""Critics and the data that may choose them: pairs of train, of the calibration split and of test
-are different, so that a choice on the wrong split is detected.
+"""Which data may choose a critic: the pairs of train, of the calibration split and of test are
+different, so the tests detect a choice on the wrong split.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""`probes.estimate` and scripts/information.py: pairs of a user, whose information is known or
-which must be refused.
+"""`probes.estimate` and scripts/information.py: pairs of a user whose information is known, and
+pairs that must be refused.
 """
 
 import json

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from core.information.geometry import spectral_decay
+from probes.report.page import lead
 from probes.views import clid
 from probes.views.geometry import GeometryProbe, layout
 
@@ -110,5 +111,9 @@ def test_the_report_holds_them_and_leaves_out_what_a_collapse_has_not():
     flat = layout(torch.full((60, 12), 3.0))
     assert not {"spectral_decay", "cluster_learnability", "intrinsic_dimension"} & flat.keys()
     assert "α-ReQ" not in GeometryProbe().sentences({"features": flat})[0]
+    plain, terms = GeometryProbe().plain({"features": found})[-1], dict(lead.words(["geometry"]))
+    for term in ("α-ReQ", "cluster learnability", "intrinsic dimension"):  # shown and explained
+        assert term in plain and terms[term]
+    assert len(GeometryProbe().plain({"features": flat})) == 1 and not lead.words(["linear"])
     few = layout(normal(3, 12).float())
     assert "cluster_learnability" not in few

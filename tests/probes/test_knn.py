@@ -1,5 +1,5 @@
-"""The search of neighbours if images are equally near, not finite, or very large or small: faiss
-and the blocks of torch find the same ones.
+"""The search of neighbours: faiss and the blocks of torch find the same ones, also if images are
+equally near or features are not finite, very large or very small.
 """
 
 import math

@@ -1,8 +1,14 @@
-"""The contest of lossless files: both sides give every image back, and ours is smaller."""
+"""The contest of lossless files: both sides give every image back, and our file is smaller. And the
+sections of `twobounds bench`.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+from scripts import bench, benches
 from scripts.benches.bits import OneLaneAnElement, contest, main
 from tests.small_vaes import model, saved, some_images
 from vae.bitsback import BitsBack
@@ -41,3 +47,9 @@ def test_the_bench_without_data_is_refused_in_one_line(capsys):
         main("run")
     said = capsys.readouterr().err
     assert ended.value.code == 2 and len(said.splitlines()) == 1 and "its data" in said
+
+
+def test_the_sections_of_the_bench_are_the_files_with_contests():
+    files = {path.stem: path.read_text() for path in Path(benches.__path__[0]).glob("*.py")}
+    having = {name for name, text in files.items() if re.search(r"^def contests\(", text, re.M)}
+    assert having == set(bench.SECTIONS) and {"bits", "queue"} < having

@@ -1,5 +1,5 @@
-"""The commands: one entry for all, `--help` without heavy imports, every script in its own
-checkout, and a wheel that works without the repository.
+"""The commands: one entry for all, `--help` without heavy imports, every script imports from its
+own checkout, and a wheel that works without the repository.
 """
 
 import importlib.util

@@ -283,9 +283,9 @@ def test_a_program_runs_any_batch(tmp_path):
         ([], "say what to write"),
         (["--hub"], "need -o FOLDER"),
         (["--embeddings", "x.csv"], "should end in .npz or .parquet"),
-        (["-o", "out", "data.root=x"], "only data.* for --embeddings"),
+        (["-o", "out", "data.root=x"], "only data.* can be overridden, and only with --embeddings"),
         (["-o", "full"], "holds other files"),
-        (["-o", "out", "--hub"], "load.py can"),
+        (["-o", "out", "--hub"], "use load.py"),
         (["-o", "out", "--embeddings", "x.npz", "optim.lr=1"], "'optim.lr=1'"),
     ],
 )

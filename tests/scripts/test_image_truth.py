@@ -1,5 +1,5 @@
-"""The study of bounds on images: rows are kept by what they were computed from, errors take one
-line, and the peers' values on training batches are no bound.
+"""The study of bounds on images: rows are keyed by what they were computed from, errors take one
+line, and the peers' values on training batches are no bounds.
 """
 
 import argparse
@@ -153,12 +153,12 @@ def test_the_summary_counts_what_is_too_high_and_what_misleads():
         row_of("c", "digits", 500, 0.6, estimators=high),
     ]
     said = image_truth.summary({"rows": rows, "seed": 0})
-    assert "a lower bound is more than 3 standard errors above" in said
-    assert "excess: 6.0 standard errors (infonce on c, n = 500)" in said
-    assert "short of the truth in 1 rows, of which 1 are called converged" in said
+    assert "A lower bound is more than 3 standard errors above" in said
+    assert "the highest one, infonce on c, n = 500, is 6.0 standard errors above." in said
+    assert "below the truth in 1 rows; 1 of these are called converged" in said
     assert "MINE on its training batches, as published, is above the truth by more than 0.1" in said
     assert "in 3 of 3 rows (by 0.90 at most); on held-out pairs in 0." in said
-    assert "no lower bound" in image_truth.summary({"rows": rows[:2], "seed": 0})
+    assert "No lower bound" in image_truth.summary({"rows": rows[:2], "seed": 0})
 
 
 def test_peers_are_too_high_on_training_batches_of_independent_pairs(monkeypatch):

@@ -1,5 +1,5 @@
-"""Neither its output nor files in its folder end a run: closed pipes, poor terminals, full disks,
-odd names and odd lines.
+"""A run does not end because of its output or of files in its folder: closed pipes, simple
+terminals, full disks, odd names and odd lines.
 """
 
 import errno

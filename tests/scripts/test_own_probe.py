@@ -1,4 +1,4 @@
-"""A probe in a package of the user's own: how it is found, and what happens when it is wrong."""
+"""A probe in a package of the user's own: how it is found, and how its mistakes are reported."""
 
 import json
 import re
@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from core.frozen import Frozen
 from scripts import compare
 from tests.probed import call, report, saved
 
@@ -185,3 +187,60 @@ def test_numbers_of_an_earlier_version_of_a_probe_are_measured_again(package, ca
     assert report(folder)["counted"] == {"n": 200}
     assert "before" not in capsys.readouterr().out
     assert json.loads((folder / "probe/probe.json").read_text())["options"]["counted"]
+
+
+def test_numbers_of_changed_code_are_measured_again(tmp_path, monkeypatch, capsys):
+    """The probe's file stays; a module that it imports changes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
+    helper = tmp_path / "helper_of_mine.py"
+    helper.write_text("TIMES = 1\n")
+    body = BODY.partition("class Raises")[0].replace("return Found(", "return Found(")
+    body = "from helper_of_mine import TIMES\n" + body.replace("times * len", "TIMES * len")
+    (tmp_path / "counting_of_mine.py").write_text(body)
+    saved(tmp_path / "run")
+    words = (tmp_path / "run", "--probes", "counting_of_mine.Counted")
+    call(*words)
+    call(*words)
+    assert "counted was measured before" in capsys.readouterr().out
+    assert report(tmp_path / "run")["counted"] == {"images": 200}
+    helper.write_text("TIMES = 20\n")
+    for name in ("helper_of_mine", "counting_of_mine"):
+        del sys.modules[name]
+    call(*words)
+    assert report(tmp_path / "run")["counted"] == {"images": 4000}
+    assert "was measured before" not in capsys.readouterr().out
+
+
+def test_features_of_a_method_of_ones_own_change_with_its_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "methods_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "pool.py").write_text("def pool(x):\n    return x\n")
+    (package / "vae.py").write_text(
+        "from methods_of_mine.pool import pool\nfrom vae.beta import BetaVAE\n"
+        "class Mine(BetaVAE):\n    def embed(self, x):\n        return pool(super().embed(x))\n"
+    )
+    saved(tmp_path / "run")
+    path = tmp_path / "run" / "last.ckpt"
+
+    def features():
+        found = torch.load(path, weights_only=True)
+        found["config"]["method"] = "methods_of_mine.vae.Mine"
+        torch.save(found, tmp_path / "last.ckpt")
+        trusted = ("methods_of_mine",)
+        return Frozen.load(tmp_path / "last.ckpt", trusted=trusted)
+
+    first = features()
+    x = first.features("test").x
+    assert features().features("test").x.equal(x) and features().identity == first.identity
+    (package / "pool.py").write_text("def pool(x):\n    return 2 * x\n")
+    for name in [name for name in sys.modules if name.startswith("methods_of_mine")]:
+        del sys.modules[name]
+    second = features()
+    assert second.weights == first.weights and second.identity != first.identity
+    assert second.features("test").x.equal(2 * x)

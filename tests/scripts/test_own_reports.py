@@ -1,5 +1,5 @@
-"""Commands that probe for a table use the report of this very call: not one of other data, of
-another checkpoint, of another user, or of weights that were replaced in the meantime.
+"""Commands that probe for a table use the report that the same call measured: no report on other
+data, of another checkpoint or user, or of weights that were replaced in the meantime.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the page says of numbers at the borders of its sentences, and what it leaves out."""
+"""Sentences of the page for numbers at a threshold, and what the page leaves out."""
 
 import numpy as np
 import pytest

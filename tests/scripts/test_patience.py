@@ -1,5 +1,5 @@
-"""We wait for a process as long as it makes progress, and stop when it computes or sleeps without
-progress.
+"""Waiting for a process lasts as long as it makes progress, and ends when it computes or sleeps
+without progress.
 """
 
 import multiprocessing

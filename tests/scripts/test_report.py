@@ -1,4 +1,6 @@
-"""The page about probed checkpoints: what it says equals the reports, and texts stay texts."""
+"""The page about probed checkpoints: its numbers equal those of the reports, and no text becomes
+HTML.
+"""
 
 import base64
 import hashlib
@@ -331,7 +333,7 @@ def test_the_parts_of_a_bound_add_up_as_they_are_written():
     )
     said = " ".join(lines)
     assert "at least 4.100 nats of the 4.300 that two views share" in said
-    assert "misses 0.200 nats" in said and "reaches 4.251 at this K. The other 0.151 nats" in said
+    assert "misses 0.200 nats" in said and "reaches 4.251 at this K. The bound is 0.151" in said
     assert "half of the training pairs added 0.013 nats" in said
     assert "other critics read 4.050 (native) nats" in said
 

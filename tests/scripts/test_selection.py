@@ -1,5 +1,5 @@
 """Label-free numbers and accuracy: the correlations against scipy, the command on probed runs, and
-the study, which trains and probes nothing twice.
+the study, in which nothing is trained or probed twice.
 """
 
 import json

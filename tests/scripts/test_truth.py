@@ -1,5 +1,5 @@
-"""Measured and true information: sprites have as many contents as their names say, and the script
-makes a table and a picture from configs.
+"""Measured and true information: sprites have as many contents as their keys say, and the commands
+make a table and a picture from configs.
 """
 
 import json
@@ -142,7 +142,7 @@ def test_captions_of_each_kind_start_from_the_one_before_and_stand_beside_their_
     assert "99.0 % of the ideal\n" in told and "ABOVE" in told.partition("p = 0.5: ")[2]
     with pytest.raises(SystemExit):
         captions_truth.main(["--tell", "0"])
-    assert "--tell: must be in (0, 1], got 0" in capsys.readouterr().err
+    assert "--tell: must be above 0 and at most 1, got 0" in capsys.readouterr().err
 
 
 def test_a_report_without_a_truth_is_refused():

@@ -1,4 +1,4 @@
-"""Pictures without labels go through the commands: training, best.ckpt, the probes."""
+"""The commands work with pictures without labels: training, best.ckpt, the probes."""
 
 import json
 

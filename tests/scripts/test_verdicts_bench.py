@@ -35,16 +35,17 @@ def test_an_interrupted_bench_continues_and_counts(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(verdicts, "measured", lambda s, seed: made.append(s.name) or row_of(s))
     capsys.readouterr()
     verdicts.main(words)
-    assert made == [source.name for source in verdicts.sources(6, 0)]
+    assert made == [source.name for source in verdicts.sources(6, 0, [5000, 10000])]
     said = " ".join(capsys.readouterr().out.split())
     assert "all: 6 sources; 2 values more than 10 % short, called converged: 2; 4 within" in said
     assert "codes: 2 sources; 0 values more than 10 % short, called converged: 0; 2 within" in said
     assert said.count("standard errors above the truth: 2") == 2  # of all, and of codes
 
 
-@pytest.mark.parametrize("change", ["seed", "sources", "format", "damage"])
+@pytest.mark.parametrize("change", ["seed", "sources", "pairs", "format", "damage"])
 def test_rows_of_another_call_are_refused(tmp_path, capsys, change):
-    kept = {"sources": 3, "seed": 0, "format": verdicts.FORMAT, "rows": []}
+    kept = {"sources": 3, "seed": 0, "pairs": [5000, 10000], "rows": []}
+    kept |= {"format": verdicts.FORMAT}
     text = "{" if change == "damage" else json.dumps(kept | {change: 99})
     (tmp_path / "verdicts.json").write_text(text)
     with pytest.raises(SystemExit) as end:

@@ -1,5 +1,5 @@
 """What an offline W&B run of training and probing holds: names, summary, tables, plots, artifacts.
-The same metrics as CSV. The file is read by `tests.wandb_file`.
+metrics.csv has the same metrics. `tests.wandb_file` reads W&B's file.
 """
 
 import csv

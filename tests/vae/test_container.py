@@ -89,8 +89,8 @@ def test_a_file_that_is_cut_short_or_too_long_is_noticed(written):
         ({"kind": 9}, "impossible numbers"),
         ({"batch": 0}, "impossible numbers"),
         ({"model": bytes(32)}, "was written with another model"),
-        ({"spacing": 9}, "does not decode here"),
-        ({"batch": 3}, "does not decode here"),
+        ({"spacing": 9}, "can not be decoded here"),
+        ({"batch": 3}, "can not be decoded here"),
     ],
 )
 def test_a_header_that_lies_is_one_line_although_its_checksums_agree(written, fields, said):

@@ -1,4 +1,4 @@
-"""The first dimensions of a code alone: their bits, and the means of the others."""
+"""Coding only the first dimensions of a code: their bits, and the means of the others."""
 
 import numpy as np
 import pytest

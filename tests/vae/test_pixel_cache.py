@@ -1,4 +1,4 @@
-"""The network one pixel at a time gives what one pass over the whole image gives."""
+"""The network run pixel by pixel gives the same as one pass over the whole image."""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""A file of one processor decodes on another: libraries are told to use fewer instructions."""
+"""A file that one processor wrote is decoded on another: libraries are told to use fewer kinds of
+instructions.
+"""
 
 import json
 import os

@@ -19,10 +19,10 @@ MEANINGS = {
 }
 FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
 HEADLINE = "critic of the table"
-NEAR = 0.05  # nats from its ceiling at which a bound can not show more
+NEAR = 0.05  # nats; a bound this near to its ceiling can hardly show more
 THIN = 2.5  # pixels of a curve
 BROADER = "Where two curves coincide, the one below is drawn broader."
-CRITICS = {  # who reads, as the end of a sentence
+CRITICS = {  # what a critic is, as the end of a sentence
     "common": "a small critic that is trained in the same way for every checkpoint",
     "native": "the method's own critic",
     "native, refitted scale": "the method's own critic with a refitted temperature",
@@ -30,14 +30,16 @@ CRITICS = {  # who reads, as the end of a sentence
 VERDICTS = {
     "converged": "Twice as many negatives add less than"
     f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats; twice as many training pairs add less"
-    f" than {100 * GAIN:.0f} % of the bound, or no more than chance. The encoder, and every critic"
-    " that was tried, may still lose information.",
-    "K-limited": "The number of negatives limits it: the bound still rises with K.",
-    "data-limited": "The number of training images limits it: a critic that had half of them reads"
-    " notably less.",
-    "saturated": "It is near the most that it can show, so the true value may be far above.",
-    "critic-limited": "The critic limits it: the pairs hold more than this critic reads.",
-    "nothing found": "Nothing was found: its interval reaches down to zero or below.",
+    f" than {100 * GAIN:.0f} % of the bound, or no more than chance explains. The encoder, and"
+    " every critic that was tried, may still lose information.",
+    "K-limited": "The number of negatives limits the bound: it still rises with K.",
+    "data-limited": "The number of training images limits the bound: a critic with half of them"
+    " reads notably less.",
+    "saturated": "The bound is near the largest value that it can show, so the true value may be"
+    " far above it.",
+    "critic-limited": "The critic limits the bound: the pairs contain more information than this"
+    " critic reads.",
+    "nothing found": "Nothing was found: the interval of the bound reaches down to zero or below.",
 }
 
 
@@ -63,8 +65,9 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
         lines.append(_said_of_truth(truth, last))
     if proof := critic.get("certificate"):
         lines.append(
-            f"A stricter guarantee for the same information, for any distribution, with"
-            f" {100 * proof['confidence']:g} % confidence: at least {proof['low']:.2f} nats."
+            "A stricter guarantee (certificate), which holds for any distribution: the same"
+            f" information is at least {proof['low']:.2f} nats, with"
+            f" {100 * proof['confidence']:g} % confidence."
         )
     return lines
 
@@ -102,8 +105,9 @@ def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
     if ideal is None or ideal < last["bound"]:
         return said
     return (
-        f"{said} The ideal critic reaches {ideal:.3f} at this K. The other"
-        f" {gap(ideal, last['bound']):.3f} nats are lost in the encoder, or by every critic tried."
+        f"{said} The ideal critic reaches {ideal:.3f} at this K. The bound is"
+        f" {gap(ideal, last['bound']):.3f} nats below that: they are lost in the encoder, or by"
+        " every critic that was tried."
     )
 
 
@@ -161,8 +165,8 @@ def _critics_said(names: Sequence[str], headlines: Sequence[str]) -> str:
 
 
 def _widen(rows: list[Row]) -> None:
-    """Draw a curve broader for each later one that coincides with it, so that all are visible. Of
-    many checkpoints, the reader marks some.
+    """Draw a curve broader for each later one that coincides with it, so that all are visible. With
+    many checkpoints nothing is widened, because the reader of the page can mark some.
     """
     few = len({row["run"] for row in rows}) <= FEW
     curves: dict[tuple[int, str], list[Row]] = {}
@@ -263,7 +267,7 @@ def _truth(values: list[Row], channel: str) -> Spec:
 
 def bridge(bounds: list[tuple[Entry, list[Bound]]]) -> list[Chart]:
     """For each quantity, what every checkpoint is known to carry: lower bounds are triangles that
-    point right, upper bounds triangles that point left, and between both lies the true value.
+    point right, upper bounds triangles that point left, and the true value lies between both.
     """
     quantities = list(dict.fromkeys(bound.quantity for _, held in bounds for bound in held))
     return [_of_quantity(quantity, bounds) for quantity in quantities]

@@ -46,7 +46,7 @@ def said_of_confusion(shares: dict[str, Any]) -> list[str]:
 
 
 def confusions(entries: list[Entry]) -> list[Chart]:
-    """A table of shares for each checkpoint and factor, of which the reader chooses one."""
+    """A table of shares for each checkpoint and factor; the reader of the page chooses a table."""
     rows: list[Row] = []
     wrong: dict[str, float] = {}  # share of images that are read wrong, for each table
     for entry in entries[:MOST]:
@@ -62,9 +62,9 @@ def confusions(entries: list[Entry]) -> list[Chart]:
     return [
         Chart(
             "Confusion between classes",
-            "Of the test images of a class (row), the share that the linear classifier reads as"
-            " each class (column). A perfect classifier has 100 % on the diagonal. Classes without"
-            " a name are numbered from 0.",
+            "Each cell is the share of the test images of the row's class that the linear"
+            " classifier reads as the column's class. A perfect classifier has 100 % on the"
+            " diagonal. Classes without a name are numbered from 0.",
             _spec(rows, names[0]),
             names,
             "checkpoint and label",

@@ -20,7 +20,7 @@ from probes.report.table import LONGEST, Probes, headings, spread
 from probes.report.tabular import columns
 
 MOST_CONFIG = 2**16  # bytes of a config that the page shows
-# of the colours in `figures.COLOURS`, versions that are bright enough for a dark page
+# versions of `figures.COLOURS` that are bright enough for a dark page
 BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
@@ -192,7 +192,7 @@ def commands(report: Report, front: str = "twobounds") -> list[str]:
 def config_text(report: Report) -> str:
     """The config.yaml of a checkpoint's run folder as a text, or ""."""
     path = Path(report["checkpoint"]).parent / "config.yaml"
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):  # a pipe would block
         return ""
     try:
         with open(path, "rb") as file:

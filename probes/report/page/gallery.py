@@ -37,8 +37,8 @@ TITLES = {
     "compression": "A lossless file, and other formats",
     "compression_chain": "Files of growing numbers of images",
     "compression_moves": "Bits that each image of a chain pops and pushes",
-    "compression_partial": "What the first dimensions of a code say",
-    "noise": "What noise in training does to a linear probe",
+    "compression_partial": "Bits and images after the first dimensions of a code",
+    "noise": "The effect of training noise on a linear probe",
     "certified": "Bounds on the error of linear probes",
 }
 ABOUT = {  # how to read pictures of a kind
@@ -52,7 +52,7 @@ ABOUT = {  # how to read pictures of a kind
     "traversals": "Each row moves one dimension of the code of an image and keeps all others.",
 }
 WIDE = ("neighbours",)  # pictures with small texts, each on its own line
-TRAINING = ("views",)  # of the run's own pictures, those that no probe draws again
+TRAINING = ("views",)  # the pictures of a run that no probe draws again
 
 
 @dataclass

@@ -11,7 +11,8 @@ from probes.report.store import MALFORMED
 
 BOUNDS = (
     "lower and upper bound",
-    "A lower bound says “at least”, an upper bound “at most”. The truth may be anywhere beyond it.",
+    "A lower bound says “at least”: the truth may be anywhere above it. An upper bound says “at"
+    " most”: the truth may be anywhere below it.",
 )
 OF_VIEWS = (
     (
@@ -30,6 +31,32 @@ OF_CODES = (
     "rate R, I(X; Z)",
     "I(X; Z) is the information between an image and its code. The rate R, a part of a VAE's loss,"
     " is an upper bound on it.",
+)
+OF_FEATURES = (
+    (
+        "effective rank (RankMe)",
+        "The number of dimensions over which the features spread, from the entropy of their"
+        " singular values. It is 1 if one direction describes all features, and equals the number"
+        " of dimensions if they spread equally over all.",
+    ),
+    (
+        "α-ReQ",
+        "The exponent α of the decay of the features' variances: along the j-th principal"
+        " direction, the variance is about proportional to 1/j^α. At 0, all directions vary"
+        " equally; the authors found the best accuracy near 1.",
+    ),
+    (
+        "cluster learnability",
+        "The first part of CLID: features are grouped into clusters without labels, and the"
+        " nearest neighbour predicts the cluster of an image. The number is the share of correct"
+        " predictions, from 0 to 1. Well separated clusters give 1.",
+    ),
+    (
+        "intrinsic dimension",
+        "The second part of CLID: an estimate of the number of dimensions of the set on which the"
+        " features lie, from the distances of each image to its two nearest others. CLID adds both"
+        " parts, each standardised over the compared checkpoints.",
+    ),
 )
 SHORT = 4  # checkpoints that a short text names
 Held = list[tuple[Entry, Bound]]
@@ -67,7 +94,9 @@ def compared(held: list[tuple[Entry, list[Bound]]]) -> list[str]:
 
 
 def _between(quantity: str, found: Held, upper: dict[int, Bound]) -> list[str]:
-    """Checkpoints whose value lies between two bounds have no order unless these are disjoint."""
+    """Checkpoints whose value lies between two bounds. None is said to show the most, because the
+    ranges between their bounds may overlap.
+    """
     meaning = bound_charts.MEANINGS.get(quantity, quantity)
     said = []
     for entry, bound in found[:SHORT]:
@@ -85,7 +114,7 @@ def _between(quantity: str, found: Held, upper: dict[int, Bound]) -> list[str]:
 
 
 def _known(found: Held) -> list[str]:
-    """What the bounds say beside the known truth."""
+    """How the bounds compare with the truth, if it is known."""
     truths = {bound.truth for _, bound in found}
     if len(truths) != 1 or None in truths:
         return []
@@ -149,9 +178,10 @@ def of_limits(group: Group) -> list[str]:
 
 
 def words(measured: Collection[str]) -> list[tuple[str, str]]:
-    """(term, meaning) of the terms that the first sentences use, for the probes that were run."""
+    """(term, meaning) of the terms that the sentences use, for the probes that were run."""
     views, codes = "information" in measured, "rate" in measured
-    return [*[BOUNDS] * (views or codes), *(OF_VIEWS if views else ()), *[OF_CODES] * codes]
+    bounds = [*[BOUNDS] * (views or codes), *(OF_VIEWS if views else ()), *[OF_CODES] * codes]
+    return bounds + [*OF_FEATURES] * ("geometry" in measured)
 
 
 def unequal(seen: Sequence[tuple[str, int | None]]) -> list[str]:

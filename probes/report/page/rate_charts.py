@@ -21,14 +21,14 @@ def said_of_rate(numbers: Numbers) -> list[str]:
     lines = [
         f"A code carries at least {low:.2f} and at most {high:.2f} nats about its image.",
         f"The rate R = {r:.2f} nats [{numbers['rate']['low']:.2f}, {numbers['rate']['high']:.2f}]"
-        " is an upper bound of this information: R also counts how far the codes are from the"
+        " is an upper bound on this information: R also counts how far the codes are from the"
         " prior. It does not say what the information is about, or how good a reconstruction is.",
     ]
     if low > numbers["ceiling"] - NEAR:
         count = f" = log {numbers['images']:,.0f}" if "images" in numbers else ""
         lines.append(
             f"{numbers['ceiling']:.2f} is the most that this test can show with n images"
-            f" (log n{count}), so the true value may be anywhere between the two."
+            f" (log n{count}), so the true value may be anywhere between the two bounds."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
     clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."

@@ -160,7 +160,7 @@ def _neighbours(check: Check) -> None:
     check.put("knn", {"similarity": off, "same_neighbours": alike})
     check.say(f"kNN: similarities within {off:.1e}, the same neighbours for {alike:.2%}")
     if off > 1e-5:
-        check.fail("kNN's similarities are not those of float64")
+        check.fail("kNN's similarities differ from those in float64")
 
 
 def _regression(check: Check) -> None:
@@ -176,4 +176,4 @@ def _regression(check: Check) -> None:
     check.put("logistic_relative", off)
     check.say(f"logistic regression: weights within {off:.1e} of the CPU's")
     if not off < 1e-3:
-        check.fail("logistic regression is not that of the CPU")
+        check.fail("logistic regression differs from the CPU's")

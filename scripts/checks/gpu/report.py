@@ -56,7 +56,7 @@ class Check:
         self._stage, began = name, time.monotonic()
         least = stage.least if self.gpu else 3
         if self.left < least:
-            self.say(f"{name}: skipped, {self.left:.0f} s left of the {least:.0f} s it needs")
+            self.say(f"{name}: skipped, {self.left:.0f} s left of the {least:.0f} s that it needs")
             self.put("skipped", True)
         else:
             try:

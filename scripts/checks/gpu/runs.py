@@ -101,8 +101,8 @@ def _last_line(folder: Path) -> str:
 
 
 def cifar10(check: Check) -> None:
-    """SimCLR with ResNet-18 on CIFAR-10 from folders, for the epochs of the config. It is stopped
-    when time is up; then its accuracy is that of the last validation.
+    """Train SimCLR with ResNet-18 on CIFAR-10 from folders, for the epochs of the config. If time
+    is up earlier, the run is stopped, and its accuracy is that of the last validation.
 
     TWOBOUNDS_CIFAR10 names the folder that holds train/ and test/. TWOBOUNDS_RUN names the run's
     folder; if it holds a run already, that run is continued.
