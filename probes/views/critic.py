@@ -140,7 +140,7 @@ class Training:
                 raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
         self.train, self.val = (first[::share], second[::share]), (val_first, val_second)
         if len(self.train[0]) < 2:
-            raise Unmeasurable("critic: half of the training images are too few; it needs 3 or more")
+            raise Unmeasurable("critic: half of the training images are too few; give 3 or more")
         self.seed, self.lengths = seed, [n // share for n in CYCLES]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
