@@ -75,8 +75,8 @@ def test_ten_thousand_pairs_are_within_three_tenths_of_a_nat():
 
 
 def test_candidates_floor_and_bets_come_from_the_other_pairs_alone():
-    random, n, scale = torch.Generator().manual_seed(3), 512, 8.0
-    chosen_on, codes = channel(n, 0.8, random), channel(n, 0.0, random)
+    random, n, scale = torch.Generator().manual_seed(3), 2048, 4.0
+    chosen_on, codes = channel(n, 0.95, random), channel(n, 0.5, random)
     chosen, wrong = (choose(*pairs, scale, n, 0.01) for pairs in (chosen_on, codes))
     assert chosen.candidates != wrong.candidates
     found = certificate(codes, chosen_on, scale)
