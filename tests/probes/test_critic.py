@@ -302,3 +302,13 @@ def test_train_fits_val_chooses_and_test_is_reported(monkeypatch):
         for rows in (*part.features, *part.codes):
             assert (rows == numbers[split]).all(), split
     assert sorted(seen[2].place.tolist()) == [i for i in range(50) if i not in (7, 9)]
+
+
+def test_a_certificate_is_of_test_and_chosen_on_val(quick, monkeypatch):
+    asked = []
+    monkeypatch.setattr(views, "certified", lambda *given: asked.append(given) or {})
+    train, val, test = (pairs(200, 0.4, seed) for seed in range(3))
+    critics(train, val, test, 0.1)
+    assert len(asked) == 2
+    assert all(mine is own for mine, own in zip(asked[0][0], test.codes, strict=True))
+    assert all(mine is own for mine, own in zip(asked[0][1], val.codes, strict=True))

@@ -12,6 +12,7 @@ from core.errors import UserError
 from core.information.bounds import anchor_objective
 from probes.samples import conv, panel
 from probes.samples.conv import Images
+from probes.samples.crossfit import cross_fit
 from probes.samples.encoded import encoded
 from probes.samples.estimate import estimate
 from probes.samples.pairs import check_pairs, load_pairs
@@ -99,6 +100,22 @@ def test_equal_sizes_share_convolutions_and_compare_places():
         assert (
             q.shape == k.shape == (1, 9, local + conv.CODES + 2) and not (q @ k.mT).any()
         )  # the score starts at zero
+
+
+def test_critics_judge_and_score_in_evaluation_mode(monkeypatch):
+    """Else dropout and the statistics of the scored fold would be part of a score."""
+    monkeypatch.setattr(conv, "LEAST_STEPS", 2)
+    monkeypatch.setattr(conv, "MOST_EPOCHS", 1)
+    modes, real = set(), Images.codes
+
+    def codes(critic, rows):
+        modes.add((torch.is_grad_enabled(), critic.training))
+        return real(critic, rows)
+
+    monkeypatch.setattr(Images, "codes", codes)
+    random = np.random.default_rng(0)
+    cross_fit(*(bars(side, random) for side in bits_of(50, 1, 0.0, 1)))
+    assert modes == {(True, True), (False, False)}
 
 
 def test_pixels_are_standardised_by_training_rows_and_large_images_averaged(monkeypatch):
