@@ -26,9 +26,7 @@ def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
     return {"active_units": float(found.active_units), "information_upper": found.nats}
 
 
-def collapse_warning(
-    scores: dict[str, float], dimensions: int, remedies: tuple[str, ...]
-) -> str:
+def collapse_warning(scores: dict[str, float], dimensions: int, remedies: tuple[str, ...]) -> str:
     """Advice if the code has collapsed; empty if it has not, or if nothing is known. `remedies`:
     what the method's config offers against it, two or more.
     """
