@@ -103,11 +103,11 @@ class LinearGaussian(Source):
                 if key == "size":
                     raise ValueError(
                         "size: images of linear_gaussian are not resized, because they have real"
-                        f" values; leave it out, and set linear_gaussian.side={given}"
+                        f" values; leave it out, and set data.linear_gaussian.side={given}"
                     )
                 raise ValueError(
                     f"{key}: '{given}' needs 8-bit images, but linear_gaussian has real values; set"
-                    f" {key}=none"
+                    f" data.{key}=none"
                 )
         super().check(data)
 
