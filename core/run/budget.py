@@ -17,8 +17,8 @@ class OverBudget(Exception):
 
 @contextmanager
 def budget(most_bytes: int, most_modules: int) -> Iterator[None]:
-    """In this context, `OverBudget` is raised before all new tensors (temporary ones included) take
-    more than `most_bytes`, or more than `most_modules` modules are made.
+    """In this context, `OverBudget` is raised if all new tensors, temporary ones included, would
+    together take more than `most_bytes`, or if more than `most_modules` modules are made.
     """
     made = 0
 

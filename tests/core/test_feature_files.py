@@ -178,6 +178,7 @@ FAULTS = {
     "temperature": (changed(temperature=np.array(-1.0)), "temperature is -1"),
     "classes": (changed(classes=np.array([2])), "are too few for its labels"),
     "names": (changed(factors=np.array(["a", "b"])), "not as many names"),
+    "long name": (changed(factors=np.array(["a" * 500])), "the names in factors must differ"),
     "half a posterior": (lambda h: {k: h[k] for k in h if k != "log_var_test"}, "log_var_test"),
     "no features": (lambda h: {"y_test": h["y_test"]}, "holds no features"),
     "word": (changed(augmentation=np.array("a\nb")), "give a word"),

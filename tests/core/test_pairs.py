@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data import tars
 from core.data.datasets import DataConfig, open_source
 from core.data.source import Source, eval_sampler
 from core.data.stored_captions import Told
@@ -96,6 +97,7 @@ BAD = {
     "empty": (sample(3, txt=b" "), {}, "sample 4 has no 'txt'"),
     "long": (sample(3, txt=b"x" * 10**7), {}, "10,000,000 bytes"),
     "other letters": (sample(3, txt=b"\xff\xfe"), {}, "not UTF-8"),
+    "class": (sample(3, cls=b"\xff"), {}, "00003: its text is not UTF-8"),
     "no member": (sample(3), {"captions": "nope"}, "keys: caption, n"),
     "a number": (sample(3), {"captions": "n"}, "not an object with a text 'n'"),
     "no json": (sample(3, json=b"{"), {"captions": "caption"}, "not an object with a text"),
@@ -128,6 +130,16 @@ def test_bad_tars_are_one_line(tmp_path):
     write(tmp_path / "train" / "test.tar", [sample(0)])
     with pytest.raises(UserError, match="names two splits"):
         opened(tmp_path)
+
+
+def test_the_members_of_all_tars_are_counted_together(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.tar", [sample(i) for i in range(9)])
+    monkeypatch.setattr(tars, "MOST", 2 * 9 * 3)
+    assert len(tars.open_tars(tmp_path, "", "txt").pictures) == 18
+    monkeypatch.setattr(tars, "MOST", 2 * 9 * 3 - 1)
+    with pytest.raises(UserError, match=r"^data\.root: the tars up to .*b\.tar have more than 53"):
+        tars.open_tars(tmp_path, "", "txt")
 
 
 def test_tars_without_a_train_split_are_named_by_their_key(tmp_path):
