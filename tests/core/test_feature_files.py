@@ -19,7 +19,7 @@ from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
 from probes.views import critic, geometry
-from scripts import probe
+from scripts import compare, probe
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,17 @@ def test_every_probe_that_the_arrays_allow(tmp_path, capsys):
     assert "nelbo" not in found["rate"] and "D is not known" in said
     assert found["information"]["copies_left_out"] is None and "could not be left out" in said
     assert found["geometry"]["lidar_views"] == 2
+
+
+def test_a_report_of_unknown_images_is_read_again(tmp_path, capsys):
+    """`copies_left_out` is null in it: nothing is measured twice, and `compare` shows it."""
+    path = written(tmp_path, made())
+    assert report(path, "--probes", "information")["information"]["copies_left_out"] is None
+    capsys.readouterr()
+    report(path, "--probes", "information")
+    compare.main([str(path), "--out", str(tmp_path / "c.png")])
+    said = capsys.readouterr().out
+    assert "information was measured before" in said and "critic" in said
 
 
 def test_a_known_distortion_gives_d_and_d_plus_r(tmp_path):
