@@ -99,9 +99,8 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(
-            self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
-        )
+        remedy = "copy the checkpoint to a folder of your own, or use --out for a foreign encoder"
+        make_folder(self.folder, "probe", remedy)
         held = self._take_over()
         if not held:
             store.remove_pictures(self.folder)
