@@ -132,7 +132,7 @@ class Session:
         made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
         self.pictures |= made
         self.report["pictures"][name] = sorted(file.name for file in made.values())
-        # the probe is done only now: without its options it would be measured again
+        # The options are stored last, after the pictures: a probe without them is measured again.
         self.report["options"][name] = options
         if code := own.code(probe):
             self.report["code"][name] = code
@@ -169,8 +169,9 @@ class Session:
             self._save()
 
     def log(self, probes: Probes) -> None:
-        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
-        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """Log to the W&B run that trained the checkpoint: a table, headline numbers in the summary,
+        for each probe with curves one plot and one table of their points, pictures, and an artifact
+        of report and pictures. All names contain the name of the data.
         """
         frozen, step = self.frozen, self.report["step"]
         # not read from the file again, which may hold another run by now
