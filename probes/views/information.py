@@ -29,7 +29,7 @@ from probes.views.duplicates import duplicates
 from probes.views.sweep import Halved, sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
-VAL_PAIRS = 2**11 + 1  # a number of candidates of the sweep
+VAL_PAIRS = 2**11 + 1  # one of the numbers of candidates C of the sweep: val and test have one C
 UNKNOWN_COPIES = (
     "The images are not known, so copies of an image in the test split could not be left out; a"
     " copy among the negatives lowers the bound"

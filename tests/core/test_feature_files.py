@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import struct
 import zipfile
 
@@ -21,7 +22,7 @@ from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
 from probes.views import critic, geometry
-from scripts import probe
+from scripts import compare, probe
 from tests.exported import saved
 
 
@@ -80,6 +81,35 @@ def test_every_probe_that_the_arrays_allow(tmp_path, capsys):
     assert "nelbo" not in found["rate"] and "D is not known" in said
     assert found["information"]["copies_left_out"] is None and "could not be left out" in said
     assert found["geometry"]["lidar_views"] == 2
+
+
+def test_a_report_of_unknown_images_is_read_again(tmp_path, capsys):
+    """`copies_left_out` is null in it: nothing is measured twice, and `compare` shows it."""
+    path = written(tmp_path, made())
+    assert report(path, "--probes", "information")["information"]["copies_left_out"] is None
+    capsys.readouterr()
+    report(path, "--probes", "information")
+    compare.main([str(path), "--out", str(tmp_path / "c.png")])
+    said = capsys.readouterr().out
+    assert "information was measured before" in said and "critic" in said
+
+
+def test_out_names_the_folder_of_the_reports_of_files(tmp_path, capsys):
+    path, out = written(tmp_path, made()), tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    again = shutil.copy(path, tmp_path / "other")
+    words = ["--probes", "linear", "--out", str(out)]
+    probe.main([str(path), *words])
+    assert "linear" in json.loads((out / "probe-features" / "probe.json").read_text())
+    assert not (tmp_path / "probe-features").exists()
+    compare.main([str(out), "--out", str(tmp_path / "c.png")])
+    for refused, why in (
+        ([str(path), str(again)], "two of these would have the same report"),
+        (["a/last.ckpt", str(path)], "a/last.ckpt: --out: the report of a checkpoint is written"),
+    ):
+        with pytest.raises(SystemExit):
+            probe.main([*refused, *words])
+        assert why in capsys.readouterr().err
 
 
 def test_a_known_distortion_gives_d_and_d_plus_r(tmp_path):
