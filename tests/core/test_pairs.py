@@ -70,6 +70,17 @@ def test_a_tar_gives_each_picture_its_own_caption(tmp_path, captions, memory):
     assert len(seen) == len(set(seen)) == N
 
 
+def test_equal_names_in_two_folders_of_a_tar_are_two_samples(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for i in range(N):
+            for ending, data in sample(i).items():
+                entry = tarfile.TarInfo(f"{i}/picture.{ending}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    places = [place for _, members in tars._samples(str(tmp_path / "0.tar")) for place in members]
+    assert len(places) == N * len(sample(0))
+
+
 def test_names_of_tars_divide_the_splits_and_cls_is_the_class(tmp_path):
     for split, first in (("train", 0), ("validation", 10), ("test", 20)):
         rows = [sample(i, cls=str(i % 3).encode()) for i in range(first, first + 10)]
