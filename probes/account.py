@@ -21,7 +21,8 @@ from probes.report import figures
 LARGEST = 2**28  # bytes of a log that are read
 LEAST = 10  # logged steps
 LAST = 0.05  # share of the logged steps, at the end, whose mean is the final loss
-# logged numbers in nats, and the sign that makes them a loss; the first one in the log is used
+# logged numbers in nats, and the sign that makes them a loss; the first of these keys that occurs
+# in the log is used
 KEYS = {"nelbo": (1.0, "D + R, nats an image"), "train_bound": (-1.0, "−(log C − L), nats a view")}
 
 
@@ -41,8 +42,9 @@ def account(curve: Curve, batch: int) -> Numbers:
     by the trapezium rule between logged steps; before the first one, the first loss is used. A
     prequential code of the training stream is longer by A than the same stream coded with the final
     model. So if each image is seen once, A estimates what the weights took from the data (Finzi et
-    al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs an image is
-    coded again, so A is larger than a code would need. A depends on the optimiser and its schedule.
+    al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs, A
+    counts an image once for each epoch, but a code sends it only once. So A is then larger than
+    what the weights took from the data. A depends on the optimiser and its schedule.
     For losses of different kinds, or with different augmentations, it can not be compared.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.

@@ -41,7 +41,8 @@ def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
             yield _foreign(asked._replace(folder=path), options, chosen)
         elif kind == "features":
             frozen = FeatureFile.read(path, options.overrides, **chosen)
-            yield Origin(path, frozen, False, frozen.remarks)
+            kept = asked.out / path.name if asked.out else path
+            yield Origin(kept, frozen, False, frozen.remarks)
         else:
             _refuse_seed(options.overrides)
             trusted = tuple(options.trust)
@@ -63,11 +64,26 @@ def asked_of(options: argparse.Namespace) -> Asked:
     needs = [key for key in ("weights", "prefix", "random") if key in given]
     if needs and not (asked.timm or asked.torch):
         raise UserError(f"--{needs[0]}: it needs --timm NAME or --torch package.module:function")
-    others = [key for key in ("size", "mean", "std", "crop", "pool", "out") if key in given]
+    others = [key for key in ("size", "mean", "std", "crop", "pool") if key in given]
     folders = any(_kind(target)[0] == "folder" for target in options.targets)
     if others and not (asked.timm or asked.torch or folders):
         raise UserError(f"--{others[0]}: applies only to a foreign encoder (see --help)")
+    if asked.out:
+        _refuse_one_place(options.targets)
     return asked
+
+
+def _refuse_one_place(targets: list[str]) -> None:
+    """Raise `UserError` for targets whose reports can not all be written with one --out."""
+    kinds = [_kind(target) for target in targets]
+    for kind, path in kinds:
+        if kind == "checkpoint":
+            raise UserError(f"{path}: --out: the report of a checkpoint is written beside it")
+    names = [path.stem if kind == "features" else "" for kind, path in kinds]
+    if len(set(names)) < len(names):
+        raise UserError(
+            "--out: two of these would have the same report; give each a call and a folder"
+        )
 
 
 def find(target: Path, best: bool = False) -> Path:

@@ -13,7 +13,7 @@ Numbers = dict[str, Any]  # the part of a report under a probe's name, as JSON
 
 
 class Found(NamedTuple):
-    """The result of a probe, with arrays for its figures that are not part of the report."""
+    """The numbers of a probe, and the arrays that its figures need, which are not in the report."""
 
     numbers: Numbers
     arrays: dict[str, Any] = {}
@@ -63,8 +63,9 @@ class Bound(NamedTuple):
 class Chart(NamedTuple):
     """An interactive figure of several checkpoints: a Vega-Lite specification and texts.
 
-    `spec` has no size, colours or signals of its own; `probes.report.page` adds them. Rows of its
-    data that belong to a checkpoint have the field "run", the `place` of its entry.
+    `spec` has no size, colours or signals of its own; `probes.report.page` adds them. A row of
+    the specification's data that belongs to a checkpoint has the field "run": the `place` of that
+    checkpoint's `Entry`.
     """
 
     title: str

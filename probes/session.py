@@ -99,9 +99,8 @@ class Session:
 
     def run(self, probes: Probes, settings: dict[str, dict[str, int]], again: bool) -> Report:
         """Measure what is missing, or everything if `again`, and return the report."""
-        make_folder(
-            self.folder, "probe", "copy the checkpoint to a folder of your own, or use --out"
-        )
+        remedy = "copy the checkpoint to a folder of your own, or use --out for a foreign encoder"
+        make_folder(self.folder, "probe", remedy)
         held = self._take_over()
         if not held:
             store.remove_pictures(self.folder)
@@ -133,7 +132,7 @@ class Session:
         made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
         self.pictures |= made
         self.report["pictures"][name] = sorted(file.name for file in made.values())
-        # the probe is done only now: without its options it would be measured again
+        # The options are stored last, after the pictures: a probe without them is measured again.
         self.report["options"][name] = options
         if code := own.code(probe):
             self.report["code"][name] = code
@@ -170,8 +169,9 @@ class Session:
             self._save()
 
     def log(self, probes: Probes) -> None:
-        """Log to the W&B run that trained the checkpoint, under names that hold the data: a table,
-        headline numbers in the summary, curves each as one plot and a table, and pictures.
+        """Log to the W&B run that trained the checkpoint: a table, headline numbers in the summary,
+        for each probe with curves one plot and one table of their points, pictures, and an artifact
+        of report and pictures. All names contain the name of the data.
         """
         frozen, step = self.frozen, self.report["step"]
         # not read from the file again, which may hold another run by now

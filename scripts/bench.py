@@ -33,7 +33,8 @@ from scripts.shared import option
 if TYPE_CHECKING:
     from rich.table import Table
 
-OTHERS = ("contest", "loop", "parity", "verdicts", "wandb_server")  # helpers, and own programs
+# modules that are no sections: helpers, and programs that are started by themselves
+OTHERS = ("contest", "loop", "parity", "verdicts", "wandb_server")
 SECTIONS = [
     module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in OTHERS
 ]

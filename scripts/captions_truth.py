@@ -2,7 +2,7 @@
 a caption tells a factor of its image. For each p, I(image; caption) is known exactly.
 
     twobounds captions-truth                         # all five, about 15 CPU-minutes
-    twobounds captions-truth --tell 0.4              # p = 0.4 alone, trained as in a call for all
+    twobounds captions-truth --tell 0.4              # p = 0.4 alone, after the same training
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
 The first run of clip_sprites learns from captions that always tell shape and size, and tell each

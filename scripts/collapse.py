@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGES = 8  # shown in a row
-NATS = "model.rate.nats=7.84"  # 0.01 nats a pixel, as in the paper: free nats, or the target
+# 0.01 nats a pixel, as in Chen et al. 2017: the free nats of some rows, and the target of others
+NATS = "model.rate.nats=7.84"
 PIXELCNN = "vae_pixelcnn_mnist"
 ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # row -> its name, its config, overrides
     "vae": ("VAE", "beta_vae_mnist", ("optim.epochs=20",)),

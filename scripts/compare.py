@@ -4,7 +4,8 @@
     twobounds compare runs/* --out compare.pdf --csv compare.csv --latex compare.tex
     twobounds compare runs/* --probes linear,mypackage.spectrum.Spectrum
 
-Runs that differ only in their seed share one line, with mean and standard deviation.
+Runs that differ only in their training seed, and that were probed with the same --seed and options,
+share one line, with mean and standard deviation.
 """
 
 import argparse

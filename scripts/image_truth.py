@@ -91,7 +91,9 @@ def _sprites(m: int, pools: "Pools | None") -> "ImageSource":
 
 
 def _coloured(name: str, pools: "Pools | None") -> "ImageSource":
-    """2 x 2 digits of random colours on a background, 3 x 32 x 32, with 3 bits of 4."""
+    """Images of 3 x 32 x 32: 2 x 2 digits of random colours on a background. Each image shows 4
+    bits; x and y share 3 bits of information.
+    """
     from probes.samples import image_sources
 
     assert pools

@@ -15,7 +15,7 @@ only the missing probes. The numbers are logged to the W&B run that trained the 
 
 Foreign encoders are timm networks with weights of a local file, modules of your own, exported
 folders, and files of features; docs/foreign.md explains them. Their reports are written beside the
-weights file or the folder; without a file, into runs/NAME; with --out, into that folder.
+file, or into the exported folder; without a file, into runs/NAME; with --out, into that folder.
 """
 
 import argparse
@@ -76,7 +76,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PACKAGE",
         help="a package of your own that the checkpoint may name as its method or its data",
     )
-    option(parser, "--seed", "seed of the views, the critics and the held-out tenth", 0)
+    option(
+        parser,
+        "--seed",
+        "seed of the views, of the critics and of the choice of held-out training images",
+        0,
+    )
     option(parser, "--device", "cpu, cuda, cuda:1 … (default: cuda if there is a GPU)")
     _foreign(parser)
     options = parser.parse_intermixed_args(argv)
@@ -108,7 +113,12 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     add(
         "--pool", help="avg, max, cls or cls+avg of the last map or tokens (default: the network's)"
     )
-    add("--out", type=Path, metavar="FOLDER", help="a folder for reports and features")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder for reports and features, also of files of features; not of checkpoints",
+    )
 
 
 def _numbers(text: str) -> tuple[float, ...]:

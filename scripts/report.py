@@ -5,8 +5,9 @@
     twobounds report runs/* --probes linear,mypackage.spectrum.Spectrum
 
 The page is one file. It needs no server and no network, so it can be mailed. Runs that differ only
-in their seed share one row. A map of the features and the scores of candidates are shown for
-checkpoints of this project whose features lie beside them.
+in their training seed, and that were probed with the same --seed and options, share one row. A map
+of the features and the scores of candidates are shown for checkpoints of this project whose
+features lie beside them.
 """
 
 import argparse

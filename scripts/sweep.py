@@ -6,7 +6,7 @@
     twobounds sweep simclr_sprites optim.lr=1e-3,2e-3 seed=0,1,2 --wandb-sweep sweep.yaml
 
 Keys with several values, separated by commas, span the grid; a key with one value has it in all
-runs. Each run has its own folder: FOLDER/optim.lr=0.001,seed=0 and so on. After an interruption,
+runs. Each run has its own folder: FOLDER/optim.lr=1e-3,seed=0 and so on. After an interruption,
 call the same command again: a finished run is not trained again, and an unfinished one is resumed.
 At the end one table shows mean and standard deviation over seeds. If a run fails, the others
 continue.

@@ -180,7 +180,7 @@ def _network(facts: dict[str, Any], context: int) -> Any:
     except ImportError as error:
         raise UserError(
             f"model.text: needs the package transformers, which is not installed ({error}); pip"
-            " install 'twobounds[text]'"
+            " install transformers"
         ) from None
     plain: dict[str, Any] = {
         key: 0.0 if "drop" in key else value for key, value in facts["config"].items()

@@ -43,6 +43,10 @@ class _Bytes(TorchDispatchMode):
         super().__init__()
         self.left = self.most = most
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; True imports torch's compiler, for a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.left -= _new_bytes(func, args, kwargs)

@@ -143,7 +143,8 @@ def certified(train: Features, test: Features, seed: int = 0, delta: float = DEL
     train. The bounds hold for new images of the same distribution. They assume that the encoder
     was not trained on these images: if it was, features of new images may be different.
     "vacuous": the bound is no better than always guessing the most frequent class. "expected_gap"
-    is sqrt(KL / 2n). If KL is the mean divergence, the mean error rises by at most this much.
+    is sqrt(KL / 2n). If KL is the mean divergence over training sets, the mean error on new images
+    is at most this much larger than the mean error on the n images.
 
     Raises `Unmeasurable` for fewer than 100 training images and for features that are not finite.
     """

@@ -98,7 +98,8 @@ def search_blocks(bank: Tensor, query: Tensor, k: int) -> Neighbours:
             best = scores.topk(one_more)
             found.append((best.values, best.indices))
             continue
-        grouped = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups))  # c is in c mod groups
+        # column c belongs to the group c mod groups
+        grouped = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups))
         group = grouped.amax(1).topk(one_more, sorted=False).indices
         first = groups * torch.arange(GROUP, device=group.device)[:, None]
         column = (group[:, None] + first).flatten(1)

@@ -30,7 +30,7 @@ from probes.report.page import class_charts
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
 ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
-SHOWN = 40  # classes: the most that a factor with kept confusions may have
+SHOWN = 40  # classes; the confusions of a factor with more are not kept
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
 

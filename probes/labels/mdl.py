@@ -155,7 +155,7 @@ class MDLProbe(Probe):
         features) | "sdl" (surplus): totals over factors; "sd" (over orders), "kbits",
         "compression" (uniform / nats), "images", "orders", "tolerance" (nats an image; the option
         is in hundredths of a nat), "ends" (of the blocks), "factor": {FACTOR: the same, "reached"
-        (the tolerance; 0 | 1), "curve": [[labels sent before, nats of an image of the next]]} """
+        (the tolerance; 0 | 1), "curve": [[labels sent before a block, nats an image in it]]} """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)

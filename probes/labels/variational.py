@@ -28,8 +28,9 @@ def variational(features: Features, seed: int = 0) -> list[float]:
     Blier & Ollivier 2018). With bits-back coding, L is the net length of a real code. w* is
     the most probable w, and 1 / variance is the diagonal of the curvature there (Laplace), so no
     variational optimisation is needed; a better q would give a shorter code. s is the best of
-    six, which costs log 6. If a class does not occur, log 2 for each class says which ones do. The
-    mean over q is estimated with 4 drawn classifiers for each image.
+    six, which costs log 6. If some classes do not occur, the code first says for each class whether
+    it occurs, which costs log 2 a class. The mean over q is estimated with 4 drawn classifiers for
+    each image.
     """
     mean, deviation = mean_and_deviation(features.x)
     x = standardised(features.x, mean, deviation)

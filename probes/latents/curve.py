@@ -40,7 +40,7 @@ FORMAT = "twobounds-rate-distortion/1"
 THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
 FILE = ("images", "gross", "net", "floored")
-SMOOTH = 200  # points of a drawn reference curve
+SMOOTH = 200  # points of a reference curve of a sweep; one of a report has half as many
 LEAST_BETA = 0.03
 
 
@@ -58,7 +58,9 @@ class Reference(NamedTuple):
         return 0.5 * len(self.curve.eigenvalues) * math.log(2 * math.pi * self.sigma**2)
 
     def drawn(self) -> list[dict[str, float]]:
-        """Points of the curve, from rate 0 to a price of LEAST_BETA for a nat of rate."""
+        """Points of the curve, from rate 0 to the point at which a nat of rate has the price
+        LEAST_BETA.
+        """
         last = min(LEAST_BETA * self.sigma**2, 0.5 * float(self.curve.eigenvalues[0]))
         levels = np.geomspace(self.curve.eigenvalues[0], last, SMOOTH // 2)
         found = [self.curve.at_level(float(level)) for level in levels]

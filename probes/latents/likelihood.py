@@ -25,14 +25,15 @@ from probes.probe import Found, Numbers, Probe
 from probes.report.schema import bits, bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
-BLOCK = 64  # images in a batch, so that both bounds use the same random numbers for an image
+BLOCK = 64  # images in a batch; with equal `images`, both bounds read the same noisy pixels
 SIDE = "upper bound on -log p(x), in expectation"
 
 
 class Weighed(NamedTuple):
     """Bounds on log p(x) of B images from S importance weights w = p(x, z) / q(z|x) of each."""
 
-    # k = 1, 10, 100 ... S -> [B], the mean over groups of k weights of log (1/k) sum w; 1: the ELBO
+    # k -> [B] for k = 1, 10, 100 ... and S: weights are put into groups of k, and the value is the
+    # mean over groups of log (1/k) sum w; k = 1 gives the ELBO
     bounds: dict[int, Tensor]
     effective: Tensor  # [B], (sum w)^2 / sum w^2, from 1 to S
 

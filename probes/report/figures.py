@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator
 
 from probes.probe import Entry, Numbers
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, then three dark ones of Tol's
+# Okabe and Ito's colours, which colour-blind readers can tell apart; a grey; three of Tol's
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLOURS += ("#5b5b5b", "#332288", "#882255", "#999933")
 NUMBERED = 20  # with at most so many dimensions, each bar is labelled with its dimension

@@ -48,10 +48,10 @@ def grouped(
 ) -> list[Group]:
     """The lines of a comparison, in the order of the reports; no two have the same name.
 
-    A group holds reports with the same method, config (without the seed), data, views and training
-    step (for best.ckpt the step may differ). `each`: every report is its own line. `mixed`: names
-    include the data if those differ. If views were made in different ways, names include the
-    augmentation.
+    A group holds reports with the same method, config (without the seed), data, views, training
+    step (for best.ckpt the step may differ), seed of the probes and options of the probes. `each`:
+    every report is its own line. `mixed`: names include the data if those differ. If views were
+    made in different ways, names include the augmentation.
     """
     data = data_names(reports)
     several, other_views = mixed and len(set(data)) > 1, len(by_views(reports)) > 1

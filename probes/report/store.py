@@ -25,11 +25,12 @@ LARGEST = 1e30  # of a probe's number, which must fit into a table
 DEEPEST = 32  # nested parts
 # errors of drawing and printing for values that are not a probe's numbers
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
-# the keys of texts among a probe's numbers, and the only number that may be null
+# the keys of texts among a probe's numbers, and the numbers that may be null: their probe's
+# `schema` says "null" behind them
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
 WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators", "no_certificate"}
 WORDS |= {"machine", "name"}
-UNKNOWN = "truth"
+UNKNOWN = {"truth", "copies_left_out"}
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -260,7 +261,7 @@ def _numbers(held: Any, key: str = "") -> None:
     elif key in WORDS:
         if not isinstance(held, str):
             raise ValueError
-    elif held is None and key == UNKNOWN:
+    elif held is None and key in UNKNOWN:
         pass
     elif (
         type(held) not in (int, float)

@@ -82,8 +82,9 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
     """The number of rows with different estimates, and the mean absolute errors over these.
 
     Critics of vectors read ranks, so sources that differ by monotone maps of their columns get the
-    same estimates and count once. One critic reads the values themselves, that of two single
-    numbers with edges (`probes.samples.noise`). Where it is chosen, such sources may count apart.
+    same estimates and count once. One critic reads the values themselves: that for two single
+    numbers that differ by noise whose density has edges (`probes.samples.noise`). Where it is
+    chosen, such sources may count apart.
     """
     kept: dict[tuple[float, ...], Row] = {}
     for row in rows:
@@ -168,10 +169,10 @@ def summary(found: dict[str, Any]) -> str:
     if 0 < distinct["sources"] < len(found["rows"]):
         means = ", ".join(f"{k} {v:.3f}" for k, v in distinct.items() if k != "sources")
         lines.append(
-            "Critics read ranks (only the critic of two single numbers with edges reads values), so"
-            " sources that differ by monotone maps get the same estimates. By their estimates,"
-            f" {distinct['sources']} sources below 4 nats are distinct; mean absolute error over"
-            f" these: {means}."
+            "Critics read ranks (only the critic for y = a + b x + noise, for two single numbers,"
+            " reads values), so sources that differ by monotone maps get the same estimates. By"
+            f" their estimates, {distinct['sources']} sources below 4 nats are distinct; mean"
+            f" absolute error over these: {means}."
         )
     if "peer_seconds" in found:
         peer = found["peer_seconds"]

@@ -23,7 +23,9 @@ THEN = ((32, 3, 2), (32, 3, 1))
 SMALL = 24  # pixels; shorter sides would leave fewer than 3 places
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
-PIXELS = 2.0e7  # of one side, that a critic trains on, unless LEAST_EPOCHS need more
+# The number of epochs is chosen so that a critic reads this many pixels of its larger side in
+# training, within LEAST_EPOCHS and MOST_EPOCHS.
+PIXELS = 2.0e7
 LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 1, 4  # LOOKS: tests an epoch, see `Plan`
 LEAST_STEPS, MOST_LOOKS = 160, 40
 LARGEST = 2**14  # pixels; larger images are averaged down

@@ -32,7 +32,9 @@ Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
-RARE = 10  # the largest scores of negatives: a sample has too few of them for a mean
+# The limit t of `_offset` is the score of a negative with this rank, counted from the largest. A
+# sample has too few larger ones for a mean.
+RARE = 10
 PART = 0.1  # nats: the most by which one anchor may lower the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
 RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
@@ -56,8 +58,9 @@ class Fit(NamedTuple):
 
     folds: list[Held]
     calibration: float  # InfoNCE on the folds that chose the critics, mean over critics
-    alphas: list[float]  # of the interpolated bound: for each fold, the best value for its
-    # critics on the folds that chose them
+    # alpha for each fold: the best one for the critics that score the fold, on the folds that chose
+    # their training step
+    alphas: list[float]
     steps: int
     matched: list[Held]
     halved: list[Held]
@@ -127,9 +130,10 @@ def cross_fit(
 def choices(pairs: int) -> tuple[float, ...]:
     """The values of alpha to choose from. One anchor can lower the mean of the alpha-bound by at
     most 1 / (alpha n), where n is the number of all pairs; the least alpha makes this 0.1 nats.
-    With a smaller alpha, the second mean would depend on a few anchors with large scores. Most
-    samples do not contain such anchors, so its normal interval would be too narrow. (A limit on the
-    effective number of anchors does not help: it accepts exactly the samples without them.)
+    With a smaller alpha, the second expectation of the bound (`bounds.alpha_bound`) would depend on
+    a few anchors with large scores. Most samples do not contain such anchors, so its normal
+    interval would be too narrow. (A limit on the effective number of anchors does not help: it
+    accepts exactly the samples without them.)
     """
     least = float(f"{1 / (PART * pairs):.2g}")
     return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))

@@ -123,8 +123,8 @@ def _digests(values: Side) -> NDArray[np.uint64]:
 
 
 def _quantity(side: Side, digests: NDArray[np.uint64], first: NDArray[np.int64]) -> bool:
-    """Whether equal values of a side come from copies of a row: the side has many values, and most
-    distinct rows have their own.
+    """Whether equal values of a side come from copies of a row: the side has many different
+    values, and most distinct rows have a value that no other row has.
     """
     columns = side.T if side.ndim == 2 else [digests]
     values = max(len(np.unique(column)) for column in columns)

@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 Codes = tuple[Array, Array]
 WIDEST = 50  # dimensions of a side: with more, waves can not be fitted with a few thousand pairs
 MARGIN = 0.005  # nats by which a richer critic has to be better
-JUDGED = 600  # held pairs at most that choose
+JUDGED = 600  # at most this many held-out pairs choose the critic
 MOST_VARIATES = 8
 
 

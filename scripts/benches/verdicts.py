@@ -2,12 +2,13 @@
 --seed: a third are vectors, a third pictures, and a third codes of encoders, half of them
 undertrained.
 
-    python -m scripts.benches.verdicts                       # 60 sources, about an hour
+    python -m scripts.benches.verdicts                       # 60 sources, about 40 CPU-minutes
     python -m scripts.benches.verdicts --seed 7 --sources 30 --pairs 1000,2000 --out runs/verdicts7
 
 The information of each source is estimated by InfoNCE with the default settings. The last lines
-count the values that are more than 10 % short of the truth and those within 5 % of it, and how many
-of each were called converged. If a call is interrupted, the same call continues where it stopped.
+count the values that are more than 10 % short of the truth, and those that are at most 5 % below it
+or above it, and how many of each were called converged. If a call is interrupted, the same call
+continues where it stopped.
 
 The truth of vectors and pictures is exact. For codes it is an upper limit: two pictures of sprites
 with M contents share log M nats, and the codes of these pictures share at most as much.
@@ -180,9 +181,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
         high = sum(entry["value"] > truth + TRUSTED * entry["error"] for entry, truth in entries)
         lines.append(
             f"{kind}: {len(of)} sources; {found['short']} values more than 10 % short, called"
-            f" converged: {len(found['short_converged'])}; {found['near']} within 5 %, called"
-            f" converged: {found['near_converged']}; more than {TRUSTED:g} standard errors above"
-            f" the truth: {high}"
+            f" converged: {len(found['short_converged'])}; {found['near']} at most 5 % below the"
+            f" truth or above it, called converged: {found['near_converged']}; more than"
+            f" {TRUSTED:g} standard errors above the truth: {high}"
         )
     return "\n".join(lines)
 

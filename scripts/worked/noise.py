@@ -19,7 +19,7 @@ from core.information.generalisation import expected_gap
 Array = NDArray[np.float64]
 
 SAMPLES, FEATURES, USEFUL, AGREE = 200, 50, 10, 0.6
-NOISES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # deviations of the gradient noise, over sqrt n
+NOISES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # s: the deviation of W's noise is s / sqrt n
 KEPT = (1.0, 0.8, 0.5, 0.2, 0.06, 0.015)  # shares of the features that dropout keeps
 DRAWS = 400  # simulated training sets
 

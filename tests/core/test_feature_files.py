@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import struct
 import zipfile
 
@@ -14,12 +15,15 @@ from safetensors.torch import save_file
 from core import npz
 from core.errors import Unmeasurable, UserError
 from core.foreign import arrays
+from core.foreign.embeddings import write_npz
 from core.foreign.feature_file import FeatureFile
+from core.frozen import Frozen
 from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
 from probes.views import critic, geometry
-from scripts import probe
+from scripts import compare, probe
+from tests.exported import saved
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +81,35 @@ def test_every_probe_that_the_arrays_allow(tmp_path, capsys):
     assert "nelbo" not in found["rate"] and "D is not known" in said
     assert found["information"]["copies_left_out"] is None and "could not be left out" in said
     assert found["geometry"]["lidar_views"] == 2
+
+
+def test_a_report_of_unknown_images_is_read_again(tmp_path, capsys):
+    """`copies_left_out` is null in it: nothing is measured twice, and `compare` shows it."""
+    path = written(tmp_path, made())
+    assert report(path, "--probes", "information")["information"]["copies_left_out"] is None
+    capsys.readouterr()
+    report(path, "--probes", "information")
+    compare.main([str(path), "--out", str(tmp_path / "c.png")])
+    said = capsys.readouterr().out
+    assert "information was measured before" in said and "critic" in said
+
+
+def test_out_names_the_folder_of_the_reports_of_files(tmp_path, capsys):
+    path, out = written(tmp_path, made()), tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    again = shutil.copy(path, tmp_path / "other")
+    words = ["--probes", "linear", "--out", str(out)]
+    probe.main([str(path), *words])
+    assert "linear" in json.loads((out / "probe-features" / "probe.json").read_text())
+    assert not (tmp_path / "probe-features").exists()
+    compare.main([str(out), "--out", str(tmp_path / "c.png")])
+    for refused, why in (
+        ([str(path), str(again)], "two of these would have the same report"),
+        (["a/last.ckpt", str(path)], "a/last.ckpt: --out: the report of a checkpoint is written"),
+    ):
+        with pytest.raises(SystemExit):
+            probe.main([*refused, *words])
+        assert why in capsys.readouterr().err
 
 
 def test_a_known_distortion_gives_d_and_d_plus_r(tmp_path):
@@ -247,3 +280,14 @@ def test_a_size_that_compression_can_not_reach_is_refused_before_it_is_read(tmp_
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"x claims the shape .* holds \d+ bytes of it"):
         npz.read(path, "", lambda records: npz.array(records, "x", path, "", count, rank=1))
+
+
+def test_a_file_of_a_vae_holds_its_posteriors(tmp_path):
+    sizes = [f"data.sprites.{split}=40" for split in ("train", "validation", "test")]
+    vae = ["model.backbone=conv", "model.decoder=conv", "model.width=8", "model.latent=5"]
+    path = saved(tmp_path / "run", "beta_vae_sprites", *vae, *sizes)
+    frozen = Frozen.load(path, [])
+    file = write_npz(tmp_path / "f.npz", frozen, 40, (20, 3))
+    read, own = (found.latents("test") for found in (FeatureFile.read(file, []), frozen))
+    for key in ("mean", "sigma", "z", "distortion"):
+        torch.testing.assert_close(getattr(read, key), getattr(own, key), rtol=1e-6, atol=1e-6)

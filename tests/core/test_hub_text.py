@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,3 +177,36 @@ def test_without_transformers_one_line_says_so(tmp_path, monkeypatch):
         text.facts_of(str(tmp_path / "nowhere"))
     with pytest.raises(Malformed, match="not a tokenizer.json"):
         text.HubTokenizer(b"{}", 0)
+
+
+@pytest.mark.parametrize("pool, rows", [("mean", [0, 1, 2]), ("first", [0]), ("last", [2])])
+def test_a_feature_is_that_of_the_tokens_up_to_the_end(monkeypatch, pool, rows):
+    """With a network in place of that of transformers, which need not be installed."""
+    hidden, masks = torch.randn(2, 5, 4), []
+
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(hidden_size=4)
+
+        def forward(self, input_ids, attention_mask):
+            masks.append(attention_mask)
+            return SimpleNamespace(last_hidden_state=hidden)
+
+    monkeypatch.setattr(text, "_network", lambda facts, context: Network())
+    found = text.HubText({}, pool, 5)(torch.zeros(2, 5, dtype=torch.long), torch.tensor([2, 4]))
+    assert found[0] == pytest.approx(hidden[0, rows].mean(0), abs=1e-6)
+    assert masks[0].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("kind, longest", [("roberta", 38), ("bert", 40)])
+def test_places_of_a_roberta_begin_after_the_padding_token(monkeypatch, kind, longest):
+    def built(kind, **sizes):
+        raise ValueError("as far as needed")
+
+    made = {"MODEL_MAPPING": {}, "AutoConfig": SimpleNamespace(for_model=built), "AutoModel": None}
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(**made))
+    sizes = {"model_type": kind, "max_position_embeddings": 40, "pad_token_id": 1}
+    facts = {"config": sizes, "weights": 1, "tokenizer": 1}
+    with pytest.raises(UserError, match="as far as needed"):
+        text.HubText(facts, "mean", longest)
+    with pytest.raises(UserError, match=f"reads at most {longest} tokens"):
+        text.HubText(facts, "mean", longest + 1)

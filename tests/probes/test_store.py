@@ -1,6 +1,7 @@
 """Reports on disk: strict, signed, and never mixed with reports of other users."""
 
 import json
+import re
 
 import pytest
 
@@ -32,6 +33,15 @@ def report():
         "absent": {},
         "linear": {"top1": 0.5, "information": 0.25},
     }
+
+
+def test_every_number_that_a_schema_allows_to_be_null_is_read():
+    said = {
+        key
+        for probe in load_probes(list(PROBES)).values()
+        for key in re.findall(r'"(\w+)" \([^)]*\bnull\b', probe.schema)
+    }
+    assert {"truth", "copies_left_out"} <= said and said == store.UNKNOWN
 
 
 def test_a_users_earlier_measurement_of_the_same_data_is_found(tmp_path, report):

@@ -253,6 +253,20 @@ def test_a_chain_that_is_no_chain_is_refused(tmp_path, capsys):
             bits_back.chains([one])
 
 
+def test_the_picture_of_a_chain_is_of_the_run_that_was_compressed(tmp_path):
+    """The first seed of the group was not."""
+    named = {"compression": ["compression_stops.png"]}
+    runs = [
+        written(tmp_path / "a", rate=rate()),
+        written(tmp_path / "b", seed=1, rate=rate(), compression=compression(), pictures=named),
+    ]
+    Image.new("RGB", (80, 20)).save(runs[1] / "probe" / "compression_stops.png")
+    files = [run / "probe" / "probe.json" for run in runs]
+    both = groups.Group("x", "sprites", tuple(store.placed(store.load(f), f) for f in files))
+    (found,) = bits_back.chains([both])
+    assert found["width"] == 80 and found["picture"].startswith("data:image/webp")
+
+
 def test_confusions_begin_with_the_table_that_has_most_of_them():
     entries = [
         Entry("a", "", "", {"confusion": {"x": [[1.0, 0.0], [0.0, 1.0]]}}, place=0),

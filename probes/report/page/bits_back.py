@@ -20,15 +20,17 @@ STOP = ("dimensions", "written", "rate", "distortion")
 
 
 def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """For the first run of each group with such numbers: the bits that each image of a chain pops
-    and pushes, in the order of coding, and what a receiver knows after some dimensions of a code.
+    """For each group, its first run with numbers of the compression probe: the bits that each image
+    of a chain pops and pushes, in the order of coding, and what a receiver knows after some
+    dimensions of a code.
     """
     found: list[dict[str, Any]] = []
     for place, group in enumerate(groups):
-        runs = group.runs("compression")
-        if runs and runs[0].get("moves") and len(found) < MOST:
-            made = tried("compression", [group], lambda numbers=runs[0]: _chain(numbers))
-            found.append({"run": place} | made | _picture(group.reports[0], len(made["stops"])))
+        report: Report = next((one for one in group.reports if "compression" in one), {})
+        numbers = report.get("compression", {})
+        if numbers.get("moves") and len(found) < MOST:
+            made = tried("compression", [group], lambda numbers=numbers: _chain(numbers))
+            found.append({"run": place} | made | _picture(report, len(made["stops"])))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.information.units import bits
-from core.information.verdict import FLAT, GAIN
+from core.information.verdict import FLAT, GAIN, RISING
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
@@ -29,9 +29,10 @@ CRITICS = {  # what a critic is, as the end of a sentence
 }
 VERDICTS = {
     "converged": "Twice as many negatives add less than"
-    f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats; twice as many training pairs add less"
-    f" than {100 * GAIN:.0f} % of the bound, or no more than chance explains. The encoder, and"
-    " every critic that was tried, may still lose information.",
+    f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats, or less than"
+    f" {math.ceil(1000 * RISING * math.log(2)) / 10:.1f} % of the bound; twice as many training"
+    f" pairs add less than {100 * GAIN:.0f} % of it, or no more than chance explains. The encoder,"
+    " and every critic that was tried, may still lose information.",
     "K-limited": "The number of negatives limits the bound: it still rises with K.",
     "data-limited": "The number of training images limits the bound: a critic with half of them"
     " reads notably less.",

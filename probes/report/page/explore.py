@@ -33,7 +33,7 @@ from probes.views.information import shuffled
 
 IMAGES, SIDE, ACROSS = 400, 28, 20  # of a map: images, pixels of a thumbnail, thumbnails in a row
 MOST = 6  # checkpoints with a map and scores
-# colours of classes, which are not those of checkpoints (Tol's muted ones)
+# colours of classes (Tol's muted ones); some are also colours of later checkpoints
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255")
 BRIGHT = ("#8f86e0", "#88ccee", "#44aa99", "#4fb36a", "#b5b54a", "#ddcc77", "#cc6677", "#c8568f")
 ANCHORS, NEGATIVES = 10, 512

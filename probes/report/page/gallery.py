@@ -77,7 +77,7 @@ class Gallery:
     missing: list[str] = field(default_factory=list)
     about: str = ""
     wide: bool = False
-    noted: bool = True  # whether notes are shown: they are the same below every kind
+    noted: bool = True  # False if an earlier kind has shown the same notes
 
     @property
     def slides(self) -> bool:
