@@ -171,7 +171,7 @@ def test_weights_that_do_not_fit_are_not_compared_with_networks_of_timm(monkeypa
 def test_without_transformers_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     facts = {"config": {"model_type": "bert"}, "weights": 100, "tokenizer": 100}
-    with pytest.raises(UserError, match=r"needs the package transformers.*twobounds\[text\]"):
+    with pytest.raises(UserError, match="needs the package transformers.*pip install transformers"):
         text.HubText(facts, "mean", 16)
     with pytest.raises(UserError, match="there is no folder"):
         text.facts_of(str(tmp_path / "nowhere"))
