@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from contrastive.clip import CLIP, CLIPConfig
 from core.errors import UserError
-from core.foreign import fit, text
+from core.foreign import fit, text, weights
 from core.networks.tokenizer import Malformed
 from core.run import checkpoint, config
 from tests.in_process import CONFIGS, call
@@ -126,8 +126,7 @@ def test_a_run_locks_the_tower_and_its_checkpoint_needs_no_folder(tmp_path):
         config.read(CONFIGS / "clip_sprites.yaml", [f"model.text={place}"])
 
 
-def test_folders_that_can_not_be_used_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "_skeleton", None)  # no network of timm is named: it is not a folder
+def test_folders_that_can_not_be_used_are_one_line(tmp_path):
     place, _ = folder_of(tmp_path / "bert", "bert")
     facts, held = text.facts_of(str(place)), json.loads((place / "config.json").read_text())
 
@@ -162,10 +161,17 @@ def test_code_of_a_folder_is_not_among_its_facts(tmp_path):
     assert text.facts_of(str(tmp_path))["config"] == {"model_type": "bert", "hidden_size": 8}
 
 
+def test_weights_that_do_not_fit_are_not_compared_with_networks_of_timm(monkeypatch):
+    monkeypatch.setattr(fit, "_skeleton", None)  # model.text takes a folder, not such a network
+    held = weights.Weights({"a.b": torch.zeros(2)}, "")
+    with pytest.raises(UserError, match="none of its keys is a key of bert; .* 'a.b'$"):
+        fit.load(torch.nn.Linear(2, 2), "bert", Path("w"), held, None, text.WORDS)
+
+
 def test_without_transformers_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     facts = {"config": {"model_type": "bert"}, "weights": 100, "tokenizer": 100}
-    with pytest.raises(UserError, match=r"needs the package transformers.*twobounds\[text\]"):
+    with pytest.raises(UserError, match="needs the package transformers.*pip install transformers"):
         text.HubText(facts, "mean", 16)
     with pytest.raises(UserError, match="there is no folder"):
         text.facts_of(str(tmp_path / "nowhere"))
