@@ -320,16 +320,17 @@ def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kills, more",
+    "kills, images, save_every, more",
     [
-        (6, ["optim.epochs=4"]),
-        (4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]),  # also of one process
+        (6, 128, 8, ["optim.epochs=4"]),
+        # also of one process; a step of two costs much more, so there are fewer
+        (4, 64, 4, ["--processes=2", "trainer.strategy=fsdp", "optim.epochs=2"]),
     ],
 )
-def test_a_short_soak(tmp_path, kills, more):
+def test_a_short_soak(tmp_path, kills, images, save_every, more):
     """Some deaths, each way at most once: the result equals an uninterrupted run bit by bit."""
     sprites = [
-        "data.sprites.train=128",
+        f"data.sprites.train={images}",
         "data.sprites.validation=32",
         "data.sprites.test=32",
         "optim.batch_size=8",
@@ -338,7 +339,7 @@ def test_a_short_soak(tmp_path, kills, more):
     words = [
         *SMALL,
         *sprites,
-        "trainer.save_every=8",
+        f"trainer.save_every={save_every}",
         "trainer.validate_every=2",
         "--kills",
         kills,
