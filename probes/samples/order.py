@@ -23,8 +23,8 @@ def said_of_order(x: Side, y: Side) -> str:
     if not (_alike(x) and _alike(y)):
         return ""
     return (
-        "neighbouring rows are alike in x and in y, as in a time series or in a sorted file; if rows"
-        " depend on each other, the value is too high: keep only rows that are far apart"
+        "neighbouring rows are alike in x and in y, as in a time series or in a sorted file; if"
+        " rows depend on each other, the value is too high: keep only rows that are far apart"
     )
 
 
