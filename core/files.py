@@ -20,8 +20,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
     sees half a file, and a power cut never leaves one.
 
     `keep` - 1 earlier versions stay. Once `path` exists, it exists at every moment (on a file
-    system with hard links).
+    system with hard links). `UserError` if `path` is a folder or a device, before anything is
+    written: a rename would put a file in the place of the device.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "folder" if os.path.isdir(path) else "device or pipe"
+        raise UserError(f"{path}: is a {kind}, not a file; name a file")
     stem = f".{path.name}.{secrets.token_hex(8)}"
     temporary, linked = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.link.tmp")
     try:

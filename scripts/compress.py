@@ -7,11 +7,12 @@ DATA is a split of the checkpoint's data (train, val, trainval, test), a folder 
 .npz of images [n, C, H, W]. They must be 8-bit images of the shape that the model reads; a model of
 binary pixels takes only the values 0 and 255. The length of the file is close to D + R, the sum of
 the VAE's distortion and rate. `twobounds decompress` with the same checkpoint restores every pixel.
-Labels and names are not stored. If the command is interrupted, the same command continues after the
-last complete block.
+Labels and names are not stored. An existing file is not overwritten. If the command is interrupted,
+the same command continues after the last complete block.
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     from vae.unfinished import unfinished
 
     out = home_expanded(options.out, "--out")
+    if os.path.lexists(out):
+        raise UserError(f"--out: {out} exists; name another file")
     path = find(options.run, options.best)
     found = checkpoint.load_method(path, trusted=options.trust)
     codec = compressor(found.method, rows=options.rows)

@@ -27,6 +27,7 @@ LEAST = 5  # checkpoints; with fewer, no correlation is given
 RESAMPLES = 2000
 TARGETS = {"linear": "linear probe", "knn": "kNN, k = 20"}
 REFERENCE = "InfoNCE, common critic"
+OF_PLACE = ("name", "val/in_batch_bound")  # what a copy of a run does not share
 LONGEST = 2**26  # bytes of metrics.jsonl
 
 
@@ -116,15 +117,17 @@ def collect(reports: Sequence[Report]) -> dict[str, Any]:
     Raises `UserError` unless a data set has `LEAST` runs with a linear probe.
     """
     runs, without = _runs(reports)
+    runs, copies = _distinct(runs)
     per_data = Counter(run["data"] for run in runs)
     kept = [run for run in runs if per_data[run["data"]] >= LEAST]
     left_out = {data: count for data, count in per_data.items() if count < LEAST}
     if not kept:
         said = ", ".join(f"{count} on {data}" for data, count in per_data.items()) or "none"
         lack = f"; {_listed(without)} {'have' if len(without) > 1 else 'has'} none"
+        again = f"; copies of others: {_listed(copies)}"
         raise UserError(
             f"a correlation needs {LEAST} or more runs of one data set with a linear probe, got"
-            f" {said}{lack if without else ''}; probe runs with --probes"
+            f" {said}{lack if without else ''}{again if copies else ''}; probe runs with --probes"
             " linear,knn,information,geometry"
         )
     _put_clid(kept)
@@ -141,6 +144,7 @@ def collect(reports: Sequence[Report]) -> dict[str, Any]:
         "data": dict(Counter(run["data"] for run in kept)),
         "left_out": left_out,
         "without_linear": without,
+        "copies": copies,
         "methods": dict(Counter(run["method"] for run in kept)),
         "seeds": sorted({run["seed"] for run in kept}),
         "views": {
@@ -165,13 +169,26 @@ def _runs(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         run: dict[str, Any] = {"name": name, "data": data, "method": _method(report)}
         seed = legible(str(at("identity", "run_seed")(report)), 20)
-        run |= {"seed": seed, "views": views_of(report)}
+        run |= {"seed": seed, "views": views_of(report), "config": report.get("config_key")}
         run |= {"linear": top1, "knn": _number(at("knn", "knn20", "top1")(report))}
         for number in NUMBERS:
             value = _number(number.of(report))
             run[number.name] = None if value is None else number.sign * value
         found.append(run)
     return found, without
+
+
+def _distinct(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The runs without copies, and the names of the copies. A run that was copied, or trained again
+    with the same config and seed, has the same numbers; it would make the intervals too narrow.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    copies = []
+    for run in runs:
+        facts = {key: held for key, held in run.items() if key not in OF_PLACE}
+        if found.setdefault(json.dumps(facts, sort_keys=True), run) is not run:
+            copies.append(run["name"])
+    return list(found.values()), copies
 
 
 def _number(value: Any) -> float | None:
@@ -338,6 +355,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append(f"{data} has only {count} {runs} with a linear probe; {LEAST} are needed.")
     if without := found["without_linear"]:
         lines.append(f"Left out, because they have no linear probe: {_listed(without)}.")
+    if copies := found["copies"]:
+        lines.append(
+            f"Left out, because they are copies of others or the same training: {_listed(copies)}."
+        )
     whole = [r for r in found["rows"] if _complete(r, found)]
     if whole:
         best = whole[0]

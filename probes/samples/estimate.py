@@ -23,6 +23,7 @@ from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import normal_scores
+from probes.samples.order import said_of_order
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
 UNSEEN = 0.1  # largest share of the mean of e^f that may lie above all negatives' scores
@@ -71,6 +72,8 @@ def estimate(
     _check_names(estimators, critic)
     require_seed(seed)
     pairs = seen_by(critic, check_pairs(x, y, name))
+    if remark := said_of_order(pairs.x, pairs.y):
+        pairs.remarks.append(remark)
     fit = cross_fit(pairs.x, pairs.y, seed, halves=True)
     sweep = _sweep(fit.folds)
     gain = _gain(fit)

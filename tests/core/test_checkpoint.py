@@ -219,3 +219,14 @@ def test_a_tensor_ends_inside_its_record(offset, size, stride, fits):
         return
     made = builder.build(archive.Declared(storage, offset, size, stride), 0)
     assert torch.equal(made, torch.arange(4.0).as_strided(size, stride, offset))
+
+
+def test_a_device_a_pipe_or_a_folder_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (link := tmp_path / "link").symlink_to(pipe)
+    (folder := tmp_path / "folder").mkdir()
+    called: list[Path] = []
+    for path, kind in ((pipe, "device or pipe"), (link, "device or pipe"), (folder, "folder")):
+        with pytest.raises(UserError, match=f"is a {kind}, not a file"):
+            write_atomically(path, called.append)
+    assert pipe.is_fifo() and link.is_symlink() and folder.is_dir() and not called

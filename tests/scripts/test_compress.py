@@ -1,5 +1,6 @@
 """compress and decompress through their front door: a round trip, and every mistake is one line."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def test_compress_continues_after_its_last_complete_block(place, tmp_path, monke
         calls.clear()
         compress(given)
         assert len(calls) == again and not kept.exists()
-        assert out.read_bytes() == (place / "all.tb").read_bytes()
+        done = out.rename(tmp_path / "done.tb")
+        assert done.read_bytes() == (place / "all.tb").read_bytes()
         said = capsys.readouterr().out
         assert ("12 images (10 of them earlier) in" in said) == (again == 1)
 
@@ -241,3 +243,12 @@ def test_a_disk_that_is_full_in_the_middle_keeps_the_complete_blocks(place, tmp_
     assert "(10 of them earlier)" in capsys.readouterr().out
     assert out.read_bytes() == (place / "all.tb").read_bytes()
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_existing_file_folder_or_device_is_not_replaced(place, tmp_path, capsys):
+    (held := tmp_path / "held.tb").write_bytes(b"the only copy")
+    os.mkfifo(pipe := tmp_path / "pipe.tb")
+    for out in (held, tmp_path, pipe):
+        line = error(compress, place / "run", place / "pictures", "-o", out, capsys=capsys)
+        assert f"--out: {out} exists; name another file" in line
+    assert held.read_bytes() == b"the only copy" and pipe.is_fifo()

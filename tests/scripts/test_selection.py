@@ -5,6 +5,7 @@ the study, in which nothing is trained or probed twice.
 import json
 import math
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_probed_runs_of_the_users_own_give_table_and_picture(tmp_path, capsys):
     lines = picture.with_suffix(".md").read_text().splitlines()
     assert any(line.startswith("| RankMe | 5 | +1.00 [") for line in lines)
     assert any(line.startswith("| a/run0 | 30.0 | 30.0 |") for line in lines)
+
+
+def test_a_copied_run_and_the_same_training_again_count_once(tmp_path, capsys):
+    made = [probed(tmp_path, i, top1) for i, top1 in enumerate((0.3, 0.5, 0.6, 0.8, 0.9))]
+    for place, copy in enumerate(made[:3]):
+        shutil.copytree(copy, tmp_path / f"z{place}")
+    (tmp_path / "z0" / "metrics.jsonl").unlink()
+    picture = tmp_path / "which.png"
+    alone, both = (
+        json.loads(picture.with_suffix(".json").read_text())
+        for words in (made, [tmp_path])
+        if call(capsys, *words, "--picture", picture)[0] == 0
+    )
+    assert both["copies"] == ["z0", "z1", "z2"] and both["checkpoints"] == 5
+    assert both["rows"] == alone["rows"]
+    code, _, err = call(capsys, *made[:4], tmp_path / "z1")
+    assert code == 2 and "got 4 on sprites; copies of others: z1" in err
 
 
 def test_too_few_runs_and_runs_without_labels_are_refused_in_a_line(tmp_path, capsys):
