@@ -1,7 +1,7 @@
 """DCL: SimCLR without the positive pair in the denominator.
 
-Yeh et al.: Decoupled Contrastive Learning, 2022 (arXiv:2110.06848). B = images on this process, N =
-in the global batch, D = projection dimensions.
+Yeh et al.: Decoupled Contrastive Learning, 2022 (arXiv:2110.06848). B = images on this process,
+N = images in the global batch, D = projection dimensions.
 """
 
 import math

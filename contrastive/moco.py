@@ -135,7 +135,8 @@ class MoCo(Method):
         if not self.key.training:
             return [_encode(self.key, view) for view in views]
         together = synchronised(self.key)
-        # rows of each direction in the order of their groups, [directions, N]
+        # rows of each direction in the order of their groups, [directions, n]; n = rows of this
+        # process or, with synchronised batch norm, of all processes
         order = torch.stack([self._order(len(view), rng, together) for view, rng in directions])
         n = order.shape[1]
         groups = min(self.config.shuffle_groups, max(1, n // 2))
@@ -155,7 +156,7 @@ class MoCo(Method):
             keys = torch.empty_like(shuffled).index_copy_(0, rows, shuffled)
         else:  # with several processes, each process holds rows of every group
             place = torch.arange(n, device=order.device)
-            # the first n mod G groups have one more row, as in tensor_split
+            # the first n % groups groups have one more row, as in tensor_split
             group = torch.maximum(place // (n // groups + 1), (place - n % groups) // (n // groups))
             number = torch.empty_like(order).scatter_(1, order, group.expand_as(order))
             number = (number + groups * direction).chunk(world(), 1)[rank()]

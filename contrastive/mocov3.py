@@ -2,7 +2,8 @@
 keys, and there is no queue.
 
 Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformers, 2021
-(arXiv:2104.02057). B = images on this process, N = in the global batch, P = projection dimensions.
+(arXiv:2104.02057). B = images on this process, N = images in the global batch, P = projection
+dimensions.
 """
 
 import math

@@ -1,8 +1,8 @@
 """SupCon: SimCLR in which all views of images with the same label are positives.
 
 Khosla et al.: Supervised Contrastive Learning, 2020 (arXiv:2004.11362). It is the only
-method in this package that reads labels. B = images on this process, N = in the global batch, D =
-projection dimensions, F = label columns.
+method in this package that reads labels. B = images on this process, N = images in the global
+batch, D = projection dimensions, F = label columns.
 """
 
 import math

@@ -53,8 +53,8 @@ def single_process() -> Iterator[None]:
 
 
 def in_parts(x: object) -> "TypeGuard[DTensor]":
-    """Whether a tensor is divided among processes, so that it is torch's DTensor. Importing that
-    class takes half a second, which only a run that divides tensors should pay.
+    """Whether a tensor is divided among processes, that is, whether it is torch's DTensor. To
+    import that class takes half a second, which only a run that divides tensors should pay.
     """
     return hasattr(x, "full_tensor")
 

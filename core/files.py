@@ -9,8 +9,8 @@ from core.errors import UserError
 
 
 def earlier(path: Path, versions: int) -> Path:
-    """The path of the checkpoint that was `path` before `versions` saves: last.ckpt, last-1.ckpt,
-    and so on.
+    """The path of an earlier version of `path`, `versions` saves ago: last.ckpt (0), last-1.ckpt
+    (1), and so on.
     """
     return path.with_stem(f"{path.stem}-{versions}") if versions else path
 
@@ -44,8 +44,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
         if not isinstance(cause, OSError):
             raise
         raise UserError(
-            f"{path}: could not be written ({cause.strerror or cause}); free some space or change"
-            " `folder`"
+            f"{path}: could not be written ({cause.strerror or cause}); free some space or name"
+            " another folder"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

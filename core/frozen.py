@@ -163,7 +163,7 @@ class Frozen:
         """Two fresh views of each image, or of `most` images that are evenly spread.
 
         A plain image of a rendered set is a fresh view already, so it is the first view of its
-        pair: the features that `features` gives are not encoded again.
+        pair, and its features are taken from `features` instead of being computed again.
         """
         source = self.source(split, augmented=True)
         places = spread(len(source), most, BLOCK if source.rendered else 1)

@@ -1,6 +1,7 @@
 """The interface of all methods, and the search for a method by name.
 
-B = images, C H W = image shape, D = feature dimensions, L = latent dimensions.
+B = images of a batch, n = images of a call, C H W = image shape, D = feature dimensions, P =
+dimensions of the codes of views and texts, L = latent dimensions.
 """
 
 from abc import ABC, abstractmethod
@@ -93,7 +94,7 @@ class Method(nn.Module, ABC):
         return ""
 
     def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
-        """The method's own figures by name: lists of rows of images [N, C, H, W], uint8 or in
+        """The method's own figures by name: lists of rows of images [n, C, H, W], uint8 or in
         [0, 1]. Called in eval mode, without gradients.
         """
         return {}
@@ -106,7 +107,7 @@ class PairCritic(Protocol):
     temperature: float
 
     def codes(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit-length codes [B, D] of the two views, from frozen encoders."""
+        """Unit-length codes [B, P] of the two views, from frozen encoders."""
         ...
 
 

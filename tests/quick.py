@@ -6,6 +6,7 @@ STUDY = {"simclr": tuple({"epochs": 1, "temperature": t} for t in (0.1, 0.2, 0.4
 FEW = {
     "probes.latents.rate_head": {"NOTHING": (3, 1e-2), "FIRST": (3, 1e-2), "NEXT": (3, 1e-2)},
     "probes.samples.panel": {"LEAST_STEPS": 40, "MOST_STEPS": 40},
+    "probes.samples.conv": {"LEAST_STEPS": 20, "MOST_EPOCHS": 4},
     "probes.views.critic": {"CYCLES": (20, 20)},
     "probes.views.information": {"TRAIN_PAIRS": 256},
     "probes.texts.captions": {"TRAIN_PAIRS": 256},

@@ -64,7 +64,8 @@ TOY = {
     "sprites_truth.py": ["--contents", "2", "model.backbone=small", *SMALL],
     "information.py": ["--estimators", "infonce,ksg"],
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
-    "verdicts.py": ["--sources", "3", "--pairs", "500"],
+    # vectors and pictures; a test of the bench draws codes
+    "verdicts.py": ["--sources", "2", "--pairs", "200"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
 

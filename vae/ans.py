@@ -4,11 +4,11 @@ interleaved lanes.
 Duda 2013 (arXiv:1311.2540); interleaving: Giesen 2014 (arXiv:1402.3392). A symbol owns `freq` of
 2^bits counts, from `start` on. When it is pushed, a head x becomes
 
-    x' = floor(x / freq) 2^bits + start + x mod freq,   so log2 x' = log2 x + bits - log2 freq,
+    x' = floor(x / freq) 2^bits + start + x mod freq,
 
-and `pop` is the exact inverse. Counts are integers, so all processors give the same result.
-n = symbols of a call, W = lanes. Row r of a call holds the symbols r W ... r W + W - 1, one per
-lane.
+so log2 x' is about log2 x + bits - log2 freq. `pop` is the exact inverse. Counts are integers, so
+all processors give the same result. n = symbols of a call, W = lanes. Row r of a call holds the
+symbols r W ... r W + W - 1, one per lane.
 
 A lane costs only a few bits: a new lane takes its head from content that is already on the stack
 (`widen`), and heads are written with as few bits as possible (`heads_as_bytes`).
@@ -148,7 +148,7 @@ class Stack:
         old, new = np.split(self.heads, 2)
         high = (new >> WORD) - np.uint64(1)
         if (high >> np.uint64(UNIFORM)).any():
-            raise Broken("a lane ends with a head with which no lane begins")
+            raise Broken("a lane ends in a state from which no encoder starts")
         self.heads = old.copy()
         self._append(new.astype(np.uint32))
         self.push_uniform(high)

@@ -18,7 +18,7 @@ from core.networks.backbones import STEMS
 from core.networks.decoders import DECODERS, build_decoder
 from core.networks.likelihoods import Likelihood
 from vae.figures import reconstructions, samples, traversals
-from vae.monitors import code_monitors, collapse_warning
+from vae.monitors import REMEDIES, code_monitors, collapse_warning
 from vae.networks import build_encoder
 from vae.priors import PriorConfig, build_prior
 from vae.rate import RateConfig, RateSchedule
@@ -64,6 +64,7 @@ class BetaVAE(Method):
     Config = BetaVAEConfig
     views = 1
     criterion = "elbo"
+    remedies: tuple[str, ...] = REMEDIES  # what the config offers against a collapse of the code
 
     def __init__(self, config: BetaVAEConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)
@@ -109,7 +110,7 @@ class BetaVAE(Method):
         return code_monitors(self, context)
 
     def warning(self, scores: dict[str, float]) -> str:
-        return collapse_warning(scores, self.config.latent)
+        return collapse_warning(scores, self.config.latent, self.remedies)
 
     def figures(self, batch: Batch) -> dict[str, list[Tensor]]:
         x = batch.views[0]

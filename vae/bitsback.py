@@ -37,8 +37,8 @@ from vae.prior_codecs import prior_codec
 Images = NDArray[np.uint8]
 Done = Callable[[int], object]
 
-# A batch has at most 1 / GROWTH as many images as were coded before it, because it pops the bits of
-# those images.
+# After `done` images, a batch has at most done / GROWTH images, because it pops bits that those
+# images have pushed. But it has at least one image.
 GROWTH = 4
 BATCH = 512  # images of a batch, at most
 

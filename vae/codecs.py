@@ -127,8 +127,8 @@ class LogisticCodec(TableCodec):
         super().__init__(likelihood)
         logs = likelihood.log_scale.detach().double().cpu().clamp(min=likelihood.LEAST)
         self.scales = exact.exp(np.clip(logs.numpy().ravel(), likelihood.LEAST, 4.0))
-        # steps of loc in [0, 1]: 256, or more, up to 8,192, so that a step is at most 1/16 of the
-        # smallest scale
+        # steps of a unit of loc: the smallest power of two from 256 to 8,192 for which a step is at
+        # most 1/16 of the smallest scale, or else 8,192
         steps = 256
         while steps < 8192 and steps * self.scales.min() < 16:
             steps *= 2

@@ -1,16 +1,16 @@
 """Gaussian codes on a grid: the cells of a latent dimension, and integer counts of normals on them.
 
-With D = 2^-spacing, there are n = 2^(spacing + reach + 1) cells, and cell k begins at
+With D = 2^-spacing, there are N = 2^(spacing + reach + 1) cells, and cell k begins at
 -2^reach + k D. A code lies in the middle of its cell. Of all 2^28 counts, a normal gives
 C(k + 1) - C(k) to cell k, where
 
     a posterior   C(k) = floor(Phi((edge_k - mu) / sigma) 2^28)
-    a prior       C(k) = floor(Phi((edge_k - mu) / sigma) (2^28 - n)) + k,
+    a prior       C(k) = floor(Phi((edge_k - mu) / sigma) (2^28 - N)) + k,
 
 so under a prior every cell has at least one count. Under a posterior a cell may have none: codes
 are drawn with exactly these counts, so such a cell is never drawn. The outer two cells include the
 tails. The mean mu is rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats per
-dimension. m = places, B = images.
+dimension. m = places, n = images, L = latent dimensions.
 """
 
 import math
@@ -104,7 +104,7 @@ class Grid(NamedTuple):
         return float(MOST_BITS) - np.log2(counts.astype(np.float64))
 
     def _counts(self, edges: Ints, normals: Normals) -> Ints:
-        """C at edges 0 ... n."""
+        """C at edges 0 ... N."""
         steps = (edges - self.cells // 2) * FINE - normals.mean
         t = steps * inverse_sigmas(self.spacing)[normals.sigma - LOWEST]
         shared = TOTAL - normals.least * self.cells

@@ -32,8 +32,8 @@ class Bound(NamedTuple):
     # D if every level has a probability of at least 2^-24, as in a file, so that no value costs
     # more than 24 bits. It is lower than D if the model is very sure of wrong values.
     floored: float
-    # the standard error of net - (floored + r), which differ because a file uses one code per image
-    # and this bound K codes
+    # the standard error of net - (floored + r). These two lengths differ by chance: a file uses one
+    # code per image, and this bound uses K codes.
     error: float
 
 
@@ -98,7 +98,8 @@ class Link(NamedTuple):
 def moves(codec: BitsBack, images: Images) -> Iterator[Link]:
     """Code images one after another on one stack: one Link per image, in the order of coding.
 
-    A file codes batches of images, which moves the same bits for each image.
+    A file codes batches of images, so its codes are other draws from the same posteriors. The
+    expected numbers of bits of each image are the same.
     """
     alone = BitsBack(codec.method, codec.rows, batch=1)
     for step in alone.steps(Stack(), images, alone.grid(images)):

@@ -7,10 +7,9 @@ from core.method import Context, LatentModel
 IMAGES = 1024  # validation images that are coded
 
 REMEDIES = (
-    "the decoder ignores z; try a lower price (model.rate.beta), free bits"
-    " (model.rate.kind=free_bits model.rate.nats=0.2), annealing"
-    " (model.rate.kind=linear or cyclical), or a decoder that reads fewer pixels around each"
-    " pixel (model.window)"
+    "a lower price (model.rate.beta)",
+    "free bits (model.rate.kind=free_bits model.rate.nats=0.2)",
+    "annealing (model.rate.kind=linear or cyclical)",
 )
 
 
@@ -27,9 +26,14 @@ def code_monitors(method: LatentModel, context: Context) -> dict[str, float]:
     return {"active_units": float(found.active_units), "information_upper": found.nats}
 
 
-def collapse_warning(scores: dict[str, float], dimensions: int) -> str:
-    """Advice if the code has collapsed; empty if it has not, or if nothing is known."""
+def collapse_warning(scores: dict[str, float], dimensions: int, remedies: tuple[str, ...]) -> str:
+    """Advice if the code has collapsed; empty if it has not, or if nothing is known. `remedies`:
+    what the method's config offers against it, two or more.
+    """
     if "information_upper" not in scores:
         return ""
     status = CollapseStatus(scores["information_upper"], int(scores["active_units"]), dimensions)
-    return f"{status.sentence}; {REMEDIES}" if status.collapsed else ""
+    if not status.collapsed:
+        return ""
+    tried = f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
+    return f"{status.sentence}; the decoder ignores z; try {tried}"

@@ -49,7 +49,8 @@ TARGETS = ("soft_free_bits", "target_rate", "target_distortion")
 MEMORY = 0.95  # weight of the old value in the moving average of rate and distortion
 # soft free bits: steps between two changes, the factor of a change, the tolerance
 EVERY, FACTOR, BAND = 10, 1.1, 0.05
-# the multiplier: change of its logarithm per step and per change of the relative error
+# the multiplier's logarithm changes in each step by INTEGRAL times the relative error, and by
+# PROPORTIONAL times the change of this error
 INTEGRAL, PROPORTIONAL = 0.05, 3.0
 LIMITS = (1e-4, 1e4)  # of a price, so that it can come back after an unreachable target
 

@@ -81,7 +81,7 @@ class Unfinished:
 
 @contextmanager
 def unfinished(out: Path) -> Iterator[Unfinished]:
-    """The unfinished blocks of the file `out`. They stay for the next call if this one is
+    """The coded blocks of the unfinished file `out`. They stay for the next call if this one is
     interrupted or the disk is full. They are removed when `out` is complete, and after any other
     error.
     """

@@ -14,6 +14,7 @@ from core.checks import at_least
 from core.networks.decoders import build_decoder
 from vae.autoregressive import DISCRETE, AutoregressiveImage
 from vae.beta import BetaVAE, BetaVAEConfig
+from vae.monitors import REMEDIES
 from vae.pixelcnn import PixelCNN
 from vae.priors import PriorConfig
 from vae.window import Window
@@ -49,6 +50,7 @@ class VLAE(BetaVAE):
     """
 
     Config = VLAEConfig
+    remedies = (*REMEDIES, "a decoder that reads fewer pixels around each pixel (model.window)")
 
     def __init__(self, config: VLAEConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)

@@ -79,9 +79,9 @@ class Window(NamedTuple):
         if self.up + 1 > rows or wide > columns:
             unit = "cells" if self.scale > 1 else "pixels"
             raise UserError(
-                f"model.window: with the pixel's own row, the window covers {wide} columns and"
-                f" {self.up + 1} rows, but images have {columns} x {rows} {unit}; use a smaller"
-                " window, or full"
+                f"model.window: with the pixel's own row and column, the window needs at least"
+                f" {wide} columns and {self.up + 1} rows, but images have {columns} x {rows}"
+                f" {unit}; use a smaller window, or full"
             )
         return self
 

@@ -77,8 +77,8 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
     if total > EVEN:
         return order[:wanted]
     values = torch.unravel_index(order, counts)
-    # for each 2 or 3 factors: the index of each combination's values of these factors, how often
-    # each index was held out, and the number of indices
+    # For each choice of 2 or 3 factors: a number for each combination, which encodes its values of
+    # these factors; how often each such number was held out; and how many such numbers there are.
     groups = []
     for size in (2, 3):
         for chosen in itertools.combinations(range(len(counts)), size):

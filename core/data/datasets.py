@@ -2,8 +2,8 @@
 
 The "val" split is held out of the official train split by a permutation with a fixed seed, so it
 does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
-train split. A set without random access (tfds/, or wds/ without captions of its own) is read once
-and held in memory, because a batch is a function of (seed, step).
+train split. A set that is read without random access (tfds/, and wds/ unless `captions` names its
+captions) is read once and held in memory, because a batch is a function of (seed, step).
 """
 
 import copy
@@ -68,7 +68,8 @@ class DataConfig:
     probe_augment: str = ""  # how the views of the information probe are made; empty = augment
     skip: float = 0.001  # largest share of images that may fail to decode; others replace them
     # images held out of the train split: a number, a share such as 0.1, or auto = the validation
-    # split of the folder or list, if it has one, or else a tenth of train, at most 2,048
+    # split of a folder, a list or a set with captions, if it has one, or else a tenth of train, at
+    # most 2,048
     validation: int | float | str = "auto"
     # processes that decode images; -1 = one per processor, at most 8; 0 = the main process
     workers: int = -1
@@ -125,6 +126,11 @@ class DataConfig:
             )
         if self.captions == FROM_CLASSES or self.list or self.name.startswith(PAIRS):
             return
+        if self.name != "folder":
+            raise ValueError(
+                f"captions: {self.name} has no column '{self.captions}'; set"
+                f" data.captions={FROM_CLASSES}"
+            )
         raise ValueError(
             f"captions: '{self.captions}' names a column of data.list, but data.list is empty; set"
             f" data.list=FILE or data.captions={FROM_CLASSES}"

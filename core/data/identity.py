@@ -35,12 +35,16 @@ class Identity:
 
     `digests` are the hashes by which the split is recognised:
 
-    - in memory: "pixels" and "labels";
-    - streamed from files: "labels" and "contents" (relative path and bytes of each file); for files
-      of more than 4 GiB in all, "files" (path, size and time of change) instead of "contents";
-    - streamed from an array, or from a set with its own digest: "content";
-    - otherwise, for example for embedded data, whose views are endless: "sample" and
-      "sampled_labels", which cover some images.
+    - "pixels" and "labels": of a split in memory;
+    - "contents" (relative path and bytes of each file): of a split that was read from files, in
+      memory or streamed; for files of more than 4 GiB in all, "files" (path, size and time of
+      change) instead;
+    - "content": of a streamed array, of a set to which Hugging Face gives a digest, and of a file
+      of features;
+    - "sample" (some images): of other streamed sets without files, of Hugging Face's, and of
+      embedded data, whose views are endless;
+    - with "contents", "content" or "sample" also "labels" or, if labels are not known without
+      decoding, "sampled_labels" (of the same images as "sample").
     """
 
     name: str  # data.name; `name` and `root` say where the data were found, not what they are
@@ -154,9 +158,9 @@ def digest_of_sample(images: Tensor) -> str:
     """SHA-256 in hex of the bits "value > threshold", for randomly spread thresholds.
 
     Another processor may round the last digit of a rendered value differently. This changes a hash
-    of values, but it changes one of these bits only with a probability of about 0.001. A renderer
-    that moves all values by 0.001 of their range changes the digest almost surely. At most 8,192
-    evenly spread values are used.
+    of values, but the probability that it changes any of these bits is about 0.001. A renderer that
+    moves all values by 0.001 of their range changes the digest almost surely. At most 8,192 evenly
+    spread values are used.
     """
     values = images.detach().cpu().flatten()
     values = values[:: math.ceil(len(values) / 8192) or 1]

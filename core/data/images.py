@@ -224,9 +224,10 @@ def table_of(images: Split) -> Tensor | None:
 def digests_of(images: Split) -> dict[str, str]:
     """The digests of a split that streams, without those of its files.
 
-    "labels", if labels are known without decoding. "content", for torchvision's stored arrays and
-    for sets with a digest of Hugging Face. "sample", a digest of 64 decoded images, for other sets
-    without files and for those of Hugging Face; with "sampled_labels", if labels are unknown.
+    - "labels": if labels are known without decoding.
+    - "content": for torchvision's stored arrays, and for sets to which Hugging Face gives a digest.
+    - "sample", a digest of 64 decoded images: for Hugging Face's sets, and for other sets without
+      files. Then also "sampled_labels", if labels are not known without decoding.
     """
     inner, chosen = images.images.dataset, images.chosen  # type: ignore[attr-defined]
     labels = labels_of(inner)

@@ -99,10 +99,15 @@ class LinearGaussian(Source):
         }
         for key, values in allowed.items():
             if getattr(data, key) not in values:
-                remedy = "set linear_gaussian.side" if key == "size" else f"set {key}=none"
+                given = getattr(data, key)
+                if key == "size":
+                    raise ValueError(
+                        "size: images of linear_gaussian are not resized, because they have real"
+                        f" values; leave it out, and set data.linear_gaussian.side={given}"
+                    )
                 raise ValueError(
-                    f"{key}: '{getattr(data, key)}' needs 8-bit images, but linear_gaussian has"
-                    f" real values; {remedy}"
+                    f"{key}: '{given}' needs 8-bit images, but linear_gaussian has real values; set"
+                    f" data.{key}=none"
                 )
         super().check(data)
 
@@ -153,8 +158,8 @@ def best_infonce(negatives: int, correlations: Tensor) -> float:
         E log( (K + 1) p(y|x) / (p(y|x) + sum_j p(y_j|x)) )
 
     The expectation is a mean over 4,096 pairs (always the same), in groups that share K negatives.
-    Its regression on log p(y|x) / p(y), whose mean I(X; Y) is known, reduces the variance. The
-    standard error is about 0.01 nats; the value never exceeds I(X; Y) or log(K + 1).
+    log p(y|x) / p(y), whose mean I(X; Y) is known, serves as a control variate. The standard error
+    is about 0.01 nats; the value never exceeds I(X; Y) or log(K + 1).
     """
     draws, group = 4096, 32 if negatives <= 1024 else 256
     rng = KeyedRNG(0, negatives).fork("linear_gaussian/best_infonce")
@@ -162,7 +167,8 @@ def best_infonce(negatives: int, correlations: Tensor) -> float:
     y = correlations * x + (1 - correlations**2).sqrt() * noise
     information = -0.5 * float(torch.log1p(-(correlations**2)).sum())
 
-    def quadratic(values: Tensor) -> Tensor:  # the term of log p(y|x) / p(y) that depends only on y
+    # the term of log p(y|x) / p(y) that depends only on y; of x, the one that depends only on x
+    def quadratic(values: Tensor) -> Tensor:
         return -0.5 * (values**2 * correlations**2 / (1 - correlations**2)).sum(-1)
 
     slope = x * correlations / (1 - correlations**2)

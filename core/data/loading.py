@@ -98,8 +98,8 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
 def require_shape(image: Tensor, shape: tuple[int, ...], index: int) -> None:
     if tuple(image.shape) != shape:
         raise UserError(
-            f"data.size: image {index} has the shape {list(image.shape)}, but image 0 has"
-            f" {list(shape)}; set data.size, so that all images have one shape"
+            f"data.size: image {index} has the shape {list(image.shape)}, but the first"
+            f" readable image has {list(shape)}; set data.size, so that all images have one shape"
         )
 
 

@@ -34,7 +34,8 @@ ORIENTATION = 0x0112  # number of the EXIF tag
 # Formats that Pillow names but can not decode, and EPS, for which it starts another program.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 REDUCED = 2  # a JPEG is decoded at no less than this multiple of `data.size`
-# Largest file of a picture. Every picture that Pillow decodes is smaller, even uncompressed.
+# Largest file of a picture. Every 8-bit RGB picture that Pillow decodes is smaller, even
+# uncompressed.
 MAX_BYTES = 2**29
 # If one side is longer than the other by more than this factor, only the middle is resized.
 LONGEST = 64

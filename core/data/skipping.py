@@ -36,9 +36,9 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
     """Chosen images of a data set by their place in the split, as (image, label, place that was
     read, note).
 
-    An image that can not be decoded is replaced by the next decodable image of the split, with its
-    own label. The replacement depends only on the files, so batch i stays a function of (seed, i),
-    in memory, streamed or resumed.
+    An image that can not be decoded is replaced by the next decodable image of the split and the
+    label of that image. The replacement depends only on the files, so batch i stays a function of
+    (seed, i), in memory, streamed or resumed.
     """
 
     def __init__(self, images: Images, chosen: Tensor, share: float, notes: Noted | None = None):
@@ -103,7 +103,9 @@ class Split(Dataset[tuple[Tensor, int, int, int]]):
 
 
 def first_decodable(open_image: Callable[[int], object], n: int, share: float) -> int:
-    """The first image that can be decoded; an error if more than `share` of n images can not be."""
+    """The first image that can be decoded. Only the first int(`share` n) + 1 images are tried; if
+    none of them can be decoded, the error of the first one is raised.
+    """
     if not n:
         raise UserError("data.root: the data set holds no images; name another")
     errors: list[Undecodable] = []

@@ -4,6 +4,7 @@ then read from its place in the tar, so batches can have any order, and nothing 
 The members of a sample share the name before the first dot: `00012.jpg`, `00012.txt`, `00012.json`.
 """
 
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from core.errors import UserError
 
 CLASS = "cls"  # the member with the class of a sample
 MOST_BYTES = 4 * LONGEST_CAPTION  # of a member with text; UTF-8 has at most 4 bytes per character
-MOST = 2**24  # members of all tars
+MOST = 2**24  # members of all tars together
 
 
 class Place(NamedTuple):
@@ -68,21 +69,21 @@ def open_tars(root: Path, name: str, captions: str) -> Pictures:
         )
     names, places, texts, classes, splits = [], [], [], [], []
     left_out: dict[str, list[str]] = defaultdict(list)
+    seen = itertools.count(1)
     for path in paths:
         split = _split_of(os.path.relpath(path, top))
-        for key, members in _samples(path):
+        for key, members in _samples(path, seen):
             ending = next((end for end in members if f".{end}" in suffixes()), None)
             if ending is None:
                 left_out["samples without a picture"].append(f"{path}/{key}")
                 continue
             names.append(f"{path}/{key}.{ending}")
             places.append(members[ending])
-            texts.append(_caption(captions, members, f"{printable(path)}: {printable(key, 60)}"))
-            label = _text(members[CLASS], printable(path)) if CLASS in members else ""
+            where = f"{printable(path)}: {printable(key, 60)}"
+            texts.append(_caption(captions, members, where))
+            label = _text(members[CLASS], f"data.root: {where}") if CLASS in members else ""
             classes.append(label)
             splits.append(split)
-            if len(names) > MOST:
-                raise UserError(f"data.root: {printable(top)} holds more than {MOST:,} pictures")
     if left_out:
         say_once(f"data.root: {printable(top)}: left out{counts(left_out)}")
     if not names:
@@ -108,15 +109,20 @@ def read(place: Place) -> bytes:
         return file.read(place.size)
 
 
-def _samples(path: str) -> Iterator[tuple[str, dict[str, Place]]]:
-    """The samples of a tar: their name, and where the member of each ending lies."""
-    size, key, members, seen = os.path.getsize(path), "", dict[str, Place](), 0
+def _samples(path: str, seen: Iterator[int]) -> Iterator[tuple[str, dict[str, Place]]]:
+    """The samples of a tar: their name, and where the member of each ending lies. `seen` counts the
+    members of all tars.
+    """
+    size, key, members = os.path.getsize(path), "", dict[str, Place]()
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if (seen := seen + 1) > MOST:
-                    raise tarfile.ReadError(f"it has more than {MOST:,} members")
+                if next(seen) > MOST:
+                    raise UserError(
+                        f"data.root: the tars up to {printable(path)} have more than {MOST:,}"
+                        " members; name a folder with fewer tars"
+                    )
                 if not member.isreg() or member.sparse is not None:
                     continue
                 if member.offset_data + member.size > size:
@@ -140,14 +146,14 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, Place]]]:
 
 def _caption(captions: str, members: dict[str, Place], where: str) -> str:
     if captions in members:
-        return _text(members[captions], where)
+        return _text(members[captions], f"data.captions: {where}")
     if "json" not in members:
         raise UserError(
             f"data.captions: {where} has no member '.{captions}' and no .json; its members are"
             f" {', '.join(f'.{end}' for end in sorted(members))}"
         )
     try:
-        held = json.loads(_text(members["json"], where))
+        held = json.loads(_text(members["json"], f"data.captions: {where}"))
         text = held[captions]
         if not isinstance(text, str):
             raise TypeError
@@ -165,17 +171,17 @@ def _caption(captions: str, members: dict[str, Place], where: str) -> str:
 
 
 def _text(place: Place, where: str) -> str:
+    """The text of a member. `where` begins a message: the key, the tar and the sample."""
     if place.size > MOST_BYTES:
         raise UserError(
-            f"data.captions: {where}: a text of {place.size:,} bytes; a caption has at most"
-            f" {LONGEST_CAPTION:,} characters"
+            f"{where}: a text of {place.size:,} bytes; a text has at most {MOST_BYTES:,} bytes"
         )
     try:
         return read(place).decode().strip()
     except UnicodeDecodeError:
-        raise UserError(f"data.captions: {where}: its text is not UTF-8") from None
+        raise UserError(f"{where}: its text is not UTF-8") from None
     except OSError as error:
-        raise UserError(f"data.root: {where} can not be read ({error.strerror})") from None
+        raise UserError(f"{where}: it can not be read ({error.strerror})") from None
 
 
 def _split_of(path: str) -> str:

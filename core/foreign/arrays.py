@@ -219,9 +219,14 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
     if "classes" in held:
         counts = torch.as_tensor(plain(held["classes"], f"{path}: classes")).long()
     legible = all(name and name.isprintable() and len(name) <= LONGEST_NAME for name in names)
-    if len(set(names)) != columns or counts.shape != most.shape or not legible:
+    if len(names) != columns or counts.shape != most.shape:
         raise UserError(
             f"{path}: its labels have {columns} columns, but not as many names or classes"
+        )
+    if len(set(names)) != columns or not legible:
+        raise UserError(
+            f"{path}: the names in factors must differ, and have 1 to {LONGEST_NAME} printable"
+            " characters"
         )
     if (counts < most).any() or counts.max() > CLASSES:
         raise UserError(

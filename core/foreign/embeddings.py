@@ -86,7 +86,8 @@ def write_parquet(path: Path, frozen: Frozen) -> Path:
 
 def _labelled(frozen: Frozen) -> dict[str, tuple[Tensor, Tensor]]:
     """Features and labels of train, val and test. Train and val are the two parts of "trainval",
-    because the probes read that split, and rendered data look different in each split.
+    because the probes read that split. The same content is rendered with other random numbers in
+    "trainval" than in "train" and "val".
     """
     both, test = frozen.features("trainval"), frozen.features("test")
     n = len(frozen.source("train"))

@@ -174,7 +174,7 @@ class FeatureFile(Frozen):
 class Rows(Source):
     """A split of which only features are known."""
 
-    rendered = True  # without images, a search for copies among them is not possible
+    rendered = True  # so that no probe searches for copies of images, of which there are none here
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors
@@ -220,7 +220,7 @@ class WithPosterior(ResultsOnly):
         return False
 
     def posterior(self, x: Tensor) -> Distribution:
-        raise Unmeasurable("the decoder is not known, only posteriors of a file")
+        raise Unmeasurable("the encoder is not known, only posteriors of a file")
 
     def likelihood(self, z: Tensor) -> Distribution:
         raise Unmeasurable("the decoder is not known, only posteriors of a file")

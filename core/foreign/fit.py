@@ -49,7 +49,8 @@ class Fit(NamedTuple):
 class Words(NamedTuple):
     """Parts of messages that say what a user can change."""
 
-    network: str = "--timm "  # is followed by the name of a network
+    # is followed by the name of another network of timm that fits; empty: none is looked for
+    network: str = "--timm "
     others: str = "choose by --prefix"  # what to do with other parts that fit
     remedy: str = ""  # the end of a message about weights that do not fit
 
@@ -220,6 +221,8 @@ def _skeleton(name: str) -> nn.Module:
 
 def _suggested(name: str, weights: Weights, words: Words) -> str:
     """Another timm network that the file fits, and what else to do, in words."""
+    if not words.network:
+        return words.remedy
     import timm  # takes seconds
 
     near = difflib.get_close_matches(name, timm.list_models(), NEIGHBOURS, 0.5)

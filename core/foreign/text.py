@@ -38,7 +38,7 @@ REFUSED: tuple[str, ...] = (
 REFUSED += ("architectures", "name_or_path", "transformers_version", "task_specific_params")
 REFUSED += ("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone")
 REFUSED += ("use_pretrained_backbone",)
-WORDS = fit.Words(network="model.text=", others="they are not used")
+WORDS = fit.Words(network="", others="they are not used")
 
 
 class HubText(nn.Module):

@@ -137,8 +137,8 @@ def nwj(scores: Scores) -> Bound:
 def unseen(scores: list[Scores], alphas: list[float] | None = None) -> float:
     """The part of the mean E_p(x)p(y)[e^f] that a sample lacks, if f = log p(y|x) / p(y).
 
-    `scores`: the scores of parts of the pairs. With `alphas`, one alpha for each part, it is what
-    the sample lacks of the second mean of `alpha_bound`.
+    `scores`: the scores of parts of the pairs. `alphas`: one alpha for each part; with them, the
+    result is the part that the second mean of `alpha_bound` lacks instead.
 
     For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. If t is
     the largest score of a negative, the sample mean lacks this part, and `nwj` is too high by it.
@@ -146,8 +146,9 @@ def unseen(scores: list[Scores], alphas: list[float] | None = None) -> float:
     100-dimensional Gaussians with I = 8 nats, it is 0.2; intervals that ignored it lay above the
     truth for 17 % of 60 samples.
 
-    The second mean of `alpha_bound` counts at most 1 / alpha where NWJ counts e^f / m, so each of
-    these own pairs counts min(1, m / (alpha e^f)).
+    A large score f adds e^f / m to the mean of NWJ, but at most 1 / alpha to the second mean of
+    `alpha_bound`. The ratio of the two is m / (alpha e^f). So with `alphas`, an own pair above t
+    has the weight min(1, m / (alpha e^f)) instead of 1.
     """
     most, counted = max(part.largest() for part in scores), []
     for number, part in enumerate(scores):
@@ -170,9 +171,9 @@ def js(scores: Scores) -> Bound:
 
 
 def infonce_objective(scores: Tensor) -> Tensor:
-    """The training objective of an InfoNCE critic with matrices f [..., n, n], in nats [...]: the
-    mean of InfoNCE over both directions. On pairs that the critic has not seen, it is a lower
-    bound.
+    """The training objective of an InfoNCE critic: the mean of InfoNCE over both directions, in
+    nats. On pairs that the critic has not seen, it is a lower bound. `scores`: f [..., n, n];
+    returns [...].
     """
     own = scores.diagonal(dim1=-2, dim2=-1)
     total = (scores.logsumexp(-1) + scores.logsumexp(-2)) / 2

@@ -4,9 +4,9 @@ The gradient of InfoNCE with respect to a query is attention whose values are th
 
     dL/dq = (1/T) (sum_c softmax_c(<q, k_c>/T) k_c - k+)
 
-One pass with a running maximum, a running sum and a running weighted mean gives both (the online
-softmax of Milakov & Gimelshein 2018). It takes two matrix products and one exponential per score,
-and never holds all scores. N = queries, K = keys, D = dimensions.
+One pass with a running maximum, a running sum and a running weighted mean gives the loss and its
+gradient (the online softmax of Milakov & Gimelshein 2018). It takes two matrix products and one
+exponential per score, and never holds all scores. N = queries, K = keys, D = dimensions.
 """
 
 import math

@@ -80,7 +80,8 @@ def softmax_mean(query: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Ten
     """`core.information.chunked.softmax_mean` by flash attention: log sum_c exp(scale <q, k_c>),
     [N], and the softmax-weighted mean key [N, D].
 
-    Extra memory is O(N D), 24 MiB of parts and one chunk of keys in half precision.
+    Extra memory is O(N D), one chunk of keys in half precision, and parts of at most 192 D KiB (24
+    MiB for D = 128).
     """
     rounded = _padded(query)
     found: list[tuple[Tensor, Tensor]] = []

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
+from core.information import units
+
 
 def binary_kl(q: float, p: float) -> float:
     """KL of coins with P(1) = q and P(1) = p; infinite where p excludes what q allows.
@@ -106,7 +108,7 @@ class Rice(NamedTuple):
 
     @property
     def nats(self) -> float:
-        return len(self.bits) * math.log(2)
+        return units.nats(len(self.bits))
 
 
 def rice_encode(values: ArrayLike) -> Rice:

@@ -237,7 +237,8 @@ class _Scored:
         by_row: dict[int, Tensor] = {}
         by_column: dict[int, Tensor] = {}  # transposed, because W^T x is slow and x^T W is not
         for tile in self.blocks.tiles:
-            # for such a tile, W is symmetric, too, and W y contains the terms of rows and columns
+            # W of a diagonal tile of a square is symmetric, too, so W y already contains the terms
+            # of rows and of columns
             symmetric = self.layout.square and tile.diagonal
             columns = of_columns[tile.column] if symmetric or tile.mirrored else None
             weights = self._weights(tile, of_rows[tile.row], columns)

@@ -92,8 +92,8 @@ class WaterFilling:
         )
 
     def at_slope(self, slope: float) -> Point:
-        """The point where dR/dD is `slope` < 0; a slope closer to 0 than any of the curve gives
-        rate 0.
+        """The point where dR/dD is `slope` < 0. A slope that is closer to 0 than every slope of the
+        curve gives rate 0.
         """
         if not -math.inf < slope < 0:
             raise ValueError(f"slope: must be below 0, got {slope}")

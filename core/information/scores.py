@@ -27,9 +27,9 @@ class Scores:
     """Sums of f(x_i, y_j) that the bounds need, all float64.
 
     own [n]: scores of the own pairs. spare [n]: f against one negative. rest [n]: log sum exp f
-    over the other negatives. One of the expectations in Poole's I_alpha has one negative
-    less, so it is computed without the spare one. (A subtraction from the whole sum could
-    underflow.)
+    over the other m - 1 negatives. The spare one is kept apart because one mean of
+    `bounds.alpha_bound` is over the own pair and m - 1 negatives, and the other mean is over all m
+    negatives. (A subtraction from the whole sum could underflow.)
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Units of information: the only place of the project that converts them.
+"""Units of information, and the functions that convert them.
 
-Numbers are nats everywhere inside. 1 bit = log 2 nats; bits per dimension are bits divided by the
-number of values of an image. All functions take and return floats, numpy arrays or torch tensors.
+Numbers are nats everywhere, except code lengths of compressed files (`vae.bitsback`), which are
+bits. 1 bit = log 2 nats; bits per dimension are bits divided by the number of values of an image.
+All functions take and return floats, numpy arrays or torch tensors.
 """
 
 import math
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 Amount = TypeVar("Amount", bound=Any)  # float, numpy array or torch tensor
 
 NATS_PER_BIT = math.log(2)
-BITS_PER_NAT = 1 / math.log(2)
 
 
 def bits(nats: Amount) -> Amount:

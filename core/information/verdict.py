@@ -38,8 +38,8 @@ def verdict(
       split that was used to choose the critic.
     - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
       log C.
-    - K-limited: still rising with log C, and twice the candidates would add more than twice the
-      training pairs.
+    - K-limited: still rising with log C, and doubling the candidates would add more nats than
+      doubling the training pairs.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the
       value of the same critics trained on half of the pairs. `single`: the value of
       one critic, if the last number is that of the mean of several critics that were trained on

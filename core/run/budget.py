@@ -17,8 +17,8 @@ class OverBudget(Exception):
 
 @contextmanager
 def budget(most_bytes: int, most_modules: int) -> Iterator[None]:
-    """In this context, `OverBudget` is raised before all new tensors (temporary ones included) take
-    more than `most_bytes`, or more than `most_modules` modules are made.
+    """In this context, `OverBudget` is raised if all new tensors, temporary ones included, would
+    together take more than `most_bytes`, or if more than `most_modules` modules are made.
     """
     made = 0
 
@@ -42,6 +42,10 @@ class _Bytes(TorchDispatchMode):
     def __init__(self, most: int):
         super().__init__()
         self.left = self.most = most
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; True imports torch's compiler, for a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -60,7 +60,10 @@ class FiniteLosses:
     def _way_back(self) -> str:
         if self.checkpoint is None:
             return TRY.replace("another folder=… with ", "")
-        return f"{self.checkpoint} holds an earlier step with finite numbers: {TRY}"
+        return (
+            f"{self.checkpoint} holds an earlier step with finite numbers, but to resume it would"
+            f" repeat this error: {TRY}"
+        )
 
 
 def not_finite(weights: dict[str, Tensor], buffers: set[str]) -> list[str]:

@@ -48,8 +48,9 @@ def methods() -> list[str]:
 
 
 def keys_of(kind: type, prefix: str = "", held: Any = None) -> list[Key]:
-    """The keys of a dataclass, with those of the sections in it. `held`: if the
-    enclosing dataclass has its own defaults for this section, an instance with these values.
+    """The keys of a dataclass, with those of the sections in it. `held`: an instance of `kind`
+    whose values are shown as defaults, for a section to which the enclosing dataclass gives
+    defaults of its own.
     """
     said, hints = meanings(kind), get_type_hints(kind)
     made: list[Key] = []
@@ -152,6 +153,6 @@ HEAD = """# All keys of a config
 Any key can stand in a YAML file or on the command line: `twobounds pretrain simclr_sprites
 optim.lr=0.3`. `twobounds keys` prints this list, `twobounds keys optim` one section, and `twobounds
 keys lr` all keys with that word. An unknown key is refused; the message names the nearest key of
-all sections. `null` means that the value depends on other keys. `twobounds keys --markdown` writes
-this page.
+all sections. `null` means that no value is set; the meaning of the key says what happens then.
+`twobounds keys --markdown` writes this page.
 """

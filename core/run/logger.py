@@ -17,7 +17,7 @@ from core.errors import shown
 from core.run import config
 from core.run.local_loggers import LocalLoggers
 
-PATIENCE = 30  # seconds for a server to answer: at the start, in the background, and at the end
+PATIENCE = 30  # seconds for a server to answer, at the start (in the background) and at the end
 # W&B's options -> the environment variables that it reads if the config does not set them
 VARIABLES = {
     "project": "WANDB_PROJECT",

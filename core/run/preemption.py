@@ -12,8 +12,8 @@ from typing import TypeVar
 from core.run.agreement import Agreement
 
 # EX_TEMPFAIL of sysexits.h, "try again later". A run that ends for another reason has another code:
-# 2 for a mistake of the user, 1 for a defect, 128 + n if it was killed before a save. So a
-# scheduler can requeue exactly the runs with this code.
+# 130 after Ctrl-C, 2 for a mistake of the user, 1 for a defect, 128 + n if it was killed before a
+# save. So a scheduler can requeue exactly the runs with this code.
 REQUEUE = 75
 STOPPED = 128 + signal.SIGINT  # a person's decision, which no scheduler should undo
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

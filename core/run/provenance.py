@@ -34,7 +34,9 @@ def earlier_init(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, or "not installed", also for a package that is imported from a folder."""
+    """Package -> version. A package without installed metadata is "not installed", even if it can
+    be imported from a folder.
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

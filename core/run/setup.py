@@ -39,7 +39,7 @@ from core.run.folder import RunFolder
 from core.run.initial import start_from
 from core.run.optim import build_optimizer
 
-CAPTIONS = 20_000  # the most captions from which a method learns its words
+CAPTIONS = 20_000  # a method learns its words from the captions of at most so many images
 # Fabric also has 16-true and bf16-true, but small steps get lost in 16-bit weights, and 16 bits are
 # too few for batch statistics.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")

@@ -109,8 +109,9 @@ class Validation:
 
     @torch.no_grad()
     def rehearse(self, method: Method, step: int) -> dict[str, float]:
-        """Like a call, but on few images and with every batch size that a validation will use, so
-        that errors come early. The numbers mean nothing, but their names are those of a call.
+        """Like a call, but on few images, so that errors come early: one whole block, and a last
+        block if it has at most `FEW` images. The numbers mean nothing, but their names are those
+        of a call.
         """
         n = len(self.held_out)
         rest = min(n, FULL.features) % BLOCK

@@ -20,7 +20,8 @@ class WandbConfig:
     name: str = ""  # the name of the run; empty: WANDB_NAME, or the folder's name
     tags: str = ""  # tags of the run, separated by commas; empty: WANDB_TAGS
     notes: str = ""  # a note about the run; empty: WANDB_NOTES
-    artifacts: bool = False  # upload last.ckpt, best.ckpt and the report as artifacts
+    # upload last.ckpt, best.ckpt, config.yaml and the report as artifacts
+    artifacts: bool = False
 
     def __post_init__(self) -> None:
         one_of(self, mode=LOGGING)

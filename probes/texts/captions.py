@@ -24,7 +24,7 @@ from core.transfer import near
 from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures, sweep_figures
 from probes.texts.encoded import TextPairs, text_pairs, without_captions
-from probes.views.critic import refit_scale, train_critic
+from probes.views.critic import refit_scale, train_critics
 from probes.views.information import best_critic, certified, surpassed
 from probes.views.sweep import counts_up_to
 
@@ -146,9 +146,7 @@ def critics(
     scale = refit_scale(*val.codes, 1 / temperature)
     found["native, refitted scale"] = both_ways(test.codes, scale, truth, val.codes)
     found["native, refitted scale"] |= certified(test.codes, val.codes, scale)
-    common, half = (
-        train_critic(*train.features, *val.features, seed, share, apart=True) for share in (1, 2)
-    )
+    common, half = train_critics(train.features, val.features, seed, apart=True)
     on_test, on_val = common.both(*test.features), common.both(*val.features)
     halved = (half.both(*test.features), half.scale)
     found["common"] = both_ways(on_test, common.scale, truth, on_val, halved)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.adamw import AdamW
 from core.console import steps_left
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate, infonce_terms, interval
@@ -74,6 +75,22 @@ class ApartCritic(Critic):
         return self(first), self.other(second)
 
 
+def train_critics(
+    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], seed: int, apart: bool = False
+) -> tuple[Critic, Critic]:
+    """A critic of all training pairs, and one of every second pair (`train_critic`).
+
+    After their first cycles, their difference is the gain of twice the pairs and twice the steps.
+    If it is less than the overfitting with half of the pairs, a second cycle is not worth its time.
+    """
+    whole, half = (Training(*train, *val, seed, share, apart) for share in (1, 2))
+    half.cycle()
+    whole.cycle()
+    for training in (whole, half):
+        training.gain, training.overfit = whole.value.mean - half.value.mean, half.overfit
+    return whole.finished(), half.finished()
+
+
 def train_critic(
     first: Tensor,
     second: Tensor,
@@ -86,49 +103,86 @@ def train_critic(
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
     restarts (Loshchilov & Hutter 2017); each is at least as long as all earlier ones together.
     After each cycle, pairs of the calibration split show whether the critic is the best so far, and
-    whether more steps are worth their time: most critics end after 150 to 800 of 1,600 steps.
+    whether another cycle is worth its time: most critics end after 50 to 350 of 1,600 steps. It is
+    not if the last cycle gained less than a quarter of the interval's half-width, or less than the
+    overfitting, which is the value on the training pairs minus that on the calibration pairs.
+
     `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
     net of its own.
 
     Raises `Unmeasurable` for features that are not finite, for fewer than two pairs in a split, and
     if no cycle gives a finite value.
     """
-    names = ("training", "training", "calibration", "calibration")
-    for name, features in zip(names, (first, second, val_first, val_second), strict=True):
-        require_finite_features(features, f"critic, {name} images")
-        if len(features) < 2:
-            raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
-    first, second, cycles = first[::share], second[::share], [n // share for n in CYCLES]
-    if len(first) < 2:
-        raise Unmeasurable("critic: half of the training images are too few; it needs 3 or more")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        critic = ApartCritic(first, second) if apart else Critic(first)
-        critic = speed_up(critic.to(first.device))
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=1e-3)
-    best, kept, done = -math.inf, critic.state_dict(), 0
-    for length in cycles:
+    return Training(first, second, val_first, val_second, seed, share, apart).finished()
+
+
+class Training:
+    """A critic in training; the arguments are those of `train_critic`."""
+
+    value: Estimate  # on the calibration split, after the last cycle
+    gain = math.inf  # of the last cycle
+    overfit = 0.0  # the value on training pairs minus that on the calibration split
+
+    def __init__(
+        self,
+        first: Tensor,
+        second: Tensor,
+        val_first: Tensor,
+        val_second: Tensor,
+        seed: int,
+        share: int,
+        apart: bool,
+    ):
+        names = ("training", "training", "calibration", "calibration")
+        for name, features in zip(names, (first, second, val_first, val_second), strict=True):
+            require_finite_features(features, f"critic, {name} images")
+            if len(features) < 2:
+                raise Unmeasurable(f"critic: needs two {name} images or more, got {len(features)}")
+        self.train, self.val = (first[::share], second[::share]), (val_first, val_second)
+        if len(self.train[0]) < 2:
+            raise Unmeasurable("critic: half of the training images are too few; give 3 or more")
+        self.seed, self.lengths = seed, [n // share for n in CYCLES]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            critic = ApartCritic(*self.train) if apart else Critic(self.train[0])
+        self.critic = speed_up(critic.to(first.device))
+        self.optimizer = AdamW(self.critic.parameters(), weight_decay=1e-3)
+        self.best, self.kept, self.cycles = -math.inf, self.critic.state_dict(), 0
+
+    def cycle(self) -> None:
+        """Train for one cycle, and keep the critic if it is the best so far."""
+        done, length = sum(self.lengths[: self.cycles]), self.lengths[self.cycles]
         for step in steps_left(length, f"critic, steps {done} to {done + length}"):
             rate = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / length)
-            optimizer.param_groups[0]["lr"] = rate
-            random = KeyedRNG(seed, done + step)
-            rows = random.permutation("critic batch", len(first))[:BATCH]
-            optimizer.zero_grad()
-            _loss(critic, first[rows], second[rows]).backward()
-            optimizer.step()
-        done += length
-        value = calibration_value(critic, val_first, val_second)
-        gain = value.mean - best
-        if gain > 0:
-            best = value.mean
-            kept = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
-        learned = best > PLATEAU or done >= sum(cycles) / 2
-        if learned and not gain > ENOUGH * (value.high - value.mean):
-            break
-    if best == -math.inf:
-        raise Unmeasurable("critic: its value on the calibration split was never a finite number")
-    critic.load_state_dict(kept)
-    return critic.eval().requires_grad_(False)
+            random = KeyedRNG(self.seed, done + step)
+            rows = random.permutation("critic batch", len(self.train[0]))[:BATCH]
+            self.optimizer.zero_grad()
+            _loss(self.critic, *(side[rows] for side in self.train)).backward()
+            self.optimizer.step(rate)
+        self.cycles += 1
+        self.value = calibration_value(self.critic, *self.val)
+        self.overfit = overfitting(self.critic, self.value.mean, *self.train, len(self.val[0]))
+        self.gain = self.value.mean - self.best
+        if self.gain > 0:
+            self.best, state = self.value.mean, self.critic.state_dict()
+            self.kept = {name: tensor.clone() for name, tensor in state.items()}
+
+    def finished(self) -> Critic:
+        """The best critic, after all cycles that are worth their time."""
+        while self.cycles == 0 or (self.cycles < len(self.lengths) and self._worth_more()):
+            self.cycle()
+        if self.best == -math.inf:
+            raise Unmeasurable(
+                "critic: its value on the calibration split was never a finite number"
+            )
+        self.critic.load_state_dict(self.kept)
+        return self.critic.eval().requires_grad_(False)
+
+    def _worth_more(self) -> bool:
+        done, all_steps = sum(self.lengths[: self.cycles]), sum(self.lengths)
+        if self.best <= PLATEAU and done < all_steps / 2:
+            return True
+        return self.gain > max(ENOUGH * (self.value.high - self.value.mean), self.overfit)
 
 
 def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
@@ -140,22 +194,31 @@ def _loss(critic: Critic, first: Tensor, second: Tensor) -> Tensor:
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
-@torch.no_grad()
 def calibration_value(critic: Critic, first: Tensor, second: Tensor) -> Estimate:
     """InfoNCE value of the critic on up to 2,048 pairs; batch norm is in evaluation mode."""
-    n, was_training = min(2048, len(first)), critic.training
+    return _value(critic, first, second, 2048)
+
+
+@torch.no_grad()
+def _value(critic: Critic, first: Tensor, second: Tensor, most: int) -> Estimate:
+    n, was_training = min(most, len(first)), critic.training
     critic.eval()
     terms = infonce_terms(*critic.both(first[:n], second[:n]), critic.scale, [n])[0]
     critic.train(was_training)
     return interval(terms)
 
 
+def overfitting(critic: Critic, value: float, first: Tensor, second: Tensor, count: int) -> float:
+    """The critic's value on training pairs minus `value`, that on `count` calibration pairs."""
+    return _value(critic, first, second, min(count, 2048)).mean - value
+
+
 def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
     """The scale with the largest mean InfoNCE value on a calibration split, by golden-section
     search over its logarithm.
 
-    If the scale were chosen on the reported pairs, their value would not be a bound. Raises
-    `Unmeasurable` for codes or a start that are not finite.
+    If it were chosen on the reported pairs, it would not be a bound. Raises `Unmeasurable` for
+    codes or a start that are not finite.
     """
     for codes in (query, key):
         require_finite_features(codes, "scale, calibration codes")

@@ -24,7 +24,7 @@ from core.transfer import near
 from probes.probe import Bound, Chart, Entry, Found, Numbers, Probe, Value
 from probes.report import sweep_figures
 from probes.report.page import bound_charts
-from probes.views.critic import refit_scale, train_critic
+from probes.views.critic import refit_scale, train_critics
 from probes.views.duplicates import duplicates
 from probes.views.sweep import Halved, sweep_over
 
@@ -173,7 +173,7 @@ def critics(
         refitted = refit_scale(*val.codes, 1 / temperature)
         found["native, refitted scale"] = sweep(test.codes, refitted, truth, val.codes)
         found["native, refitted scale"] |= certified(test.codes, val.codes, refitted)
-    common, half = (train_critic(*train.features, *val.features, seed, share) for share in (1, 2))
+    common, half = train_critics(train.features, val.features, seed)
     on_test, on_val = (
         (common(pairs.features[0]), common(pairs.features[1])) for pairs in (test, val)
     )

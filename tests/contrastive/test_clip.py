@@ -289,3 +289,15 @@ def test_the_sigmoid_loss_trains_and_reports_the_same_bound():
         optimizer.step()
         seen.append(made.metrics["in_batch_bound"].item())
     assert seen[-1] > seen[0] + 1 and made.metrics["bias"] != -10
+
+
+def test_the_bound_beside_the_sigmoid_loss_is_that_of_infonce():
+    sigmoid, infonce = (
+        taught(loss=loss, temperature=0.1).eval() for loss in ("sigmoid", "infonce")
+    )
+    infonce.load_state_dict({k: v for k, v in sigmoid.state_dict().items() if k != "bias"})
+    with torch.no_grad():
+        found, other = (method(batch()).metrics for method in (sigmoid, infonce))
+    for key in ("infonce", "in_batch_bound"):
+        assert found[key].item() == pytest.approx(other[key].item(), abs=1e-6)
+    assert abs(found["sigmoid"] - found["infonce"]) > 1  # the two losses differ

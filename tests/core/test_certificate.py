@@ -74,6 +74,19 @@ def test_ten_thousand_pairs_are_within_three_tenths_of_a_nat():
     assert at_32.mean().item() - 0.3 < low <= found.low + 1e-9
 
 
+def test_candidates_floor_and_bets_come_from_the_other_pairs_alone():
+    random, n, scale = torch.Generator().manual_seed(3), 2048, 4.0
+    chosen_on, codes = channel(n, 0.95, random), channel(n, 0.5, random)
+    chosen, wrong = (choose(*pairs, scale, n, 0.01) for pairs in (chosen_on, codes))
+    assert chosen.candidates != wrong.candidates
+    found = certificate(codes, chosen_on, scale)
+    assert (found.candidates, found.floor) == (chosen.candidates, chosen.floor)
+    values = block_values(*codes, scale, chosen.candidates, chosen.floor)
+    spread = value_range(chosen.candidates, score_range(scale, chosen.floor))
+    limit = lower_limit(values, *spread, 0.01, chosen.variance)
+    assert found.low == limit != lower_limit(values, *spread, 0.01, values.var().item())
+
+
 def test_blocks_are_infonce_and_within_their_range():
     query, key = (F.normalize(torch.randn(70, 5).double(), dim=1) for _ in range(2))
     values = block_values(query, key, 3.0, 16, -1.0)

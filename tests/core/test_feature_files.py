@@ -15,12 +15,15 @@ from safetensors.torch import save_file
 from core import npz
 from core.errors import Unmeasurable, UserError
 from core.foreign import arrays
+from core.foreign.embeddings import write_npz
 from core.foreign.feature_file import FeatureFile
+from core.frozen import Frozen
 from core.method import LatentModel, PairCritic
 from probes import api
 from probes.latents.rate import RateProbe
 from probes.views import critic, geometry
 from scripts import compare, probe
+from tests.exported import saved
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +208,7 @@ FAULTS = {
     "temperature": (changed(temperature=np.array(-1.0)), "temperature is -1"),
     "classes": (changed(classes=np.array([2])), "are too few for its labels"),
     "names": (changed(factors=np.array(["a", "b"])), "not as many names"),
+    "long name": (changed(factors=np.array(["a" * 500])), "the names in factors must differ"),
     "half a posterior": (lambda h: {k: h[k] for k in h if k != "log_var_test"}, "log_var_test"),
     "no features": (lambda h: {"y_test": h["y_test"]}, "holds no features"),
     "word": (changed(augmentation=np.array("a\nb")), "give a word"),
@@ -276,3 +280,14 @@ def test_a_size_that_compression_can_not_reach_is_refused_before_it_is_read(tmp_
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"x claims the shape .* holds \d+ bytes of it"):
         npz.read(path, "", lambda records: npz.array(records, "x", path, "", count, rank=1))
+
+
+def test_a_file_of_a_vae_holds_its_posteriors(tmp_path):
+    sizes = [f"data.sprites.{split}=40" for split in ("train", "validation", "test")]
+    vae = ["model.backbone=conv", "model.decoder=conv", "model.width=8", "model.latent=5"]
+    path = saved(tmp_path / "run", "beta_vae_sprites", *vae, *sizes)
+    frozen = Frozen.load(path, [])
+    file = write_npz(tmp_path / "f.npz", frozen, 40, (20, 3))
+    read, own = (found.latents("test") for found in (FeatureFile.read(file, []), frozen))
+    for key in ("mean", "sigma", "z", "distortion"):
+        torch.testing.assert_close(getattr(read, key), getattr(own, key), rtol=1e-6, atol=1e-6)

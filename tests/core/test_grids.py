@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from core.run.pictures import Grid, save_grid
 from vae.beta import BetaVAE, BetaVAEConfig
@@ -11,43 +10,53 @@ from vae.figures import reconstructions, traversals
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn, in order."""
-    held, plain = [], Figure.draw
+def written(monkeypatch):
+    """The texts that are drawn, with their places."""
+    held, plain = {}, ImageDraw.ImageDraw.text
 
-    def draw(figure, *given):
-        held.append(figure)
-        return plain(figure, *given)
+    def text(draw, place, text, *given):
+        held[text] = place
+        return plain(draw, place, text, *given)
 
-    monkeypatch.setattr(Figure, "draw", draw)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
     return held
 
 
-def texts(figure, which):
-    (axes,) = figure.axes
-    return [label.get_text() for label in getattr(axes, f"get_{which}ticklabels")()]
-
-
-def test_a_grid_names_its_rows_and_columns_and_every_image(tmp_path, drawn):
+def test_a_grid_names_its_rows_and_columns_and_every_image(tmp_path, written):
     rows = [torch.full((3, 3, 8, 8), value) for value in (0.0, 1.0)]
-    captions = [["a", "b", "c"], ["d", "$x$", "f" * 80]]
+    captions = [["a", "b", "c"], ["d", "$x$\n", "f" * 80]]
     grid = Grid(rows, ["first", "second_$y$"], ["one", "two", "three"], captions, "a title")
     save_grid(tmp_path / "grid.png", grid)
-    (figure,) = drawn
-    assert texts(figure, "y") == ["first", r"second_\$y\$"]
-    assert texts(figure, "x") == ["one", "two", "three"]
-    shown = [text.get_text() for text in figure.axes[0].texts]
-    assert shown[:5] == ["a", "b", "c", "d", r"\$x\$"] and len(shown[5]) <= 24
+    cut = next(text for text in written if text.startswith("ff"))
+    order = ["a title", "one", "two", "three", "first", "second_$y$", *"abcd", "$x$ ", cut]
+    assert list(written) == order and len(cut) <= 24
     with Image.open(tmp_path / "grid.png") as picture:
         pixels = torch.tensor(list(picture.convert("L").getdata())).view(picture.height, -1)
-    rows_of_black = [int((line == 0).sum()) for line in pixels if (line == 0).sum() > 150]
-    assert len(rows_of_black) >= 60 and len(set(rows_of_black)) <= 2, "three black squares"
+    (left, first), (_, second) = written["first"], written["second_$y$"]
+    black = (pixels[:, int(left) :] == 0).sum(1)
+    assert (black == 3 * 64).sum() == 64 and not (black > 3 * 64).any(), "three black squares"
+    above, under = (int((black == 3 * 64).nonzero()[end]) for end in (0, -1))
+    assert above < first < under < second
+    for column, caption in zip(("one", "two", "three"), "abc", strict=True):
+        (x, head), (same, foot) = written[column], written[caption]
+        assert x == same and left < x and head <= above and under < foot < second
+        assert (pixels[above : under + 1, int(x)] == 0).all(), "in the middle of a square"
 
 
-def test_plain_rows_are_pixels_alone(tmp_path, drawn):
+@pytest.mark.parametrize("names", [["W" * 24], []])
+def test_nothing_that_is_written_is_cut_off(tmp_path, names):
+    grid = Grid([torch.ones(2, 1, 8, 8)], names, ["W" * 24, "M" * 24], (), "W" * 60)
+    save_grid(tmp_path / "grid.png", grid)
+    with Image.open(tmp_path / "grid.png") as picture:
+        pixels = torch.tensor(list(picture.convert("L").getdata())).view(picture.height, -1)
+    for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert (edge == 255).all()
+
+
+def test_plain_rows_are_pixels_alone(tmp_path, written):
     save_grid(tmp_path / "plain.png", [torch.zeros(2, 1, 4, 4, dtype=torch.uint8)], side=8)
     with Image.open(tmp_path / "plain.png") as picture:
-        assert picture.size == (2 * (2 * (4 + 2) + 2), 2 * (4 + 2 + 2)) and not drawn
+        assert picture.size == (2 * (2 * (4 + 2) + 2), 2 * (4 + 2 + 2)) and not written
 
 
 def test_a_traversal_says_its_dimension_and_its_values():

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from contrastive.clip import CLIP, CLIPConfig
 from core.errors import UserError
-from core.foreign import text
+from core.foreign import fit, text, weights
 from core.networks.tokenizer import Malformed
 from core.run import checkpoint, config
 from tests.in_process import CONFIGS, call
@@ -160,12 +161,52 @@ def test_code_of_a_folder_is_not_among_its_facts(tmp_path):
     assert text.facts_of(str(tmp_path))["config"] == {"model_type": "bert", "hidden_size": 8}
 
 
+def test_weights_that_do_not_fit_are_not_compared_with_networks_of_timm(monkeypatch):
+    monkeypatch.setattr(fit, "_skeleton", None)  # model.text takes a folder, not such a network
+    held = weights.Weights({"a.b": torch.zeros(2)}, "")
+    with pytest.raises(UserError, match="none of its keys is a key of bert; .* 'a.b'$"):
+        fit.load(torch.nn.Linear(2, 2), "bert", Path("w"), held, None, text.WORDS)
+
+
 def test_without_transformers_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     facts = {"config": {"model_type": "bert"}, "weights": 100, "tokenizer": 100}
-    with pytest.raises(UserError, match=r"needs the package transformers.*twobounds\[text\]"):
+    with pytest.raises(UserError, match="needs the package transformers.*pip install transformers"):
         text.HubText(facts, "mean", 16)
     with pytest.raises(UserError, match="there is no folder"):
         text.facts_of(str(tmp_path / "nowhere"))
     with pytest.raises(Malformed, match="not a tokenizer.json"):
         text.HubTokenizer(b"{}", 0)
+
+
+@pytest.mark.parametrize("pool, rows", [("mean", [0, 1, 2]), ("first", [0]), ("last", [2])])
+def test_a_feature_is_that_of_the_tokens_up_to_the_end(monkeypatch, pool, rows):
+    """With a network in place of that of transformers, which need not be installed."""
+    hidden, masks = torch.randn(2, 5, 4), []
+
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(hidden_size=4)
+
+        def forward(self, input_ids, attention_mask):
+            masks.append(attention_mask)
+            return SimpleNamespace(last_hidden_state=hidden)
+
+    monkeypatch.setattr(text, "_network", lambda facts, context: Network())
+    found = text.HubText({}, pool, 5)(torch.zeros(2, 5, dtype=torch.long), torch.tensor([2, 4]))
+    assert found[0] == pytest.approx(hidden[0, rows].mean(0), abs=1e-6)
+    assert masks[0].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("kind, longest", [("roberta", 38), ("bert", 40)])
+def test_places_of_a_roberta_begin_after_the_padding_token(monkeypatch, kind, longest):
+    def built(kind, **sizes):
+        raise ValueError("as far as needed")
+
+    made = {"MODEL_MAPPING": {}, "AutoConfig": SimpleNamespace(for_model=built), "AutoModel": None}
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(**made))
+    sizes = {"model_type": kind, "max_position_embeddings": 40, "pad_token_id": 1}
+    facts = {"config": sizes, "weights": 1, "tokenizer": 1}
+    with pytest.raises(UserError, match="as far as needed"):
+        text.HubText(facts, "mean", longest)
+    with pytest.raises(UserError, match=f"reads at most {longest} tokens"):
+        text.HubText(facts, "mean", longest + 1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data import tars
 from core.data.datasets import DataConfig, open_source
 from core.data.source import Source, eval_sampler
 from core.data.stored_captions import Told
@@ -69,6 +70,17 @@ def test_a_tar_gives_each_picture_its_own_caption(tmp_path, captions, memory):
     assert len(seen) == len(set(seen)) == N
 
 
+def test_equal_names_in_two_folders_of_a_tar_are_two_samples(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for i in range(N):
+            for ending, data in sample(i).items():
+                entry = tarfile.TarInfo(f"{i}/picture.{ending}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    places = [place for _, members in tars._samples(str(tmp_path / "0.tar")) for place in members]
+    assert len(places) == N * len(sample(0))
+
+
 def test_names_of_tars_divide_the_splits_and_cls_is_the_class(tmp_path):
     for split, first in (("train", 0), ("validation", 10), ("test", 20)):
         rows = [sample(i, cls=str(i % 3).encode()) for i in range(first, first + 10)]
@@ -96,6 +108,7 @@ BAD = {
     "empty": (sample(3, txt=b" "), {}, "sample 4 has no 'txt'"),
     "long": (sample(3, txt=b"x" * 10**7), {}, "10,000,000 bytes"),
     "other letters": (sample(3, txt=b"\xff\xfe"), {}, "not UTF-8"),
+    "class": (sample(3, cls=b"\xff"), {}, "00003: its text is not UTF-8"),
     "no member": (sample(3), {"captions": "nope"}, "keys: caption, n"),
     "a number": (sample(3), {"captions": "n"}, "not an object with a text 'n'"),
     "no json": (sample(3, json=b"{"), {"captions": "caption"}, "not an object with a text"),
@@ -128,6 +141,16 @@ def test_bad_tars_are_one_line(tmp_path):
     write(tmp_path / "train" / "test.tar", [sample(0)])
     with pytest.raises(UserError, match="names two splits"):
         opened(tmp_path)
+
+
+def test_the_members_of_all_tars_are_counted_together(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.tar", [sample(i) for i in range(9)])
+    monkeypatch.setattr(tars, "MOST", 2 * 9 * 3)
+    assert len(tars.open_tars(tmp_path, "", "txt").pictures) == 18
+    monkeypatch.setattr(tars, "MOST", 2 * 9 * 3 - 1)
+    with pytest.raises(UserError, match=r"^data\.root: the tars up to .*b\.tar have more than 53"):
+        tars.open_tars(tmp_path, "", "txt")
 
 
 def test_tars_without_a_train_split_are_named_by_their_key(tmp_path):

@@ -157,7 +157,8 @@ def test_bad_input_is_one_line(folder, change, said):
     ("keys", "said"),
     [
         ({"name": "sprites", "captions": "caption"}, "captions: sprites has captions of its own"),
-        ({"name": "mnist", "captions": "caption"}, "captions: 'caption' names a column"),
+        ({"name": "folder", "captions": "caption"}, "captions: 'caption' names a column"),
+        ({"name": "mnist", "captions": "caption"}, "set data.captions=from_classes"),
     ],
 )
 def test_a_key_that_does_not_fit_is_refused(keys, said):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from probes.texts import binding, encoded
-from probes.texts.captions import both_ways, critics
+from probes.texts.captions import DIRECTIONS, both_ways, critics
 from probes.texts.encoded import TextPairs, encoded_texts
 from probes.texts.retrieval import RetrievalProbe, recall
 from probes.texts.zero_shot import zero_shot
@@ -78,6 +78,17 @@ def test_the_best_recall_is_that_of_its_direction(untrained):
     for way, best in ways.items():
         assert [row["best_possible"] for row in found[way]] == [best(40, k) for k in (1, 5, 10)]
     assert truth.recall_from_image(40, 1) != truth.recall_from_text(40, 1)
+
+
+def test_the_best_possible_bound_is_that_of_its_direction_and_its_negatives(untrained):
+    truth = untrained.source("test").text_truth
+    found = both_ways(pairs(40, 0).codes, 5.0, truth)
+    for way, best in zip(DIRECTIONS, (truth.from_image, truth.from_text), strict=True):
+        assert [row["K"] for row in found[way]] == [16, 32, 39]
+        assert [row["best_possible"] for row in found[way]] == [best(k) for k in (16, 32, 39)]
+    both = (truth.from_image(39) + truth.from_text(39)) / 2
+    assert found["sweep"][-1]["best_possible"] == both
+    assert truth.from_image(39) != truth.from_text(39)
 
 
 def test_the_parts_of_zero_shot_are_those_of_the_source(untrained):

@@ -236,3 +236,24 @@ def test_a_rice_code_takes_whole_numbers_only(values):
     """Another number would be cut without a word, and the code would be of other numbers."""
     with pytest.raises(ValueError, match="^values: must be"):
         generalisation.rice_encode(values)
+
+
+def test_the_prior_does_not_depend_on_the_images_of_the_bound(monkeypatch):
+    seen = []
+
+    def pac_bayes(x, y, prior, own, *_):
+        seen.append((prior.weight, own.weight))
+        raise Unmeasurable("as far as needed")
+
+    monkeypatch.setattr(certified, "pac_bayes", pac_bayes)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(120, 4, generator=rng), torch.randint(2, (120, 1), generator=rng)
+    second = KeyedRNG(0, 0).permutation("certificates", 120)[60:]
+    other = y.clone()
+    other[second] = 1 - other[second]
+    for labels in (y, other):
+        features = Features(x, labels, (("label", 2),))
+        with pytest.raises(Unmeasurable):
+            certified.certified(features, features)
+    (prior, own), (again, changed) = seen
+    assert prior.equal(again) and not own.equal(changed)

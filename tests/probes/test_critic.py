@@ -9,12 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.adamw import AdamW
 from core.errors import Unmeasurable
 from core.frozen import Pairs
 from core.information.bounds import Estimate, infonce_sweep, interval
 from probes.views import critic as module
 from probes.views import information as views
-from probes.views.critic import Critic, calibration_value, refit_scale, train_critic
+from probes.views.critic import (
+    Critic,
+    calibration_value,
+    refit_scale,
+    train_critic,
+    train_critics,
+)
 from probes.views.information import critics, surpassed
 
 
@@ -121,6 +128,62 @@ def test_training_ends_when_more_steps_are_not_worth_their_time(values, cycles, 
     critic = train_critic(*pairs(60, 0.3, 0).features, *pairs(60, 0.3, 1).features, 0)
     assert len(states) == cycles
     assert torch.equal(critic.skip.weight, states[values.index(max(values[:cycles]))])
+
+
+@pytest.mark.parametrize("overfit, cycles", [(0.05, 3), (0.15, 2), (5.0, 2)])
+def test_training_ends_when_a_cycle_overfits_more_than_it_gains(overfit, cycles, monkeypatch):
+    monkeypatch.setattr(module, "CYCLES", (2, 3, 9))
+    seen = iter([4.0, 4.1, 4.2])
+
+    def given(critic, *parts):
+        value = next(seen)
+        return Estimate(value, 0.01, value - 0.02, value + 0.02)
+
+    monkeypatch.setattr(module, "calibration_value", given)
+    monkeypatch.setattr(module, "overfitting", lambda *parts: overfit)
+    train_critic(*pairs(60, 0.3, 0).features, *pairs(60, 0.3, 1).features, 0)
+    assert len(list(seen)) == 3 - cycles
+
+
+@pytest.mark.parametrize("whole, cycles", [(4.05, 2), (4.5, 4)])
+def test_the_first_cycles_of_both_critics_show_whether_to_go_on(whole, cycles, monkeypatch):
+    """`whole` - 4.0 is gained by twice the pairs; the half overfits by 0.1."""
+    monkeypatch.setattr(module, "CYCLES", (2, 4))
+    values, seen = {1: 4.0, 2: whole}, []
+
+    def given(critic, *parts):
+        seen.append(values.get(len(seen) + 1, 3.0))
+        return Estimate(seen[-1], 0.01, seen[-1] - 0.02, seen[-1] + 0.02)
+
+    monkeypatch.setattr(module, "calibration_value", given)
+    monkeypatch.setattr(module, "overfitting", lambda *parts: 0.1)
+    train_critics(pairs(60, 0.3, 0).features, pairs(60, 0.3, 1).features, 0)
+    assert len(seen) == cycles
+
+
+def test_both_critics_are_those_that_are_trained_alone(quick):
+    train, val = pairs(400, 0.3, 0).features, pairs(200, 0.3, 1).features
+    for share, critic in zip((1, 2), train_critics(train, val, 0), strict=True):
+        alone = train_critic(*train, *val, 0, share)
+        for one, other in zip(critic.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_adamw_takes_the_steps_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.randn(5, 3, generator=generator), torch.tensor(1.5), torch.ones(2)]
+    theirs = [x.clone().requires_grad_() for x in ours]
+    ours = [x.requires_grad_() for x in ours]
+    reference = torch.optim.AdamW(theirs, lr=1.0, weight_decay=1e-2)
+    optimizer = AdamW(ours, weight_decay=1e-2)
+    for number in range(20):
+        reference.param_groups[0]["lr"] = 1e-3 * (number + 1)
+        for parameters, one in ((ours, optimizer), (theirs, reference)):
+            one.zero_grad()
+            (parameters[0].sin().sum() * parameters[1]).backward()  # the last one has no gradient
+        optimizer.step(1e-3 * (number + 1))
+        reference.step()
+    assert all(map(torch.equal, ours, theirs))
 
 
 def test_half_of_the_pairs_shows_whether_more_would_help(quick):
@@ -239,3 +302,13 @@ def test_train_fits_val_chooses_and_test_is_reported(monkeypatch):
         for rows in (*part.features, *part.codes):
             assert (rows == numbers[split]).all(), split
     assert sorted(seen[2].place.tolist()) == [i for i in range(50) if i not in (7, 9)]
+
+
+def test_a_certificate_is_of_test_and_chosen_on_val(quick, monkeypatch):
+    asked = []
+    monkeypatch.setattr(views, "certified", lambda *given: asked.append(given) or {})
+    train, val, test = (pairs(200, 0.4, seed) for seed in range(3))
+    critics(train, val, test, 0.1)
+    assert len(asked) == 2
+    assert all(mine is own for mine, own in zip(asked[0][0], test.codes, strict=True))
+    assert all(mine is own for mine, own in zip(asked[0][1], val.codes, strict=True))

@@ -18,6 +18,7 @@ from core.information.bounds import interval
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn_reader, mdl, usable
+from probes.labels import variational as code
 from probes.labels.linear import linear
 from probes.labels.linear import readings as linear_readings
 from probes.labels.logistic import Logistic
@@ -257,3 +258,11 @@ def test_compare_and_report_print_both_orders(digits, tmp_path, capsys, monkeypa
     report.main([*map(str, runs), "-o", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<li>The orders disagree: a is more accurate, but b has the shorter code.</li>" in page
+
+
+def test_a_variational_code_pays_for_the_choice_of_its_prior(monkeypatch):
+    monkeypatch.setattr(code, "length", lambda x, y, centre, prior, rng: 10 * prior)
+    x, y = torch.randn(40, 2), torch.arange(40)[:, None] % 2
+    for classes, told in ((2, 0.0), (3, 3 * math.log(2))):  # which of three classes occur
+        found = code.variational(Features(x, y, (("label", classes),)))
+        assert found == [pytest.approx(10 * min(code.PRIORS) + math.log(6) + told)]

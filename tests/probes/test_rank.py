@@ -83,3 +83,18 @@ def test_the_report_and_its_errors(found, tmp_path):
         rank.rank(few, few)
     assert rank.ranks_of(50_000, 512) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     assert rank.ranks_of(100, 24) == [1, 2, 4, 8, 16, 24]
+
+
+def test_cross_validation_scores_images_that_were_not_fitted(monkeypatch):
+    held = []
+
+    def read(train, test, seed):
+        seen = set(train.x[:, 0].tolist()), set(test.x[:, 0].tolist())
+        assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 43
+        held.extend(seen[1])
+        return 0.5, 0.0
+
+    monkeypatch.setattr(rank, "_read", read)
+    features = Features(torch.arange(43.0)[:, None], torch.zeros(43, 1).long(), (("label", 2),))
+    assert rank._cross_validated(features, 0, 5) == pytest.approx(43 * 0.5)
+    assert sorted(held) == list(range(43))

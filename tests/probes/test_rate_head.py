@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
+from torch import nn
 
 from core.frozen import Frozen
 from core.method import locate
@@ -56,8 +57,9 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(autouse=True, scope="module")
 def _narrow():
-    """Narrow heads, which are enough for images of 16 pixels, and so need fewer steps."""
-    small = {"WIDTH": 64, "NOTHING": (150, 0.3), "FIRST": (750, 8e-3), "NEXT": (120, 8e-3)}
+    """Narrow heads and codes, which are enough for images of 16 pixels, and so need fewer steps."""
+    small = {"WIDTH": 64, "LATENT": 4}
+    small |= {"NOTHING": (60, 0.3), "FIRST": (300, 1.5e-2), "NEXT": (60, 1e-2)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in small.items():
             patch.setattr(rate_head, name, value)
@@ -87,6 +89,31 @@ def test_a_cheap_rate_approaches_both_entropies(
     )
     assert math.log(CONTENTS) < cheap["rate"]["value"] < math.log(CONTENTS) + 2
     assert fair["rate"]["value"] == pytest.approx(math.log(CONTENTS), abs=0.5)
+
+
+class Parabolas(nn.Module):
+    """R = t^2 and D = (1 - t)^2 of every image."""
+
+    def __init__(self, t: float):
+        super().__init__()
+        self.t, self.likelihood = nn.Parameter(torch.tensor(t)), Likelihood("bernoulli", 1)
+
+    def forward(self, features, x, rng):
+        each = torch.ones(len(x))
+        return each * self.t**2, each * (1 - self.t) ** 2
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+@pytest.mark.parametrize("begin", [0.0, 1.0])
+def test_a_nat_of_rate_costs_beta(beta, begin):
+    """D + beta R of the parabolas is least at t = 1 / (1 + beta). The weights that are kept are the
+    best on val on the way, so one training begins below this t and one above it.
+    """
+    train, val, t = images(64, "train"), images(64, "val"), 1 / (1 + beta)
+    found = rate_head.fit(Parabolas(begin), train, val, beta, 0, 0, 200, 0.03)
+    assert found.head.t.item() == pytest.approx(t, abs=5e-3)
+    assert found.rate == pytest.approx(found.head.t.item() ** 2)
+    assert found.cost(beta) == pytest.approx((1 - t) ** 2 + beta * t**2, abs=1e-3)
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
@@ -159,7 +186,7 @@ def test_the_curve_falls_and_is_convex(curve):
 
 
 def test_useless_features_do_not_lower_the_distortion(monkeypatch):
-    monkeypatch.setattr(rate_head, "FIRST", (300, 8e-3))
+    monkeypatch.setattr(rate_head, "FIRST", (150, 1.5e-2))
     splits = [
         images(n, name, known=False) for n, name in ((2000, "train"), (500, "val"), (4000, "test"))
     ]

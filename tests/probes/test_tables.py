@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
+from probes.samples import tables
 from probes.samples.benchmark_sources import additive_uniform
 from probes.samples.noise import CELLS, additive
 from probes.samples.normal_scores import ranks
@@ -40,6 +41,19 @@ def test_a_table_of_many_pairs_is_the_density_of_the_pair_over_that_of_independe
     exact = (both - norm.logpdf(x).sum(1)).mean()
     assert -0.04 < value(made, u, v) - exact < 0.01  # a kernel blurs a density
     assert exact == pytest.approx(-0.5 * np.log(1 - rho**2), abs=0.03)
+
+
+def test_the_kernel_is_stretched_along_the_diagonal_of_the_pairs():
+    """One pair after a Gaussian kernel of covariance a [[1, s], [s, 1]]: for cells d from it in
+    both directions, the log odds of the diagonals are 4 s d^2 / (a (1 - s^2)). Marginals do not
+    change them.
+    """
+    s, d, own = 0.6, 3, (tables.CELLS // 2 + 0.5) / tables.CELLS
+    logs = tables._smoothed(np.array([own]), np.array([own]), 0.05, s)
+    low, high = tables.CELLS // 2 - d, tables.CELLS // 2 + d
+    odds = logs[low, low] + logs[high, high] - logs[low, high] - logs[high, low]
+    a = (0.05 * tables.CELLS) ** 2 / np.sqrt(1 - s**2)
+    assert odds == pytest.approx(4 * s * d**2 / (a * (1 - s**2)), rel=1e-2)
 
 
 def line_of(x, y, used):

@@ -316,3 +316,11 @@ def test_deep_long_and_huge_values_of_strangers(tmp_path, capsys, text):
     path.write_text(path.read_text().replace('"mine": 0', f'"mine": {text}'))
     said = refused(call(capsys, run, "--out", tmp_path / "c.png"))
     assert said and str(path) in said and len(said) < 1000
+
+
+def test_runs_that_were_probed_with_other_views_are_no_seeds_of_one_config(tmp_path):
+    made = [written(tmp_path / f"seed{seed}", seed=seed) for seed in range(2)]
+    held = [json.loads((folder / "probe/probe.json").read_text()) for folder in made]
+    assert len(groups.grouped(held, PROBES)) == 1
+    held[1]["identity"]["views"] = "none"
+    assert len(groups.grouped(held, PROBES)) == 2

@@ -52,6 +52,12 @@ def test_the_correlation_of_one_data_set_is_scipys_with_ties():
     assert found["difference"]["value"] == pytest.approx(expected - other)
 
 
+def test_a_number_that_follows_the_reference_differs_from_it_in_no_resample():
+    held = [run | {"LiDAR": 2 * run[BEST]} for run in runs()]
+    difference = statistics.correlations(held, "LiDAR", "linear")["difference"]
+    assert difference == {"value": 0, "low": 0, "high": 0}
+
+
 def test_pooling_does_not_see_differences_between_data_sets():
     """On each set the number says the opposite of the accuracy; over both at once it would agree,
     because one set has the larger values of both (Simpson's paradox).

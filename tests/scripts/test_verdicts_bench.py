@@ -1,9 +1,12 @@
 """The bench of verdicts: it continues, and counts which values are called converged."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
+from probes.samples import panel
 from scripts.benches import verdicts
 
 PLAIN = {"value": 1.0, "error": 0.1, "verdict": "converged"}
@@ -52,3 +55,14 @@ def test_rows_of_another_call_are_refused(tmp_path, capsys, change):
         verdicts.main(["--sources", "3", "--out", str(tmp_path)])
     assert end.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
     assert (tmp_path / "verdicts.json").read_text() == text
+
+
+def test_codes_of_a_checkpoint_share_information_of_the_contents(monkeypatch):
+    """Two views of the same content: less than all of it, as the network has made eight steps."""
+    for name in ("LEAST_STEPS", "MOST_STEPS"):
+        monkeypatch.setattr(panel, name, 40)
+    source = verdicts._codes(5, 200, np.random.default_rng(1))
+    assert source.name == "SimCLR, 32 contents, 8 steps, n = 200"
+    row = verdicts.measured(source, seed=0)
+    assert row["truth"] == math.log(32) and row["pairs"] == 200 and row["kind"] == "codes"
+    assert 0.5 < row["estimators"]["infonce"]["value"] < row["truth"]

@@ -124,7 +124,7 @@ def test_heads_that_are_cut_short_or_too_many_are_refused():
 
 
 def test_lanes_that_can_not_have_been_filled_are_refused():
-    with pytest.raises(Broken, match="no lane begins"):
+    with pytest.raises(Broken, match="no encoder starts"):
         Stack(heads=np.array([2**40, 2**63], dtype=np.uint64)).narrow()
 
 

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,6 +158,8 @@ def test_another_model_is_refused_and_training_settings_are_no_part_of_a_model(w
     same = model("beta")
     same.schedule.price.fill_(3.0)
     assert fingerprint(same) == fingerprint(method)
+    same.config = replace(same.config, stem="imagenet")
+    assert fingerprint(same) != fingerprint(method)
 
 
 def test_a_file_from_another_machine_decodes():

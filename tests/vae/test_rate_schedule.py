@@ -317,3 +317,14 @@ def test_groups_that_do_not_divide_the_code_are_refused():
         UserError, match=r"^model\.rate\.group: the rate has 8 terms, .* groups of 3$"
     ):
         linear_vae(RateConfig("free_bits", nats=1.0, group=3))
+
+
+@pytest.mark.parametrize(
+    "price, rate, scale", [(0.5, 8.0, 4.0), (2.0, 8.0, 16.0), (9.0, 8.0, 20.0)]
+)
+def test_a_nat_of_distortion_counts_beside_price_times_rate(price, rate, scale):
+    """e = (D* - D) / min(price R, |D*|) with D* = 20, D = 21: the price must fall."""
+    schedule = RateSchedule(RateConfig("target_distortion", nats=20.0), 1)
+    schedule.price.fill_(price)
+    found = schedule._error(torch.tensor([rate, 21.0]))
+    assert found.item() == pytest.approx(-1 / scale)

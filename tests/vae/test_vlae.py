@@ -136,6 +136,11 @@ def test_a_window_from_a_config_may_be_a_number():
         config.read(CONFIG, ["model.window=3by2"])
 
 
+def test_the_advice_against_a_collapse_names_the_window():
+    said = small().warning({"information_upper": 0.0, "active_units": 0.0})
+    assert said.endswith("or a decoder that reads fewer pixels around each pixel (model.window)")
+
+
 def test_pictures_are_samples_that_come_out_the_same_each_time(make_batch):
     method = small().eval()
     x = make_batch(5, 1, (1, 8, 8)).views[0]
