@@ -43,8 +43,8 @@ def account(curve: Curve, batch: int) -> Numbers:
     prequential code of the training stream is longer by A than the same stream coded with the final
     model. So if each image is seen once, A estimates what the weights took from the data (Finzi et
     al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs, A
-    counts an image once for each epoch, but a code sends it only once. So A is then larger than
-    what the weights took from the data. A depends on the optimiser and its schedule.
+    counts an image once for each epoch, but a code sends it only once. So A is then larger than the
+    excess length of such a code. A depends on the optimiser and its schedule.
     For losses of different kinds, or with different augmentations, it can not be compared.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.

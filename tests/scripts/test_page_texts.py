@@ -1,14 +1,18 @@
 """Sentences of the page for numbers at a threshold, and what the page leaves out."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from core.information.bounds import Estimate
+from core.information.verdict import verdict
 from probes.probe import Bound, Entry
 from probes.registry import PROBES
 from probes.report import groups, store
 from probes.report.page import build, gallery, lead, rate_charts, vega
-from probes.report.page.bound_charts import said_of_information
+from probes.report.page.bound_charts import VERDICTS, said_of_information
 from probes.session import load_probes
 from tests.reports import information, rate, written
 
@@ -47,6 +51,22 @@ def test_a_bound_is_compared_with_the_truth_and_its_interval(truth, said):
     numbers = information(0.286, truth)
     lines = said_of_information(numbers, "common", numbers["critics"]["common"])
     assert f"The true information is known: {truth:.3f} nats. {said}" in " ".join(lines)
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0, 5.0, 9.0])
+def test_what_converged_promises_holds_for_every_value(value):
+    """The text names the most that twice as many negatives added to any converged value."""
+    found = re.search(r"less than ([\d.]+) nats, or less than ([\d.]+) %", VERDICTS["converged"])
+    nats, share = (float(number) for number in found.groups())
+    steps = [step for step in np.linspace(0, 0.5, 501) if _word(value, step) == "converged"]
+    most = max(nats, share / 100 * value)
+    assert 0.8 * most < max(steps) < most
+
+
+def _word(value, step):
+    means = {2**14: value - step, 2**15: value}
+    sweep = [(c, Estimate(mean, 0.01, mean - 0.02, mean + 0.02)) for c, mean in means.items()]
+    return verdict(sweep, 2**15)
 
 
 @pytest.mark.parametrize("values, kind", [((1, 8), "log"), ((1, 7.9), None), ((0, 800), None)])

@@ -40,8 +40,8 @@ def test_an_interrupted_bench_continues_and_counts(tmp_path, monkeypatch, capsys
     verdicts.main(words)
     assert made == [source.name for source in verdicts.sources(6, 0, [5000, 10000])]
     said = " ".join(capsys.readouterr().out.split())
-    assert "all: 6 sources; 2 values more than 10 % short, called converged: 2; 4 within" in said
-    assert "codes: 2 sources; 0 values more than 10 % short, called converged: 0; 2 within" in said
+    assert "all: 6 sources; 2 values more than 10 % short, called converged: 2; 4 at most" in said
+    assert "codes: 2 sources; 0 values more than 10 % short, called converged: 0; 2 at most" in said
     assert said.count("standard errors above the truth: 2") == 2  # of all, and of codes
 
 
