@@ -1,5 +1,7 @@
 """What cross-fitting chooses for the bounds: alpha, and the constant of a critic."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,13 @@ def test_the_constant_is_found_where_few_pairs_show_the_mean():
         query = torch.cat([made.query, torch.full((1000, 1), 2.5)], 1)
         found = crossfit._offset(query, torch.cat([made.key, torch.ones(1000, 1)], 1))
         assert found == pytest.approx(2.5, abs=0.4 if information > 10 else 0.05)
+
+
+def test_nine_negatives_with_too_large_scores_do_not_move_the_constant():
+    """All scores are 2, but nine of the 380 negatives have 50: their e^f is left out of the mean,
+    and c = log(371 / 380 e^2).
+    """
+    scored = torch.full((20, 20), 2.0)
+    scored[0, 1:10] = 50.0
+    found = crossfit._offset(scored, torch.eye(20))
+    assert found == pytest.approx(2 + math.log(371 / 380), abs=1e-5)

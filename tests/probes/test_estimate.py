@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
+from torch.nn.functional import cross_entropy
 
 from core.errors import Unmeasurable, UserError
 from core.information import bounds
@@ -19,7 +20,7 @@ from core.information.scores import of_matrix
 from probes.samples import estimate as tool
 from probes.samples import panel
 from probes.samples.canonical import canonical
-from probes.samples.crossfit import cross_fit
+from probes.samples.crossfit import Fit, Held, cross_fit
 from probes.samples.estimate import estimate
 from probes.samples.ksg import ksg_terms
 from probes.samples.normal_scores import features, normal_scores
@@ -173,6 +174,24 @@ def test_a_constant_in_the_critic_is_removed(monkeypatch):
         matrix = before.query @ before.key.T
         torch.testing.assert_close(after.query @ after.key.T, matrix, rtol=1e-3, atol=1e-3)
         assert matrix.exp().mean() == pytest.approx(1, abs=0.5)
+
+
+def test_the_gain_compares_as_many_critics_with_all_pairs_and_with_half():
+    """The value of means of two critics against that of means of two, by torch's cross entropy."""
+    g, own = torch.Generator().manual_seed(0), torch.arange(8)
+
+    def held():
+        sides = (torch.randn(8, 3, dtype=torch.float64, generator=g) for _ in range(2))
+        return Held(own.numpy(), *sides)
+
+    def value(fold):
+        scored = fold.query @ fold.key.T
+        return (cross_entropy(scored, own) + cross_entropy(scored.T, own)).item() / -2
+
+    whole, matched, halved = ([held(), held()] for _ in range(3))
+    found = tool._gain(Fit(whole, 0.0, [], 0, matched, halved))
+    each = [value(full) - value(half) for full, half in zip(matched, halved, strict=True)]
+    assert found.mean == pytest.approx(sum(each) / 2)
 
 
 def test_seeds_repeat_and_differ():

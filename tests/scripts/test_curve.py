@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.information.rate_distortion import WaterFilling
 from core.run import checkpoint, config
+from core.run.folder import RunFolder
 from core.run.optim import build_optimizer
 from probes.latents import curve, rate, rate_head
 from probes.latents import rate_parts as collapse
@@ -111,6 +112,17 @@ def test_a_warm_start_begins_with_the_neighbour_and_its_own_price(door, tmp_path
     cold, warm = json.loads((tmp_path / "rate_distortion.json").read_text())["curves"][0]["points"]
     assert "started_from" not in cold and warm["started_from"] == str(tmp_path / "beta_1")
     assert warm["started_from_digest"] == cold["digest"]
+
+
+@pytest.mark.parametrize("step, done", [(0, False), (31, False), (32, True)])
+def test_a_run_is_finished_at_its_last_step(tmp_path, step, done):
+    words = [*TINY, "data.linear_gaussian.train=512", "optim.batch_size=256", f"folder={tmp_path}"]
+    run = config.read(CONFIG, [*words, "resume=true"])  # 16 epochs of 2 batches
+    method = checkpoint.build_method(run, (1, 4, 4))
+    state = checkpoint.State(run, method, build_optimizer(method, run.optim), step)
+    RunFolder(tmp_path).create(run)
+    checkpoint.save(tmp_path / "last.ckpt", state)
+    assert script.finished(run) is done
 
 
 def test_files_of_a_sweep_are_measured_and_drawn(monkeypatch, tmp_path, capsys):

@@ -248,7 +248,9 @@ def test_a_killed_study_continues_and_does_nothing_twice(tmp_path, capsys, monke
     assert len(trained) == 6 and len(measured) == 5 and f"{tmp_path / 't1'}: complete" in said
     assert "run 3 of 5: t3 · about" in said and (tmp_path / "selection.png").is_file()
     assert not (tmp_path / "t1" / "features").exists()
-    assert call(capsys, *words)[0] == 0 and len(trained) == 6 and len(measured) == 5
+    (tmp_path / "t3" / "probe" / "probe.json").unlink()  # trained, but without a report
+    assert call(capsys, *words)[0] == 0 and len(trained) == 6
+    assert len(measured) == 6 and measured[5] == str(tmp_path / "t3")
 
 
 def test_the_small_mnist_is_spread_over_the_official_one(tmp_path, mnist_root, monkeypatch, capsys):
