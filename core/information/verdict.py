@@ -11,6 +11,7 @@ FLAT, STEEP = 0.05, 0.5
 RISING = 0.025  # FLAT as a share of the value; the larger of the two limits holds
 NEAR = 0.95  # share of a ceiling above which a value is saturated
 GAIN = 0.03  # share of a value that the second half of the training pairs may bring
+UNKNOWN = 0.1  # share of a value that the upper limit of this gain may reach
 AGREEING = 0.05  # share of a value by which single critics may be below their mean
 NOTHING = 0.05  # nats below zero that overfitting alone can cause
 
@@ -44,7 +45,8 @@ def verdict(
       value of the same critics trained on half of the pairs. `single`: the value of
       one critic, if the last number is that of the mean of several critics that were trained on
       different pairs. If it is far below the last number, the verdict is also data-limited, because
-      the critics differ by chance, and would differ less with more pairs.
+      the critics differ by chance, and would differ less with more pairs. So it is if the upper
+      limit of `gain` is more than 10% of the last number: then no one can say that it is small.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite
@@ -73,7 +75,9 @@ def verdict(
         return "data-limited"
     if rising:
         return "K-limited"
-    return "data-limited" if single is not None and differ(last, single) else "converged"
+    differs = single is not None and differ(last, single)
+    few = gain is not None and is_unknown(last.mean, gain)
+    return "data-limited" if differs or few else "converged"
 
 
 def wants_data(value: float, gain: Estimate) -> bool:
@@ -81,6 +85,13 @@ def wants_data(value: float, gain: Estimate) -> bool:
     added, is a notable share of the value and larger than chance.
     """
     return gain.mean > max(GAIN * value, 2 * gain.error)
+
+
+def is_unknown(value: float, gain: Estimate) -> bool:
+    """Whether the pairs are too few to exclude that more of them would add much: the upper limit of
+    `gain` is a large share of the value.
+    """
+    return gain.high > UNKNOWN * value
 
 
 def differ(value: Estimate, single: float) -> bool:

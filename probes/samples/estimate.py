@@ -17,7 +17,7 @@ from core.information import bounds
 from core.information.bounds import Bound, Estimate, infonce_sweep, interval
 from core.information.scores import Scores, paired
 from core.information.standardise import require_finite_numbers
-from core.information.verdict import NEAR, verdict, wants_data
+from core.information.verdict import NEAR, is_unknown, verdict, wants_data
 from core.numbers import require_seed
 from probes.samples.crossfit import FOLDS, Fit, Held, cross_fit
 from probes.samples.estimators import CRITICS, DEFAULT, ESTIMATE, SIDES
@@ -333,7 +333,9 @@ def conclusion(found: Found) -> str:
 
 
 def _data_limited(found: Found) -> str:
-    """Why more pairs would show more: what the second half brought, or that critics differ."""
+    """Why more pairs would show more: what the second half brought, that this is not known well, or
+    that critics differ.
+    """
     headline, doubling = found["estimators"]["infonce"], found["doubling"]
     error = (doubling["high"] - doubling["low"]) / (2 * 1.96)
     gain = Estimate(doubling["gain"], error, doubling["low"], doubling["high"])
@@ -341,6 +343,11 @@ def _data_limited(found: Found) -> str:
         return (
             f"half of the training pairs gave {gain.mean:.2f} nats less, so more pairs would show"
             f" more (extrapolated {doubling['extrapolated']:.2f}, no bound)"
+        )
+    if is_unknown(headline["value"], gain):
+        return (
+            "the pairs are too few to say how much more of them would show (half of the training"
+            f" pairs gave up to {gain.high:.2f} nats less)"
         )
     less = headline["value"] - found["calibration"]
     return (

@@ -269,6 +269,8 @@ def _doubled(found: dict[str, Any]) -> str:
     if found["verdict"] != "data-limited":
         return ""
     more = found["doubling"]
+    if more["low"] <= 0:
+        return f" (half of the training pairs gave up to {more['high']:.2f} nats less)"
     return (
         f" (half of the training pairs gave {more['gain']:.2f} nats less; extrapolated in 1/n"
         f" {more['extrapolated']:.2f}, not a bound)"

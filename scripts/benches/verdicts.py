@@ -47,7 +47,7 @@ KINDS = ("vectors", "pictures", "codes")
 PAIRS = "5000,10000"
 SIDE = 16  # pixels of a picture
 BATCH, RATE = 64, 3e-3
-FORMAT = 2  # increase it if the code computes other numbers for the same source
+FORMAT = 3  # increase it if the code computes other numbers for the same source
 
 
 class Source(NamedTuple):

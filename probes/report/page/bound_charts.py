@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.information.units import bits
-from core.information.verdict import FLAT, GAIN, RISING
+from core.information.verdict import FLAT, GAIN, RISING, UNKNOWN
 from probes.probe import Bound, Chart, Entry, Numbers
 from probes.report.page import vega
 from probes.report.page.vega import INK, QUIET, Row, Spec
@@ -31,11 +31,12 @@ VERDICTS = {
     "converged": "Twice as many negatives add less than"
     f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats, or less than"
     f" {math.ceil(1000 * RISING * math.log(2)) / 10:.1f} % of the bound; twice as many training"
-    f" pairs add less than {100 * GAIN:.0f} % of it, or no more than chance explains. The encoder,"
-    " and every critic that was tried, may still lose information.",
+    f" pairs add less than {100 * GAIN:.0f} % of it, or no more than chance explains, and at"
+    f" most {100 * UNKNOWN:.0f} % at the upper end of its interval. The encoder, and every"
+    " critic that was tried, may still lose information.",
     "K-limited": "The number of negatives limits the bound: it still rises with K.",
     "data-limited": "The number of training images limits the bound: a critic with half of them"
-    " reads notably less.",
+    " reads notably less, or may do so: the images are too few to exclude it.",
     "saturated": "The bound is near the largest value that it can show, so the true value may be"
     " far above it.",
     "critic-limited": "The critic limits the bound: the pairs contain more information than this"
