@@ -107,7 +107,8 @@ def calibration(found: dict[str, Any], path: Path) -> None:
             _mark(left, [], [], PEER, label="benchmark-mi's InfoNCE")
         right.axvline(0, color=BLACK, linewidth=1)
         left.set_yticks(range(len(rows)), [row["source"] for row in rows])
-        left.set(title=f"Estimates of {found['pairs']:,} pairs a source", xlabel="nats")
+        left.set(title=f"Estimates of {found['pairs']:,} pairs a source")
+        left.set(xlabel="nats (◂: farther below)")
         left.set(ylim=(len(rows) - 0.4, -0.6))
         right.set(title="Estimate − truth, 95% intervals", xlim=(-1.05 * EDGE, 0.5 * EDGE))
         right.set(xlabel="nats (◂: farther below)")
@@ -124,7 +125,9 @@ def _source(left: Axes, right: Axes, row: dict[str, Any], place: int, columns: l
     for number, key in enumerate(columns):
         if entry := row["estimators"].get(key):
             height = place + 0.17 * (number - (len(columns) - 1) / 2)
-            _mark(left, entry["value"], height, MARKS[key])
+            marker, colour = MARKS[key]
+            marker = "<" if entry["value"] < -EDGE else marker  # NWJ can be at -1,000
+            _mark(left, max(entry["value"], -EDGE), height, (marker, colour))
             error = 1.96 * entry["error"]
             _difference(right, entry["value"] - row["truth"], height, error, MARKS[key])
     if "peer" in row:

@@ -231,7 +231,7 @@ def test_a_class_that_train_lacks_gets_its_frequency():
 
 def test_two_pairs_of_train_are_too_few_for_a_critic_on_half_of_them():
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(Unmeasurable, match="needs 3 or more"):
+    with pytest.raises(Unmeasurable, match="give 3 or more"):
         train_critic(x[:2], x[:2], x, x, 0, share=2)
 
 
