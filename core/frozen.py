@@ -27,7 +27,7 @@ from core.run.features import Features
 from core.run.pictures import save_grid
 from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
-from core.trust import code_of
+from core.trust import code_of, full_name
 
 SPLITS = ("train", "val", "test")  # the splits that probes read; together they hold all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
@@ -98,7 +98,7 @@ class Frozen:
         self._sources = sources or self._open
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
-        own = code_of(f"{type(method).__module__}.{type(method).__name__}")
+        own = code_of(full_name(method))
         self.code = {"code": own} if own else {}  # of a user's method: features change with it
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
         self.entity = ""  # the W&B entity that the checkpoint names

@@ -40,9 +40,14 @@ def option_for(*names: str) -> str:
     return "".join(f" --trust {package}" for package in sorted(own))
 
 
+def full_name(thing: object) -> str:
+    """The name of the class of an object, `package.module.Class`."""
+    return f"{type(thing).__module__}.{type(thing).__name__}"
+
+
 def code_of(name: str) -> str:
-    """SHA-256 in hex of the code of a user's own class, `package.module.Class`, whose module has
-    been imported; "" for the project's own packages.
+    """SHA-256 in hex of the code of a user's own class or module, by its full name. The module must
+    have been imported. It is "" for the project's own packages.
 
     It covers every .py file of the package or, for a module outside of a package, its file and the
     modules beside it that it imports. So numbers that were kept are not used after the code has

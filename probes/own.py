@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.trust import code_of, import_module
+from core.trust import code_of, full_name, import_module
 from probes.probe import Found, Probe
 from probes.registry import PROBES
 from probes.report import store
@@ -41,12 +41,12 @@ def locate(name: str) -> type[Probe]:
 
 def is_own(probe: Probe) -> bool:
     """Whether a probe is not one of the project's."""
-    return f"{type(probe).__module__}.{type(probe).__name__}" not in PROBES.values()
+    return full_name(probe) not in PROBES.values()
 
 
 def code(probe: Probe) -> str:
     """The digest of the code of a user's own probe, whose numbers change with it; else ""."""
-    return code_of(f"{type(probe).__module__}.{type(probe).__name__}")
+    return code_of(full_name(probe))
 
 
 def checked_found(found: Any) -> Found:

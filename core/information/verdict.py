@@ -42,11 +42,12 @@ def verdict(
     - K-limited: still rising with log C, and doubling the candidates would add more nats than
       doubling the training pairs.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the
-      value of the same critics trained on half of the pairs. `single`: the value of
-      one critic, if the last number is that of the mean of several critics that were trained on
-      different pairs. If it is far below the last number, the verdict is also data-limited, because
-      the critics differ by chance, and would differ less with more pairs. So it is if the upper
-      limit of `gain` is more than 10% of the last number: then no one can say that it is small.
+      value of the same critics trained on half of the pairs. If the upper limit of `gain` is more
+      than 10% of the last number, the verdict is also data-limited: then the pairs are too few to
+      show that more of them would add little. `single`: the value of one critic, if the last number
+      is that of the mean of several critics that were trained on different pairs. If it is far
+      below the last number, the verdict is also data-limited, because the critics differ by chance,
+      and would differ less with more pairs.
 
     The ratio to log C alone does not show saturation: I = 4 gives 3.55 at C = 256, which is 64% of
     log C but 0.45 too low. So the slope is used, too. Raises `Unmeasurable` for NaN and infinite

@@ -125,9 +125,10 @@ def _source(left: Axes, right: Axes, row: dict[str, Any], place: int, columns: l
     for number, key in enumerate(columns):
         if entry := row["estimators"].get(key):
             height = place + 0.17 * (number - (len(columns) - 1) / 2)
-            marker, colour = MARKS[key]
-            marker = "<" if entry["value"] < -EDGE else marker  # NWJ can be at -1,000
-            _mark(left, max(entry["value"], -EDGE), height, (marker, colour))
+            if entry["value"] < -EDGE:  # NWJ can be at -1,000
+                _arrow(left, height, MARKS[key][1])
+            else:
+                _mark(left, entry["value"], height, MARKS[key])
             error = 1.96 * entry["error"]
             _difference(right, entry["value"] - row["truth"], height, error, MARKS[key])
     if "peer" in row:
@@ -140,13 +141,18 @@ def _mark(axes: Axes, x: Any, y: Any, mark: tuple[str, str], label: str | None =
     axes.plot(x, y, mark[0], color=mark[1], markersize=4, markerfacecolor=face, label=label)
 
 
+def _arrow(axes: Axes, height: float, colour: str) -> None:
+    """At the edge, for a number that is farther below."""
+    axes.plot(-EDGE, height, "<", color=colour, markersize=4)
+
+
 def _difference(
     axes: Axes, value: float, height: float, error: float, mark: tuple[str, str]
 ) -> None:
     """One estimate minus its truth; an arrow at the edge if it is farther below."""
     marker, colour = mark
     if value < -EDGE:
-        axes.plot(-EDGE, height, "<", color=colour, markersize=4)
+        _arrow(axes, height, colour)
         return
     look: Any = {"markersize": 4, "linewidth": 1, "mfc": "none" if mark == PEER else colour}
     axes.errorbar(value, height, xerr=error or None, fmt=marker, color=colour, **look)
