@@ -7,16 +7,16 @@ The table:
 
     {
       "format": "twobounds-rate-distortion/1", "data": name, "unit", "split",
-      "image_values": numbers of an image,
+      "image_values": number of values of an image,
       "curves": [{"name", "method", "images", "estimator", "points": [POINT],
                   "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
             "digest", "started_from"? (of a warm start), "squared_error"?,
-            "file"? (of the probe of compression): {"images", "gross", "net", "floored"} (bits/dim),
+            "file"? (of the compression probe): {"images", "gross", "net", "floored"} (bits/dim),
             "reference"? (R(D) at that squared error),
-            "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (? if known)
+            "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (?: only if known)
 
 Intervals are 95%, over the test images.
 """
@@ -156,7 +156,8 @@ def lines(found: dict[str, Any]) -> Table:
         head += ["squared error", "R(D)", "R − R(D)", "%"]
     filed = any("file" in point for curve in curves for point in curve["points"])
     if filed:
-        caption += "\nFile: bits/dim of a lossless file (bits-back), and D + R with the file's D."
+        caption += "\nFile: bits/dim of a lossless file (bits-back). In the D + R beside it, no"
+        caption += " value costs more than 24 bits, as in the file."
         head += ["file", "D + R"]
     rows: list[list[str] | None] = []
     for curve in curves:

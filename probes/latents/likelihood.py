@@ -25,7 +25,7 @@ from probes.probe import Found, Numbers, Probe
 from probes.report.schema import bits, bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
-BLOCK = 64  # images in a batch; with equal `images`, both bounds read the same noisy pixels
+BLOCK = 64  # images in a batch; with the same option `images`, both probes read the same pixels
 SIDE = "upper bound on -log p(x), in expectation"
 
 

@@ -61,7 +61,7 @@ def chain(numbers: Numbers, path: Path) -> Path:
 
 
 def moves(numbers: Numbers, images: Images, path: Path) -> Path:
-    """For each of some images: the bits that are pushed and popped, their net, and D + R."""
+    """For some images: the bits that each image pushes and pops, the net bits, and D + R."""
     rows = [row | {"bound": row["d"] + row["r"]} for row in numbers["moves"]]
     with picture(path, figsize=(8.6, 0.6 * len(rows) + 1.5)) as (_, axes):
         places = np.arange(len(rows))

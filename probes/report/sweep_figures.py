@@ -75,7 +75,9 @@ def coincide(one: list[float], other: list[float], near: float) -> bool:
 def _draw_curve(
     axes: Axes, entry: Entry, rows: list[dict[str, Any]], below: int, above: int
 ) -> None:
-    """One curve with its band; `below` and `above` coinciding curves are drawn before and after."""
+    """One curve with its band. Of the curves that coincide with it, `below` are drawn before it and
+    `above` after it.
+    """
     k, bound, low, high = ([row[key] for row in rows] for key in ("K", "bound", "low", "high"))
     style: Any = (2 * below, (3, 3)) if below else "-"
     look: Any = {"color": entry.colour, "marker": entry.marker}
@@ -128,8 +130,8 @@ def _set_bottom(axes: Axes, lowest: float) -> None:
 
 
 def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
-    """The truth, and the best possible bound at K: in black if all checkpoints share it, else in
-    the colour of the first checkpoint on each data set.
+    """The truth, and the best possible bound at K: in black if the truth is the same for all
+    checkpoints, else in the colour of the first checkpoint on each data set.
     """
     known: dict[Any, tuple[Entry, list[dict[str, Any]]]] = {}
     for entry, rows in sweeps:
@@ -150,5 +152,5 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         axes.axhline(truth, color=colour, linewidth=1, linestyle=solid)
         text, shift = f"truth{of} {truth:.2f}", (4, 3 if shared else 3 + 11 * number)
         look: Any = {"xycoords": ("axes fraction", "data"), "color": colour}
-        # beside the axes if numbers stand at its left end
+        # at the right end of the axes if the numbers of bounds stand at the left end
         note(axes, text, (0 if curves else 1, truth), shift, **look)

@@ -142,8 +142,8 @@ def _truths(reports: Sequence[Report]) -> str:
 
 
 def numbers(report: Report, probes: Probes) -> dict[str, float]:
-    """The headline numbers by name, for a log. If an earlier probe has the same name, the
-    probe's key is put before it.
+    """The headline numbers by name, for a log. If an earlier probe has used a name, the key of the
+    probe is put before the name.
     """
     found: dict[str, float] = {}
     for key, probe in probes.items():
