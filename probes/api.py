@@ -83,7 +83,7 @@ def infonce_bound(
     first_codes, second_codes [n, D], n >= 50: row i of both is a pair; rows are independent, and
     the encoder was not trained on them. A bound needs a critic that was fixed before the pairs were
     seen. So give the `temperature` of training, or None: then a random fifth of the pairs (`seed`)
-    chooses the temperature, and the bound is computed on the others.
+    chooses the temperature, and the bound is computed on the other pairs.
 
     Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
     (95% interval), "ceiling" (log C), "cap" (the largest value that this critic can reach),

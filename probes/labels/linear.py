@@ -29,7 +29,7 @@ from probes.report.page import class_charts
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
-ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
+ROUGH = 1e-5  # relative tolerance of the fits that choose lambda, which differ by factors of ten
 SHOWN = 40  # classes; for a factor with more classes, confusions are not kept
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to this size, fits are exact, in float64
@@ -246,7 +246,7 @@ class LinearProbe(Probe):
     def plain(self, numbers: Numbers) -> list[str]:
         return [
             f"A linear classifier finds {100 * numbers['top1']:.1f} % of the labels of test images"
-            f" and gains {numbers['information']:.2f} nats about each, on average over labels.",
+            f" and gains {numbers['information']:.2f} nats about a label, on average.",
             *class_charts.said_of_labels(numbers),
             *class_charts.said_of_confusion(numbers.get("confusion", {})),
         ]

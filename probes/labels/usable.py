@@ -131,7 +131,7 @@ class UsableProbe(Probe):
                 f"the number of images is a limit: infinitely many images may give"
                 f" {part['extrapolated']:.3f} (extrapolated in 1/n, not a bound)"
                 if part["limited"] > 0
-                else "more images would add little"
+                else "this gain is small, or no larger than chance explains"
             )
             lines.append(
                 f"usable information, {NAMES[reader]} reader: {part['value']:.3f} nats"

@@ -121,7 +121,7 @@ def _draw_ends(axes: Axes, sweeps: list[Sweep]) -> None:
 
 
 def _set_bottom(axes: Axes, lowest: float) -> None:
-    """Start at 0 or, if all values are far above it or below it, near the lowest."""
+    """Start at 0, or near the lowest value if this is below 0 or if all values are far above 0."""
     top = axes.get_ylim()[1]
     bottom = max(-2.0, min(0.0, lowest))
     if lowest > 0.4 * top:

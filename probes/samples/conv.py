@@ -89,7 +89,7 @@ class Images(Panel):
 
 
 class _Tower(nn.Module):
-    """Codes [B, P] of one side: of every place, of the whole, and a number a(x)."""
+    """Codes [B, P] of one side: for every place, for the whole image, and a number a(x)."""
 
     def __init__(self, trunk: nn.Module, side: Tensor, local: bool):
         super().__init__()

@@ -148,7 +148,7 @@ def _rate(numbers: dict[str, float], report: Report) -> tuple[float | None, str]
 
 
 def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, str, Path]]:
-    """(probe, kind, file) of the pictures that a report names, then of the run's own."""
+    """(probe, kind, file) of the pictures that a report names, then of the run's own pictures."""
     folder = Path(file_of(report)).parent
     named: Any = report.get("pictures")
     found = []

@@ -179,7 +179,7 @@
     });
     const now = y(Math.max(0, one.rate) + one.distortion);
     svg("text", { x: 40 + wide * place + wide / 2 - 3, y: now - 6, "text-anchor": "middle", class: "ink" }, made, form(Math.max(0, one.rate) + one.distortion));
-    svg("text", { x: 250, y: 256, "text-anchor": "middle" }, made, "dimensions that were read; bars: bits an image, read (below) and missing (above)");
+    svg("text", { x: 250, y: 256, "text-anchor": "middle" }, made, "dimensions read; bars: bits an image, read (below) and missing (above)");
     at("b-stops").replaceChildren(made);
     at("b-pictures").hidden = !chain().picture;
     if (chain().picture) {
