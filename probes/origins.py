@@ -122,7 +122,7 @@ def _foreign(asked: Asked, options: argparse.Namespace, chosen: dict[str, Any]) 
 def _refuse_logging(overrides: list[str]) -> None:
     """Raise `UserError` for keys of W&B, because nothing of a foreign encoder is logged."""
     if words := [word for word in overrides if word.startswith("wandb")]:
-        raise UserError(f"{words[0]}: only probes of a checkpoint are logged, in its W&B run")
+        raise UserError(f"{words[0]}: only probes of a checkpoint are logged (in its own W&B run)")
 
 
 def _refuse_seed(overrides: list[str]) -> None:

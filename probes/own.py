@@ -45,7 +45,7 @@ def is_own(probe: Probe) -> bool:
 
 
 def code(probe: Probe) -> str:
-    """The digest of the code of a user's own probe, because its numbers depend on it; else ""."""
+    """The digest of the code of a user's own probe; numbers of other code are not used. Else ""."""
     return code_of(full_name(probe))
 
 

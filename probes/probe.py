@@ -112,7 +112,7 @@ class Probe:
 
     def values(self, numbers: Numbers) -> list[Value | str]:
         """The number of each cell, for means over seeds and for CSV files; a text if a cell is not
-        a number. By default, the numbers as the cells show them.
+        a number. By default, these are the numbers that the cells show.
         """
         return [_read(cell) for cell in self.cells(numbers)]
 

@@ -174,7 +174,7 @@ class Session:
         one table of points are logged, too. All names contain the name of the data.
         """
         frozen, step = self.frozen, self.report["step"]
-        # known facts, because the file may hold another run by now
+        # these are not read from the file again: it may hold another run by now
         known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
         made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])

@@ -330,7 +330,7 @@ def draw_levels(numbers: Numbers, path: Path) -> Path:
             )
         left.axhline(0, color=figures.GREY, lw=0.8)
         left.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="gap, %")
-        left.set_title("Less noise: weights know more, gap may be larger", fontsize=10)
+        left.set_title("Less noise: weights hold more nats, gap may be larger", fontsize=10)
         right.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="error, %")
         right.set_title("Less noise: smaller errors", fontsize=10)
         for axes in (left, right):

@@ -29,7 +29,7 @@ from probes.report.page import class_charts
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
-ROUGH = 1e-5  # relative tolerance of the fits that choose lambda, which differ by factors of ten
+ROUGH = 1e-5  # relative tolerance of the fits that choose lambda; lambdas differ by factors of 10
 SHOWN = 40  # classes; for a factor with more classes, confusions are not kept
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
 SMALL = 1_000_000  # images x dimensions x classes; up to this size, fits are exact, in float64

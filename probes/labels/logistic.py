@@ -97,7 +97,8 @@ class Logistic:
         self, x: Tensor, y: Tensor, now: "Point", direction: Tensor, shrunk: Tensor, running: Tensor
     ) -> "Point":
         """Move the parameters of each unfinished strength along its direction, by the longest of
-        the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If none does, they stay.
+        the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If no step does,
+        they stay.
         """
         slope = _dot(now.gradient, direction)
         step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))

@@ -201,7 +201,7 @@ class MDLProbe(Probe):
         return lines
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        """The learning curve; the length of the code is its sum."""
+        """The learning curve; its sum over images is the length of the code."""
         return {"learning": draw_curves(found.numbers, folder / "learning.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:

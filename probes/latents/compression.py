@@ -86,8 +86,8 @@ def _shorter(codec: Compressor, images: Images) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def latents_alone(method: Compressible, images: Images) -> Found:
-    """What a receiver knows after only some dimensions of the codes: numbers "partial", and
-    pictures of the first images after each stop, [stops, n, C, H, W].
+    """What a receiver knows after only the first dimensions of the codes: numbers "partial", and
+    pictures [stops, n, C, H, W] of the first images, where a stop is a number of dimensions.
     """
     found = method.compressor().partial(images[:PARTIAL])
     pictures = [part.pop("pictures")[:SHOWN] for part in found]

@@ -40,7 +40,7 @@ FORMAT = "twobounds-rate-distortion/1"
 THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
 FILE = ("images", "gross", "net", "floored")
-SMOOTH = 200  # points of a reference curve of a sweep; one of a report has half as many
+SMOOTH = 200  # points of a reference curve of a sweep; the curve in a report has half as many
 LEAST_BETA = 0.03
 
 
@@ -79,8 +79,8 @@ class Reference(NamedTuple):
     def excess(self, point: dict[str, Any]) -> dict[str, Any]:
         """R - R(D) at the point's own distortion, in nats.
 
-        Its error is that of R + k D with k = -dR/dD. The covariance of R and D follows from the
-        error of their sum.
+        The error of the excess is that of R + k D with k = -dR/dD. The covariance of R and D
+        follows from the error of their sum.
         """
         found = self.curve.at_distortion(self.squared_error(point["distortion"]["value"]))
         k = -found.slope * 2 * self.sigma**2

@@ -2,7 +2,8 @@
 
     R = I(X; Z) + TC + sum_j KL(q(z_j) || p(z_j)),   TC = KL(q(z) || prod_j q(z_j))
 
-(Hoffman & Johnson 2016; Chen et al. 2018). In nats. n = images, L = latent dimensions.
+(Hoffman & Johnson 2016; Chen et al. 2018). All values are in nats. n = images, L = latent
+dimensions.
 """
 
 import math

@@ -226,8 +226,9 @@ def _put_clid(runs: list[dict[str, Any]]) -> None:
 
 def correlations(runs: list[dict[str, Any]], name: str, target: str) -> dict[str, Any] | None:
     """Spearman's correlation of a number with an accuracy: within each data set in which `LEAST`
-    checkpoints have both, and pooled over data sets. With the pooled correlation come that of
-    `REFERENCE` on the same checkpoints and the difference of the two, from the same resamples.
+    checkpoints have both, and pooled over data sets. The pooled correlation is given with that
+    of `REFERENCE` on the same checkpoints, and with the difference of the two, from the same
+    resamples.
 
     None if no data set has enough checkpoints, or if the number is the same for all.
     """
@@ -357,7 +358,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append(f"Left out, because they have no linear probe: {_listed(without)}.")
     if copies := found["copies"]:
         lines.append(
-            f"Left out, because they are copies of others or the same training: {_listed(copies)}."
+            "Left out, because they are copies of other runs or repeat the same training:"
+            f" {_listed(copies)}."
         )
     whole = [r for r in found["rows"] if _complete(r, found)]
     if whole:

@@ -21,7 +21,7 @@ MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
 PICTURES = (".png", ".svg", ".pdf")
-LARGEST = 1e30  # of a probe's number, which must fit into a table
+LARGEST = 1e30  # the largest number of a probe that fits into a table
 DEEPEST = 32  # nested parts
 # errors of drawing and printing for values that are not a probe's numbers
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)

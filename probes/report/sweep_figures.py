@@ -41,7 +41,7 @@ def sweep(numbers: Numbers, path: Path) -> Path:
 
 def draw_sweeps(axes: Axes, sweeps: list[Sweep]) -> None:
     """Bounds against K with their intervals, their ceiling, and the truth if it is known. For more
-    than `MOST_CURVES` checkpoints, only the bounds at the largest K, side by side.
+    than `MOST_CURVES` checkpoints, only the bounds at the largest K are drawn.
 
     Curves may coincide, so the first curve is the broadest, later ones are dashed, and their
     markers are shifted along the curve.
@@ -142,7 +142,7 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         if truth is None:
             continue
         colour, of = (BLACK, "") if shared else (entry.colour, f" of {data or entry.label}")
-        # dashes, so that coinciding lines are visible in the gaps of each other
+        # dashed, so that of two lines that coincide, each is visible in the gaps of the other
         solid: Any = "-" if shared else (6 * number, (6, 6 * others))
         dashed: Any = "--" if shared else (3 * number, (3, 3 * others))
         if curves and "best_possible" in rows[0]:

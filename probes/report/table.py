@@ -126,7 +126,7 @@ def table(
 
 
 def _truths(reports: Sequence[Report]) -> str:
-    """The true I(V1; V2) if it is known, for each data set if they differ."""
+    """The true I(V1; V2) if it is known; one value for each data set if the values differ."""
     found = {
         (report["information"]["truth"], name)
         for report, name in zip(reports, data_names(reports), strict=True)

@@ -24,7 +24,7 @@ class Known(NamedTuple):
     x: Array
     y: Array
     pointwise: Array
-    information: float  # its expectation, in closed form
+    information: float  # the expectation of this mean, in closed form
 
 
 Source = Callable[[int, int], Known]

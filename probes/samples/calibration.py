@@ -83,7 +83,7 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
 
     Critics of vectors read ranks, so sources that differ by monotone maps of their columns get the
     same estimates and count once. Only the critic for two single numbers (`probes.samples.noise`)
-    reads the values themselves. Where this critic is chosen, such sources may count twice.
+    reads the values themselves. Where this critic is chosen, such sources may count separately.
     """
     kept: dict[tuple[float, ...], Row] = {}
     for row in rows:

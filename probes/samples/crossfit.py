@@ -26,7 +26,8 @@ from probes.samples.panel import Panel, Vectors
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
-# two folds left out of training; the critic at the step that one of them chooses scores the other
+# two folds that training does not use. One of them chooses a step of training, and the critic of
+# that step scores the other fold; then the two change roles.
 Member = tuple[int, int]
 Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024

@@ -26,7 +26,7 @@ from probes.samples.normal_scores import normal_scores
 from probes.samples.order import said_of_order
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
-UNSEEN = 0.1  # largest share of the mean of e^f that may lie above all negatives' scores
+UNSEEN = 0.1  # largest share of the mean of e^f that the sample may lack: see `bounds.unseen`
 LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
 PLACES = 16  # of a side of an image that is read as a vector
 KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
@@ -49,9 +49,9 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds
       and is at least 10 / n.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. nwj and js are left out, with a remark, if more than 0.1
-      of their mean of e^f may lie above all scores of negatives in the sample. The lower ends of
-      alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
+      `core.information.bounds`. nwj and js are left out, with a remark, if the sample may lack
+      more than 0.1 of their mean of e^f (`bounds.unseen`). The lower ends of alpha, nwj and js
+      allow for what the sample lacks.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -252,8 +252,8 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
 
 def _unseen(estimator: str, share: float) -> str:
     return (
-        f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so these"
-        " pairs are too few for its mean of e^f, and its value would be too high"
+        f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so the"
+        " sample is too small for its mean of e^f, and its value would be too high"
     )
 
 

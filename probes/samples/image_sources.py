@@ -53,7 +53,7 @@ class Pools(NamedTuple):
 
 
 def pools(images: Pixels, labels: Numbers) -> Pools:
-    """Digits [m, 28, 28] as cells [m, 16, 16]: means of 2 x 2 pixels, with a margin of one.
+    """Digits [m, 28, 28] as cells [m, 16, 16]: means of 2 x 2 pixels, with a margin of one pixel.
 
     Images at even places are for x, at odd places for y. If images of two digits have the same ink,
     both are left out, so that the ink alone determines the digit.
@@ -177,7 +177,7 @@ def _pointwise(wrong: Numbers, total: int, p: float) -> NDArray[np.float64]:
 
 
 def best_of_bits(candidates: int, total: int, p: float) -> float:
-    """The largest expected InfoNCE of any critic with `candidates` C, for `total` bits through a
+    """The largest expected InfoNCE of any critic with C = `candidates`, for `total` bits through a
     binary symmetric channel. The best critic is the density ratio r = p(y|x) / p(y):
 
         I - E log (1/C)(r(x, y) + sum over C - 1 others r(x, y_c))

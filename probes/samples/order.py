@@ -10,7 +10,7 @@ from probes.samples.pairs import Side
 ROWS = 2**14  # at the start of the file; only these are read
 COLUMNS = 256  # of images, at most
 LEAST = 0.1  # correlation of neighbours
-DEVIATIONS = 4.0  # of a correlation of n independent rows, which is 1 / sqrt(n)
+DEVIATIONS = 4.0  # a correlation of n independent rows has the standard deviation 1 / sqrt(n)
 
 
 def said_of_order(x: Side, y: Side) -> str:

@@ -18,7 +18,7 @@ class BindingProbe(Probe):
     """The share of images that are nearer to the true caption than to the false one."""
 
     name = "binding"
-    summary = "two-sprite scenes: the true caption against the one with exchanged words"
+    summary = "two-sprite scenes: the true caption against one with two words exchanged"
     schema = """
         "split", "swaps": {NAME: {"value", "low", "high", "images"}}   (chance 0.5)"""
 

@@ -78,7 +78,7 @@ class ApartCritic(Critic):
 def train_critics(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], seed: int, apart: bool = False
 ) -> tuple[Critic, Critic]:
-    """A critic of all training pairs, and one of every second pair (`train_critic`).
+    """A critic that is trained on all pairs, and one on every second pair (`train_critic`).
 
     After the first cycle of both, the difference of their values is the gain from twice the pairs
     and twice the steps. If this gain is less than the overfitting of the second critic, a second

@@ -270,7 +270,7 @@ def _truth(values: list[Row], channel: str) -> Spec:
 
 def bridge(bounds: list[tuple[Entry, list[Bound]]]) -> list[Chart]:
     """For each quantity, what every checkpoint is known to carry: lower bounds are triangles that
-    point right, upper bounds triangles that point left, and the true value lies between both.
+    point right, upper bounds are triangles that point left, and the true value lies between both.
     """
     quantities = list(dict.fromkeys(bound.quantity for _, held in bounds for bound in held))
     return [_of_quantity(quantity, bounds) for quantity in quantities]
@@ -312,7 +312,7 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:
-    """Leave out upper bounds that are far above a tighter one, which would squeeze the axis."""
+    """Leave out upper bounds that are far above a tighter one: the axis would be too long."""
     for span in spans:
         limit = 2 * span["at_most"]
         rows[:] = [

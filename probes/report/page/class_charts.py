@@ -8,9 +8,9 @@ from probes.report.page import vega
 from probes.report.page.vega import INK, Row, Spec
 
 MOST = 6  # checkpoints
-CELLS = 12_000  # cells of all tables that are not 0, at most
+CELLS = 12_000  # the most cells that are not 0, in all tables together
 WRITTEN = 12  # classes of a table with a number in each cell
-LEAST = 0.005  # share that is written
+LEAST = 0.005  # the smallest share that is written
 
 
 def said_of_labels(numbers: Numbers) -> list[str]:

@@ -24,7 +24,7 @@ from probes.report.page.content import price
 from probes.report.schema import Report
 
 MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
-# (checkpoints, width): pixels of a picture's width for at most that many checkpoints
+# (checkpoints, width): up to this number of checkpoints, a picture has this width in pixels
 WIDTHS = ((3, 960), (10, 720), (10**9, 480))
 ROOM = 5_500_000  # bytes of all pictures in the page
 QUALITY = 82
@@ -52,7 +52,7 @@ ABOUT = {  # how to read pictures of a kind
     " almost no nats is not used.",
     "traversals": "Each row moves one dimension of the code of an image and keeps all others.",
 }
-WIDE = ("neighbours",)  # pictures with small texts, each on its own line
+WIDE = ("neighbours",)  # pictures with small texts: one picture in a row
 TRAINING = ("views",)  # the pictures of a run that no probe draws again
 
 

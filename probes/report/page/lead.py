@@ -23,8 +23,8 @@ OF_VIEWS = (
     (
         "critic, K, ceiling",
         "A critic sees one view and K + 1 candidates: the true second view, and views of K other"
-        " images (negatives). The better it finds the true second view, the larger is the bound. No"
-        " critic can show more than the ceiling log(K + 1).",
+        " images (negatives). A critic that finds the true second view more surely gives a larger"
+        " bound. No critic can show more than the ceiling log(K + 1).",
     ),
 )
 OF_CODES = (

@@ -45,9 +45,7 @@ def plane(entries: list[Entry]) -> list[Chart]:
     if not rows:
         return []
     files, known = _files(entries), _known(entries)
-    said = (
-        " A dashed line is the length of a real lossless file, in nats an image." if files else ""
-    )
+    said = " On a dashed line, D + R is the length of a real lossless file." if files else ""
     if known:
         said += " The solid line is R(D) of the data, which is known: no model can be below it."
     signs = " D is comparable only among decoders of the same likelihood."
@@ -58,15 +56,15 @@ def plane(entries: list[Entry]) -> list[Chart]:
             "Rate and distortion of the VAEs",
             "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), in nats an image."
             " A smaller D means a better reconstruction, and a smaller R means less information in"
-            " the code. On each grey line, D + R, an upper bound on -log p(x), has the value at the"
-            " left end of the line. A lower line is better." + signs + said,
+            " the code. D + R is an upper bound on -log p(x). It is constant on each grey line, and"
+            " its value is at the left end of the line. A lower line is better." + signs + said,
             _spec(rows, [], files, known),
         )
     ]
 
 
 def _files(entries: list[Entry]) -> list[Row]:
-    """For each checkpoint with a lossless file, the line D + R = its length in nats an image."""
+    """For each checkpoint with a lossless file, its length in nats an image, for a line D + R."""
     found = []
     for entry in entries:
         if (file := entry.other.get("compression")) and "distortion" in entry.numbers:
