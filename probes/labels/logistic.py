@@ -98,7 +98,7 @@ class Logistic:
     ) -> "Point":
         """Move the parameters of each unfinished strength along its direction, by the longest of
         the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If no step does,
-        they stay.
+        the parameters stay unchanged.
         """
         slope = _dot(now.gradient, direction)
         step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))
