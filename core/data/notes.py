@@ -10,7 +10,7 @@ from core.distributed import rank
 
 ENOUGH = 256  # 16-bit pictures after which a stream's range is judged
 SENTENCES = {
-    ALPHA: "some images are transparent in places; they are laid on white",
+    ALPHA: "some images are transparent in places; they are drawn on a white background",
     TURNED: "some images are stored rotated or mirrored (EXIF); they are turned upright",
     FRAMES: "some files hold several frames or pages; the first of each is read",
 }

@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
     @property
     def square(self) -> bool:
-        """Rows and columns are the same codes, so the upper triangle of tiles is enough."""
+        """Whether rows and columns are the same codes. If so, the upper triangle is enough."""
         return self.views == 2 and self.world == 1
 
     @property

@@ -23,7 +23,7 @@ def multinomial_complexity(n: int, outcomes: int) -> float:
         C(n, 1) = 1,   C(n, 2) = sum_h (n choose h) (h/n)^h ((n-h)/n)^(n-h),
         C(n, K + 2) = C(n, K + 1) + n/K C(n, K)         (Kontkanen & Myllymaki 2007)
 
-    `ValueError` if n is below 0 or above 2^27, K below 1, or one of them no whole number.
+    `ValueError` if n is below 0 or above 2^27, if K is below 1, or if n or K is not a whole number.
 
     >>> import math
     >>> round(math.exp(multinomial_complexity(2, 2)), 6)  # 1 + 1/2 + 1

@@ -85,7 +85,7 @@ class Rows:
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 
     def _create(self, arrays: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-        """Write the header and reserve disk space for all rows, so that a full disk shows now."""
+        """Write the header and reserve disk space for all rows, so that a full disk fails early."""
         assert self.path is not None
         header: dict[str, Any] = {}
         end = 0
