@@ -58,7 +58,7 @@ class Method(nn.Module, ABC):
         """Features and, if the method scores pairs of views, unit-length codes, in one pass.
 
         `key`: x is the second view of its pair, for which MoCo's codes come from another network.
-        The features come from the same backbone.
+        The features come from the same backbone for both views.
         """
         codes = self.codes(x, x)[int(key)] if isinstance(self, PairCritic) else None
         return Encoded(self.embed(x), codes)

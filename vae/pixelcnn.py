@@ -65,8 +65,8 @@ class PixelCNN(nn.Module):
         return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
-        """A function of j that computes the parameters [B, C P] of pixel (i, j) from the present
-        x. The rows above row i must be complete.
+        """A function of j that computes the parameters [B, C P] of pixel (i, j) from the values
+        that x has at the time of the call. The rows above row i must be complete.
 
         With full context, the rows above are read once for the whole row. With a window, only the
         smallest sufficient crop of the image is read.

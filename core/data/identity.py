@@ -59,7 +59,7 @@ class Identity:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of everything except the place, so a copy in another folder has the same.
+        """SHA-256 in hex of everything except the place. A copy in another folder has the same one.
 
         If pixels and labels were hashed, the digests of files are left out.
         """

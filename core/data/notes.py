@@ -55,8 +55,8 @@ class Notes:
             self.judge()
 
     def judge(self) -> None:
-        """Warn if 16-bit values fill less than 1/16 of their range, so that images look black. They
-        are not scaled, because another split may have another maximum.
+        """Warn if 16-bit values fill less than 1/16 of their range, so that images look black. The
+        values are not scaled, because another split may have another maximum.
         """
         if self.judged or not self.deep:
             return
