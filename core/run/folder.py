@@ -164,7 +164,7 @@ class RunFolder:
         except (BlockingIOError, PermissionError):
             raise UserError(
                 f"folder: another process trains in {self.path}, or the folder is not yours; end"
-                f" it, or {NAME_ANOTHER}"
+                f" that process, or {NAME_ANOTHER}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -80,7 +80,7 @@ class Rows:
                 self._create({name: (x.dtype, shapes[name]) for name, x in rows.items()})
                 return
             except OSError as error:
-                print(f"{self.path.parent}: no rows can be stored there ({error.strerror})")
+                print(f"{self.path.parent}: no results can be kept there ({error.strerror})")
                 self.discard()
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 
