@@ -84,8 +84,8 @@ def test_verdicts_are_counted_against_the_truth_and_equal_sources_once():
     }
     told = calibration.summary(found)
     assert (
-        "1 of them with the verdict converged (a)" in told
-        and "4 sources below 4 nats are distinct" in told
+        "the verdict is converged on 1 of them (a)" in told
+        and "Below 4 nats, 4 sources are distinct" in told
     )
 
 
