@@ -4,12 +4,17 @@
     twobounds image-truth --root /data --quick               # a source of each kind, n = 500
     twobounds image-truth --only sprites --pairs 2000,50000  # sprites need no MNIST
 
-Sources: grids of MNIST digits that show bits, where the bits of y are those of x after a binary
-symmetric channel, with and without backgrounds (0 to 10 bits of information); cells of several
-bits; sprites of M contents (log M); and coloured digits through invertible maps, which do not
-change the information. For each source and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are
-measured on held-out pairs. Two published estimators (MINE, DV) are measured on their training
-batches, as they were published, and on held-out pairs.
+The sources are:
+
+    digits    grids of MNIST digits that show bits, with and without backgrounds; the bits of y are
+              those of x after a binary symmetric channel; 0 to 10 bits of information
+    cells     grids whose cells show several bits
+    sprites   sprites of M contents; log M nats
+    coloured  coloured digits after invertible maps, which do not change the information
+
+For each source and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are measured on held-out
+pairs. Two published estimators (MINE, DV) are measured on their training batches, as they were
+published, and on held-out pairs.
 
 It writes a page with tables (OUT/image_truth.md), a picture and the numbers as JSON. Finished rows
 are kept in OUT/rows. If the command is interrupted (Ctrl-C), it writes the page of the finished
