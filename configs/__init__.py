@@ -6,9 +6,9 @@ CONFIGS = Path(__file__).resolve().parent
 
 
 def find(name: str | Path) -> Path:
-    """The file of that name. If there is no such file, the packaged config of that name, written as
-    `simclr_sprites`, `simclr_sprites.yaml` or `configs/simclr_sprites.yaml`. A name of neither kind
-    is returned unchanged.
+    """The path of a config. A file that exists is returned unchanged. Otherwise `name` may name a
+    packaged config: `simclr_sprites`, `simclr_sprites.yaml` or `configs/simclr_sprites.yaml`. Any
+    other name is returned unchanged.
     """
     given = Path(name)
     packaged = CONFIGS / f"{given.name.removesuffix('.yaml')}.yaml"

@@ -1,8 +1,9 @@
-"""BYOL: from the codes of one view, a predictor predicts a slow copy's codes of the other view.
+"""BYOL: an encoder with a predictor, applied to one view, predicts the codes that a slow copy of
+the encoder gives for the other view.
 
-Grill et al.: Bootstrap Your Own Latent, 2020 (arXiv:2006.07733). It has no negatives and no critic,
-so the information probe uses only the common critic on its features. B = images on this process,
-P = projection dimensions.
+Grill et al.: Bootstrap Your Own Latent, 2020 (arXiv:2006.07733). BYOL has no negatives and no
+critic of its own. So the information probe uses only the common critic, which it trains on the
+features. B = images on this process, P = projection dimensions.
 """
 
 from dataclasses import dataclass

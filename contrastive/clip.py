@@ -1,7 +1,7 @@
 """CLIP: an image tower and a text tower, trained to find the caption of each image in a batch.
 
-Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021; with
-`loss: sigmoid`, SigLIP (Zhai et al. 2023). B = images on this process, N = pairs in the global
+Radford et al.: Learning Transferable Visual Models From Natural Language Supervision, 2021. With
+`loss: sigmoid` it is SigLIP (Zhai et al. 2023). B = images on this process, N = pairs in the global
 batch, P = projection dimensions, T = tokens of a caption.
 """
 

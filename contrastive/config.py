@@ -1,4 +1,4 @@
-"""The config that all contrastive methods share: the encoder and the critic."""
+"""The keys that SimCLR, DCL, SupCon, MoCo and MoCo v3 share: those of encoder and critic."""
 
 from dataclasses import dataclass
 

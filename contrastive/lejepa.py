@@ -1,8 +1,8 @@
 """LeJEPA: the codes of an image's views agree, and all codes together follow a standard normal.
 
-Balestriero, LeCun: LeJEPA, 2025 (arXiv:2511.08544). It has no critic, so the information probe
-uses only the common critic on its features. B = images on this process, N = images in the global
-batch, V = views, D = projection dimensions, S = slices.
+Balestriero, LeCun: LeJEPA, 2025 (arXiv:2511.08544). The method has no critic of its own. So the
+information probe uses only the common critic, which it trains on the features. B = images on this
+process, N = images in the global batch, V = views, D = projection dimensions, S = slices.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """VICReg: the codes of two views agree, each dimension varies, and dimensions are uncorrelated.
 
-Bardes, Ponce, LeCun: VICReg, 2022 (arXiv:2105.04906). It has no critic and no negatives, so the
-information probe uses only the common critic on its features. B = images on this process,
-N = images in the global batch, D = dimensions of the expander.
+Bardes, Ponce, LeCun: VICReg, 2022 (arXiv:2105.04906). The method has no negatives and no critic of
+its own. So the information probe uses only the common critic, which it trains on the features.
+B = images on this process, N = images in the global batch, D = dimensions of the expander.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The shared core of all methods and probes. Of the project's other packages it imports only
-`configs`, the packaged YAML files.
+"""The shared core of all methods and probes. It imports only one other package of the project:
+`configs`, which holds the packaged YAML files.
 
-`import core` is fast: torch is imported with the first name that needs it.
+`import core` is fast: torch is imported only when a name that needs it is first used.
 
 >>> from core import load
 >>> method, run, step, digest = load("runs/mine")  # a run folder or a checkpoint

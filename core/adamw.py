@@ -10,9 +10,9 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults
 
 
 class AdamW:
-    """The steps of `torch.optim.AdamW` (Loshchilov & Hutter 2019), by the same function of torch.
+    """Takes the steps of `torch.optim.AdamW` (Loshchilov & Hutter 2019) by the same torch function.
 
-    The class of torch imports the compiler at its first use, which takes a second.
+    torch's own class imports the compiler at its first use, which takes a second.
 
     >>> weight = torch.ones(2, requires_grad=True)
     >>> optimizer = AdamW([weight], weight_decay=0.0)

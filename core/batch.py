@@ -39,7 +39,9 @@ class Encoded(NamedTuple):
 
 
 def as_float(x: Tensor) -> Tensor:
-    """uint8 images divided by 255, in torch's default dtype or float32; floats are unchanged."""
+    """uint8 images divided by 255: float32, or float64 if that is torch's default. Floats are
+    unchanged.
+    """
     if x.is_floating_point():
         return x
     return x.to(torch.promote_types(torch.float32, torch.get_default_dtype())).div_(255)

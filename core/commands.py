@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-# A command in an example. Lines with torchrun are the same for all ways, so they are not replaced.
+# A command in an example. Lines with torchrun are the same for all four ways, so they stay.
 EXAMPLE = re.compile(r"(?<=^    )(?:twobounds ([a-z-]+)|python scripts/(\w+)\.py)", re.M)
 
 

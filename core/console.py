@@ -23,8 +23,8 @@ def plain_console(least_width: int = 0, quiet: bool = False) -> Console:
 
 
 def steps_left(total: int, label: str, unit: str = "steps") -> Iterator[int]:
-    """0 to total - 1, with a line on standard error that shows the time left; without a terminal, a
-    plain line every 15 s.
+    """Yield 0 to total - 1, and show the time left in a line on standard error. Without a terminal,
+    a plain line is printed every 15 s.
     """
     every = 0.2 if sys.stderr.isatty() else PLAIN_EVERY
     look = {"desc": label, "unit": f" {unit}", "leave": False, "delay": every}

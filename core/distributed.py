@@ -53,8 +53,8 @@ def single_process() -> Iterator[None]:
 
 
 def in_parts(x: object) -> "TypeGuard[DTensor]":
-    """Whether a tensor is divided among processes, that is, whether it is torch's DTensor. To
-    import that class takes half a second, which only a run that divides tensors should pay.
+    """Whether a tensor is divided among processes, that is, whether it is torch's DTensor. The
+    class is not imported for this check, because its import takes half a second.
     """
     return hasattr(x, "full_tensor")
 
@@ -108,6 +108,8 @@ def gather_round_robin(mine: list[T]) -> list[T]:
 
 
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Named numbers as means over processes; batch means become means of the global batch."""
+    """The mean of each named number over processes. Means of local batches become means of the
+    global batch.
+    """
     means = mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, means.tolist(), strict=True))

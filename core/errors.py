@@ -77,8 +77,8 @@ def exit_cleanly(main: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command's `main`: a `UserError`, a full disk or a forbidden file ends it with one line
     on stderr and exit code 2.
 
-    A process that ends because another process failed prints one line and exits with code 1, so
-    that the other error stays visible.
+    A process that ends because another process failed prints one line and exits with code 1. So the
+    error of the other process stays visible.
     """
 
     @lasting_output()
@@ -114,7 +114,7 @@ def _end(code: int, line: str) -> NoReturn:
 
 
 def _rank() -> int | str | None:
-    """This process's rank, if it is one of several; torchrun tells it in RANK, SLURM does not."""
+    """This process's rank, if it is one of several. torchrun sets RANK, but SLURM does not."""
     dist: Any = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return int(dist.get_rank())

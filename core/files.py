@@ -19,9 +19,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: int = 1)
     """Call `write(temporary)`, sync, and rename the result to `path`. A reader never
     sees half a file, and a power cut never leaves one.
 
-    `keep` - 1 earlier versions stay. Once `path` exists, it exists at every moment (on a file
-    system with hard links). `UserError` if `path` is a folder or a device, before anything is
-    written: a rename would put a file in the place of the device.
+    `keep` - 1 earlier versions stay. On a file system with hard links, an existing `path` never
+    disappears, even for a moment. `UserError` if `path` is a folder or a device, before anything
+    is written: a rename would put a file in the place of the device.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "folder" if os.path.isdir(path) else "device or pipe"

@@ -73,7 +73,7 @@ class Frozen:
     """
 
     has_images = True  # False: only features are known
-    images_of: Source | None = None  # if only features are known: the test images that were named
+    images_of: Source | None = None  # the test images that a user named for a file of features
     # why two views of an image are the same, if they are
     same_views = "two views would be the same image; set data.probe_augment=crop"
 
@@ -89,7 +89,7 @@ class Frozen:
         quiet: bool = True,
         sources: Callable[[str, bool], Source] | None = None,
     ):
-        """`weights`: their digest; without it nothing is stored. `sources` replaces the data."""
+        """`weights`: the digest of the weights; "" stores nothing. `sources` opens the splits."""
         if isinstance(method, nn.Module):
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed
@@ -99,7 +99,7 @@ class Frozen:
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
         own = code_of(full_name(method))
-        self.code = {"code": own} if own else {}  # of a user's method: features change with it
+        self.code = {"code": own} if own else {}  # digest of a user's code, which changes features
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
         self.entity = ""  # the W&B entity that the checkpoint names
         self.encoded = 0  # images that went through the encoder, counting each view
@@ -305,7 +305,7 @@ class Frozen:
 
     def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
         """Features "x" and labels "y" of plain images and, for rendered sets (whose plain images
-        are views), their "codes". The images are all, or those in `blocks`.
+        are views), their "codes". With `blocks`, only the images in these blocks are read.
         """
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")
@@ -325,7 +325,7 @@ class Frozen:
 
     def _rendered_rows(self, split: str, places: Tensor) -> dict[str, Tensor]:
         """The rows of `_plain_rows` for these places of "train", "val" or "test". The rows of train
-        and val are taken from "trainval", because the probes of labels read its features.
+        and val are taken from "trainval", because the probes that use labels read that split.
         """
         whole = split if split == "test" else "trainval"
         rows = places + (len(self._plain("train")) if split == "val" else 0)

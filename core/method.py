@@ -58,7 +58,7 @@ class Method(nn.Module, ABC):
         """Features and, if the method scores pairs of views, unit-length codes, in one pass.
 
         `key`: x is the second view of its pair, for which MoCo's codes come from another network.
-        The features come from the same backbone.
+        The features come from the same backbone for both views.
         """
         codes = self.codes(x, x)[int(key)] if isinstance(self, PairCritic) else None
         return Encoded(self.embed(x), codes)
@@ -72,8 +72,8 @@ class Method(nn.Module, ABC):
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def begin(self) -> str:
-        """Called once for a new run, before `init`: load the first weights, if the method's own
-        config names any. Returns a line for the user, or nothing.
+        """Called once for a new run, before the file of `RunConfig.init` is read. Loads first
+        weights that the method's own config names, if any. Returns a line for the user, or "".
         """
         return ""
 
@@ -167,8 +167,9 @@ class Compressor(Protocol):
 
     def pack(self, images: Any, block: int) -> tuple[bytes, Any, Any]:
         """(bytes, moved, codes). bytes: a file of the images, in blocks of `block` images. moved:
-        how many bits were pushed or popped, by name: popped (-log2 q(z|x)), pixels (-log2 p(x|z)),
-        prior (-log2 p(z)), start (start-up bits), net (pixels + prior - popped). codes: [n, L].
+        numbers of bits that were popped from the coder's stack or pushed on it, by name: popped
+        (-log2 q(z|x)), pixels (-log2 p(x|z)), prior (-log2 p(z)), start (start-up bits), net
+        (pixels + prior - popped). codes: [n, L].
         """
         ...
 
@@ -205,9 +206,9 @@ class Compressor(Protocol):
 def locate(name: str, trusted: Iterable[str] = ()) -> type[Method]:
     """The method class called `package.module.Class`.
 
-    Only modules of the project's own packages (`ROOMS`) and of trusted packages are imported.
-    Trusted are the packages in `trusted` and those in the environment variable TWOBOUNDS_TRUST. The
-    module itself must define the class, as a subclass of `Method`. Raises `UserError`.
+    Only modules of the project's own packages (`ROOMS`) and of trusted packages are imported. The
+    trusted packages are those in `trusted` and those in the environment variable TWOBOUNDS_TRUST.
+    The module itself must define the class, as a subclass of `Method`. Raises `UserError`.
     """
     if not (NAME.fullmatch(name) and is_trusted(name, {*ROOMS, *trusted})):
         hint = "a method of your own is package.module.Class"

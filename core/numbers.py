@@ -1,5 +1,5 @@
-"""Arrays of users as plain numbers, without a silent loss: no dropped mask, no digits that float32
-or float64 can not hold.
+"""Users' arrays as plain numbers, without silent losses. Masked values and whole numbers that
+float64 can not hold are refused, and columns that float32 can not hold are found.
 
 n = rows, D = columns.
 """
@@ -19,8 +19,8 @@ NOISE = 64  # rounding errors of float64; a column that varies less is constant
 
 
 def plain(values: Any, name: str) -> NDArray[Any]:
-    """An array of numpy or torch, or nested lists, as a numpy array that torch can read: in the
-    order of bytes of this machine, with no mask, float64 at most.
+    """An array of numpy or torch, or nested lists, as a numpy array that torch can read. The result
+    has this machine's byte order and no mask, and its floats have at most 64 bits.
 
     `UserError` for values that form no rectangular array, for masked values, and for whole numbers
     beyond 2^53, which float64 can not tell apart.

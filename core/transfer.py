@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def near(tree: T, device: torch.device | str) -> T:
-    """A tree (nested dicts, lists, tuples) with its tensors on `device`, if they fit into its free
-    memory with room for a probe's work; otherwise unchanged.
+    """A tree (nested dicts, lists, tuples) with its tensors on `device`, if the device has enough
+    free memory for them and for a probe's work. Otherwise the tree is returned unchanged.
 
     >>> near((torch.zeros(2), "a label"), "cpu")
     (tensor([0., 0.]), 'a label')

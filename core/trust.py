@@ -35,7 +35,9 @@ def is_trusted(name: str, packages: Iterable[str]) -> bool:
 
 
 def option_for(*names: str) -> str:
-    """What a command on a checkpoint with these names needs: " --trust PACKAGE", or ""."""
+    """The option " --trust PACKAGE" that a command needs for a checkpoint with these class names,
+    or "".
+    """
     own = {package_of(n) for n in names if NAME.fullmatch(n) and not is_trusted(n, ROOMS)}
     return "".join(f" --trust {package}" for package in sorted(own))
 
@@ -47,11 +49,11 @@ def full_name(thing: object) -> str:
 
 def code_of(name: str) -> str:
     """SHA-256 in hex of the code of a user's own class or module, by its full name. The module must
-    have been imported. It is "" for the project's own packages.
+    have been imported. The digest is "" for the project's own packages.
 
-    It covers every .py file of the package or, for a module outside of a package, its file and the
-    modules beside it that it imports. So numbers that were kept are not used after the code has
-    changed.
+    It covers every .py file of the package. For a module outside of a package, it covers the file
+    of the module and those modules beside it that it imports. So results that were kept are not
+    used after the code has changed.
     """
     package = package_of(name)
     module = sys.modules.get(package)

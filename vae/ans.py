@@ -39,7 +39,7 @@ MOST_BITS = 28  # largest `bits` of a call; with more, floor(x / freq) would los
 
 
 class Broken(Exception):
-    """The encoder that the decoder assumes did not write the words on the stack."""
+    """The words on the stack were not written by the encoder that the decoder assumes."""
 
 
 class Stack:

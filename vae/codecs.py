@@ -127,8 +127,8 @@ class LogisticCodec(TableCodec):
         super().__init__(likelihood)
         logs = likelihood.log_scale.detach().double().cpu().clamp(min=likelihood.LEAST)
         self.scales = exact.exp(np.clip(logs.numpy().ravel(), likelihood.LEAST, 4.0))
-        # steps of a unit of loc: the smallest power of two from 256 to 8,192 for which a step is at
-        # most 1/16 of the smallest scale, or else 8,192
+        # number of steps in a unit of loc: the smallest power of two from 256 to 8,192 for which a
+        # step is at most 1/16 of the smallest scale; 8,192 if there is none
         steps = 256
         while steps < 8192 and steps * self.scales.min() < 16:
             steps *= 2

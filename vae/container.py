@@ -1,6 +1,6 @@
 """The file of a bits-back codec: a header, blocks that can be decoded independently, and checksums.
 
-    header   magic, format version, what the images were (npz or png), spacing and reach of the
+    header   magic, format version, source of the images (npz or png), spacing and reach of the
              grid, C H W, number of images, images per block, images per batch, SHA-256 of the
              model; CRC-32 of these bytes
     block    number of images, words and lanes, length of the heads, CRC-32 of the decoded pixels;

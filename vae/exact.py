@@ -3,7 +3,8 @@ encoder and the decoder.
 
 A math library's exp or erf may differ in its last bit from one processor to another, and so may a
 sum whose order the compiler chose. This file uses only sums, products and quotients of two float64
-numbers, because IEEE 754 fixes their results. Each is one numpy call, so that no two are fused.
+numbers, because IEEE 754 fixes their results. Each operation is one numpy call, so that no two are
+fused.
 """
 
 from functools import cache

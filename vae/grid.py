@@ -10,7 +10,7 @@ C(k + 1) - C(k) to cell k, where
 so under a prior every cell has at least one count. Under a posterior a cell may have none: codes
 are drawn with exactly these counts, so such a cell is never drawn. The outer two cells include the
 tails. The mean mu is rounded to D / 16 and log sigma to 1/64, which costs about 4e-5 nats per
-dimension. m = places, n = images, L = latent dimensions.
+dimension. m = cells of a call, n = images, L = latent dimensions.
 """
 
 import math

@@ -20,8 +20,8 @@ Read = Callable[[int], Tensor]  # j -> the parameters [B, C P] of pixel (i, j)
 
 def row_reader(network: PixelCNN, x: Tensor, condition: Tensor) -> Callable[[int], Read]:
     """A function of the row i, which must be called for rows 0 ... H - 1 in order. It returns a
-    function of the column j, which must be called for columns 0 ... W - 1 in order, once per colour
-    for each column. This function reads the present x.
+    function of the column j, which must be called for columns 0 ... W - 1 in order, once for each
+    colour. Each call of the second function reads the values that x has at that time.
     """
     if isinstance(network.trunk, Stack):
         return CachedStack(network, x, condition).row

@@ -1,4 +1,5 @@
-"""Codecs for all pixels of a batch: pixels are independent given z, or come one after another.
+"""Codecs for all pixels of a batch. There is one for pixels that are independent given z, and one
+for pixels that are predicted one after another.
 
 B = images, C H W = image shape, P = parameters of a value, L = latent dimensions.
 """

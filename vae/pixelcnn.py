@@ -65,8 +65,8 @@ class PixelCNN(nn.Module):
         return self._outputs(self.trunk(seen, start))
 
     def reader(self, x: Tensor, condition: Tensor | None, i: int) -> Callable[[int], Tensor]:
-        """A function of j that computes the parameters [B, C P] of pixel (i, j) from the present
-        x. The rows above row i must be complete.
+        """A function of j that computes the parameters [B, C P] of pixel (i, j) from the values
+        that x has at the time of the call. The rows above row i must be complete.
 
         With full context, the rows above are read once for the whole row. With a window, only the
         smallest sufficient crop of the image is read.
@@ -110,8 +110,8 @@ class PixelCNN(nn.Module):
 
 
 class Stack(nn.Module):
-    """N masked 3x3 convolutions, of which all but the first are residual, and residual 1x1 blocks
-    between them.
+    """N masked 3x3 convolutions with residual 1x1 blocks between them. All of these convolutions
+    except the first are residual, too.
     """
 
     def __init__(self, window: Window, shape: tuple[int, int, int], width: int, blocks: int):
@@ -226,7 +226,9 @@ def gate(h: Tensor) -> Tensor:
 
 
 def interleaved(h: Tensor) -> Tensor:
-    """A pixel's channels adjacent in memory: on a CPU, convolutions are 2 to 5 times as fast."""
+    """The same maps, with the channels of a pixel adjacent in memory. On a CPU, convolutions are
+    then 2 to 5 times as fast.
+    """
     return h.contiguous(memory_format=torch.channels_last)
 
 

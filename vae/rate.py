@@ -152,8 +152,8 @@ class RateSchedule(nn.Module):
             self._at(progress)
 
     def _at(self, progress: float) -> None:
-        """Set the price for kinds in which it depends only on progress; at progress 0, for all
-        kinds.
+        """Set the price, and the capacity, from the progress alone. For kinds whose price follows a
+        measurement, this is done only once, at progress 0.
         """
         used, share = self.settings, 1.0
         if self.config.kind == "cyclical":

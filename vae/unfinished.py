@@ -116,6 +116,6 @@ def _locked(path: Path, out: Path) -> FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise UserError(f"{out}: another process compresses to it; wait for it") from None
+        raise UserError(f"{out}: another process writes this file; wait until it ends") from None
     file.seek(0)
     return file

@@ -87,7 +87,9 @@ class Telling:
         )
 
     def recall_from_image(self, pairs: int, k: int) -> float:
-        """The same for images: of the captions that agree, those that tell more come first."""
+        """The same for images. Among the captions that agree with an image, the best critic ranks
+        those that tell more factors first.
+        """
         from scipy.stats import binom
 
         others, total = np.arange(pairs), 0.0

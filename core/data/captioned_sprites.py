@@ -68,8 +68,8 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
     """The indices of a share of all combinations of factors, where `counts` are the numbers of
     values. Every pair and every triple of values of different factors loses nearly the same share.
 
-    Otherwise the factors would depend on each other in the combinations that are seen, with few
-    discs among red things at the top, for example. An encoder that learns this would name the
+    Otherwise the factors would depend on each other in the combinations that are seen. For example,
+    there might be few discs among red things at the top. An encoder that learns this would name the
     shapes of unseen combinations wrongly.
     """
     total = math.prod(counts)

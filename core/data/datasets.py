@@ -2,8 +2,8 @@
 
 The "val" split is held out of the official train split by a permutation with a fixed seed, so it
 does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
-train split. A set that is read without random access (tfds/, and wds/ unless `captions` names its
-captions) is read once and held in memory, because a batch is a function of (seed, step).
+train split. A set without random access is read once and held in memory, because a batch is a
+function of (seed, step). Such sets are tfds/, and wds/ unless `captions` names its captions.
 """
 
 import copy
@@ -56,7 +56,7 @@ class DataConfig:
     labels: str = "auto"
     # where captions come from; empty = no captions. List or hfds/ set: the name of a column. wds/:
     # the ending of a member of each sample (such as txt), or a key of the sample's .json member.
-    # from_classes = they are made from the names of classes
+    # from_classes = captions are made from the names of classes
     captions: str = ""
     download: bool = False  # fetch missing files, for the sets that can be fetched
     size: int = 0  # images are resized to this side; 0 = no resizing
@@ -66,10 +66,11 @@ class DataConfig:
     bits: int = 16  # bits that values in 16-bit files use; 12 for many cameras
     augment: str = "simclr"  # how views are made: simclr | moco | crop | none
     probe_augment: str = ""  # how the views of the information probe are made; empty = augment
-    skip: float = 0.001  # largest share of images that may fail to decode; others replace them
-    # images held out of the train split: a number, a share such as 0.1, or auto = the validation
-    # split of a folder, a list or a set with captions, if it has one, or else a tenth of train, at
-    # most 2,048
+    # largest share of images that may fail to decode; readable images replace them
+    skip: float = 0.001
+    # images held out of the train split: a number, a share such as 0.1, or auto. auto = the
+    # validation split that a folder, a list or a set with captions has; without one, a tenth of
+    # train, at most 2,048 images
     validation: int | float | str = "auto"
     # processes that decode images; -1 = one per processor, at most 8; 0 = the main process
     workers: int = -1

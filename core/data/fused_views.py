@@ -1,5 +1,5 @@
-"""Views by one Triton kernel: for each image, one program crops, resizes, mirrors, distorts colours
-and rounds on the chip.
+"""Views by one Triton kernel. For each image, one program crops, resizes, mirrors, distorts colours
+and rounds to 8 bits, all on the chip.
 
 The result differs by at most one of 256 levels from `core.data.views.in_part`, which takes about
 200 kernels per view. B = images, V = views, C = 3 or 1 channels, H W = image size, S = view size.

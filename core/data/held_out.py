@@ -2,7 +2,7 @@
 
 from core.errors import UserError
 
-MOST = 2048  # images that "auto" holds out
+MOST = 2048  # most images that "auto" holds out
 MOST_TEST = 10_000  # most images of a test split that is cut from train, if the data have none
 
 

@@ -50,8 +50,8 @@ def open_hub(name: str, root: Path, captions: str) -> Pictures:
 
     No code of the set is run. A set that is not on this machine is fetched, unless the caller keeps
     the library offline. `captions`: a column of texts, or of lists of texts. The pictures are the
-    column of type Image. The label is a column that is named in `LABELS` and holds classes, texts
-    or whole numbers. Raises `UserError`.
+    column of type Image. The label is a column whose name is in `LABELS` and that holds classes,
+    texts or whole numbers. Raises `UserError`.
     """
     tables, top = _tables(name, root)
     by_split: dict[str, list[str]] = {}

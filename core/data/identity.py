@@ -41,10 +41,10 @@ class Identity:
       change) instead;
     - "content": of a streamed array, of a set to which Hugging Face gives a digest, and of a file
       of features;
-    - "sample" (some images): of other streamed sets without files, of Hugging Face's, and of
-      embedded data, whose views are endless;
-    - with "contents", "content" or "sample" also "labels" or, if labels are not known without
-      decoding, "sampled_labels" (of the same images as "sample").
+    - "sample" (some images): of streamed sets of Hugging Face, of other streamed sets without
+      files, and of embedded data, whose views are endless;
+    - "labels", in addition to "contents", "content" or "sample". If labels are not known without
+      decoding, "sampled_labels" (those of the images in "sample") replaces it.
     """
 
     name: str  # data.name; `name` and `root` say where the data were found, not what they are
@@ -59,7 +59,7 @@ class Identity:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of everything except the place: a copy in another folder is equal.
+        """SHA-256 in hex of everything except the place. A copy in another folder has the same one.
 
         If pixels and labels were hashed, the digests of files are left out.
         """
@@ -91,8 +91,8 @@ class Identity:
         """One line that says how these data differ from `other`; empty if they do not.
 
         `other` is a result of `as_dict`, perhaps read from a file with arbitrary content. If the
-        two have no digest in common (such as a folder that was held in memory and now streams),
-        only the rest is compared.
+        two have no digest in common, only the rest is compared. This happens, for example, if a
+        Hugging Face set was held in memory before and now streams.
         """
         if not isinstance(other, Mapping):
             return f"the other data are described by {_shown(other)}, which is not an identity"
@@ -157,10 +157,10 @@ def digest_of_files(files: Iterable[tuple[str | int, ...]]) -> str:
 def digest_of_sample(images: Tensor) -> str:
     """SHA-256 in hex of the bits "value > threshold", for randomly spread thresholds.
 
-    Another processor may round the last digit of a rendered value differently. This changes a hash
-    of values, but the probability that it changes any of these bits is about 0.001. A renderer that
-    moves all values by 0.001 of their range changes the digest almost surely. At most 8,192 evenly
-    spread values are used.
+    Another processor may round the last digit of a rendered value differently. Such a difference
+    changes a hash of the values, but it changes any of these bits only with a probability of about
+    0.001. A renderer that moves all values by 0.001 of their range changes the digest almost
+    surely. At most 8,192 evenly spread values are used.
     """
     values = images.detach().cpu().flatten()
     values = values[:: math.ceil(len(values) / 8192) or 1]

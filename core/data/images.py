@@ -38,7 +38,9 @@ QUICKLY_READ = 2**32
 
 @dataclass
 class Facts:
-    """What is known about a stored split besides its images. Sources of one split share it."""
+    """What is known about a stored split besides its images. All sources of one split share one
+    `Facts`.
+    """
 
     name: str = "arrays"
     split: str = ""

@@ -103,7 +103,7 @@ class LinearGaussian(Source):
                 if key == "size":
                     raise ValueError(
                         "size: images of linear_gaussian are not resized, because they have real"
-                        f" values; leave it out, and set data.linear_gaussian.side={given}"
+                        f" values; leave data.size out, and set data.linear_gaussian.side={given}"
                     )
                 raise ValueError(
                     f"{key}: '{given}' needs 8-bit images, but linear_gaussian has real values; set"
@@ -153,7 +153,7 @@ def patterns(side: int) -> Tensor:
 
 def best_infonce(negatives: int, correlations: Tensor) -> float:
     """The largest expected log(K + 1) - L of any critic with K independent negatives, in nats, for
-    pairs of normal coefficients with these correlations, float64 [r].
+    pairs of normal coefficients with these correlations, float64 [r]. L is the InfoNCE loss.
 
         E log( (K + 1) p(y|x) / (p(y|x) + sum_j p(y_j|x)) )
 
@@ -167,7 +167,8 @@ def best_infonce(negatives: int, correlations: Tensor) -> float:
     y = correlations * x + (1 - correlations**2).sqrt() * noise
     information = -0.5 * float(torch.log1p(-(correlations**2)).sum())
 
-    # the term of log p(y|x) / p(y) that depends only on y; of x, the one that depends only on x
+    # quadratic(y) is the term of log p(y|x) / p(y) that depends only on y; quadratic(x) is the term
+    # that depends only on x
     def quadratic(values: Tensor) -> Tensor:
         return -0.5 * (values**2 * correlations**2 / (1 - correlations**2)).sum(-1)
 

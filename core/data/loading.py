@@ -20,7 +20,8 @@ from core.errors import UserError
 
 
 class Resized(Dataset[tuple[Tensor, int, int]]):
-    """A data set of (picture, label) as (uint8 [C, H, W], label, note), all images of one shape.
+    """A data set of (picture, label), read as (uint8 [C, H, W], label, note). All images have one
+    shape.
 
     With `size`, the shorter side is resized to it and the centre is cut out. Without `size`, all
     images must have one shape. With `grey`, images have one channel. Without `grey`, images from
@@ -76,8 +77,8 @@ class Resized(Dataset[tuple[Tensor, int, int]]):
         )
 
     def _item(self, index: int) -> tuple[Any, int]:
-        """The stored item, not decoded if it is a file. (timm itself would replace an image that
-        can not be decoded by another one.)
+        """The stored item, not decoded if it is a file. (timm itself would silently use another
+        image in the place of one that can not be decoded.)
         """
         if not hasattr(self.dataset, "reader"):
             return self.dataset[index]

@@ -10,7 +10,7 @@ from core.distributed import rank
 
 ENOUGH = 256  # 16-bit pictures after which a stream's range is judged
 SENTENCES = {
-    ALPHA: "some images are transparent in places; they are laid on white",
+    ALPHA: "some images are transparent in places; they are drawn on a white background",
     TURNED: "some images are stored rotated or mirrored (EXIF); they are turned upright",
     FRAMES: "some files hold several frames or pages; the first of each is read",
 }
@@ -55,8 +55,8 @@ class Notes:
             self.judge()
 
     def judge(self) -> None:
-        """Warn if 16-bit values fill less than 1/16 of their range, so that images look black. They
-        are not scaled, because another split may have another maximum.
+        """Warn if 16-bit values fill less than 1/16 of their range, so that images look black. The
+        values are not scaled, because another split may have another maximum.
         """
         if self.judged or not self.deep:
             return

@@ -1,6 +1,6 @@
-"""A check of the first images of a user's own data set. Its batches may differ from what it
-declares. Without the check, the error would appear in the model, far from its cause, or training
-would use wrong values.
+"""A check of the first images of a user's own data set. The batches of such a set may differ from
+what the set declares. Without the check, the error would appear in the model, far from its cause,
+or training would use wrong values.
 """
 
 from torch import Tensor

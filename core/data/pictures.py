@@ -26,8 +26,8 @@ WAYS = ("auto", "folders", "none")  # values of data.labels for folders
 class Pictures(Dataset[tuple[bytes, int]]):
     """The pictures of all splits as (bytes, 0); their labels are in `table`.
 
-    `places`: the numbers of the pictures of "train", of "test" and, if there is a validation split,
-    of "val".
+    `places`: split -> the numbers of its pictures. The splits are "train", "test" and, if the data
+    have a validation split, "val".
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Pictures(Dataset[tuple[bytes, int]]):
         columns: dict[str, list[str]],
         places: dict[str, Tensor],
     ):
-        """`columns`: a label for each picture. Classes are those of train (and val), in natural
-        order; `UserError` for any other class in test.
+        """`columns`: label column -> the label of each picture. Classes are those of train (and
+        val), in natural order; `UserError` for any other class in test.
         """
         self.root, self.places = root, places
         self.samples = [(path, 0) for path in paths]
@@ -86,8 +86,8 @@ class Pictures(Dataset[tuple[bytes, int]]):
         if val is not None:
             said = f"{printable(self.root)} has its own validation split of {len(val):,} pictures"
             if validation != "auto":
-                said += f", which are not used: {validation} is held out of train instead; auto"
-                said += " uses them"
+                said += f"; it is not used, because {validation} is held out of train instead"
+                said += " (data.validation=auto would use it)"
             say_once(f"data.validation: {said}")
         if val is None or validation != "auto":
             count = held_out(validation, len(train))
@@ -104,9 +104,9 @@ def open_pictures(
     If there is ROOT/train, then ROOT/train, ROOT/test and ROOT/val are the splits (other names:
     `core.data.folders.SPLIT_WORDS`), and the folders in a split are its classes. Without
     ROOT/train, the folders in ROOT are classes if there are two or more and no pictures beside
-    them. Otherwise the pictures have no labels. `labels`: "folders" and "none" decide this instead.
-    Without ROOT/test and ROOT/val, a tenth of the training pictures, at most 10,000, is the test
-    split.
+    them. Otherwise the pictures have no labels. The values "folders" and "none" of `labels` replace
+    these rules. Without ROOT/test and ROOT/val, a tenth of the training pictures, at most 10,000,
+    is the test split.
     """
     if listed:
         return _listed(root, listed, labels, captions)
@@ -233,7 +233,7 @@ def _listed(root: Path, listed: str, labels: str, captions: str) -> Pictures:
 
 
 def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, Tensor], str]:
-    """The pictures of each split that the list names, and what to say."""
+    """The pictures of each split that the list names, and a text for the user."""
     number = torch.tensor([("train", "val", "test").index(split) for split in splits])
     found = {
         name: (number == i).nonzero()[:, 0]
@@ -250,9 +250,9 @@ def _places(splits: list[str], paths: list[str], file: Path) -> tuple[dict[str, 
 
 
 def tested(found: dict[str, Tensor], where: str, unit: str) -> tuple[dict[str, Tensor], str]:
-    """The places of each split that the data name, and what to say. Without a test split, the
-    validation split is used as the test split. `unit` is what names a split, such as a row of a
-    list.
+    """The places of each split that the data name, and a text for the user. Without a test split,
+    the validation split is used as the test split. `unit`: the word for what names a split, such
+    as "row" for a list.
     """
     if "train" not in found:
         raise UserError(f"{where} has no {unit} whose split is train")

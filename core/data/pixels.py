@@ -121,7 +121,7 @@ def upright(picture: Image.Image, bits: int = 16) -> tuple[Image.Image, int]:
         )
     if deep_colour:
         if bits != 16:
-            raise TooDeep("holds 16-bit colour, but Pillow reads only 8 bits: store it with 8")
+            raise TooDeep("holds 16-bit colour, but Pillow reads only 8 bits: store it with 8 bits")
         peak = max(high for _, high in _ranges(picture.getextrema())[:3])
         note |= COLOUR_16 | (256 * peak + 256 << DEPTH)
     if picture.has_transparency_data:
@@ -158,8 +158,9 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _eight_bits(picture: Image.Image, bits: int) -> tuple[Image.Image, int, bool]:
-    """Grey values of `bits` bits as their upper 8 bits, their maximum, and whether any value means
-    transparent (shown white). Pillow's own conversion makes all values above 255 white.
+    """The upper 8 bits of grey values with `bits` bits, the largest value, and whether any pixel is
+    transparent (such pixels become white). Pillow's own conversion makes all values above 255
+    white.
     """
     values = np.asarray(picture)
     peak = int(values.max())

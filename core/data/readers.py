@@ -18,7 +18,7 @@ from core.data.pixels import read_file
 from core.data.tars import open_tars
 from core.errors import UserError
 
-# data.name -> class in torchvision.datasets; a similar set is one more line
+# data.name -> class in torchvision.datasets; to add a similar set, add one line
 TORCHVISION = {
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
@@ -150,7 +150,7 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
             except (RuntimeError, ValueError):
                 dataset = open_part(split="validation")
     if isinstance(dataset, ImageDataset):
-        # without this, timm replaces an image that can not be decoded by the next one
+        # without this, timm uses the next image in place of one that it can not decode
         dataset.load_bytes = True
     if isinstance(dataset, DatasetFolder):
         dataset.loader = read_file
@@ -159,7 +159,9 @@ def _open_timm(name: str, root: Path, download: bool, split: str) -> Any:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Keep Hugging Face to local files: its loader has no `download=False`, only this switch."""
+    """Make Hugging Face's library use only local files. Its loader has no option for this, only a
+    switch for the whole library.
+    """
     from huggingface_hub import constants as hub
 
     before = hub.HF_HUB_OFFLINE

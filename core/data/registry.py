@@ -1,5 +1,5 @@
-"""Embedded data sets by name. A new one is one file, a `Source` with its `Config`, and one entry in
-`EMBEDDED`.
+"""Embedded data sets by name. To add one, write one file, which holds a `Source` with its `Config`,
+and add one entry to `EMBEDDED`.
 
 A set in a package of your own is named `package.module.Class`. Nothing is imported from a package
 that the user has not named.
@@ -21,7 +21,8 @@ from core.data.sprites import Sprites
 from core.errors import UserError, nearest
 from core.trust import NAME, TRUST, import_module, is_trusted, package_of
 
-# data.name -> class. Its keys are data.NAME.*, or data.options if DataConfig has no such section.
+# data.name -> class. The keys of a set are data.NAME.*, or data.options.* if DataConfig has no
+# section of that name.
 EMBEDDED: dict[str, type[Source]] = {
     "sprites": Sprites,
     "captioned_sprites": CaptionedSprites,
@@ -89,7 +90,9 @@ def from_options(kind: type[Source], options: dict[str, Any]) -> Any:
 
 
 def for_omegaconf(values: Any) -> Any:
-    """Values in which OmegaConf finds no interpolation (it halves backslashes before one)."""
+    """The values, escaped so that OmegaConf finds no interpolation in them. Backslashes before `${`
+    are doubled, because OmegaConf halves them.
+    """
     if isinstance(values, dict):
         return {key: for_omegaconf(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

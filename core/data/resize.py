@@ -37,8 +37,9 @@ def taps(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> tupl
     `flip`. The three arguments are tensors [B]; no image side is longer than n.
 
     Output pixel i is the sum over k of weight[k, i] times input pixel index[k, i]; both are
-    [B, K, S]. The weights form a triangle around the centre of i. Half of its base is the larger of
-    an input pixel and an output pixel. It ends at the box, and sums to one.
+    [B, K, S]. The weights form a triangle around the centre of i. Half of its base is as wide as an
+    input pixel or an output pixel, whichever is wider. Pixels outside of the box have the weight 0,
+    and the weights of an output pixel sum to one.
     """
     start, length = start.float().view(-1, 1, 1), length.float().view(-1, 1, 1)
     flip = flip.view(-1, 1, 1)

@@ -82,7 +82,7 @@ class Source(ABC):
         # some sets know their shape only after they are built
         side = getattr(cls, "shape", (0, data.size))[1]
         if data.size not in (0, side):
-            raise ValueError(f"size: {data.name} makes images of side {side}; leave it out")
+            raise ValueError(f"size: {data.name} makes images of side {side}; leave data.size out")
 
     @cached_property
     def identity(self) -> Identity:

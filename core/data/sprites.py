@@ -216,7 +216,8 @@ def _hue_to_rgb(hue: Tensor) -> Tensor:
 
 
 def best_infonce(negatives: int, combinations: int) -> float:
-    """The largest expected log(K + 1) - L of any critic with K independent negatives, in nats:
+    """The largest expected log(K + 1) - L of any critic with K independent negatives, in nats. L is
+    the InfoNCE loss.
 
         log(K + 1) - E log(1 + Binomial(K, 1/M)),   M = `combinations`
 

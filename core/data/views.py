@@ -1,8 +1,9 @@
 """Augmented views of a batch, as tensor operations on the device.
 
 B = images on this process, C = 3 or 1 channels, H W = size of an image, S = size of a view. Images
-are uint8 at both ends and float in [0, 1] between. They are rounded once, to the nearest level, at
-the end; torchvision rounds uint8 images after every operation.
+are uint8 before the first and after the last operation, and float in [0, 1] in between. They are
+rounded once, to the nearest level, at the end; torchvision rounds uint8 images after every
+operation.
 """
 
 import functools
@@ -59,8 +60,8 @@ def policy(name: str, size: int) -> Policy:
       it is their CIFAR-10 setting (appendix B.9): the same Inception crop of 8 to 100% of the area,
       colour strength 0.5, no blur. These are the numbers of lightly's SimCLRTransform, with the
       cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
-    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops from 20%; no blur
-      up to 64 pixels.
+    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops of at least 20% of
+      the area; no blur up to 64 pixels.
     - "crop": crop and small rotation, for digits and other shapes on black: a flip would change
       their class, and colours carry no information.
     - "none": the image (its central square, if it is not square).

@@ -1,10 +1,10 @@
 """Batches from worker processes. Dead workers are reported. Silent workers are replaced; if the new
 ones are silent, too, this is reported.
 
-A worker can fall silent for two reasons. A disk may not answer. Or a lock is never freed: a worker
-is forked from a process with other threads, and a lock that one of them held during the fork stays
-locked in the worker. Workers only read images in the order of a sampler, so new ones make the same
-batches. The message about silent workers says where they are stuck.
+A worker can fall silent for two reasons. First, a disk may not answer. Second, a lock may never be
+freed: a worker is forked from a process with other threads, and a lock that such a thread held
+during the fork stays locked in the worker. Workers only read images in the order of a sampler, so
+new workers make the same batches. The message about silent workers says where they are stuck.
 """
 
 import contextlib
@@ -190,8 +190,8 @@ class _Forked(ForkProcess):
     """A forked worker that shares neither generators nor garbage with its parent.
 
     In a worker, torch first seeds the global generators. If a thread of the parent was drawing from
-    one of them during the fork, the worker's copy of its lock stays locked, and the worker would
-    wait for ever. The worker also never collects the parent's garbage. A fork does not copy
+    such a generator during the fork, the generator's lock stays locked in the worker, which would
+    then wait for ever. The worker also never collects the parent's garbage. A fork does not copy
     threads, so the destructor of an object that owns threads would abort the worker or wait for
     ever.
     """

@@ -46,7 +46,7 @@ MOST_NUMBERS = 2**32  # numbers of an array
 CLASSES = 2**16
 FACTORS = 256
 LONGEST_NAME = 100  # characters of a factor's name
-NETWORK = "name the network of weights by --timm NAME --weights FILE"
+NETWORK = "if it holds weights, name their network by --timm NAME --weights FILE"
 SAVE = "save it by numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 
 
@@ -90,7 +90,7 @@ def _known(path: Path, names: list[str]) -> list[str]:
     for name in names:
         if name not in allowed and name not in others:
             near = difflib.get_close_matches(name[:100], allowed, 1, 0.5)
-            hint = f" (did you mean '{near[0]}'?)" if near else f"; {SAVE}, or {NETWORK}"
+            hint = f" (did you mean '{near[0]}'?)" if near else f"; {SAVE}; {NETWORK}"
             raise UserError(f"{path}: holds {shown(name)}, which is not an array of features{hint}")
     return [name for name in names if name in allowed]
 
@@ -145,8 +145,9 @@ def _real(path: Path, name: str, values: Any) -> Tensor:
         raise UserError(f"{path}: {name} has shape {list(x.shape)}; give {wanted}, n of 1 or more")
     if (column := lost_in_float32(x)) is not None:
         raise UserError(
-            f"{path}: float32 can not hold column {column} of {name}, which varies too little for"
-            " its mean, or is too small; subtract its mean or scale it, in all splits alike"
+            f"{path}: float32 can not hold column {column} of {name}: its values are too small, or"
+            " they vary too little beside their mean; scale them or subtract the mean, alike in all"
+            " splits"
         )
     x = x.float().contiguous()
     if not x.isfinite().all():
@@ -221,7 +222,7 @@ def _factors(path: Path, held: dict[str, Any], arrays: dict[str, Tensor]) -> dic
     legible = all(name and name.isprintable() and len(name) <= LONGEST_NAME for name in names)
     if len(names) != columns or counts.shape != most.shape:
         raise UserError(
-            f"{path}: its labels have {columns} columns, but not as many names or classes"
+            f"{path}: its labels have {columns} columns, but factors or classes has another length"
         )
     if len(set(names)) != columns or not legible:
         raise UserError(

@@ -154,7 +154,7 @@ class FeatureFile(Frozen):
         return Pairs((first, second), codes, torch.arange(len(second)))
 
     def _of_train(self, held_out: bool) -> Pairs:
-        """The pairs of train that choose the critic, or the others."""
+        """The pairs of train on which the critic is chosen; without `held_out`, the other pairs."""
         pairs = self._pairs("train")
         n = len(pairs.place)
         order = KeyedRNG(0, 0).permutation("pairs of a file", n)
@@ -172,9 +172,9 @@ class FeatureFile(Frozen):
 
 
 class Rows(Source):
-    """A split of which only features are known."""
+    """A split without images: only features are known."""
 
-    rendered = True  # so that no probe searches for copies of images, of which there are none here
+    rendered = True  # so that no probe searches for copies of images
 
     def __init__(self, name: str, n: int, factors: dict[str, int], images: Source | None):
         self.name, self.n, self.factors = name, n, factors
@@ -250,7 +250,7 @@ def _check_test_labels(path: Path, table: arrays.Table, source: Source) -> list[
     """Compare the labels of the file's test rows with those of the named data."""
     y = table.arrays.get("y_test")
     if y is None:
-        raise UserError(f"{path}: without y_test, it can not be checked against the named data")
+        raise UserError(f"{path}: without y_test, its rows can not be compared with the named data")
     sampler = eval_sampler(len(source), purpose="features")
     labels = torch.cat([batch.label.cpu() for batch in source.batches(sampler, 1)])
     if labels.shape != y.shape or not torch.equal(labels, y):

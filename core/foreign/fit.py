@@ -1,8 +1,9 @@
 """Find the part of a weights file that fits a network, by keys and shapes, and load it strictly.
 
 Files keep a backbone under a prefix, such as `state_dict.module.encoder_q.` (MoCo) or
-`teacher.backbone.` (DINO). There is no list of prefixes. Each prefix of the file is tried: how many
-keys of the network have a tensor of the right shape under it? The prefix with the most is the fit.
+`teacher.backbone.` (DINO). There is no list of known prefixes. Instead, each prefix of the file is
+tried, and the network's keys that have a tensor of the right shape under it are counted. The prefix
+with the largest count is the fit.
 """
 
 import difflib
@@ -20,7 +21,7 @@ from core.errors import UserError
 from core.foreign.weights import Weights
 from core.run.finite import not_finite
 
-# if several prefixes fit, those with these words come last: they name slow copies and students
+# if several prefixes fit, those with these words come last: they name momentum copies and students
 COPIES = re.compile(r"encoder_k|momentum|(^|\.)key\.|student|(^|[._])ema|target")
 COUNTS = "num_batches_tracked"  # of batch norm; not used in evaluation, and absent in old files
 COMMON: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -49,7 +50,7 @@ class Fit(NamedTuple):
 class Words(NamedTuple):
     """Parts of messages that say what a user can change."""
 
-    # is followed by the name of another network of timm that fits; empty: none is looked for
+    # the words before the name of another timm network that fits; empty = none is searched for
     network: str = "--timm "
     others: str = "choose by --prefix"  # what to do with other parts that fit
     remedy: str = ""  # the end of a message about weights that do not fit

@@ -112,7 +112,7 @@ def _refuse(asked: Asked) -> None:
     if bool(asked.timm) + bool(asked.torch) + bool(asked.folder) != 1:
         raise UserError("give one encoder: --timm NAME, or --torch package.module:function")
     if asked.random and (asked.weights or not asked.timm):
-        raise UserError("--random: it is for --timm without --weights")
+        raise UserError("--random: use it only with --timm and without --weights")
     if asked.timm and not (asked.weights or asked.random):
         raise UserError(
             f"--timm {asked.timm}: without --weights FILE, its weights would be random; give the"

@@ -176,7 +176,7 @@ def _resizing(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _per_channel(values: Any, channels: int) -> list[float]:
-    """One number per channel; for another number of channels, their mean."""
+    """The numbers, if there is one per channel or only one; otherwise only their mean."""
     found = [float(value) for value in values]
     return found if len(found) in (1, channels) else [sum(found) / len(found)]
 

@@ -45,7 +45,7 @@ class HubText(nn.Module):
     """Token numbers [B, T] and the place of the last token [B] to features [B, D]."""
 
     def __init__(self, facts: dict[str, Any], pool: str, context: int):
-        """`facts`: what `facts_of` returns. Random weights. Raises `UserError`."""
+        """`facts`: what `facts_of` returns. The weights are random. Raises `UserError`."""
         super().__init__()
         self.net, self.pool = _network(facts, context), pool
         self.dim: int = self.net.config.hidden_size
@@ -188,7 +188,7 @@ def _network(facts: dict[str, Any], context: int) -> Any:
     kind = str(plain.pop("model_type"))
     longest = plain.get("max_position_embeddings")
     if isinstance(longest, int) and "roberta" in kind:
-        longest -= pad_of(facts) + 1  # its places begin after the padding token
+        longest -= pad_of(facts) + 1  # RoBERTa's positions begin after the padding token
     if isinstance(longest, int) and context > longest:
         raise UserError(f"model.context: this text encoder reads at most {longest} tokens")
     try:
@@ -220,7 +220,7 @@ def _is_size(key: Any, value: Any, depth: int = 0) -> bool:
     """Whether an entry of a config.json is a plain value that decides a network's form."""
     if not isinstance(key, str) or key.startswith("_") or key in REFUSED or depth > 3:
         return False
-    if depth and key == "model_type":  # a network in the network
+    if depth and key == "model_type":  # it would name a network inside of the network
         return False
     if isinstance(value, dict):
         return all(_is_size(inner, x, depth + 1) for inner, x in value.items())

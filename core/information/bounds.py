@@ -308,9 +308,9 @@ def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int
 
 
 class _Block(NamedTuple):
-    """The anchors `first`, `first + 1`, ... with rings of candidates: ring r holds the candidates
-    that the r-th number of candidates adds to the smaller ones. Column c is the key c places after
-    `first`, so the candidates of row i begin at column i.
+    """The anchors `first`, `first + 1`, ... with rings of candidates. Ring r holds the candidates
+    that the r-th number of candidates has in addition to the number before it. Column c is the key
+    c places after `first`, so the candidates of row i begin at column i.
     """
 
     first: int

@@ -40,11 +40,12 @@ def certificate(
 
         f(x, y) = log(exp(scale <q, k>) + exp(floor)),   max f - min f = R (`score_range`)
 
-    InfoNCE of a block of C pairs, the mean of both directions, is bounded, and its expectation is
-    at most I. Blocks are disjoint, so they are independent given the encoder. So `lower_limit`
-    gives a limit of this expectation that holds with probability 1 - delta for every distribution
-    and every m. C and the floor are chosen on other pairs, `chosen_on`. Raises `Unmeasurable` for
-    codes that are not of unit length or not finite, and for fewer than 16 pairs.
+    The value of a block of C pairs is its InfoNCE, the mean of both directions. It is bounded, and
+    its expectation is at most I. Blocks are disjoint, so they are independent given the encoder.
+    So `lower_limit` gives a limit of this expectation that holds with probability 1 - delta for
+    every distribution and every m. C and the floor are chosen on other pairs, `chosen_on`.
+    Raises `Unmeasurable` for codes that are not finite or not of unit length, and for fewer than
+    16 pairs.
     """
     for query, key in (codes, chosen_on):
         for side in (query, key):
@@ -63,7 +64,7 @@ def certificate(
 
 
 class Chosen(NamedTuple):
-    """The number of candidates, the score's floor, and the variance of such blocks' values."""
+    """The number of candidates, the score's floor, and the variance of the values of blocks."""
 
     candidates: int
     floor: float

@@ -68,10 +68,10 @@ def error(scale: float, n: int, d: int) -> float:
     A coordinate's relative error is uniform, with a deviation e of at most eps / sqrt(12). So the
     error of a score, scale <q, k>, has the deviation e scale sqrt(sum_i q_i^2 k_i^2). For q = k
     with normally distributed coordinates this is e scale sqrt(3 / D). Errors of different keys are
-    independent, so in the worst case the softmax of each query lies on a single key, and these keys
-    differ. (If all queries share that key, as after a collapse, the error is
-    sqrt(N) times larger.)
-    `softmax_mean` corrects the rounding of the queries.
+    independent, so a mean over keys has a smaller error. The worst case assumed here is a softmax
+    that lies on a single key, with another key for each query. (If all queries share one key, as
+    after a collapse, the error is sqrt(N) times larger.) `softmax_mean` corrects the rounding of
+    the queries.
     """
     return 1.5 * torch.finfo(HALF).eps * scale / math.sqrt(n * d)
 

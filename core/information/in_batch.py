@@ -28,7 +28,7 @@ from core.matmul import matmul
 ON_CPU, ON_GPU = 1024, 4096  # rows and columns of a tile; on a CPU, a tile fits into the cache
 # most exponentials that the first pass keeps for the second, 24 MiB; a small batch keeps all
 KEPT = 3 * 2**21
-# for smaller exponents, neither exp2 nor sums of 2^27 such numbers overflow or underflow in float32
+# if all exponents are smaller, neither exp2 nor a sum of 2^27 such numbers leaves float32's range
 SAFE = 100
 
 
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
     @property
     def square(self) -> bool:
-        """Rows and columns are the same codes, so the upper triangle of tiles is enough."""
+        """Whether rows and columns are the same codes. If so, the upper triangle is enough."""
         return self.views == 2 and self.world == 1
 
     @property

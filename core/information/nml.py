@@ -23,18 +23,22 @@ def multinomial_complexity(n: int, outcomes: int) -> float:
         C(n, 1) = 1,   C(n, 2) = sum_h (n choose h) (h/n)^h ((n-h)/n)^(n-h),
         C(n, K + 2) = C(n, K + 1) + n/K C(n, K)         (Kontkanen & Myllymaki 2007)
 
-    `ValueError` if n is below 0 or above 2^27, K below 1, or one of them no whole number.
+    `ValueError` if n is below 0 or above 2^27, if K is below 1, or if n or K is not a whole number.
 
     >>> import math
     >>> round(math.exp(multinomial_complexity(2, 2)), 6)  # 1 + 1/2 + 1
     2.5
     """
     if not (math.isfinite(n) and math.isfinite(outcomes)):
-        raise ValueError(f"must be finite: {n}, {outcomes}")
+        raise ValueError(f"n, outcomes: must be finite, got {n}, {outcomes}")
     if n != int(n) or outcomes != int(outcomes) or n > MOST:
-        raise ValueError(f"must be whole numbers, with at most {MOST:,} samples: {n}, {outcomes}")
+        raise ValueError(
+            f"n, outcomes: must be whole numbers, n at most {MOST:,}, got {n}, {outcomes}"
+        )
     if n < 0 or outcomes < 1:
-        raise ValueError(f"must have 0 samples or more and 1 outcome or more: {n}, {outcomes}")
+        raise ValueError(
+            f"n, outcomes: need 0 samples or more and 1 outcome or more, got {n}, {outcomes}"
+        )
     if n == 0 or outcomes == 1:
         return 0.0
     h = np.arange(n + 1, dtype=np.float64)
@@ -74,7 +78,9 @@ def bic(fit: float, parameters: int, n: int) -> float:
     103.912
     """
     if n < 1 or parameters < 0:
-        raise ValueError(f"must have 1 sample or more and 0 parameters or more: {n}, {parameters}")
+        raise ValueError(
+            f"n, parameters: need 1 sample or more and 0 parameters or more, got {n}, {parameters}"
+        )
     return fit + 0.5 * parameters * math.log(n)
 
 

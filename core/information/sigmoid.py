@@ -24,9 +24,10 @@ def sigmoid_loss(first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
 
         L = (1/N) sum_i sum_j softplus(-z_ij (<first_i, second_j> + b)),   z_ij = 1 if i = j else -1
 
-    first, second [B, D]: unit codes, the first times its scale; bias [1]. Returns a scalar with
-    gradients to all three. It is computed in tiles, in memory O((B + N) D). The loss gives
-    no bound on mutual information. The best score is log p(y|x) / p(y) - log(N - 1).
+    first, second [B, D]: unit codes, where those of `first` are multiplied by the scale; bias [1].
+    Returns a scalar with gradients to all three. The loss is computed in tiles, in memory
+    O((B + N) D). It gives no bound on mutual information. The best score is
+    log p(y|x) / p(y) - log(N - 1).
     """
     x, y = at_least_float32(first), at_least_float32(second)
     return _Sigmoid.apply(x, gather(y), bias.to(x.dtype), rank() * len(x))

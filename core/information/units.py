@@ -1,7 +1,7 @@
 """Units of information, and the functions that convert them.
 
-Numbers are nats everywhere, except code lengths of compressed files (`vae.bitsback`), which are
-bits. 1 bit = log 2 nats; bits per dimension are bits divided by the number of values of an image.
+Numbers are nats everywhere, with two exceptions. Code lengths of compressed files (`vae.bitsback`)
+are bits. `bits_per_dim` is bits divided by the number of values of an image. 1 bit = log 2 nats.
 All functions take and return floats, numpy arrays or torch tensors.
 """
 

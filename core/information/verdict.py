@@ -96,5 +96,5 @@ def is_unknown(value: float, gain: Estimate) -> bool:
 
 
 def differ(value: Estimate, single: float) -> bool:
-    """Whether single critics read notably less than their mean, and chance does not explain it."""
+    """Whether single critics give notably less than their mean, and chance does not explain it."""
     return value.mean - single > max(AGREEING * value.mean, 2 * value.error)

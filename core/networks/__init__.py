@@ -1,1 +1,1 @@
-"""Encoders, decoders, and likelihoods of pixels."""
+"""Encoders of images and texts, decoders, and likelihoods of pixels."""

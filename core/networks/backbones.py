@@ -78,12 +78,12 @@ class SmallNet(nn.Sequential):
 
 
 class WhatWhereNet(nn.Module):
-    """Four convolutions that are read twice: what is seen at any place (the maximum of each
-    channel), and where (a coarse map of a few channels).
+    """Four convolutions with an output of two parts: what is seen at any place (the maximum of each
+    channel), and where it is seen (a coarse map of a few channels).
 
     The convolutions have the same weights at every place. So a shape that training shows at some
     places is known at all places. The last layer of `SmallNet` has other weights for each place, so
-    it must learn the shape at each. No layer mixes the two parts.
+    it must learn a shape at each place anew. No layer mixes the two parts.
     """
 
     WHAT, WHERE, CELLS = 128, 8, 4  # channels of each part; the map has at most CELLS x CELLS cells
@@ -105,6 +105,6 @@ class WhatWhereNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self.trunk(x)
-        # not adaptive pooling, whose gradient on a GPU depends on the order of additions
+        # adaptive pooling is not used: its gradient on a GPU depends on the order of additions
         where = F.avg_pool2d(self.places(seen), self.cell, ceil_mode=True)
         return torch.cat([seen.amax((2, 3)), where.flatten(1)], 1)

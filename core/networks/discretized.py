@@ -92,7 +92,9 @@ class LogisticMixture(DiscreteDistribution):
         return torch.logsumexp(self.log_weight + self.parts.log_prob(value[..., None]), -1)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
-        """The number chooses a component; rescaled to [0, 1), it also chooses the value."""
+        """The number chooses a component. Its place within the share of this component, rescaled to
+        [0, 1), chooses the value.
+        """
         edges = cumulated(self.log_weight.exp()).expand(*uniform.shape, -1)
         chosen = (uniform[..., None] >= edges[..., :-1]).sum(-1, keepdim=True)
         low, high = (F.pad(edges, (1, 0)).gather(-1, chosen + side)[..., 0] for side in (0, 1))

@@ -21,8 +21,8 @@ class DequantisedGaussian(Normal):
     256 for x = (k + u) / 256.
 
     The noise u is uniform in [0, 1). The mean log density over u is a lower bound on the log
-    probability of the 8-bit value. So it can be compared with discretised likelihoods (Theis et al.
-    2016).
+    probability of the 8-bit value. So this mean can be compared with discretised likelihoods (Theis
+    et al. 2016).
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch.nn.utils.parametrizations import weight_norm
 class ResidualBlock(nn.Module):
     """[B, C, H, W] to [B, outputs, H', W']: x + f(x), where f is two 3x3 convolutions after ELUs.
 
-    `scale` 1 keeps the sides, -2 halves them and 2 doubles them (by a transposed 4x4 convolution as
-    the first of the two); x is then resized, too. If the number of channels changes, x goes through
-    a 1x1 convolution.
+    `scale` 1 keeps the sides, -2 halves them and 2 doubles them. For -2 and 2, x is resized, too.
+    For 2, the first of the two convolutions is a transposed 4x4 convolution. If the number of
+    channels changes, x goes through a 1x1 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, scale: int = 1):

@@ -1,1 +1,1 @@
-"""A run: its config, its loop, its checkpoints, and its faults."""
+"""A run: its config, its loop, its checkpoints, and what it does after an error."""

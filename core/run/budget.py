@@ -45,7 +45,7 @@ class _Bytes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; True imports torch's compiler, for a second
+        return False  # nothing is compiled here; True would import the compiler, which takes 1 s
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

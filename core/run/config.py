@@ -87,8 +87,8 @@ def read(path: str | Path, overrides: list[str], trusted: Iterable[str] | None =
     """A checked `RunConfig` from a YAML file and `key=value` overrides. A `UserError` names the
     key, its origin and the remedy. `${oc.env:NAME}` is read from the environment.
 
-    Packages that the file names are trusted, because the file is the user's own. A run folder may
-    come from a stranger, so there `trusted` lists the trusted packages.
+    Packages that the file names are trusted, because the file is the user's own. The config of a
+    run folder may come from a stranger. For such a file, `trusted` lists the packages to trust.
     """
     try:
         path = configs.find(path)

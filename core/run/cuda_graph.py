@@ -63,7 +63,7 @@ class GraphedStep:
         return dict(zip(self.names, values, strict=True))
 
     def _ordinary(self, batch: Batch) -> dict[str, Tensor]:
-        """A call on a stream of its own, as torch asks for before a recording."""
+        """A call on a stream of its own, as torch requires before a recording."""
         if self.stream is None:
             return self.run(batch)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))

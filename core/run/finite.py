@@ -61,7 +61,7 @@ class FiniteLosses:
         if self.checkpoint is None:
             return TRY.replace("another folder=… with ", "")
         return (
-            f"{self.checkpoint} holds an earlier step with finite numbers, but to resume it would"
+            f"{self.checkpoint} holds an earlier step with finite numbers, but resuming it would"
             f" repeat this error: {TRY}"
         )
 

@@ -1,7 +1,7 @@
 """A run folder: the config, data.json, checkpoints, metrics.jsonl and pictures of one run.
 
-Checkpoints are last.ckpt, its predecessors last-1.ckpt and so on (`trainer.keep_last` in all),
-best.ckpt and, with `trainer.keep_epochs` = n, one epoch-N.ckpt every n epochs.
+Checkpoints are last.ckpt and its predecessors last-1.ckpt and so on (together `trainer.keep_last`
+files), best.ckpt and, with `trainer.keep_epochs` = n, one epoch-N.ckpt every n epochs.
 """
 
 import errno
@@ -54,7 +54,9 @@ def home_expanded(path: str | Path, key: str) -> Path:
 
 
 def picture_place(given: Path | None, out: Path, name: str) -> Path:
-    """The path of a script's picture, `--picture` or OUT/name. Makes both folders; a PNG only."""
+    """The path of a script's picture: `--picture`, or OUT/name. It must end in .png. Makes the
+    folder OUT and the picture's folder.
+    """
     picture = given or out / name
     if picture.suffix != ".png":
         raise UserError(f"--picture: {picture} should end in .png")
@@ -117,7 +119,9 @@ class RunFolder:
                 raise UserError(f"folder: {place} is a file; remove it or {NAME_ANOTHER}")
 
     def open(self, state: State, source: Source, first: bool) -> None:
-        """Lock the folder, load its checkpoint to resume, write the config. For all processes."""
+        """Lock the folder, load its checkpoint to resume, and write the config. All processes must
+        call it; `first` says whether this is the first one.
+        """
         run = state.run
         if first:
             self.hold(LEASE if run.resume else 0.0)
@@ -131,7 +135,8 @@ class RunFolder:
             self.rewind_metrics(state.step)
 
     def check_data(self, run: config.RunConfig, source: Source, init: str = "") -> None:
-        """Refuse changed training data, unless data.changed=accept. For the first process.
+        """Refuse changed training data, unless data.changed=accept. Only the first process calls
+        this.
 
         `init`: the digest of the file that gave the first weights.
         """
@@ -159,7 +164,7 @@ class RunFolder:
         except (BlockingIOError, PermissionError):
             raise UserError(
                 f"folder: another process trains in {self.path}, or the folder is not yours; end"
-                f" it, or {NAME_ANOTHER}"
+                f" that process, or {NAME_ANOTHER}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

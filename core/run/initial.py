@@ -17,8 +17,8 @@ from core.run.folder import RunFolder, home_expanded
 def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
-    If the file holds the weights of this method, with the same shapes, all are loaded (a queue
-    included). Otherwise each backbone of the method is loaded from the first backbone of the file
+    If the file holds the weights of this method, with the same shapes, all of them are loaded, also
+    a queue. Otherwise each backbone of the method is loaded from the first backbone of the file
     that fits; other layers, such as projection heads, keep their random weights. Raises `UserError`
     if no backbone fits. No code of the file is run, and its config is not used.
     """

@@ -151,8 +151,8 @@ def markdown(found: dict[str, list[Key]]) -> str:
 HEAD = """# All keys of a config
 
 Any key can stand in a YAML file or on the command line: `twobounds pretrain simclr_sprites
-optim.lr=0.3`. `twobounds keys` prints this list, `twobounds keys optim` one section, and `twobounds
-keys lr` all keys with that word. An unknown key is refused; the message names the nearest key of
-all sections. `null` means that no value is set; the meaning of the key says what happens then.
-`twobounds keys --markdown` writes this page.
+optim.lr=0.3`. `twobounds keys` prints this list, `twobounds keys optim` prints one section, and
+`twobounds keys lr` prints all keys with that word. An unknown key is refused; the message names the
+nearest key of all sections. `null` means that no value is set; the meaning of the key says what
+happens then. `twobounds keys --markdown` writes this page.
 """

@@ -166,7 +166,7 @@ class Logger:
             if mode == "offline":
                 raise
             reason = f"{mode} logging failed ({_reason(error)})"
-            _say(f"{reason}; logging offline instead, `wandb sync` sends it later")
+            _say(f"{reason}; logging offline instead; `wandb sync` sends the data later")
             # otherwise the service would refuse the id that the failed attempt holds
             wandb.teardown()
             return self._init("offline")

@@ -117,7 +117,7 @@ def _draw(path: Path, grid: Grid, picture: Image.Image, scale: int, below: int) 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """The font of the other pictures, which has the letters of many alphabets."""
-    import matplotlib  # here: it takes a part of a second
+    import matplotlib  # imported here, because it takes a part of a second
 
     name = f"DejaVuSans{'-Bold' if bold else ''}.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf" / name, size)

@@ -80,12 +80,12 @@ class Rows:
                 self._create({name: (x.dtype, shapes[name]) for name, x in rows.items()})
                 return
             except OSError as error:
-                print(f"{self.path.parent}: no rows can be stored there ({error.strerror})")
+                print(f"{self.path.parent}: no results can be kept there ({error.strerror})")
                 self.discard()
         self._held = {name: torch.empty(shapes[name], dtype=x.dtype) for name, x in rows.items()}
 
     def _create(self, arrays: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-        """Write the header and reserve disk space for all rows, so that a full disk shows now."""
+        """Write the header and reserve disk space for all rows, so that a full disk fails early."""
         assert self.path is not None
         header: dict[str, Any] = {}
         end = 0

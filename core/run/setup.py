@@ -51,7 +51,9 @@ COMPILED = itertools.count()  # gives each compiled network of this process a nu
 
 @dataclass
 class Training:
-    """A run that is set up. `model`, `optimizer`: Fabric's wrappers of those in the state."""
+    """A run that is set up. `model` and `optimizer` are Fabric's wrappers of `state.method` and
+    `state.optimizer`.
+    """
 
     fabric: Fabric
     state: State
@@ -265,8 +267,8 @@ def compile_network(network: nn.Module, **options: Any) -> None:
         return call(*args, **named)
 
     # The compiler keeps a small number of graphs for each code object, and remembers sizes by the
-    # name of the code. If all networks had the same name, it would take the sizes of several
-    # networks for varying sizes of one.
+    # name of the code. If all networks had the same name, it would mistake the sizes of several
+    # networks for varying sizes of one network.
     name = f"network_{next(COMPILED)}"
     called.__code__ = called.__code__.replace(co_name=name)  # type: ignore[attr-defined]
     network._compiled_call_impl = torch.compile(called, **options)

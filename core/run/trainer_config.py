@@ -14,11 +14,12 @@ class TrainerConfig:
     """How a run is executed. The first five options go to Lightning Fabric."""
 
     accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
-    devices: str = "1"  # a number or "auto"
-    num_nodes: int = 1  # machines
+    devices: str = "1"  # number of devices of each machine, or auto = all
+    num_nodes: int = 1  # number of machines
     precision: str = "32-true"  # 32-true | 64-true | bf16-mixed (for recent GPUs) | 16-mixed
     strategy: str = "auto"  # auto | ddp | fsdp (weights and moments are divided among devices)
-    sync_batchnorm: bool = True  # batch norms use the global batch; false = each process its own
+    # true: batch norms use the global batch; false: each process uses its own part of the batch
+    sync_batchnorm: bool = True
     compile: bool | str = False  # torch.compile; reduce-overhead and max-autotune add CUDA graphs
     # on one GPU: forward and backward are launched together, which is faster for small networks
     cuda_graph: bool = False

@@ -65,7 +65,7 @@ class Validation:
     ):
         self.run, self.device, self.source = run, device, source
         self.scores = scores if source.factors else None  # scores compare labels
-        # parts of a batch whose keys have separate statistics
+        # number of parts of a batch that have separate batch statistics
         self.parts = 1 if run.trainer.sync_batchnorm else world
         self.viewed = for_information(run).data
         self.views = open_source(run.data, "val", run.seed)
@@ -155,9 +155,9 @@ class Validation:
         return totals
 
     def _geometry(self, method: Method, held_out: Features, extent: Extent) -> dict[str, float]:
-        """The spread of the features, and agreement and spread of the codes of two views (for a
-        method without codes: of normalised features). Names are those of the geometry probe, such
-        as "codes/uniformity". A single image has no spread.
+        """The spread of the features, and the agreement and spread of the codes of two views. For a
+        method without codes, normalised features replace them. Names are those of the geometry
+        probe, such as "codes/uniformity". A single image has no spread.
         """
         space, first, second = self._two_views(method, extent.pairs)
         found = {}
@@ -237,7 +237,7 @@ def _joined(*parts: dict[str, float]) -> dict[str, float]:
         if both := sorted(found.keys() & part.keys()):
             raise UserError(
                 f"val/{both[0]}: the method's numbers and the validation's own numbers both have"
-                " this name; rename the method's"
+                " this name; rename the method's number"
             )
         found |= part
     return found

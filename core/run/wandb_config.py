@@ -9,7 +9,7 @@ LOGGING = ("auto", "disabled", "offline", "online")
 
 @dataclass
 class WandbConfig:
-    """How a run is logged. For an empty text, W&B reads its own environment variable."""
+    """How a run is logged. If a text is empty, W&B reads its own environment variable."""
 
     # auto (WANDB_MODE, or online if logged in, else offline) | disabled | offline | online;
     # `wandb=offline` is short for `wandb.mode=offline`

@@ -32,7 +32,7 @@ Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
-# The limit t of `_offset` is the score of a negative with this rank, counted from the largest. A
+# The limit t of `centring` is the score of a negative with this rank, counted from the largest. A
 # sample has too few larger ones for a mean.
 RARE = 10
 PART = 0.1  # nats: the most by which one anchor may lower the alpha-bound of all pairs
@@ -246,7 +246,7 @@ def _score(
         for number, pair in enumerate(members):
             fold = pair[1 - side]
             chosen = scores.paired(chosen_q[number], chosen_k[number])
-            offset = _offset(chosen_q[number], chosen_k[number]) if centred else 0.0
+            offset = centring(chosen_q[number], chosen_k[number]) if centred else 0.0
             judged.append((fold, chosen.shifted(-offset)))
             q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
             constant = torch.full_like(q[:, :1], -offset)
@@ -256,7 +256,7 @@ def _score(
     return Trained(codes, judged, steps)
 
 
-def _offset(query: Tensor, key: Tensor) -> float:
+def centring(query: Tensor, key: Tensor) -> float:
     """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose:
 
         E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)

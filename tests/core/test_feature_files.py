@@ -207,7 +207,7 @@ FAULTS = {
     "complex": (changed(x_test=ONES((80, 6), complex)), "complex128"),
     "temperature": (changed(temperature=np.array(-1.0)), "temperature is -1"),
     "classes": (changed(classes=np.array([2])), "are too few for its labels"),
-    "names": (changed(factors=np.array(["a", "b"])), "not as many names"),
+    "names": (changed(factors=np.array(["a", "b"])), "factors or classes has another length"),
     "long name": (changed(factors=np.array(["a" * 500])), "the names in factors must differ"),
     "half a posterior": (lambda h: {k: h[k] for k in h if k != "log_var_test"}, "log_var_test"),
     "no features": (lambda h: {"y_test": h["y_test"]}, "holds no features"),

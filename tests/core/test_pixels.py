@@ -214,7 +214,7 @@ def test_changes_of_pictures_are_reported_once_per_split(memory, workers, tmp_pa
         list(source.batches(eval_sampler(7), 1))
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 3 and all(line.startswith("data.root: ") for line in said), said
-    for words in ("laid on white", "turned upright", "the first of each is read"):
+    for words in ("drawn on a white background", "turned upright", "the first of each is read"):
         assert sum(words in line for line in said) == 1
 
 

@@ -94,7 +94,7 @@ def test_a_full_disk_or_a_folder_in_the_way_leaves_the_arrays_in_memory(
         patch.setattr(os, "posix_fallocate", full)
         found = write(tmp_path / "features" / "a.safetensors")
     assert torch.equal(found["x"], torch.arange(12.0).view(6, 2))
-    assert "no rows can be stored there" in capsys.readouterr().out
+    assert "no results can be kept there" in capsys.readouterr().out
     assert not list((tmp_path / "features").iterdir())
     (tmp_path / "file").write_text("")
     assert len(write(tmp_path / "file" / "a.safetensors")["x"]) == 6

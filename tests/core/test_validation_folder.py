@@ -48,7 +48,7 @@ def test_data_validation_overrides_it_and_says_so(tmp_path, capfd):
     three(tmp_path)
     assert sizes(tmp_path, validation=0.1) == [27, 3, 30, 4]
     assert max(first_values(opened(tmp_path, "val", validation=0.1))) < 30
-    assert "6 pictures, which are not used: 0.1 is held out of train instead" in (
+    assert "6 pictures; it is not used, because 0.1 is held out of train instead" in (
         capfd.readouterr().err
     )
     own, other = opened(tmp_path, "val"), opened(tmp_path, "val", validation=6)
@@ -63,7 +63,7 @@ def test_a_column_of_splits_is_overridden_in_the_same_way(word, tmp_path, capfd)
     assert sizes(tmp_path, list="list.csv") == [30, 6, 36, 4]
     assert "has its own validation split of 6 pictures" in capfd.readouterr().err
     assert sizes(tmp_path, list="list.csv", validation=5) == [25, 5, 30, 4]
-    assert "which are not used: 5 is held out" in capfd.readouterr().err
+    assert "it is not used, because 5 is held out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -220,7 +220,7 @@ def test_a_second_process_and_a_link_are_one_line(place, tmp_path, capsys):
     out, mine = tmp_path / "all.tb", tmp_path / "mine.txt"
     given = (place / "run", place / "pictures", "-o", out)
     with unfinished(out):
-        assert "another process compresses to it" in error(compress, *given, capsys=capsys)
+        assert "another process writes this file" in error(compress, *given, capsys=capsys)
     mine.write_text("mine")
     (tmp_path / ".all.tb.unfinished").symlink_to(mine)
     assert "can not be opened" in error(compress, *given, capsys=capsys)

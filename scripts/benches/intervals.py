@@ -1,0 +1,286 @@
+"""Do the 95% intervals cover the bound's own mean, and is a lower end above the true information?
+The bench draws Gaussian pairs of known information again and again, scores them with a fixed
+critic, and counts.
+
+    python -m scripts.benches.intervals                        # 9 settings, about 10 CPU-minutes
+    python -m scripts.benches.intervals --nats 12,25 --dimensions 50 --pairs 10000 --draws 100
+
+A critic is the exact log density ratio ("exact"), this ratio times 1.15 or 1.3 ("steep",
+"steeper") or 0.8 ("flat"), or the Gaussian critic of other pairs ("fitted"). The pairs are scored
+in five folds, as `estimate` scores them, with alpha and the critic's constant from other pairs.
+
+"Plain" is the interval of the mean, without the allowance for what the sample can not show
+(`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For NWJ and
+alpha it is also computed from positive pairs (`positive_side`), because few draws contain the pairs
+that make up the mean of e^f. A sample that lacks such pairs gives too large a mean, so the smaller
+of the two counts. Finished settings are kept, so an interrupted call continues.
+"""
+
+import argparse
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.console import plain_console
+from core.errors import UserError, exit_cleanly
+from core.information import bounds
+from core.information.scores import Scores, paired
+from core.run.folder import make_folder
+from core.run.progress import duration
+from probes.report.store import write_json
+from probes.samples.benchmark_sources import correlation
+from probes.samples.canonical import canonical
+from probes.samples.crossfit import FOLDS, MOST_CHECKED, centring, choices
+from probes.samples.estimate import UNSEEN
+from scripts.shared import option, pair_counts, require_seeds
+
+SLOPES = {"exact": 1.0, "steep": 1.15, "steeper": 1.3, "flat": 0.8}
+CRITICS = (*SLOPES, "fitted")
+BOUNDS = ("infonce", "alpha", "nwj")
+FITTED = 0.6  # of the n pairs, as many as a critic of `estimate` trains on
+FORMAT = 1  # increase it if the code computes other numbers for the same setting
+
+Codes = tuple[Tensor, Tensor]
+Critic = Callable[[Tensor, Tensor], Codes]
+
+
+class Setting(NamedTuple):
+    nats: float
+    critic: str
+
+
+class Pairs:
+    """Pairs of standard normal vectors of d dimensions with `nats` of information."""
+
+    def __init__(self, nats: float, d: int, seed: int):
+        self.nats, self.d = nats, d
+        self.rho = correlation(nats, d)
+        self.random = torch.Generator().manual_seed(seed)
+
+    def draw(self, n: int) -> Codes:
+        x, noise = (
+            torch.randn(n, self.d, generator=self.random, dtype=torch.float64) for _ in "xy"
+        )
+        return x, self.rho * x + math.sqrt(1 - self.rho**2) * noise
+
+    def codes(self, x: Tensor, y: Tensor) -> Codes:
+        """Codes whose inner product is log p(x, y) / (p(x) p(y))."""
+        variance = 1 - self.rho**2
+        squares = [-(self.rho**2) / (2 * variance) * s.square().sum(1, True) for s in (x, y)]
+        one = torch.ones_like(squares[0])
+        query = torch.cat([x * self.rho / variance, squares[0] + self.nats, one], 1)
+        return query, torch.cat([y, one, squares[1]], 1)
+
+
+def critic_of(setting: Setting, source: Pairs, n: int) -> tuple[Critic, float]:
+    """The critic of a setting, and alpha; its constant and alpha are chosen on pairs of their own,
+    as many as `cross_fit` has for this.
+    """
+
+    def scaled(x: Tensor, y: Tensor) -> Codes:
+        query, key = source.codes(x, y)
+        return SLOPES[setting.critic] * query, key
+
+    read: Critic = scaled
+    if setting.critic == "fitted":
+        count = int(FITTED * n)
+        x, y = (side.numpy() for side in source.draw(count + count // 5))
+        fit = canonical(x[:count], y[:count], x[count:], y[count:])
+
+        def read(x: Tensor, y: Tensor) -> Codes:
+            query, key = fit.codes(x.numpy(), y.numpy())
+            return torch.from_numpy(query), torch.from_numpy(key)
+
+    chosen = read(*source.draw(min(MOST_CHECKED, n // FOLDS)))
+    constant = 0.0 if setting.critic == "exact" else -centring(*chosen)
+
+    def centred(x: Tensor, y: Tensor) -> Codes:
+        query, key = read(x, y)
+        one = torch.ones_like(query[:, :1])
+        return torch.cat([query, constant * one], 1), torch.cat([key, one], 1)
+
+    return centred, bounds.best_alpha([paired(*chosen).shifted(constant)], choices(n))
+
+
+def positive_side(scores: Scores, ratio: Tensor, alpha: float) -> Tensor:
+    """Terms [n] whose mean is that of the alpha-bound (alpha = 0: NWJ), without its heavy tail.
+
+    The second mean, of e^f / (alpha M' + 1 - alpha), is over independent pairs. A positive pair
+    with the weight p(x) p(y) / p(x, y) = e^-ratio replaces one of them:
+
+        1 + f - log(alpha M + 1 - alpha) - e^(f - ratio) / (alpha M + 1 - alpha)
+
+    ratio: log p(x, y) / (p(x) p(y)) of the pairs [n].
+    """
+    count = math.log(scores.negatives)
+    mean = torch.logaddexp(scores.own, scores.rest) - count
+    mixed = (alpha * mean.exp() + 1 - alpha).log()
+    return 1 + scores.own - mixed - (scores.own - ratio - mixed).exp()
+
+
+def one_draw(source: Pairs, critic: Critic, alpha: float, n: int) -> dict[str, dict[str, float]]:
+    """Value, error, allowance and (for alpha and NWJ) the mean of each bound, for one sample."""
+    parts: dict[str, list[bounds.Bound]] = {key: [] for key in BOUNDS}
+    means: dict[str, list[Tensor]] = {"alpha": [], "nwj": []}
+    scored = []
+    for fold in np.array_split(np.arange(n), FOLDS):
+        x, y = source.draw(len(fold))
+        scores, (query, key) = paired(*critic(x, y)), source.codes(x, y)
+        parts["infonce"].append(bounds.infonce_symmetric(scores))
+        parts["alpha"].append(bounds.alpha_bound(scores, alpha))
+        parts["nwj"].append(bounds.nwj(scores))
+        for name, weight in (("alpha", alpha), ("nwj", 0.0)):
+            means[name].append(positive_side(scores, (query * key).sum(1), weight))
+        scored.append(scores)
+    allowed = {"alpha": bounds.unseen(scored, [alpha] * FOLDS), "nwj": bounds.unseen(scored)}
+    row = {}
+    for name, found in parts.items():
+        terms, influence = (torch.cat(side) for side in zip(*found, strict=True))
+        value = bounds.interval(terms, influence)
+        row[name] = {"value": value.mean, "error": value.error, "unseen": allowed.get(name, 0.0)}
+        if name in means:
+            row[name]["mean"] = torch.cat(means[name]).mean().item()
+    return row
+
+
+def measured(setting: Setting, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    began = time.process_time()
+    source = Pairs(setting.nats, options.dimensions, seed)
+    critic, alpha = critic_of(setting, source, options.pairs)
+    draws = [one_draw(source, critic, alpha, options.pairs) for _ in range(options.draws)]
+    row = {**setting._asdict(), "alpha": alpha}
+    row |= {name: judged(name, [draw[name] for draw in draws], setting.nats) for name in BOUNDS}
+    return row | {"seconds": time.process_time() - began}
+
+
+def covered(draws: list[dict[str, float]]) -> dict[str, float]:
+    """Shares of the draws: how often the interval, and the plain interval, contain the mean."""
+    value_of, mean_of = (
+        [float(draw[key]) for draw in draws if key in draw] for key in ("value", "mean")
+    )
+    mean = min(float(np.mean(found)) for found in (value_of, mean_of) if found)
+    value, error, unseen = (
+        np.array([draw[key] for draw in draws]) for key in ("value", "error", "unseen")
+    )
+    low, high = value - 1.96 * error, value + 1.96 * error
+    return {
+        "mean": mean,
+        "covers": float(np.mean((low - unseen <= mean) & (mean <= high))),
+        "plain": float(np.mean((low <= mean) & (mean <= high))),
+    }
+
+
+def judged(name: str, draws: list[dict[str, float]], truth: float) -> dict[str, float]:
+    """`covered`, and how often the lower end is above the truth, over the draws that `estimate`
+    would report: it leaves out NWJ if too much of its mean is unseen.
+    """
+    kept = [draw for draw in draws if name != "nwj" or draw["unseen"] <= UNSEEN]
+    row = {"left_out": 1 - len(kept) / len(draws)}
+    if kept:
+        low = [draw["value"] - 1.96 * draw["error"] - draw["unseen"] for draw in kept]
+        row |= covered(kept) | {"above": float(np.mean([end > truth for end in low]))}
+    return row
+
+
+def said(row: dict[str, Any]) -> str:
+    words = []
+    for name in BOUNDS:
+        found = row[name]
+        if "covers" not in found:
+            words.append(f"{name} left out in all draws")
+            continue
+        less = f", left out in {found['left_out']:.0%}" if found["left_out"] else ""
+        words.append(
+            f"{name} {found['mean']:.3f}: covers {found['covers']:.2f} (plain"
+            f" {found['plain']:.2f}), low end above the truth {found['above']:.2f}{less}"
+        )
+    return f"{row['nats']:g} nats, {row['critic']} critic · {' · '.join(words)}"
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    make_folder(options.out, "--out", "name another")
+    path, console = options.out / "intervals.json", plain_console()
+    call = {key: getattr(options, key) for key in ("pairs", "dimensions", "draws", "seed")}
+    call |= {"nats": options.nats, "critics": options.critics, "format": FORMAT}
+    rows = _earlier(path, call)
+    wanted = [Setting(nats, critic) for nats in options.nats for critic in options.critics]
+    began, first = time.monotonic(), len(rows)
+    for number, setting in enumerate(wanted[first:], first + 1):
+        rows.append(measured(setting, options, options.seed + number))
+        write_json(path, call | {"rows": rows})
+        each = (time.monotonic() - began) / (number - first)
+        left = duration(each * (len(wanted) - number))
+        console.print(f"{number}/{len(wanted)} {said(rows[-1])}; {left} left")
+    for name in BOUNDS:
+        shown = [row[name] for row in rows if "covers" in row[name]]
+        if not shown:
+            continue
+        least, above = min(row["covers"] for row in shown), max(row["above"] for row in shown)
+        console.print(
+            f"{name}: intervals cover the bound's mean in {least:.0%} of {options.draws} draws or"
+            f" more; a lower end is above the truth in {above:.0%} or less"
+        )
+    console.print(f"every number: {path}")
+
+
+def _earlier(path: Path, call: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings that an interrupted call with the same options has finished."""
+    if not path.exists():
+        return []
+    try:
+        kept = json.loads(path.read_text())
+        same, rows = {key: kept[key] for key in call} == call, list(kept["rows"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete it, or name another --out") from None
+    if not same:
+        raise UserError(f"{path} holds the numbers of other options; name another --out")
+    return rows
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = argparse.ArgumentParser(
+        "python -m scripts.benches.intervals",
+        description=__doc__,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100),
+    )
+    option(given, "--nats", "the true information, numbers separated by commas", "6,10,20")
+    option(given, "--critics", f"any of {', '.join(CRITICS)}", "exact,steep,fitted")
+    option(given, "--pairs", "pairs of each draw", 5000)
+    option(given, "--dimensions", "dimensions of x and of y", 100)
+    option(given, "--draws", "draws of each setting", 100)
+    option(given, "--seed", "seed of the draws", 0)
+    option(given, "--out", "folder of the results", Path("runs/intervals"))
+    options = given.parse_args(argv)
+    require_seeds(seed=options.seed)
+    (options.pairs,) = pair_counts(str(options.pairs))
+    options.nats, options.critics = _nats(options.nats), options.critics.split(",")
+    if unknown := [word for word in options.critics if word not in CRITICS]:
+        raise UserError(f"--critics: there is no '{unknown[0]}'; take any of {', '.join(CRITICS)}")
+    for key, least in (("dimensions", 1), ("draws", 2)):
+        if getattr(options, key) < least:
+            raise UserError(f"--{key}: must be {least} or more, got {getattr(options, key)}")
+    return options
+
+
+def _nats(text: str) -> list[float]:
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--nats: numbers separated by commas, as 6,10; got '{text}'") from None
+    if not all(0 < value < 100 for value in found):
+        raise UserError(f"--nats: must be above 0 and below 100, got '{text}'")
+    return found
+
+
+if __name__ == "__main__":
+    main()
