@@ -81,8 +81,8 @@ class Pairs:
 
 
 def critic_of(setting: Setting, source: Pairs, n: int) -> tuple[Critic, float]:
-    """The critic of a setting, and alpha. The critic's constant and alpha are chosen on other pairs;
-    their number is that of `cross_fit`.
+    """The critic of a setting, and alpha. Alpha and the critic's constant are chosen on other
+    pairs, as many as `cross_fit` uses for this choice.
     """
 
     def scaled(x: Tensor, y: Tensor) -> Codes:
