@@ -82,9 +82,8 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
     """The number of rows with different estimates, and the mean absolute errors over these.
 
     Critics of vectors read ranks, so sources that differ by monotone maps of their columns get the
-    same estimates and count once. One critic reads the values themselves: that for two single
-    numbers that differ by noise whose density has edges (`probes.samples.noise`). Where it is
-    chosen, such sources may count apart.
+    same estimates and count once. Only the critic for two single numbers (`probes.samples.noise`)
+    reads the values themselves. Where this critic is chosen, such sources may count separately.
     """
     kept: dict[tuple[float, ...], Row] = {}
     for row in rows:

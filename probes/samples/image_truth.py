@@ -1,4 +1,4 @@
-"""Bounds on images of known information: what is measured of a source, and the page of all."""
+"""Bounds on images of known information: the numbers of one source, and the page of all sources."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from probes.samples.image_sources import ImagePairs, ImageSource
 
 Row = dict[str, Any]
 ESTIMATORS = ("infonce", "alpha", "nwj", "dv", "smile")
-LOWER = ("infonce", "alpha", "nwj")  # those that hold on a finite sample
+LOWER = ("infonce", "alpha", "nwj")  # lower bounds on a finite sample, too
 PEERS = {"mine": "MINE", "dv": "DV"}
 FORMAT = 3  # increase it if the code computes other numbers for the same key
 
@@ -26,7 +26,7 @@ def key_of(name: str, pairs: ImagePairs, seed: int) -> dict[str, Any]:
 
 def measure(name: str, source: ImageSource, pairs: ImagePairs, seed: int) -> Row:
     """The bounds on one source, with its truth, the sample's own information, and the best possible
-    InfoNCE with as many candidates.
+    InfoNCE with the same number of candidates.
     """
     began = time.process_time()
     found = estimate(pairs.x, pairs.y, ESTIMATORS, seed, name)
