@@ -12,8 +12,8 @@ in five folds, as `estimate` scores them, with alpha and the critic's constant f
 "Plain" is the interval of the mean, without the allowance for what the sample can not show
 (`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For NWJ and
 alpha it is also computed from positive pairs (`positive_side`), because few draws contain the pairs
-that make up the mean of e^f. A sample that lacks such pairs gives too large a mean, so the smaller
-of the two counts. Finished settings are kept, so an interrupted call continues.
+that make up the mean of e^f. A mean over draws without such pairs is too large, so the smaller of
+the two means is used. Finished settings are kept, so an interrupted call continues.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from scripts.shared import option, pair_counts, require_seeds
 SLOPES = {"exact": 1.0, "steep": 1.15, "steeper": 1.3, "flat": 0.8}
 CRITICS = (*SLOPES, "fitted")
 BOUNDS = ("infonce", "alpha", "nwj")
-FITTED = 0.6  # of the n pairs, as many as a critic of `estimate` trains on
+FITTED = 0.6  # the share of the n pairs on which a critic of `estimate` is trained
 FORMAT = 1  # increase it if the code computes other numbers for the same setting
 
 Codes = tuple[Tensor, Tensor]
@@ -81,8 +81,8 @@ class Pairs:
 
 
 def critic_of(setting: Setting, source: Pairs, n: int) -> tuple[Critic, float]:
-    """The critic of a setting, and alpha; its constant and alpha are chosen on pairs of their own,
-    as many as `cross_fit` has for this.
+    """The critic of a setting, and alpha. Alpha and the critic's constant are chosen on other
+    pairs, as many as `cross_fit` uses for this choice.
     """
 
     def scaled(x: Tensor, y: Tensor) -> Codes:
