@@ -12,7 +12,7 @@ RISING = 0.025  # FLAT as a share of the value; the larger of the two limits hol
 NEAR = 0.95  # share of a ceiling above which a value is saturated
 GAIN = 0.03  # share of a value that the second half of the training pairs may bring
 UNKNOWN = 0.1  # share of a value that the upper limit of this gain may reach
-AGREEING = 0.05  # share of a value by which single critics may be below their mean
+AGREEING = 0.03  # share of a value by which single critics may be below their mean
 NOTHING = 0.05  # nats below zero that overfitting alone can cause
 
 
