@@ -274,3 +274,20 @@ def test_a_record_inside_of_another_record_is_refused(tmp_path):
         assert file.read("archive/data.pkl") == content
     with pytest.raises(archive.Broken, match="data.pkl is not where it should be"):
         archive.read(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ([3, 4096, 4096], True),
+        ([1, 3 * 4096, 4096], True),
+        ([3, 4096, 4097], False),
+        ([4, 4096, 4096], False),
+        ([3, 0, 8], False),
+        ([3, 8], False),
+        ([3, 8.0, 8], False),
+    ],
+)
+def test_an_image_of_a_checkpoint_has_a_limited_number_of_values(shape, fits):
+    """All sides together, because a network may take memory for each value."""
+    assert checkpoint.ENTRIES["shape"][0](shape) == fits

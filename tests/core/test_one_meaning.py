@@ -3,6 +3,7 @@ numbers, because one of the two would be lost.
 """
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from core.batch import Output
 from core.data.datasets import DataConfig, open_source
 from core.data.source import eval_sampler
 from core.errors import UserError
+from core.method import Encoded
 from core.run import config
 from core.run.validation import Validation
 from probes.probe import Probe, Value
@@ -129,3 +131,14 @@ def test_a_validation_reads_images_that_no_step_has_seen(validation):
         assert source.identity.fingerprint == validation.held_out.identity.fingerprint
         assert len(torch.cat(labels)) == 8
     assert validation.train.identity.fingerprint == validation.source.identity.fingerprint
+
+
+def test_the_views_of_a_pair_stay_together_when_pairs_are_shuffled(validation):
+    """A code that says which image it is agrees between the views of this image alone."""
+
+    def encode(view, key):
+        return Encoded(view.float().flatten(1), torch.eye(len(view)))
+
+    space, first, second = validation._two_views(SimpleNamespace(encode=encode), 8)
+    assert space == "codes" and torch.equal(first, second)
+    assert not torch.equal(first, torch.eye(8)) and torch.equal(first.sum(0), torch.ones(8))
