@@ -13,7 +13,7 @@ from core.errors import UserError
 from tests.small_vaes import model, some_images
 from tests.vae import kept
 from vae.beta import BetaVAE
-from vae.bitsback import compressor
+from vae.bitsback import BitsBack, compressor
 from vae.container import BLOCK, CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
 from vae.rate import RateConfig
 
@@ -179,3 +179,27 @@ def test_a_schedule_of_the_price_is_no_part_of_a_model(written):
         other = model("beta")
         object.__setattr__(other.config, key, value)
         assert fingerprint(other) != fingerprint(method), key
+
+
+def test_a_check_decodes_every_block_and_finds_a_wrong_pixel(written, monkeypatch):
+    method, images, data = written
+    codec, decode, seen = compressor(method, batch=16), BitsBack.decode, []
+
+    def wrong(self, stack, grid, count, *rest):
+        seen.append(count)
+        made = decode(self, stack, grid, count, *rest)
+        if len(seen) == 2:
+            made[0, 0, 0, 0] ^= 255
+        return made
+
+    monkeypatch.setattr(BitsBack, "decode", wrong)
+
+    def words():
+        return fingerprint(method), blocks_of(images, 25), 60, 25
+
+    with torch.no_grad():
+        write(file := io.BytesIO(), codec, *words())
+        assert not seen and file.getvalue() == data
+        with pytest.raises(UserError, match="a block does not decode to its images"):
+            write(io.BytesIO(), codec, *words(), check=True)
+    assert seen == [25, 25]
