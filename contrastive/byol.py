@@ -26,7 +26,8 @@ class BYOLConfig:
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head
-    momentum: float = 0.99  # m at the start; it rises to 1; the target moves by 1 - m in each step
+    # share of its old weights that the target network keeps in a step, at the start; it rises to 1
+    momentum: float = 0.99
 
     def __post_init__(self) -> None:
         one_of(self, stem=STEMS)

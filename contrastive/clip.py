@@ -224,7 +224,7 @@ class CLIP(Method):
         cut, unknown = scores.get("captions_cut", 0.0), scores.get("unknown_words", 0.0)
         text = f"; {cut:.0%} of captions are cut and {unknown:.0%} of words are unknown"
         return (
-            f"the loss stands at log N = log {math.exp(chance):.0f} = {chance:.2f} nats, so the"
+            f"InfoNCE stands at log N = log {math.exp(chance):.0f} = {chance:.2f} nats, so the"
             " codes do not show which caption belongs to which image. Try a lower optim.lr with"
             " more optim.warmup_epochs, or optim.clip=1, and check that captions and images of a"
             f" row belong together{text if cut or unknown else ''}"

@@ -31,8 +31,9 @@ from core.randomness import KeyedRNG
 class MoCoConfig(ContrastiveConfig):
     # number K of keys in the queue; the queue is too long if val/queue_drift is large
     queue: int = 4096
-    momentum: float = 0.99  # m at the start; the key encoder moves by 1 - m in each step
-    momentum_end: float = 0.99  # m at the end, reached by half a cosine
+    # share of its old weights that the key encoder keeps in a step, at the start
+    momentum: float = 0.99
+    momentum_end: float = 0.99  # the same share at the end, reached by half a cosine
     symmetric: bool = True  # each view is used once as query and once as key
     # number of random groups in which the keys of a batch are encoded, so that batch norm does not
     # show which query and key belong together

@@ -29,7 +29,7 @@ from core.networks.backbones import Backbone
 class MoCoV3Config(ContrastiveConfig):
     backbone: str = "vit_tiny_patch16_224"  # the name of a timm model
     patch: int = 0  # side of a patch in pixels; 0 = the side in the network's name
-    # m at the start; it rises to 1; the key encoder moves by 1 - m in each step
+    # share of its old weights that the key encoder keeps in a step, at the start; it rises to 1
     momentum: float = 0.99
     freeze_patches: bool = True  # patch projection is not trained, which makes training more stable
 

@@ -1,4 +1,4 @@
-"""A slow copy of an encoder, which makes the keys of MoCo and the targets of BYOL and MoCo v3."""
+"""A slow copy of an encoder, which makes the keys of MoCo and MoCo v3 and the targets of BYOL."""
 
 import copy
 import math

@@ -29,7 +29,7 @@ from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
 from core.trust import code_of, full_name
 
-SPLITS = ("train", "val", "test")  # the splits that probes read; together they hold all data
+SPLITS = ("train", "val", "test")  # the splits of an identity; together they hold all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 

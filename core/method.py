@@ -191,7 +191,8 @@ class Compressor(Protocol):
     def moves(self, images: Any) -> list[dict[str, float]]:
         """For each image, in the order of coding, how many bits are pushed and popped when the
         images are coded one after another on one stack. Names: image (its place), start, popped,
-        pixels, prior, net, content (bits on the stack after this image), and the model's d and r.
+        pixels, prior, net, content (bits on the stack after this image), and `floored` and `r` of
+        `bound` as d and r.
         """
         ...
 

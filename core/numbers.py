@@ -14,8 +14,10 @@ from torch import Tensor
 from core.errors import UserError, shown
 
 WHOLE = 2**53  # whole numbers up to it are exact in float64
-LOST = 0.01  # share of a column's deviation that its rounding to float32 may reach
-NOISE = 64  # rounding errors of float64; a column that varies less is constant
+# the largest error of rounding to float32, as a share of the column's standard deviation
+LOST = 0.01
+# A column is constant if it varies by less than this many times the rounding of its largest value.
+NOISE = 64
 
 
 def plain(values: Any, name: str) -> NDArray[Any]:

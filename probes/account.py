@@ -1,5 +1,5 @@
-"""An account of pretraining from the log of a run: by how many nats its loss fell, summed over all
-images that it has seen.
+"""An account of pretraining, computed from the log of a run: the nats by which the loss fell,
+summed over all images that the run has seen.
 
 T = logged steps, B = images of a step.
 """
@@ -21,8 +21,8 @@ from probes.report import figures
 LARGEST = 2**28  # bytes of a log that are read
 LEAST = 10  # logged steps
 LAST = 0.05  # share of the logged steps, at the end, whose mean is the final loss
-# logged numbers in nats, and the sign that makes them a loss; the first of these keys that occurs
-# in the log is used
+# keys of the log that are in nats: the sign that turns the number into a loss, and what the loss
+# is; the first key that occurs in the log is used
 KEYS = {"nelbo": (1.0, "D + R, nats an image"), "train_bound": (-1.0, "−(log C − L), nats a view")}
 
 
@@ -40,12 +40,12 @@ def account(curve: Curve, batch: int) -> Numbers:
         A = B sum over steps of (loss - final),   final = mean of the last twentieth
 
     by the trapezium rule between logged steps; before the first one, the first loss is used. A
-    prequential code of the training stream is longer by A than the same stream coded with the final
-    model. So if each image is seen once, A estimates what the weights took from the data (Finzi et
-    al. 2026 call this epiplexity). It is an estimate, not a bound. Over several epochs, A
-    counts an image once for each epoch, but a code sends it only once. So A is then larger than the
-    excess length of such a code. A depends on the optimiser and its schedule.
-    For losses of different kinds, or with different augmentations, it can not be compared.
+    prequential code of the training stream is longer by A than a code of the same stream with the
+    final model. So if each image is seen once, A estimates how many nats the weights took from the
+    data (Finzi et al. 2026 call this epiplexity). It is an estimate, not a bound. Over several
+    epochs, A counts an image once for each epoch, but a code sends it only once. So A is then
+    larger than the excess length of such a code. A depends on the optimiser and its schedule.
+    Values of A can not be compared between losses of different kinds or different augmentations.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.
     """
@@ -112,9 +112,9 @@ class AccountProbe(Probe):
     summary = "nats by which the training loss fell, summed over all images seen; not a bound"
     columns = ("pretraining kbit",)
     schema = """
-        "nats" (area between the training loss and its final value; an estimate, no bound), "kbits",
-        "first", "final" (nats an image or view), "estimator" (the key of the log), "images" (seen,
-        with repeats), "logged" (steps) """
+        "nats" (area between the training loss and its final value; an estimate, not a bound),
+        "kbits", "first", "final" (nats an image or view), "estimator" (the key of the log),
+        "images" (seen, with repeats), "logged" (steps) """
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         if frozen.folder is None:

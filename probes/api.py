@@ -30,10 +30,11 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
         information = H(Y) - CE,   in nats (usable information, Xu et al. 2020)
 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
-    labels, whole numbers or text. Returns "top1", the accuracy on test; "information", what a
-    linear classifier gains from the features over the class frequencies of train; and "lambda", the
-    weight decay, chosen on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn.
-    Nothing is chosen on test. `UserError` names an array that can not be used.
+    labels, whole numbers or text. Returns "top1", "information" and "lambda". "top1" is the
+    accuracy on test. "information" is how many nats the features tell a linear classifier about a
+    label, in addition to the class frequencies of train. "lambda" is the weight decay. It is chosen
+    on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn. Nothing is chosen on
+    test. `UserError` names an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -82,12 +83,12 @@ def infonce_bound(
     first_codes, second_codes [n, D], n >= 50: row i of both is a pair; rows are independent, and
     the encoder was not trained on them. A bound needs a critic that was fixed before the pairs were
     seen. So give the `temperature` of training, or None: then a random fifth of the pairs (`seed`)
-    chooses the temperature, and the bound is computed on the others.
+    chooses the temperature, and the bound is computed on the other pairs.
 
     Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
-    (95% interval), "ceiling" (log C), "cap" (the largest value that this critic can reach),
-    "verdict" (converged, K-limited, saturated, critic-limited or nothing found; see
-    docs/information.md) and "sweep", the bound at every C. Copies of a pair are left out, and
+    (95% interval), "ceiling" (log C), and "cap" (the largest value that this critic can reach).
+    "verdict" is converged, K-limited, saturated, critic-limited or nothing found (see
+    docs/information.md). "sweep" is the bound at every C. Copies of a pair are left out, and
     "remark" says so. `UserError` names what can not be used. Source: van den Oord et al. 2018;
     Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 

@@ -18,7 +18,7 @@ OF_NETWORK = "weights of another program need the name of their network:"
 
 
 class Origin(NamedTuple):
-    """A frozen encoder, the path that stands for it, and whether that is a checkpoint."""
+    """A frozen encoder, the path that stands for it, and whether this path is a checkpoint."""
 
     path: Path
     frozen: Frozen
@@ -78,11 +78,13 @@ def _refuse_one_place(targets: list[str]) -> None:
     kinds = [_kind(target) for target in targets]
     for kind, path in kinds:
         if kind == "checkpoint":
-            raise UserError(f"{path}: --out: the report of a checkpoint is written beside it")
+            raise UserError(
+                f"{path}: --out is not for checkpoints: the report of a checkpoint is beside it"
+            )
     names = [path.stem if kind == "features" else "" for kind, path in kinds]
     if len(set(names)) < len(names):
         raise UserError(
-            "--out: two of these would have the same report; give each a call and a folder"
+            "--out: two of these would write the same report; probe each alone, with its own --out"
         )
 
 
@@ -120,7 +122,7 @@ def _foreign(asked: Asked, options: argparse.Namespace, chosen: dict[str, Any]) 
 def _refuse_logging(overrides: list[str]) -> None:
     """Raise `UserError` for keys of W&B, because nothing of a foreign encoder is logged."""
     if words := [word for word in overrides if word.startswith("wandb")]:
-        raise UserError(f"{words[0]}: only probes of a checkpoint are logged, in its W&B run")
+        raise UserError(f"{words[0]}: only probes of a checkpoint are logged (in its own W&B run)")
 
 
 def _refuse_seed(overrides: list[str]) -> None:

@@ -40,12 +40,12 @@ def locate(name: str) -> type[Probe]:
 
 
 def is_own(probe: Probe) -> bool:
-    """Whether a probe is not one of the project's."""
+    """Whether a probe is the user's own, not one of the project's probes."""
     return full_name(probe) not in PROBES.values()
 
 
 def code(probe: Probe) -> str:
-    """The digest of the code of a user's own probe, whose numbers change with it; else ""."""
+    """The digest of the code of a user's own probe; numbers of other code are not used. Else ""."""
     return code_of(full_name(probe))
 
 

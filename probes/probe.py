@@ -13,7 +13,7 @@ Numbers = dict[str, Any]  # the part of a report under a probe's name, as JSON
 
 
 class Found(NamedTuple):
-    """The numbers of a probe, and the arrays that its figures need, which are not in the report."""
+    """The numbers of a probe for the report, and arrays that only its figures need."""
 
     numbers: Numbers
     arrays: dict[str, Any] = {}
@@ -31,8 +31,10 @@ class Value(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One checkpoint in a figure of several, or several seeds of one config. For several seeds,
-    `numbers` are the means, and their intervals are mean ± standard deviation over seeds.
+    """One checkpoint, or several seeds of one config, in a figure that compares entries.
+
+    For several seeds, `numbers` are the means, and their intervals are mean ± standard deviation
+    over seeds.
     """
 
     label: str
@@ -56,7 +58,7 @@ class Bound(NamedTuple):
     high: float
     verdict: str = ""  # what limits it
     truth: float | None = None  # the known value of the quantity
-    views: str = ""  # bounds are on one quantity only if their views were made in the same way
+    views: str = ""  # how the views were made; only bounds with equal `views` bound one quantity
     ceiling: float | None = None  # the most that this bound can show
 
 
@@ -110,7 +112,7 @@ class Probe:
 
     def values(self, numbers: Numbers) -> list[Value | str]:
         """The number of each cell, for means over seeds and for CSV files; a text if a cell is not
-        a number. By default, the numbers as the cells show them.
+        a number. By default, these are the numbers that the cells show.
         """
         return [_read(cell) for cell in self.cells(numbers)]
 

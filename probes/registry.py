@@ -28,7 +28,7 @@ PROBES = {
     "compression": "probes.latents.compression.CompressionProbe",
     "rate_head": "probes.latents.rate_head.RateHeadProbe",
 }
-# further evaluations, and those of a minute or two a checkpoint
+# measured only if they are named: further evaluations, and those that take a minute or more
 ON_REQUEST = (
     *("low_shot", "mlp", "mdl", "usable", "rank", "certified", "account", "finetune", "classes"),
     *("likelihood", "ais", "compression", "rate_head"),

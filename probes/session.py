@@ -77,7 +77,7 @@ class Session:
         self.path, self.frozen, self.console = path, frozen, console
         self.measured: set[str] = set()  # probes whose numbers are of this session
         self.pictures: dict[str, Path] = {}
-        self.place = ""  # the probe that is being measured, among all
+        self.place = ""  # which probe is being measured, such as "probe 3 of 12"
         self.failures: list[str] = []  # the user's own probes that raised an error, and the error
         run = frozen.run
         self.report: Report = {
@@ -160,7 +160,7 @@ class Session:
         return held
 
     def _failed(self, name: str, error: Exception) -> None:
-        """Note that a probe of the user's own raised. The other probes continue."""
+        """Note that a probe of the user's own raised an error. The other probes continue."""
         traceback.print_exception(error)
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         self.failures.append(f"the probe {name} raised {said}")
@@ -170,11 +170,11 @@ class Session:
 
     def log(self, probes: Probes) -> None:
         """Log to the W&B run that trained the checkpoint: a table, headline numbers in the summary,
-        for each probe with curves one plot and one table of their points, pictures, and an artifact
-        of report and pictures. All names contain the name of the data.
+        pictures, and an artifact of report and pictures. For each probe with curves, one plot and
+        one table of points are logged, too. All names contain the name of the data.
         """
         frozen, step = self.frozen, self.report["step"]
-        # not read from the file again, which may hold another run by now
+        # these are not read from the file again: it may hold another run by now
         known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
         made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])

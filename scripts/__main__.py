@@ -31,7 +31,7 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "captions-truth": "compare CLIP's bound with the truth for captions that tell more or less",
     "image-truth": "compare bounds on images with their known information",
     "collapse": "compare remedies against posterior collapse on MNIST",
-    "examples": "print worked examples of the theory, with numbers computed now",
+    "examples": "print worked examples of the theory; the numbers are computed in the call",
     "calibrate": "compare the estimators with sources of known information",
     "bench": "time our code and other libraries",
     "gpu-check": "check results and times on a GPU",

@@ -1,6 +1,6 @@
 """Compare estimates of mutual information with the known information of many sources.
 
-    twobounds calibrate                             # our own suite, 2 to 5 minutes on 2 CPU cores
+    twobounds calibrate                             # our own suite, about 10 minutes on 2 CPU cores
     twobounds calibrate --only student,spiral --pairs 2000
     twobounds calibrate --peer ~/bmi/bin/python     # benchmark-mi's tasks, its InfoNCE and ours
 

@@ -108,7 +108,7 @@ def table(found: dict[str, dict[str, Any]]) -> "Table":
         units = f"{rate['active_units']} of {rate['latent_dimensions']}"
         rows.append([ROWS[name][0], *cells, bounds, units])
     return grid(
-        ("", "R", "D", "D + R", "≤ I(X;Z) ≤", "active units"),
+        ("", "R", "D", "D + R", "I(X;Z) between", "active units"),
         rows,
         left=("",),
         caption="Nats an image, MNIST test, dynamically binarised; D + R >= -log p(x); intervals"

@@ -83,8 +83,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = commands.parser("compress", __doc__)
     given.add_argument("run", type=Path, metavar="CKPT", help="a run folder or a checkpoint")
     given.add_argument("data", metavar="DATA", help="a split, a folder of pictures or an .npz")
-    given.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="other data")
-    given.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.tb", help="the file")
+    about = "keys of the data, if they differ from the checkpoint's"
+    given.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help=about)
+    about = "the file to write"
+    given.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.tb", help=about)
     switch(given, "--best", "take best.ckpt of a run folder, not last.ckpt")
     switch(given, "--check", "decode each block after it is coded, and compare")
     option(given, "--images", "compress only the first N", type=int, metavar="N")

@@ -45,7 +45,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = commands.parser("decompress", __doc__)
     given.add_argument("run", type=Path, metavar="CKPT", help="the model that compressed the file")
     given.add_argument("file", type=Path, metavar="FILE.tb", help="a file of `compress`")
-    given.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    about = "a new folder for the images"
+    given.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help=about)
     switch(given, "--best", "take best.ckpt of a run folder, not last.ckpt")
     given.add_argument(
         "--as",

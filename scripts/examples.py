@@ -1,4 +1,4 @@
-"""Worked examples of the theory, with every number computed now.
+"""Print worked examples of the theory. Every number is computed when you call the command.
 
     twobounds examples                  # list them
     twobounds examples coins

@@ -1,4 +1,4 @@
-"""Export a trained encoder: files that run elsewhere, without this project.
+"""Export a trained encoder as files that run without this project.
 
     twobounds export runs/simclr_sprites -o exported
     twobounds export runs/simclr_sprites -o exported --hub --program --onnx
@@ -45,9 +45,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = commands.parser("export", __doc__)
     given.add_argument("run", type=Path, metavar="RUN_OR_CKPT", help="a run folder or a checkpoint")
     given.add_argument(
-        "overrides", nargs="*", metavar="data.KEY=VALUE", help="other data, for --embeddings"
+        "overrides",
+        nargs="*",
+        metavar="data.KEY=VALUE",
+        help="for --embeddings: keys of the data, if they differ from the checkpoint's",
     )
-    given.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="the folder of the network")
+    about = "a folder for the files of the network"
+    given.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=about)
     switch(given, "--best", "export best.ckpt of a run folder, not last.ckpt")
     switch(given, "--hub", "also write a model card; timm then reads the folder as a hub model")
     switch(given, "--program", "also write model.pt2, a program of torch.export")

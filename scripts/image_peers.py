@@ -6,9 +6,9 @@ that it was not trained on.
     DV    Donsker-Varadhan's bound with a separable critic and all pairs of a batch as negatives
 
 Both were published with the value on training batches. If a critic overfits, this value is no bound
-and may be far above the information. So each estimator has two values: the mean over the last
-quarter of its training batches, and the value on a fifth of the pairs, which were not used for
-training.
+and may be far above the information. So each estimator has two values. One is the mean over the
+last quarter of its training batches. The other is the value on a fifth of the pairs, which are not
+used for training.
 """
 
 import math

@@ -4,12 +4,17 @@
     twobounds image-truth --root /data --quick               # a source of each kind, n = 500
     twobounds image-truth --only sprites --pairs 2000,50000  # sprites need no MNIST
 
-Sources: grids of MNIST digits that show bits, where the bits of y are those of x after a binary
-symmetric channel, with and without backgrounds (0 to 10 bits of information); cells of several
-bits; sprites of M contents (log M); and coloured digits through invertible maps, which do not
-change the information. For each source and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are
-measured on held-out pairs. Two published estimators (MINE, DV) are measured on their training
-batches, as they were published, and on held-out pairs.
+The sources are:
+
+    digits    grids of MNIST digits that show bits, with and without backgrounds; the bits of y are
+              those of x after a binary symmetric channel; 0 to 10 bits of information
+    cells     grids whose cells show several bits
+    sprites   sprites of M contents; log M nats
+    coloured  coloured digits after invertible maps, which do not change the information
+
+For each source and number of pairs n, InfoNCE, alpha, NWJ, DV and SMILE are measured on held-out
+pairs. Two published estimators (MINE, DV) are measured on their training batches, as they were
+published, and on held-out pairs.
 
 It writes a page with tables (OUT/image_truth.md), a picture and the numbers as JSON. Finished rows
 are kept in OUT/rows. If the command is interrupted (Ctrl-C), it writes the page of the finished
@@ -162,15 +167,15 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], console: "Con
 
 
 ABOUT = (
-    "`twobounds image-truth` makes pairs of images whose mutual information is known. *Digits*:"
-    " grids of MNIST's 0 and 1, 16 x 16 pixels each; the bits of y are those of x after a binary"
-    " symmetric channel, and the images of x and y come from disjoint pools. *Digits on"
-    " backgrounds*: the same on random backgrounds. *Cells of 3 bits*: the digits 0 to 7. The"
-    " last number of these names is the information in bits. *Sprites*: M contents, log M nats."
-    " *Coloured digits*: 2 x 2 of them, before and after maps that can be inverted: a rising map"
-    " of every pixel (bent), a permutation of all numbers (permuted), and an orthogonal mixture of"
-    " every channel (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y))"
-    " over the pairs."
+    "`twobounds image-truth` makes pairs of images whose mutual information is known. *Digits* are"
+    " grids of MNIST's digits 0 and 1, of 16 x 16 pixels each. A grid shows bits; the bits of y are"
+    " those of x after a binary symmetric channel. The images of x and y come from disjoint pools."
+    " *Digits on backgrounds* are the same grids on random backgrounds. *Cells of 3 bits* show the"
+    " digits 0 to 7. The last number in each of these names is the information in bits. *Sprites*"
+    " show M contents, so the information is log M nats. *Coloured digits* are grids of 2 x 2"
+    " digits, before and after a map that can be inverted: a rising map of every pixel (bent), a"
+    " permutation of all numbers (permuted), or an orthogonal mixture of every channel (mixed). In"
+    " the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y)) over the pairs."
 )
 
 

@@ -21,11 +21,16 @@ is valid.
 Critics: mlp (closed forms and small networks on vectors), conv (convolutional networks), auto (conv
 if a side has images), checkpoint=RUN (mlp on the features of a frozen encoder).
 
-Verdicts: converged (neither more candidates nor more pairs would add much); K-limited (the bound
-still rises with C); data-limited (critics that were trained on half of the pairs give clearly lower
-values, or the pairs are too few to exclude this, so more pairs may give a higher value); saturated
-(the bound is close to log C, so the truth may be far above); critic-limited (the critic limits the
-bound, not log C); nothing found (the interval reaches down to zero or below).
+Verdicts:
+
+    converged       neither more candidates nor more pairs would add much
+    K-limited       the bound still rises with C
+    data-limited    critics that were trained on half of the pairs give clearly lower values, or the
+                    pairs are too few to exclude this; more pairs may give a higher value
+    saturated       the bound is close to log C; the truth may be far above
+    critic-limited  the critic limits the bound, not log C
+    nothing found   the interval reaches down to zero or below
+
 In Python: probes.estimate(x, y).
 """
 

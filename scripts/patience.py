@@ -16,8 +16,8 @@ class Patience:
 
     Some machines are more than ten times as fast as others, so a limit in seconds would stop a slow
     run. `sign()` returns a sign of progress, such as the newest step: processes that change it make
-    progress.
-    Waiting ends after `SPENT` seconds of CPU time without a change, or `IDLE` seconds without work.
+    progress. Waiting ends after `SPENT` seconds of CPU time without a change of the sign, or after
+    `IDLE` seconds in which the processes used almost no CPU time.
     """
 
     def __init__(self, processes: Iterable[BaseProcess], sign: Callable[[], object]):

@@ -1,13 +1,13 @@
-"""Which number that needs no labels follows the accuracy of a linear probe?
+"""Show which label-free number of a checkpoint follows the accuracy of a linear probe.
 
     twobounds selection runs/*                     # of your own probed runs, 5 or more
     twobounds selection --root /path/that/holds/MNIST          # the study of docs/selection.md
     twobounds selection --quick                    # 8 small runs on sprites: about 2 minutes
 
-Without runs, the command trains and probes 40 small checkpoints on sprites and MNIST (SimCLR, MoCo,
-VICReg and beta-VAE, with different temperatures, epochs, widths and augmentations), in about 20
-minutes of CPU time. If a call is interrupted, the same call continues where it stopped; nothing is
-trained or probed twice.
+Without runs, the command trains and probes 40 small checkpoints on sprites and MNIST, in about 20
+minutes of CPU time. They are from SimCLR, MoCo, VICReg and beta-VAE, with different temperatures,
+epochs, widths and augmentations. If a call is interrupted, the same call continues where it
+stopped; nothing is trained or probed twice.
 
 For each label-free number it prints Spearman's correlation with two accuracies, of the linear probe
 and of kNN. The correlation is over checkpoints, within each data set and pooled, with 95% bootstrap

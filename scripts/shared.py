@@ -149,9 +149,9 @@ def overrides(parser: argparse.ArgumentParser, about: str) -> None:
 
 
 def step(script: str, *words: object) -> Any:
-    """Print a command line and run it: in this process, because importing torch takes seconds, or
-    in a new one if it trains with several processes. Returns what its `main` returns. If the step
-    fails, this command ends with its exit code.
+    """Print a command line and run it. It runs in this process, because importing torch takes
+    seconds. Only a training with several processes runs in a new process. Returns what its `main`
+    returns. If the step fails, this command ends with its exit code.
     """
     name, rest = script.removesuffix(".py"), [str(word) for word in words]
     print(f"\n$ {shlex.join([*command(name).split(), *rest])}", flush=True)
@@ -205,7 +205,7 @@ def same_weights(path: Path, report: "Report") -> "Loaded":
 
 
 def _starts_processes(words: list[str]) -> bool:
-    """Whether a run trains with several processes, which start again from a command line."""
+    """Whether a run trains with several processes. Each of them calls the command line again."""
     from core.run import config
 
     trainer = config.read(words[0], [word for word in words[1:] if "=" in word]).trainer

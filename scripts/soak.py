@@ -14,9 +14,10 @@ The ways:
     torn        kill -9; then last.ckpt is cut short, as may happen in a power cut
     rank        only with several processes: kill -9 of one; the others must end by themselves
 
-The exit code is 0 only if both runs end with equal weights, queues and optimisers: one process, bit
-by bit, and with the same text in metrics.jsonl; several processes, to 1e-6. With several, the last
-digits in metrics.jsonl may differ, as the order of sums may; the last line says whether they do.
+The exit code is 0 only if both runs end with equal weights, queues and optimisers. With one process
+they must be equal bit by bit, and metrics.jsonl must have the same text. With several processes
+they must be equal to 1e-6; the last digits in metrics.jsonl may differ, because the order of sums
+may differ. The last line says whether they do.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m tests.hostile checkpoints 0 100 FOLDER
 
-reads mutated checkpoints (or npz files, or folders of images) 0 to 99 in FOLDER and prints a line
-of JSON for each: how it was changed, the result (`taken`, `refused`, or the name of another error),
-time and memory.
+reads the mutated checkpoints (or npz files, or folders of images) 0 to 99 in FOLDER. For each it
+prints a line of JSON: how it was changed, the result, time and memory. The result is `taken`,
+`refused`, or the name of another error.
 """
 
 import io

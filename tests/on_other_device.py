@@ -1,4 +1,4 @@
-"""Checks that run in a process of their own (`tests/core/test_other_device.py` starts them): probes
+"""Checks that run in a process of their own; `tests/core/test_other_device.py` starts them. Probes
 give the same numbers on a device whose tensors can not be mixed with those of the CPU.
 """
 

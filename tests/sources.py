@@ -1,5 +1,5 @@
-"""Gaussian pairs, and codes whose inner products are the scores of the optimal critic,
-log p(x, y) / p(x) p(y).
+"""Gaussian pairs, and codes whose inner products are the scores of the optimal critic:
+log p(x, y) / (p(x) p(y)).
 """
 
 from typing import NamedTuple

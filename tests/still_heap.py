@@ -1,5 +1,5 @@
-"""Import this last in the server of `tests.front_door`. Its forks share its memory, and then a
-garbage collection in one of them does not copy all of this memory.
+"""Import this last in the server of `tests.front_door`. The forks of the server share its memory.
+With this module, a garbage collection in a fork does not copy all of this memory.
 """
 
 import gc

@@ -11,8 +11,9 @@ The net length is D + R in expectation. The decoder undoes the steps in the oppo
 gets the popped bits back. The first image needs start-up bits, which are part of the file.
 
 All parameters of distributions are computed in float64, rounded to a grid in one place, and become
-integer counts. So the bits of a file do not depend on batch sizes, on threads, or on the last
-digits of a processor's arithmetic.
+integer counts. So batch sizes, threads and the last digits of a processor's arithmetic change the
+bits of a file only if a parameter lies almost exactly between two steps of the grid. This is rare,
+and decoding then stops with an error.
 B = images of a batch, L = latent dimensions, C H W = image shape, P = parameters of a value.
 """
 

@@ -3,7 +3,7 @@
 The "val" split is held out of the official train split by a permutation with a fixed seed, so it
 does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
 train split. A set without random access is read once and held in memory, because a batch is a
-function of (seed, step). Such sets are tfds/, and wds/ unless `captions` names its captions.
+function of (seed, step). These are the sets tfds/... and, without data.captions, wds/... .
 """
 
 import copy

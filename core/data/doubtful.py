@@ -39,9 +39,9 @@ def refuse_doubtful(data: Any, embedded: bool) -> None:
                 f"data.{key}: the checkpoint asks for {value:,}, but a file may ask for at most"
                 f" {SIZES[key]:,}; to allow it, add data.{key}={value}"
             )
-    if embedded or not keys & {"name", "root"}:
+    if embedded:
         return
-    if data.name not in PLAIN_KINDS:
+    if keys & {"name", "root"} and data.name not in PLAIN_KINDS:
         raise UserError(
             f"data.name: the checkpoint's data are {shown(data.name)} in {shown(data.root)}, which"
             f" may fetch files or run programs; if you trust it, add data.name={data.name[:100]}"

@@ -35,15 +35,15 @@ class Identity:
 
     `digests` are the hashes by which the split is recognised:
 
-    - "pixels" and "labels": of a split in memory;
-    - "contents" (relative path and bytes of each file): of a split that was read from files, in
-      memory or streamed; for files of more than 4 GiB in all, "files" (path, size and time of
-      change) instead;
-    - "content": of a streamed array, of a set to which Hugging Face gives a digest, and of a file
-      of features;
-    - "sample" (some images): of streamed sets of Hugging Face, of other streamed sets without
-      files, and of embedded data, whose views are endless;
-    - "labels", in addition to "contents", "content" or "sample". If labels are not known without
+    - "pixels" and "labels": if the split is in memory.
+    - "contents" (relative path and bytes of each file): if the split was read from files, in
+      memory or streamed. If the files have more than 4 GiB in all, "files" (path, size and time of
+      change) replaces it.
+    - "content": if the split is a streamed array, a set to which Hugging Face gives a digest, or a
+      file of features.
+    - "sample" (some images): if the split is a streamed set of Hugging Face without a digest,
+      another streamed set without files, or embedded data, whose views are endless.
+    - "labels": in addition to "contents", "content" or "sample". If labels are not known without
       decoding, "sampled_labels" (those of the images in "sample") replaces it.
     """
 

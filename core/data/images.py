@@ -38,8 +38,8 @@ QUICKLY_READ = 2**32
 
 @dataclass
 class Facts:
-    """What is known about a stored split besides its images. All sources of one split share one
-    `Facts`.
+    """What is known about a stored split besides its images. The sources of one split share one
+    `Facts`, but with captions from class names each has a copy.
     """
 
     name: str = "arrays"
@@ -90,7 +90,7 @@ class Stored(Source):
         return source
 
     def identify(self) -> Identity:
-        """An identity from all pixels and labels, or from the files."""
+        """An identity from all pixels and labels, from the files, or from a sample."""
         facts = self.facts
         if facts.identity is None:
             shape, digests = self._content()

@@ -3,8 +3,9 @@
 An image shows one sprite on a background whose brightness rises in one direction. The *content*
 (shape, colour, size, row, column, and optionally the background's hue and its direction of
 brightness) is uniform over M combinations. The *nuisance* (rotation, place in the cell, place in
-each band of hues or directions, brightness, pixel noise) is drawn afresh for each view. Bands and
-margins do not overlap, so any view determines the content without error, and
+each band of hues or directions, brightness, pixel noise) is drawn afresh for each view. Bands
+do not overlap, sizes differ by a fixed ratio, and a sprite never leaves its cell. So any view
+determines the content without error, and
 
     I(V1; V2) = H(content) = log M   nats.
 

@@ -60,8 +60,8 @@ def policy(name: str, size: int) -> Policy:
       it is their CIFAR-10 setting (appendix B.9): the same Inception crop of 8 to 100% of the area,
       colour strength 0.5, no blur. These are the numbers of lightly's SimCLRTransform, with the
       cj_strength=0.5 that it advises for small images, and gaussian_blur=0.
-    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): weaker colour, crops of at least 20% of
-      the area; no blur up to 64 pixels.
+    - "moco": MoCo v2, Chen et al. 2020 (arXiv 2003.04297): colour strength 0.5 at every size, crops
+      of at least 20% of the area; no blur up to 64 pixels.
     - "crop": crop and small rotation, for digits and other shapes on black: a flip would change
       their class, and colours carry no information.
     - "none": the image (its central square, if it is not square).

@@ -25,7 +25,8 @@ from core.run.budget import OverBudget, budget
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 LARGEST = {CONFIG: 2**20, TOKENIZER: 2**26}  # bytes
-# bytes that building may use in addition to four times the weights; most modules of a network
+# SPARE: the bytes that building may use in addition to four times the weights. MODULES: the largest
+# number of modules of a network.
 SPARE, MODULES = 2**28, 20_000
 # keys that would make transformers import, fetch or convert something
 REFUSED: tuple[str, ...] = (

@@ -1,8 +1,9 @@
 """Bounds on mutual information, as pure functions of scores, in nats.
 
 A lower bound holds for a critic f that was fixed before the pairs were drawn. n = pairs, m =
-negatives of each, C = m + 1 candidates. Two numbers of training are not bounds, so they have no
-function here: log(2N - 1) minus NT-Xent, and log(K + 1) minus the loss of a queue.
+negatives of each, C = m + 1 candidates. A function whose number is no bound says so. Two numbers of
+training are not bounds, and have no function here: log(2N - 1) minus NT-Xent, and log(K + 1) minus
+the loss of a queue.
 """
 
 import itertools

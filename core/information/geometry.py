@@ -32,8 +32,8 @@ def uniformity(codes: Tensor) -> float:
     """log E exp(-2 |f(x) - f(y)|^2) over pairs of different images (Wang & Isola 2020, t = 2).
 
     Unit codes [n, D], or zeros after a collapse. 0 means that all codes are equal. Evenly spread
-    codes give log exp(-4) I_0(4) = -1.58 on a circle, and about -4 in many
-    dimensions. Memory is BLOCK x n.
+    codes give log(exp(-4) I_0(4)) = -1.58 on a circle (I_0: the modified Bessel function), and
+    about -4 in many dimensions. Memory is BLOCK x n.
     """
     n = len(codes)
     if n < 2:

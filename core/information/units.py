@@ -1,7 +1,8 @@
 """Units of information, and the functions that convert them.
 
-Numbers are nats everywhere, with two exceptions. Code lengths of compressed files (`vae.bitsback`)
-are bits. `bits_per_dim` is bits divided by the number of values of an image. 1 bit = log 2 nats.
+Numbers are nats, with three exceptions. Code lengths of compressed files (`vae.bitsback`) are bits.
+`bits_per_dim` is bits divided by the number of values of an image. Description lengths of labels
+are also shown in kbit. 1 bit = log 2 nats.
 All functions take and return floats, numpy arrays or torch tensors.
 """
 

@@ -51,8 +51,8 @@ class Validation:
     """Validation of one run. `validation(method, step)` returns named numbers; `warning` is the
     method's advice on the newest numbers, or empty.
 
-    `source` is the training data, in `world` processes. `scores` takes frozen features of the train
-    and validation splits.
+    `source`: the training data. `world`: the number of processes that train on it.
+    `scores` takes frozen features of the train and validation splits.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Certificates: how large the error of a linear probe on new images can be at most.
+"""Certificates: upper bounds on the error of a linear probe on new images.
 
 n = images of the bound, D = dimensions, Y = classes, r = principal components.
 """
@@ -34,8 +34,8 @@ from probes.report import figures
 DELTA = 0.01
 SAMPLED = 0.1  # share of delta for the estimate by drawn classifiers
 PRIORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # deviations of the prior, joined by a union bound
-SHARES = (0.0, 0.5, 1.0)  # of the way from the prior's centre to the probe of all images
-DRAWS = 4  # classifiers for each image in the reported error
+SHARES = (0.0, 0.5, 1.0)  # parts of the way from the prior's centre to the probe of all images
+DRAWS = 4  # classifiers that are drawn for each image, for the reported error
 RANKS, STEPS = (2, 4, 8, 16, 32, 64, 128), (0.0625, 0.125, 0.25, 0.5, 1.0)
 LEAST = 100  # training images
 KINDS = {"pac_bayes": "PAC-Bayes", "occam": "Occam"}  # certificates
@@ -78,9 +78,10 @@ def pac_bayes(
     """A posterior, its error on these images [n, D], and the bound on its error on new images.
 
     Prior N(prior, s^2 I) for five s; posterior N(prior + t (own - prior), s^2 I), so KL(Q || P) =
-    t^2 |own - prior|^2 / (2 s^2). `prior` must not depend on these images; `own` may. s is chosen
-    with a union bound, and t freely, because PAC-Bayes holds for all posteriors at once. The error
-    of the chosen posterior is estimated with new draws; a Chernoff bound covers this estimate.
+    t^2 |own - prior|^2 / (2 s^2). `prior` must not depend on these images; `own` may. A union
+    bound pays for the choice of s. t can be chosen freely, because PAC-Bayes holds for all
+    posteriors at once. The error of the chosen posterior is estimated with new draws; a Chernoff
+    bound covers this estimate.
     """
     for_draws, n = SAMPLED * delta, len(x)
     rest = (delta - for_draws) / len(PRIORS)
@@ -115,8 +116,9 @@ def occam(
 ) -> tuple[Quantised, int, float, float]:
     """A quantised probe, its rank, its error on these images and the bound on new images.
 
-    probes: for each r, a probe of the first r columns. Its length in nats is that of a decodable
-    Golomb-Rice code of all weights, plus log(number of pairs of a rank and a step).
+    probes: for each r, a probe of the first r columns. The length of a quantised probe, in nats, is
+    that of a decodable Golomb-Rice code of all weights, plus log(number of pairs of a rank and a
+    step).
     """
     best: tuple[Quantised, int, float, float] | None = None
     options = nats(math.log2(len(RANKS) * len(STEPS)))
@@ -135,8 +137,8 @@ def occam(
 
 def certified(train: Features, test: Features, seed: int = 0, delta: float = DELTA) -> Numbers:
     """For every factor: two upper bounds on the error of linear probes on new images, each with
-    confidence 1 - delta, and their errors on test. "noisy" is a bound on the mean error of a probe
-    that is trained with noise (`probes.labels.noisy`); it is not a certificate.
+    confidence 1 - delta, and the errors of these probes on test. "noisy" is a bound on the mean
+    error of a probe that is trained with noise (`probes.labels.noisy`); it is not a certificate.
 
     A random half of train gives the scale of features, principal components, and the centre of the
     prior. The bounds use the other half, of n images; the probes themselves are fitted to all of
@@ -144,7 +146,7 @@ def certified(train: Features, test: Features, seed: int = 0, delta: float = DEL
     was not trained on these images: if it was, features of new images may be different.
     "vacuous": the bound is no better than always guessing the most frequent class. "expected_gap"
     is sqrt(KL / 2n). If KL is the mean divergence over training sets, the mean error on new images
-    is at most this much larger than the mean error on the n images.
+    exceeds the mean error on the n images by at most "expected_gap".
 
     Raises `Unmeasurable` for fewer than 100 training images and for features that are not finite.
     """
@@ -189,8 +191,8 @@ def certified(train: Features, test: Features, seed: int = 0, delta: float = DEL
 def _entry(
     error: float, bound: float, test: float, guess: float, images: int, delta: float
 ) -> Numbers:
-    """The part of a report of one bound; `guess` is the error of guessing the most frequent class,
-    `images` is the number of test images.
+    """The numbers of one bound in a report. `guess` is the error of guessing the most frequent
+    class, and `images` is the number of test images.
     """
     low, high = generalisation.error_interval(test, images, delta)
     found = {"error": error, "bound": bound, "test": test, "test_low": low, "test_high": high}
@@ -226,7 +228,8 @@ class CertifiedProbe(Probe):
         "bound" ("noisy": on the mean error), "test" (error on test), "test_low", "test_high" (its
         limits with the same confidence), "vacuous" (0 | 1), "divergence" (nats), "deviation",
         "expected_gap" | "bits", "rank", "step" | "noise" (deviation in each step), "information"
-        (I(S; W) at most, nats), "levels": [{"noise", "information", "gap", "error", "test"}]}}},
+        (upper bound on I(S; W), nats),
+        "levels": [{"noise", "information", "gap", "error", "test"}]}}},
         "confidence", "images" (of the bound) """
 
     def requires(self, frozen: Frozen) -> str:
@@ -263,11 +266,11 @@ class CertifiedProbe(Probe):
             if part := parts.get(NOISY):
                 rise = 100 * (part["bound"] - part["error"])
                 lines.append(
-                    f"trained with noise {part['noise']:g}, {factor}: the weights hold at most"
-                    f" {part['information']:.1f} nats about {numbers['images']:,} images, so the"
-                    f" mean error on new ones is at most {100 * part['error']:.1f} + {rise:.1f} ="
-                    f" {100 * part['bound']:.1f} %, a bound on the mean over training sets, not a"
-                    f" certificate; {_tested(part, share)}"
+                    f"probe of {factor} trained with noise {part['noise']:g}: its weights hold at"
+                    f" most {part['information']:.1f} nats about {numbers['images']:,} images, so"
+                    f" its mean error on new images is at most {100 * part['error']:.1f} +"
+                    f" {rise:.1f} = {100 * part['bound']:.1f} % (this bounds the mean over training"
+                    f" sets; it is not a certificate); {_tested(part, share)}"
                 )
         return [*lines, "certificates assume an encoder that was not trained on these images"]
 
@@ -301,7 +304,7 @@ def draw(numbers: Numbers, path: Path) -> Path:
             axes.bar(places, errors, 0.24, color=colour, alpha=0.6, label=f"{name}: test error",
                      yerr=ends, ecolor=colour)  # fmt: skip
             bounds = [100 * part["bound"] for part in parts]
-            label = f"{name}: at most" + (", in the mean" if kind == NOISY else "")
+            label = f"{name}: at most" + (", on average" if kind == NOISY else "")
             axes.hlines(bounds, places - 0.13, places + 0.13, color=colour, lw=2.5, label=label)
         axes.set_xticks(range(len(factors)), [figures.drawable(factor) for factor in factors])
         share = 100 * numbers["confidence"]
@@ -327,7 +330,7 @@ def draw_levels(numbers: Numbers, path: Path) -> Path:
             )
         left.axhline(0, color=figures.GREY, lw=0.8)
         left.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="gap, %")
-        left.set_title("Less noise: weights know more, gap may be larger", fontsize=10)
+        left.set_title("Less noise: weights hold more nats, gap may be larger", fontsize=10)
         right.set(xscale="log", xlabel="I(S; W) at most, nats", ylabel="error, %")
         right.set_title("Less noise: smaller errors", fontsize=10)
         for axes in (left, right):

@@ -1,4 +1,4 @@
-"""Accuracy of each class, and which classes are confused, by the linear probe.
+"""Accuracy of the linear probe for each class, and the classes that it confuses.
 
 n = images, D = feature dimensions, Y = classes.
 """
@@ -94,9 +94,9 @@ class ClassesProbe(Probe):
         for factor, part in numbers["factor"].items():
             low = min(range(len(part["accuracy"])), key=lambda i: part["accuracy"][i])
             lines.append(
-                f"classes of {factor}: balanced accuracy {100 * part['balanced']:.1f} %; the worst"
-                f" is class {part['classes'][low]} with {100 * part['accuracy'][low]:.1f} % of"
-                f" {part['images'][low]:,} images"
+                f"classes of {factor}: balanced accuracy {100 * part['balanced']:.1f} %; in the"
+                f" worst class, {part['classes'][low]}, {100 * part['accuracy'][low]:.1f} % of"
+                f" {part['images'][low]:,} images are right"
             )
         return lines
 

@@ -39,8 +39,9 @@ class Classifier(nn.Module):
 def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
     """Top-1 on test after fine-tuning on `percent` % of the labels of train, balanced by class.
 
-    Views are augmented as in the training of the encoder, and the learning rate follows half a
-    cosine. The epoch is chosen on val; test is read once. The frozen encoder does not change.
+    Views are augmented as in the training of the encoder. The learning rate rises during the first
+    5 % of the steps and then follows half a cosine. The epoch is chosen on val; test is read once.
+    The frozen encoder does not change.
     """
     source, val = frozen.source("train", augmented=True), frozen.source("val")
     sizes = list(source.factors.values())
@@ -65,8 +66,8 @@ def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
 
 
 def _labelled(frozen: Frozen, percent: int) -> Tensor:
-    """The places of the labelled images of train; with several label columns, balanced by the
-    first.
+    """The places of the labelled images of train. With several label columns, they are balanced by
+    the first column.
     """
     y = frozen.features("train").y
     if percent >= 100:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PRESETS = {"knn200": (200, 0.1), "knn20": (20, 0.07)}  # InstDisc, MoCo and lightly; DINO and DINOv2
-NARROW = 1e-3  # mean squared distance of unit features from their mean; below, it is subtracted
+NARROW = 1e-3  # mean squared distance of unit features from their mean; below this, see `_centred`
 QUERIES, GROUP = 256, 16  # test images in one search; training images in a group
 
 
@@ -58,8 +58,12 @@ def _centred(
     bank: Tensor, query: Tensor, mean: Tensor, k: int, device: torch.device | None
 ) -> Neighbours:
     """The search for features that point in nearly one direction, as after a collapse or with a
-    large common mean m. Their cosines differ by less than float32 resolves. So <u, v> - <u, m> =
-    <u - m, v - m> + <m, v - m> is searched, in which all terms are small; u, v are unit rows.
+    large common mean m. Their cosines differ by less than float32 resolves. For a unit row u of
+    `query` and v of `bank`,
+
+        <u, v> = <u, m> + <u - m, v - m> + <m, v - m>
+
+    where the first term is the same for all v and the others are small. The search uses the others.
     """
     unit, asked = (unit_rows(x.double()) for x in (bank, query))
     inside, outside = unit - mean, asked - mean
@@ -114,7 +118,7 @@ def _in_order(bank: Tensor, query: Tensor, found: Neighbours, k: int) -> Neighbo
     """The first k of k + 1 neighbours (or of all n), with ties in index order; on the CPU.
 
     A whole row is searched again only if the k-th and the next neighbour are tied, or if a
-    neighbour has copies: a library may give copies similarities that differ by rounding.
+    neighbour has copies: in some libraries, the similarities of copies differ by rounding.
     """
     similarity, place = found
     equal = (similarity[:, 1:] == similarity[:, :-1]).any(1).nonzero()[:, 0]
@@ -236,8 +240,8 @@ class KNNProbe(Probe):
     summary = "exact faiss search, weights exp(s/T): k = 200, T = 0.1 and k = 20, T = 0.07"
     columns = ("kNN %",)
     claims = (
-        "Share of test images whose label the 200 nearest training images vote for, with weights"
-        " exp(cosine / 0.1), mean over the label columns.",
+        "Share of test images whose label wins the vote of the 200 nearest training images, with"
+        " weights exp(cosine / 0.1). It is a mean over the label columns.",
     )
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """

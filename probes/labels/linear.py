@@ -29,22 +29,22 @@ from probes.report.page import class_charts
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # lambda
 FEW = 100  # images; with fewer, each tenth is held out in turn, because one tenth is too small
-ROUGH = 1e-5  # relative tolerance of the fits that choose lambda: enough to compare factors of ten
-SHOWN = 40  # classes; the confusions of a factor with more are not kept
+ROUGH = 1e-5  # relative tolerance of the fits that choose lambda; lambdas differ by factors of 10
+SHOWN = 40  # classes; for a factor with more classes, confusions are not kept
 FINE = 1e-6  # relative tolerance of the final fit, far below what a score shows
-SMALL = 1_000_000  # images x dimensions x classes; up to it, fits are exact in float64
+SMALL = 1_000_000  # images x dimensions x classes; up to this size, fits are exact, in float64
 
 
 def linear(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Top-1 and usable label information of every factor ("top1/FACTOR", "information/FACTOR") and
     their means.
 
-    Usable information is H(Y) - CE in nats (Xu et al. 2020): H(Y) is the cross-entropy on test of
-    the class frequencies of train (one image added to each class), CE that of the probe. So the
-    difference is what a linear classifier gains from the features. For a class without training
-    images, the predicted probability is the class frequency. lambda is chosen by CE on a held-out
-    tenth of train (for few images, on each tenth in turn), and the probe is then fitted to all of
-    train. Nothing is chosen on test.
+    Usable information is H(Y) - CE in nats (Xu et al. 2020). H(Y) is the cross-entropy on test of
+    the class frequencies of train (one image is added to each class). CE is the cross-entropy of
+    the probe. So the difference is what a linear classifier gains from the features. For a class
+    without training images, the predicted probability is the class frequency. lambda is chosen by
+    CE on a held-out tenth of train (with fewer than 100 images, on each tenth in turn). Then the
+    probe is fitted to all of train. Nothing is chosen on test.
 
     Raises `Unmeasurable` for features that are not finite, and for fewer than two training images.
     """
@@ -112,7 +112,7 @@ class Reader(NamedTuple):
 
     weight: Tensor  # [P, D]
     bias: Tensor  # [P]
-    present: Tensor  # bool [Y], P of them
+    present: Tensor  # bool [Y], true for P classes
     frequency: Tensor  # float64 [Y]
     parameters: Tensor  # [P, D + 1], from which another fit may start
 
@@ -201,8 +201,8 @@ class LinearProbe(Probe):
     summary = "logistic regression on standardised features: top-1, and H(Y) - CE in nats"
     columns = ("linear %", "nats gained per label")
     claims = (
-        "Share of test images whose label a linear classifier of the frozen features finds, mean"
-        " over the label columns.",
+        "Share of test images whose label is found by a linear classifier of the frozen features."
+        " It is a mean over the label columns.",
         "H(Y) - CE: what a linear classifier gains about the labels, in nats. Other classifiers"
         " could use more.",
     )
@@ -246,7 +246,7 @@ class LinearProbe(Probe):
     def plain(self, numbers: Numbers) -> list[str]:
         return [
             f"A linear classifier finds {100 * numbers['top1']:.1f} % of the labels of test images"
-            f" and gains {numbers['information']:.2f} nats about each, on average over labels.",
+            f" and gains {numbers['information']:.2f} nats about a label, on average.",
             *class_charts.said_of_labels(numbers),
             *class_charts.said_of_confusion(numbers.get("confusion", {})),
         ]

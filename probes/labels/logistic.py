@@ -17,10 +17,10 @@ Array = NDArray[np.float64]
 
 HISTORY, MOST_STEPS, MOST_HALVINGS = 10, 200, 20
 FLOOR = 0.1  # nats; for a smaller objective, the tolerance is relative to this
-GRADIENT = 1e-6  # the largest part of the gradient of a finished fit
+GRADIENT = 1e-6  # the largest component of the gradient of a finished fit
 ARMIJO = 1e-4  # the least fall of the objective in a step, as a share of its slope
 MOST_INNER = 1000  # steps of conjugate gradients in one step of Newton's method
-DENSE = 128  # up to so many parameters, a step of Newton's method solves a dense system
+DENSE = 128  # parameters; up to this number, Newton's method solves a dense system
 BLOCK = 2**22  # features or logits at a time: 16 MiB of floats stay in the cache between two reads
 
 
@@ -36,10 +36,10 @@ class Logistic:
     """Minimises mean cross-entropy + (lambda / 2) |W|^2 for S strengths lambda; each step reads x
     once. Biases are not penalised.
 
-    The objective is strictly convex in W. So the start changes the time, but not the result, which
-    equals that of scikit-learn's LogisticRegression(C = 1 / (n lambda)). Steps are taken in the
-    eigenbasis of x'x / n. There the initial curvature is diagonal, (eigenvalue / Y + lambda), and
-    L-BFGS starts from its inverse, which saves hundreds of steps.
+    The objective is strictly convex in W. So the starting point changes the time, but not the
+    result. The result equals that of scikit-learn's LogisticRegression(C = 1 / (n lambda)). Steps
+    are taken in the eigenbasis of x'x / n. There the initial curvature is diagonal, (eigenvalue / Y
+    + lambda), and L-BFGS starts from its inverse, which saves hundreds of steps.
     """
 
     def __init__(self, x: Tensor):
@@ -62,10 +62,10 @@ class Logistic:
         labels y are int64 [n].
 
         A fit ends when a step lowers the objective by less than `rough` times its value, or by no
-        more than a rounding error, or when no part of the gradient exceeds 1e-6. A fit in float64,
-        for few images, ends when the gradient is zero up to rounding. For few images the objective
-        is very flat: two fits whose objectives agree to one part in a million may still differ by
-        0.1 nats on test images.
+        more than a rounding error. It also ends when no component of the gradient exceeds 1e-6. A
+        fit in float64, for few images, ends when the gradient is zero up to rounding. For few
+        images the objective is very flat: two fits whose objectives agree to one part in a million
+        may still differ by 0.1 nats on test images.
         """
         x, y = self.x[rows], y[rows]
         w = x.new_zeros(len(strengths), classes, x.shape[1] + 1) if start is None else start.clone()
@@ -97,7 +97,8 @@ class Logistic:
         self, x: Tensor, y: Tensor, now: "Point", direction: Tensor, shrunk: Tensor, running: Tensor
     ) -> "Point":
         """Move the parameters of each unfinished strength along its direction, by the longest of
-        the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If none does, they stay.
+        the steps 1, 1/2, 1/4 … that lowers its objective enough (Armijo). If no step does,
+        the parameters stay unchanged.
         """
         slope = _dot(now.gradient, direction)
         step, moved = torch.ones_like(shrunk[:, 0, 0]), Point(*(part.clone() for part in now))
@@ -154,7 +155,7 @@ class Logistic:
 
 def _eigenbasis(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [D] and eigenvectors [D, D] of a float64 matrix. If the library fails, the
-    coordinate axes: the basis changes the speed of a fit, but not its result.
+    coordinate axes are used: the basis changes the speed of a fit, but not its result.
 
     In float32 on a CPU, several releases of torch raise an error or return NaN for dead features.
     """
@@ -235,9 +236,10 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
 
 
 def _dense_direction(x: Array, share: Array, shrunk: Array, gradient: Array) -> Array:
-    """The same for few parameters P, by solving with H [P, P] itself. A constant added to all
-    biases changes nothing, so H is singular in this direction, and a curvature is added there. The
-    result stays the same, because the gradient has no part in this direction.
+    """The same direction for few parameters P, by solving the dense system with H [P, P]. A
+    constant added to all biases changes nothing, so H is singular in this direction, and a
+    curvature is added there. The result stays the same, because the gradient has no component in
+    this direction.
     """
     classes, size = gradient.shape
     weighted = (share[:, :, None] * x[:, None, :]).reshape(len(x), -1)
@@ -258,7 +260,7 @@ def _apart(w: Array) -> Array:
 
 def _times_inverse(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Tensor) -> Tensor:
     """L-BFGS's inverse Hessian times the gradient, for each strength (Nocedal & Wright 2006, 7.4).
-    A strength that did not move has no curvature, so its pair is left out.
+    If the weights of a strength did not move, its pair has no curvature and is left out.
     """
     made, shares = gradient.clone(), []
     kept = [(step, change, _dot(step, change)) for step, change in pairs]

@@ -23,8 +23,9 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 def balanced(y: Tensor, classes: int, percent: float, seed: int) -> Tensor:
     """Places of `percent` % of n labelled images, equally many of each class, int64 [k * classes].
 
-    k = percent n / (100 classes), rounded, at least 1; a class with fewer images gives all. This is
-    the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are drawn by `seed`.
+    k = percent n / (100 classes), rounded, at least 1; a class with fewer images gives all of them.
+    This is the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are drawn by
+    `seed`.
     """
     each = max(1, round(percent / 100 * len(y) / classes))
     order = KeyedRNG(seed, 0).permutation(f"low shot {percent:g} %", len(y))
@@ -36,8 +37,8 @@ def low_shot(
     train: Features, test: Features, percent: float, seed: int = 0, draws: int = 3
 ) -> Numbers:
     """Top-1 of both probes with `percent` % of the labels: mean and standard deviation over draws
-    of the labelled images, each a mean over label columns. The linear probe chooses its penalty on
-    the labelled images alone.
+    of the labelled images. The top-1 of a draw is a mean over label columns. The linear probe
+    chooses its penalty on the labelled images alone.
 
     Raises `Unmeasurable` if a draw has fewer than two images.
     """
@@ -64,7 +65,7 @@ def low_shot(
 
 
 class LowShotProbe(Probe):
-    """What the features give if few images have labels."""
+    """Accuracy of probes of the features if only few images have labels."""
 
     name, on_request = "low_shot", True
     summary = "linear and kNN (k = 20) with 1 % and 10 % of the labels, balanced by class, 3 draws"

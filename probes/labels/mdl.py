@@ -46,12 +46,12 @@ def prequential(
 
         L = t_1 log Y  +  sum_j sum_(i in block j + 1) -log p(y_i | x_i; fitted to blocks 1 to j)
 
-    Sender and receiver know all features. The labels of the first block are sent by the uniform
-    code. Each further block is sent by a linear probe that is fitted to the labels sent before; its
-    penalty is chosen on these alone. So L is the length of a real code, and it includes the cost of
-    learning: it is shorter if a probe needs fewer labels (Blier & Ollivier 2018; Voita & Titov
-    2020). L depends on the order of the images, so its mean and standard deviation over `orders`
-    permutations are given.
+    Sender and receiver know all features. The labels of the first block are sent with the uniform
+    code. Each further block is sent with a linear probe that is fitted to the labels sent before;
+    its penalty is chosen on these labels alone. So L is the length of a real code, and it includes
+    the cost of learning: L is smaller if a probe needs fewer labels (Blier & Ollivier 2018; Voita &
+    Titov 2020). L depends on the order of the images, so its mean and standard deviation over
+    `orders` permutations are given.
 
     "compression" is n log Y / L. "alone" is the length of the labels without features, by the code
     of normalised maximum likelihood (NML). The surplus description length (Whitney et al. 2020) is
@@ -59,10 +59,10 @@ def prequential(
 
         SDL = sum_i max(0, loss_i - tolerance);
 
-    SDL converges with n only if the loss reaches the tolerance ("reached"); else SDL is at least
-    this value. "variational" is the length of a code with a Bayesian linear probe, see
-    `probes.labels.variational`. Raises `Unmeasurable` for fewer than 20 images, and what the linear
-    probe raises.
+    SDL converges with n only if the loss reaches the tolerance ("reached"); otherwise the reported
+    number is a lower limit of SDL. "variational" is the length of a code with a Bayesian linear
+    probe (`probes.labels.variational`). Raises `Unmeasurable` for fewer than 20 images, and where
+    the linear probe raises it.
     """
     n = len(features.x)
     if n < LEAST:
@@ -99,8 +99,8 @@ def prequential(
 def _of_one_order(
     features: Features, rows: Tensor, ends: list[int], seed: int
 ) -> list[list[float]]:
-    """Mean nats an image of each block after the first, for each factor, by a probe that was fitted
-    to all blocks before it.
+    """The loss of each block after the first, for each factor: mean nats an image, by a probe that
+    was fitted to all earlier blocks.
     """
     x, y = features.x[rows], features.y[rows]
     losses: list[list[float]] = [[] for _ in features.factors]
@@ -201,7 +201,7 @@ class MDLProbe(Probe):
         return lines
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
-        """The learning curve; the length of the code is its sum."""
+        """The learning curve; its sum over images is the length of the code."""
         return {"learning": draw_curves(found.numbers, folder / "learning.png")}
 
     def draw(self, axes: Axes, entries: list[Entry]) -> None:

@@ -34,9 +34,9 @@ def mlp(
     """Top-1 and usable label information of every factor and their means, as in the linear probe,
     for a classifier with H hidden units (ReLU, dropout, AdamW).
 
-    One network serves all factors. It stops at the lowest cross-entropy on a held-out tenth of
-    train; test is read once. Raises `Unmeasurable` for features that are not finite, and for fewer
-    than 20 training images.
+    One network serves all factors. The epoch with the lowest cross-entropy on a held-out tenth of
+    train is kept, and training ends after 10 epochs without a lower one. Test is read once. Raises
+    `Unmeasurable` for features that are not finite, and for fewer than 20 training images.
     """
     top1, information = {}, {}
     found = readings(train, test, seed, hidden, epochs)

@@ -1,6 +1,6 @@
-"""A linear probe that is trained with noise: how much its weights can know about its images.
+"""A linear probe that is trained with noise: a bound on what its weights hold about its images.
 
-n = images S of the bound, D = dimensions, Y = classes, W = weights [Y, D + 1].
+S = the n images of the bound, D = dimensions, Y = classes, W = weights [Y, D + 1].
 """
 
 import math
@@ -37,10 +37,10 @@ def descent(start: Tensor, drift: Drift, noise: float, rng: KeyedRNG,
 
         W_{t+1} = W_t - rate g(W_t) + noise e_t,   e_t ~ N(0, I)
 
-    `drift(W)` gives g and the gradient g0 of the prior, which is the same descent with g0. By the
-    chain rule, the divergence of the whole path is the mean over paths of the sum of rate^2
-    |g - g0|^2 / (2 noise^2); that of the last weights is at most as large. If g0 does not depend
-    on S, then I(S; W) <= E KL (Negrea et al. 2019; the prior's gradient is that of other data).
+    `drift(W)` gives g and the gradient g0 of the prior. The prior is the same descent with g0. By
+    the chain rule, the divergence of the whole path is the mean over paths of the sum of rate^2
+    |g - g0|^2 / (2 noise^2). The divergence of the last weights is not larger. If g0 does not
+    depend on S, then I(S; W) <= E KL (Negrea et al. 2019, where g0 is the gradient of other data).
     """
     weights, divergence = start, 0.0
     for step in range(steps):
@@ -58,7 +58,7 @@ def levels(
     classes: int,
     rng: KeyedRNG,
 ) -> list[Level]:
-    """Probes trained from 0 with each level of noise, on both halves (x [n, D], y [n]).
+    """Probes with each level of noise, trained on both halves (x [n, D], y [n]) from zero weights.
 
     S is the second half. The prior is the same descent on the first half alone, so the gradients of
     both differ only by the part of S. The scale of x must not depend on S.

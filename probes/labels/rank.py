@@ -60,8 +60,8 @@ def rank(
         mdl  the online code of the `mdl` probe, which a real receiver can read
         cv   n times the mean cross-entropy of held-out images, in `folds` folds
 
-    All in nats and summed over factors. The components are those of all training features: labels
-    are not used for them. Each rule chooses the r with its least value; test chooses nothing.
+    All three are in nats, summed over factors. The components are those of all training features;
+    no labels are used for them. Each rule chooses the r with its least value; test chooses nothing.
     (Exact normalised maximum likelihood of a logistic regression has no known form that can be
     computed; `core.information.nml` has models with a known form.)
 

@@ -37,8 +37,9 @@ def with_absent(log_probabilities: Tensor, y: Tensor) -> Tensor:
     """A reader's log probabilities [m, Y], float64, in which a class without training images gets
     its frequency, as in the baseline H(Y); y [n] are the labels of train.
 
-    A reader learns that such classes never occur, and the baseline allows for them. With many of
-    them, as with labels that have gaps, the difference would count as information of the features.
+    A reader learns that such classes never occur, but the baseline gives them a probability. If
+    many classes do not occur, because the numbers of the labels have gaps, this difference alone
+    would count as information in the features.
     """
     classes = log_probabilities.shape[1]
     present = torch.bincount(y, minlength=classes) > 0

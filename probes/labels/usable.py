@@ -1,4 +1,4 @@
-"""Usable information about labels for readers of growing power, and what more images would add.
+"""Usable information about labels for three readers, and what more images would add.
 
 n, m = training and test images, F = factors.
 """
@@ -39,15 +39,15 @@ def usable(train: Features, test: Features, seed: int = 0, epochs: int = 100) ->
     H(Y) is the cross-entropy on test of the class frequencies of train. A reader is fitted to train
     alone. Each value is an estimate of a lower bound on I(X; Y), up to the error of H(Y).
 
-    The same readers are fitted to a random half of train, too. "gain" is what the other half
-    brought. If the loss falls as 1/n, twice as many images would bring half of the gain, and
-    infinitely many images would bring the whole gain once more, so
+    The same readers are also fitted to a random half of train. "gain" is how much the other half
+    adds to the value. If the loss falls as 1/n, twice as many images would add half of the gain,
+    and infinitely many images would add the whole gain once more, so
 
         extrapolated = value + gain,
 
-    which is an estimate, not a bound. "limited": the gain is a notable share of the value and not
-    due to chance, so the number of images, not the reader, may be the limit. Raises `Unmeasurable`
-    for fewer than 40 training images, and what the readers raise.
+    which is an estimate, not a bound. "limited": the gain is more than 3 % of the value and more
+    than chance explains, so the limit may be the number of images and not the reader. Raises
+    `Unmeasurable` for fewer than 40 training images, and where a reader raises it.
     """
     n = len(train.x)
     if n < LEAST:
@@ -94,7 +94,7 @@ def _described(value: Estimate, gain: Estimate) -> Numbers:
 
 
 class UsableProbe(Probe):
-    """What readers of growing power gain about the labels, and whether more images would help."""
+    """What three readers gain about the labels, and whether more images would help."""
 
     name, on_request = "usable", True
     summary = "H(Y) - CE for linear, MLP and kNN readers, with intervals and an extrapolation in n"
@@ -128,15 +128,15 @@ class UsableProbe(Probe):
         for reader in READERS:
             part = numbers[reader]
             limit = (
-                f"the number of images is a limit: infinitely many may give"
+                f"the number of images is a limit: infinitely many images may give"
                 f" {part['extrapolated']:.3f} (extrapolated in 1/n, not a bound)"
                 if part["limited"] > 0
-                else "more images would add little"
+                else "this gain is small, or no larger than chance explains"
             )
             lines.append(
                 f"usable information, {NAMES[reader]} reader: {part['value']:.3f} nats"
                 f" ({part['low']:.3f} … {part['high']:.3f}), mean over label columns; the second"
-                f" half of {numbers['train_images']:,} training images brought"
+                f" half of {numbers['train_images']:,} training images added"
                 f" {part['gain']['value']:.3f}; {limit}"
             )
         return lines

@@ -1,6 +1,6 @@
 """Description length of labels by a variational code with a Bayesian linear probe.
 
-n = images, D = feature dimensions, Y = classes, s = deviations.
+n = images, D = feature dimensions, Y = classes, s = deviation of the weights under the prior.
 """
 
 import math
@@ -24,13 +24,13 @@ def variational(features: Features, seed: int = 0) -> list[float]:
 
         L = KL( q(w) || p(w) ) + sum_i E_q[ -log p(y_i | x_i, w) ] >= -log p(y_1 ... y_n | x)
 
-    with w the weights of a linear probe, p = N(0, s^2) and q = N(w*, diag) (Hinton & van Camp 1993;
-    Blier & Ollivier 2018). With bits-back coding, L is the net length of a real code. w* is
+    where w are the weights of a linear probe, p = N(0, s^2) and q = N(w*, diag) (Hinton & van Camp
+    1993; Blier & Ollivier 2018). With bits-back coding, L is the net length of a real code. w* is
     the most probable w, and 1 / variance is the diagonal of the curvature there (Laplace), so no
-    variational optimisation is needed; a better q would give a shorter code. s is the best of
-    six, which costs log 6. If some classes do not occur, the code first says for each class whether
-    it occurs, which costs log 2 a class. The mean over q is estimated with 4 drawn classifiers for
-    each image.
+    variational optimisation is needed; a better q would give a shorter code. s is the best of six
+    values; this choice costs log 6 nats. If some classes do not occur, the code first says for
+    each class whether it occurs; this costs log 2 nats a class. The mean over q is estimated with 4
+    drawn classifiers for each image.
     """
     mean, deviation = mean_and_deviation(features.x)
     x = standardised(features.x, mean, deviation)

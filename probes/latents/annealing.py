@@ -11,7 +11,7 @@ log w = sum_t (beta_t - beta_{t-1}) (f - log s)(z_{t-1}), with E w = integral of
 log of the mean weight of several chains is, in expectation, at most log p(x): a stochastic lower
 bound. With T = 1 there is no transition, and the result is the importance-weighted bound.
 
-B = images, S = chains of each, L = latent dimensions, T = steps. All in nats.
+B = images, S = chains of each, L = latent dimensions, T = steps. All values are in nats.
 """
 
 import math

@@ -35,9 +35,10 @@ def compression(method: Compressible, images: Images) -> Numbers:
         at_codes = the same by the model's densities, at the codes in the file
         gross    = the file's bytes: net, start-up bits, headers and checksums
 
-    E net = D + R, with D as the file codes it ("floored"). The file has only one code of each
-    image, so net differs from D + R by chance; "net_error" is the standard error. Raises
-    `UserError` if the model has no codec. Townsend, Bird, Barber 2019.
+    E net = D + R, where D is computed as in the file: no value costs more than 24 bits ("floored").
+    The file has only one code of each image, so net differs from this D + R by chance; "net_error"
+    is the standard error of the difference. Raises `UserError` if the model has no codec. Townsend,
+    Bird, Barber 2019.
     """
     codec = method.compressor()
     values = images.size
@@ -85,8 +86,8 @@ def _shorter(codec: Compressor, images: Images) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def latents_alone(method: Compressible, images: Images) -> Found:
-    """What a receiver knows after only some dimensions of the codes: numbers "partial", and
-    pictures of the first images after each stop, [stops, n, C, H, W].
+    """What a receiver knows after only the first dimensions of the codes: numbers "partial", and
+    pictures [stops, n, C, H, W] of the first images, where a stop is a number of dimensions.
     """
     found = method.compressor().partial(images[:PARTIAL])
     pictures = [part.pop("pictures")[:SHOWN] for part in found]
@@ -120,7 +121,7 @@ class CompressionProbe(Probe):
     on_request = True
     options = {"images": 1000}
     columns = ("file (bits/dim)",)
-    charted = ("compression_stops",)  # which the page cuts into rows
+    charted = ("compression_stops",)  # the page cuts this picture into rows
     schema = """
         "quantity", "unit", "split", "images", "image_values", "bound" (D + R), "floored" (D + R
         if no value costs more than 24 bits, as in the file), "net", "gross",
@@ -129,7 +130,7 @@ class CompressionProbe(Probe):
         "bits": {"popped", "pixels", "prior"} (of all images), "machine", "threads",
         "sizes": [{"images", "gross"}] (files of the first images),
         "moves": [{"image" (its place), "start", "popped", "pixels", "prior", "net", "content" (of
-        the stack after it), "d", "r"}] (bits; ten images, in the order of coding),
+        the stack after this image), "d", "r"}] (bits; ten images, in the order of coding),
         "partial": [{"dimensions", "written", "rate", "distortion"}] (bits an image, from the
         first dimensions of the codes alone),
         "encode" | "decode": {"seconds", "cpu_seconds", "million_values_a_second" (of CPU time)},
@@ -216,6 +217,6 @@ class CompressionProbe(Probe):
 
 
 def _rows(images: Images, pictures: Images) -> list[torch.Tensor]:
-    """Some images in [0, 1]; then, for each stop, a row of what the dimensions so far show."""
+    """Some images in [0, 1]; then a row for each stop: what the dimensions that were read show."""
     shown = torch.from_numpy(images[: pictures.shape[1]].astype(np.float32) / 255)
     return [shown, *torch.from_numpy(pictures).float().clamp(0, 1)]

@@ -7,16 +7,16 @@ The table:
 
     {
       "format": "twobounds-rate-distortion/1", "data": name, "unit", "split",
-      "image_values": numbers of an image,
+      "image_values": number of values of an image,
       "curves": [{"name", "method", "images", "estimator", "points": [POINT],
                   "nothing"? (of a rate head: R = 0)}],
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
             "digest", "started_from"? (of a warm start), "squared_error"?,
-            "file"? (of the probe of compression): {"images", "gross", "net", "floored"} (bits/dim),
+            "file"? (of the compression probe): {"images", "gross", "net", "floored"} (bits/dim),
             "reference"? (R(D) at that squared error),
-            "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (? if known)
+            "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (?: only if known)
 
 Intervals are 95%, over the test images.
 """
@@ -40,7 +40,7 @@ FORMAT = "twobounds-rate-distortion/1"
 THREE = ("rate", "distortion", "nelbo")
 BOUNDS = ("value", "low", "high")
 FILE = ("images", "gross", "net", "floored")
-SMOOTH = 200  # points of a reference curve of a sweep; one of a report has half as many
+SMOOTH = 200  # points of a reference curve of a sweep; the curve in a report has half as many
 LEAST_BETA = 0.03
 
 
@@ -79,8 +79,8 @@ class Reference(NamedTuple):
     def excess(self, point: dict[str, Any]) -> dict[str, Any]:
         """R - R(D) at the point's own distortion, in nats.
 
-        Its error is that of R + k D with k = -dR/dD. The covariance of R and D follows from the
-        error of their sum.
+        The error of the excess is that of R + k D with k = -dR/dD. The covariance of R and D
+        follows from the error of their sum.
         """
         found = self.curve.at_distortion(self.squared_error(point["distortion"]["value"]))
         k = -found.slope * 2 * self.sigma**2
@@ -156,7 +156,8 @@ def lines(found: dict[str, Any]) -> Table:
         head += ["squared error", "R(D)", "R − R(D)", "%"]
     filed = any("file" in point for curve in curves for point in curve["points"])
     if filed:
-        caption += "\nFile: bits/dim of a lossless file (bits-back), and D + R with the file's D."
+        caption += "\nFile: bits/dim of a lossless file (bits-back). In the D + R beside it, no"
+        caption += " value costs more than 24 bits, as in the file."
         head += ["file", "D + R"]
     rows: list[list[str] | None] = []
     for curve in curves:

@@ -78,7 +78,7 @@ def sap(train: list[Tensor], test: list[Tensor]) -> float:
     """Separated attribute predictability (Kumar et al. 2018): the mean over factors of the gap in
     accuracy between the two features that predict best.
 
-    A factor is predicted from one feature by a class for each bin, chosen for the best balanced
+    To predict a factor from one feature, each bin gets the class that gives the best balanced
     accuracy on train. Accuracies are rescaled so that chance is 0 and perfection 1:
     (accuracy - 1/values) / (1 - 1/values).
     """
@@ -102,7 +102,8 @@ def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
         P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
-    where the base of each entropy is its number of values. Needs several factors.
+    where the logarithm of H_F has the base F, and that of H_D the base D. There must be two factors
+    or more.
     """
     from sklearn.ensemble import ExtraTreesClassifier  # slow, so not at the top
 
@@ -186,7 +187,7 @@ class DisentanglementProbe(Probe):
             f"MIG {numbers['mig']:.3f}, SAP {numbers['sap']:.3f}; DCI: disentanglement"
             f" {numbers['disentanglement']:.3f}, completeness {numbers['completeness']:.3f},"
             f" informativeness {numbers['informativeness']:.3f};"
-            f" of {', '.join(numbers['factors'])}"
+            f" factors: {', '.join(numbers['factors'])}"
         ]
 
     def plain(self, numbers: Numbers) -> list[str]:

@@ -1,8 +1,8 @@
 """Bounds on log p(x) of a VAE that are tighter than the ELBO: importance weights and annealing.
 
 The ELBO bounds the size of a bits-back file, and these bounds do not, so every report gives the
-ELBO first. In nats an image. n = images, B = images of a batch, S = samples (or chains) of each
-image, L = latent dimensions.
+ELBO first. All values are in nats an image. n = images, B = images of a batch, S = samples (or
+chains) of each image, L = latent dimensions.
 """
 
 import math
@@ -25,7 +25,7 @@ from probes.probe import Found, Numbers, Probe
 from probes.report.schema import bits, bounds, entry
 
 ROWS = 1024  # codes that are decoded at a time
-BLOCK = 64  # images in a batch; with equal `images`, both bounds read the same noisy pixels
+BLOCK = 64  # images in a batch; with the same option `images`, both probes read the same pixels
 SIDE = "upper bound on -log p(x), in expectation"
 
 

@@ -42,8 +42,9 @@ class RateProbe(Probe):
         " one can not exceed log n for n images.",
         "The rate, an upper bound on I(X; Z): I(X; Z) + KL(q(z)‖p(z)). It does not say how good"
         " reconstructions are, or what the information is about.",
-        "Distortion and rate at beta 1, an upper bound on -log p(x). For continuous pixels it may"
-        " be negative, and it is comparable only among decoders of the same likelihood.",
+        "The sum of distortion and rate (beta = 1), an upper bound on -log p(x). For continuous"
+        " pixels it may be negative, and it is comparable only among decoders of the same"
+        " likelihood.",
     )
     panel = "Input and code: bounds on I(X; Z)"
     schema = """
@@ -140,7 +141,7 @@ class RateProbe(Probe):
 
 
 def posterior(frozen: Frozen) -> str:
-    """The reason if a method has no rate, else ""."""
+    """Why a method has no rate, or ""."""
     if isinstance(frozen.method, LatentModel):
         return ""
     return f"{frozen.run.method} has no posterior"

@@ -1,9 +1,8 @@
-"""The rate-distortion curve of frozen features: one head is trained for each price beta. The prices
-are the same for all encoders.
+"""The rate-distortion curve of frozen features: one head is trained for each beta, the price of a
+nat of rate. The betas are the same for all encoders.
 
 Features h of an image x are compressed to z ~ q(z|h), a diagonal Gaussian, and p(x|z) decodes the
-image from z alone. For each beta, the price of a nat of rate, a head minimises D + beta R, in nats
-an image, with
+image from z alone. A head minimises D + beta R, in nats an image, with
 
     R = E KL(q(z|h) || N(0, 1)) >= I(X; Z),   D = E E_q[-log p(x|z)],   D + R >= -E log p(x)
 
@@ -40,7 +39,7 @@ from probes.report.schema import bounds
 BETAS = (1.0, 5.0, 25.0, 125.0, 625.0)
 MAX_IMAGES = {"train": 10_000, "val": 2_048, "test": 10_000}  # evenly spread over the split
 BATCH, LATENT, WIDTH = 128, 32, 256
-# steps and learning rate of the constant decoder, of the first head, and of each later one
+# steps and learning rate: of the constant decoder, of the first head, and of each later head
 NOTHING, FIRST, NEXT = (300, 0.3), (900, 4e-3), (150, 4e-3)
 WARMUP, CHECKS = 20, 3  # warm-up steps; evaluations on val during a fit
 
@@ -180,8 +179,8 @@ def train_heads(
     So on val, R never rises and D never falls with beta, and no point costs more than `nothing`.
     Betas are visited first in ascending order, because a decoder learns slowly from an almost empty
     code, but quickly drops information that costs too much. Then they are visited in descending
-    order, because the first heads had the least training. Each visit starts from a copy of the head
-    that is best at its beta so far.
+    order, because the first heads had the least training. Each visit of a beta starts from a copy
+    of the head that is the best at this beta so far.
     """
     if list(betas) != sorted(set(betas)):
         raise ValueError(f"betas: must ascend, got {betas}")

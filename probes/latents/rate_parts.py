@@ -2,7 +2,8 @@
 
     R = I(X; Z) + TC + sum_j KL(q(z_j) || p(z_j)),   TC = KL(q(z) || prod_j q(z_j))
 
-(Hoffman & Johnson 2016; Chen et al. 2018). In nats. n = images, L = latent dimensions.
+(Hoffman & Johnson 2016; Chen et al. 2018). All values are in nats. n = images, L = latent
+dimensions.
 """
 
 import math
@@ -18,7 +19,7 @@ from core.information.codes import Codes, normal_factors
 from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
-PAIRS = 2**32  # values of log q(z_ij | x_k), some seconds; if there are more, fewer images are used
+PAIRS = 2**32  # values of log q(z_ij | x_k), which take seconds; for more, images are left out
 ROWS, COLUMNS = 256, 1024  # of a block of one dimension, which fits into the cache
 QUANTITIES = {
     "total_correlation": "KL(q(z) || prod_j q(z_j))",
@@ -67,7 +68,7 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     found: dict[str, Any] = {
         "on_these_images": {
             "quantity": "R = I + TC + dimension-wise KL; q(z) is the mean of q(z|x) over"
-            " these images; R at one z an image",
+            " these images; R is computed from one z an image",
             "images": len(codes.z),
             **{name: bounds(interval(terms)) for name, terms in parts.items()},
         }

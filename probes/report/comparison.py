@@ -133,8 +133,8 @@ def file_of(report: Report) -> str:
 def require_one_data_set(
     reports: Sequence[Report], remedy: str = "compare runs on one data set, or add --mixed"
 ) -> None:
-    """Raise `UserError` for reports on different test data, by their fingerprints: their numbers
-    can not share an axis.
+    """Raise `UserError` for reports whose test data have different fingerprints, because numbers on
+    different data can not share an axis.
     """
     runs: dict[str, list[str]] = {}
     for data, name in zip(data_names(reports), names(reports), strict=True):

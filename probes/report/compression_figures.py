@@ -61,7 +61,7 @@ def chain(numbers: Numbers, path: Path) -> Path:
 
 
 def moves(numbers: Numbers, images: Images, path: Path) -> Path:
-    """For each of some images: the bits that are pushed and popped, their net, and D + R."""
+    """For some images: the bits that each image pushes and pops, the net bits, and D + R."""
     rows = [row | {"bound": row["d"] + row["r"]} for row in numbers["moves"]]
     with picture(path, figsize=(8.6, 0.6 * len(rows) + 1.5)) as (_, axes):
         places = np.arange(len(rows))
@@ -121,7 +121,9 @@ def partial(numbers: Numbers, images: Images, pictures: Images, path: Path) -> P
     height = max(3.6, THUMB * (len(stops) + 1) + 0.8)
     with picture(path, 1, 2, figsize=(12.5, height), width_ratios=(1, 1.15)) as (_, (left, right)):
         rates, missing = ([stop[key] for stop in stops] for key in ("rate", "distortion"))
-        left.plot(rates, missing, "o-", color=OURS, markersize=5, label="pixels, given these bits")
+        left.plot(
+            rates, missing, "o-", color=OURS, markersize=5, label="pixels, given bits of the code"
+        )
         total = [r + d for r, d in zip(rates, missing, strict=True)]
         left.plot(rates, total, "o--", color=GREY, markersize=4, label="sum of both")
         last = -math.inf

@@ -17,8 +17,8 @@ RATE = "rate R, {unit}: upper bound on I(X; Z)   ({split} split, 95% intervals)"
 
 
 def curves_and_images(found: dict[str, Any], shown: Shown, path: Path) -> None:
-    """Left: D against R and, if the source's own curve is known, the distance of each point from
-    it. Right: rows of images.
+    """Left: D against R and, if R(D) of the source is known, the distance of each point from this
+    curve. Right: rows of images.
     """
     points = [point for drawn in found["curves"] for point in drawn["points"]]
     measured = [point for point in points if "excess" in point and point["reference"]]
@@ -47,7 +47,7 @@ def curves_and_images(found: dict[str, Any], shown: Shown, path: Path) -> None:
 
 
 def _files(axes: Axes, points: list[dict[str, Any]]) -> None:
-    """The lossless file of each point over its beta, and D + R."""
+    """The length of the lossless file of each point against beta, and D + R."""
     betas = [point["beta"] for point in points]
     gross, bound = ([point["file"][key] for point in points] for key in ("gross", "floored"))
     axes.plot(betas, bound, "--", color=GREY, linewidth=1, label="D + R as a file codes it")

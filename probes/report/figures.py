@@ -24,7 +24,7 @@ from probes.probe import Entry, Numbers
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a grey; three of Tol's
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLOURS += ("#5b5b5b", "#332288", "#882255", "#999933")
-NUMBERED = 20  # with at most so many dimensions, each bar is labelled with its dimension
+NUMBERED = 20  # dimensions; up to this number, each bar is labelled with its dimension
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 BLACK, GREY = "#222222", "#888888"
 FEW = 8  # entries; if there are more, texts are smaller
@@ -169,7 +169,7 @@ def draw_accuracies(
 
 
 def named_places(axes: Axes, entries: list[Entry]) -> None:
-    """Label the places of entries; labels that another probe of the panel has set stay."""
+    """Label the places of entries, and keep the labels that another probe of the panel has set."""
     named: dict[float, str] = {}
     if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
         texts = [label.get_text() for label in axes.get_xticklabels()]

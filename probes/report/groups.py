@@ -14,7 +14,7 @@ from probes.probe import Numbers, Probe
 from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
-# positions on a curve, and references: runs have a mean only if these are equal
+# positions on a curve, and reference values: runs have a mean only if these are equal
 PLACES = ("K", "k", "candidates", "beta", "truth", "best_possible", "ceiling")
 # the seed at the end of a folder's name, such as _seed3 of simclr_seed3
 SEED = re.compile(r"(?:[-_. ]+(?:seeds?|s)|seeds?)?[-_=. ]*\d*$", re.I)
@@ -87,8 +87,8 @@ def _key(report: Report) -> str | None:
 def _seeds(
     reports: Sequence[Report], members: list[int], probes: dict[str, Probe]
 ) -> list[list[int]]:
-    """Split members into groups in which no seed occurs twice: if possible all members, else the
-    members of each folder, else each member alone.
+    """Split members into groups in which no seed occurs twice. If possible, all members are one
+    group. Otherwise, the members of a folder are a group if possible, and else each member alone.
     """
     if _is_group(reports, members, probes):
         return [members]

@@ -103,7 +103,7 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
         axes.set_xlim(-0.5, len(rows) - 0.5)
 
 
-_FLOOR = -0.12  # lower end of the axis, as a share; values outside of it are drawn at its ends
+_FLOOR = -0.12  # lower end of the axis / its upper end; values beyond an end are drawn at the end
 
 
 def _legend(figure: Any, axes: Axes) -> None:

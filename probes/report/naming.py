@@ -16,8 +16,8 @@ GENERIC = re.compile(r"best|last-\d+|epoch-\d+")
 
 
 def names(reports: Sequence[Report]) -> list[str]:
-    """A name for each checkpoint: the shortest end of its path that no other checkpoint has. The
-    names of several reports of one checkpoint get their data added, then a number.
+    """A name for each checkpoint: the shortest end of its path that no other checkpoint has. If a
+    checkpoint has several reports, the data and, if necessary, a number are added to their names.
     """
     data = [report.get("data", "") for report in reports]
     return distinct([report["checkpoint"] for report in reports], data)

@@ -123,7 +123,7 @@ def collect(reports: Sequence[Report]) -> dict[str, Any]:
     left_out = {data: count for data, count in per_data.items() if count < LEAST}
     if not kept:
         said = ", ".join(f"{count} on {data}" for data, count in per_data.items()) or "none"
-        lack = f"; {_listed(without)} {'have' if len(without) > 1 else 'has'} none"
+        lack = f"; without a linear probe: {_listed(without)}"
         again = f"; copies of others: {_listed(copies)}"
         raise UserError(
             f"a correlation needs {LEAST} or more runs of one data set with a linear probe, got"
@@ -226,8 +226,9 @@ def _put_clid(runs: list[dict[str, Any]]) -> None:
 
 def correlations(runs: list[dict[str, Any]], name: str, target: str) -> dict[str, Any] | None:
     """Spearman's correlation of a number with an accuracy: within each data set in which `LEAST`
-    checkpoints have both, and pooled. The pooled one comes with that of the reference on the same
-    checkpoints, and with the difference of the two, from the same resamples.
+    checkpoints have both, and pooled over data sets. The pooled correlation is given with that
+    of `REFERENCE` on the same checkpoints, and with the difference of the two, from the same
+    resamples.
 
     None if no data set has enough checkpoints, or if the number is the same for all.
     """
@@ -357,7 +358,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append(f"Left out, because they have no linear probe: {_listed(without)}.")
     if copies := found["copies"]:
         lines.append(
-            f"Left out, because they are copies of others or the same training: {_listed(copies)}."
+            "Left out, because they are copies of other runs or repeat the same training:"
+            f" {_listed(copies)}."
         )
     whole = [r for r in found["rows"] if _complete(r, found)]
     if whole:
@@ -372,7 +374,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
         if len(views) > 1:
             lines.append(
                 f"The views of the bounds on {data} differ ({', '.join(views)}), so I(V1; V2) is"
-                " not one quantity; probe all runs with one data.probe_augment."
+                " not one quantity; probe all runs with the same data.probe_augment."
             )
     return lines
 

@@ -49,7 +49,7 @@ def _dots(axes: Axes, rows: list[dict[str, Any]], found: dict[str, Any]) -> None
     look: Any = {"linestyle": "-", "marker": "o", "color": ALL}
     handles = [
         Line2D([], [], **look, label="linear probe, 95% interval"),
-        Line2D([], [], **look, markerfacecolor=SOME, label="the same; only some runs have it"),
+        Line2D([], [], **look, markerfacecolor=SOME, label="the same; some runs lack the number"),
         Line2D([], [], linestyle="", marker="x", color=KNN, label="kNN"),
     ]
     axes.legend(handles=handles, loc="upper left", fontsize=8)

@@ -21,12 +21,12 @@ MOST_BYTES = 2**26
 MOST_TEXT = 4096  # characters of one text
 TEXTS = ("checkpoint", "digest", "method", "data")
 PICTURES = (".png", ".svg", ".pdf")
-LARGEST = 1e30  # of a probe's number, which must fit into a table
+LARGEST = 1e30  # the largest number of a probe that fits into a table
 DEEPEST = 32  # nested parts
 # errors of drawing and printing for values that are not a probe's numbers
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
-# the keys of texts among a probe's numbers, and the numbers that may be null: their probe's
-# `schema` says "null" behind them
+# among a probe's numbers: the keys whose values are texts, and (UNKNOWN) the keys whose values may
+# be null, as the `schema` of the probe says
 WORDS = {"quantity", "estimator", "side", "split", "unit", "augmentation", "verdict", "sentence"}
 WORDS |= {"likelihood", "schedule", "transition", "factors", "estimators", "no_certificate"}
 WORDS |= {"machine", "name"}
@@ -118,10 +118,10 @@ def damaged(path: Path | str, name: str, error: Exception) -> UserError:
 
 
 def find(target: Path) -> tuple[Path | None, list[Path]]:
-    """The report of a run folder, a report's folder, a checkpoint or a report file, or None; and
-    the other reports of that run or checkpoint.
+    """The report that belongs to a path, or None; and the other reports of that run or checkpoint.
 
-    For a run folder it is the report of last.ckpt, or the only one.
+    The path is a run folder, the folder of a report, a checkpoint or a report file. The report of a
+    run folder is that of last.ckpt, or the only one.
     """
     if os.path.isfile(target) and target.suffix == ".json":
         return target, []
@@ -193,8 +193,8 @@ def earlier(path: Path, report: Report) -> Report:
 
 
 def remove_pictures(folder: Path) -> None:
-    """Remove the pictures of the report in a folder, because new numbers replace it. Pictures that
-    it does not name stay.
+    """Remove the pictures of the report in a folder, because a new report replaces it. Only the
+    pictures that the old report names are removed.
     """
     try:
         held = load(folder / "probe.json").get("pictures")

@@ -41,7 +41,7 @@ def sweep(numbers: Numbers, path: Path) -> Path:
 
 def draw_sweeps(axes: Axes, sweeps: list[Sweep]) -> None:
     """Bounds against K with their intervals, their ceiling, and the truth if it is known. For more
-    than `MOST_CURVES` checkpoints, only the bounds at the largest K, side by side.
+    than `MOST_CURVES` checkpoints, only the bounds at the largest K are drawn.
 
     Curves may coincide, so the first curve is the broadest, later ones are dashed, and their
     markers are shifted along the curve.
@@ -75,7 +75,9 @@ def coincide(one: list[float], other: list[float], near: float) -> bool:
 def _draw_curve(
     axes: Axes, entry: Entry, rows: list[dict[str, Any]], below: int, above: int
 ) -> None:
-    """One curve with its band; `below` and `above` coinciding curves are drawn before and after."""
+    """One curve with its band. Of the curves that coincide with it, `below` are drawn before it and
+    `above` after it.
+    """
     k, bound, low, high = ([row[key] for row in rows] for key in ("K", "bound", "low", "high"))
     style: Any = (2 * below, (3, 3)) if below else "-"
     look: Any = {"color": entry.colour, "marker": entry.marker}
@@ -119,7 +121,7 @@ def _draw_ends(axes: Axes, sweeps: list[Sweep]) -> None:
 
 
 def _set_bottom(axes: Axes, lowest: float) -> None:
-    """Start at 0 or, if all values are far above it or below it, near the lowest."""
+    """Start at 0, or near the lowest value if this is below 0 or if all values are far above 0."""
     top = axes.get_ylim()[1]
     bottom = max(-2.0, min(0.0, lowest))
     if lowest > 0.4 * top:
@@ -128,8 +130,8 @@ def _set_bottom(axes: Axes, lowest: float) -> None:
 
 
 def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
-    """The truth, and the best possible bound at K: in black if all checkpoints share it, else in
-    the colour of the first checkpoint on each data set.
+    """The truth, and the best possible bound at K: in black if the truth is the same for all
+    checkpoints, else in the colour of the first checkpoint on each data set.
     """
     known: dict[Any, tuple[Entry, list[dict[str, Any]]]] = {}
     for entry, rows in sweeps:
@@ -140,7 +142,7 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         if truth is None:
             continue
         colour, of = (BLACK, "") if shared else (entry.colour, f" of {data or entry.label}")
-        # dashes, so that coinciding lines are visible in the gaps of each other
+        # dashed, so that of two lines that coincide, each is visible in the gaps of the other
         solid: Any = "-" if shared else (6 * number, (6, 6 * others))
         dashed: Any = "--" if shared else (3 * number, (3, 3 * others))
         if curves and "best_possible" in rows[0]:
@@ -150,5 +152,5 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         axes.axhline(truth, color=colour, linewidth=1, linestyle=solid)
         text, shift = f"truth{of} {truth:.2f}", (4, 3 if shared else 3 + 11 * number)
         look: Any = {"xycoords": ("axes fraction", "data"), "color": colour}
-        # beside the axes if numbers stand at its left end
+        # at the right end of the axes if the numbers of bounds stand at the left end
         note(axes, text, (0 if curves else 1, truth), shift, **look)

@@ -126,7 +126,7 @@ def table(
 
 
 def _truths(reports: Sequence[Report]) -> str:
-    """The true I(V1; V2) if it is known, for each data set if they differ."""
+    """The true I(V1; V2) if it is known; one value for each data set if the values differ."""
     found = {
         (report["information"]["truth"], name)
         for report, name in zip(reports, data_names(reports), strict=True)
@@ -142,8 +142,8 @@ def _truths(reports: Sequence[Report]) -> str:
 
 
 def numbers(report: Report, probes: Probes) -> dict[str, float]:
-    """The headline numbers by name, for a log. If an earlier probe has the same name, the
-    probe's key is put before it.
+    """The headline numbers by name, for a log. If an earlier probe has used a name, the key of the
+    probe is put before the name.
     """
     found: dict[str, float] = {}
     for key, probe in probes.items():

@@ -107,7 +107,7 @@ def calibration(found: dict[str, Any], path: Path) -> None:
             _mark(left, [], [], PEER, label="benchmark-mi's InfoNCE")
         right.axvline(0, color=BLACK, linewidth=1)
         left.set_yticks(range(len(rows)), [row["source"] for row in rows])
-        left.set(title=f"Estimates of {found['pairs']:,} pairs a source")
+        left.set(title=f"Estimates from {found['pairs']:,} pairs of each source")
         left.set(xlabel="nats (◂: farther below)")
         left.set(ylim=(len(rows) - 0.4, -0.6))
         right.set(title="Estimate − truth, 95% intervals", xlim=(-1.05 * EDGE, 0.5 * EDGE))

@@ -24,7 +24,7 @@ class Known(NamedTuple):
     x: Array
     y: Array
     pointwise: Array
-    information: float  # its expectation, in closed form
+    information: float  # the expectation of this mean, in closed form
 
 
 Source = Callable[[int, int], Known]
@@ -54,7 +54,7 @@ def gaussian(information: float, d: int, informative: int | None = None) -> Sour
 
 
 def mapped(source: Source, of_x: Map, of_y: Map) -> Source:
-    """An invertible map of each side, which changes no information."""
+    """The source with an invertible map of each side. Such maps change no information."""
 
     def draw(n: int, seed: int) -> Known:
         made = source(n, seed)

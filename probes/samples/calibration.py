@@ -18,8 +18,8 @@ TITLES = {
 LEGEND = (
     "All values are in nats, with half of the 95% interval. *Sample's own* is the mean of"
     " log p(x, y) / (p(x) p(y)) over the pairs. `infonce`, `alpha` and `nwj` are lower bounds;"
-    " `ksg` is an estimate, no bound. It is left out (–) where values repeat, and for more than ten"
-    " dimensions of x and y together."
+    " `ksg` is an estimate, no bound. `ksg` is left out (–) if values repeat, or if x and y"
+    " together have more than ten dimensions."
 )
 
 
@@ -82,9 +82,8 @@ def _distinct(rows: list[Row]) -> dict[str, Any]:
     """The number of rows with different estimates, and the mean absolute errors over these.
 
     Critics of vectors read ranks, so sources that differ by monotone maps of their columns get the
-    same estimates and count once. One critic reads the values themselves: that for two single
-    numbers that differ by noise whose density has edges (`probes.samples.noise`). Where it is
-    chosen, such sources may count apart.
+    same estimates and count once. Only the critic for two single numbers (`probes.samples.noise`)
+    reads the values themselves. Where this critic is chosen, such sources may count separately.
     """
     kept: dict[tuple[float, ...], Row] = {}
     for row in rows:
@@ -145,40 +144,39 @@ def summary(found: dict[str, Any]) -> str:
     said = f"A lower bound is {most:.1f} standard errors above {own}: {where}."
     if most <= TRUSTED:
         side = "above" if most > 0 else "below"
-        said = f"No lower bound is more than {TRUSTED:g} standard errors above {own}; the closest"
-        said += f" one, {where}, is {abs(most):.1f} standard errors {side}."
+        said = f"No lower bound is more than {TRUSTED:g} standard errors above {own}. The closest"
+        said += f" one, {where}, is {abs(most):.1f} standard errors {side} it."
     lines = [
         f"{len(found['rows'])} sources, {found['pairs']:,} pairs each, seed {found['seed']}.",
-        f"Mean absolute error where I < 4 nats: {errors}.",
+        f"Mean absolute error on sources below 4 nats: {errors}.",
         said,
-        f"Time: median {seconds['median']:.1f} s, at most {seconds['most']:.1f} s a source.",
+        f"Time for a source: median {seconds['median']:.1f} s, at most {seconds['most']:.1f} s.",
     ]
     verdicts, distinct = found["verdicts"], found["distinct"]
     names = ", ".join(verdicts["short_converged"])
     lines.append(
-        f"More than 10 % below the truth: {verdicts['short']} values,"
-        f" {len(verdicts['short_converged'])} of them with the verdict"
-        f" converged{f' ({names})' if names else ''}. At most 5 % below the truth, or above it:"
-        f" {verdicts['near']} values, {verdicts['near_converged']} of them with the verdict"
-        " converged."
+        f"InfoNCE is more than 10 % below the truth on {verdicts['short']} sources; the verdict is"
+        f" converged on {len(verdicts['short_converged'])} of them{f' ({names})' if names else ''}."
+        f" It is at most 5 % below the truth, or above it, on {verdicts['near']} sources; the"
+        f" verdict is converged on {verdicts['near_converged']} of them."
     )
     lines.append(
-        "The interval is that of the bound's own mean, so it need not contain the truth: for"
-        f" {verdicts['outside']} of {len(found['rows'])} sources the truth is outside of it."
+        "The interval is that of the bound's own mean, so it need not contain the truth. On"
+        f" {verdicts['outside']} of {len(found['rows'])} sources it does not."
     )
     if 0 < distinct["sources"] < len(found["rows"]):
         means = ", ".join(f"{k} {v:.3f}" for k, v in distinct.items() if k != "sources")
         lines.append(
-            "Critics read ranks (only the critic for y = a + b x + noise, for two single numbers,"
-            " reads values), so sources that differ by monotone maps get the same estimates. By"
-            f" their estimates, {distinct['sources']} sources below 4 nats are distinct; mean"
-            f" absolute error over these: {means}."
+            "Critics read ranks, so sources that differ only by monotone maps get the same"
+            " estimates. (One critic, for two single numbers with y = a + b x + noise, reads the"
+            f" values themselves.) Below 4 nats, {distinct['sources']} sources are distinct. The"
+            f" mean absolute error on these: {means}."
         )
     if "peer_seconds" in found:
         peer = found["peer_seconds"]
-        ratio = f"{found['peer_time_over_ours']:.2f} times ours in the median"
+        ratio = f"the median of its time / our time is {found['peer_time_over_ours']:.2f}"
         times = f"median {peer['median']:.1f} s, at most {peer['most']:.1f} s"
-        lines.append(f"benchmark-mi's InfoNCE: {times}; {ratio}.")
+        lines.append(f"Time of benchmark-mi's InfoNCE for a source: {times}; {ratio}.")
     return "\n".join(lines)
 
 

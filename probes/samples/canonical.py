@@ -58,8 +58,8 @@ class Canonical(NamedTuple):
 
 
 def canonical(x: Array, y: Array, held_x: Array, held_y: Array) -> Canonical:
-    """Directions from x [n, dx], y [n, dy], correlations from held pairs; only correlations above
-    the noise are kept.
+    """Directions from x [n, dx], y [n, dy], and correlations from held-out pairs; only correlations
+    above the noise are kept.
 
     On the fitted pairs, the canonical correlations of independent data in many dimensions are far
     from zero; on held-out pairs they are not. A critic with few directions overfits less.

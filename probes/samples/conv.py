@@ -16,17 +16,17 @@ from probes.samples.panel import HIDDEN, Panel, Plan
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
-# of each convolution: channels, side of the kernel, stride. The first reads most of the pixels, so
-# a large stride there saves most of the time; channels are multiples of 16, which AVX-512 needs.
+# of each convolution: channels, side of the kernel, stride. The first convolution reads the most
+# pixels, so its large stride saves most of the time. Channels are multiples of 16, for AVX-512.
 FIRST, FIRST_OF_SMALL = (16, 7, 4), (16, 5, 2)
 THEN = ((32, 3, 2), (32, 3, 1))
 SMALL = 24  # pixels; shorter sides would leave fewer than 3 places
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
-# The number of epochs is chosen so that a critic reads this many pixels of its larger side in
-# training, within LEAST_EPOCHS and MOST_EPOCHS.
+# The number of epochs is chosen so that a critic reads this number of pixels in training (counted
+# on the larger of x and y), but at least LEAST_EPOCHS and at most MOST_EPOCHS.
 PIXELS = 2.0e7
-LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 1, 4  # LOOKS: tests an epoch, see `Plan`
+LEAST_EPOCHS, MOST_EPOCHS, LOOKS, PATIENCE = 8, 20, 1, 4  # LOOKS: tests in an epoch, see `Plan`
 LEAST_STEPS, MOST_LOOKS = 160, 40
 LARGEST = 2**14  # pixels; larger images are averaged down
 BLOCK = 256  # images that are encoded at a time
@@ -38,9 +38,9 @@ class Images(Panel):
     f(x, y) = sum over places <g_p(x), h_p(y)>  +  <g(x), h(y)> + a(x) + b(y)
 
     The first sum compares the places of two images of equal size, with one map for all places, so
-    that this map learns from every place. Pairs of other sides have no such sum. All other terms
-    see the whole image. Images of equal size also share the convolutions. `used`: the training
-    rows.
+    that this map learns from every place. If x and y are not images of equal size, this sum is left
+    out. All other terms see the whole image. Images of equal size also share the convolutions.
+    `used`: the training rows.
     """
 
     critics = 1
@@ -89,7 +89,7 @@ class Images(Panel):
 
 
 class _Tower(nn.Module):
-    """Codes [B, P] of one side: of every place, of the whole, and a number a(x)."""
+    """Codes [B, P] of one side: for every place, for the whole image, and a number a(x)."""
 
     def __init__(self, trunk: nn.Module, side: Tensor, local: bool):
         super().__init__()

@@ -26,14 +26,15 @@ from probes.samples.panel import Panel, Vectors
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
-# two folds left out of training: each chooses a step, and the critic of that step scores the other
+# two folds that training does not use. One of them chooses a step of training, and the critic of
+# that step scores the other fold; then the two change roles.
 Member = tuple[int, int]
 Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
-# The limit t of `centring` is the score of a negative with this rank, counted from the largest. A
-# sample has too few larger ones for a mean.
+# The limit t of `centring` is the score of a negative with this rank, counted from the largest
+# score. Above t, a sample has too few scores for a mean.
 RARE = 10
 PART = 0.1  # nats: the most by which one anchor may lower the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
@@ -51,9 +52,12 @@ class Held(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Folds with the codes of the mean of their critics. `halved`: the same for critics with half
-    of the training pairs; `matched`: for critics of the same folds with all training pairs. Their
-    difference is the gain from more training pairs. Both are empty if `cross_fit` had no `halves`.
+    """Folds with the codes of the mean of their critics.
+
+    `halved`: folds with the codes of critics that had half of the training pairs. `matched`: folds
+    with the codes of as many critics that had all training pairs. The difference between the bounds
+    of both is the gain from more training pairs. Both are empty if `cross_fit` is called without
+    `halves`.
     """
 
     folds: list[Held]
@@ -67,8 +71,8 @@ class Fit(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The codes of each fold by each critic that may score it. `judged`: for each fold and each
-    such critic, the fold, and the scores of this critic on the fold that chose it.
+    """The codes of each fold by each critic that may score it. `judged`: (fold, scores) for each
+    fold and each such critic; the scores are those on the fold that chose the critic.
     """
 
     codes: dict[int, dict[Member, Codes]]
@@ -90,10 +94,9 @@ def cross_fit(
     So each fold is scored by the mean of F - 1 critics, and none of these used it for training or
     for the choice of the step. This mean is better than a single critic, because critics make
     different errors. Critics of images cost more, so each fold of images is scored by the mean of
-    two. `objective` is "infonce",
-    "js" (Jensen-Shannon) or "anchor". `halves`: also train on half of the pairs. `memorise` is for
-    tests: it keeps the last step instead of the best, so that the critic overfits, which must give
-    a low value on held-out pairs.
+    two critics. `objective` is "infonce", "js" (Jensen-Shannon) or "anchor". `halves`: also train
+    on half of the pairs. `memorise` is for tests: it keeps the last step instead of the best, so
+    that the critic overfits. Then the value on held-out pairs must be low.
     """
     seen = max(x.ndim, y.ndim) > 2
     every, some = (RING, [RING[0], RING[2]]) if seen else (EVERY, RING)
@@ -133,7 +136,7 @@ def choices(pairs: int) -> tuple[float, ...]:
     With a smaller alpha, the second expectation of the bound (`bounds.alpha_bound`) would depend on
     a few anchors with large scores. Most samples do not contain such anchors, so its normal
     interval would be too narrow. (A limit on the effective number of anchors does not help: it
-    accepts exactly the samples without them.)
+    accepts exactly the samples without such anchors.)
     """
     least = float(f"{1 / (PART * pairs):.2g}")
     return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))
@@ -175,7 +178,7 @@ def _train(
     objective: str,
     memorise: bool,
 ) -> Trained:
-    """Train a critic for each member on the rows `used` of it."""
+    """Train a critic for each member, on its rows in `used`."""
     plan = panel.plan
     optimizer = torch.optim.AdamW(panel.parameters(), lr=plan.rate, weight_decay=plan.decay)
     least, checked = min(map(len, used)), min(MOST_CHECKED, *map(len, folds))
@@ -232,7 +235,7 @@ def _score(
     centred: bool,
 ) -> Trained:
     """Codes of every fold by each of its critics. A critic is centred on the fold that chose its
-    step, unless its objective has centred it.
+    step, unless its objective centres it already.
     """
     codes: dict[int, dict[Member, Codes]] = {}
     judged: list[tuple[int, scores.Scores]] = []
@@ -257,7 +260,8 @@ def _score(
 
 
 def centring(query: Tensor, key: Tensor) -> float:
-    """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose:
+    """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose the
+    step:
 
         E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
 
@@ -279,8 +283,8 @@ def _copy(panel: Panel) -> dict[str, Tensor]:
 
 
 def _keep(panel: Panel, kept: dict[str, Tensor], value: Tensor, best: Tensor) -> bool:
-    """Keep the critics that are better now than at their best step. Returns whether there is
-    one.
+    """Keep the critics that are better now than at their best step. Returns whether there is such a
+    critic.
     """
     better = value > best
     best[better] = value[better]

@@ -18,11 +18,11 @@ BLOCK = 256  # images that are encoded at a time
 
 
 def encoded(x: Any, y: Any, path: Path) -> tuple[Any, Any, str]:
-    """x and y with images [n, C, H, W] replaced by features [n, D], and a remark on it.
+    """x and y with images [n, C, H, W] replaced by features [n, D], and a remark on this.
 
-    I(f(X); Y) <= I(X; Y) for any encoder f, so a lower bound stays one, provided that the encoder
-    was not trained on these pairs. Raises `UserError` if no side has images, and if they are not
-    what the encoder reads.
+    I(f(X); Y) <= I(X; Y) for any encoder f. So a lower bound on I(f(X); Y) is also a lower bound on
+    I(X; Y), provided that the encoder was not trained on these pairs. Raises `UserError` if no side
+    has images, or if the encoder can not read them.
     """
     method = load(path).method
     sides = [np.asarray(side) for side in (x, y)]
@@ -38,8 +38,8 @@ def encoded(x: Any, y: Any, path: Path) -> tuple[Any, Any, str]:
         for name, side in zip("xy", sides, strict=True)
     ]
     remark = (
-        f"{' and '.join(names)} read through the frozen encoder of {path}: a lower bound stays one"
-        " if the encoder was not trained on these pairs"
+        f"{' and '.join(names)} read through the frozen encoder of {path}: lower bounds hold for"
+        " the images, too, if the encoder was not trained on these pairs"
     )
     return read[0], read[1], remark
 

@@ -26,7 +26,7 @@ from probes.samples.normal_scores import normal_scores
 from probes.samples.order import said_of_order
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
-UNSEEN = 0.1  # largest share of the mean of e^f that may lie above all negatives' scores
+UNSEEN = 0.1  # largest share of the mean of e^f that the sample may lack: see `bounds.unseen`
 LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
 PLACES = 16  # of a side of an image that is read as a vector
 KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
@@ -46,13 +46,12 @@ def estimate(
     vectors [n, d], labels [n] or images [n, C, H, W].
 
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
-    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds,
-      10 / n at least.
+    - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds
+      and is at least 10 / n.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. nwj and js are left out, with a remark, if more than 0.1
-      of their mean of e^f may lie above all scores of negatives in the sample.
-
-    The lower ends of alpha, nwj and js allow for what the sample can not show (`bounds.unseen`).
+      `core.information.bounds`. nwj and js are left out, with a remark, if the sample may lack
+      more than 0.1 of their mean of e^f (`bounds.unseen`). The lower ends of alpha, nwj and js
+      allow for what the sample lacks.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -150,8 +149,8 @@ def _dimensions(side: Side) -> int | str:
 
 
 def _doubling(gain: Estimate, bound: Estimate) -> Found:
-    """What the second half of the training pairs brought, and the value without a limit in their
-    number.
+    """What the second half of the training pairs added, and the value extrapolated to infinitely
+    many pairs.
     """
     return {
         "gain": gain.mean,
@@ -188,8 +187,8 @@ def _averaged(images: Side) -> Side:
 
 
 def _gain(fit: Fit) -> Estimate:
-    """The value at the largest C less that of critics trained on half of the pairs, on the same
-    folds, by the same number of critics.
+    """The value at the largest C minus the value of critics that were trained on half of the pairs.
+    Both are values of the same number of critics on the same folds.
     """
     parts = [
         [bounds.infonce_symmetric(paired(fold.query, fold.key)) for fold in folds]
@@ -253,8 +252,8 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
 
 def _unseen(estimator: str, share: float) -> str:
     return (
-        f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so these"
-        " pairs are too few for its mean of e^f, and its value would be too high"
+        f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so the"
+        " sample is too small for its mean of e^f, and its value would be too high"
     )
 
 
@@ -333,8 +332,8 @@ def conclusion(found: Found) -> str:
 
 
 def _data_limited(found: Found) -> str:
-    """Why more pairs would show more: what the second half brought, that this is not known well, or
-    that critics differ.
+    """Why more pairs would show more: the second half added much, its gain is not known well, or
+    critics differ.
     """
     headline, doubling = found["estimators"]["infonce"], found["doubling"]
     error = (doubling["high"] - doubling["low"]) / (2 * 1.96)
@@ -358,7 +357,8 @@ def _data_limited(found: Found) -> str:
 
 def at_most(headline: Found, pairs: int) -> float:
     """If nothing was found: the upper 95% limit of what critics read, in nats. It is the end of the
-    interval, or the information 55 / n of the weakest linear dependence that critics see with 95%
-    power. (A correlation is kept if its held-out value exceeds 2 / sqrt(.12 n).)
+    interval or, if this is larger, 55 / n: the information of the weakest linear dependence that
+    critics see with 95% power. (A correlation is kept if its held-out value exceeds
+    2 / sqrt(.12 n).)
     """
     return float(max(headline["high"], LINEAR / pairs))

@@ -1,5 +1,5 @@
-"""The estimators of `probes.estimate`, and what each value is. It imports nothing, so that a
-command can list them fast.
+"""The estimators of `probes.estimate`, and whether each value is a bound. This file imports
+nothing, so a command can list the estimators fast.
 """
 
 LOWER, BIASED, NONE = "lower bound", "lower bound, biased up on finite samples", "no bound"

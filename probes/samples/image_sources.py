@@ -21,7 +21,7 @@ Images = NDArray[Any]  # uint8 or float32 [n, C, H, W]
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 INK = 100  # a pixel of at least this value belongs to the digit
-DARK = 128  # backgrounds are below it, ink on a background is not
+DARK = 128  # pixels of a background are below this value, and ink on a background is not
 DRAWS = 20_000  # for the best possible value at C candidates
 
 
@@ -53,7 +53,7 @@ class Pools(NamedTuple):
 
 
 def pools(images: Pixels, labels: Numbers) -> Pools:
-    """Digits [m, 28, 28] as cells [m, 16, 16]: means of 2 x 2 pixels, with a margin of one.
+    """Digits [m, 28, 28] as cells [m, 16, 16]: means of 2 x 2 pixels, with a margin of one pixel.
 
     Images at even places are for x, at odd places for y. If images of two digits have the same ink,
     both are left out, so that the ink alone determines the digit.
@@ -104,10 +104,10 @@ def digit_grid(
 
         I(X; Y) = B (log 2 - h(p)),   B = rows x columns x bits
 
-    `information` chooses p. The images of digits are drawn independently for x and y, from pools
-    without a common image. So are `backgrounds` (a ramp with noise, darker than ink) and `colours`
-    (of each digit; then C = 3), which hide no ink. So the images carry the information of their
-    bits.
+    `information` determines p. The images of digits are drawn independently for x and y, from pools
+    without a common image. `backgrounds` (a ramp with noise, darker than ink) and `colours` (of
+    each digit; then C = 3) are also drawn independently, and they hide no ink. So the images carry
+    exactly the information of their bits.
     """
     total = rows * columns * bits
     p = flip_probability(information, total)
@@ -177,12 +177,13 @@ def _pointwise(wrong: Numbers, total: int, p: float) -> NDArray[np.float64]:
 
 
 def best_of_bits(candidates: int, total: int, p: float) -> float:
-    """The largest expected InfoNCE of any critic with `candidates` C, for `total` bits through a
+    """The largest expected InfoNCE of any critic with C = `candidates`, for `total` bits through a
     binary symmetric channel. The best critic is the density ratio r = p(y|x) / p(y):
 
         I - E log (1/C)(r(x, y) + sum over C - 1 others r(x, y_c))
 
-    Exact without flips (`best_infonce`); else from 20,000 draws of how many bits differ.
+    It is exact without flips (`best_infonce`). With flips, it is computed from 20,000 draws of the
+    number of bits that differ.
     """
     if p == 0:
         return best_infonce(candidates - 1, 2**total)
@@ -209,7 +210,7 @@ def sprites(config: SpritesConfig) -> ImageSource:
 
 
 def mapped(source: ImageSource, of_image: Callable[[Images], Images]) -> ImageSource:
-    """An invertible map of both images, which changes no information."""
+    """The source with an invertible map of both images. Such a map changes no information."""
 
     def draw(n: int, seed: int) -> ImagePairs:
         made = source.draw(n, seed)
@@ -238,8 +239,8 @@ def mixed(images: Images) -> Images:
 
 
 def bent(images: Images) -> Images:
-    """A rising map of every pixel, ((v + 1) / 256)^g with an exponent g from 1/3 to 3 for each
-    place.
+    """An increasing function of every pixel, ((v + 1) / 256)^g; the exponent g is from 1/3 to 3 and
+    differs between places.
     """
     exponents = 3 ** np.random.default_rng(0).uniform(-1, 1, images.shape[1:])
     return np.asarray(((images.astype(np.float64) + 1) / 256) ** exponents, np.float32)

@@ -1,4 +1,4 @@
-"""Bounds on images of known information: what is measured of a source, and the page of all."""
+"""Bounds on images of known information: the numbers of one source, and the page of all sources."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from probes.samples.image_sources import ImagePairs, ImageSource
 
 Row = dict[str, Any]
 ESTIMATORS = ("infonce", "alpha", "nwj", "dv", "smile")
-LOWER = ("infonce", "alpha", "nwj")  # those that hold on a finite sample
+LOWER = ("infonce", "alpha", "nwj")  # lower bounds on a finite sample, too
 PEERS = {"mine": "MINE", "dv": "DV"}
 FORMAT = 3  # increase it if the code computes other numbers for the same key
 
@@ -26,7 +26,7 @@ def key_of(name: str, pairs: ImagePairs, seed: int) -> dict[str, Any]:
 
 def measure(name: str, source: ImageSource, pairs: ImagePairs, seed: int) -> Row:
     """The bounds on one source, with its truth, the sample's own information, and the best possible
-    InfoNCE with as many candidates.
+    InfoNCE with the same number of candidates.
     """
     began = time.process_time()
     found = estimate(pairs.x, pairs.y, ESTIMATORS, seed, name)
@@ -67,17 +67,17 @@ def summary(found: dict[str, Any]) -> str:
     said = f"A lower bound is more than {TRUSTED:g} standard errors above"
     if most <= TRUSTED:
         said = f"No lower bound ({', '.join(LOWER)}) is more than {TRUSTED:g} standard errors above"
-    side = "above" if most > 0 else "below"
+    side = f"{'above' if most > 0 else 'below'} it"
     judged = verdicts(rows)
     lines = [
         f"{len(rows)} rows, seed {found['seed']}; all values are in nats.",
-        f"{said} the information of its sample; the {'highest' if most > TRUSTED else 'closest'}"
+        f"{said} the information of its sample. The {'highest' if most > TRUSTED else 'closest'}"
         f" one, {key} on {worst['source']}, n = {worst['pairs']:,}, is {abs(most):.1f} standard"
         f" errors {side}.",
-        f"InfoNCE is more than 10 % below the truth in {judged['short']} rows;"
-        f" {len(judged['short_converged'])} of these are called converged. It is at most 5 % below"
-        f" the truth, or above it, in {judged['near']} rows; {judged['near_converged']} of these"
-        " are called converged.",
+        f"InfoNCE is more than 10 % below the truth in {judged['short']} rows; the verdict is"
+        f" converged in {len(judged['short_converged'])} of them. It is at most 5 % below the"
+        f" truth, or above it, in {judged['near']} rows; the verdict is converged in"
+        f" {judged['near_converged']} of them.",
     ]
     for key, name in PEERS.items():
         high = [row for row in rows if _peer_above(row, key, "training")]
@@ -86,7 +86,8 @@ def summary(found: dict[str, Any]) -> str:
         by = f" (by {most:.2f} at most)" if high else ""
         lines.append(
             f"{name} on its training batches, as published, is above the truth by more than 0.1"
-            f" nats in {len(high)} of {len(rows)} rows{by}; on held-out pairs in {len(held)}."
+            f" nats in {len(high)} of {len(rows)} rows{by}. On held-out pairs, this is so in"
+            f" {len(held)} rows."
         )
     return "\n".join(lines)
 
@@ -134,8 +135,8 @@ def markdown(found: dict[str, Any]) -> str:
         "`infonce`, `alpha` and `nwj` are lower bounds; `dv` is biased up on a sample, and `smile`"
         " is not a bound. The 95% intervals are those of the bound's own mean, so the truth may"
         " lie above them. *Best at C* is the largest expected InfoNCE of any critic with C"
-        " candidates. A dash marks a value that is left out, because the pairs are too few for its"
-        " mean of e^f.",
+        " candidates. A dash marks a value that is left out, because the pairs are too few to"
+        " compute its mean of e^f (f: the critic).",
         "",
         *in_markdown(HEAD, [_bounds(row) for row in found["rows"]]),
         "",

@@ -17,8 +17,8 @@ def ksg_terms(x: Array, y: Array, neighbours: int = 3) -> Array:
         psi(k) + psi(n) - psi(n_x + 1) - psi(n_y + 1)
 
     n_x: the number of other samples that are closer to x_i than its k-th neighbour in the joint
-    space. Consistent; biased low in many dimensions or at high information. scikit-learn has it for
-    single columns (`mutual_info_regression`).
+    space. The estimate is consistent, but too low in many dimensions or at high information.
+    scikit-learn has it for single columns (`mutual_info_regression`).
     """
     joint = NearestNeighbors(n_neighbors=neighbours, metric="chebyshev")
     distances = joint.fit(np.concatenate([x, y], 1)).kneighbors()[0]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 CELLS = 256
 BINS = (4, 8, 16, 32, 64, 128)  # of the noise's density
-FLOOR = 1e-3  # of the mean density: an empty cell is not impossible
-WIDEST = 50.0  # quartile ranges from the median; values farther away are moved to there
+FLOOR = 1e-3  # added to the density (mean 1), because an empty cell is not impossible
+WIDEST = 50.0  # quartile ranges from the median; values farther away are moved to this limit
 
 
 class Cells(NamedTuple):

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 Array = NDArray[np.float64]
 SYMBOLS = 16  # a column with at most this many values holds symbols, not quantities
 LABELS = 256  # the same for a column of whole numbers
-EACH = 10  # samples for each value of a label, on average, at least
+EACH = 10  # the least number of samples for each value of a label, on average
 
 
 def ranks(reference: Array, x: Array) -> Array:
@@ -38,8 +38,8 @@ def normal_scores(reference: Array, x: Array) -> Array:
 def heavy_radius(share: Array) -> Array:
     """log sum_d t_d^2 of ranks [n, d], with t the quantiles of Student's t of 2 degrees of freedom.
 
-    t = (2u - 1) / sqrt(2u (1 - u)). Elliptical distributions with heavy tails depend through a
-    radius, which normal scores distort and these scores keep.
+    t = (2u - 1) / sqrt(2u (1 - u)). In elliptical distributions with heavy tails, x and y depend on
+    each other through a radius. Normal scores distort this radius; these scores keep it.
     """
     square = (2 * share - 1) ** 2 / (2 * share * (1 - share))
     return np.asarray(np.log(square.sum(1, keepdims=True) + 1e-9))

@@ -7,10 +7,10 @@ from scipy.stats import rankdata
 
 from probes.samples.pairs import Side
 
-ROWS = 2**14  # of the start of the file that are read
+ROWS = 2**14  # at the start of the file; only these are read
 COLUMNS = 256  # of images, at most
 LEAST = 0.1  # correlation of neighbours
-DEVIATIONS = 4.0  # of a correlation of n independent rows, which is 1 / sqrt(n)
+DEVIATIONS = 4.0  # a correlation of n independent rows has the standard deviation 1 / sqrt(n)
 
 
 def said_of_order(x: Side, y: Side) -> str:
@@ -18,7 +18,7 @@ def said_of_order(x: Side, y: Side) -> str:
 
     Cross-fitting needs independent rows. In a time series, a critic that trained on a row knows its
     neighbours, too, so a bound can be far above the truth: two independent random walks seem to
-    share information. A sorted file of independent rows looks the same, so this is no error.
+    share information. A sorted file of independent rows looks the same, so this is only a remark.
     """
     if not (_alike(x) and _alike(y)):
         return ""
@@ -29,8 +29,8 @@ def said_of_order(x: Side, y: Side) -> str:
 
 
 def _alike(side: Side) -> bool:
-    """Whether the ranks of a column correlate from row to row, more than those of independent rows
-    would in the column where they do it most.
+    """Whether the ranks of at least one column are correlated from row to row. The limit is so high
+    that independent rows hardly exceed it in any column.
     """
     values = side[:ROWS].reshape(len(side[:ROWS]), -1)
     if side.ndim > 2:

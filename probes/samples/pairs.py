@@ -1,5 +1,5 @@
-"""Paired samples from files: they are read without running code, and refused in one line if no
-estimate could be trusted.
+"""Paired samples from files. They are read without running code. If no estimate of them could be
+trusted, an error of one line says why.
 """
 
 import hashlib
@@ -66,8 +66,8 @@ def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSample
         a, b = a[kept], b[kept]
     if len(a) < LEAST:
         raise UserError(
-            f"{name}: {len(a)} distinct pairs are too few to fit and to hold out; give at least"
-            f" {LEAST}"
+            f"{name}: {len(a)} distinct pairs are too few to train and to test critics; give at"
+            f" least {LEAST}"
         )
     a, b = (varying(side, values, name, remarks) for side, values in (("x", a), ("y", b)))
     return PairedSamples(a, b, remarks)
@@ -98,7 +98,7 @@ def without_copies(a: Side, b: Side) -> tuple[NDArray[np.int64] | None, str]:
 
 
 def varying(side: str, values: Side, name: str, remarks: list[str]) -> Side:
-    """The columns that are not constant; of images, all pixels."""
+    """The columns that are not constant; for images, all pixels."""
     constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
     if constant.all():
         raise UserError(

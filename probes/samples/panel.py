@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 HIDDEN, CODES = 64, 32
 BATCH, RATE, DECAY = 300, 3e-3, 1e-2
 CHECK_EVERY, PATIENCE = 20, 5
-STEPS_A_PAIR = 0.2  # 600 steps for 3,000 training pairs …
+STEPS_A_PAIR = 0.2  # steps for each training pair: 600 steps for 3,000 pairs
 LEAST_STEPS, MOST_STEPS = 600, 3000
 
 
@@ -60,8 +60,8 @@ class Panel(nn.Module):
 
 
 class Vectors(Panel):
-    """Critics of x [n, dx], y [n, dy]: E closed forms, each fitted to its own training pairs, with
-    a small network added.
+    """Critics of x [n, dx], y [n, dy]. Each of the E critics is a closed form, fitted to its own
+    training pairs, plus a small network.
     """
 
     def __init__(self, x: Array, y: Array, used: list[Rows], random: np.random.Generator):
@@ -160,8 +160,9 @@ class Squares(NamedTuple):
 def _read(
     x: Array, y: Array, used: list[Rows], random: np.random.Generator
 ) -> tuple[list[Tensor], Squares | None]:
-    """The input of each critic for all pairs: features and closed form of x and y, [E, n, d] each,
-    fitted on the critic's training rows, and tables, if a critic starts from one.
+    """The input of each critic for all pairs: features and closed form of x and y, [E, n, d] each.
+    They are fitted on the critic's training rows. The second result holds tables, or is None if no
+    critic starts from a table.
     """
     made, tables = [], []
     for rows in used:

@@ -1,5 +1,5 @@
-"""The critic from which the training of a critic of vectors starts: a closed form that is chosen
-on held-out pairs.
+"""Where the training of a critic of vectors starts: at a critic in closed form that is chosen on
+held-out pairs.
 
 n = pairs, P = code dimensions.
 """
@@ -27,7 +27,7 @@ MOST_VARIATES = 8
 
 class Start(NamedTuple):
     """Codes [n, P] of all pairs, whose inner product plus `cells` is a critic; and features of x
-    and y, [n, f], from which a network can improve it.
+    and y, [n, f], from which a network can improve this critic.
     """
 
     codes: Codes
@@ -41,8 +41,8 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
     (`waves`); or a table of two numbers (`probes.samples.tables`); or the sum of both. A side's
     number in the table is its coordinate if it has only one, else its radius. For two single
-    coordinates, the critic can also be that of a line with noise (`probes.samples.noise`). A fifth
-    of `used` chooses; a richer critic must be better by `MARGIN`.
+    coordinates, the critic can also be that of a line with noise (`probes.samples.noise`). The
+    choice is made on a fifth of `used`; a richer critic must be better by `MARGIN`.
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
@@ -74,7 +74,9 @@ def _more(side: Array, share: Array) -> Array:
 
 
 def _gaussian(x: Array, y: Array, fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:
-    """The better Gaussian critic, without and with waves: codes, canonical variates, value."""
+    """The better of two Gaussian critics, without and with waves: codes, canonical variates and
+    value.
+    """
     scores = [normal_scores(side[fitted], side) for side in (x, y)]
     best, variates, value = None, None, 0.0
     for turning in (False, True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 CELLS = 96
 WIDTHS = (0.012, 0.02, 0.035, 0.06, 0.1, 0.2)  # of the kernel, as a share of the axis
-FLOOR = 1e-3  # of the mean density: an empty cell is not impossible
+FLOOR = 1e-3  # share of the mean density, added because an empty cell is not impossible
 
 
 class Table(NamedTuple):
@@ -28,9 +28,9 @@ class Table(NamedTuple):
 
 
 def table(u: Array, v: Array) -> Table:
-    """The table of training pairs of ranks [n]. The width of its kernel is chosen on every fifth
-    pair, by the mean of log c over pairs that were not used for it. The kernel is stretched along
-    the diagonal as much as the pairs are, so that it can be narrow across.
+    """The table of training pairs of ranks [n]. The width of its kernel is the one with the largest
+    mean of log c over every fifth pair, for a table of the other pairs. The kernel is stretched
+    along the diagonal as much as the pairs are, so that it can be narrow across the diagonal.
     """
     held, slant = np.arange(len(u)) % 5 == 4, 0.98 * float(np.corrcoef(u, v)[0, 1])
     tried = [Table(_smoothed(u[~held], v[~held], width, slant)) for width in WIDTHS]

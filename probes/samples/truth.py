@@ -17,8 +17,8 @@ HEAD = ("truth (nats)", "K", "measured (nats)", "95% interval", "ideal", "measur
 def collect(
     reports: dict[str, Report], critic: str, setting: str, probe: str = "information"
 ) -> dict[str, Any]:
-    """The sweep over K of every critic of each report, by its value of `setting`, such as M. The
-    same `critic` is drawn and printed for all.
+    """The sweep over K of every critic of each report. `reports`: value of `setting` (such as M) ->
+    report. The sweeps of `critic` are drawn and printed.
     """
     contents = []
     for value, report in reports.items():

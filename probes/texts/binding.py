@@ -1,7 +1,7 @@
 """Binding: does an image fit its own caption better than the one with two words exchanged?
 
-"a red disc left of a blue cross" against "a blue disc left of a red cross". Both have the same
-words, so a bag of words gives 50 %. n = test images, P = code dimensions.
+An example is "a red disc left of a blue cross" against "a blue disc left of a red cross". Both have
+the same words, so a bag of words gives 50 %. n = test images, P = code dimensions.
 """
 
 import torch
@@ -18,7 +18,7 @@ class BindingProbe(Probe):
     """The share of images that are nearer to the true caption than to the false one."""
 
     name = "binding"
-    summary = "two-sprite scenes: the true caption against the one with exchanged words"
+    summary = "two-sprite scenes: the true caption against one with two words exchanged"
     schema = """
         "split", "swaps": {NAME: {"value", "low", "high", "images"}}   (chance 0.5)"""
 
@@ -45,7 +45,7 @@ class BindingProbe(Probe):
 
 
 def binding(frozen: Frozen) -> Numbers:
-    """The share for each kind of false caption, on plain test images; ties count as a half."""
+    """The share of right choices for each kind of false caption; ties count as a half."""
     pairs = text_pairs(frozen, "test")
     rng = KeyedRNG(frozen.seed, 0).fork("binding")
     contrasts = frozen.source("test").contrasts(pairs.label, rng)

@@ -21,7 +21,7 @@ class ReaderProbe(Probe):
     """Logistic regression on the text tower's features of captions."""
 
     name = "reader"
-    summary = "logistic regression on features of captions: what the text tower reads of each label"
+    summary = "logistic regression on features of captions: what they tell about each label"
     columns = ("labels from captions %",)
     schema = """
         "captions" (of test), "top1", "information" (H(Y) - CE, nats; means over labels), "labels":

@@ -3,8 +3,8 @@
 "codes": the code of a class is the mean of the unit codes of several sentences that name it, scaled
 to unit length (Radford et al. 2021, section 3.1.4). "probabilities": the sentences are averaged as
 probabilities, log mean exp(cosine / temperature). This suits sentences that also tell other things,
-because then only few of them fit the image. No label trains anything. n = test images, P = code
-dimensions, k = sentences of a class.
+because then only a few of them fit the image. No label is used in training. n = test images,
+P = code dimensions, k = sentences of a class.
 """
 
 import math
@@ -72,8 +72,8 @@ class ZeroShotProbe(Probe):
 
 
 def zero_shot(frozen: Frozen) -> Numbers:
-    """The accuracy of each factor on plain test images and, if combinations were held out of
-    training, on combinations that training has shown and on those that it has not.
+    """The accuracy of each factor on plain test images. If combinations were held out of training,
+    also the accuracy on combinations that occur in training, and on those that do not.
     """
     source, pairs, method = frozen.source("test"), text_pairs(frozen, "test"), frozen.method
     assert isinstance(method, TextCritic)

@@ -21,7 +21,7 @@ BATCH, RATE, WARMUP = 512, 4e-3, 20
 CYCLES = (50, 100, 200, 450, 800)  # steps; in each, the rate falls from its peak to 0
 # training ends after a cycle that gains less than this share of the interval's half-width
 ENOUGH = 0.25
-# nats; a critic below it may not have begun to learn, so it gets at least half of all steps
+# nats; a critic with a lower value may not have begun to learn, so it gets at least half the steps
 PLATEAU = 0.1
 
 
@@ -30,8 +30,8 @@ class Critic(nn.Module):
     features, and its output has unit length.
 
     Batch norm is needed if features carry no information linearly: for a VAE with little training,
-    the bound after 800 steps was 0.0 nats for some seeds without batch norm, and 2.0 with it. Its
-    statistics come from train.
+    the bound after 800 steps was 0.0 nats for some seeds without batch norm, and 2.0 with it. The
+    statistics of batch norm come from train.
     """
 
     mean: Tensor
@@ -78,10 +78,11 @@ class ApartCritic(Critic):
 def train_critics(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], seed: int, apart: bool = False
 ) -> tuple[Critic, Critic]:
-    """A critic of all training pairs, and one of every second pair (`train_critic`).
+    """A critic that is trained on all pairs, and one on every second pair (`train_critic`).
 
-    After their first cycles, their difference is the gain of twice the pairs and twice the steps.
-    If it is less than the overfitting with half of the pairs, a second cycle is not worth its time.
+    After the first cycle of both, the difference of their values is the gain from twice the pairs
+    and twice the steps. If this gain is less than the overfitting of the second critic, a second
+    cycle is not worth its time.
     """
     whole, half = (Training(*train, *val, seed, share, apart) for share in (1, 2))
     half.cycle()
@@ -103,9 +104,10 @@ def train_critic(
     """Train a critic on pairs of features [n, D] of the training split, in cycles with warm
     restarts (Loshchilov & Hutter 2017); each is at least as long as all earlier ones together.
     After each cycle, pairs of the calibration split show whether the critic is the best so far, and
-    whether another cycle is worth its time: most critics end after 50 to 350 of 1,600 steps. It is
-    not if the last cycle gained less than a quarter of the interval's half-width, or less than the
-    overfitting, which is the value on the training pairs minus that on the calibration pairs.
+    whether another cycle is worth its time: most critics end after 50 to 350 of 1,600 steps.
+    Another cycle is not worth its time if the last one gained less than a quarter of the interval's
+    half-width, or less than the overfitting. The overfitting is the value on the training pairs
+    minus that on the calibration pairs.
 
     `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
     net of its own.
@@ -209,7 +211,9 @@ def _value(critic: Critic, first: Tensor, second: Tensor, most: int) -> Estimate
 
 
 def overfitting(critic: Critic, value: float, first: Tensor, second: Tensor, count: int) -> float:
-    """The critic's value on training pairs minus `value`, that on `count` calibration pairs."""
+    """The value of a critic on training pairs minus `value`, which it has on `count` calibration
+    pairs.
+    """
     return _value(critic, first, second, min(count, 2048)).mean - value
 
 
@@ -217,13 +221,13 @@ def refit_scale(query: Tensor, key: Tensor, start: float) -> float:
     """The scale with the largest mean InfoNCE value on a calibration split, by golden-section
     search over its logarithm.
 
-    If it were chosen on the reported pairs, it would not be a bound. Raises `Unmeasurable` for
-    codes or a start that are not finite.
+    If the scale were chosen on the reported pairs, the value would not be a bound. Raises
+    `Unmeasurable` for codes or a start that are not finite.
     """
     for codes in (query, key):
         require_finite_features(codes, "scale, calibration codes")
     if not 0 < start < math.inf:
-        raise Unmeasurable(f"scale: the search starts from a number above 0, got {start}")
+        raise Unmeasurable(f"scale: the search must start from a number above 0, got {start}")
     golden = (math.sqrt(5) - 1) / 2
     n = min(len(query), 2048)
     low, high = math.log(start) - 3, math.log(start) + 3

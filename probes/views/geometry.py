@@ -69,7 +69,7 @@ class GeometryProbe(Probe):
                 lines.append(
                     f"geometry of {space}: effective rank {values['effective_rank']:.1f} of"
                     f" {values['dimensions']}{pair}, uniformity {values['uniformity']:.2f},"
-                    f" deviation {values['deviation']:.2f} of 1{_further(values)}"
+                    f" deviation {values['deviation']:.2f} of at most 1{_further(values)}"
                 )
         return lines + ([numbers["sentence"]] if "sentence" in numbers else [])
 
@@ -153,7 +153,7 @@ def collapse(space: dict[str, float]) -> str:
     if rank < min(2, (1 + dimensions) / 2) or space["deviation"] < 0.05:
         return (
             f"collapsed: effective rank {rank:.1f} of {dimensions}, deviation"
-            f" {space['deviation']:.2f} of 1"
+            f" {space['deviation']:.2f} of at most 1"
         )
     if dead > 0.5:
         return (

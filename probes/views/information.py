@@ -29,7 +29,7 @@ from probes.views.duplicates import duplicates
 from probes.views.sweep import Halved, sweep_over
 
 TRAIN_PAIRS = 16384  # for the common critic
-VAL_PAIRS = 2**11 + 1  # one of the numbers of candidates C of the sweep: val and test have one C
+VAL_PAIRS = 2**11 + 1  # also a C of the sweep, so val and test can be compared at one C
 UNKNOWN_COPIES = (
     "The images are not known, so copies of an image in the test split could not be left out; a"
     " copy among the negatives lowers the bound"
@@ -44,9 +44,9 @@ class InformationProbe(Probe):
     summary = "InfoNCE lower bounds on I(V1; V2), fresh views of test images, K = 16 to n - 1"
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
     claims = (
-        "A lower bound on the information that two views of an image share, by the common critic"
-        " (if there is none, the method's own) at its largest K, on held-out images. It can not"
-        " exceed log(K + 1), and it does not say whether the features are useful.",
+        "A lower bound on the information that two views of an image share, on held-out images. It"
+        " is read by the common critic (if there is none, by the method's own) at its largest K. It"
+        " can not exceed log(K + 1), and it does not say whether the features are useful.",
         "What limits the bound: K, the training data, or the critic. Converged: none of these.",
     )
     across = "negatives K"
@@ -248,7 +248,7 @@ def best_critic(numbers: Numbers) -> tuple[str, dict[str, Any]]:
 
 
 def two_views_differ(frozen: Frozen) -> str:
-    """The reason if two views of an image are the same, else ""."""
+    """Why two views of an image would be the same, or ""."""
     if frozen.augmentation != "none":
         return ""
     return frozen.same_views

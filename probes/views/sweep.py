@@ -43,7 +43,7 @@ def sweep_over(
 
     `calibration`: other codes, on which the critic was chosen. The difference between the two
     splits, at the same C, shows whether the critic limits the bound. The difference from `halved`
-    shows whether the training pairs do.
+    shows whether the number of training pairs limits it.
     """
     n = len(query)
     counts = counts_up_to(n)

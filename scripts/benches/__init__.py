@@ -1,3 +1,4 @@
-"""The contests of `twobounds bench`, one file for each section: our code and another library's (the
-"peer"), on the same input, in one process. parity.py, verdicts.py and intervals.py are programs of their own.
+"""The contests of `twobounds bench`, one file for each section. A contest runs our code and another
+library's (the "peer") on the same input, in one process. intervals.py, parity.py and verdicts.py
+are programs of their own.
 """

@@ -2,9 +2,9 @@
 lightly (one image at a time) and kornia.
 
 All sides use the CIFAR-10 setting of Chen et al. 2020 (appendix B.9): Inception crop of 8 to 100 %
-of the area, flip, colour jitter of strength 0.5 with probability 0.8, grey with probability 0.2, no
-blur; the result is floats in [0, 1]. This is lightly's SimCLRTransform with cj_strength=0.5 (its
-advice for CIFAR), gaussian_blur=0 and no normalisation.
+of the area, flip, colour jitter of strength 0.5 with probability 0.8, grey with probability 0.2,
+and no blur. The result is floats in [0, 1]. This is lightly's SimCLRTransform with cj_strength=0.5
+(which lightly advises for CIFAR), gaussian_blur=0 and no normalisation.
 """
 
 import functools

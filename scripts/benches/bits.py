@@ -1,6 +1,6 @@
 """Lossless files by bits-back coding: our codec against the layout of published coders, with the
-same model. In that layout each element of a batch has a lane of 64 bits, which is written without
-compression.
+same model. In the published layout, each element of a batch has a lane of 64 bits, which is written
+without compression.
 
 Townsend, Bird, Barber 2019; lanes as in Townsend et al. 2020 (HiLLoC). To compare both on the data
 of a checkpoint:
@@ -61,7 +61,7 @@ def contests(device: torch.device) -> Iterator[Contest]:
     such images for an epoch. Both sides code and decode all of them.
     """
     if device.type != "cpu":
-        print("bits: skipped, because coding parameters are computed on the CPU")
+        print("bits: skipped, because bits-back coding is computed on the CPU; use --device cpu")
         return
     images = digits()
     method = trained(images)

@@ -114,8 +114,8 @@ def _status(key: str) -> int:
 
 
 def peak_elsewhere(section: str, name: str, side: str, device: torch.device) -> int:
-    """`peak` of one side of a contest, measured in its own process: in a heap that has already
-    grown, the memory of a call would not be seen.
+    """`peak` of one side of a contest, measured in its own process. In a process whose heap has
+    already grown, a call may need no new memory, and its peak would be too small.
     """
     words = [sys.executable, "-m", "scripts.benches.contest", section, name, side, str(device)]
     env = dict(os.environ, MALLOC_TRIM_THRESHOLD_="0")

@@ -12,8 +12,8 @@ in five folds, as `estimate` scores them, with alpha and the critic's constant f
 "Plain" is the interval of the mean, without the allowance for what the sample can not show
 (`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For NWJ and
 alpha it is also computed from positive pairs (`positive_side`), because few draws contain the pairs
-that make up the mean of e^f. A sample that lacks such pairs gives too large a mean, so the smaller
-of the two counts. Finished settings are kept, so an interrupted call continues.
+that make up the mean of e^f. A mean over draws without such pairs is too large, so the smaller of
+the two means is used. Finished settings are kept, so an interrupted call continues.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from scripts.shared import option, pair_counts, require_seeds
 SLOPES = {"exact": 1.0, "steep": 1.15, "steeper": 1.3, "flat": 0.8}
 CRITICS = (*SLOPES, "fitted")
 BOUNDS = ("infonce", "alpha", "nwj")
-FITTED = 0.6  # of the n pairs, as many as a critic of `estimate` trains on
+FITTED = 0.6  # the share of the n pairs on which a critic of `estimate` is trained
 FORMAT = 1  # increase it if the code computes other numbers for the same setting
 
 Codes = tuple[Tensor, Tensor]
@@ -81,8 +81,8 @@ class Pairs:
 
 
 def critic_of(setting: Setting, source: Pairs, n: int) -> tuple[Critic, float]:
-    """The critic of a setting, and alpha; its constant and alpha are chosen on pairs of their own,
-    as many as `cross_fit` has for this.
+    """The critic of a setting, and alpha. Alpha and the critic's constant are chosen on other
+    pairs, as many as `cross_fit` uses for this choice.
     """
 
     def scaled(x: Tensor, y: Tensor) -> Codes:
@@ -161,33 +161,31 @@ def measured(setting: Setting, options: argparse.Namespace, seed: int) -> dict[s
     return row | {"seconds": time.process_time() - began}
 
 
-def covered(draws: list[dict[str, float]]) -> dict[str, float]:
-    """Shares of the draws: how often the interval, and the plain interval, contain the mean."""
-    value_of, mean_of = (
-        [float(draw[key]) for draw in draws if key in draw] for key in ("value", "mean")
-    )
-    mean = min(float(np.mean(found)) for found in (value_of, mean_of) if found)
-    value, error, unseen = (
-        np.array([draw[key] for draw in draws]) for key in ("value", "error", "unseen")
-    )
-    low, high = value - 1.96 * error, value + 1.96 * error
-    return {
-        "mean": mean,
-        "covers": float(np.mean((low - unseen <= mean) & (mean <= high))),
-        "plain": float(np.mean((low <= mean) & (mean <= high))),
-    }
+def mean_of(draws: list[dict[str, float]]) -> float:
+    """The mean of a bound: over its values, or from positive pairs if that is smaller."""
+    ways = ([float(draw[key]) for draw in draws if key in draw] for key in ("value", "mean"))
+    return min(float(np.mean(way)) for way in ways if way)
 
 
 def judged(name: str, draws: list[dict[str, float]], truth: float) -> dict[str, float]:
-    """`covered`, and how often the lower end is above the truth, over the draws that `estimate`
-    would report: it leaves out NWJ if too much of its mean is unseen.
+    """The mean of a bound, and shares of the draws that `estimate` would report: how often the
+    interval contains the mean ("covers"), how often the plain interval does, and how often the
+    lower end is above the truth. `estimate` leaves out NWJ if too much of its mean is unseen.
     """
     kept = [draw for draw in draws if name != "nwj" or draw["unseen"] <= UNSEEN]
-    row = {"left_out": 1 - len(kept) / len(draws)}
-    if kept:
-        low = [draw["value"] - 1.96 * draw["error"] - draw["unseen"] for draw in kept]
-        row |= covered(kept) | {"above": float(np.mean([end > truth for end in low]))}
-    return row
+    mean = mean_of(draws)
+    row = {"mean": mean, "left_out": 1 - len(kept) / len(draws)}
+    if not kept:
+        return row
+    value, error, unseen = (
+        np.array([draw[key] for draw in kept]) for key in ("value", "error", "unseen")
+    )
+    low, high = value - 1.96 * error, value + 1.96 * error
+    return row | {
+        "covers": float(np.mean((low - unseen <= mean) & (mean <= high))),
+        "plain": float(np.mean((low <= mean) & (mean <= high))),
+        "above": float(np.mean(low - unseen > truth)),
+    }
 
 
 def said(row: dict[str, Any]) -> str:
@@ -195,9 +193,9 @@ def said(row: dict[str, Any]) -> str:
     for name in BOUNDS:
         found = row[name]
         if "covers" not in found:
-            words.append(f"{name} left out in all draws")
+            words.append(f"{name} {found['mean']:.3f}: left out in all draws")
             continue
-        less = f", left out in {found['left_out']:.0%}" if found["left_out"] else ""
+        less = f" of the rest, {found['left_out']:.0%} left out" if found["left_out"] else ""
         words.append(
             f"{name} {found['mean']:.3f}: covers {found['covers']:.2f} (plain"
             f" {found['plain']:.2f}), low end above the truth {found['above']:.2f}{less}"
@@ -222,13 +220,14 @@ def main(argv: list[str] | None = None) -> None:
         left = duration(each * (len(wanted) - number))
         console.print(f"{number}/{len(wanted)} {said(rows[-1])}; {left} left")
     for name in BOUNDS:
-        shown = [row[name] for row in rows if "covers" in row[name]]
+        shown = [row[name] for row in rows if row[name]["left_out"] < 0.5]
         if not shown:
+            console.print(f"{name}: left out in most draws of all settings")
             continue
         least, above = min(row["covers"] for row in shown), max(row["above"] for row in shown)
         console.print(
-            f"{name}: intervals cover the bound's mean in {least:.0%} of {options.draws} draws or"
-            f" more; a lower end is above the truth in {above:.0%} or less"
+            f"{name}, {len(shown)} settings: intervals cover the bound's mean in {least:.0%} of the"
+            f" draws or more; a lower end is above the truth in {above:.0%} or less"
         )
     console.print(f"every number: {path}")
 

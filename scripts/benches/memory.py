@@ -2,8 +2,8 @@
 with K = 2^14 that do the same work.
 
 No other library takes part, because a library that holds all scores in memory needs gigabytes. A
-ratio of 1 means that the time is linear in K. On a CPU the memory should not grow
-with K. On a GPU up to 2^26 scores are computed in one piece, so it is at most 256 MiB.
+ratio of 1 means that the time is linear in K. On a CPU the memory should not grow with K. On a GPU
+up to 2^26 scores are computed in one piece, so the memory of the scores is at most 256 MiB.
 """
 
 from collections.abc import Iterator

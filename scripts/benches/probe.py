@@ -1,6 +1,6 @@
 """The InfoNCE sweep over K of the information probe, against a softmax for each K.
 
-`twobounds probe` itself says the seconds of each probe and the images that it encoded.
+(`twobounds probe` prints the seconds of each probe, and the number of images that it encoded.)
 """
 
 import math

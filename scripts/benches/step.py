@@ -25,8 +25,8 @@ def contests(device: torch.device) -> Iterator[Contest]:
     """32 steps of 256 images, 32x32: a small net of four strided convolutions, and ResNet-18 with
     the standard stem.
 
-    The small net also runs in bf16, as a user may train it, against lightly's epoch in float32.
-    This row does not compare equal work.
+    In another contest, the small net runs in bf16, as a user may train it, against lightly's epoch
+    in float32. That contest does not compare equal work.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator)

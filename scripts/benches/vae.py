@@ -21,7 +21,8 @@ IMAGES, BATCH, WIDTH, LATENT, SHAPE = 16_384, 128, 512, 40, (1, 28, 28)
 def contests(device: torch.device) -> Iterator[Contest]:
     """128 steps of 128 binary images, 784-512-512-40-512-512-784; none if pythae is not installed.
 
-    First both run in float32; then ours runs in bf16 against pythae in float32.
+    In the first contest both sides run in float32. In the second, our code runs in bf16 and pythae
+    in float32.
     """
     if not importlib.util.find_spec("pythae"):
         print("vae: pythae is not installed (pip install --no-deps pythae)")

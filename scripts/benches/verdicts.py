@@ -6,9 +6,9 @@ undertrained.
     python -m scripts.benches.verdicts --seed 7 --sources 30 --pairs 1000,2000 --out runs/verdicts7
 
 The information of each source is estimated by InfoNCE with the default settings. The last lines
-count the values that are more than 10 % short of the truth, and those that are at most 5 % below it
-or above it, and how many of each were called converged. If a call is interrupted, the same call
-continues where it stopped.
+count two groups of values: those that are more than 10 % short of the truth, and those that are at
+most 5 % below it or above it. They also say how many values of each group were called converged. If
+a call is interrupted, the same call continues where it stopped.
 
 The truth of vectors and pictures is exact. For codes it is an upper limit: two pictures of sprites
 with M contents share log M nats, and the codes of these pictures share at most as much.

@@ -32,8 +32,8 @@ from scripts.patience import Patience, stamp
 WAYS = ("kill", "early", "term", "usr1", "full", "torn")  # and "rank" with several processes
 # the exit codes of each way; a process that ends because another one has ended has code 1
 ENDS = {"term": {REQUEUE}, "usr1": {REQUEUE}, "full": {2, 1}}
-# a life (one start of the run until it dies) is forked with all modules imported, so it starts
-# in half a second instead of ten
+# A life is one start of the run until it dies. Its process is forked with all modules imported, so
+# it starts in half a second instead of ten.
 FORK = multiprocessing.get_context("fork")
 
 
@@ -194,7 +194,9 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
             if not alive and way != "full":
                 if not any(run.join()):
                     continue  # it finished before the signal arrived
-                raise UserError(f"life {number + 1} ended by itself; {run.output} says why")
+                raise UserError(
+                    f"start {number + 1} of the run ended by itself; {run.output} says why"
+                )
         if way == "none":
             break
         asked = time.monotonic()

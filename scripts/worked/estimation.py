@@ -80,8 +80,8 @@ def polynomial() -> Iterator[str]:
 
 
 def margin(n: int, share: float) -> float:
-    """A quantile of BIC's margin M of the line over degree 5, in nats: the value that M does not
-    exceed in this share of the samples of n points of a line with Gaussian noise.
+    """A quantile of M, BIC's margin of the line over degree 5, in nats. Each sample is n points of
+    a line with Gaussian noise. M is at most this quantile in the given share of the samples.
 
         M = 2 log n - n/2 log( RSS_1 / RSS_5 ),   RSS_1 / RSS_5 = 1 + 4 F / (n - 6)
 

@@ -156,8 +156,9 @@ def information(n: int, p: float, level: Level) -> tuple[float, float]:
 
 
 def _conditional(n: int, level: Level) -> Array:
-    """P(n W | N) [n + 1, values]. n W is the number of kept agreements minus the number of kept
-    disagreements, plus Gaussian noise of deviation s sqrt n, on a fine grid.
+    """P(n W | N) [n + 1, values]. n W is a sum: the number of kept agreements, minus the number of
+    kept disagreements, plus Gaussian noise of deviation s sqrt n. With noise, the values are a fine
+    grid.
     """
     counts = [binom.pmf(np.arange(n + 1), count, level.kept) for count in range(n + 1)]
     sums = np.array([np.convolve(counts[k], counts[n - k][::-1]) for k in range(n + 1)])

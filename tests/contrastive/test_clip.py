@@ -264,7 +264,7 @@ def test_the_loss_at_log_n_is_said_after_warm_up_and_not_before():
 
 def test_captions_that_say_nothing_give_the_warning_in_the_log(tmp_path):
     answer = train(tmp_path / "run", "data.captioned_sprites.tell=0", "optim.warmup_epochs=0.5")
-    assert answer.code == 0 and "warning: the loss stands at log N = log 16" in answer.out
+    assert answer.code == 0 and "warning: InfoNCE stands at log N = log 16" in answer.out
 
 
 def test_a_locked_image_tower_does_not_change():

@@ -1,5 +1,5 @@
-"""The losses against lightly's, the queue against a plain list, MoCo's momentum update against its
-equation.
+"""The losses are compared with lightly's, the queue with a plain list, and MoCo's momentum update
+with its equation.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How many images each read of a frozen encoder sends through it: none is encoded twice."""
+"""How many images a frozen encoder encodes for each kind of output: no image is encoded twice."""
 
 import pytest
 import torch

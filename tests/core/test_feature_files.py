@@ -104,8 +104,8 @@ def test_out_names_the_folder_of_the_reports_of_files(tmp_path, capsys):
     assert not (tmp_path / "probe-features").exists()
     compare.main([str(out), "--out", str(tmp_path / "c.png")])
     for refused, why in (
-        ([str(path), str(again)], "two of these would have the same report"),
-        (["a/last.ckpt", str(path)], "a/last.ckpt: --out: the report of a checkpoint is written"),
+        ([str(path), str(again)], "two of these would write the same report"),
+        (["a/last.ckpt", str(path)], "a/last.ckpt: --out is not for checkpoints"),
     ):
         with pytest.raises(SystemExit):
             probe.main([*refused, *words])

@@ -1,5 +1,5 @@
-"""Any checkpoint, npz or folder of images is read, or refused in one line: no traceback, no crash,
-no code run, at most 5 s of CPU time and 1 GiB.
+"""Any checkpoint, npz or folder of images is read, or refused in one line. There is no traceback
+and no crash, no code of the file is run, and it takes at most 5 s of CPU time and 1 GiB.
 
 TWOBOUNDS_FUZZ=2000 reads 2,000 checkpoints, and 500 npz files and folders.
 """

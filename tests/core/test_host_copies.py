@@ -1,5 +1,5 @@
-"""The forward of no method copies from the host to the device: such a copy makes a GPU wait, and a
-CUDA graph can not record it. Methods run on the meta device, which has shapes and no values.
+"""No method copies from the host to the device in its forward pass. Such a copy makes a GPU wait,
+and a CUDA graph can not record it. Methods run on the meta device, which has shapes and no values.
 """
 
 import contextlib

@@ -170,12 +170,14 @@ def test_a_checkpoint_may_name_a_list_only_in_its_folder(tmp_path):
         table(place, "path\n" + "\n".join(f"{i}.png" for i in range(6)))
     for name, allowed in (("list.csv", True), ("../list.csv", False), ("/etc/passwd", False)):
         data = DataConfig(**{**PLAIN, "root": str(tmp_path / "pics"), "list": name})
-        data.doubtful = ("name", "root", "list")
-        if allowed:
-            assert len(open_source(data, "test", 0)) == 1
-        else:
-            with pytest.raises(UserError, match="not a file in data.root"):
-                open_source(data, "test", 0)
+        # the user may have named nothing, the folder, or the kind and the folder
+        for doubtful in (("name", "root", "list"), ("name", "list"), ("list",)):
+            data.doubtful = doubtful
+            if allowed:
+                assert len(open_source(data, "test", 0)) == 1
+            else:
+                with pytest.raises(UserError, match="not a file in data.root"):
+                    open_source(data, "test", 0)
 
 
 def test_a_fixed_cut_does_not_depend_on_the_seed_of_the_run(tmp_path):

@@ -1,5 +1,5 @@
-"""A checkpoint from a stranger is only data: it can not make the program run code, open or download
-files, or allocate much memory, and what it says about itself must be true.
+"""A checkpoint from a stranger is only data. It can not make the program run code, open or download
+files, or allocate much memory. What it says about itself must be true.
 """
 
 import io

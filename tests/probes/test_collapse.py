@@ -1,5 +1,6 @@
-"""The parts of the rate, on codes whose densities are all closed forms: x ~ N(0, 1) in two
-dimensions, z = A x + s e, p(z) = N(0, 1).
+"""The parts of the rate, on codes whose densities are all closed forms:
+
+x ~ N(0, 1) in two dimensions,  z = A x + s e,  p(z) = N(0, 1)
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Which data may choose a critic: the pairs of train, of the calibration split and of test are
-different, so the tests detect a choice on the wrong split.
+"""Which data may choose a critic. Here the pairs of train, of the calibration split and of test
+have different optimal critics, so the tests detect a choice on the wrong split.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""The rate probe on a VAE with closed forms: x ~ N(0, 1) in d dimensions, z = a x + s e, p(x|z) =
-N(b z, t^2), p(z) = N(0, 1).
+"""The rate probe on a VAE whose numbers have closed forms:
+
+x ~ N(0, 1) in d dimensions,  z = a x + s e,  p(x|z) = N(b z, t^2),  p(z) = N(0, 1)
 """
 
 import math

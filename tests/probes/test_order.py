@@ -1,4 +1,4 @@
-"""Rows that depend on their neighbours: a bound on them is too high, so the reader is told."""
+"""Rows that depend on their neighbours: a bound on such rows is too high, and a remark says so."""
 
 from functools import partial
 

@@ -84,8 +84,8 @@ def test_verdicts_are_counted_against_the_truth_and_equal_sources_once():
     }
     told = calibration.summary(found)
     assert (
-        "1 of them with the verdict converged (a)" in told
-        and "4 sources below 4 nats are distinct" in told
+        "the verdict is converged on 1 of them (a)" in told
+        and "Below 4 nats, 4 sources are distinct" in told
     )
 
 
@@ -101,7 +101,7 @@ def test_the_peer_is_compared_in_nats_and_in_time():
         "benchmark-mi infonce": pytest.approx(0.3),
     }
     assert found["peer_time_over_ours"] == pytest.approx(2.0)
-    assert "2.00 times ours" in calibration.summary(found)
+    assert "the median of its time / our time is 2.00" in calibration.summary(found)
 
 
 @pytest.mark.parametrize(

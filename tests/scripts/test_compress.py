@@ -1,4 +1,4 @@
-"""compress and decompress through their front door: a round trip, and every mistake is one line."""
+"""compress and decompress as a user calls them: a round trip, and one line for every mistake."""
 
 import os
 import resource

@@ -154,10 +154,10 @@ def test_the_summary_counts_what_is_too_high_and_what_misleads():
     ]
     said = image_truth.summary({"rows": rows, "seed": 0})
     assert "A lower bound is more than 3 standard errors above" in said
-    assert "the highest one, infonce on c, n = 500, is 4.0 standard errors above." in said
-    assert "below the truth in 1 rows; 1 of these are called converged" in said
+    assert "The highest one, infonce on c, n = 500, is 4.0 standard errors above it." in said
+    assert "below the truth in 1 rows; the verdict is converged in 1 of them" in said
     assert "MINE on its training batches, as published, is above the truth by more than 0.1" in said
-    assert "in 3 of 3 rows (by 0.90 at most); on held-out pairs in 0." in said
+    assert "in 3 of 3 rows (by 0.90 at most). On held-out pairs, this is so in 0 rows." in said
     assert "No lower bound" in image_truth.summary({"rows": rows[:2], "seed": 0})
 
 

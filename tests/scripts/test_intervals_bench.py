@@ -27,14 +27,18 @@ def test_shares_are_counted():
     """Intervals 1 ± 0.5 and 2 ± 0.5 around a mean of 1.5 and 1.2; an allowance lowers one end."""
     error = 0.5 / 1.96
     draws = [{"value": value, "error": error, "unseen": 0.0} for value in (1.0, 1.0, 2.0, 2.2)]
-    found = intervals.covered(draws)  # mean 1.55
+    found = intervals.judged("alpha", draws, 1.6)  # mean 1.55
     assert found["mean"] == pytest.approx(1.55) and found["covers"] == found["plain"] == 0.25
+    assert found["above"] == 0.25
     low = [draw | {"mean": 1.45, "unseen": 0.1} for draw in draws]
-    found = intervals.covered(low)  # mean 1.45: 1 ± .5 contains it; 2 - .5 - .1 = 1.4 is below it
+    found = intervals.judged("alpha", low, 1.65)  # 1 ± .5 contains 1.45; 2 - .5 - .1 is below it
     assert found["mean"] == 1.45 and (found["covers"], found["plain"]) == (0.75, 0.5)
+    assert found["above"] == 0
     row = intervals.judged("nwj", low[:3] + [draws[3] | {"unseen": 0.2}], 1.39)
     assert row["left_out"] == 0.25 and row["above"] == pytest.approx(1 / 3)
-    assert intervals.judged("nwj", [draws[0] | {"unseen": 0.2}], 1.0) == {"left_out": 1.0}
+    assert row["mean"] == 1.45  # of all draws
+    none = intervals.judged("nwj", [draws[0] | {"unseen": 0.2}], 1.0)
+    assert none == {"mean": 1.0, "left_out": 1.0}
     assert intervals.judged("alpha", [draws[0] | {"unseen": 0.2}], 1.0)["left_out"] == 0
 
 
@@ -59,7 +63,10 @@ def test_an_interrupted_bench_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(intervals, "measured", measured)
     intervals.main(words)
     assert [(one.nats, one.critic, seed) for one, seed in made] == [(4, "exact", 3), (4, "flat", 4)]
-    assert "alpha: intervals cover the bound's mean in 90% of 100" in capsys.readouterr().out
+    assert (
+        "alpha, 4 settings: intervals cover the bound's mean in 90% of the draws"
+        in capsys.readouterr().out
+    )
     with pytest.raises(SystemExit) as end:
         intervals.main([*words, "--seed", "1"])
     assert end.value.code == 2 and "other options" in capsys.readouterr().err

@@ -1,5 +1,5 @@
-"""Commands that probe for a table use the report that the same call measured: no report on other
-data, of another checkpoint or user, or of weights that were replaced in the meantime.
+"""Commands that probe for a table use the report that the same call measured. They use no report on
+other data, of another checkpoint or user, or of weights that were replaced in the meantime.
 """
 
 import json

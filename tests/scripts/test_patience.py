@@ -1,5 +1,5 @@
-"""Waiting for a process lasts as long as it makes progress, and ends when it computes or sleeps
-without progress.
+"""We wait for a process as long as it makes progress. The waiting ends if the process computes or
+sleeps without progress.
 """
 
 import multiprocessing

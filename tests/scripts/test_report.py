@@ -317,7 +317,7 @@ def test_the_lead_says_what_a_test_can_show_and_whether_training_was_equal():
     both = [bound(7.6, of="I(X; Z)", verdict=""), bound(50.0, of="I(X; Z)", side="upper")]
     (near,) = lead.compared([(entry(0), [both[0]._replace(ceiling=7.62), both[1]])])
     (far,) = lead.compared([(entry(0), [both[0]._replace(ceiling=9.0), both[1]])])
-    assert "7.60 is the most that this test can show" in near and "most that" not in far
+    assert "7.60 is about log n, the most that this bound" in near and "most that" not in far
     (said,) = lead.unequal([("a", 24576), ("b", 65536), ("c", 24576), ("d", None)])
     assert "a and c 24,576; b 65,536." in said
     assert lead.unequal([("a", 5), ("b", 5), ("c", None)]) == []

@@ -221,7 +221,7 @@ def test_the_stack_shows_the_bits_of_the_chain(tab, pages):
     assert f"{left:.1f} bits on the stack" in tab.run(said.format("b-stack"))
     for place, words in (
         (0, "knows 0 of 4 dimensions"),
-        (2, "knows 4 of 4 dimensions of its code (4"),
+        (2, "knows 4 of 4 dimensions of the code of this image (4"),
     ):
         moved(tab, "b-stop", place)
         assert words in tab.run(said.format("b-stop-said"))
@@ -280,7 +280,7 @@ def test_confusions_begin_with_the_table_that_has_most_of_them():
         (0, 0): "90 %", (0, 1): "10 %", (1, 0): "30 %", (1, 1): "70 %",
     }  # fmt: skip
     (said,) = class_charts.said_of_confusion(entries[1].numbers["confusion"])
-    assert said == "Its most frequent confusion: 30 % of the images with x 1 are read as 0."
+    assert said == "The most frequent confusion: 30 % of the images with x 1 are read as 0."
     assert class_charts.said_of_confusion(entries[0].numbers["confusion"]) == []
     two = {"x": [[1.0, 0.0]] * 2, "y": [[1.0] * 4] * 4}
     (said,) = class_charts.said_of_labels({"confusion": two, "top1/x": 0.5, "top1/y": 0.75})
@@ -289,7 +289,7 @@ def test_confusions_begin_with_the_table_that_has_most_of_them():
     )
     assert class_charts.said_of_labels({"confusion": {}}) == []
     (said,) = class_charts.said_of_labels({"confusion": {"y": two["y"]}, "top1/y": 0.75})
-    assert said == "A random guess finds 25.0 % of them."
+    assert said == "A random guess finds 25.0 % of the labels."
 
 
 def test_the_plane_has_lengths_of_files_and_the_known_curve():

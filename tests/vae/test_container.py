@@ -1,4 +1,4 @@
-"""Files of `compress` are data of unknown origin: whatever is wrong with one is one clear line."""
+"""Files of `compress` are data of unknown origin: one clear line says what is wrong with a file."""
 
 import io
 import struct

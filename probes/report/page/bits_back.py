@@ -20,9 +20,9 @@ STOP = ("dimensions", "written", "rate", "distortion")
 
 
 def chains(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """For each group, its first run with numbers of the compression probe: the bits that each image
-    of a chain pops and pushes, in the order of coding, and what a receiver knows after some
-    dimensions of a code.
+    """For each group, from its first run with numbers of the compression probe: the bits that each
+    image of a chain pops and pushes, in the order of coding. Also what a receiver knows after only
+    the first dimensions of a code.
     """
     found: list[dict[str, Any]] = []
     for place, group in enumerate(groups):

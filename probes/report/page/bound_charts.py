@@ -1,5 +1,5 @@
-"""Figures and sentences of bounds on information: the sweep over K, and the bridge between the
-two families of methods.
+"""Figures and sentences of bounds on information: bounds against K, and the "bridge", which shows
+all bounds on one quantity side by side.
 """
 
 import math
@@ -17,9 +17,9 @@ MEANINGS = {
     "I(V1; V2)": "the information that two views of an image share",
     "I(X; Z)": "the information between an image and its code",
 }
-FEW = 6  # checkpoints whose coinciding curves are drawn with different widths
+FEW = 6  # checkpoints; up to this number, curves that coincide get different widths
 HEADLINE = "critic of the table"
-NEAR = 0.05  # nats; a bound this near to its ceiling can hardly show more
+NEAR = 0.05  # nats; a bound that is nearer to its ceiling can hardly be larger
 THIN = 2.5  # pixels of a curve
 BROADER = "Where two curves coincide, the one below is drawn broader."
 CRITICS = {  # what a critic is, as the end of a sentence
@@ -28,15 +28,15 @@ CRITICS = {  # what a critic is, as the end of a sentence
     "native, refitted scale": "the method's own critic with a refitted temperature",
 }
 VERDICTS = {
-    "converged": "Twice as many negatives add less than"
+    "converged": "Twice as many negatives would add less than"
     f" {math.ceil(100 * FLAT * math.log(2)) / 100:.2f} nats, or less than"
-    f" {math.ceil(1000 * RISING * math.log(2)) / 10:.1f} % of the bound; twice as many training"
-    f" pairs add less than {100 * GAIN:.0f} % of it, or no more than chance explains, and at"
-    f" most {100 * UNKNOWN:.0f} % at the upper end of its interval. The encoder, and every"
-    " critic that was tried, may still lose information.",
+    f" {math.ceil(1000 * RISING * math.log(2)) / 10:.1f} % of the bound. Twice as many training"
+    f" pairs would add less than {100 * GAIN:.0f} % of the bound, or no more than chance explains."
+    f" The upper end of the interval of this gain is at most {100 * UNKNOWN:.0f} % of the bound."
+    " The encoder, and every critic that was tried, may still lose information.",
     "K-limited": "The number of negatives limits the bound: it still rises with K.",
-    "data-limited": "The number of training images limits the bound: a critic with half of them"
-    " reads notably less, or may do so: the images are too few to exclude it.",
+    "data-limited": "The number of training images limits the bound: a critic that is trained on"
+    " half of them reads notably less, or the images are too few to exclude this.",
     "saturated": "The bound is near the largest value that it can show, so the true value may be"
     " far above it.",
     "critic-limited": "The critic limits the bound: the pairs contain more information than this"
@@ -46,7 +46,7 @@ VERDICTS = {
 
 
 def gap(large: float, small: float, digits: int = 3) -> float:
-    """The difference of two numbers as they are written, so that a reader can check it."""
+    """The difference of two numbers as the page rounds them, so that a reader can check it."""
     return round(large, digits) - round(small, digits)
 
 
@@ -55,10 +55,10 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
     last, truth = critic["sweep"][-1], numbers["truth"]
     of = "of what two views share" if truth is None else f"of the {truth:.3f} that two views share"
     lines = [
-        f"From its features, at least {last['bound']:.3f} nats {of} can be read"
+        f"This checkpoint keeps at least {last['bound']:.3f} nats {of}"
         f" ({bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
         f" {last['high']:.3f}).",
-        f"This was read by {CRITICS.get(name, f'the critic {name}')}, with K ="
+        f"The bound is computed with {CRITICS.get(name, f'the critic {name}')} and K ="
         f" {last['K']:,.0f} negatives. No critic can show more than log(K + 1) ="
         f" {last['ceiling']:.2f} nats at this K.",
         *_said_of_verdict(numbers, name, critic),
@@ -82,7 +82,8 @@ def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> lis
     if len(rows) > 1:
         before, last = rows[-2:]
         change = f"{gap(last['bound'], before['bound']):+.3f}".replace("-", "−")
-        why.append(f"from K = {before['K']:,.0f} to {last['K']:,.0f} it changed by {change} nats")
+        ends = f"from K = {before['K']:,.0f} to {last['K']:,.0f}"
+        why.append(f"{ends} the bound changed by {change} nats")
     if more := critic.get("doubling"):
         why.append(f"the second half of the training pairs added {more['gain']:.3f} nats")
     others = [
@@ -108,8 +109,8 @@ def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
         return said
     return (
         f"{said} The ideal critic reaches {ideal:.3f} at this K. The bound is"
-        f" {gap(ideal, last['bound']):.3f} nats below that: they are lost in the encoder, or by"
-        " every critic that was tried."
+        f" {gap(ideal, last['bound']):.3f} nats below that: the encoder, or every critic that was"
+        " tried, loses these nats."
     )
 
 
@@ -167,8 +168,8 @@ def _critics_said(names: Sequence[str], headlines: Sequence[str]) -> str:
 
 
 def _widen(rows: list[Row]) -> None:
-    """Draw a curve broader for each later one that coincides with it, so that all are visible. With
-    many checkpoints nothing is widened, because the reader of the page can mark some.
+    """Draw a curve broader for each later curve that coincides with it, so that all are visible.
+    With many checkpoints no curve is broader, because the reader of the page can mark checkpoints.
     """
     few = len({row["run"] for row in rows}) <= FEW
     curves: dict[tuple[int, str], list[Row]] = {}
@@ -269,7 +270,7 @@ def _truth(values: list[Row], channel: str) -> Spec:
 
 def bridge(bounds: list[tuple[Entry, list[Bound]]]) -> list[Chart]:
     """For each quantity, what every checkpoint is known to carry: lower bounds are triangles that
-    point right, upper bounds triangles that point left, and the true value lies between both.
+    point right, upper bounds are triangles that point left, and the true value lies between both.
     """
     quantities = list(dict.fromkeys(bound.quantity for _, held in bounds for bound in held))
     return [_of_quantity(quantity, bounds) for quantity in quantities]
@@ -306,12 +307,12 @@ def _of_quantity(quantity: str, bounds: list[tuple[Entry, list[Bound]]]) -> Char
     )
     spec["height"] = 34 * max(1, len(spans)) + 8
     meaning = MEANINGS.get(quantity, "")
-    said = "The axis does not begin at 0, so that near values can be told apart." if close else ""
+    said = "The axis does not begin at 0, so that close values differ visibly." if close else ""
     return Chart(f"{quantity}{': ' * bool(meaning)}{meaning}", said, spec)
 
 
 def _drop_far(rows: list[Row], spans: list[Row]) -> None:
-    """Leave out upper bounds that are far above a tighter one, which would squeeze the axis."""
+    """Leave out upper bounds that are far above a tighter one: the axis would be too long."""
     for span in spans:
         limit = 2 * span["at_most"]
         rows[:] = [

@@ -1,4 +1,4 @@
-"""The page as one HTML file, without a network: its parts, its texts and its scripts."""
+"""The page as one HTML file that loads nothing: its parts, its texts and its scripts."""
 
 import base64
 import copy
@@ -33,8 +33,8 @@ CELLS = {"number": lambda cell: "" if cell.number is None else repr(float(cell.n
 def write(
     groups: Sequence[Group], probes: Probes, path: Path, title: str = "", explain: bool = True
 ) -> Path:
-    """Write the page about these groups of reports. `explain`: with a map of the features and the
-    scores of candidates, if these are kept beside a checkpoint.
+    """Write the page about these groups of reports. `explain`: add a map of the features and the
+    scores of candidates, if the features are kept beside a checkpoint.
     """
     return write_text(path, html(groups, probes, title, explain))
 

@@ -8,9 +8,9 @@ from probes.report.page import vega
 from probes.report.page.vega import INK, Row, Spec
 
 MOST = 6  # checkpoints
-CELLS = 12_000  # cells of all tables that are not 0, at most
+CELLS = 12_000  # the most cells that are not 0, in all tables together
 WRITTEN = 12  # classes of a table with a number in each cell
-LEAST = 0.005  # share that is written
+LEAST = 0.005  # the smallest share that is written
 
 
 def said_of_labels(numbers: Numbers) -> list[str]:
@@ -23,7 +23,8 @@ def said_of_labels(numbers: Numbers) -> list[str]:
         if f"top1/{factor}" in numbers and len(rows) > 1
     ]
     if len(found) == 1 == len(shares):
-        return [f"A random guess finds {100 / len(next(iter(shares.values()))):.1f} % of them."]
+        classes = len(next(iter(shares.values())))
+        return [f"A random guess finds {100 / classes:.1f} % of the labels."]
     return [f"Label by label: {', '.join(found)}."] if found else []
 
 
@@ -40,7 +41,7 @@ def said_of_confusion(shares: dict[str, Any]) -> list[str]:
         return []
     share, factor, true, read = max(found)
     return [
-        f"Its most frequent confusion: {100 * share:.0f} % of the images with {factor} {true} are"
+        f"The most frequent confusion: {100 * share:.0f} % of the images with {factor} {true} are"
         f" read as {read}."
     ]
 
@@ -48,7 +49,7 @@ def said_of_confusion(shares: dict[str, Any]) -> list[str]:
 def confusions(entries: list[Entry]) -> list[Chart]:
     """A table of shares for each checkpoint and factor; the reader of the page chooses a table."""
     rows: list[Row] = []
-    wrong: dict[str, float] = {}  # share of images that are read wrong, for each table
+    wrong: dict[str, float] = {}  # for each table, the shares of errors, summed over classes
     for entry in entries[:MOST]:
         for factor, shares in entry.numbers.get("confusion", {}).items():
             made = _cells(shares)

@@ -38,13 +38,13 @@ class Cell:
 
 
 def look(place: int) -> dict[str, str]:
-    """The colour of a checkpoint, a variable of the style sheet, and its shape."""
+    """The colour of a checkpoint (a variable of the style sheet), and its shape."""
     return {"colour": vega.colour(place), "shape": vega.SHAPES[place % len(vega.SHAPES)]}
 
 
 def entries(groups: Sequence[Group], probe: str, beside: Sequence[str] = ()) -> list[Entry]:
-    """The checkpoints that have numbers of a probe; their place is that of the group. `beside`:
-    other probes whose numbers they hold, too.
+    """The checkpoints that have numbers of a probe; the place of an entry is that of its group.
+    `beside`: other probes whose numbers an entry also holds.
     """
     return [
         Entry(

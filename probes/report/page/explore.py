@@ -142,7 +142,7 @@ def flat(x: Any, seed: int = 0) -> Any:
     from sklearn.manifold import TSNE
 
     if len(x) < 5 or not np.isfinite(x).all() or not (x.std(0) > 0).any():
-        raise Unmeasurable("its features can not be laid out in a plane")
+        raise Unmeasurable("the features can not be shown in a plane")
     axes = min(FIRST_AXES, *x.shape)
     reduced = PCA(axes, random_state=seed).fit_transform(x)
     near = min(PERPLEXITY, (len(x) - 1) / 3)

@@ -1,8 +1,8 @@
 """Pictures of checkpoints for the page: read as data, scaled down and encoded again.
 
 A picture may come from a stranger. Only PNG files that a report names, or that lie in a run's
-folder `pictures`, are read; their size is checked before they are decoded, and the page holds what
-was decoded, never their bytes.
+folder `pictures`, are read. Their size is checked before they are decoded. The page holds the
+decoded pictures, never the bytes of the files.
 """
 
 import base64
@@ -24,7 +24,7 @@ from probes.report.page.content import price
 from probes.report.schema import Report
 
 MOST_BYTES, MOST_PIXELS = 2**25, 2**25  # of one picture
-# (checkpoints, width): pixels of a picture's width for at most that many checkpoints
+# (checkpoints, width): up to this number of checkpoints, a picture has this width in pixels
 WIDTHS = ((3, 960), (10, 720), (10**9, 480))
 ROOM = 5_500_000  # bytes of all pictures in the page
 QUALITY = 82
@@ -42,29 +42,30 @@ TITLES = {
     "certified": "Bounds on the error of linear probes",
 }
 ABOUT = {  # how to read pictures of a kind
-    "views": "What training saw. A method that compares views trains on two of each image, a VAE on"
-    " one. For I(V1; V2), the probe draws two new views of each test image for every checkpoint.",
-    "neighbours": "Each row has a test image at the left, then the training images whose features"
-    " are nearest to it, with the cosine of both features and the label. A label of several parts"
-    " has a number for each.",
-    "dimensions": "The nats of each dimension of the code; together they are R. A dimension with"
+    "views": "These are images as training reads them. A method that compares views trains on two"
+    " views of each image; a VAE trains on one view. For I(V1; V2), the probe draws two new views"
+    " of each test image for every checkpoint.",
+    "neighbours": "Each row shows a test image at the left, and then the training images with the"
+    " nearest features. Below a training image are the cosine of the two features and its label. If"
+    " images have several labels, each label is given by its number.",
+    "dimensions": "The rate of each dimension of the code, in nats; the sum is R. A dimension with"
     " almost no nats is not used.",
     "traversals": "Each row moves one dimension of the code of an image and keeps all others.",
 }
-WIDE = ("neighbours",)  # pictures with small texts, each on its own line
+WIDE = ("neighbours",)  # pictures with small texts: one picture in a row
 TRAINING = ("views",)  # the pictures of a run that no probe draws again
 
 
 @dataclass
 class Picture:
-    """One picture, of one or several checkpoints that have the same."""
+    """One picture, of one checkpoint or of several that have the same picture."""
 
     places: list[int]  # of the groups
     labels: list[str]
     source: str  # a data URL
     width: int
     height: int
-    rate: float | None = None  # in nats, of a method that has one
+    rate: float | None = None  # in nats, if the method has a rate
     note: str = ""
 
 
@@ -81,7 +82,7 @@ class Gallery:
 
     @property
     def slides(self) -> bool:
-        """Whether a slider moves through the pictures, from the largest rate to the least."""
+        """Whether a slider moves through the pictures, from the largest rate to the smallest."""
         rates = {picture.rate for picture in self.pictures}
         return len(rates) > 1 and None not in rates
 
@@ -147,7 +148,7 @@ def _rate(numbers: dict[str, float], report: Report) -> tuple[float | None, str]
 
 
 def _files(report: Report, probes: dict[str, Probe]) -> list[tuple[str, str, Path]]:
-    """(probe, kind, file) of the pictures that a report names, then of the run's own."""
+    """(probe, kind, file) of the pictures that a report names, then of the run's own pictures."""
     folder = Path(file_of(report)).parent
     named: Any = report.get("pictures")
     found = []

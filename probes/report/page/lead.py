@@ -23,14 +23,14 @@ OF_VIEWS = (
     (
         "critic, K, ceiling",
         "A critic sees one view and K + 1 candidates: the true second view, and views of K other"
-        " images (negatives). The better it finds the true one, the larger its bound. No critic"
-        " can show more than the ceiling log(K + 1).",
+        " images (negatives). A critic that finds the true second view more surely gives a larger"
+        " bound. No critic can show more than the ceiling log(K + 1).",
     ),
 )
 OF_CODES = (
     "rate R, I(X; Z)",
     "I(X; Z) is the information between an image and its code. The rate R, a part of a VAE's loss,"
-    " is an upper bound on it.",
+    " is an upper bound on I(X; Z).",
 )
 OF_FEATURES = (
     (
@@ -42,8 +42,8 @@ OF_FEATURES = (
     (
         "α-ReQ",
         "The exponent α of the decay of the features' variances: along the j-th principal"
-        " direction, the variance is about proportional to 1/j^α. At 0, all directions vary"
-        " equally; the authors found the best accuracy near 1.",
+        " direction, the variance is about proportional to 1/j^α. If α = 0, all directions vary"
+        " equally. The authors of α-ReQ found the best accuracy near α = 1.",
     ),
     (
         "cluster learnability",
@@ -54,8 +54,8 @@ OF_FEATURES = (
     (
         "intrinsic dimension",
         "The second part of CLID: an estimate of the number of dimensions of the set on which the"
-        " features lie, from the distances of each image to its two nearest others. CLID adds both"
-        " parts, each standardised over the compared checkpoints.",
+        " features lie. It is computed from the distances between each image and its two nearest"
+        " images. CLID is the sum of both parts, each standardised over the compared checkpoints.",
     ),
 )
 SHORT = 4  # checkpoints that a short text names
@@ -105,8 +105,8 @@ def _between(quantity: str, found: Held, upper: dict[int, Bound]) -> list[str]:
         line = f"{entry.label}: {meaning} is at least {bound.value:.2f}{end}"
         if bound.ceiling is not None and bound.value > bound.ceiling - bound_charts.NEAR:
             line += (
-                f" {bound.value:.2f} is the most that this test can show with its number n of"
-                " images (log n), so the true value may be far above it."
+                f" {bound.value:.2f} is about log n, the most that this bound can show with n test"
+                " images, so the true value may be far above it."
             )
         said.append(line)
     more = len(found) - SHORT
@@ -154,8 +154,8 @@ def named(names: Sequence[str]) -> str:
 
 
 def of_limits(group: Group) -> list[str]:
-    """What the probes of one checkpoint say together: two limits that coincide, and a file that
-    was not made.
+    """Remarks on one checkpoint: that two limits coincide, and why the length of a lossless file
+    was not measured.
     """
     lines: list[str] = []
     rates, found = group.runs("rate"), group.runs("information")
@@ -165,14 +165,14 @@ def of_limits(group: Group) -> list[str]:
         ends = [sweep["sweep"][-1]["ceiling"] for sweep in found[0]["critics"].values()]
         if abs(mean(rates)["ceiling"] - ends[0]) < 0.005:
             lines.append(
-                f"Two limits are both {ends[0]:.2f} nats here, because K + 1 = n: log(K + 1) for"
-                " I(V1; V2) and log n for I(X; Z). They limit different quantities."
+                f"Two limits are equal here ({ends[0]:.2f} nats), because K + 1 = n: log(K + 1),"
+                " the limit for I(V1; V2), and log n, the limit for I(X; Z)."
             )
     except (IndexError, *MALFORMED):
         pass
     if not group.runs("compression"):
         absent = group.reports[0]["absent"].get("compression")
-        why = absent or "the probe compression was not asked for"
+        why = absent or "the compression probe was not requested"
         lines.append(f"The length of a lossless file (bits back) was not measured: {why}.")
     return lines
 
@@ -185,7 +185,7 @@ def words(measured: Collection[str]) -> list[tuple[str, str]]:
 
 
 def unequal(seen: Sequence[tuple[str, int | None]]) -> list[str]:
-    """Checkpoints that have not seen equally many training images: (label, images)."""
+    """A warning if the checkpoints (label, images) have not seen equally many training images."""
     known = [(label, images) for label, images in seen if images is not None]
     if len({images for _, images in known}) < 2:
         return []
@@ -195,6 +195,6 @@ def unequal(seen: Sequence[tuple[str, int | None]]) -> list[str]:
     said = [f"{named(labels)} {images:,}" for images, labels in list(of.items())[:SHORT]]
     rest = "" if len(of) <= SHORT else ", and others"
     return [
-        f"The training was not equally long. Images seen in training: {'; '.join(said)}{rest}."
-        " Differences between checkpoints may come from this."
+        "The checkpoints have not seen equally many images in training:"
+        f" {'; '.join(said)}{rest}. Differences between them may come from this."
     ]

@@ -27,8 +27,8 @@ def said_of_rate(numbers: Numbers) -> list[str]:
     if low > numbers["ceiling"] - NEAR:
         count = f" = log {numbers['images']:,.0f}" if "images" in numbers else ""
         lines.append(
-            f"{numbers['ceiling']:.2f} is the most that this test can show with n images"
-            f" (log n{count}), so the true value may be anywhere between the two bounds."
+            f"The lower bound is about log n{count}, the most that it can show with n images, so"
+            " the true value may be anywhere between the two bounds."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
     clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."
@@ -45,28 +45,26 @@ def plane(entries: list[Entry]) -> list[Chart]:
     if not rows:
         return []
     files, known = _files(entries), _known(entries)
-    said = (
-        " A dashed line is the length of a real lossless file, in nats an image." if files else ""
-    )
+    said = " On a dashed line, D + R is the length of a real lossless file." if files else ""
     if known:
-        said += " The full line is R(D) of the data, which is known: nothing can be below it."
+        said += " The solid line is R(D) of the data, which is known: no model can be below it."
     signs = " D is comparable only among decoders of the same likelihood."
     if min(row["D"] for row in rows) < 0:
         signs += " It may be negative: for continuous pixels p is a density, which may exceed 1."
     return [
         Chart(
             "Rate and distortion of the VAEs",
-            "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), nats an image."
-            " A smaller D is a better reconstruction; a smaller R is less information in the code."
-            " D + R, a bound on -log p(x), is constant on each grey line, whose value is written at"
-            " its left end: a lower line is better." + signs + said,
+            "Rate R is an upper bound on I(X; Z); distortion D is -log p(x|z), in nats an image."
+            " A smaller D means a better reconstruction, and a smaller R means less information in"
+            " the code. D + R is an upper bound on -log p(x). It is constant on each grey line, and"
+            " its value is at the left end of the line. A lower line is better." + signs + said,
             _spec(rows, [], files, known),
         )
     ]
 
 
 def _files(entries: list[Entry]) -> list[Row]:
-    """For each checkpoint with a lossless file, the line D + R = its length in nats an image."""
+    """For each checkpoint with a lossless file, its length in nats an image, for a line D + R."""
     found = []
     for entry in entries:
         if (file := entry.other.get("compression")) and "distortion" in entry.numbers:
@@ -95,8 +93,9 @@ def heads(entries: list[Entry]) -> Chart:
         hulls += [vega.row(entry, R=r, D=d) for r, d in lower_hull(places)]
     return Chart(
         "Rate-distortion curves of frozen features",
-        "One small VAE head was trained for each price beta on the frozen features of each"
-        " checkpoint. All values above a curve are achievable from these features.",
+        "One small VAE head was trained for each beta (the price of a nat of rate) on the frozen"
+        " features of each checkpoint. All values above a curve are achievable from these"
+        " features.",
         _spec(rows, hulls, [], []),
     )
 
@@ -226,7 +225,7 @@ def _equal_sums(
 
 
 def _rounds(low: float, high: float) -> list[float]:
-    """At most `LINES` round numbers between two."""
+    """About `LINES` round numbers, or fewer, between `low` and `high`."""
     least = (high - low) / LINES
     if not least > 0:
         return []

@@ -1,4 +1,4 @@
-"""Does `trainer.cuda_graph` change a run? Each method trains twice, with it and without it."""
+"""Does `trainer.cuda_graph` change a run? Each method trains once with it and once without it."""
 
 import torch
 from torch import Tensor

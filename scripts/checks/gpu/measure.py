@@ -84,9 +84,13 @@ def waits(check: Check, run: Callable[[], Any]) -> dict[str, int]:
 
 
 def profiled(check: Check, run: Callable[[], Any], steps: int) -> dict[str, Any]:
-    """For `steps` calls of one step each: milliseconds per step, the share of the time in which a
-    kernel runs, kernels per step, the host's milliseconds per step in each phase of a training
-    step, and the slowest kernels: (name, milliseconds per step, calls per step).
+    """The profile of `steps` calls, each of which is one step:
+
+        wall_ms      milliseconds per step
+        device_busy  the share of the time in which a kernel runs
+        kernels      kernels per step
+        host_ms      the host's milliseconds per step in each phase of a training step
+        top          the slowest kernels: (name, milliseconds per step, calls per step)
 
     On a CPU, operators are counted instead of kernels.
     """

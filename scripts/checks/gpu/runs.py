@@ -1,5 +1,5 @@
-"""Whole runs by the command line: an interrupted and resumed run against two uninterrupted ones,
-and SimCLR on CIFAR-10 for as long as time allows.
+"""Whole runs by the command line. A run that was interrupted and resumed is compared with two
+uninterrupted runs. SimCLR is trained on CIFAR-10 for as long as time allows.
 """
 
 import json

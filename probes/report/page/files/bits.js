@@ -165,7 +165,7 @@
     const all = stops[stops.length - 1].dimensions;
     at("b-stop-out").textContent = `${form(one.rate)} bits`;
     at("b-stop-said").textContent =
-      `A receiver that stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of its code ` +
+      `A receiver that stops after b = ${form(one.rate)} net bits of an image knows ${one.dimensions} of ${all} dimensions of the code of this image ` +
       `(${form(one.written)} bits are read, ${form(one.written - one.rate)} of them come back). ` +
       `${form(one.distortion)} bits of the pixels are still missing.`;
     const made = frame("Bits that were read, and bits that are missing, for each place to stop");
@@ -179,7 +179,7 @@
     });
     const now = y(Math.max(0, one.rate) + one.distortion);
     svg("text", { x: 40 + wide * place + wide / 2 - 3, y: now - 6, "text-anchor": "middle", class: "ink" }, made, form(Math.max(0, one.rate) + one.distortion));
-    svg("text", { x: 250, y: 256, "text-anchor": "middle" }, made, "dimensions that were read; bits an image, read and missing");
+    svg("text", { x: 250, y: 256, "text-anchor": "middle" }, made, "dimensions read; bars: bits an image, read (below) and missing (above)");
     at("b-stops").replaceChildren(made);
     at("b-pictures").hidden = !chain().picture;
     if (chain().picture) {

@@ -211,7 +211,7 @@
       document.getElementById("k-k-out").textContent = k;
       document.getElementById("k-pair-out").textContent = `${Number(pair.value) + 1} of ${found.table.length}`;
       document.getElementById("k-said").textContent =
-        `The true second view has ${(100 * p).toFixed(1)} % of the total among ${k + 1} candidates. ` +
+        `The true second view has ${(100 * p).toFixed(1)} % of the total of exp(score) over ${k + 1} candidates. ` +
         `This pair contributes log ${k + 1} + log ${p.toFixed(3)} = ${thousandth(top).toFixed(3)} − ${thousandth(-Math.log(p)).toFixed(3)} = ${(thousandth(top) - thousandth(-Math.log(p))).toFixed(3)} nats. ` +
         `Mean of these ${found.table.length} pairs: ${mean.toFixed(2)}; ceiling: ${top.toFixed(2)}.`;
       const colour = data.checkpoints[found.run].colour;
@@ -260,7 +260,7 @@
       svg("line", { x1: x(score), x2: x(score), y1: 196, y2: 200, stroke: "var(--quiet)" }, made);
       svg("text", { x: x(score), y: 214, "text-anchor": "middle" }, made, step < 1 ? signed(score) : String(Math.round(score)).replace("-", "−"));
     }
-    svg("text", { x: 240, y: 231, "text-anchor": "middle" }, made, "score of a candidate; heights only keep points apart");
+    svg("text", { x: 240, y: 231, "text-anchor": "middle" }, made, "score of a candidate; the height of a point has no meaning");
     svg("circle", { cx: 14, cy: 12, r: 4, fill: "var(--quiet)", "fill-opacity": 0.55 }, made);
     svg("text", { x: 24, y: 16 }, made, "views of other images");
     return made;
