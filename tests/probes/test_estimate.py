@@ -393,11 +393,3 @@ def test_the_script_answers_bad_input_in_one_line(tmp_path, words, message):
         and message in told.stderr
     )
     assert not told.stdout
-
-
-@pytest.mark.parametrize(("gain", "more"), [(0.3, 0.3), (0.0, 0.0), (-0.2, 0.0)])
-def test_more_pairs_are_never_expected_to_lower_the_value(gain, more):
-    bound = Estimate(1.5, 0.1, 1.3, 1.7)
-    found = tool._doubling(Estimate(gain, 0.1, gain - 0.2, gain + 0.2), bound)
-    assert found["extrapolated"] == pytest.approx(1.5 + more) and found["gain"] == gain
-    assert (found["low"], found["high"]) == (gain - 0.2, gain + 0.2)
