@@ -8,6 +8,7 @@ from torch import nn
 
 from core.batch import Output
 from core.data.source import eval_sampler, train_sampler
+from core.run.loop import Loop
 from core.run.optim import warmup_cosine
 from core.run.train import train
 
@@ -68,3 +69,20 @@ def test_each_purpose_and_each_block_of_a_reading_has_numbers_of_its_own():
     assert len(drawn) == 4
     for number, one in enumerate(drawn):
         assert not any(torch.equal(one, other) for other in drawn[number + 1 :])
+
+
+def test_a_run_that_ends_within_an_epoch_is_validated_at_its_end(tmp_path):
+    """7 steps of 4 in an epoch; the last one is due for everything, and is 1.75 epochs."""
+    loop, written = object.__new__(Loop), []
+    trainer = SimpleNamespace(log_every=3, validate_every=1, save_every=5)
+    loop.state = SimpleNamespace(run=SimpleNamespace(trainer=trainer), step=7)
+    loop.training = SimpleNamespace(total=7, steps_per_epoch=4)
+    loop.folder = SimpleNamespace(append_metrics=written.append)
+    due = {step: loop._due(step, False) for step in range(1, 8)}
+    assert [step for step in due if due[step].logs] == [3, 6, 7]
+    assert [step for step in due if due[step].validates] == [4, 7]
+    assert [step for step in due if due[step].saves] == [5, 7] and loop._due(2, True).saves
+    loop._write({"loss": 2.0})
+    assert written == [{"step": 7, "epoch": 1.75, "loss": 2.0}]
+    trainer.validate_every = 0
+    assert not loop._due(7, False).validates
