@@ -301,3 +301,23 @@ def test_the_bound_beside_the_sigmoid_loss_is_that_of_infonce():
     for key in ("infonce", "in_batch_bound"):
         assert found[key].item() == pytest.approx(other[key].item(), abs=1e-6)
     assert abs(found["sigmoid"] - found["infonce"]) > 1  # the two losses differ
+
+
+def test_cut_captions_and_unknown_words_are_shares():
+    """Two of four captions are longer than the context; the tokenizer itself counts the words."""
+    texts = ("a red disc", "a " * 40, "red " * 40, "zebra")
+    method, given = taught(loss="sigmoid").eval(), batch(4)._replace(text=texts)
+    with torch.no_grad():
+        metrics = method(given).metrics
+    ids = method.tokenizer.ids(texts, 16)
+    assert ids.cut == 2 and metrics["captions_cut"].item() == 0.5
+    assert 0 < ids.unknown < 1 and metrics["unknown_words"].item() == pytest.approx(ids.unknown)
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u4e16"])
+def test_long_words_have_no_place_of_their_own(letter):
+    """The limit of 40 is in bytes, because a checkpoint has 64 bytes for each token."""
+    size = len(letter.encode())
+    fits, long = letter * (40 // size), letter * (40 // size + 1)
+    made = Tokenizer.learn([f"{fits} {long}"], "words", 16)
+    assert made.tokens == [fits] and made.ids([f"{fits} {long}"], 8).unknown == 0.5

@@ -278,3 +278,17 @@ def test_each_view_is_once_the_query_and_once_the_key(make_batch, symmetric):
     method.after_step(0.5)
     torch.testing.assert_close(method.queue.keys[: 8 * len(keys)], torch.cat(keys))
     torch.testing.assert_close(method.queue.keys[8 * len(keys) :], queue[8 * len(keys) :])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_bound_in_the_batch_is_the_mean_of_the_directions(make_batch, symmetric):
+    """With a key encoder that differs from the query encoder, the two directions differ."""
+    method, (first, second) = moco(symmetric=symmetric).eval(), make_batch(8).views[:2]
+    method.temperature = 0.02
+    pairs = [method.codes(first, second), method.codes(second, first)][: 1 + symmetric]
+    losses = [
+        F.cross_entropy(query @ key.T / 0.02, torch.arange(8)).detach() for query, key in pairs
+    ]
+    found = method(make_batch(8)).metrics["in_batch_bound"]
+    torch.testing.assert_close(found, math.log(8) - torch.stack(losses).mean())
+    assert abs(losses[0] - losses[-1]) > 0.01 or not symmetric

@@ -229,3 +229,11 @@ def test_processes_together_have_the_loss_and_gradient_of_one(size, tmp_path):
         for number, grad in enumerate(torch.autograd.grad(value, (x, y))):
             made = torch.cat([part[name][1][number] for part in parts]) / size  # DDP's mean
             torch.testing.assert_close(made, grad, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_projection_of_patches_is_trained_if_the_config_says_so(frozen):
+    config = MoCoV3Config("test_vit", patch=8, freeze_patches=frozen)
+    net = MoCoV3(config, (3, 32, 32)).query["backbone"].net
+    assert {p.requires_grad for p in net.patch_embed.parameters()} == {not frozen}
+    assert all(p.requires_grad for p in net.blocks.parameters())

@@ -274,3 +274,12 @@ def test_a_missing_value_is_no_outcome(missing):
     for call in (from_samples.plug_in_information, from_samples.miller_madow_information):
         with pytest.raises(ValueError, match="leave such samples out"):
             call([0, 0, 1, 1], samples)
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.8])
+def test_the_jensen_shannon_divergence_is_the_information_about_a_coin(weight):
+    """H(mixture) - w H(p) - (1 - w) H(q), by scipy's entropies."""
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.0, 0.4, 0.6])
+    mixed = stats.entropy(weight * p + (1 - weight) * q)
+    expected = mixed - weight * stats.entropy(p) - (1 - weight) * stats.entropy(q)
+    assert atoms.jensen_shannon(p, q, weight) == pytest.approx(expected, abs=1e-12)

@@ -119,3 +119,24 @@ def test_the_first_bet_depends_on_the_guess_and_not_on_the_value():
     expected = 1 - (1 / delta - 1) / math.sqrt(2 * math.log(1 / delta))
     found = lower_limit(torch.ones(1), 0.0, 1.0, delta, 1.0)
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("pairs", [32, 64, 400])
+def test_a_choice_is_made_for_as_many_values_as_will_be_reported(pairs, monkeypatch):
+    """With more pairs, larger blocks are affordable; the blocks at hand are repeated for this."""
+    seen, real = [], lower_limit
+
+    def recorded(values, *rest):
+        seen.append(values)
+        return real(values, *rest)
+
+    monkeypatch.setattr("core.information.certificate.lower_limit", recorded)
+    codes = channel(64, 0.3, torch.Generator().manual_seed(3))
+    choose(*codes, 8.0, pairs, 0.01)
+    most = min(64, pairs) // 8
+    sizes = [c for c in (2, 4, 8) if c <= most]
+    assert len(seen) == 4 * len(sizes)  # floors
+    for number, values in enumerate(seen):
+        c = sizes[number // 4]
+        assert len(values) == pairs // c
+        assert torch.equal(values[64 // c :], values[: max(0, len(values) - 64 // c)])

@@ -3,6 +3,8 @@
 import mmap
 import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -230,3 +232,62 @@ def test_a_device_a_pipe_or_a_folder_is_never_replaced_by_a_file(tmp_path):
         with pytest.raises(UserError, match=f"is a {kind}, not a file"):
             write_atomically(path, called.append)
     assert pipe.is_fifo() and link.is_symlink() and folder.is_dir() and not called
+
+
+@pytest.mark.parametrize(
+    "size, stride, repeats",
+    [
+        ((2, 2), (1, 1), True),
+        ((2, 2), (0, 1), True),
+        ((2, 2), (2, 0), True),
+        ((2, 1), (2, 0), False),
+        ((2, 2), (1, 2), False),
+        ((1, 3), (1, 1), False),
+    ],
+)
+def test_a_tensor_that_repeats_its_numbers_is_refused(size, stride, repeats, tmp_path):
+    """A few bytes could claim a tensor of any size, and an optimiser would write one number twice.
+    `torch.save` keeps strides, so the files are its own.
+    """
+    one = torch.arange(4.0).as_strided(size, stride)
+    torch.save({"one": one}, tmp_path / "a.ckpt")
+    if repeats:
+        with pytest.raises(archive.Foreign, match="repeats its numbers"):
+            archive.read(tmp_path / "a.ckpt")
+        return
+    assert torch.equal(archive.read(tmp_path / "a.ckpt")[0]["one"], one)
+
+
+def test_a_record_inside_of_another_record_is_refused(tmp_path):
+    """Each checksum is right, but the bytes of one record are those of the other one, too."""
+    path, content = tmp_path / "a.zip", b"x" * 8
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", content)
+    inner = path.read_bytes().partition(b"PK\1\2")[0]  # a local header and its data
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data/0", inner)
+        nested = zipfile.ZipInfo("archive/data.pkl")
+        nested.CRC, nested.file_size, nested.compress_size = zlib.crc32(content), 8, 8
+        nested.header_offset = 30 + len("archive/data/0")
+        file.filelist.append(nested)
+    with zipfile.ZipFile(path) as file:
+        assert file.read("archive/data.pkl") == content
+    with pytest.raises(archive.Broken, match="data.pkl is not where it should be"):
+        archive.read(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ([3, 4096, 4096], True),
+        ([1, 3 * 4096, 4096], True),
+        ([3, 4096, 4097], False),
+        ([4, 4096, 4096], False),
+        ([3, 0, 8], False),
+        ([3, 8], False),
+        ([3, 8.0, 8], False),
+    ],
+)
+def test_an_image_of_a_checkpoint_has_a_limited_number_of_values(shape, fits):
+    """All sides together, because a network may take memory for each value."""
+    assert checkpoint.ENTRIES["shape"][0](shape) == fits

@@ -5,6 +5,7 @@ made, and the dry run changes nothing of the run.
 import copy
 import json
 import warnings
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -265,3 +266,15 @@ def test_an_invalid_scale_is_refused(scaler, tmp_path):
     entries["scaler"] = {**own, **scaler} if isinstance(scaler, dict) else scaler
     with pytest.raises(UserError, match="gradient scaler"):
         checkpoint.restore(tmp_path / "a.ckpt", entries, training.state)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("scale", -1.0), ("scale", float("inf")), ("_growth_tracker", -1)]
+)
+def test_a_scale_is_finite_and_not_below_zero(key, value):
+    scaler = torch.amp.GradScaler("cpu")
+    own = scaler.state_dict()
+    checkpoint._restore_scaler(Path("a.ckpt"), own | {key: 3 if key[0] == "_" else 4.0}, scaler)
+    assert scaler.state_dict()[key] == (3 if key[0] == "_" else 4.0)
+    with pytest.raises(UserError, match="its gradient scaler is invalid"):
+        checkpoint._restore_scaler(Path("a.ckpt"), own | {key: value}, scaler)

@@ -291,3 +291,17 @@ def test_a_file_of_a_vae_holds_its_posteriors(tmp_path):
     read, own = (found.latents("test") for found in (FeatureFile.read(file, []), frozen))
     for key in ("mean", "sigma", "z", "distortion"):
         torch.testing.assert_close(getattr(read, key), getattr(own, key), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("word", "fits"),
+    [("crop", True), ("x" * 100, True), ("x" * 101, False), ("", False), ("none", False)],
+)
+def test_a_file_says_in_a_word_what_makes_two_views_differ(word, fits, tmp_path):
+    """ "none" would say that nothing does, although the file holds two views."""
+    path = written(tmp_path, made() | {"augmentation": np.array(word)})
+    if fits:
+        assert arrays.read(path).augmentation == word
+        return
+    with pytest.raises(UserError, match="give a word"):
+        arrays.read(path)

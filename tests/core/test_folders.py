@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core.data.datasets import open_source
-from core.data.folders import natural
+from core.data.folders import Folder, natural
 from core.data.source import eval_sampler
 from core.errors import UserError
 from tests.pictures import config, labels, png
@@ -199,3 +199,14 @@ def test_a_class_that_is_held_out_completely_is_reported(memory, tmp_path, capfd
     assert len(source) == 1 and source.factors == {"class": 4}
     said = capfd.readouterr().err
     assert "3 of 4 classes" in said and "no image left to train on" in said
+
+
+def test_pictures_are_read_in_the_order_of_their_numbers(tmp_path):
+    """Also across classes: class c2 before c10, and 2.png before 10.png."""
+    names = ["c2/2.png", "c2/10.png", "c10/1.png", "c10/9.png"]
+    png(tmp_path, *names[::-1])
+    folder = Folder(tmp_path)
+    assert folder.classes == ("c2", "c10")
+    assert folder.samples == [
+        (str(tmp_path / name), label) for name, label in zip(names, [0, 0, 1, 1], strict=True)
+    ]

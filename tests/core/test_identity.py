@@ -271,3 +271,15 @@ def test_the_identity_of_sprites_has_their_settings_and_not_their_place():
     source = Sprites(SpritesConfig(train=64), "train", 0)
     assert source.identity.settings == {**source.config.__dict__, "seed": 0}
     assert replace(source.identity, root="elsewhere").fingerprint == source.identity.fingerprint
+
+
+def test_a_population_is_one_split_of_one_set_for_any_seed():
+    """Numbers of train and of test are not comparable, also if the splits are of equal size."""
+
+    def of(seed=0, split="test", **sizes):
+        sprites = SpritesConfig(**({"train": 64, "validation": 64, "test": 64} | sizes))
+        return open_source(DataConfig(sprites=sprites), split, seed).identity.population
+
+    assert of() == of(seed=1) == of(seed=7)
+    others = {of(split="val"), of(split="train"), of(test=65), of(grid=2), of(colours=3)}
+    assert len(others) == 5 and of() not in others

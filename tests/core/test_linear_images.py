@@ -133,3 +133,16 @@ def test_the_truth_of_a_source_is_that_of_its_spectrum():
     assert source.truth.best_infonce(63) == best_infonce(63, correlations)
     assert source.truth.best_infonce(63) < min(source.truth.nats, np.log(64))
     assert source.rendered and source.augmentation == "fresh rendering"
+
+
+def test_splits_and_views_that_are_read_in_the_same_order_share_no_noise():
+    """The difference of two views of an image is noise alone."""
+    noises = []
+    for split in ("train", "val"):
+        first, second, third = (x[:16].flatten() for x in read(split, views=3)[0].views)
+        noises += [first - second, second - third]
+    noises = torch.stack(noises).double()
+    assert noises.std(1).tolist() == pytest.approx([0.3 * 2**0.5] * 4, rel=0.2)
+    found = torch.corrcoef(noises)
+    assert found[0, 1] == pytest.approx(-0.5, abs=0.2)  # one view in common
+    assert (found[:2, 2:].abs() < 4 / 256**0.5).all()

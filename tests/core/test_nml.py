@@ -169,3 +169,10 @@ def test_numbers_that_no_sample_has_give_no_length(n, outcomes):
     """2^62 gave -inf, and 10.5 gave NaN."""
     with pytest.raises(ValueError, match="^n, outcomes: must be"):
         nml.multinomial_complexity(n, outcomes)
+
+
+def test_a_parameter_that_is_rounded_to_its_whole_range_costs_nothing():
+    assert nml.two_part_length(1.5, 3, 2.0, 2.0) == 1.5
+    for precision in (0.0, -1.0, 2.0001, math.nan):
+        with pytest.raises(ValueError, match="precision: must be above 0 and at most 2"):
+            nml.two_part_length(1.5, 3, precision, 2.0)

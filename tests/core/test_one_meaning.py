@@ -3,6 +3,7 @@ numbers, because one of the two would be lost.
 """
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 from contrastive.simclr import SimCLR, SimCLRConfig
 from core.batch import Output
 from core.data.datasets import DataConfig, open_source
+from core.data.source import eval_sampler
 from core.errors import UserError
+from core.method import Encoded
 from core.run import config
 from core.run.validation import Validation
 from probes.probe import Probe, Value
@@ -106,3 +109,36 @@ def test_two_columns_with_one_heading_are_both_in_the_file(reported, tmp_path):
     assert (line["seeds"], float(line["seeds (mine)"])) == ("1", 7.0)
     head = table.head(probes)
     assert len(set(head)) == len(head)
+
+
+def test_a_validation_reads_images_that_no_step_has_seen(validation):
+    """Views, plain images and pairs are those of the 8 held-out images; the 16 others are those of
+    the training and of the bank of neighbours.
+    """
+    sizes = []
+    validation.scores = lambda train, held: sizes.append((len(train.x), len(held.x))) or {}
+    method = SimCLR(SMALL, (3, 16, 16))
+    validation(method, 0)
+    assert sizes == [(16, 8)]
+    trained, held = (
+        {image.numpy().tobytes() for batch in source.batches(eval_sampler(len(source)), 1)
+         for image in batch.views[0]}
+        for source in (validation.source, validation.held_out)
+    )  # fmt: skip
+    assert len(trained) == 16 and len(held) == 8 and not trained & held
+    for source in (validation.views, validation.pairs):
+        labels = [batch.label for batch in source.batches(eval_sampler(len(source)), 1)]
+        assert source.identity.fingerprint == validation.held_out.identity.fingerprint
+        assert len(torch.cat(labels)) == 8
+    assert validation.train.identity.fingerprint == validation.source.identity.fingerprint
+
+
+def test_the_views_of_a_pair_stay_together_when_pairs_are_shuffled(validation):
+    """A code that says which image it is agrees between the views of this image alone."""
+
+    def encode(view, key):
+        return Encoded(view.float().flatten(1), torch.eye(len(view)))
+
+    space, first, second = validation._two_views(SimpleNamespace(encode=encode), 8)
+    assert space == "codes" and torch.equal(first, second)
+    assert not torch.equal(first, torch.eye(8)) and torch.equal(first.sum(0), torch.ones(8))

@@ -206,3 +206,18 @@ def test_the_mark_with_which_some_programs_begin_a_list_is_no_part_of_a_name(tmp
     file = tmp_path / "list.csv"
     file.write_text("label,path\nx,a.png\n", "utf-8-sig")
     assert read_list(file, "auto").labels == {"label": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label\n0.png,a\n,b\n2.png,a", "row 2 has no path"),
+        ("label,path\na,\nb,1.png\na,2.png", "row 1 has no path"),
+        ("path,label,split\n0.png,a,train\n1.png,b,\n2.png,a,test", "row 2 has"),
+    ],
+)
+def test_every_row_of_a_list_has_a_path_and_a_split(text, said, tmp_path):
+    numbered(tmp_path, 4)
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        opened(tmp_path, "train", list="list.csv")

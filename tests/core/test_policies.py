@@ -1,6 +1,9 @@
 """The policies of augmentation by name, against the papers' numbers."""
 
+from inspect import signature
+
 import pytest
+from lightly.transforms import MoCoV2Transform, SimCLRTransform
 
 from core.data.views import policy
 from core.errors import UserError
@@ -30,3 +33,22 @@ def test_an_unknown_policy_names_the_nearest() -> None:
         UserError, match=r"data.augment: there is no 'simclar' \(did you mean 'simclr'\?\)"
     ):
         policy("simclar", 32)
+
+
+@pytest.mark.parametrize("size, large", [(32, False), (64, False), (65, True), (96, True)])
+def test_small_images_have_half_the_colour_and_no_blur_up_to_64_pixels(size, large):
+    """The other numbers are the defaults of lightly's transforms."""
+    simclr, moco = policy("simclr", size), policy("moco", size)
+    own = {name: one.default for name, one in signature(SimCLRTransform).parameters.items()}
+    strength = own["cj_strength"] if large else 0.5
+    for key, name in (("brightness", "cj_bright"), ("contrast", "cj_contrast"), ("hue", "cj_hue"),
+                      ("saturation", "cj_sat")):  # fmt: skip
+        assert getattr(simclr, key) == pytest.approx(strength * own[name])
+    theirs = [own[name] for name in ("cj_prob", "random_gray_scale", "hf_prob", "min_scale")]
+    assert [simclr.jitter, simclr.gray, simclr.flip, simclr.scale[0]] == theirs
+    blur = own["gaussian_blur"] if large else 0.0
+    assert (simclr.blur, moco.blur) == (blur, blur)
+    weaker = {name: one.default for name, one in signature(MoCoV2Transform).parameters.items()}
+    assert moco.scale[0] == weaker["min_scale"] and moco.gray == weaker["random_gray_scale"]
+    colours = [weaker["cj_strength"] * weaker[f"cj_{key}"] for key in ("bright", "sat", "hue")]
+    assert [moco.brightness, moco.saturation, moco.hue] == pytest.approx(colours)

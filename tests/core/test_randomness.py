@@ -123,3 +123,13 @@ def test_tensors_are_packed_for_one_copy_and_arrive_unchanged(monkeypatch):
     assert copies == [True] and torch.Tensor.to is to
     for sent, got in zip(tensors, found, strict=True):
         assert sent.dtype == got.dtype and torch.equal(sent, got)
+
+
+def test_numbers_that_processes_share_are_those_of_one_purpose():
+    """`common` leaves out the place among the processes, and nothing else."""
+    ways = [KeyedRNG(0, 7, rank, world).fork("a") for rank, world in ((0, 1), (1, 2), (3, 4))]
+    first, *rest = (rng.common().normal("x", 5) for rng in ways)
+    assert all(torch.equal(first, other) for other in rest)
+    others = [KeyedRNG(0, 7).fork("b"), KeyedRNG(0, 8).fork("a"), KeyedRNG(1, 7).fork("a")]
+    assert not any(torch.equal(first, rng.common().normal("x", 5)) for rng in others)
+    assert not torch.equal(first, KeyedRNG(0, 7).common().normal("x", 5))

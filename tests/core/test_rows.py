@@ -112,3 +112,12 @@ def test_an_interrupted_reading_leaves_no_file(tmp_path):
 def test_the_name_of_a_file_is_a_function_of_everything_in_the_key():
     names = {rows.name_of(key) for key in (KEY, KEY | {"seed": 1}, KEY | {"seed": None}, {})}
     assert len(names) == 4
+
+
+def test_rows_of_another_version_of_the_code_are_not_read(tmp_path, monkeypatch):
+    """The version is part of every key, so also of the name and of the signature."""
+    path, name = tmp_path / "a.safetensors", rows.name_of(KEY)
+    write(path)
+    assert kept(path, KEY, SHAPES) is not None
+    monkeypatch.setattr(rows, "FORMAT", rows.FORMAT + 1)
+    assert kept(path, KEY, SHAPES) is None and rows.name_of(KEY) != name

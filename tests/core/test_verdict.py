@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from core.errors import Unmeasurable
 from core.information.bounds import Estimate, best_alpha, infonce_terms
 from core.information.scores import of_matrix
-from core.information.verdict import cosine_cap, verdict
+from core.information.verdict import cosine_cap, verdict, wants_data
 
 
 def flat(value: float) -> Estimate:
@@ -155,3 +155,16 @@ def test_few_images_and_a_cap_are_ceilings_too():
     assert verdict(sweep, 13) == "saturated"  # log 13 = 2.56
     assert verdict(sweep, 15) == "converged"  # log 15 = 2.71
     assert verdict(sweep, 4096, cap=2.6) == "saturated"
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "wanted"),
+    [(0.05, 0.01, True), (0.05, 0.03, False), (0.02, 0.001, False), (0.031, 0.0154, True)],
+)
+def test_a_gain_of_more_pairs_is_notable_and_larger_than_chance(gain, error, wanted):
+    """3 % of the value, and two standard errors."""
+    found = Estimate(gain, error, gain - 1.96 * error, gain + 1.96 * error)
+    assert wants_data(1.0, found) == wanted
+    if not wanted and found.high < 0.1:
+        sweep = [(c, flat(1.0)) for c in (64, 512, 4096)]
+        assert verdict(sweep, 4096, gain=found) == "converged"

@@ -16,7 +16,7 @@ from probes.texts import captions as module
 from probes.texts.captions import both_ways
 from probes.texts.encoded import TextPairs, encoded_texts, text_pairs
 from probes.texts.reader import reader
-from probes.texts.retrieval import recall
+from probes.texts.retrieval import RetrievalProbe, recall
 from probes.texts.zero_shot import classify, zero_shot
 from tests.small_clip import frozen_clip
 
@@ -175,3 +175,11 @@ def test_other_encoders_and_other_data_have_a_reason():
         assert probe.requires(frozen) == "the encoder reads no captions"
         assert probe.requires(plain) == "the images have no captions"
     assert all(PROBES[name].startswith(module.__name__.rpartition(".")[0]) for name in NAMES)
+
+
+def test_chance_of_a_recall_in_a_gallery_of_fewer_pairs_is_one():
+    numbers = RetrievalProbe().measure(frozen_clip(), gallery=8).numbers
+    for way in ("image_to_text", "text_to_image"):
+        rows = {row["k"]: row for row in numbers[way]}
+        assert [rows[k]["chance"] for k in (1, 5, 10)] == [1 / 8, 5 / 8, 1.0]
+        assert rows[10]["recall"] == 1

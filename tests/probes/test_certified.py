@@ -257,3 +257,36 @@ def test_the_prior_does_not_depend_on_the_images_of_the_bound(monkeypatch):
             certified.certified(features, features)
     (prior, own), (again, changed) = seen
     assert prior.equal(again) and not own.equal(changed)
+
+
+def test_a_bound_pays_for_the_choice_of_its_prior_and_for_its_draws():
+    """Without an error and without a step from the prior, it is a closed form: a tenth of delta
+    covers the draws, and the rest is divided among the priors.
+    """
+    x, n, delta = torch.tensor([[1.0], [-1.0]]).repeat(100, 1), 200, 0.05
+    y = (x[:, 0] < 0).long()
+    sure = certified.Centre(torch.tensor([[500.0, 0.0], [-500.0, 0.0]], dtype=torch.float64))
+    posterior, error, bound = certified.pac_bayes(x, y, sure, sure, 0, delta)
+    assert error == 0 and posterior.divergence == 0
+    upper = 1 - math.exp(-math.log(10 / delta) / (certified.DRAWS * n))
+    each = 0.9 * delta / len(certified.PRIORS)
+    assert bound == pytest.approx(generalisation.pac_bayes(upper, 0.0, n, each), abs=1e-9)
+    assert bound > generalisation.pac_bayes(upper, 0.0, n, 0.9 * delta)
+
+
+def test_a_quantised_probe_pays_for_its_rank_and_its_step():
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(100, 1)
+    y = (x[:, 0] < 0).long()
+    probe = certified.Centre(torch.tensor([[4.0, 0, 0], [-4.0, 0, 0]], dtype=torch.float64))
+    quantised, rank, error, bound = certified.occam(x, y, {2: probe}, 0.05)
+    assert (rank, error) == (2, 0.0)
+    code = generalisation.rice_encode(quantised.numbers.numpy())
+    length = code.nats + math.log(len(certified.RANKS) * len(certified.STEPS))
+    assert bound == pytest.approx(1 - math.exp(-(length + math.log(1 / 0.05)) / 200))
+
+
+def test_a_bound_of_noisy_training_pays_for_the_choice_of_its_noise():
+    levels = [noisy.Level(0.1, 2.0, 0.0, 0.2, 0.3), noisy.Level(0.5, 1.0, 0.0, 0.1, 0.2)]
+    level, bound = noisy.best(levels, 100)
+    expected = 0.1 + math.sqrt((1.0 + math.log(2)) / 200)
+    assert level is levels[1] and bound == pytest.approx(expected)

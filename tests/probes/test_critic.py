@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from core.adamw import AdamW
 from core.errors import Unmeasurable
 from core.frozen import Pairs
-from core.information.bounds import Estimate, infonce_sweep, interval
+from core.information.bounds import Estimate, infonce_sweep, infonce_terms, interval
 from probes.views import critic as module
 from probes.views import information as views
 from probes.views.critic import (
@@ -23,6 +23,7 @@ from probes.views.critic import (
     train_critics,
 )
 from probes.views.information import critics, surpassed
+from probes.views.sweep import sweep_over
 
 
 def pairs(n: int, noise: float, seed: int, d: int = 6) -> Pairs:
@@ -312,3 +313,19 @@ def test_a_certificate_is_of_test_and_chosen_on_val(quick, monkeypatch):
     assert len(asked) == 2
     assert all(mine is own for mine, own in zip(asked[0][0], test.codes, strict=True))
     assert all(mine is own for mine, own in zip(asked[0][1], val.codes, strict=True))
+
+
+def test_splits_of_different_sizes_are_compared_at_one_number_of_candidates(monkeypatch):
+    """The bound on 40 calibration pairs is that at C = 33. What more candidates bring on test is
+    added, so a small calibration split is no sign of a weak critic.
+    """
+    seen, rng = [], torch.Generator().manual_seed(0)
+    monkeypatch.setattr("probes.views.sweep.verdict", lambda *words: seen.append(words) or "x")
+    codes = [F.normalize(torch.randn(n, 4, generator=rng), dim=1) for n in (100, 100, 40, 40)]
+    found = sweep_over(codes[0], codes[1], 3.0, (codes[2], codes[3]))
+    assert [c for c, _ in found.bounds] == [17, 33, 65, 100]
+    at = {c: estimate.mean for c, estimate in found.bounds}
+    own = infonce_terms(codes[2], codes[3], 3.0, [33]).mean().item()
+    assert seen[0][2] == pytest.approx(at[100] + own - at[33])
+    sweep_over(codes[0], codes[1], 3.0, (codes[2][:10], codes[3][:10]))
+    assert seen[1][2] is None  # too few for the least number of candidates

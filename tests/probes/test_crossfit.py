@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.information.bounds import Estimate
 from probes.samples import crossfit, panel
+from probes.samples.estimate import _doubling
 from tests.sources import gaussian_pairs
 
 
@@ -58,3 +60,11 @@ def test_nine_negatives_with_too_large_scores_do_not_move_the_constant():
     scored[0, 1:10] = 50.0
     found = crossfit.centring(scored, torch.eye(20))
     assert found == pytest.approx(2 + math.log(371 / 380), abs=1e-5)
+
+
+@pytest.mark.parametrize(("gain", "more"), [(0.3, 0.3), (0.0, 0.0), (-0.2, 0.0)])
+def test_more_pairs_are_never_expected_to_lower_the_value(gain, more):
+    bound = Estimate(1.5, 0.1, 1.3, 1.7)
+    found = _doubling(Estimate(gain, 0.1, gain - 0.2, gain + 0.2), bound)
+    assert found["extrapolated"] == pytest.approx(1.5 + more) and found["gain"] == gain
+    assert (found["low"], found["high"]) == (gain - 0.2, gain + 0.2)

@@ -266,3 +266,20 @@ def test_a_variational_code_pays_for_the_choice_of_its_prior(monkeypatch):
     for classes, told in ((2, 0.0), (3, 3 * math.log(2))):  # which of three classes occur
         found = code.variational(Features(x, y, (("label", classes),)))
         assert found == [pytest.approx(10 * min(code.PRIORS) + math.log(6) + told)]
+
+
+def test_the_deviation_of_a_sum_over_factors_is_that_of_independent_parts(monkeypatch):
+    """Two factors, whose last block costs 1, 2 or 6 nats more an image, and 3, 2 or 1."""
+    more = iter([(1.0, 3.0), (2.0, 2.0), (6.0, 1.0)])
+
+    def of_one_order(of, rows, ends, seed):
+        return [[0.5] * (len(ends) - 2) + [0.5 + extra] for extra in next(more)]
+
+    monkeypatch.setattr(mdl, "_of_one_order", of_one_order)
+    monkeypatch.setattr(mdl, "variational", lambda of, seed: [0.0, 0.0])
+    y = torch.arange(40) % 2
+    found = mdl.prequential(features(torch.eye(2)[y], y, y, classes=2), orders=3)
+    size = found["ends"][-1] - found["ends"][-2]
+    parts = [np.std(extra, ddof=1) * size for extra in ([1, 2, 6], [3, 2, 1])]
+    assert [part["sd"] for part in found["factor"].values()] == pytest.approx(parts)
+    assert found["sd"] == pytest.approx(math.hypot(*parts))

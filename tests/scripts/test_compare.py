@@ -324,3 +324,15 @@ def test_runs_that_were_probed_with_other_views_are_no_seeds_of_one_config(tmp_p
     assert len(groups.grouped(held, PROBES)) == 1
     held[1]["identity"]["views"] = "none"
     assert len(groups.grouped(held, PROBES)) == 2
+
+
+@pytest.mark.parametrize("other", [{"linear": {"k": 4}}, {"linear": {"k": 3, "m": 1}}, {}, None])
+def test_runs_that_were_probed_with_other_options_are_no_seeds_of_one_config(tmp_path, other):
+    one, two = (
+        json.loads((written(tmp_path / f"s{i}", seed=i) / "probe/probe.json").read_text())
+        for i in (0, 1)
+    )
+    one["options"] = {"linear": {"k": 3}}
+    for options, lines in ((other, [1, 1]), ({"linear": {"k": 3}}, [2])):
+        two["options"] = options
+        assert [len(g.reports) for g in groups.grouped([one, two], KNOWN)] == lines

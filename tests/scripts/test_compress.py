@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import UserError
 from scripts.compress import main as compress
+from scripts.decompress import arguments as arguments_of_decompress
 from scripts.decompress import main as decompress
 from tests.small_vaes import saved
 from vae.bitsback import BitsBack, Parts
@@ -252,3 +254,15 @@ def test_an_existing_file_folder_or_device_is_not_replaced(place, tmp_path, caps
         line = error(compress, place / "run", place / "pictures", "-o", out, capsys=capsys)
         assert f"--out: {out} exists; name another file" in line
     assert held.read_bytes() == b"the only copy" and pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("word", "places"), [("0:1", (0, 1)), ("7:9", (7, 9)), ("5:5", None), ("2:1", None)]
+)
+def test_a_part_of_a_file_has_one_image_or_more(word, places):
+    words = ["run", "a.tb", "-o", "out", "--only", word]
+    if places is None:
+        with pytest.raises(UserError, match=f"--only: '{word}' is not FIRST:STOP"):
+            arguments_of_decompress(words)
+        return
+    assert arguments_of_decompress(words).only == slice(*places)

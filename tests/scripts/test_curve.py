@@ -244,3 +244,19 @@ def test_invalid_words_are_one_line(door, words, said, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and said in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_warm_start_leaves_a_run_that_has_begun_as_it_is(tmp_path, monkeypatch):
+    began: list[str] = []
+    monkeypatch.setattr(script, "finished", lambda run: False)
+    monkeypatch.setattr(script, "step", lambda *words: None)
+    monkeypatch.setattr(
+        script, "start_from", lambda old, run: began.append(f"{old.name} {Path(run.folder).name}")
+    )
+    (tmp_path / "beta_2").mkdir()
+    (tmp_path / "beta_2" / "last.ckpt").touch()
+    words = [CONFIG, "--betas", "1,2,3", "--out", str(tmp_path)]
+    script.sweep(script.arguments([*words, "--warm-start"]))
+    assert began == ["beta_2 beta_3"]  # the first has no neighbour, the second has steps of its own
+    script.sweep(script.arguments(words))
+    assert len(began) == 1

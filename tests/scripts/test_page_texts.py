@@ -11,7 +11,7 @@ from core.information.verdict import verdict
 from probes.probe import Bound, Entry
 from probes.registry import PROBES
 from probes.report import groups, store
-from probes.report.page import build, gallery, lead, rate_charts, vega
+from probes.report.page import bound_charts, build, gallery, lead, rate_charts, vega
 from probes.report.page.bound_charts import VERDICTS, said_of_information
 from probes.session import load_probes
 from tests.reports import information, rate, written
@@ -113,3 +113,12 @@ def test_a_signature_of_this_machine_is_no_part_of_the_page(tmp_path, monkeypatc
     assert made[0].reports[0]["signature"] == "of-this-machine"
     text = build.html(made, KNOWN, explain=False)
     assert "of-this-machine" not in text and '"digest"' in text
+
+
+@pytest.mark.parametrize(("ideal", "said"), [(1.8, True), (1.2, False), (None, False)])
+def test_an_ideal_critic_below_the_bound_is_no_reason_for_a_loss(ideal, said):
+    """Its value is computed from draws, so chance can put it below the bound."""
+    last = {"bound": 1.5, "low": 1.4, "high": 1.6} | ({"best_possible": ideal} if ideal else {})
+    text = bound_charts._said_of_truth(2.0, last)
+    assert "misses 0.500 nats" in text and ("The ideal critic reaches" in text) == said
+    assert not said or "0.300 nats below that" in text

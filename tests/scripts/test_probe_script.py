@@ -18,6 +18,7 @@ from probes.registry import DEFAULT, ON_REQUEST, PROBES
 from probes.report import table
 from probes.session import load_probes
 from scripts import compare
+from scripts import probe as script
 from tests.probed import SPRITES, call, report, saved
 
 
@@ -247,3 +248,20 @@ def test_seeds_of_drawn_data_are_compared_as_one_config(tmp_path, capsys):
     capsys.readouterr()
     compare.main([*map(str, runs), "--out", str(tmp_path / "compare.png")])
     assert "2 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "least", "most", "wrong"),
+    [
+        ("--crop", "0.1", "2", ["0.09", "0", "2.01", "nan", "-1", "x"]),
+        ("--size", "1", "4096", ["0", "4097", "-1", "1.5", "x"]),
+    ],
+)
+def test_numbers_of_a_foreign_encoder_have_limits(option, least, most, wrong, capsys):
+    for word in (least, most):
+        found = script.arguments(["--timm", "resnet18", option, word])
+        assert getattr(found, option[2:]) == float(word)
+    for word in wrong:
+        with pytest.raises(SystemExit):
+            script.arguments(["--timm", "resnet18", f"{option}={word}"])
+        assert f"'{word}': give a number" in capsys.readouterr().err

@@ -266,3 +266,17 @@ def test_the_small_mnist_is_spread_over_the_official_one(tmp_path, mnist_root, m
         assert (small.targets == whole.targets[:: len(whole) // count]).all()
     code, _, err = call(capsys, "--root", tmp_path / "none", "--out", tmp_path / "study")
     assert code == 2 and len(err.strip().splitlines()) == 1 and "--sets sprites" in err
+
+
+def test_the_last_of_several_validations_of_a_step_counts(tmp_path):
+    """A resumed run repeats steps, and its checkpoint is that of the repetition."""
+    lines = [
+        {"step": 4, "val/in_batch_bound": 1.0},
+        {"step": 8, "val/in_batch_bound": 2.0},
+        {"step": 4, "val/in_batch_bound": 3.0},
+        {"step": 4, "loss": 1.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    report = {"checkpoint": str(tmp_path / "last.ckpt"), "step": 4}
+    assert statistics.in_batch(report) == 3.0 and statistics.in_batch(report | {"step": 5}) is None

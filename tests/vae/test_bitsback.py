@@ -172,3 +172,12 @@ def test_models_that_have_no_codec_say_why():
         compressor(dense)
     with pytest.raises(UserError, match="SimCLR has no posterior"):
         compressor(SimCLR(SimCLRConfig(backbone="small"), (3, 32, 32)))
+
+
+@torch.no_grad()
+def test_images_that_are_left_on_the_stack_are_refused():
+    method = model("beta")
+    codec, images = compressor(method), some_images(method, 30)
+    stack = codec.encode(images, grid := codec.grid(images)).stack
+    with pytest.raises(Broken, match="start-up bits were not recovered"):
+        codec.decode(stack, grid, 0)

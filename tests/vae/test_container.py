@@ -13,8 +13,9 @@ from core.errors import UserError
 from tests.small_vaes import model, some_images
 from tests.vae import kept
 from vae.beta import BetaVAE
-from vae.bitsback import compressor
+from vae.bitsback import BitsBack, compressor
 from vae.container import BLOCK, CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
+from vae.rate import RateConfig
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,39 @@ def test_a_file_from_another_machine_decodes():
     """kept.tb was made once; its images are known by their hash."""
     images = read(kept.FILE.read_bytes(), kept.model())
     assert images.shape == (80, 1, 8, 8) and kept.digest(images) == kept.IMAGES
+
+
+def test_a_schedule_of_the_price_is_no_part_of_a_model(written):
+    """It changes the training, but not the meaning of the weights; other settings do."""
+    method, _, data = written
+    same = model("beta")
+    same.config = replace(same.config, rate=RateConfig("target_rate", nats=3.0))
+    assert fingerprint(same) == fingerprint(method) and len(read(data, same)) == 60
+    for key, value in (("latent", 99), ("likelihood", "normal"), ("decoder", "residual")):
+        other = model("beta")
+        object.__setattr__(other.config, key, value)
+        assert fingerprint(other) != fingerprint(method), key
+
+
+def test_a_check_decodes_every_block_and_finds_a_wrong_pixel(written, monkeypatch):
+    method, images, data = written
+    codec, decode, seen = compressor(method, batch=16), BitsBack.decode, []
+
+    def wrong(self, stack, grid, count, *rest):
+        seen.append(count)
+        made = decode(self, stack, grid, count, *rest)
+        if len(seen) == 2:
+            made[0, 0, 0, 0] ^= 255
+        return made
+
+    monkeypatch.setattr(BitsBack, "decode", wrong)
+
+    def words():
+        return fingerprint(method), blocks_of(images, 25), 60, 25
+
+    with torch.no_grad():
+        write(file := io.BytesIO(), codec, *words())
+        assert not seen and file.getvalue() == data
+        with pytest.raises(UserError, match="a block does not decode to its images"):
+            write(io.BytesIO(), codec, *words(), check=True)
+    assert seen == [25, 25]

@@ -173,3 +173,15 @@ def test_impossible_priors_name_their_key(change, key):
 def test_a_flow_needs_two_dimensions():
     with pytest.raises(UserError, match=r"^model\.prior\.kind: flow needs"):
         BetaVAE(BetaVAEConfig(width=8, latent=1, prior=PriorConfig("flow")), (1, 28, 28))
+
+
+def test_each_step_of_the_flow_reads_what_the_step_before_it_made():
+    """e_1 = z - mu_1(z), e_2 = e_1 - mu_2(e_1), and so on; log p(z) = log N(e; 0, I)."""
+    prior = flow(3, steps=3)
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    e = z
+    for step in prior.steps:
+        e = e - step(e)
+    torch.testing.assert_close(prior.means(z), z - e)
+    torch.testing.assert_close(prior().log_prob(z), Normal(0.0, 1.0).log_prob(e).sum(1))
+    assert not torch.allclose(e, z - sum(step(z) for step in prior.steps), atol=1e-3)

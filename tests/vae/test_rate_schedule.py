@@ -328,3 +328,13 @@ def test_a_nat_of_distortion_counts_beside_price_times_rate(price, rate, scale):
     schedule.price.fill_(price)
     found = schedule._error(torch.tensor([rate, 21.0]))
     assert found.item() == pytest.approx(-1 / scale)
+
+
+@pytest.mark.parametrize(("measured", "error"), [(5e3, 1.0), (5e-3, -1.0), (10.0, math.log(2))])
+def test_one_step_moves_a_multiplier_by_a_limited_error(measured, error):
+    """log price += 0.05 e in the first step, whose average is the measured rate itself."""
+    schedule = RateSchedule(RateConfig("target_rate", nats=5.0), 1)
+    before = schedule.price.item()
+    schedule(torch.full((3, 1), measured), torch.zeros(3))
+    schedule.after_step(0.1)
+    assert schedule.price.item() == pytest.approx(before * math.exp(0.05 * error), rel=1e-5)
