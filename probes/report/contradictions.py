@@ -6,7 +6,7 @@ average would refuse honest reports.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from probes.report.schema import Report
 
@@ -36,10 +36,8 @@ def _inside(held: Any, place: str) -> Iterator[str]:
         yield from _interval(held, place)
         yield from _bound(held, place)
         yield from _parts(held, place)
-    parts = held.items() if isinstance(held, dict) else ()
-    if isinstance(held, list):
-        parts = ((str(number), part) for number, part in enumerate(held))
-    for key, part in parts:
+    numbered = dict(enumerate(held)) if isinstance(held, list) else {}
+    for key, part in (held if isinstance(held, dict) else numbered).items():
         yield from _inside(part, f"{place}.{key}")
 
 
@@ -94,8 +92,9 @@ def _parts(held: dict[str, Any], place: str) -> Iterator[str]:
     values = [held[k].get("value") if isinstance(held.get(k), dict) else None
               for k in ("rate", "distortion", "nelbo", "lower")]  # fmt: skip
     rate, distortion, nelbo, lower = values
-    if all(map(_is_number, (rate, distortion, nelbo))) and not _same(rate + distortion, nelbo):
-        yield f"{place}.nelbo is {nelbo:g}, but D + R is {distortion + rate:g}"
+    whole = distortion + rate if _is_number(distortion) and _is_number(rate) else None
+    if _is_number(nelbo) and whole is not None and not _same(whole, nelbo):
+        yield f"{place}.nelbo is {nelbo:g}, but D + R is {whole:g}"
     pairs = [("active_units", held.get("active_units"), "latent_dimensions"),
              ("lower", lower, "ceiling")]  # fmt: skip
     for key, value, most in pairs:
@@ -127,7 +126,7 @@ def _images_of(report: Report) -> int | None:
     return found if type(found) is int else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float)
 
 

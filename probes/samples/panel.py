@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.console import steps_left
 from probes.samples.noise import CELLS, Cells
 from probes.samples.normal_scores import features, normal_scores
 from probes.samples.start import start
@@ -164,7 +165,8 @@ def _read(
     fitted on the critic's training rows, and tables, if a critic starts from one.
     """
     made, tables = [], []
-    for rows in used:
+    for place in steps_left(len(used), "first fit of critics", "critics"):
+        rows = used[place]
         scores_x, scores_y = normal_scores(x[rows], x), normal_scores(y[rows], y)
         begun = start(x, y, rows, random)
         read = (features(x[rows], x, scores_x), features(y[rows], y, scores_y))
