@@ -209,9 +209,10 @@ def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
     for classes, column in zip(factors.values(), columns, strict=False):
         low, high = column.min().item(), column.max().item()
         if not 0 <= low <= high < classes:
+            none = " (-1 usually means that an image has no label; leave such images out)"
             raise UserError(
                 f"data.name: labels of {where} run from {low} to {high}, but its train split has"
-                f" classes 0 to {classes - 1}"
+                f" classes 0 to {classes - 1}{none if low == -1 else ''}"
             )
 
 
