@@ -1,5 +1,6 @@
 """Reports whose numbers were changed by hand: they are refused, honest ones are shown."""
 
+import csv
 import json
 
 import pytest
@@ -73,3 +74,22 @@ def test_a_report_without_contradictions_is_shown(tmp_path, capsys):
     assert not any(contradiction(held, name) for name in ("linear", "information", "rate"))
     code, said, _ = call(capsys, tmp_path / "a", "--out", tmp_path / "c.png")
     assert code == 0 and "2.00 ± 0.10" in said
+
+
+def test_a_mean_over_some_seeds_says_how_many(tmp_path, capsys):
+    """The table said it already; the page and the files for other programs must, too."""
+    runs = [written(tmp_path / f"m/seed{seed}", seed=seed) for seed in (0, 1, 2)]
+    path = runs[1] / "probe/probe.json"
+    held = json.loads(path.read_text())
+    del held["knn"]
+    path.write_text(json.dumps(held))
+    table, latex, html = tmp_path / "t.csv", tmp_path / "t.tex", tmp_path / "p.html"
+    words = (*runs, "--out", tmp_path / "c.png", "--csv", table, "--latex", latex)
+    code, said, _ = call(capsys, *words)
+    assert code == 0 and "(3 seeds)" in said and "(2 of 3)" in said
+    (line,) = csv.DictReader(table.open())
+    assert line["seeds"] == "3" and line["kNN % seeds"] == "2" and "linear % seeds" not in line
+    assert latex.read_text().count("(2 of 3)") == 1
+    assert call(capsys, *runs, "-o", html, main=page.main)[0] == 0
+    body = html.read_text().partition("<tbody")[2].partition("</tbody>")[0]
+    assert ">50.0 ± 0.0 (2 of 3)<" in body
