@@ -4,6 +4,7 @@ float64 can not hold are refused, and columns that float32 can not hold are foun
 n = rows, D = columns.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,19 @@ def lost_in_float32(x: Tensor) -> int | None:
     varies = deviation > NOISE * torch.finfo(torch.float64).eps
     lost = (varies & ~(error <= LOST * deviation)).nonzero()
     return int(lost[0]) if len(lost) else None
+
+
+def means_unlabelled(labels: Iterable[Any]) -> bool:
+    """Whether -1 among these labels, numbers or texts, usually means "no label": it is the only
+    negative one, and the labels are not -1 and 1 alone.
+
+    >>> means_unlabelled([0, 1, -1]), means_unlabelled(["2", "-1"]), means_unlabelled([-1, 1])
+    (True, True, False)
+    """
+    texts = {str(label) for label in labels}
+    if "-1" not in texts or texts == {"-1", "1"}:
+        return False
+    return all(text.isdecimal() for text in texts - {"-1"})
 
 
 def require_seed(seed: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import UserError, shown
 from core.information.standardise import unit_rows
-from core.numbers import lost_in_float32, plain, require_seed
+from core.numbers import lost_in_float32, means_unlabelled, plain, require_seed
 from core.randomness import KeyedRNG
 from core.run.features import Features
 from probes.labels import knn as neighbours
@@ -184,6 +184,12 @@ def _labelled(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> tuple[Fea
     if (y.dtype.kind == "U") != (y_test.dtype.kind == "U"):
         raise UserError("train_y, test_y: one holds text and the other numbers")
     names, number = np.unique(np.concatenate([y, y_test]), return_inverse=True)
+    if means_unlabelled(names):
+        name = "train_y" if (np.asarray(y).astype(str) == "-1").any() else "test_y"
+        raise UserError(
+            f"{name}: has the label -1, which usually means that a row has no label; leave such"
+            " rows out. If it is a class, give it another number"
+        )
     labels, factors = torch.from_numpy(number.reshape(-1, 1)), (("label", len(names)),)
     return Features(x, labels[: len(x)], factors), Features(x_test, labels[len(x) :], factors)
 

@@ -10,6 +10,7 @@ from core.foreign import networks
 from core.foreign.feature_file import FeatureFile
 from core.foreign.frozen import Asked, open_encoder
 from core.frozen import Frozen
+from core.run.belonging import said_of_folder
 from core.run.folder import RunFolder, home_expanded
 
 FEATURES = (".npz", ".safetensors")
@@ -46,7 +47,9 @@ def opened(options: argparse.Namespace, device: Any) -> Iterator[Origin]:
         else:
             _refuse_seed(options.overrides)
             trusted = tuple(options.trust)
-            yield Origin(path, Frozen.load(path, options.overrides, trusted, **chosen), True, [])
+            held = Frozen.load(path, options.overrides, trusted, **chosen)
+            remark = said_of_folder(path, held.trained)
+            yield Origin(path, held, True, [remark] if remark else [])
 
 
 def asked_of(options: argparse.Namespace) -> Asked:

@@ -24,6 +24,7 @@ from probes.registry import PROBES
 from probes.report import store, table
 from probes.report.schema import FORMAT, KEYS, Report, not_finite
 from probes.report.table import Probes
+from probes.views.duplicates import said_of_leaks
 
 
 def load_probes(names: list[str]) -> Probes:
@@ -51,7 +52,7 @@ def probe_all(options: argparse.Namespace) -> list[Report]:
     count = max(1, len(options.targets))
     for number, origin in enumerate(opened(options, device), 1):
         session = Session(origin.path, origin.frozen, console)
-        for remark in origin.remarks:
+        for remark in filter(None, [*origin.remarks, said_of_leaks(origin.frozen)]):
             console.print(f"{origin.path}: {remark}")
         report = session.run(probes, settings, options.again)
         if origin.checkpoint:

@@ -14,11 +14,12 @@ continue.
 
 import argparse
 import itertools
+import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if not __package__:  # run by its path: import from this checkout
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +28,9 @@ from core.commands import command, parser
 from core.errors import UserError, exit_cleanly
 from probes.registry import names_of
 from scripts.shared import option, overrides, step, switch
+
+if TYPE_CHECKING:
+    from core.run.config import RunConfig
 
 MOST = 10_000  # runs
 
@@ -118,9 +122,29 @@ def read_grid(path: str, words: list[str]) -> Grid:
     runs = grid.runs()
     if len(runs) > MOST:
         raise UserError(f"the grid has {len(runs):,} runs; a sweep has at most {MOST:,}")
-    for place, run_words in runs:
-        config.read(path, [*run_words, f"folder={place}"])
+    _refuse_equal_runs(
+        [(place, config.read(path, [*words, f"folder={place}"])) for place, words in runs]
+    )
     return grid
+
+
+def _refuse_equal_runs(runs: "list[tuple[Path, RunConfig]]") -> None:
+    """`UserError` if two runs would have one folder, or are the same run in two folders."""
+    from core.run import config
+
+    folders: set[Path] = set()
+    known: dict[str, Path] = {}
+    for place, run in runs:
+        if place in folders:
+            raise UserError(
+                f"two runs of the grid would have the folder {place}, because / becomes - in its"
+                " name; call the command once for each, with another folder=…"
+            )
+        folders.add(place)
+        values = {key: held for key, held in config.to_dict(run).items() if key != "folder"}
+        other = known.setdefault(json.dumps(values, sort_keys=True, default=str), place)
+        if other != place:
+            raise UserError(f"{other.name} and {place.name} are the same run; leave one out")
 
 
 def split_values(text: str) -> list[str]:
@@ -153,7 +177,8 @@ def sweep(grid: Grid, runs: list[tuple[Path, list[str]]], options: argparse.Name
     console, failed = plain_console(), []
     for number, (place, words) in enumerate(runs, 1):
         words = [*words, f"folder={place}"]
-        state = state_of(place, config.read(grid.config, words))
+        run = config.read(grid.config, words)
+        state = state_of(place, run)
         console.print(f"\nrun {number} of {len(runs)}: {place} ({state})")
         if options.dry_run:
             continue
@@ -162,7 +187,8 @@ def sweep(grid: Grid, runs: list[tuple[Path, list[str]]], options: argparse.Name
                 step("pretrain.py", grid.config, *words, "resume=true")
             if options.probes != []:
                 names = ["--probes", ",".join(options.probes)] if options.probes else []
-                step("probe.py", place, *names)
+                moved = [f"data.root={run.data.root}"] if state.startswith("done,") else []
+                step("probe.py", place, *names, *moved)
         except SystemExit as end:
             if end.code not in (1, 2):  # a signal: stop here, a later call continues
                 raise

@@ -145,7 +145,16 @@ def _columns(parts: list[Any], captions: str, name: str) -> tuple[str, str]:
 
 
 def _named(table: Any, label: str) -> list[str]:
-    """The label of each row, as text."""
+    """The label of each row, as text. Hugging Face writes -1 or null for "no label"."""
     kind, values = table.features[label], table[label][:]
     names = getattr(kind, "names", None)
-    return [names[value] if names else str(value) for value in values]
+    found = []
+    for row, value in enumerate(values):
+        if value is None or names and not 0 <= value < len(names):
+            raise UserError(
+                f"data.name: row {row} has the label {value}, which is no class of the column"
+                f" '{label}'; leave rows without a label out, or rename the column to go without"
+                " labels"
+            )
+        found.append(names[value] if names else str(value))
+    return found

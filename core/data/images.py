@@ -137,6 +137,11 @@ class Arrays(Stored):
         digests = {"pixels": digest(self.images), "labels": digest(self.labels)}
         return tuple(self.images.shape[1:]), digests
 
+    def codes(self) -> list[bytes]:
+        """A hash of the pixels of each image."""
+        rows = self.images.cpu().numpy()
+        return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
             # moved to the device once, then kept there
@@ -211,9 +216,10 @@ def require_labels(labels: Tensor, factors: dict[str, int], where: str) -> None:
     for classes, column in zip(factors.values(), columns, strict=False):
         low, high = column.min().item(), column.max().item()
         if not 0 <= low <= high < classes:
+            none = " (-1 usually means that an image has no label; leave such images out)"
             raise UserError(
                 f"data.name: labels of {where} run from {low} to {high}, but its train split has"
-                f" classes 0 to {classes - 1}"
+                f" classes 0 to {classes - 1}{none if low == -1 else ''}"
             )
 
 

@@ -18,6 +18,7 @@ from core.data.lists import read_list
 from core.data.notes import printable, say_once
 from core.data.pixels import read_file, suffixes
 from core.errors import UserError, nearest
+from core.numbers import means_unlabelled
 from core.randomness import KeyedRNG
 
 WAYS = ("auto", "folders", "none")  # values of data.labels for folders
@@ -51,6 +52,12 @@ class Pictures(Dataset[tuple[bytes, int]]):
         for number, (name, values) in enumerate(columns.items()):
             classes = sorted({values[i] for i in known}, key=natural)
             code = {value: label for label, value in enumerate(classes)}
+            if means_unlabelled(values):
+                raise UserError(
+                    f"data.labels: {printable(paths[values.index('-1')])} has {name} = -1, which"
+                    " usually means that it has no label; leave such pictures out, or set"
+                    " data.labels=none. If it is a class, give it a name or the next number"
+                )
             for value in values:
                 if value not in code:
                     raise UserError(

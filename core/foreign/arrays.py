@@ -165,6 +165,11 @@ def _labels(path: Path, name: str, values: Any) -> Tensor:
             " [n] or [n, F]"
         )
     y = y.long().view(len(y), -1)
+    if y.min() == -1:
+        raise UserError(
+            f"{path}: {name} has the label -1 in row {int((y == -1).any(1).nonzero()[0])}; labels"
+            " count from 0. If -1 means that a row has no label, leave the row out of all arrays"
+        )
     if y.min() < 0 or y.max() >= CLASSES or y.shape[1] > FACTORS:
         raise UserError(
             f"{path}: {name} has labels from {y.min()} to {y.max()} in {y.shape[1]} columns; labels"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.run import checkpoint, config
 from core.run.folder import RunFolder
 from core.run.resumable import hindrances
@@ -13,6 +13,8 @@ def state_of(place: Path, run: config.RunConfig) -> str:
     """The state of this run in a folder:
 
         done             last.ckpt is from the last step
+        done, on data.root=ROOT   the same, but the checkpoint's data were elsewhere: resuming it
+                         compares the data
         at step N        last.ckpt is from an earlier step
         new              there is no checkpoint
         another config   the checkpoint belongs to another run
@@ -30,7 +32,10 @@ def state_of(place: Path, run: config.RunConfig) -> str:
         step, epochs = entries["step"], entries["config"]["optim"]["epochs"]
         lines = folder.metrics.read_text("utf-8").splitlines()
         found = [json.loads(line) for line in lines]
+        root = entries["config"]["data"]["root"]
         last = max((line["epoch"] for line in found if line["step"] == step), default=0.0)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return "started"  # resuming it says what is wrong
-    return "done" if last >= epochs else f"at step {step}"
+    if last < epochs:
+        return f"at step {step}"
+    return "done" if root == run.data.root else f"done, on data.root={shown(root)}"

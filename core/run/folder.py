@@ -19,6 +19,7 @@ from core.distributed import gather_round_robin
 from core.errors import UserError
 from core.files import write_atomically
 from core.run import checkpoint, config
+from core.run.belonging import require_own_best
 from core.run.checkpoint import State
 from core.run.provenance import changes, earlier_init, provenance
 from core.run.resumable import LONGER, hindrances
@@ -129,7 +130,8 @@ class RunFolder:
         if run.resume:
             said = self.resume(state)
             if first:
-                print(said, flush=True)
+                more = require_own_best(self.best, state)
+                print(*filter(None, (said, more)), sep="\n", flush=True)
         if first:
             self.create(run)
             self.rewind_metrics(state.step)

@@ -14,6 +14,7 @@ from core.files import write_atomically
 from core.run.signing import cache_folder, is_own, sign
 from probes.probe import Probe
 from probes.registry import PROBES
+from probes.report.contradictions import contradiction
 from probes.report.schema import FORMAT, Report, not_finite
 
 AGAIN = "run `twobounds probe` again"
@@ -83,8 +84,8 @@ def save(report: Report, path: Path) -> None:
 
 
 def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
-    """Read a report of unknown origin. Raises `UserError` if the file is not a report, or if the
-    part of one of these probes does not have that probe's form.
+    """Read a report of unknown origin. Raises `UserError` if the file is not a report, if the part
+    of one of these probes does not have that probe's form, or if its numbers contradict each other.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -103,8 +104,11 @@ def load(path: Path, probes: dict[str, Probe] | None = None) -> Report:
         if name in report:
             try:
                 check(probe, report[name])
+                said = contradiction(report, name) if name in PROBES else ""
             except MALFORMED as error:
                 raise damaged(path, name, error) from None
+            if said:
+                raise UserError(f"{path}: contradicts itself: {said}; {AGAIN}")
     return report
 
 

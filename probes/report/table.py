@@ -77,13 +77,19 @@ def _cells(group: Group, probes: Probes) -> list[str]:
         if not runs:
             cells += ["–"] * len(probe.columns)
             continue
-        part = "" if len(runs) == len(group.reports) else f" ({len(runs)} of {len(group.reports)})"
+        part = share_of(group, len(runs))
         made = probe.cells(runs[0])
         if len(runs) > 1:
             columns = zip(*(probe.values(run) for run in runs), strict=True)
             made = [spread(column) for column in columns]
         cells += [f"{cell}{part}" for cell in made]
     return [legible(cell, LONGEST) for cell in cells]
+
+
+def share_of(group: Group, runs: int) -> str:
+    """The text " (2 of 3)" if a number is known for some runs of a group only, else ""."""
+    total = len(group.reports)
+    return f" ({runs} of {total})" if 0 < runs < total else ""
 
 
 def spread(column: Sequence[Value | str]) -> str:

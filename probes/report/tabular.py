@@ -9,9 +9,9 @@ from statistics import fmean, stdev
 from probes.probe import Value
 from probes.report.groups import Group, counted
 from probes.report.store import write_text
-from probes.report.table import SPREAD, Probes, head, headings, measured, shown, spread
+from probes.report.table import SPREAD, Probes, head, headings, measured, share_of, shown, spread
 
-SIDES = ("", " low", " high", " sd over seeds")
+SIDES = ("", " low", " high", " sd over seeds", " seeds")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -49,7 +49,8 @@ def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
 
 def csv_text(groups: Sequence[Group], probes: Probes) -> str:
     """Plain numbers, a line for each group: for each column of the table the value, the ends of its
-    95% interval (or two bounds), and the standard deviation over seeds.
+    95% interval (or two bounds), and the standard deviation over seeds; the number of seeds, if it
+    is known for some only.
     """
     probes = measured([report for group in groups for report in group.reports], probes)
     lines = []
@@ -62,6 +63,8 @@ def csv_text(groups: Sequence[Group], probes: Probes) -> str:
         }
         for heading, cells in columns(group, probes):
             line |= {f"{heading}{side}": part for side, part in _plain(cells).items()}
+            if share_of(group, len(cells)):
+                line[f"{heading} seeds"] = len(cells)
         lines.append(line)
     heads = list(lines[0])[:4] + [
         f"{column}{side}"
@@ -104,7 +107,8 @@ def write_latex(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
     heads, lines = head(probes), []
     for group in groups:
         texts = [group.label, group.reports[0]["method"].split(".")[-1], group.data]
-        lines.append(texts + [_text(cells) for _, cells in columns(group, probes)])
+        found = (cells for _, cells in columns(group, probes))
+        lines.append(texts + [f"{_text(cells)}{share_of(group, len(cells))}" for cells in found])
     several = any(len(group.reports) > 1 for group in groups)
     note = f"% [ , ]: 95% interval of one run, test split.{SPREAD if several else ''}"
     special = str.maketrans(SPECIAL)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-12  # of the largest variance
 
 
 class Canonical(NamedTuple):
@@ -77,5 +78,15 @@ def canonical(x: Array, y: Array, held_x: Array, held_y: Array) -> Canonical:
 
 
 def _whitening(x: Array) -> Array:
-    values, vectors = np.linalg.eigh(np.cov(x.T).reshape(x.shape[1], x.shape[1]))
-    return vectors / np.sqrt(np.maximum(values, 1e-3 * values.max()))
+    """Directions [d, r] in which x [n, d] varies, divided by their standard deviation, which is at
+    least 1/sqrt(1000) of the largest. With fewer pairs than dimensions, x varies in n at most.
+    """
+    n, d = x.shape
+    if n < d:
+        _, deviations, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        values, vectors = deviations**2 / (n - 1), directions.T
+    else:
+        values, vectors = np.linalg.eigh(np.cov(x.T).reshape(d, d))
+    most = values.max()
+    kept = values > ROUNDING * most  # else the direction is rounding, and so is its correlation
+    return vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-3 * most))

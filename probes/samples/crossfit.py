@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.console import steps_left
 from core.information import scores
 from core.information.bounds import (
     anchor_objective,
@@ -198,7 +199,9 @@ def _train(
 
     best, kept, worse, step = judged(), [_copy(panel), _copy(panel)], 0, 0
     batches = _batches(rows, plan.batch, torch.Generator().manual_seed(seed))
-    for step, chosen in zip(range(1, plan.steps + 1), batches, strict=False):
+    several = f"{len(members)} critics" if len(members) > 1 else "a critic"
+    line = steps_left(plan.steps, f"training {several}, at most")
+    for step, chosen in zip((done + 1 for done in line), batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1.0, step / WARMUP) * (1 - (step - 1) / plan.steps)
         optimizer.zero_grad()

@@ -61,5 +61,10 @@ def _features(method: Method, images: NDArray[Any], name: str, path: Path) -> ND
                 " encoder reads uint8, or numbers from 0 to 1"
             )
         images = images.astype(np.float32)
+    elif images.max() <= 1:
+        raise UserError(
+            f"{name}: its uint8 images hold only 0 and 1, but the encoder reads uint8 up to 255;"
+            " multiply them by 255, or give them as floats"
+        )
     blocks = torch.from_numpy(images).split(BLOCK)
     return torch.cat([method.embed(block).float() for block in blocks]).double().numpy()

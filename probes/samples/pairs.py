@@ -148,7 +148,7 @@ def _numbers(values: Any, name: str) -> Side:
             f"{name} has shape {array.shape}, which looks like [n, H, W, C]; give [n, C, H, W]"
         )
     if array.ndim == 4:
-        if array.dtype == np.float64:
+        if array.dtype.itemsize >= 4 and array.dtype != np.float32:
             _require_float32(array, name)
         array = array.astype(np.uint8 if array.dtype in (np.uint8, bool) else np.float32)
     else:
@@ -163,7 +163,7 @@ def _numbers(values: Any, name: str) -> Side:
     return np.ascontiguousarray(array)
 
 
-def _require_float32(images: NDArray[np.float64], name: str) -> None:
+def _require_float32(images: NDArray[Any], name: str) -> None:
     """`UserError` if float32, in which critics read images, can not hold their differences."""
     if not images.size or not np.isfinite(images).all():
         return  # another check names the place

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.console import steps_left
 from probes.samples.noise import CELLS, Cells
 from probes.samples.normal_scores import features, normal_scores
 from probes.samples.start import start
@@ -165,7 +166,8 @@ def _read(
     critic starts from a table.
     """
     made, tables = [], []
-    for rows in used:
+    for place in steps_left(len(used), "first fit of critics", "critics"):
+        rows = used[place]
         scores_x, scores_y = normal_scores(x[rows], x), normal_scores(y[rows], y)
         begun = start(x, y, rows, random)
         read = (features(x[rows], x, scores_x), features(y[rows], y, scores_y))

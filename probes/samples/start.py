@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from core.information.bounds import infonce_objective
 from probes.samples.canonical import canonical
 from probes.samples.noise import Cells, additive
-from probes.samples.normal_scores import curves, heavy_radius, normal_scores, ranks, waves
+from probes.samples.normal_scores import curves, heavy_radius, ranks, waves
 from probes.samples.tables import table
 
 Array = NDArray[np.float64]
@@ -46,9 +47,10 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
-    gaussian, variates, value = _gaussian(x, y, fitted, held)
+    ranked = [ranks(side[fitted], side) for side in (x, y)]
+    gaussian, variates, value = _gaussian(ranked, fitted, held)
     best: list[Codes] = [gaussian]
-    shares = [_number(side, fitted) for side in (x, y)]
+    shares = [_number(side, fitted) for side in ranked]
     made = table(*(share[fitted] for share in shares))
     tabled = made.codes(*shares)
     for tried in ([tabled], [gaussian, tabled]):
@@ -73,11 +75,11 @@ def _more(side: Array, share: Array) -> Array:
     return curves(share[:, None]) if side.shape[1] == 1 else 2 * share[:, None] - 1
 
 
-def _gaussian(x: Array, y: Array, fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:
-    """The better of two Gaussian critics, without and with waves: codes, canonical variates and
-    value.
+def _gaussian(ranked: list[Array], fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:
+    """The better of two Gaussian critics of sides in ranks, without and with waves: codes,
+    canonical variates and value.
     """
-    scores = [normal_scores(side[fitted], side) for side in (x, y)]
+    scores = [np.asarray(ndtri(side)) for side in ranked]
     best, variates, value = None, None, 0.0
     for turning in (False, True):
         widths = [side.shape[1] for side in scores]
@@ -94,10 +96,11 @@ def _gaussian(x: Array, y: Array, fitted: Rows, held: Rows) -> tuple[Codes, Code
     return best, variates, value
 
 
-def _number(side: Array, fitted: Rows) -> Array:
-    """A number of each sample, as a rank [n]: the coordinate if there is one, else the radius."""
-    share = ranks(side[fitted], side)
-    if side.shape[1] > 1:
+def _number(share: Array, fitted: Rows) -> Array:
+    """A number of each sample, as a rank [n], from the ranks of its coordinates [n, d]: the
+    coordinate if there is one, else the radius.
+    """
+    if share.shape[1] > 1:
         radius = heavy_radius(share)
         share = ranks(radius[fitted], radius)
     return share[:, 0]

@@ -55,7 +55,8 @@ class RetrievalProbe(Probe):
             numbers[way] = []
             for k in RANKS:
                 found = interval(recall(query, key, k))
-                row = {"k": k, "recall": found.mean, "low": found.low, "high": found.high}
+                low, high = max(0.0, found.low), min(1.0, found.high)
+                row = {"k": k, "recall": found.mean, "low": low, "high": high}
                 row |= {"chance": min(1.0, k / n)}
                 row |= {"best_possible": best[way](n, k)} if best else {}
                 numbers[way].append(row)

@@ -155,3 +155,32 @@ def test_the_wandb_file_calls_the_sweep_with_one_value_of_each_key(tmp_path, cap
     options = sweep.arguments(words)
     grid = sweep.read_grid(options.config, options.overrides)
     assert len(grid.runs()) == 1 and "optim.lr=2e-3" in grid.runs()[0][1]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.root=a/b,a-b", "would have the folder"),
+        ("optim.lr=1e-3,0.001", "optim.lr=1e-3 and optim.lr=0.001 are the same run"),
+        ("trainer.deterministic=true,True", "are the same run"),
+    ],
+)
+def test_two_members_of_a_grid_that_are_one_are_refused(word, said, tmp_path, capsys):
+    code, out, err = call(capsys, *SMALL, word, f"folder={tmp_path / 's'}", "--dry-run")
+    assert code == 2 and said in err and not out and len(err.splitlines()) == 1
+
+
+def test_a_finished_run_is_compared_with_another_data_root(tmp_path, capsys, monkeypatch):
+    """Otherwise the numbers of the first folder would be shown for the second."""
+    words = [*SMALL, "seed=0,1", f"folder={tmp_path / 's'}", "--probes", "none", "--only", "0"]
+    assert call(capsys, *words, "data.root=one")[0] == 0
+    called = []
+    monkeypatch.setattr(sweep, "step", lambda *words: called.append([*map(str, words)]))
+    words[words.index("none")] = "knn"
+    assert call(capsys, *words, "data.root=one")[0] == 0
+    assert [part[0] for part in called] == ["probe.py"] and "data.root=one" not in called[0]
+    called.clear()
+    code, out, _ = call(capsys, *words, "data.root=two")
+    assert code == 0 and "done, on data.root='one'" in out
+    assert [part[0] for part in called] == ["pretrain.py", "probe.py"]
+    assert all("data.root=two" in part for part in called)

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from probes.report.groups import Group, Unalike, mean
 from probes.report.page import lead, vega
 from probes.report.schema import KEYS, Report
 from probes.report.store import MALFORMED, damaged
-from probes.report.table import LONGEST, Probes, headings, spread
+from probes.report.table import LONGEST, Probes, headings, share_of, spread
 from probes.report.tabular import columns
 
 MOST_CONFIG = 2**16  # bytes of a config that the page shows
@@ -135,7 +135,8 @@ def absent(group: Group) -> list[tuple[str, str]]:
 
 def cells(group: Group, probes: Probes) -> list[Cell]:
     """The cells of a checkpoint's row, one for each column of the probes."""
-    return [_cell(found) for _, found in columns(group, probes)]
+    made = ((_cell(found), len(found)) for _, found in columns(group, probes))
+    return [replace(cell, text=f"{cell.text}{share_of(group, count)}") for cell, count in made]
 
 
 def _cell(found: Sequence[Value | str]) -> Cell:
