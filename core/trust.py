@@ -49,7 +49,8 @@ def full_name(thing: object) -> str:
 
 def code_of(name: str) -> str:
     """SHA-256 in hex of the code of a user's own class or module, by its full name. The module must
-    have been imported. The digest is "" for the project's own packages.
+    have been imported. The digest is "" for the project's own packages
+    and for Python's standard library, whose version decides what it does.
 
     It covers every .py file of the package. For a module outside of a package, it covers the file
     of the module and those modules beside it that it imports. So results that were kept are not
@@ -57,7 +58,7 @@ def code_of(name: str) -> str:
     """
     package = package_of(name)
     module = sys.modules.get(package)
-    if package in PROJECT or module is None:
+    if package in PROJECT or package in sys.stdlib_module_names or module is None:
         return ""
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     files = {file: file.relative_to(top) for top in folders for file in top.rglob("*.py")}

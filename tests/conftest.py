@@ -2,11 +2,21 @@
 
 import gc
 import os
+import shutil
 import tarfile
+import tempfile
+from multiprocessing.util import Finalize
 
 # read when torch is imported, here and in processes that tests start
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# What libraries leave behind in processes that are killed, and compiled code, go into a folder that
+# is removed at the end. pytest's own folders stay where they are, since failed tests keep theirs.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit these variables
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="twobounds-")
+    # after multiprocessing has removed its own folder in it, whose priority is -100
+    Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200)
 
 from pathlib import Path
 

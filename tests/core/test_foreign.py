@@ -21,6 +21,7 @@ from core.foreign.frozen import Asked, open_encoder
 from core.run import archive, checkpoint, config
 from core.run.checkpoint import State
 from core.run.optim import build_optimizer
+from core.trust import code_of
 from tests.foreign_weights import (
     LAYOUTS,
     dino,
@@ -294,6 +295,12 @@ def test_identities_differ_where_features_do(tmp_path, monkeypatch):
     (tmp_path / "encoder_of_mine.py").write_text(code + "# changed\n")
     seen.add(open_encoder(Asked(torch="encoder_of_mine:build"), DATA).frozen.weights)
     assert len(seen) == 3
+
+
+def test_pythons_own_library_is_not_code_of_a_user():
+    """Its modules lie beside each other, so one digest would read all installed packages."""
+    assert code_of("types.SimpleNamespace") == code_of("json.JSONDecoder") == ""
+    assert code_of("tests.core.test_foreign.Nothing") != ""
 
 
 def test_code_that_a_builder_imports_belongs_to_its_identity(tmp_path, monkeypatch):
