@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # modules that are no sections: helpers, and programs that are started by themselves
-OTHERS = ("contest", "intervals", "loop", "parity", "verdicts", "wandb_server")
+OTHERS = ("contest", "intervals", "kept", "loop", "parity", "verdicts", "wandb_server")
 SECTIONS = [
     module.name for module in pkgutil.iter_modules(benches.__path__) if module.name not in OTHERS
 ]

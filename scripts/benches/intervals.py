@@ -2,7 +2,7 @@
 The bench draws Gaussian pairs of known information again and again, scores them with a fixed
 critic, and counts.
 
-    python -m scripts.benches.intervals                        # 9 settings, about 10 CPU-minutes
+    python -m scripts.benches.intervals                        # 9 settings, about 7 CPU-minutes
     python -m scripts.benches.intervals --nats 12,25 --dimensions 50 --pairs 10000 --draws 100
 
 A critic is the exact log density ratio ("exact"), this ratio times 1.15 or 1.3 ("steep",
@@ -18,7 +18,6 @@ the two means is used. Finished settings are kept, so an interrupted call contin
 
 import argparse
 import functools
-import json
 import math
 import time
 from collections.abc import Callable
@@ -40,6 +39,7 @@ from probes.samples.benchmark_sources import correlation
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import FOLDS, MOST_CHECKED, centring, choices
 from probes.samples.estimate import UNSEEN
+from scripts.benches.kept import earlier
 from scripts.shared import option, pair_counts, require_seeds
 
 SLOPES = {"exact": 1.0, "steep": 1.15, "steeper": 1.3, "flat": 0.8}
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     path, console = options.out / "intervals.json", plain_console()
     call = {key: getattr(options, key) for key in ("pairs", "dimensions", "draws", "seed")}
     call |= {"nats": options.nats, "critics": options.critics, "format": FORMAT}
-    rows = _earlier(path, call)
+    rows = earlier(path, call)
     wanted = [Setting(nats, critic) for nats in options.nats for critic in options.critics]
     began, first = time.monotonic(), len(rows)
     for number, setting in enumerate(wanted[first:], first + 1):
@@ -230,20 +230,6 @@ def main(argv: list[str] | None = None) -> None:
             f" draws or more; a lower end is above the truth in {above:.0%} or less"
         )
     console.print(f"every number: {path}")
-
-
-def _earlier(path: Path, call: dict[str, Any]) -> list[dict[str, Any]]:
-    """The settings that an interrupted call with the same options has finished."""
-    if not path.exists():
-        return []
-    try:
-        kept = json.loads(path.read_text())
-        same, rows = {key: kept[key] for key in call} == call, list(kept["rows"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete it, or name another --out") from None
-    if not same:
-        raise UserError(f"{path} holds the numbers of other options; name another --out")
-    return rows
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

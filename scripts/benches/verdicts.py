@@ -16,7 +16,6 @@ with M contents share log M nats, and the codes of these pictures share at most 
 
 import argparse
 import functools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from probes.report.store import write_json
 from probes.samples import benchmark_sources as known
 from probes.samples.calibration import TRUSTED, verdicts
 from probes.samples.estimate import estimate
+from scripts.benches.kept import earlier
 from scripts.shared import option, pair_counts, require_seeds
 
 KINDS = ("vectors", "pictures", "codes")
@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     path, console = options.out / "verdicts.json", plain_console()
     call = {key: getattr(options, key) for key in ("sources", "seed", "pairs")}
     call |= {"format": FORMAT}
-    rows = _earlier(path, call)
+    rows = earlier(path, call)
     wanted, began = sources(options.sources, options.seed, options.pairs), time.monotonic()
     first = len(rows)
     for number, source in enumerate(wanted[first:], first + 1):
@@ -209,20 +209,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     console.print(summary(rows))
     console.print(f"every number: {path}")
-
-
-def _earlier(path: Path, call: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an interrupted call with the same sources."""
-    if not path.exists():
-        return []
-    try:
-        kept = json.loads(path.read_text())
-        same, rows = {key: kept[key] for key in call} == call, list(kept["rows"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete it, or name another --out") from None
-    if not same:
-        raise UserError(f"{path} holds other sources, pairs, seed or format; name another --out")
-    return rows
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
