@@ -45,7 +45,9 @@ def is_own(probe: Probe) -> bool:
 
 
 def code(probe: Probe) -> str:
-    """The digest of the code of a user's own probe; numbers of other code are not used. Else ""."""
+    """The digest of the code of a user's own probe, or "" for a probe of this project. Numbers
+    that were measured with other code are not used again.
+    """
     return code_of(full_name(probe))
 
 

@@ -133,7 +133,8 @@ class Session:
         made = own.checked_pictures(probe.figures(found, self.frozen, self.folder))
         self.pictures |= made
         self.report["pictures"][name] = sorted(file.name for file in made.values())
-        # The options are stored last, after the pictures: a probe without them is measured again.
+        # The options are stored last, after the pictures. A probe whose options are not in
+        # the report is measured again.
         self.report["options"][name] = options
         if code := own.code(probe):
             self.report["code"][name] = code
@@ -175,7 +176,8 @@ class Session:
         one table of points are logged, too. All names contain the name of the data.
         """
         frozen, step = self.frozen, self.report["step"]
-        # these are not read from the file again: it may hold another run by now
+        # what is known of the run that trained the checkpoint; it is not read from the checkpoint
+        # again, because that file may hold another run by now
         known = (frozen.trained, self.path.parent, frozen.wandb_id, frozen.entity)
         made = logger.attach(frozen.run, *known)
         (name,) = table.names([self.report])

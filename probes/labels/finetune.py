@@ -37,7 +37,8 @@ class Classifier(nn.Module):
 
 
 def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
-    """Top-1 on test after fine-tuning on `percent` % of the labels of train, balanced by class.
+    """Top-1 on test after fine-tuning on `percent` % of the labels of train (below 100 %:
+    equally many of each class).
 
     Views are augmented as in the training of the encoder. The learning rate rises during the first
     5 % of the steps and then follows half a cosine. The epoch is chosen on val; test is read once.

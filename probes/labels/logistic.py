@@ -219,7 +219,8 @@ def _newton_direction(x: Array, share: Array, shrunk: Array, gradient: Array) ->
     direction, residual = np.zeros_like(gradient), -gradient
     along = _apart(inverse * residual)
     size = (residual * along).sum()
-    enough = size * np.clip(np.linalg.norm(gradient), 1e-4, 0.1) ** 2  # nearly quadratic
+    # this tolerance makes the convergence nearly quadratic
+    enough = size * np.clip(np.linalg.norm(gradient), 1e-4, 0.1) ** 2
     for _ in range(MOST_INNER if size > 0 else 0):
         moved = share * (x @ along.T)
         moved -= share * moved.sum(1, keepdims=True)

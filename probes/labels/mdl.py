@@ -46,12 +46,12 @@ def prequential(
 
         L = t_1 log Y  +  sum_j sum_(i in block j + 1) -log p(y_i | x_i; fitted to blocks 1 to j)
 
-    Sender and receiver know all features. The labels of the first block are sent with the uniform
-    code. Each further block is sent with a linear probe that is fitted to the labels sent before;
-    its penalty is chosen on these labels alone. So L is the length of a real code, and it includes
-    the cost of learning: L is smaller if a probe needs fewer labels (Blier & Ollivier 2018; Voita &
-    Titov 2020). L depends on the order of the images, so its mean and standard deviation over
-    `orders` permutations are given.
+    t_1 is the size of the first block. Sender and receiver know all features. The labels of the
+    first block are sent with the uniform code. Each further block is sent with a linear probe that
+    is fitted to the labels sent before; its penalty is chosen on these labels alone. So L is the
+    length of a real code, and it includes the cost of learning: L is smaller if a probe needs fewer
+    labels (Blier & Ollivier 2018; Voita & Titov 2020). L depends on the order of the images, so its
+    mean and standard deviation over `orders` permutations are given.
 
     "compression" is n log Y / L. "alone" is the length of the labels without features, by the code
     of normalised maximum likelihood (NML). The surplus description length (Whitney et al. 2020) is

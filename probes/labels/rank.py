@@ -36,7 +36,7 @@ RULES = {"bic": "BIC", "mdl": "online code", "cv": "cross-validation"}
 
 
 def ranks_of(n: int, dimensions: int) -> list[int]:
-    """The numbers of components that are tried: powers of two, and all of them."""
+    """The numbers of components that are tried: powers of two up to 512, and all components."""
     most = min(n - 1, dimensions)
     return sorted({*(rank for rank in RANKS if rank < most), most})
 

@@ -26,7 +26,8 @@ LONGEST = 16_000  # pixels of a side of a mosaic; WebP allows 16,383
 def baselines(images: Images) -> list[dict[str, Any]]:
     """{"name", "each", "mosaic"} of each format, in bytes: all images [n, C, H, W] one by one, and
     as one mosaic, which has a single header. Images of only 0 and 255 are stored with one bit a
-    pixel if the format allows it, or with one byte a pixel if that file is smaller.
+    pixel if the format allows it (PNG). General compressors get one bit or one byte a pixel,
+    whichever gives the smaller file.
     """
     binary = images.shape[1] == 1 and not ((images != 0) & (images != 255)).any()
     whole = mosaic(images)

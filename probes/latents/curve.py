@@ -13,7 +13,7 @@ The table:
       "reference": null | {"name", "sigma", "points": [{"rate", "distortion", "squared_error"}]}
     }
     POINT: {"beta", "rate" | "distortion" | "nelbo": {"value", "low", "high"}, "checkpoint",
-            "digest", "started_from"? (of a warm start), "squared_error"?,
+            "digest", "started_from"?, "started_from_digest"? (of a warm start), "squared_error"?,
             "file"? (of the compression probe): {"images", "gross", "net", "floored"} (bits/dim),
             "reference"? (R(D) at that squared error),
             "excess"?: {"value", "low", "high", "share"} (R - R(D))}   (?: only if known)

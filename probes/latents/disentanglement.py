@@ -96,10 +96,10 @@ def sap(train: list[Tensor], test: list[Tensor]) -> float:
 
 def dci(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018), from the
-    importance [D, F] of features to trees.
+    importances R [D, F] of features to trees.
 
         disentanglement = sum_d rho_d (1 - H_F(P_d)),
-        P_d = R_d / sum_f R_df,   rho_d = sum_f R_df / sum R
+        P_d = R_d / sum_f R_df,   P_f = R_f / sum_d R_df,   rho_d = sum_f R_df / sum R
         completeness = mean_f (1 - H_D(P_f)),   informativeness = mean accuracy on test
 
     where the logarithm of H_F has the base F, and that of H_D the base D. There must be two factors

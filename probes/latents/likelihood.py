@@ -87,8 +87,9 @@ def importance_weights(
     """k weights for each image; at most `ROWS` codes are in memory.
 
     `log_joint` maps codes [S, B, L] to log p(x, z) [S, B]; q(z|x) has batch shape [B] and event
-    shape [L]. A group of 10^p weights consists of ten groups of 10^(p-1). So on one sample the
-    bound for 10 k is never lower than that for k (Jensen's inequality).
+    shape [L]. A group of 10^p weights consists of ten groups of 10^(p-1). So if the
+    number of weights is a multiple of 10^p, the bound for groups of 10^p is never lower than that
+    for groups of 10^(p-1), on the same weights (Jensen's inequality).
     """
     mean, sigma = q.mean, q.stddev
     size = max(1, ROWS // len(mean))

@@ -10,7 +10,7 @@ image from z alone. A head minimises D + beta R, in nats an image, with
 decoder with constant input (Alemi et al. 2018). All points are upper bounds: a better head may find
 a lower curve.
 
-n = images, D = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
+n = images, F = feature dimensions, L = latent dimensions, C H W = image shape, d = C H W.
 """
 
 import copy
@@ -47,7 +47,7 @@ WARMUP, CHECKS = 20, 3  # warm-up steps; evaluations on val during a fit
 class Seen(NamedTuple):
     """Images of a split and their frozen features."""
 
-    features: Tensor  # float32 [n, D]
+    features: Tensor  # float32 [n, F]
     images: Tensor  # uint8, or floats in [0, 1], [n, C, H, W]
 
 

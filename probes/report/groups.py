@@ -140,7 +140,8 @@ def _path(reports: Sequence[Report], members: list[int]) -> str:
 
 def mean(runs: Sequence[Any], key: str = "") -> Any:
     """The mean of nested numbers over runs. An interval ("low", "high" beside "value" or "bound")
-    becomes mean ± standard deviation over the runs; the interval of a single run is kept.
+    becomes mean ± standard deviation over the runs, and "seeds" counts them; the interval of a
+    single run is kept.
 
     Different texts are counted. Raises `Unalike` for numbers of different structure.
     """
@@ -154,6 +155,7 @@ def mean(runs: Sequence[Any], key: str = "") -> Any:
             if {centre, "low", "high"} <= made.keys():
                 spread = stdev([run[centre] for run in runs])
                 made |= {"low": made[centre] - spread, "high": made[centre] + spread}
+                made["seeds"] = len(runs)
         return made
     if all(isinstance(run, list) for run in runs):
         if any(len(run) != len(first) for run in runs):

@@ -103,7 +103,8 @@ def _panel(axes: Axes, rows: list[Row], kind: str) -> None:
         axes.set_xlim(-0.5, len(rows) - 0.5)
 
 
-_FLOOR = -0.12  # lower end of the axis / its upper end; values beyond an end are drawn at the end
+# the lowest value that is drawn, as a share of the highest; values beyond either are moved to it
+_FLOOR = -0.12
 
 
 def _legend(figure: Any, axes: Axes) -> None:

@@ -172,8 +172,8 @@ def earlier(path: Path, report: Report) -> Report:
     """The report of an earlier call by this user, with the same weights, data, seed and versions;
     {} if there is none.
 
-    Nothing is lost: a report that can not be read, that another user wrote, or whose writer is not
-    known, is renamed to an unused name.
+    No numbers are lost: any other report is renamed to an unused name. If it is of this user, its
+    pictures are removed, because new ones get their names.
     """
     if not path.is_file():
         return {}
@@ -193,7 +193,11 @@ def earlier(path: Path, report: Report) -> Report:
     there, here = held["identity"], report["identity"]
     same = _contents(there.get("data")) == _contents(here["data"])
     rest = {key: value for key, value in here.items() if key != "data"}
-    return held if same and there == rest | {"data": there.get("data")} else {}
+    if same and there == rest | {"data": there.get("data")}:
+        return held
+    remove_pictures(path.parent)
+    _set_aside(path, "is of other weights, data, versions or another seed", "earlier")
+    return {}
 
 
 def remove_pictures(folder: Path) -> None:

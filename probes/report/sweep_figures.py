@@ -152,5 +152,6 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         axes.axhline(truth, color=colour, linewidth=1, linestyle=solid)
         text, shift = f"truth{of} {truth:.2f}", (4, 3 if shared else 3 + 11 * number)
         look: Any = {"xycoords": ("axes fraction", "data"), "color": colour}
-        # at the right end of the axes if the numbers of bounds stand at the left end
+        # beside curves, the label is at the left end; without curves, the values of the bounds are
+        # printed there, so the label is at the right end
         note(axes, text, (0 if curves else 1, truth), shift, **look)

@@ -16,10 +16,8 @@ from probes.report.schema import Report
 
 Probes = dict[str, Probe]
 LONGEST = 200  # characters of a cell
-SPREAD = (
-    " For several seeds, ± is the standard deviation over seeds, not a 95% interval; for a single"
-    " run, ± is half its 95% interval."
-)
+SPREAD = " For several seeds, ± is the standard deviation over seeds, not a 95% interval."
+HALF = " For a single run, ± is half its 95% interval."  # true for this table alone
 
 
 def grid(
@@ -126,7 +124,7 @@ def table(
         " above. These are different quantities."
     )
     if any(len(group.reports) > 1 for group in groups):
-        caption += SPREAD
+        caption += SPREAD + HALF
     rows, headings = [_cells(group, probes) for group in groups], head(probes)
     return grid(headings, rows, headings[:3], caption=caption + _truths(reports))
 

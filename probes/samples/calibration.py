@@ -1,4 +1,4 @@
-"""Estimates compared with the truth: a row for each source, and figures over all of them."""
+"""Estimates compared with the truth: a row for each source, and numbers over all of them."""
 
 import math
 from typing import Any
@@ -49,7 +49,8 @@ def excess(row: Row, estimator: str) -> float:
 
 
 def collect(rows: list[Row], pairs: int, seed: int, sources: str) -> dict[str, Any]:
-    """All rows, with figures over them: the mean absolute error where I < 4 nats, and the largest
+    """All rows, with numbers over all of them: the mean absolute error where I < 4 nats, and the
+    largest
     excess of a lower bound.
     """
     close = [row for row in rows if row["truth"] < 4]
@@ -136,7 +137,7 @@ def line(row: Row) -> str:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The figures over all sources, in words."""
+    """The numbers over all sources, in words."""
     worst, seconds = found["largest_excess"], found["seconds"]
     most, own = worst["standard_errors"], 'the information of its sample ("sample\'s own")'
     errors = ", ".join(f"{key} {value:.3f}" for key, value in found["mean_absolute_error"].items())

@@ -136,8 +136,9 @@ def choices(pairs: int) -> tuple[float, ...]:
     most 1 / (alpha n), where n is the number of all pairs; the least alpha makes this 0.1 nats.
     With a smaller alpha, the second expectation of the bound (`bounds.alpha_bound`) would depend on
     a few anchors with large scores. Most samples do not contain such anchors, so its normal
-    interval would be too narrow. (A limit on the effective number of anchors does not help: it
-    accepts exactly the samples without such anchors.)
+    interval would be too narrow. (A lower limit on the effective sample size of the second
+    expectation does not help: a sample without such anchors has a large effective size, so exactly
+    these samples would be accepted.)
     """
     least = float(f"{1 / (PART * pairs):.2g}")
     return tuple(sorted({least, *(alpha for alpha in ALPHAS if alpha > least)}))

@@ -26,7 +26,8 @@ from probes.samples.normal_scores import normal_scores
 from probes.samples.order import said_of_order
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
-UNSEEN = 0.1  # largest share of the mean of e^f that the sample may lack: see `bounds.unseen`
+# largest share of the mean of e^f (f: the critic) that the sample may lack: see `bounds.unseen`
+UNSEEN = 0.1
 LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
 PLACES = 16  # of a side of an image that is read as a vector
 KSG_DIMENSIONS = 10  # of x and y together; with more, the bias makes the estimate useless
@@ -43,15 +44,15 @@ def estimate(
     critic: str = "auto",
 ) -> Found:
     """I(X; Y) of samples x, y in nats, with interval, ceiling, side and verdict. Each side is
-    vectors [n, d], labels [n] or images [n, C, H, W].
+    vectors [n, d], labels [n] or images [n, c, h, w].
 
     - "infonce", the headline: symmetric, C = pairs of a held-out fold; also for smaller C.
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds
       and is at least 10 / n.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
       `core.information.bounds`. nwj and js are left out, with a remark, if the sample may lack
-      more than 0.1 of their mean of e^f (`bounds.unseen`). The lower ends of alpha, nwj and js
-      allow for what the sample lacks.
+      more than 0.1 of the mean of e^f, where f is the critic's score (`bounds.unseen`). The lower
+      ends of alpha, nwj and js allow for what the sample lacks.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -166,7 +167,7 @@ def seen_by(critic: str, pairs: PairedSamples) -> PairedSamples:
     images = max(pairs.x.ndim, pairs.y.ndim) > 2
     if critic == "conv" and not images:
         raise UserError(
-            "critic: conv needs images [n, C, H, W]; x and y are vectors, so use auto or mlp"
+            "critic: conv needs images [n, c, h, w]; x and y are vectors, so use auto or mlp"
         )
     if critic != "mlp" or not images:
         return pairs
@@ -253,7 +254,8 @@ def _bound(estimator: str, fit: Fit, headline: Estimate, word: str) -> Found:
 def _unseen(estimator: str, share: float) -> str:
     return (
         f"{estimator} left out: {share:.0%} of the pairs score above every negative pair, so the"
-        " sample is too small for its mean of e^f, and its value would be too high"
+        f" sample is too small to compute the mean of e^f (f: the critic) that {estimator} needs,"
+        f" and the value of {estimator} would be too high"
     )
 
 

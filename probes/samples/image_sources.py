@@ -1,6 +1,7 @@
 """Pairs of images whose mutual information is known exactly, to test estimators.
 
-n = pairs, C x H x W = an image, S = side of a cell, K = cells of a grid, B = bits of an image.
+n = pairs, C x H x W = an image (in `best`, C is the number of candidates),
+S = side of a cell, K = cells of a grid, B = bits of an image.
 Information is in nats.
 """
 

@@ -60,7 +60,7 @@ def line(row: Row) -> str:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The figures over all rows, in words."""
+    """The numbers over all rows, in words."""
     rows = found["rows"]
     bounds = [(_excess(row, key), key, row) for row in rows for key in LOWER if _has(row, key)]
     most, key, worst = max(bounds, key=lambda found: found[0])

@@ -45,7 +45,7 @@ def without_captions(frozen: Frozen) -> str:
 
 def text_pairs(frozen: Frozen, split: str, most: int | None = None) -> TextPairs:
     """The pairs of a split, or `most` of them, evenly spread. Copies of an image are left out of
-    test. They are kept in memory, because several probes read them.
+    test. The pairs are kept in memory, because several probes read them.
     """
     held = _seen.setdefault(frozen, {})
     if (split, most) not in held:

@@ -37,8 +37,8 @@ class ZeroShotProbe(Probe):
     schema = """
         "top1" (mean over factors), "images", "sentence"? (if captions were made from labels),
         "parts": {"all" | "seen" | "unseen": {"images", "codes" | "probabilities": {FACTOR |
-            "all factors": {"value", "low", "high", "chance"}}}}   (seen, unseen: if train holds
-            combinations out; top1 is that of codes),
+            "all factors": {"value", "low", "high", "chance"}}}}   (seen, unseen: if
+            combinations were left out of training; top1 is that of codes),
         "prompts": {FACTOR: number of sentences of a class}"""
 
     def requires(self, frozen: Frozen) -> str:

@@ -128,7 +128,7 @@ def information(frozen: Frozen) -> Numbers:
       every method.
 
     The test split is used once and chooses nothing; copies of an image in it are left out. The
-    encoder has seen neither val nor test.
+    numbers assume an encoder that has seen neither val nor test, as holds for runs of this project.
     """
     native = frozen.method if isinstance(frozen.method, PairCritic) else None
     images = frozen.source("test") if frozen.has_images else frozen.images_of

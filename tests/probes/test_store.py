@@ -52,8 +52,12 @@ def test_a_users_earlier_measurement_of_the_same_data_is_found(tmp_path, report)
     other = report | {"identity": report["identity"] | {"data": moved}}
     assert store.earlier(path, other)["linear"] == report["linear"]  # content, not names
     for key, value in (("weights", "cd"), ("data", {}), ("seed", 1)):
+        store.save(report, path)
         other = report | {"identity": report["identity"] | {key: value}}
-        assert store.earlier(path, other) == {}
+        assert store.earlier(path, other) == {} and not path.exists()
+    kept = sorted(tmp_path.glob("probe-earlier*.json"))  # no numbers are lost
+    assert len(kept) == 3
+    assert all(store.load(file)["linear"] == report["linear"] for file in kept)
 
 
 def test_a_crafted_report_is_set_aside_and_not_merged(tmp_path, report, capsys):

@@ -12,7 +12,7 @@ from probes.probe import Bound, Entry
 from probes.registry import PROBES
 from probes.report import groups, store
 from probes.report.page import bound_charts, build, gallery, lead, rate_charts, vega
-from probes.report.page.bound_charts import VERDICTS, said_of_information
+from probes.report.page.bound_charts import VERDICTS, interval_word, said_of_information
 from probes.session import load_probes
 from tests.reports import information, rate, written
 
@@ -122,3 +122,25 @@ def test_an_ideal_critic_below_the_bound_is_no_reason_for_a_loss(ideal, said):
     text = bound_charts._said_of_truth(2.0, last)
     assert "misses 0.500 nats" in text and ("The ideal critic reaches" in text) == said
     assert not said or "0.300 nats below that" in text
+
+
+def test_a_spread_over_seeds_is_not_called_an_interval():
+    runs = [information(error) for error in (0.2, 0.3)]
+    numbers = groups.mean(runs)
+    said = said_of_information(numbers, "common", numbers["critics"]["common"])[0]
+    assert "95 %" not in said and "mean ± standard deviation over seeds" in said
+    single = said_of_information(runs[0], "common", runs[0]["critics"]["common"])[0]
+    assert "95 % interval" in single
+    assert interval_word([1, 1]) == "95 % interval"
+    assert interval_word([1, 3]).startswith("95 % interval (for several seeds")
+
+
+@pytest.mark.parametrize("seeds, interval", [(1, True), (2, False)])
+def test_the_distance_of_two_groups_is_compared_with_what_it_is(seeds, interval):
+    held = []
+    for place, value in enumerate((5.0, 4.0)):
+        entry = Entry(f"run{place}", "black", "o", {}, [{}] * seeds, place, "sprites")
+        bound = Bound("I(V1; V2)", "lower", "InfoNCE", value, value - 0.1, value + 0.1)
+        held.append((entry, [bound]))
+    said = " ".join(lead.compared(held))
+    assert ("95 %" in said) == interval and ("spread" in said) != interval

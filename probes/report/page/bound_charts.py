@@ -54,9 +54,10 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
     """The bound of one critic in words: its value, what limits it, the truth, the certificate."""
     last, truth = critic["sweep"][-1], numbers["truth"]
     of = "of what two views share" if truth is None else f"of the {truth:.3f} that two views share"
+    interval = interval_word([last.get("seeds", 1)])
     lines = [
         f"This checkpoint keeps at least {last['bound']:.3f} nats {of}"
-        f" ({bits(last['bound']):.2f} bits; 95 % interval {last['low']:.3f} to"
+        f" ({bits(last['bound']):.2f} bits; {interval} {last['low']:.3f} to"
         f" {last['high']:.3f}).",
         f"The bound is computed with {CRITICS.get(name, f'the critic {name}')} and K ="
         f" {last['K']:,.0f} negatives. No critic can show more than log(K + 1) ="
@@ -99,10 +100,11 @@ def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> lis
 def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
     """How much of the truth the bound misses, and where it is lost."""
     said = f"The true information is known: {truth:.3f} nats."
+    kind = "spread over seeds" if last.get("seeds", 1) > 1 else "interval"
     if last["low"] > truth:
-        return f"{said} The bound is above it by more than its interval."
+        return f"{said} The bound is above it by more than its {kind}."
     if truth < last["bound"]:
-        return f"{said} The bound is above it, but within its interval."
+        return f"{said} The bound is above it, but within its {kind}."
     said += f" The bound misses {gap(truth, last['bound']):.3f} nats of it."
     ideal = last.get("best_possible")
     if ideal is None or ideal < last["bound"]:
@@ -153,8 +155,18 @@ def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
 
 
 def _interval(entries: list[Entry]) -> str:
-    seeds = max(len(entry.runs) for entry in entries)
-    return "standard deviation over seeds" if seeds > 1 else "95 % interval"
+    return interval_word([len(entry.runs) for entry in entries])
+
+
+def interval_word(seeds: Sequence[int]) -> str:
+    """What the ends of bounds are, for checkpoints of these numbers of seeds: `groups.mean` puts
+    the spread over seeds in the place of the interval.
+    """
+    if max(seeds) == 1:
+        return "95 % interval"
+    if min(seeds) > 1:
+        return "mean ± standard deviation over seeds,"
+    return "95 % interval (for several seeds: mean ± standard deviation over seeds)"
 
 
 def _critics_said(names: Sequence[str], headlines: Sequence[str]) -> str:

@@ -67,6 +67,7 @@ def html(groups: Sequence[Group], probes: Probes, title: str = "", explain: bool
         .render(
             title=title or "What these encoders carry",
             checkpoints=_checkpoints(groups, probes),
+            count=len(reports),
             columns=content.claims(probes),
             compared=lead.compared(held)
             + lead.unequal([(group.label, content.seen(group.reports[0])) for group in groups])

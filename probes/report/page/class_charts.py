@@ -65,7 +65,7 @@ def confusions(entries: list[Entry]) -> list[Chart]:
             "Confusion between classes",
             "Each cell is the share of the test images of the row's class that the linear"
             " classifier reads as the column's class. A perfect classifier has 100 % on the"
-            " diagonal. Classes without a name are numbered from 0.",
+            " diagonal. Classes are numbered from 0, in the order of the data.",
             _spec(rows, names[0]),
             names,
             "checkpoint and label",

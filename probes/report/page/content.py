@@ -25,7 +25,7 @@ BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632"
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
 BESIDE = ("compression",)  # probes whose numbers the figures of other probes show
-SHORT = 4  # checkpoints, or keys of a config, that a short text names
+SHORT = 8  # keys of a config that a short text names
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ def differences(texts: Sequence[str]) -> list[str]:
             for key in differ
             if held.get(key) not in (None, "null", "''") and not key.startswith(hidden)
         ]
-        more = [f"{len(said) - 2 * SHORT} more"] if len(said) > 2 * SHORT else []
-        found.append(", ".join([*said[: 2 * SHORT], *more]))
+        more = [f"{len(said) - SHORT} more"] if len(said) > SHORT else []
+        found.append(", ".join([*said[:SHORT], *more]))
     return found
 
 

@@ -17,8 +17,9 @@ BOUNDS = (
 OF_VIEWS = (
     (
         "views, I(V1; V2)",
-        "Two views are two random crops or recolourings of one image, as in training. I(V1; V2) is"
-        " the information that they share, in nats.",
+        "Two views of an image differ in what is random, such as crops and colours, or, for"
+        " sprites, place, rotation and noise. I(V1; V2) is the information that they share, in"
+        " nats.",
     ),
     (
         "critic, K, ceiling",
@@ -120,11 +121,13 @@ def _known(found: Held) -> list[str]:
         return []
     (truth,) = truths
     above = [entry.label for entry, bound in found if truth is not None and bound.low > truth]
+    several = any(len(entry.runs) > 1 for entry, _ in found)
     if above:
-        return [f"The truth is {truth:.3f} nats. The intervals of {named(above)} lie above it."]
+        kind = "intervals (for several seeds: the spreads)" if several else "intervals"
+        return [f"The truth is {truth:.3f} nats. The {kind} of {named(above)} lie above it."]
     return [
         f"The truth is known here: {truth:.3f} nats. No lower bound exceeds it by more than its"
-        " interval."
+        f" interval{' (for several seeds: its spread)' if several else ''}."
     ]
 
 
@@ -139,13 +142,22 @@ def _leader(quantity: str, found: Held) -> list[str]:
         gap = bound_charts.gap(best.value, bound.value)
         half = sum(((one.high - one.low) / 2) ** 2 for one in (best, bound)) ** 0.5
         settled = best.value - bound.value > half
+        counts = (len(first.runs), len(entry.runs))
+        kind = bound_charts.interval_word(counts)
         lines.append(
             f"{entry.label} shows at least {bound.value:.3f} nats. The difference from"
-            f" {first.label}, {gap:.3f} ± {half:.3f} (95 %, treating the two as independent),"
-            f" {'is larger than its interval' if settled else 'may be zero'}."
+            f" {first.label}, {gap:.3f} ± {half:.3f} ({kind}, treating the two as independent),"
+            f" {_judged(settled, max(counts) > 1)}."
         )
     more = len(others) - SHORT
     return lines + ([f"{more} further checkpoints are in the table."] if more > 0 else [])
+
+
+def _judged(settled: bool, seeds: bool) -> str:
+    """What the distance of two bounds says, beside its interval or its spread over seeds."""
+    if seeds:
+        return f"is {'larger' if settled else 'not larger'} than this spread"
+    return "is larger than its interval" if settled else "may be zero"
 
 
 def named(names: Sequence[str]) -> str:
