@@ -3,10 +3,33 @@ what the set declares. Without the check, the error would appear in the model, f
 or training would use wrong values.
 """
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from torch import Tensor
 
 from core.data.source import Source, eval_sampler
-from core.errors import UserError
+from core.errors import UserError, shown
+
+
+@contextmanager
+def said(what: str) -> Iterator[None]:
+    """An error of the user's class `what` as a `UserError` in one line, with the place in the code
+    that raised it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise UserError(
+            f"data.name: {what} raised {type(error).__name__}: {shown(str(error))} ({place}); mend"
+            " the class, or change data.options"
+        ) from error
 
 
 def check(source: Source) -> None:

@@ -72,6 +72,9 @@ def _canvas(rows: list[Tensor], below: int) -> NDArray[np.uint8]:
     canvas = torch.full(size, 255, dtype=torch.uint8)
     for r, row in enumerate(rows):
         pixels = row.detach().cpu()
+        if pixels.shape[1] not in (1, 3):  # no colours: the mean of all channels, in grey
+            pixels = pixels.float().mean(1, keepdim=True)
+            pixels = pixels if row.is_floating_point() else pixels / 255
         if pixels.is_floating_point():
             pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
         for c, image in enumerate(pixels):

@@ -59,6 +59,14 @@ def test_plain_rows_are_pixels_alone(tmp_path, written):
         assert picture.size == (2 * (2 * (4 + 2) + 2), 2 * (4 + 2 + 2)) and not written
 
 
+def test_images_without_colours_show_the_mean_of_their_channels(tmp_path):
+    rows = [torch.arange(5, dtype=torch.uint8)[None, :, None, None].expand(1, 5, 4, 4) * 10]
+    for row in (rows, [rows[0].float() / 255]):
+        save_grid(tmp_path / "grid.png", row, side=4)
+        with Image.open(tmp_path / "grid.png") as picture:
+            assert picture.getpixel((4, 4)) == (20, 20, 20)
+
+
 def test_a_traversal_says_its_dimension_and_its_values():
     torch.manual_seed(0)
     method = BetaVAE(BetaVAEConfig(width=4, latent=3), (1, 16, 16)).eval()

@@ -10,6 +10,7 @@ from core.data.datasets import DataConfig, open_source
 from core.data.registry import trust
 from core.data.source import Source
 from core.errors import UserError
+from core.randomness import KeyedRNG
 
 
 @dataclass
@@ -81,8 +82,67 @@ def trusted():
 
 
 def test_a_good_set_is_opened_for_every_split():
-    for split in ("train", "val", "trainval", "test"):
+    for split in ("train", "val", "test"):
         assert len(open_source(DataConfig(name=f"{__name__}.Good"), split, 0)) == 10
+
+
+class Drawn(Good):
+    """Contents that are drawn for each split; its class knows no trainval."""
+
+    def __init__(self, config, split, seed):
+        assert split in ("train", "val", "test")
+        super().__init__(config, split, seed)
+        self.first = {"train": 0, "val": 100, "test": 200}[split]
+
+    def batches(self, order, views):
+        for batch in super().batches(order, views):
+            content = (self.first + batch.index).byte()[:, None, None, None]
+            noise = batch.rng.uniform("noise", len(batch.index), 1).expand(-1, 3)[..., None, None]
+            image = content.expand(-1, 3, 8, 8) / 255 + 1e-3 * noise.expand(-1, 3, 8, 8) / 2
+            yield batch._replace(views=(image.float(),) * views, text=())
+
+
+def test_trainval_is_train_followed_by_val():
+    name = f"{__name__}.Drawn"
+    whole = open_source(DataConfig(name=name), "trainval", 0)
+    parts = [open_source(DataConfig(name=name), split, 0) for split in ("train", "val")]
+    assert len(whole) == 20 and whole.identity.images == 20 and whole.factors == parts[0].factors
+    assert whole.identity.digests != parts[0].identity.digests and whole.rendered
+    order = [torch.tensor([0, 12, 3, 19]), torch.tensor([9, 8]), torch.tensor([11, 10])]
+    entries = [(index, KeyedRNG(0, number)) for number, index in enumerate(order)]
+    found = list(whole.batches(entries, 2))
+    for index, batch in zip(order, found, strict=True):
+        place = torch.where(index < 10, index, index + 90)  # image i of val shows 100 + i
+        assert torch.equal(batch.index, index) and len(batch.views) == 2
+        assert torch.equal((batch.views[0][:, 0, 0, 0] * 255).round().long(), place)
+        assert torch.equal(batch.label[:, 0], torch.where(index < 10, index, index - 10) % 4)
+    # rows of train and val in one batch have random numbers of their own
+    noise = (found[0].views[0][:, 0, 0, 0] * 255 - torch.tensor([0, 102, 3, 109])) * 2 / 0.255
+    assert len(set(noise.mul(100).round().tolist())) == 4
+    # batches of one split get what the split itself gives
+    alone = next(iter(parts[1].batches([(order[2] - 10, KeyedRNG(0, 2))], 1)))
+    assert torch.equal(alone.views[0], found[2].views[0])
+
+
+class Raises(Good):
+    def __init__(self, config, split, seed):
+        torch.zeros(-3)
+
+
+class RaisesLater(Good):
+    def batches(self, order, views):
+        raise KeyError("no such picture")
+        yield
+
+
+@pytest.mark.parametrize("kind, said", [(Raises, "RuntimeError"), (RaisesLater, "KeyError")])
+def test_an_error_of_the_class_is_one_line_with_its_place(kind, said):
+    name = f"{__name__}.{kind.__name__}"
+    with pytest.raises(UserError) as error:
+        open_source(DataConfig(name=name), "train", 0)
+    text = str(error.value)
+    assert text.startswith(f"data.name: {name} (train) raised {said}: ") and "\n" not in text
+    assert "(test_own_batches.py, line " in text and "data.options" in text
 
 
 @pytest.mark.parametrize(

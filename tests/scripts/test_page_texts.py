@@ -8,10 +8,10 @@ from PIL import Image
 
 from core.information.bounds import Estimate
 from core.information.verdict import verdict
-from probes.probe import Bound, Entry
+from probes.probe import Bound, Entry, Probe
 from probes.registry import PROBES
 from probes.report import groups, store
-from probes.report.page import bound_charts, build, gallery, lead, rate_charts, vega
+from probes.report.page import bound_charts, build, content, gallery, lead, rate_charts, vega
 from probes.report.page.bound_charts import VERDICTS, interval_word, said_of_information
 from probes.session import load_probes
 from tests.reports import information, rate, written
@@ -144,3 +144,14 @@ def test_the_distance_of_two_groups_is_compared_with_what_it_is(seeds, interval)
         held.append((entry, [bound]))
     said = " ".join(lead.compared(held))
     assert ("95 %" in said) == interval and ("spread" in said) != interval
+
+
+def test_commands_of_a_page_name_probes_of_ones_own_and_whom_to_trust():
+    own = type("Spectrum", (Probe,), {"name": "spectrum", "__module__": "mine.parts"})()
+    report = {"checkpoint": "runs/a/last.ckpt", "method": "mine.barlow.Barlow", "data": "sprites"}
+    report |= {"seed": 3, "linear": {}, "spectrum": {}, "forgotten": {}}
+    report["options"] = {"spectrum": {"ranks": 5}, "forgotten": {"x": 1}}
+    assert content.commands(report, {"linear": PROBES["linear"], "spectrum": own}) == [
+        "twobounds probe runs/a/last.ckpt --trust mine --probes linear,mine.parts.Spectrum"
+        " --seed 3 spectrum.ranks=5"
+    ]

@@ -107,7 +107,9 @@ def _checkpoints(groups: Sequence[Group], probes: Probes) -> list[dict[str, Any]
             "cells": content.cells(group, probes),
             "sentences": content.sentences(group, probes),
             "absent": content.absent(group),
-            "commands": [line for report in group.reports for line in content.commands(report)],
+            "commands": [
+                line for report in group.reports for line in content.commands(report, probes)
+            ],
             "config": texts[place],
             "differs": differ[place],
             **content.look(place),

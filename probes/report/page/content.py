@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import legible
+from core.trust import full_name, option_for
 from probes.probe import Bound, Chart, Entry, Probe, Value
+from probes.registry import PROBES
 from probes.report.comparison import file_of
 from probes.report.figures import COLOURS, MARKERS
 from probes.report.groups import Group, Unalike, mean
@@ -172,19 +174,24 @@ def claims(probes: Probes) -> list[tuple[str, str]]:
     return [(name, claim) for (_, name), claim in zip(headings(probes), said, strict=True)]
 
 
-def commands(report: Report, front: str = "twobounds") -> list[str]:
+def commands(report: Report, probes: Probes, front: str = "twobounds") -> list[str]:
     """The commands that train and measure a checkpoint, as far as its report and its run folder
-    tell.
+    tell. `probes` gives the full names of a user's own probes.
     """
     checkpoint, lines = Path(report["checkpoint"]), []
     run = checkpoint.parent
     if (run / "config.yaml").is_file():
         lines.append(f"{front} pretrain {shlex.quote(str(run / 'config.yaml'))}")
-    measured = [key for key in report if key not in KEYS]
-    words = [str(checkpoint), *(["--probes", ",".join(measured)] if measured else [])]
+    measured = [
+        key if key in PROBES else full_name(probes[key])
+        for key in report
+        if key not in KEYS and (key in probes or key in PROBES)
+    ]
+    trusted = option_for(report["method"], report["data"]).split()
+    words = [str(checkpoint), *trusted, *(["--probes", ",".join(measured)] if measured else [])]
     words += ["--seed", str(report["seed"])] if report["seed"] else []
     for key, options in report["options"].items():
-        if isinstance(options, dict):
+        if isinstance(options, dict) and (key in probes or key in PROBES):
             words += [f"{key}.{name}={value}" for name, value in options.items()]
     lines.append(f"{front} probe {shlex.join(words)}")
     return [legible(line, 2000) for line in lines]

@@ -1,0 +1,62 @@
+"""Train followed by val, for sets of a user's own, whose classes make only train, val and test."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.data.source import Sampler, Source
+from core.randomness import KeyedRNG
+
+
+class Joined(Source):
+    """The split "trainval": image i is image i of train, or image i - len(train) of val. So labels,
+    contents and lengths of the three splits agree, whatever the user's class does.
+    """
+
+    def __init__(self, train: Source, val: Source):
+        self.train, self.val = train, val
+        self.factors, self.shape, self.truth = train.factors, train.shape, train.truth
+        self.captioned, self.captions_of_labels = train.captioned, train.captions_of_labels
+        self.text_truth, self.augmentation = train.text_truth, train.augmentation
+        self.rendered = train.rendered  # type: ignore[misc]
+        self.prompts, self.contrasts = train.prompts, train.contrasts  # type: ignore[method-assign]
+        self.unseen = train.unseen  # type: ignore[method-assign]
+
+    def __len__(self) -> int:
+        return len(self.train) + len(self.val)
+
+    def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
+        first = len(self.train)
+        entries = list(order)
+        inside = [index < first for index, _ in entries]
+        both = list(zip(entries, inside, strict=True))
+        of_train = [(index[mask], rng) for (index, rng), mask in both if mask.any()]
+        of_val = [(i[~mask] - first, _own(rng, mask)) for (i, rng), mask in both if not mask.all()]
+        halves = iter(self.train.batches(of_train, views)), iter(self.val.batches(of_val, views))
+        for (index, rng), mask in both:
+            needed = zip(halves, (mask, ~mask), strict=True)
+            yield _merged([(next(half), rows) for half, rows in needed if rows.any()], index, rng)
+
+
+def _own(rng: KeyedRNG, mask: Tensor) -> KeyedRNG:
+    """Random numbers of the rows of val. In a batch of both splits, val must not repeat those that
+    train gets.
+    """
+    return rng.fork("val") if mask.any() else rng
+
+
+def _merged(parts: list[tuple[Batch, Tensor]], index: Tensor, rng: KeyedRNG) -> Batch:
+    """One batch from the rows of each part, in the order of `index`."""
+    places = torch.cat([rows.nonzero()[:, 0] for _, rows in parts])
+    back = places.argsort()
+    made = [batch for batch, _ in parts]
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[back.to(tensors[0].device)]
+
+    views = tuple(joined(list(view)) for view in zip(*(b.views for b in made), strict=True))
+    texts = [text for batch in made for text in batch.text]
+    text = tuple(texts[i] for i in back.tolist()) if texts else ()
+    return Batch(views, joined([batch.label for batch in made]), index, rng, text)
