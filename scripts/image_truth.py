@@ -171,11 +171,13 @@ ABOUT = (
     " grids of MNIST's digits 0 and 1, of 16 x 16 pixels each. A grid shows bits; the bits of y are"
     " those of x after a binary symmetric channel. The images of x and y come from disjoint pools."
     " *Digits on backgrounds* are the same grids on random backgrounds. *Cells of 3 bits* show the"
-    " digits 0 to 7. The last number in each of these names is the information in bits. *Sprites*"
-    " show M contents, so the information is log M nats. *Coloured digits* are grids of 2 x 2"
-    " digits, before and after a map that can be inverted: a rising map of every pixel (bent), a"
-    " permutation of all numbers (permuted), or an orthogonal mixture of every channel (mixed). In"
-    " the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y)) over the pairs."
+    " digits 0 to 7. In the tables, the last number of such a name is the information in bits:"
+    " *cells of 3 bits 6 bits* are cells of 3 bits whose pairs share 6 bits. *Sprites* show M"
+    " contents, so the information is log M nats. *Coloured digits* are grids of 2 x 2 digits,"
+    " before and after a map that can be inverted: a rising map of every pixel (bent), a"
+    " permutation of all numbers (permuted), or an orthogonal map of the pixels of each channel"
+    " (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y)) over the"
+    " pairs."
 )
 
 

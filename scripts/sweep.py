@@ -229,10 +229,12 @@ def sbatch(grid: Grid, options: argparse.Namespace) -> str:
 #SBATCH --signal=USR1@120
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.out
-trap : USR1
+ended=
+trap : USR1 # this shell ignores the signal and waits for its task
+trap ended=yes TERM # scancel: do not requeue
 srun {shlex.join(words)} --only "$SLURM_ARRAY_TASK_ID"
 code=$?
-if [ "$code" -eq 75 ]; then
+if [ "$code" -eq 75 ] && [ -z "$ended" ]; then
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && exit 0
 fi
 exit "$code"

@@ -34,8 +34,10 @@ LATENT, WIDTH = 20, 256
 
 
 class OneLaneAnElement(BitsBack):
-    """The published layout. Each batch has `batch` images. All lanes exist from the start, and each
-    head has the smallest length and random lower bits. The file holds the words and the raw heads.
+    """The published layout. Each batch has `batch` images. All lanes exist from the start. A lane
+    is an ANS state of 64 bits (its head), which starts as short as possible, with random lower
+    bits. The file holds the 32-bit words that lanes have put out, and all heads without
+    compression.
     """
 
     def packed(self, images: Images) -> tuple[Stack, Grid, int]:

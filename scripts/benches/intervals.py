@@ -113,8 +113,13 @@ def critic_of(setting: Setting, source: Pairs, n: int) -> tuple[Critic, float]:
 def positive_side(scores: Scores, ratio: Tensor, alpha: float) -> Tensor:
     """Terms [n] whose mean is that of the alpha-bound (alpha = 0: NWJ), without its heavy tail.
 
-    The second mean, of e^f / (alpha M' + 1 - alpha), is over independent pairs. A positive pair
-    with the weight p(x) p(y) / p(x, y) = e^-ratio replaces one of them:
+    The alpha-bound is
+
+        1 + E[f - log(alpha M + 1 - alpha)] - E'[e^f / (alpha M' + 1 - alpha)]
+
+    M is the mean of e^f over a pair's own score and its negatives, M' that of an independent pair.
+    E is over positive pairs, E' over independent ones. In E', a positive pair with the weight
+    p(x) p(y) / p(x, y) = e^-ratio replaces an independent one:
 
         1 + f - log(alpha M + 1 - alpha) - e^(f - ratio) / (alpha M + 1 - alpha)
 
@@ -195,10 +200,11 @@ def said(row: dict[str, Any]) -> str:
         if "covers" not in found:
             words.append(f"{name} {found['mean']:.3f}: left out in all draws")
             continue
-        less = f" of the rest, {found['left_out']:.0%} left out" if found["left_out"] else ""
+        less = f" ({found['left_out']:.0%} of the draws left out; of the rest)"
         words.append(
-            f"{name} {found['mean']:.3f}: covers {found['covers']:.2f} (plain"
-            f" {found['plain']:.2f}), low end above the truth {found['above']:.2f}{less}"
+            f"{name} {found['mean']:.3f}{less if found['left_out'] else ''}: the interval covers it"
+            f" in {found['covers']:.2f} (plain {found['plain']:.2f}), its low end is above the"
+            f" truth in {found['above']:.2f}"
         )
     return f"{row['nats']:g} nats, {row['critic']} critic · {' · '.join(words)}"
 

@@ -140,6 +140,34 @@ def test_the_slurm_script_names_every_run(tmp_path, capsys):
     assert again.runs()[4][0].name == "optim.lr=2e-3,seed=1" and len(again.runs()) == 6
 
 
+def test_a_task_of_the_slurm_script_is_requeued_if_it_was_preempted_and_not_cancelled(
+    tmp_path, capsys
+):
+    file, place = tmp_path / "sweep.sbatch", tmp_path / "node"
+    place.mkdir()
+    assert call(capsys, "seed=0,1", "folder=runs/all", "--sbatch", file)[0] == 0
+    for name, does in {
+        "srun": 'echo "$@" >> asked; [ -z "$CANCEL" ] || kill -TERM $PPID; exit "$CODE"',
+        "scontrol": 'echo "$@" >> requeued',
+    }.items():
+        (place / name).write_text(f"#!/bin/bash\n{does}\n")
+        (place / name).chmod(0o755)
+    ways = ((75, 0, ""), (2, 2, ""), (0, 0, ""), (75, 75, "by scancel"))
+    for code, wanted, cancelled in ways:
+        environment = {
+            **os.environ,
+            "PATH": f"{place}:{os.environ['PATH']}",
+            "SLURM_ARRAY_JOB_ID": "7",
+            "SLURM_ARRAY_TASK_ID": "1",
+            "CODE": str(code),
+            "CANCEL": cancelled,
+        }
+        assert subprocess.run(["bash", file], env=environment, cwd=place).returncode == wanted
+    assert (place / "requeued").read_text() == "requeue 7_1\n"
+    asked = (place / "asked").read_text().splitlines()
+    assert len(asked) == len(ways) and all(line.endswith("--only 1") for line in asked)
+
+
 def test_the_wandb_file_calls_the_sweep_with_one_value_of_each_key(tmp_path, capsys):
     file = tmp_path / "sweep.yaml"
     assert call(capsys, "optim.lr=1e-3,2e-3", "seed=0,1", "--wandb-sweep", file)[0] == 0
