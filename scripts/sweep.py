@@ -232,6 +232,7 @@ def sbatch(grid: Grid, options: argparse.Namespace) -> str:
 ended=
 trap : USR1 # this shell ignores the signal and waits for its task
 trap ended=yes TERM # scancel: do not requeue
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # since SLURM 22.05, srun does not inherit it
 srun {shlex.join(words)} --only "$SLURM_ARRAY_TASK_ID"
 code=$?
 if [ "$code" -eq 75 ] && [ -z "$ended" ]; then
