@@ -154,7 +154,7 @@ def test_a_file_of_features_in_another_format_of_numbers(tmp_path):
 
 @pytest.mark.parametrize("change", [lambda x: x + 1e9, lambda x: x * 1e-60])
 def test_a_file_whose_features_float32_would_flatten_is_refused(tmp_path, change):
-    with pytest.raises(UserError, match=r"float32 can not hold column 0 of x_.*subtract its mean"):
+    with pytest.raises(UserError, match=r"float32 can not hold column 0 of x_.*subtract the mean"):
         arrays.read(saved(tmp_path / "c.npz", change))
 
 
