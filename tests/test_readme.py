@@ -66,6 +66,7 @@ TOY = {
     "calibrate.py": ["--pairs", "60", "--only", "5 x 5 of 0"],
     # vectors and pictures; a test of the bench draws codes
     "verdicts.py": ["--sources", "2", "--pairs", "200"],
+    "intervals.py": ["--nats", "2", "--dimensions", "2", "--pairs", "200", "--draws", "2"],
     "demo.py": ["--help"],  # its steps are commands that are run here one by one
 }
 

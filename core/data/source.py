@@ -53,7 +53,8 @@ class Source(ABC):
     """One split of a data set. All randomness of a batch comes from the sampler's `KeyedRNG`.
 
     A set that is generated, not read, has a dataclass `Config` and is built as `Set(config, split,
-    seed)`. The split is "train", "val", "trainval" (train followed by val) or "test".
+    seed)`. The split is "train", "val" or "test"; sets of the project also make "trainval" (train
+    followed by val).
     """
 
     Config: ClassVar[type]
