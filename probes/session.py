@@ -103,8 +103,6 @@ class Session:
         remedy = "copy the checkpoint to a folder of your own, or use --out for a foreign encoder"
         make_folder(self.folder, "probe", remedy)
         held = self._take_over()
-        if not held:
-            store.remove_pictures(self.folder)
         for number, (name, probe) in enumerate(probes.items(), 1):
             self.place = f"probe {number} of {len(probes)}"
             asked = probe.options | settings.get(name, {})

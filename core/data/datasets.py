@@ -9,6 +9,7 @@ function of (seed, step). These are the sets tfds/... and, without data.captions
 import copy
 import functools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from core.data import held_out, own
 from core.data.captioned_sprites import CaptionedSpritesConfig
 from core.data.doubtful import refuse_doubtful
 from core.data.images import Arrays, Facts, Stored, Stream, labels_of, require_labels
-from core.data.joined import Joined
+from core.data.joined import Joined, joined
 from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.loading import Resized, decode, read_through
 from core.data.notes import Notes, printable, say_once
@@ -183,19 +184,19 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
             kind.check(config)
         except ValueError as error:
             raise UserError(f"data.{error}") from None
-    if is_own(config.name) and split == "trainval" and not issubclass(kind, Stored):
-        source: Source = Joined(*(_make(kind, config, part, seed) for part in ("train", "val")))
-    elif is_own(config.name):
-        with own.said(f"{config.name} ({split})"):
+    mine = is_own(config.name)
+    source: Source | None = None
+    if mine and split == "trainval":
+        source = joined(*(_make(kind, config, part, seed) for part in ("train", "val")))
+    if source is None:
+        with own.said(config.name, split, kind) if mine else nullcontext():
             source = kind(section, split, seed)  # type: ignore[call-arg]
-    else:
-        source = kind(section, split, seed)  # type: ignore[call-arg]
     source.name, source.split, source.config, source.seed = config.name, split, section, seed
     if isinstance(source, Stored) and source.facts.name == Facts.name:
         source.facts = Facts(config.name, split, settings=dict(config.options))
-    if is_own(config.name) and not isinstance(source, (Stored, Joined)):
-        with own.said(f"{config.name} ({split})"):
-            own.check(source)
+    if mine and not isinstance(source, (Stored, Joined)):
+        own.guard(source)
+        own.check(source)
     return source
 
 

@@ -137,11 +137,6 @@ class Arrays(Stored):
         digests = {"pixels": digest(self.images), "labels": digest(self.labels)}
         return tuple(self.images.shape[1:]), digests
 
-    def codes(self) -> list[bytes]:
-        """A hash of the pixels of each image."""
-        rows = self.images.cpu().numpy()
-        return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
             # moved to the device once, then kept there

@@ -1,13 +1,32 @@
 """Train followed by val, for sets of a user's own, whose classes make only train, val and test."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.data.images import Arrays, Stored
 from core.data.source import Sampler, Source
 from core.randomness import KeyedRNG
+
+
+def joined(train: Source, val: Source) -> Source | None:
+    """The split "trainval", or None if only the user's class can make it: a stored set that is not
+    in memory, or one with captions.
+    """
+    if not isinstance(train, Stored):
+        return Joined(train, val)
+    if not (isinstance(train, Arrays) and isinstance(val, Arrays)) or train.told:
+        return None
+    whole = copy.copy(train)
+    for key in ("images", "labels", "host_labels"):
+        setattr(whole, key, torch.cat([getattr(train, key), getattr(val, key)]))
+    whole.facts = replace(train.facts, split="trainval", identity=None)
+    whole.__dict__.pop("identity", None)  # a property that `train` may have computed
+    return whole
 
 
 class Joined(Source):

@@ -3,6 +3,7 @@ what the set declares. Without the check, the error would appear in the model, f
 or training would use wrong values.
 """
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,26 +11,41 @@ from pathlib import Path
 
 from torch import Tensor
 
-from core.data.source import Source, eval_sampler
+from core.batch import Batch
+from core.data.source import Sampler, Source, eval_sampler
 from core.errors import UserError, shown
 
 
 @contextmanager
-def said(what: str) -> Iterator[None]:
-    """An error of the user's class `what` as a `UserError` in one line, with the place in the code
-    that raised it.
+def said(name: str, split: str, kind: type[Source]) -> Iterator[None]:
+    """An error of the user's class `kind` as a `UserError` in one line. The line names the last
+    place in the folder of the class that led to the error.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}, line {last.lineno}"
+        frames = traceback.extract_tb(error.__traceback__)
+        home = Path(sys.modules[kind.__module__].__file__ or ".").parent
+        inside = [frame for frame in frames if home in Path(frame.filename).parents]
+        last = (inside or frames)[-1]
         raise UserError(
-            f"data.name: {what} raised {type(error).__name__}: {shown(str(error))} ({place}); mend"
-            " the class, or change data.options"
+            f"data.name: {name} ({split}) raised {type(error).__name__}: {shown(str(error))}"
+            f" ({Path(last.filename).name}, line {last.lineno}); mend the class, or change"
+            " data.options"
         ) from error
+
+
+def guard(source: Source) -> None:
+    """Report errors of `batches` as `said` does, also later, in training and in probes."""
+    plain = source.batches
+
+    def batches(order: Sampler, views: int) -> Iterator[Batch]:
+        with said(source.name, source.split, type(source)):
+            yield from plain(order, views)
+
+    source.batches = batches  # type: ignore[method-assign]
 
 
 def check(source: Source) -> None:

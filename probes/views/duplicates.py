@@ -23,8 +23,7 @@ def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
     seen: set[bytes] = set()
     found: list[int] = []
     for batch in source.batches(eval_sampler(len(source), device=device, purpose="copies"), 1):
-        for index, image in zip(batch.index.tolist(), batch.views[0].cpu().numpy(), strict=True):
-            code = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        for index, code in zip(batch.index.tolist(), _codes(batch.views[0]), strict=True):
             if code in seen:
                 found.append(index)
             seen.add(code)
@@ -40,11 +39,17 @@ def said_of_leaks(frozen: Frozen) -> str:
     test, train = frozen.source("test"), frozen.source("trainval")
     if not (isinstance(test, Arrays) and isinstance(train, Arrays)):
         return ""
-    known = set(train.codes())
-    seen = sum(code in known for code in test.codes())
+    known = set(_codes(train.images))
+    seen = sum(code in known for code in _codes(test.images))
     if not seen:
         return ""
     return (
         f"{seen:,} of {len(test):,} test images are also among the training images, so accuracies"
         " and bounds are not those of new images; remove them from one of the two splits"
     )
+
+
+def _codes(images: Tensor) -> list[bytes]:
+    """A hash of the pixels of each image [n, C, H, W]."""
+    rows = images.cpu().numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

@@ -17,7 +17,6 @@ the two means is used. Finished settings are kept, so an interrupted call contin
 """
 
 import argparse
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from probes.samples.benchmark_sources import correlation
 from probes.samples.canonical import canonical
 from probes.samples.crossfit import FOLDS, MOST_CHECKED, centring, choices
 from probes.samples.estimate import UNSEEN
-from scripts.benches.kept import earlier
+from scripts.benches.kept import earlier, parser
 from scripts.shared import option, pair_counts, require_seeds
 
 SLOPES = {"exact": 1.0, "steep": 1.15, "steeper": 1.3, "flat": 0.8}
@@ -239,11 +238,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    given = argparse.ArgumentParser(
-        "python -m scripts.benches.intervals",
-        description=__doc__,
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100),
-    )
+    given = parser("intervals", __doc__)
     option(given, "--nats", "the true information, numbers separated by commas", "6,10,20")
     option(given, "--critics", f"any of {', '.join(CRITICS)}", "exact,steep,fitted")
     option(given, "--pairs", "pairs of each draw", 5000)

@@ -1,10 +1,23 @@
-"""Rows of a bench that was interrupted, so that the same call continues where it stopped."""
+"""For benches that are programs of their own: their arguments, and the rows of an interrupted call,
+so that the same call continues where it stopped.
+"""
 
+import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """A parser for `python -m scripts.benches.NAME`, whose description is `about`."""
+    return argparse.ArgumentParser(
+        f"python -m scripts.benches.{name}",
+        description=about,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100),
+    )
 
 
 def earlier(path: Path, call: dict[str, Any]) -> list[dict[str, Any]]:

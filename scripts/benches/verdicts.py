@@ -15,7 +15,6 @@ with M contents share log M nats, and the codes of these pictures share at most 
 """
 
 import argparse
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +39,7 @@ from probes.report.store import write_json
 from probes.samples import benchmark_sources as known
 from probes.samples.calibration import TRUSTED, verdicts
 from probes.samples.estimate import estimate
-from scripts.benches.kept import earlier
+from scripts.benches.kept import earlier, parser
 from scripts.shared import option, pair_counts, require_seeds
 
 KINDS = ("vectors", "pictures", "codes")
@@ -212,11 +211,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    given = argparse.ArgumentParser(
-        "python -m scripts.benches.verdicts",
-        description=__doc__,
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100),
-    )
+    given = parser("verdicts", __doc__)
     option(given, "--sources", "number of sources", 60)
     option(given, "--pairs", "each source has one of these numbers of pairs", PAIRS)
     option(given, "--seed", "seed of the sources and of the estimates", 0)

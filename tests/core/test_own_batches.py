@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from core.batch import Batch
+from core.batch import Batch, Encoded
 from core.data.datasets import DataConfig, open_source
+from core.data.images import Arrays
 from core.data.registry import trust
 from core.data.source import Source
 from core.errors import UserError
+from core.frozen import Frozen
 from core.randomness import KeyedRNG
+from core.run import config
 
 
 @dataclass
@@ -124,6 +127,53 @@ def test_trainval_is_train_followed_by_val():
     assert torch.equal(alone.views[0], found[2].views[0])
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_two_views_of_a_pair_show_one_image(split):
+    """The first views of a rendered set are read from trainval, the second ones from the split."""
+    run = config.read("configs/simclr_sprites.yaml", [f"data.name={__name__}.Drawn", "folder=x"])
+    held = Frozen(Looks(), run).pairs(split)
+    first, second = (255 * view[:, 0] for view in held.features)
+    assert torch.equal(first.round(), second.round())
+    assert torch.equal(first.round().long(), held.place + {"train": 0, "val": 100}[split])
+
+
+class Looks:
+    """An encoder whose only feature is one pixel."""
+
+    def embed(self, x):
+        return x.flatten(1)[:, :1]
+
+    def encode(self, x, key=False):
+        return Encoded(self.embed(x))
+
+
+class Kept(Arrays):
+    """Images in memory. Its class takes every unknown split for test."""
+
+    Config = NoKeys
+
+    def __init__(self, config, split, seed):
+        first = {"train": 0, "val": 100}.get(split, 200)
+        images = (first + torch.arange(10)).byte()[:, None, None, None].expand(10, 1, 4, 4)
+        super().__init__(images.contiguous(), torch.arange(10)[:, None] % 2, {"parity": 2})
+
+
+def test_trainval_of_images_in_memory_holds_no_test_images():
+    opened = {
+        split: open_source(DataConfig(name=f"{__name__}.Kept", augment="none"), split, 0)
+        for split in ("train", "val", "trainval")
+    }
+    seen = {
+        split: next(source.batches([(torch.arange(len(source)), KeyedRNG(0, 0))], 1))
+        for split, source in opened.items()
+    }
+    assert seen["trainval"].views[0][:, 0, 0, 0].tolist() == [*range(10), *range(100, 110)]
+    assert seen["trainval"].label[:, 0].tolist() == 2 * ([0, 1] * 5)
+    facts = opened["trainval"].identity
+    assert facts.images == 20 and facts.split == "trainval" and len(opened["train"]) == 10
+    assert len({source.identity.fingerprint for source in opened.values()}) == 3
+
+
 class Raises(Good):
     def __init__(self, config, split, seed):
         torch.zeros(-3)
@@ -133,6 +183,25 @@ class RaisesLater(Good):
     def batches(self, order, views):
         raise KeyError("no such picture")
         yield
+
+
+class RaisesLast(Good):
+    """Its first images are fine, so the check of a new set finds nothing."""
+
+    def batches(self, order, views):
+        for batch in super().batches(order, views):
+            if batch.index.max() == 7:
+                torch.zeros(3)[batch.index]
+            yield batch
+
+
+def test_an_error_of_a_later_batch_is_one_line_too():
+    source = open_source(DataConfig(name=f"{__name__}.RaisesLast"), "train", 0)
+    entries = [(torch.tensor([first, first + 1]), KeyedRNG(0, first)) for first in (0, 6)]
+    batches = source.batches(entries, 1)
+    assert next(batches).index.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"RaisesLast \(train\) raised IndexError: .*, line \d+\)"):
+        next(batches)
 
 
 @pytest.mark.parametrize("kind, said", [(Raises, "RuntimeError"), (RaisesLater, "KeyError")])

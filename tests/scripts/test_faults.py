@@ -5,7 +5,6 @@ import random
 import re
 import resource
 import struct
-import subprocess
 import zipfile
 from pathlib import Path
 from unittest.mock import patch
@@ -21,6 +20,7 @@ from core.run.optim import build_optimizer
 from core.run.preemption import REQUEUE
 from tests.front_door import ROOT, run_script, start_script
 from tests.in_process import train
+from tests.slurm import exit_code
 
 SMALL = ["model.hidden=16", "model.projection=8"]
 LONG = 1800.0  # seconds: longer than anything that ends takes on the slowest machine
@@ -289,28 +289,15 @@ def test_a_process_whose_peer_has_gone_says_so_in_one_line_whoever_launched_it(
 
 
 def test_the_sbatch_example_requeues_a_preempted_run_and_nothing_else(tmp_path):
-    for name, does in {
-        "srun": 'echo "$@" >> asked; [ -z "$CANCEL" ] || kill -TERM $PPID; exit "$CODE"',
-        "scontrol": 'echo "$@" >> requeued',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    for code, wanted, cancelled in (
-        (REQUEUE, 0, ""),
-        (2, 2, ""),
-        (0, 0, ""),
-        (REQUEUE, REQUEUE, "by scancel"),
-    ):
-        variables = {
-            "SLURM_JOB_ID": "7",
-            "SLURM_NTASKS_PER_NODE": "8",
-            "SLURM_JOB_NUM_NODES": "2",
-            "CODE": str(code),
-            "CANCEL": cancelled,
-        }
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
-        words = ["bash", str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
-        assert subprocess.run(words, env=environment, cwd=tmp_path).returncode == wanted
+    words = [str(ROOT / "scripts/slurm.sbatch"), "configs/moco_cifar10.yaml", "seed=3"]
+    variables = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS_PER_NODE": "8",
+        "SLURM_JOB_NUM_NODES": "2",
+    }
+    ways = ((REQUEUE, 0, False), (2, 2, False), (0, 0, False), (REQUEUE, REQUEUE, True))
+    for code, wanted, cancelled in ways:
+        assert exit_code(tmp_path, words, code, cancelled, variables) == wanted
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     asked = (
         "scripts/pretrain.py configs/moco_cifar10.yaml seed=3 --resume trainer.devices=8"
