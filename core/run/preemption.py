@@ -1,5 +1,5 @@
 """Stop between two steps when a scheduler takes the machine or a person presses Ctrl-C, so that the
-run can be resumed bit by bit.
+result of the resumed run is the same bit for bit.
 """
 
 import signal
