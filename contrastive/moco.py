@@ -197,8 +197,8 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m, and enqueue this step's keys of all processes in rank
-        order.
+        """Move the key encoder towards the query encoder (`follow`), and enqueue this step's keys
+        of all processes in rank order.
         """
         config = self.config
         follow(self.key, self.query, config.momentum, progress, config.momentum_end)

@@ -182,7 +182,7 @@ class Compressor(Protocol):
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
         """Numbers in bits per image. d, r: the model's own distortion and rate. floored: the
-        distortion after each pixel value has got at least the lowest probability that a file can
+        distortion if each possible pixel value has at least the lowest probability that a file can
         use. error: the standard error of a file's net length minus (floored + r).
         """
         ...
@@ -196,8 +196,8 @@ class Compressor(Protocol):
     def moves(self, images: Any) -> list[dict[str, float]]:
         """For each image, in the order of coding, how many bits are pushed and popped when the
         images are coded one after another on one stack. Names: image (its place), start, popped,
-        pixels, prior, net, content (bits on the stack after this image), and `floored` and `r` of
-        `bound` as d and r.
+        pixels, prior, net, content (bits on the stack after this image), and the image's own d and
+        r, which are `floored` and `r` of `bound`.
         """
         ...
 
