@@ -1,9 +1,9 @@
 """Data sets by name: embedded sets, torchvision's, folders, and all sets that timm opens.
 
-If the data have no "val" split, it is held out of the official train split by a permutation with a
-fixed seed, so it does not depend on the run's seed. "trainval" is train followed by val. Classes
-are those of the train split. A set without random access is read once and held in memory, because a
-batch may need any images. These are the sets tfds/... and, without data.captions, wds/... .
+If the data have no "val" split, or if data.validation is a number, "val" is held out of train by a
+permutation with a fixed seed, whatever the run's seed is. "trainval" is train followed by val.
+Classes are those of the train split. A set without random access is read once and held in memory,
+because a batch may need any images. These are tfds/... and, without data.captions, wds/... .
 """
 
 import copy
