@@ -1,5 +1,5 @@
-"""BYOL: an encoder with a predictor, applied to one view, predicts the codes that a slow copy of
-the encoder gives for the other view.
+"""BYOL: an encoder and a predictor read one view, and predict the code of the other view. A slow
+copy of the encoder computes that code.
 
 Grill et al.: Bootstrap Your Own Latent, 2020 (arXiv:2006.07733). BYOL has no negatives and no
 critic of its own. So the information probe uses only the common critic, which it trains on the
@@ -26,7 +26,7 @@ class BYOLConfig:
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
     projection: int = 128  # dimensions of the codes
     hidden: int = 512  # width of the projection and the prediction head
-    # share of its old weights that the target network keeps in a step, at the start; it rises to 1
+    # momentum m at the start: in each step, target <- m target + (1 - m) online; m rises to 1
     momentum: float = 0.99
 
     def __post_init__(self) -> None:

@@ -87,7 +87,8 @@ class CLIPConfig:
 class CLIP(Method):
     """Compares images with captions. Probes of images read the image tower, before projection.
 
-    The tokenizer is learned from the training captions and kept as bytes among the weights.
+    The tokenizer is learned from the training captions, or is that of the folder `text`. It is kept
+    as bytes among the weights.
     """
 
     Config = CLIPConfig
@@ -180,12 +181,12 @@ class CLIP(Method):
             infonce, metrics = loss.detach(), {}
         metrics |= {
             "infonce": infonce,
-            # the form of a valid bound on I(image; caption), the mean of both directions; not a
-            # bound in training, because the towers have seen these pairs
+            # This has the form of a valid bound on I(image; caption), the mean of both directions.
+            # In training it is not a bound, because the towers have seen these pairs.
             "in_batch_bound": math.log(n) - infonce,
             "pair_alignment": alignment(image.detach(), text.detach()),
             "temperature": self.log_scale.detach()[0].neg().exp(),
-            # filled on the device: a copy from the host would wait for it
+            # filled on the device, because the host would have to wait for a copy
             "captions_cut": infonce.new_full((), ids.cut / len(batch.text)),
             "unknown_words": infonce.new_full((), ids.unknown),
         }

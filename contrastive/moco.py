@@ -31,12 +31,12 @@ from core.randomness import KeyedRNG
 class MoCoConfig(ContrastiveConfig):
     # number K of keys in the queue; the queue is too long if val/queue_drift is large
     queue: int = 4096
-    # share of its old weights that the key encoder keeps in a step, at the start
+    # momentum m at the start: in each step, key encoder <- m key encoder + (1 - m) query encoder
     momentum: float = 0.99
-    momentum_end: float = 0.99  # the same share at the end, reached by half a cosine
+    momentum_end: float = 0.99  # m at the end; in between, m follows half a cosine
     symmetric: bool = True  # each view is used once as query and once as key
-    # number of random groups in which the keys of a batch are encoded, so that batch norm does not
-    # show which query and key belong together
+    # number of random groups into which the keys of a batch are divided. Each group has its own
+    # batch statistics, so batch norm does not show which key belongs to which query
     shuffle_groups: int = 4
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class MoCo(Method):
             "infonce": loss.detach(),
             # no bound: the queued keys come from older encoders
             "train_bound": math.log(candidates) - loss.detach(),
-            # the form of a valid bound: all keys come from the present key encoder
+            # this has the form of a valid bound: all keys come from the present key encoder
             "in_batch_bound": math.log(n) - torch.stack(in_batch).mean(),
             "alignment": alignment(queries[-1].detach(), keys[-1]),
         }
@@ -128,9 +128,10 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, directions: list[tuple[Tensor, KeyedRNG]]) -> list[Tensor]:
-        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass. The
-        keys of a direction are divided into random groups that have their own batch statistics, so
-        a query and its key never share batch statistics (section 3.3 of the MoCo paper).
+        """Unit-length keys [B, P] of the views [B, C, H, W] of each direction, in one pass if
+        possible. The keys of a direction are divided into random groups with their own batch
+        statistics. With two groups or more, the statistics of a query and of its key come from
+        different sets of images (section 3.3 of the MoCo paper).
         """
         views = [view for view, _ in directions]
         if not self.key.training:
@@ -196,8 +197,8 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder by 1 - m, and enqueue this step's keys of all processes in rank
-        order.
+        """Move the key encoder towards the query encoder (`follow`), and enqueue this step's keys
+        of all processes in rank order.
         """
         config = self.config
         follow(self.key, self.query, config.momentum, progress, config.momentum_end)

@@ -1,5 +1,5 @@
-"""MoCo v3: a vision transformer with a predictor gives queries, a slow copy of it gives
-keys, and there is no queue.
+"""MoCo v3: an encoder (usually a vision transformer) and a predictor give queries. A slow copy of
+the encoder, without predictor, gives keys. There is no queue.
 
 Chen, Xie, He: An Empirical Study of Training Self-Supervised Vision Transformers, 2021
 (arXiv:2104.02057). B = images on this process, N = images in the global batch, P = projection
@@ -29,7 +29,8 @@ from core.networks.backbones import Backbone
 class MoCoV3Config(ContrastiveConfig):
     backbone: str = "vit_tiny_patch16_224"  # the name of a timm model
     patch: int = 0  # side of a patch in pixels; 0 = the side in the network's name
-    # share of its old weights that the key encoder keeps in a step, at the start; it rises to 1
+    # momentum m at the start: in each step, key encoder <- m key encoder + (1 - m) query encoder;
+    # m rises to 1
     momentum: float = 0.99
     freeze_patches: bool = True  # patch projection is not trained, which makes training more stable
 
@@ -76,8 +77,8 @@ class MoCoV3(Method):
         ).mean()
         metrics = {
             "infonce": loss.detach(),
-            # the form of a valid bound: all keys come from one encoder; not a bound in training,
-            # because the critic has seen these images
+            # This has the form of a valid bound: all keys come from one encoder. In training it is
+            # not a bound, because the critic has seen these images.
             "in_batch_bound": math.log(len(batch.index) * world()) - loss.detach(),
             "alignment": alignment(queries[0].detach(), keys[1]),
         }

@@ -16,8 +16,8 @@ def slow_copy(encoder: nn.ModuleDict) -> nn.ModuleDict:
 def follow(
     slow: nn.Module, fast: nn.Module, momentum: float, progress: float, end: float = 1.0
 ) -> None:
-    """Move the copy by 1 - m towards the encoder; m goes from `momentum` to `end` by half a cosine
-    over the training.
+    """slow <- m slow + (1 - m) fast, for each weight. Over the training, m goes from `momentum` to
+    `end` along half a cosine.
     """
     m = end - (end - momentum) * (math.cos(math.pi * progress) + 1) / 2
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - m)

@@ -45,8 +45,8 @@ class SimCLR(Method):
             "nt_xent": loss.detach(),
             # no bound, even on held-out images: the two views of a pair are not independent
             "train_bound": math.log(2 * n - 1) - loss.detach(),
-            # the form of a valid bound; not a bound in training, because the critic has seen
-            # these images
+            # This has the form of a valid bound. In training it is not a bound, because the critic
+            # has seen these images.
             "in_batch_bound": math.log(n) - one_sided,
             "alignment": alignment(first.detach(), second.detach()),
         }

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     # each uint8 or float [B, C, H, W]; floats lie in [0, 1], except for linear_gaussian
     views: tuple[Tensor, ...]
     label: Tensor  # int64 [B, F]
-    # int64 [B], place in the split; the name hides tuple.index
+    # int64 [B], place in the split. (mypy warns, because tuples have a method of this name.)
     index: Tensor  # type: ignore[assignment]
     rng: KeyedRNG  # the source of all random numbers of a method, such as posterior noise
     text: tuple[str, ...] = ()  # a caption of each image, [B], for captioned data

@@ -13,7 +13,7 @@ from core.output import lasting_output
 
 # System errors that a user can correct. No file of a run is in danger: all writes are atomic.
 ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-# Parts of the messages of gloo's and NCCL's RuntimeErrors when another process is gone or silent.
+# Words in the RuntimeErrors of gloo and NCCL after another process has died or does not answer.
 GONE = (
     "closed by peer",
     "reset by peer",

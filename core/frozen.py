@@ -29,7 +29,7 @@ from core.run.provenance import versions
 from core.run.rows import Key, Rows, kept, name_of
 from core.trust import code_of, full_name
 
-SPLITS = ("train", "val", "test")  # the splits of an identity; together they hold all data
+SPLITS = ("train", "val", "test")  # `identity` describes these splits; together they hold all data
 Encode = Callable[[Batch], dict[str, Tensor]]  # a batch to named rows, each [B, ...]
 
 
@@ -74,7 +74,7 @@ class Frozen:
 
     has_images = True  # False: only features are known
     images_of: Source | None = None  # the test images that a user named for a file of features
-    # why two views of an image are the same, if they are
+    # the reason that probes of two views give if two views of an image would be equal
     same_views = "two views would be the same image; set data.probe_augment=crop"
 
     def __init__(
@@ -99,7 +99,7 @@ class Frozen:
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
         own = code_of(full_name(method))
-        self.code = {"code": own} if own else {}  # digest of a user's code, which changes features
+        self.code = {"code": own} if own else {}  # part of `identity`: the digest of a user's code
         self.trained, self.wandb_id = run, ""  # the run that trained the weights
         self.entity = ""  # the W&B entity that the checkpoint names
         self.encoded = 0  # images that went through the encoder, counting each view
@@ -235,7 +235,7 @@ class Frozen:
         return Latents(**self._read("latents", split, source, sampler, encode, ranks))
 
     def images(self, split: str, places: Tensor) -> Tensor:
-        """The plain images that `features` encoded at these places, [k, C, H, W]."""
+        """The plain images at these places, as `features` encoded them, [k, C, H, W]."""
         source = self._plain(split)
         if not source.rendered:
             sampler: Sampler = [(places, next(iter(eval_sampler(1, device=self.device)))[1])]
@@ -304,8 +304,8 @@ class Frozen:
         return self.folder / f"{what}-{split}-{name_of(key)}.safetensors", key
 
     def _plain_rows(self, split: str, blocks: list[int] | None = None) -> dict[str, Tensor]:
-        """Features "x" and labels "y" of plain images and, for rendered sets (whose plain images
-        are views), their "codes". With `blocks`, only the images in these blocks are read.
+        """Features "x" and labels "y" of plain images. Plain images of a rendered set are views, so
+        there are also "codes". With `blocks`, only the images in these blocks are read.
         """
         source = self._plain(split)
         sampler = eval_sampler(len(source), self.run.seed, device=self.device, purpose="features")

@@ -28,7 +28,8 @@ class Context:
     # step -> its batch, computed again: one part for each process, in rank order, or the global
     # batch alone if batch norm is synchronised
     trained_on: Callable[[int], list[Batch]]
-    # (purpose, n): at most n plain validation images with one view; `purpose` keys random numbers
+    # (purpose, n) -> at most n plain validation images with one view. Random numbers depend on
+    # `purpose`.
     held_out: Callable[[str, int], Iterable[Batch]]
     warmup: float = 0.0  # steps in which the learning rate rises
 
@@ -48,7 +49,9 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """The loss of a batch and its metrics. The trainer calls `model(batch)` for DDP's hooks."""
+        """The loss of a batch and its metrics. The trainer calls `model(batch)`, because hooks of
+        DDP act only on this call.
+        """
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -72,8 +75,8 @@ class Method(nn.Module, ABC):
         return in_micro_batches(encode, inputs, self.micro_batch, self)
 
     def begin(self) -> str:
-        """Called once for a new run, before the file of `RunConfig.init` is read. Loads first
-        weights that the method's own config names, if any. Returns a line for the user, or "".
+        """Called once for a new run, before the file of `RunConfig.init` is read. If the method's
+        own config names initial weights, they are loaded here. Returns a line for the user, or "".
         """
         return ""
 
@@ -179,20 +182,22 @@ class Compressor(Protocol):
 
     def bound(self, images: Any, seed: int = 0, samples: int = 4) -> Any:
         """Numbers in bits per image. d, r: the model's own distortion and rate. floored: the
-        distortion if each level has at least the lowest probability that a file can use. error: the
-        standard error of a file's net length minus (floored + r).
+        distortion if each possible pixel value has at least the lowest probability that a file can
+        use. error: the standard error of a file's net length minus (floored + r).
         """
         ...
 
     def at_codes(self, images: Any, codes: Any) -> Any:
-        """The length of each image at its code, by the model's densities, in bits [n]."""
+        """The net code length of each image, computed from the model's densities at the image's
+        code, in bits [n].
+        """
         ...
 
     def moves(self, images: Any) -> list[dict[str, float]]:
         """For each image, in the order of coding, how many bits are pushed and popped when the
         images are coded one after another on one stack. Names: image (its place), start, popped,
-        pixels, prior, net, content (bits on the stack after this image), and `floored` and `r` of
-        `bound` as d and r.
+        pixels, prior, net, content (bits on the stack after this image), and the image's own d and
+        r, which are `floored` and `r` of `bound`.
         """
         ...
 

@@ -49,8 +49,8 @@ def full_name(thing: object) -> str:
 
 def code_of(name: str) -> str:
     """SHA-256 in hex of the code of a user's own class or module, by its full name. The module must
-    have been imported. The digest is "" for the project's own packages
-    and for Python's standard library, whose version decides what it does.
+    have been imported. The digest is "" for the project's own packages and for Python's standard
+    library: their versions say what their code is.
 
     It covers every .py file of the package. For a module outside of a package, it covers the file
     of the module and those modules beside it that it imports. So results that were kept are not

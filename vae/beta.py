@@ -31,7 +31,8 @@ class BetaVAEConfig:
     backbone: str = "conv"  # conv | mlp | residual | linear | small | what_where | a timm name
     decoder: str = "conv"  # conv | mlp | residual | linear
     stem: str = "cifar"  # cifar | imagenet: the first layers of a timm backbone
-    width: int = 32  # channels of the first convolution, or hidden units of an MLP
+    # conv: channels of the first convolution; residual: channels at half size; mlp: hidden units
+    width: int = 32
     latent: int = 32  # dimensions of z
     rate: RateConfig = field(default_factory=RateConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)

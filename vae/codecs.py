@@ -23,7 +23,7 @@ Ints = NDArray[Any]
 
 BITS = 24  # of the counts of a level
 TOTAL = 1 << BITS
-COARSE = BITS - 8  # lower bits of a count, which the first guess of a level ignores
+COARSE = BITS - 8  # the first guess of a level ignores so many lower bits of a count
 LOGITS = 256  # steps of a logit
 PORTION = 4096  # values whose tables are made at a time, so that they fit into a cache
 MOST_LOGIT = 20  # a level that is less likely than e^-20 has one count

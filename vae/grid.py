@@ -32,11 +32,11 @@ TOTAL = 1 << MOST_BITS
 
 
 class Normals(NamedTuple):
-    """Rounded normals: means in steps of D / 16, int64 [m]; log sigma in 1/64, int64 [m]."""
+    """Rounded normals: means in steps of D / 16, log sigmas in steps of 1 / 64, int64 [m] each."""
 
     mean: Ints
     sigma: Ints
-    least: int = 0  # counts of a cell: 0 of a posterior, 1 of a prior
+    least: int = 0  # the lowest number of counts of a cell: 0 for a posterior, 1 for a prior
 
     def at(self, rows: Any) -> "Normals":
         return Normals(self.mean[rows], self.sigma[rows], self.least)

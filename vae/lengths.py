@@ -1,5 +1,5 @@
-"""Expected lengths of a file: D + R of its images, and the length by the model's densities at its
-codes.
+"""Expected lengths of a file: D + R of its images, and the length that the model's densities give
+at the file's codes.
 
 n = images, L = latent dimensions, K = codes of an image.
 """

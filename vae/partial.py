@@ -22,7 +22,8 @@ class Partial(NamedTuple):
     dimensions: int
     written: float  # -log2 p(z) of these dimensions: what is read before the receiver stops
     rate: float  # `written` minus the bits that a receiver of the whole image gets back
-    distortion: float  # -log2 p(x|z), with the means of the other dimensions: the missing bits
+    # the bits that are still missing: -log2 p(x|z), with the prior's means of the other dimensions
+    distortion: float
     pictures: NDArray[np.float32]  # [n, C, H, W] in [0, 1]
 
 

@@ -18,8 +18,8 @@ from vae.masked import MaskedConv2d, pointwise
 from vae.window import Window
 
 EVERYWHERE = torch.ones(3, 3, dtype=torch.bool)
-# Includes the middle row: its features depend only on pixels above it, because an earlier layer
-# (`read_above`) does not read its own row.
+# These taps include the middle row. Its features depend only on pixels in higher rows, because the
+# first layer (`read_above`) does not read its own row.
 ABOVE = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
 LEFT = torch.tensor([[1, 0, 0]], dtype=torch.bool)
 BEFORE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)

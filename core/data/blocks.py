@@ -17,7 +17,7 @@ import torch
 # the interpreter's lock.
 BLOCK = 3 * 2**18
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
-# bytes; 32 MiB is the largest value that glibc accepts for the second
+# bytes; 32 MiB is the largest M_MMAP_THRESHOLD that glibc accepts
 KEPT = {M_TRIM_THRESHOLD: 2**28, M_MMAP_THRESHOLD: 2**25}
 
 

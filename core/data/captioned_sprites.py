@@ -56,7 +56,8 @@ class CaptionedSpritesConfig(SpritesConfig):
         named = {"backgrounds": len(COLOURS), "gradients": len(COMPASS)}
         for key, names in named.items():
             if (count := getattr(self, key)) > names:
-                raise ValueError(f"{self.section}.{key}: only {names} have names, got {count}")
+                said = f"captions have words for only {names}, got {count}"
+                raise ValueError(f"{self.section}.{key}: {said}")
 
     @property
     def telling(self) -> Telling:
@@ -65,8 +66,9 @@ class CaptionedSpritesConfig(SpritesConfig):
 
 
 def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
-    """The indices of a share of all combinations of factors, where `counts` are the numbers of
-    values. Every pair and every triple of values of different factors loses nearly the same share.
+    """Choose a share of all combinations of factors, and return their indices. `counts`: the number
+    of values of each factor. Every pair and every triple of values of different factors loses
+    nearly the same share.
 
     Otherwise the factors would depend on each other in the combinations that are seen. For example,
     there might be few discs among red things at the top. An encoder that learns this would name the
@@ -77,8 +79,9 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
     if total > EVEN:
         return order[:wanted]
     values = torch.unravel_index(order, counts)
-    # For each choice of 2 or 3 factors: a number for each combination, which encodes its values of
-    # these factors; how often each such number was held out; and how many such numbers there are.
+    # One entry for each choice of 2 or 3 factors. It holds a number for each combination, which
+    # encodes the values of these factors; how often each number was held out; and how many
+    # different numbers there are.
     groups = []
     for size in (2, 3):
         for chosen in itertools.combinations(range(len(counts)), size):
@@ -130,7 +133,7 @@ class CaptionedSprites(Sprites):
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
             (batch,) = super().batches([(index, rng)], views)
-            # from contents and numbers on the CPU: words need no copy from the device
+            # texts are made from contents and numbers on the CPU, without a copy from the device
             yield batch._replace(text=self.texts(self.content[index], rng.on("cpu")))
 
     def texts(self, content: Tensor, rng: KeyedRNG, always: int = -1) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Data sets by name: embedded sets, torchvision's, folders, and all sets that timm opens.
 
-The "val" split is held out of the official train split by a permutation with a fixed seed, so it
-does not depend on the run's seed. "trainval" is train followed by val. Classes are those of the
-train split. A set without random access is read once and held in memory, because a batch is a
-function of (seed, step). These are the sets tfds/... and, without data.captions, wds/... .
+If the data have no "val" split, or if data.validation is a number, "val" is held out of train by a
+permutation with a fixed seed, whatever the run's seed is. "trainval" is train followed by val.
+Classes are those of the train split. A set without random access is read once and held in memory,
+because a batch may need any images. These are tfds/... and, without data.captions, wds/... .
 """
 
 import copy
@@ -52,9 +52,10 @@ class DataConfig:
     # cifar100 | stl10 | folder | {hfds,wds,tfds,torch}/NAME | package.module.Class (your own)
     name: str = "sprites"
     root: str = "data"  # the folder of the data
-    # a list of pictures below root, for name=folder: paths in a text file, or a CSV or TSV table
+    # for name=folder, a list of pictures below root: a text file of paths, or CSV, TSV or JSONL
     list: str = ""
-    # auto | folders (their names are classes) | none | for a table: columns, separated by commas
+    # what the labels are: auto | folders (their names) | none | names of columns of data.list,
+    # separated by commas
     labels: str = "auto"
     # where captions come from; empty = no captions. List or hfds/ set: the name of a column. wds/:
     # the ending of a member of each sample (such as txt), or a key of the sample's .json member.

@@ -152,8 +152,8 @@ def _entries(folder: str | Path, left_out: dict[str, list[str]]) -> list[os.DirE
             entries = list(scan)
     except OSError as error:
         raise UserError(
-            f"data.root: {printable(folder)} can not be listed ({error.strerror}); allow it or"
-            " remove the folder"
+            f"data.root: {printable(folder)} can not be listed ({error.strerror}); change its"
+            " permissions, or remove the folder"
         ) from None
     kept = []
     for entry in entries:
@@ -186,7 +186,7 @@ def _leave(left_out: dict[str, list[str]], reason: str, path: str) -> bool:
 
 
 def counts(left_out: dict[str, list[str]]) -> str:
-    """For example " (3 not images, such as a/notes.txt; 1 hidden, such as .cache)"."""
+    """For example " (1 hidden, such as .cache; 3 not images, such as notes.txt)"."""
     parts = [
         f"{len(paths)} {reason}, such as {printable(os.path.basename(min(paths)), 60)}"
         for reason, paths in sorted(left_out.items())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 LARGEST = 64  # largest side, in pixels, that fits on the chip
-WARPS = {16: 4, 32: 16, 64: 32}  # per side, so that the compiler keeps planes in registers
+# side -> number of warps; with these, the compiler keeps the planes in registers
+WARPS = {16: 4, 32: 16, 64: 32}
 COLUMNS = 27  # parameters per image: box 4, mirror 1, mixtures before 9, hue 1, after 9, gray 3
 
 

@@ -153,8 +153,8 @@ def _named(table: Any, label: str) -> list[str]:
         if value is None or names and not 0 <= value < len(names):
             raise UserError(
                 f"data.name: row {row} has the label {value}, which is no class of the column"
-                f" '{label}'; leave rows without a label out, or rename the column to go without"
-                " labels"
+                f" '{label}'; leave rows without a label out, or rename the column, so that it is"
+                " not read"
             )
         found.append(names[value] if names else str(value))
     return found

@@ -1,4 +1,6 @@
-"""Train followed by val, for sets of a user's own, whose classes make only train, val and test."""
+"""The split "trainval", train followed by val, for data sets of a user. The user's Python class
+makes only train, val and test.
+"""
 
 import copy
 from collections.abc import Iterator

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from core.data.pixels import ALPHA, COLOUR_16, DEPTH, FRAMES, TURNED
 from core.distributed import rank
 
-ENOUGH = 256  # 16-bit pictures after which a stream's range is judged
+ENOUGH = 256  # `Notes` judges the range of 16-bit values after so many pictures
 SENTENCES = {
     ALPHA: "some images are transparent in places; they are drawn on a white background",
     TURNED: "some images are stored rotated or mirrored (EXIF); they are turned upright",

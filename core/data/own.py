@@ -18,8 +18,8 @@ from core.errors import UserError, shown
 
 @contextmanager
 def said(name: str, split: str, kind: type[Source]) -> Iterator[None]:
-    """An error of the user's class `kind` as a `UserError` in one line. The line names the last
-    place in the folder of the class that led to the error.
+    """An error of the user's class `kind` as a `UserError` in one line. The line names the
+    innermost frame of the traceback that lies in the folder of the class.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def said(name: str, split: str, kind: type[Source]) -> Iterator[None]:
 
 
 def guard(source: Source) -> None:
-    """Report errors of `batches` as `said` does, also later, in training and in probes."""
+    """From now on, report errors of `batches` as `said` does, also in training and in probes."""
     plain = source.batches
 
     def batches(order: Sampler, views: int) -> Iterator[Batch]:

@@ -119,7 +119,8 @@ def open_pictures(
         return _listed(root, listed, labels, captions)
     if labels not in WAYS:
         raise UserError(
-            f"data.labels: '{labels}' is not one of {', '.join(WAYS)}; columns belong to data.list"
+            f"data.labels: '{labels}' is not one of {', '.join(WAYS)}; to use columns of a list,"
+            " set data.list"
         )
     if not root.is_dir():
         raise UserError(

@@ -72,8 +72,8 @@ def _eight_bits(view: Any, where: str) -> Images:
         low, high = (edge.item() for edge in view.aminmax())
         if not 0 <= low <= high <= 1:
             raise UserError(
-                f"data ({where}): values go from {low:g} to {high:g}, so they have no 256 levels;"
-                " only images of 8 bits can be compressed without loss"
+                f"data ({where}): values go from {low:g} to {high:g}, so the images do not have 8"
+                " bits; only images of 8 bits can be compressed without loss"
             )
         view = (view * 255).round().to(torch.uint8)
     return view.cpu().numpy()  # type: ignore[no-any-return]

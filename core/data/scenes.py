@@ -72,7 +72,7 @@ class Scenes(Source):
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         for index, rng in order:
-            told = self.content[index]  # on the CPU: words need no copy from the device
+            told = self.content[index]  # on the CPU, where captions are made
             content, index = send([told, index], rng.device)
             pictures = tuple(
                 render(content, rng.fork(f"{self.split}/view{v}"), self.config)

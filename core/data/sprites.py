@@ -117,8 +117,8 @@ class Sprites(Source):
 
 
 def contents(name: str, config: Any, split: str, seed: int) -> Tensor:
-    """The contents of a split of a set of that name, int64 [n, F]: uniform and independent factors.
-    `config` has `factors` and the sizes of the splits.
+    """The contents of a split, int64 [n, F]: uniform and independent factors. `name`: the data set,
+    on which the random numbers depend. `config` has `factors` and the sizes of the splits.
     """
     sizes = {"train": config.train, "val": config.validation, "test": config.test}
     parts = []
@@ -149,7 +149,7 @@ def _render(content: Tensor, rng: KeyedRNG, config: SpritesConfig) -> Tensor:
     cover = cover[:, None]  # [B, 1, S, S]
     turn, grey, slope, tint = u[:, 5], 0.1 + 0.4 * u[:, 6], 0.3 * u[:, 7], torch.ones_like(colour)
     if {"background", "gradient"} & factor.keys():
-        # bright enough for a hue, steep enough for a direction, never clipped
+        # so that the background shows its hue and its direction, and is never clipped
         grey, slope = 0.25 + 0.25 * u[:, 6], 0.2 + 0.1 * u[:, 7]
     if "gradient" in factor:
         turn = _in_band(factor["gradient"], config.gradients, u[:, 5])

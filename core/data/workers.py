@@ -102,7 +102,7 @@ def load(dataset: Split, workers: int, timeout: float = math.inf, **options: Any
             fresh = False
             yield batch
     except UserError as error:  # a worker's error arrives with its traceback as text
-        # torch's frames hold the workers; a loader that is collected late waits 5 s for each
+        # torch's frames keep the loader alive, and a loader that is freed late waits 5 s per worker
         traceback.clear_frames(error.__traceback__)
         said = str(error).rstrip().splitlines()[-1].removeprefix("core.errors.UserError: ")
         raise type(error)(said) from None

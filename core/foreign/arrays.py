@@ -146,8 +146,8 @@ def _real(path: Path, name: str, values: Any) -> Tensor:
     if (column := lost_in_float32(x)) is not None:
         raise UserError(
             f"{path}: float32 can not hold column {column} of {name}: its values are too small, or"
-            " they vary too little beside their mean; scale them or subtract the mean, alike in all"
-            " splits"
+            " they vary too little beside their mean; scale them or subtract the mean, in the same"
+            " way in all splits"
         )
     x = x.float().contiguous()
     if not x.isfinite().all():

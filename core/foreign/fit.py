@@ -50,7 +50,7 @@ class Fit(NamedTuple):
 class Words(NamedTuple):
     """Parts of messages that say what a user can change."""
 
-    # the words before the name of another timm network that fits; empty = none is searched for
+    # the words before the name of another timm network that fits; empty = no search for one
     network: str = "--timm "
     others: str = "choose by --prefix"  # what to do with other parts that fit
     remedy: str = ""  # the end of a message about weights that do not fit

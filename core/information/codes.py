@@ -47,7 +47,7 @@ def encoded(method: LatentModel, batches: Iterable[Batch]) -> Iterator[Coded]:
 
 
 def codes(q: Distribution, z: Tensor, prior: Distribution) -> Codes:
-    """The rates under p(z) of codes z [n, L] of posteriors q (normals, batch shape [n])."""
+    """Codes z [n, L] of normal posteriors q (batch shape [n]), with their rates under the prior."""
     try:
         rate, closed = kl_divergence(q, prior), True
     except NotImplementedError:  # a mixture or a flow

@@ -15,7 +15,8 @@ from core.information import units
 
 
 def binary_kl(q: float, p: float) -> float:
-    """KL of coins with P(1) = q and P(1) = p; infinite where p excludes what q allows.
+    """KL of coins with P(1) = q and P(1) = p. It is infinite if one side of the coin has
+    probability 0 under p, but not under q.
 
     >>> round(binary_kl(0.5, 0.9), 4)
     0.5108

@@ -237,8 +237,8 @@ class _Scored:
         by_row: dict[int, Tensor] = {}
         by_column: dict[int, Tensor] = {}  # transposed, because W^T x is slow and x^T W is not
         for tile in self.blocks.tiles:
-            # W of a diagonal tile of a square is symmetric, too, so W y already contains the terms
-            # of rows and of columns
+            # If rows and columns are the same codes, a diagonal tile has a symmetric W, so W y
+            # already contains the terms of rows and of columns
             symmetric = self.layout.square and tile.diagonal
             columns = of_columns[tile.column] if symmetric or tile.mirrored else None
             weights = self._weights(tile, of_rows[tile.row], columns)

@@ -37,8 +37,8 @@ def verdict(
     - nothing found: its interval reaches down to zero or below, and its mean is above -0.05 nats.
     - critic-limited: it is below zero, or far below `calibration`, the bound at the last C on the
       split that was used to choose the critic.
-    - saturated: near log C, log n or `cap` (the critic's maximum), or rising almost as fast as
-      log C.
+    - saturated: near log C, log n or `cap` (the critic's maximum), or rising more than half as
+      fast as log C.
     - K-limited: still rising with log C, and doubling the candidates would add more nats than
       doubling the training pairs.
     - data-limited: still rising with the number of training pairs. `gain`: the value minus the

@@ -41,7 +41,8 @@ class Block(nn.Module):
         self.attention = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        # CLIP's scales: the sum over all blocks has the size of one term
+        # CLIP's initial scales. Those of `joined` and `narrow` fall with the number of layers, so
+        # that the sum of what all blocks add does not grow with it
         nn.init.normal_(self.attention.weight, std=width**-0.5)
         nn.init.normal_(self.joined.weight, std=(2 * layers * width) ** -0.5)
         nn.init.normal_(self.widen.weight, std=(2 * width) ** -0.5)

@@ -26,7 +26,7 @@ MOST = 65536  # tokens of a vocabulary
 ROOM = 64  # bytes in a checkpoint for each token of the vocabulary
 LONGEST_WORD, LONGEST_PIECE = 40, 16  # bytes of a word, characters of a byte-pair token
 LETTERS = 32  # characters that are read for each token of the context
-MULTIPLE = 4  # T is a multiple of it, so that few shapes occur
+MULTIPLE = 4  # T is a multiple of it (or the whole context), so that few shapes occur
 
 
 class Ids(NamedTuple):

@@ -38,7 +38,7 @@ INSTRUCTIONS = """
     BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
 """
 ALLOWED = frozenset(INSTRUCTIONS.split())
-# instructions that build objects and bytes; `pickletools` has compared each size with the text
+# Instructions that build objects and bytes. `pickletools` refuses sizes beyond the pickle's end.
 OBJECTS = """
     NEWOBJ NEWOBJ_EX STACK_GLOBAL MEMOIZE FRAME SHORT_BINUNICODE BINUNICODE8 LONG4 BINBYTES
     SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_SET ADDITEMS FROZENSET POP POP_MARK DUP

@@ -13,8 +13,8 @@ def require_own_best(path: Path, state: State) -> str:
     """Raise `UserError` if best.ckpt (`path`) is not of the run whose newest state is `state`;
     returns a line if it can not be read, else "".
 
-    A state holds the best score so far, so best.ckpt has the same, unless it is newer than the
-    state, because later checkpoints are lost.
+    A state holds the best score so far, and best.ckpt has the same score. If later checkpoints are
+    lost, best.ckpt may be newer than the state; then its score may be higher.
     """
     if not path.is_file():
         return ""

@@ -21,7 +21,7 @@ from core.run.validation import Validation
 
 def dry_run(training: Training, validation: Validation) -> None:
     """Train on the first batch in the run's precision, rehearse a validation on few images
-    (`Validation.rehearse`), and restore everything bit by bit. Raises `UserError` if something
+    (`Validation.rehearse`), and restore everything bit for bit. Raises `UserError` if something
     fails.
 
     All processes must call it before the first step, because the optimiser must be new.

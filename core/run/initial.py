@@ -17,10 +17,10 @@ from core.run.folder import RunFolder, home_expanded
 def start_from(method: Method, init: str) -> tuple[str, str]:
     """Load weights into a new method. Returns a line for the user and the file's sha256.
 
-    If the file holds the weights of this method, with the same shapes, all of them are loaded, also
-    a queue. Otherwise each backbone of the method is loaded from the first backbone of the file
-    that fits; other layers, such as projection heads, keep their random weights. Raises `UserError`
-    if no backbone fits. No code of the file is run, and its config is not used.
+    If the file holds the weights of this method, with the same shapes, all of them are loaded,
+    including a queue. Otherwise each backbone of the method is loaded from the first backbone of
+    the file that fits; other layers, such as projection heads, keep their random weights. Raises
+    `UserError` if no backbone fits. No code of the file is run, and its config is not used.
     """
     path = home_expanded(init, "init")
     path = RunFolder(path).last if path.is_dir() else path

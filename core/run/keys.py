@@ -49,8 +49,8 @@ def methods() -> list[str]:
 
 def keys_of(kind: type, prefix: str = "", held: Any = None) -> list[Key]:
     """The keys of a dataclass, with those of the sections in it. `held`: an instance of `kind`
-    whose values are shown as defaults, for a section to which the enclosing dataclass gives
-    defaults of its own.
+    whose values are shown as defaults. It is given for a section inside of a section, because the
+    outer section may change its defaults.
     """
     said, hints = meanings(kind), get_type_hints(kind)
     made: list[Key] = []

@@ -36,7 +36,7 @@ class Logger:
 
     All calls to W&B run on one thread, in order, so a server that is slow, refuses or hangs does
     not delay training. Data that the server did not accept stay in the run's folder; `wandb sync`
-    sends them. The run's id is ours, so an interrupted run is resumed as the same W&B run.
+    sends them. The checkpoint keeps the run's id, so a resumed run is the same W&B run.
     """
 
     def __init__(self, run: config.RunConfig, folder: Path, wandb_id: str = "", local: bool = True):

@@ -1,5 +1,5 @@
-"""Stop between two steps when a scheduler takes the machine or a person presses Ctrl-C, so that the
-run can be resumed bit by bit.
+"""Stop between two steps when a scheduler takes the machine or a person presses Ctrl-C. On a
+CPU, a resumed run then gives the result of an uninterrupted run, bit for bit.
 """
 
 import signal

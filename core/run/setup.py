@@ -136,7 +136,7 @@ def start_fabric(run: config.RunConfig) -> Fabric:
         # Fabric has no option for the timeout of a strategy that is given by name
         fabric.strategy._timeout = timedelta(seconds=trainer.timeout)
     if isinstance(fabric.strategy, DDPStrategy) and trainer.sync_batchnorm:
-        # buffers are equal on all processes, and a queue is large
+        # DDP need not send buffers: they are equal on all processes, and a queue is large
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         fabric.strategy._ddp_kwargs[option] = False

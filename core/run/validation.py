@@ -116,7 +116,7 @@ class Validation:
         n = len(self.held_out)
         rest = min(n, FULL.features) % BLOCK
         features = min(n, BLOCK) + (rest if n > BLOCK and rest <= FEW else 0)
-        # a pair's views are encoded like the images of the features
+        # two pairs are enough, because their views are encoded like the images of the features
         return self._measure(method, step, Extent(features, 2, BLOCK, 1))
 
     def _measure(self, method: Method, step: int, extent: Extent) -> dict[str, float]:

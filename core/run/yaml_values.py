@@ -223,7 +223,7 @@ class _Resolver:
                 raise ValueError(f"{place}: {shown(match[0])} names no key of the config")
             there = there[name]
         if isinstance(there, dict | list):
-            raise ValueError(f"{place}: {shown(match[0])} names no single value")
+            raise ValueError(f"{place}: {shown(match[0])} is a section or a list, not a value")
         made = self._text(there, body) if isinstance(there, str) else there
         if body in self.from_environment:
             self.from_environment[place] = text

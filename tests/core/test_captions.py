@@ -245,7 +245,7 @@ def test_held_out_combinations_are_in_test_alone():
         ({"told": {"color": 0.5}}, "there is no 'color' (did you mean 'colour'?)"),
         ({"told": {"size": -1}}, "data.captioned_sprites.told.size: must be in [0, 1], got -1"),
         ({"unseen": 0.9}, "data.captioned_sprites.unseen: must be in [0, 0.5], got 0.9"),
-        ({"backgrounds": 16}, "data.captioned_sprites.backgrounds: only 12 have names, got 16"),
+        ({"backgrounds": 16}, "backgrounds: captions have words for only 12, got 16"),
     ],
 )
 def test_a_wrong_key_is_one_line(keys, said):

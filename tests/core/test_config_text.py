@@ -109,7 +109,7 @@ def test_other_keys_are_yaml(text, value):
         (["optim.lr=${oc.decode:1}"], "is refused"),
         (["optim.lr=${oc.create:1}"], "is refused"),
         (["optim.lr=${optim.lr}"], "refers to itself"),
-        (["optim.lr=${model}"], "names no single value"),
+        (["optim.lr=${model}"], "is a section or a list, not a value"),
         (["optim.lr=${oc.env:NO_SUCH_NAME}"], "the environment has no 'NO_SUCH_NAME'"),
         (["x\x1b[2J=1"], "unknown key 'x\\x1b"),
     ],

@@ -158,7 +158,7 @@ def test_a_list_that_is_missing_and_keys_for_other_sets(tmp_path):
     numbered(tmp_path, 4)
     with pytest.raises(UserError, match=r"none\.csv is not a file"):
         opened(tmp_path, "train", list="none.csv")
-    with pytest.raises(UserError, match="columns belong to data.list"):
+    with pytest.raises(UserError, match="to use columns of a list, set data.list"):
         opened(tmp_path, "train", labels="species")
     with pytest.raises(ValueError, match="labels: only data.name=folder reads it"):
         DataConfig(name="mnist", labels="none")
