@@ -173,7 +173,7 @@ def earlier(path: Path, report: Report) -> Report:
     {} if there is none.
 
     No numbers are lost: any other report is renamed to an unused name. If it is of this user, its
-    pictures are removed, because new ones get their names.
+    pictures are removed, because the new pictures have the same names.
     """
     if not path.is_file():
         return {}
