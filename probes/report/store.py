@@ -196,7 +196,7 @@ def earlier(path: Path, report: Report) -> Report:
     if same and there == rest | {"data": there.get("data")}:
         return held
     remove_pictures(path.parent)
-    _set_aside(path, "is of other weights, data, versions or another seed", "earlier")
+    _set_aside(path, "belongs to other weights, data or versions, or to another seed", "earlier")
     return {}
 
 
