@@ -328,8 +328,8 @@ def conclusion(found: Found) -> str:
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
         " pairs, so the truth may be far above",
-        "critic-limited": "the critics do much better on the pairs on which they were chosen, so more"
-        " pairs would show more",
+        "critic-limited": "the critics do much better on the pairs on which they were chosen, so"
+        " more pairs would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"
 
