@@ -20,9 +20,9 @@ from probes.report import figures
 
 LARGEST = 2**28  # bytes of a log that are read
 LEAST = 10  # logged steps
-LAST = 0.05  # share of the logged steps, at the end, whose mean is the final loss
-# keys of the log that are in nats: the sign that turns the number into a loss, and what the loss
-# is; the first key that occurs in the log is used
+LAST = 0.05  # the final loss is the mean over the last steps, this share of all logged steps
+# keys of the log that are in nats, each with the sign that turns its number into a loss, and with
+# the name of this loss; the first key that occurs in the log is used
 KEYS = {"nelbo": (1.0, "D + R, nats an image"), "train_bound": (-1.0, "−(log C − L), nats a view")}
 
 
@@ -39,13 +39,13 @@ def account(curve: Curve, batch: int) -> Numbers:
 
         A = B sum over steps of (loss - final),   final = mean of the last twentieth
 
-    by the trapezium rule between logged steps; before the first one, the first loss is used. A
-    prequential code of the training stream is longer by A than a code of the same stream with the
-    final model. So if each image is seen once, A estimates how many nats the weights took from the
-    data (Finzi et al. 2026 call this epiplexity). It is an estimate, not a bound. Over several
-    epochs, A counts an image once for each epoch, but a code sends it only once. So A is then
-    larger than the excess length of such a code. A depends on the optimiser and its schedule.
-    Values of A can not be compared between losses of different kinds or different augmentations.
+    by the trapezium rule between logged steps; before the first one, the first loss is used. A is
+    the length of a prequential code of the training stream minus the length of a code of the same
+    stream with the final model. So if each image is seen once, A estimates how many nats the
+    weights took from the data (Finzi et al. 2026 call this epiplexity). It is an estimate, not a
+    bound. Over several epochs, A counts an image once for each epoch, but a code sends it only
+    once. So A is then larger than this difference of lengths. A depends on the optimiser and its
+    schedule. Two values of A can be compared only if their loss and augmentation are the same.
 
     Raises `Unmeasurable` for fewer than 10 logged steps.
     """
@@ -133,10 +133,11 @@ class AccountProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         return [
-            f"account of pretraining: {numbers['kbits']:,.0f} kbit, the area of the training loss"
-            f" above its final {numbers['final']:.2f} ({KEYS[numbers['estimator']][1]}) over"
-            f" {numbers['images']:,} images seen, repeats included; an estimate, not a bound;"
-            " it can not be compared between losses of different kinds"
+            f"account of pretraining: {numbers['kbits']:,.0f} kbit, the area between the training"
+            f" loss and its final value of {numbers['final']:.2f}"
+            f" ({KEYS[numbers['estimator']][1]}), over {numbers['images']:,} images seen, repeats"
+            " included; it is an estimate, not a bound; do not compare it with the account of a"
+            " run that has another loss"
         ]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:

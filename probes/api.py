@@ -31,10 +31,10 @@ def linear(train_x: Any, train_y: Any, test_x: Any, test_y: Any, seed: int = 0) 
 
     train_x [n, D], test_x [m, D]: finite features of a frozen encoder. train_y [n], test_y [m]:
     labels, whole numbers or text. Returns "top1", "information" and "lambda". "top1" is the
-    accuracy on test. "information" is how many nats the features tell a linear classifier about a
-    label, in addition to the class frequencies of train. "lambda" is the weight decay. It is chosen
-    on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn. Nothing is chosen on
-    test. `UserError` names an array that can not be used.
+    accuracy on test. "information" is how many nats about a label a linear classifier gains from
+    the features, compared with the class frequencies of train. "lambda" is the weight decay. It is
+    chosen on a random tenth of train (`seed`) or, if n < 100, on each tenth in turn. Nothing is
+    chosen on test. `UserError` names an array that can not be used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)

@@ -76,7 +76,7 @@ class Session:
 
     def __init__(self, path: Path, frozen: Frozen, console: Console):
         self.path, self.frozen, self.console = path, frozen, console
-        self.measured: set[str] = set()  # probes whose numbers are of this session
+        self.measured: set[str] = set()  # probes that this session has measured
         self.pictures: dict[str, Path] = {}
         self.place = ""  # which probe is being measured, such as "probe 3 of 12"
         self.failures: list[str] = []  # the user's own probes that raised an error, and the error

@@ -32,7 +32,7 @@ from probes.probe import Found, Numbers, Probe, Value, without_labels
 from probes.report import figures
 
 DELTA = 0.01
-SAMPLED = 0.1  # share of delta for the estimate by drawn classifiers
+SAMPLED = 0.1  # share of delta that covers the error of the estimate by drawn classifiers
 PRIORS = (0.003, 0.01, 0.03, 0.1, 0.3)  # deviations of the prior, joined by a union bound
 SHARES = (0.0, 0.5, 1.0)  # parts of the way from the prior's centre to the probe of all images
 DRAWS = 4  # classifiers that are drawn for each image, for the reported error
@@ -79,7 +79,7 @@ def pac_bayes(
 
     Prior N(prior, s^2 I) for five s; posterior N(prior + t (own - prior), s^2 I), so KL(Q || P) =
     t^2 |own - prior|^2 / (2 s^2). `prior` must not depend on these images; `own` may. A union
-    bound pays for the choice of s. t can be chosen freely, because PAC-Bayes holds for all
+    bound covers the choice of s. t can be chosen freely, because PAC-Bayes holds for all
     posteriors at once. The error of the chosen posterior is estimated with new draws; a Chernoff
     bound covers this estimate.
     """

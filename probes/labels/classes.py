@@ -39,9 +39,9 @@ def predictions(train: Features, test: Features, column: int, strength: float) -
 
 
 def by_class(train: Features, test: Features, seed: int = 0) -> Numbers:
-    """For each factor: accuracy and number of test images of each class, their mean over classes
-    (balanced accuracy) and, for at most `LARGEST` classes, the confusion counts. The penalty is
-    that of the linear probe.
+    """For each factor: the accuracy and the number of test images of each class, the mean accuracy
+    over classes (balanced accuracy) and, for at most `LARGEST` classes, the confusion counts. The
+    penalty is that of the linear probe.
     """
     chosen = linear(train, test, seed)
     factors = {}
@@ -94,9 +94,9 @@ class ClassesProbe(Probe):
         for factor, part in numbers["factor"].items():
             low = min(range(len(part["accuracy"])), key=lambda i: part["accuracy"][i])
             lines.append(
-                f"classes of {factor}: balanced accuracy {100 * part['balanced']:.1f} %; in the"
-                f" worst class, {part['classes'][low]}, {100 * part['accuracy'][low]:.1f} % of"
-                f" {part['images'][low]:,} images are right"
+                f"classes of {factor}: balanced accuracy {100 * part['balanced']:.1f} %; the"
+                f" worst class, number {part['classes'][low]}, has an accuracy of"
+                f" {100 * part['accuracy'][low]:.1f} % on its {part['images'][low]:,} images"
             )
         return lines
 

@@ -42,14 +42,15 @@ def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
 
     Views are augmented as in the training of the encoder. The learning rate rises during the first
     5 % of the steps and then follows half a cosine. The epoch is chosen on val; test is read once.
-    The frozen encoder does not change.
+    The frozen encoder does not change. Raises `Unmeasurable` for fewer than two labelled images
+    and for a loss that is not finite.
     """
     source, val = frozen.source("train", augmented=True), frozen.source("val")
     sizes = list(source.factors.values())
     rows = _labelled(frozen, percent)
     if len(rows) < 2:
-        few = f"{percent} % of the labels are {len(rows)} images"
-        raise Unmeasurable(f"finetune: {few}; it needs 2")
+        few = f"{percent} % of the labels are {len(rows)}"
+        raise Unmeasurable(f"finetune: needs 2 labelled images, but {few}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(frozen.seed)
         dimensions = frozen.features("val").x.shape[1]
@@ -67,7 +68,7 @@ def finetuned(frozen: Frozen, epochs: int, percent: int) -> Numbers:
 
 
 def _labelled(frozen: Frozen, percent: int) -> Tensor:
-    """The places of the labelled images of train. With several label columns, they are balanced by
+    """The indices of the labelled images of train. With several label columns, they are balanced by
     the first column.
     """
     y = frozen.features("train").y

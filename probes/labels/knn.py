@@ -237,7 +237,7 @@ class KNNProbe(Probe):
     """Votes of the nearest training images, with the settings that papers use."""
 
     name = "knn"
-    summary = "exact search, weights exp(s/T): k = 200, T = 0.1 and k = 20, T = 0.07"
+    summary = "exact kNN, votes with weights exp(cosine/T): k = 200, T = 0.1; k = 20, T = 0.07"
     columns = ("kNN %",)
     claims = (
         "Share of test images whose label wins the vote of the 200 nearest training images, with"

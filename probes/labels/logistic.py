@@ -33,8 +33,8 @@ class Point(NamedTuple):
 
 
 class Logistic:
-    """Minimises mean cross-entropy + (lambda / 2) |W|^2 for S strengths lambda; each step reads x
-    once. Biases are not penalised.
+    """Minimises mean cross-entropy + (lambda / 2) |W|^2 for S strengths lambda. Each evaluation
+    reads x once for all of them. Biases are not penalised.
 
     The objective is strictly convex in W. So the starting point changes the time, but not the
     result. The result equals that of scikit-learn's LogisticRegression(C = 1 / (n lambda)). Steps

@@ -21,7 +21,7 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
 def balanced(y: Tensor, classes: int, percent: float, seed: int) -> Tensor:
-    """Places of `percent` % of n labelled images, equally many of each class, int64 [k * classes].
+    """Indices of `percent` % of n labelled images, equally many of each class, int64 [k * classes].
 
     k = percent n / (100 classes), rounded, at least 1; a class with fewer images gives all of them.
     This is the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are drawn by
@@ -49,7 +49,8 @@ def low_shot(
         for column, factor in enumerate(train.factors):
             rows = balanced(train.y[:, column], factor[1], percent, seed + draw)
             if len(rows) < 2:
-                raise Unmeasurable(f"low shot: {percent:g} % are {len(rows)} images; it needs 2")
+                few_labels = f"{percent:g} % of the labels are {len(rows)}"
+                raise Unmeasurable(f"low shot: needs 2 labelled images, but {few_labels}")
             few = Features(train.x[rows], train.y[rows, column, None], (factor,))
             here = Features(test.x, test.y[:, column, None], (factor,))
             images = max(images, len(rows))

@@ -60,8 +60,8 @@ def levels(
 ) -> list[Level]:
     """Probes with each level of noise, trained on both halves (x [n, D], y [n]) from zero weights.
 
-    S is the second half. The prior is the same descent on the first half alone, so the gradients of
-    both differ only by the part of S. The scale of x must not depend on S.
+    S is the second half. The prior is the same descent on the first half alone. So its gradient is
+    the same mean, but without the images of S. The scale of x must not depend on S.
     """
     one, two, new = (_with_one(*part) for part in (first, second, test))
     start = torch.zeros(classes, one[0].shape[1])

@@ -137,7 +137,7 @@ class RankProbe(Probe):
     """The number of principal components that a linear probe should read, by three rules."""
 
     name, on_request = "rank", True
-    summary = "principal components for a linear probe: by BIC, online code, cross-validation"
+    summary = "number of components for a linear probe, by BIC, online code and cross-validation"
     columns = ("rank: BIC", "rank: code", "rank: CV")
     options = {"folds": 5, "orders": 1}
     panel = "Description length by rank"

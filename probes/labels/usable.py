@@ -137,7 +137,7 @@ class UsableProbe(Probe):
                 f"usable information, {NAMES[reader]} reader: {part['value']:.3f} nats"
                 f" ({part['low']:.3f} … {part['high']:.3f}), mean over label columns; the second"
                 f" half of {numbers['train_images']:,} training images added"
-                f" {part['gain']['value']:.3f}; {limit}"
+                f" {part['gain']['value']:.3f} nats; {limit}"
             )
         return lines
 

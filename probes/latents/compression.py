@@ -24,7 +24,7 @@ from probes.report import compression_figures as figures
 BLOCK = 4096  # images of a block of the file
 SAMPLES = 4  # codes of an image, for D + R
 MOVED = 10  # images whose bits are listed one by one
-PARTIAL, SHOWN = 100, 8  # images whose codes are also read in part; those of them that are shown
+PARTIAL, SHOWN = 100, 8  # images decoded from a part of the code; how many of them are shown
 
 
 @torch.no_grad()
@@ -86,8 +86,9 @@ def _shorter(codec: Compressor, images: Images) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def latents_alone(method: Compressible, images: Images) -> Found:
-    """What a receiver knows after only the first dimensions of the codes: numbers "partial", and
-    pictures [stops, n, C, H, W] of the first images, where a stop is a number of dimensions.
+    """What a receiver knows when it has read only the first dimensions of the codes: numbers
+    "partial", and pictures [stops, n, C, H, W] of the first images. A stop is a number of
+    dimensions that were read.
     """
     found = method.compressor().partial(images[:PARTIAL])
     pictures = [part.pop("pictures")[:SHOWN] for part in found]
@@ -125,8 +126,8 @@ class CompressionProbe(Probe):
     schema = """
         "quantity", "unit", "split", "images", "image_values", "bound" (D + R), "floored" (D + R
         if no value costs more than 24 bits, as in the file), "net", "gross",
-        "net_error" (standard error of net - floored), "at_codes" (the model's own length at the
-        codes of the file), "overhead_percent" (gross over bound), "bytes", "start_bits",
+        "net_error" (standard error of net - floored), "at_codes" (length by the model's densities
+        at the codes of the file), "overhead_percent" (gross over bound), "bytes", "start_bits",
         "bits": {"popped", "pixels", "prior"} (of all images), "machine", "threads",
         "sizes": [{"images", "gross"}] (files of the first images),
         "moves": [{"image" (its place), "start", "popped", "pixels", "prior", "net", "content" (of
@@ -177,12 +178,14 @@ class CompressionProbe(Probe):
             f" (net {numbers['net']:.4f}, D + R {bound:.4f}{floor}, overhead"
             f" {numbers['overhead_percent']:+.2f} %); every image was restored exactly",
             *self._identity(numbers),
-            f"other formats, one by one (as one mosaic): {others}",
+            f"other formats in bits/dim, one by one (as one mosaic): {others}",
             f"{speeds} million values per second of CPU time; {numbers['machine']}",
         ]
 
     def _identity(self, numbers: Numbers) -> list[str]:
-        """The distance of the net length from the model's own (older reports do not have it)."""
+        """How much the net length differs from the length by the model's densities at the same
+        codes, and from D + R. Older reports do not have these numbers.
+        """
         if "at_codes" not in numbers:
             return []
         floored = numbers["floored"]
@@ -195,8 +198,9 @@ class CompressionProbe(Probe):
             )
         )
         return [
-            f"net differs by {here:+.3f} % from the model's own length at the codes of the file,"
-            f" and by {mean:+.3f} % ± {1.96 * error:.3f} (95 %) from D + R as the file codes it"
+            f"net differs by {here:+.3f} % from the length by the model's densities at the same"
+            f" codes, and by {mean:+.3f} % ± {1.96 * error:.3f} (95 %) from D + R, where no value"
+            " costs more than 24 bits"
         ]
 
     def figures(self, found: Found, frozen: Frozen, folder: Path) -> dict[str, Path]:
@@ -217,6 +221,8 @@ class CompressionProbe(Probe):
 
 
 def _rows(images: Images, pictures: Images) -> list[torch.Tensor]:
-    """Some images in [0, 1]; then a row for each stop: what the dimensions that were read show."""
+    """A row of images in [0, 1]; then, for each stop, a row of images decoded from the first
+    dimensions alone.
+    """
     shown = torch.from_numpy(images[: pictures.shape[1]].astype(np.float32) / 255)
     return [shown, *torch.from_numpy(pictures).float().clamp(0, 1)]

@@ -25,7 +25,7 @@ MOST = 5000  # training images for bins, thresholds and trees, so that the probe
 
 def disentanglement(train: Features, test: Features, seed: int = 0) -> dict[str, Any]:
     """MIG, DCI and SAP of features for two factors or more. Bins, thresholds and trees are fitted
-    to evenly chosen images of train; all scores are measured on test.
+    to images that are evenly spread over train. All scores are measured on test.
     """
     chosen = torch.arange(min(MOST, len(train.x))) * len(train.x) // min(MOST, len(train.x))
     train, test = (

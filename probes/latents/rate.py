@@ -228,5 +228,5 @@ def _parts(numbers: Numbers) -> str:
         whole = f"R {parts['rate']['value']:.3f} = {' + '.join(terms)}"
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
-        note = "; I is at its ceiling log n, so the total correlation contains the rest of I"
+        note = "; I is near its ceiling log n, so the rest of it counts as total correlation"
     return f"{of_all}; for these {parts['images']:,} images alone: {whole}{note}"

@@ -19,7 +19,7 @@ from core.information.codes import Codes, normal_factors
 from core.information.scores import Scores, gaussian
 from probes.report.schema import bounds
 
-PAIRS = 2**32  # values of log q(z_ij | x_k), which take seconds; for more, images are left out
+PAIRS = 2**32  # at most this many values of log q(z_ij | x_k); else some images are left out
 ROWS, COLUMNS = 256, 1024  # of a block of one dimension, which fits into the cache
 QUANTITIES = {
     "total_correlation": "KL(q(z) || prod_j q(z_j))",
@@ -48,7 +48,8 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     component and the one with it, by Jensen's inequality. The same is true for E log q(z_j). So
     each interval holds in expectation. Parts with p(z_j) are left out if p(z) does not factorise.
 
-    `joint`: scores of all pairs of evenly chosen images; used if it has as many images as `codes`.
+    `joint`: scores of all pairs of images that `at_most` chose; they are used if that choice has as
+    many images as the choice made here.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))

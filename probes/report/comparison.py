@@ -34,7 +34,7 @@ def compare(
         if probe.panel and any(name in report for report in reports):
             panels.setdefault(probe.panel, []).append(name)
     if not panels:
-        raise UserError(f"no report holds numbers that a picture shows; {AGAIN}")
+        raise UserError(f"no report holds numbers that can be drawn; {AGAIN}")
     try:
         return _drawn(panels, groups, probes, path)
     except MALFORMED:

@@ -122,7 +122,7 @@ def partial(numbers: Numbers, images: Images, pictures: Images, path: Path) -> P
     with picture(path, 1, 2, figsize=(12.5, height), width_ratios=(1, 1.15)) as (_, (left, right)):
         rates, missing = ([stop[key] for stop in stops] for key in ("rate", "distortion"))
         left.plot(
-            rates, missing, "o-", color=OURS, markersize=5, label="pixels, given bits of the code"
+            rates, missing, "o-", color=OURS, markersize=5, label="pixels, given these dimensions"
         )
         total = [r + d for r, d in zip(rates, missing, strict=True)]
         left.plot(rates, total, "o--", color=GREY, markersize=4, label="sum of both")

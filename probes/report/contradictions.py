@@ -1,6 +1,6 @@
 """Reports that contradict themselves: their numbers were changed after they were measured.
 
-Each rule holds exactly, up to rounding, for whatever data and encoder; a rule that only holds on
+Each rule holds exactly, up to rounding, for all data and all encoders. A rule that holds only on
 average would refuse honest reports.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from probes.report.schema import Report
 
-CENTRES = ("value", "bound", "gain", "recall")  # what "low" and "high" beside it enclose
+CENTRES = ("value", "bound", "gain", "recall")  # numbers between the "low" and "high" beside them
 # numbers between 0 and 1; a "/" and the name of a label column may follow
 SHARES = {"top1", "best_top1", "recall", "chance", "confidence", "dead_dimensions"}
 COUNTS = {"images", "candidates", "blocks", "dimensions", "latent_dimensions", "active_units"}
@@ -47,7 +47,7 @@ def _alone(key: str, value: float, place: str) -> Iterator[str]:
     if word in SHARES and not -ROUNDING <= value <= 1 + ROUNDING:
         yield f"{place}.{key} is {value:g}, but a share lies between 0 and 1"
     if word in COUNTS and not (value >= 0 and value == int(value)):
-        yield f"{place}.{key} is {value:g}, but it counts something"
+        yield f"{place}.{key} is {value:g}, but a count is a whole number, 0 or more"
 
 
 def _interval(held: dict[str, Any], place: str) -> Iterator[str]:
@@ -67,8 +67,8 @@ def _interval(held: dict[str, Any], place: str) -> Iterator[str]:
 
 
 def _bound(held: dict[str, Any], place: str) -> Iterator[str]:
-    """A bound with C candidates is at most log C, and a certificate proves at most what its pairs
-    show.
+    """A bound with C candidates above log C, or a certificate whose lower limit is above its
+    mean.
     """
     count, bound = held.get("candidates"), held.get("bound", held.get("point"))
     if not _is_number(count):
@@ -88,7 +88,7 @@ def _bound(held: dict[str, Any], place: str) -> Iterator[str]:
 
 
 def _parts(held: dict[str, Any], place: str) -> Iterator[str]:
-    """What belongs together in one part: D + R, units and dimensions, I(X; Z) and log n."""
+    """Numbers of one part that do not fit together, such as D + R and the sum of D and R."""
     values = [held[k].get("value") if isinstance(held.get(k), dict) else None
               for k in ("rate", "distortion", "nelbo", "lower")]  # fmt: skip
     rate, distortion, nelbo, lower = values
@@ -103,7 +103,7 @@ def _parts(held: dict[str, Any], place: str) -> Iterator[str]:
 
 
 def _other_images(part: dict[str, Any], name: str, images: int | None) -> str:
-    """The contradiction if a part counts other images than the test split has, else ""."""
+    """The contradiction if a part counts more or fewer images than it can have, else ""."""
     counted, copies = part.get("images"), part.get("copies_left_out")
     if not _is_number(counted) or part.get("split", "test") != "test":
         return ""

@@ -50,7 +50,7 @@ def grouped(
 
     A group holds reports with the same method, config (without the seed), data, views, training
     step (for best.ckpt the step may differ), seed of the probes and options of the probes. `each`:
-    every report is its own line. `mixed`: names include the data if those differ. If views were
+    every report is its own line. `mixed`: names include the data if the data differ. If views were
     made in different ways, names include the augmentation.
     """
     data = data_names(reports)

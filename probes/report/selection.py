@@ -27,7 +27,7 @@ LEAST = 5  # checkpoints; with fewer, no correlation is given
 RESAMPLES = 2000
 TARGETS = {"linear": "linear probe", "knn": "kNN, k = 20"}
 REFERENCE = "InfoNCE, common critic"
-OF_PLACE = ("name", "val/in_batch_bound")  # what a copy of a run does not share
+OF_PLACE = ("name", "val/in_batch_bound")  # in these, a copy may differ from the original run
 LONGEST = 2**26  # bytes of metrics.jsonl
 
 
@@ -226,8 +226,8 @@ def _put_clid(runs: list[dict[str, Any]]) -> None:
 
 def correlations(runs: list[dict[str, Any]], name: str, target: str) -> dict[str, Any] | None:
     """Spearman's correlation of a number with an accuracy: within each data set in which `LEAST`
-    checkpoints have both, and pooled over data sets. The pooled correlation is given with that
-    of `REFERENCE` on the same checkpoints, and with the difference of the two, from the same
+    checkpoints have both, and pooled over data sets. The pooled correlation is given with that of
+    `REFERENCE` on the same checkpoints, and with the difference of the two, from the same
     resamples.
 
     None if no data set has enough checkpoints, or if the number is the same for all.
@@ -265,7 +265,7 @@ def _column(runs: list[dict[str, Any]], key: str) -> np.ndarray:
 
 
 def _resamples(sizes: list[int]) -> list[np.ndarray]:
-    """Places of a bootstrap over the checkpoints of each data set, [RESAMPLES, n] each."""
+    """Indices of a bootstrap over the checkpoints of each data set, [RESAMPLES, n] each."""
     random = np.random.default_rng(0)
     return [random.integers(0, n, (RESAMPLES, n)) for n in sizes]
 
@@ -319,7 +319,7 @@ def _cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     several = len(found["data"]) > 1
     head = ["number", "n", "linear, pooled" if several else "linear"]
     head += list(found["data"]) if several else []
-    head += ["kNN, pooled" if several else "kNN", f"minus {REFERENCE}, same runs"]
+    head += ["kNN, pooled" if several else "kNN", f"difference from {REFERENCE}, same runs"]
     rows = []
     for row in found["rows"]:
         linear = row["linear"] or {"checkpoints": 0, "each": {}}
@@ -368,7 +368,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"Of the numbers that all checkpoints have, {best['name']} follows the linear probe"
             f" best: {_text(best['linear']['pooled'])}. Its interval is {width:.2f} wide, because"
-            f" there are few checkpoints; numbers with overlapping intervals may change places."
+            " there are few checkpoints. If the intervals of two numbers overlap, their order is"
+            " uncertain."
         )
     for data, views in found["views"].items():
         if len(views) > 1:

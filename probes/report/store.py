@@ -173,7 +173,7 @@ def earlier(path: Path, report: Report) -> Report:
     {} if there is none.
 
     No numbers are lost: any other report is renamed to an unused name. If it is of this user, its
-    pictures are removed, because new ones get their names.
+    pictures are removed, because the new pictures have the same names.
     """
     if not path.is_file():
         return {}
@@ -196,7 +196,7 @@ def earlier(path: Path, report: Report) -> Report:
     if same and there == rest | {"data": there.get("data")}:
         return held
     remove_pictures(path.parent)
-    _set_aside(path, "is of other weights, data, versions or another seed", "earlier")
+    _set_aside(path, "belongs to other weights, data or versions, or to another seed", "earlier")
     return {}
 
 

@@ -142,7 +142,7 @@ def _truths(axes: Axes, sweeps: list[Sweep], curves: bool = True) -> None:
         if truth is None:
             continue
         colour, of = (BLACK, "") if shared else (entry.colour, f" of {data or entry.label}")
-        # dashed, so that of two lines that coincide, each is visible in the gaps of the other
+        # dashes make both of two coinciding lines visible: each shows in the gaps of the other
         solid: Any = "-" if shared else (6 * number, (6, 6 * others))
         dashed: Any = "--" if shared else (3 * number, (3, 3 * others))
         if curves and "best_possible" in rows[0]:

@@ -85,7 +85,7 @@ def _cells(group: Group, probes: Probes) -> list[str]:
 
 
 def share_of(group: Group, runs: int) -> str:
-    """The text " (2 of 3)" if a number is known for some runs of a group only, else ""."""
+    """The text " (2 of 3)" if only some runs of a group have a number, else ""."""
     total = len(group.reports)
     return f" ({runs} of {total})" if 0 < runs < total else ""
 

@@ -48,9 +48,9 @@ def write_csv(groups: Sequence[Group], probes: Probes, path: Path) -> Path:
 
 
 def csv_text(groups: Sequence[Group], probes: Probes) -> str:
-    """Plain numbers, a line for each group: for each column of the table the value, the ends of its
-    95% interval (or two bounds), and the standard deviation over seeds; the number of seeds, if it
-    is known for some only.
+    """Plain numbers, a line for each group. For each column of the table: the value, the ends of
+    its 95% interval (or two bounds), and the standard deviation over seeds. If only some seeds have
+    the value, also how many.
     """
     probes = measured([report for group in groups for report in group.reports], probes)
     lines = []

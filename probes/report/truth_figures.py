@@ -17,7 +17,7 @@ MARKS = {
     "ksg": ("x", COLOURS[5]),
 }
 PEER = ("d", COLOURS[3])
-EDGE = 1.2  # nats below the truth that the right panel shows
+EDGE = 1.2  # nats; the right panel shows values down to this far below the truth
 LEGEND = {
     "ko": "measured, 95% interval (mostly inside the dot)",
     "k-": "ideal critic with K negatives",

@@ -156,8 +156,8 @@ def channel(letters: int, error: float) -> Source:
 
 
 def contents(m: int) -> Source:
-    """Sprites without pictures: on each side, the content is a place on a circle, and everything
-    else is drawn independently, so that I = log M.
+    """Vectors that share what two views of sprites share: on each side, the content is a place on a
+    circle, and everything else is drawn independently. So I = log M.
     """
 
     def draw(n: int, seed: int) -> Known:

@@ -50,8 +50,7 @@ def excess(row: Row, estimator: str) -> float:
 
 def collect(rows: list[Row], pairs: int, seed: int, sources: str) -> dict[str, Any]:
     """All rows, with numbers over all of them: the mean absolute error where I < 4 nats, and the
-    largest
-    excess of a lower bound.
+    largest excess of a lower bound.
     """
     close = [row for row in rows if row["truth"] < 4]
     lower = [
@@ -175,7 +174,7 @@ def summary(found: dict[str, Any]) -> str:
         )
     if "peer_seconds" in found:
         peer = found["peer_seconds"]
-        ratio = f"the median of its time / our time is {found['peer_time_over_ours']:.2f}"
+        ratio = f"the median ratio of its time to ours is {found['peer_time_over_ours']:.2f}"
         times = f"median {peer['median']:.1f} s, at most {peer['most']:.1f} s"
         lines.append(f"Time of benchmark-mi's InfoNCE for a source: {times}; {ratio}.")
     return "\n".join(lines)

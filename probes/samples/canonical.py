@@ -79,7 +79,8 @@ def canonical(x: Array, y: Array, held_x: Array, held_y: Array) -> Canonical:
 
 def _whitening(x: Array) -> Array:
     """Directions [d, r] in which x [n, d] varies, divided by their standard deviation, which is at
-    least 1/sqrt(1000) of the largest. With fewer pairs than dimensions, x varies in n at most.
+    least 1/sqrt(1000) of the largest. With fewer pairs than dimensions, there are at
+    most n such directions.
     """
     n, d = x.shape
     if n < d:
@@ -88,5 +89,5 @@ def _whitening(x: Array) -> Array:
     else:
         values, vectors = np.linalg.eigh(np.cov(x.T).reshape(d, d))
     most = values.max()
-    kept = values > ROUNDING * most  # else the direction is rounding, and so is its correlation
+    kept = values > ROUNDING * most  # smaller ones are only rounding errors
     return vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-3 * most))

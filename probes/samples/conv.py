@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 # pixels, so its large stride saves most of the time. Channels are multiples of 16, for AVX-512.
 FIRST, FIRST_OF_SMALL = (16, 7, 4), (16, 5, 2)
 THEN = ((32, 3, 2), (32, 3, 1))
-SMALL = 24  # pixels; shorter sides would leave fewer than 3 places
+SMALL = 24  # pixels; of a shorter side, the large first stride would leave at most 3 places
 LOCAL, CODES, POOLED = 8, 32, 4
 BATCH, RATE, DECAY, DROPOUT = 128, 2e-3, 1e-2, 0.3
 # The number of epochs is chosen so that a critic reads this number of pixels in training (counted

@@ -26,7 +26,8 @@ from probes.samples.normal_scores import normal_scores
 from probes.samples.order import said_of_order
 from probes.samples.pairs import PairedSamples, Side, check_pairs, varying
 
-# largest share of the mean of e^f (f: the critic) that the sample may lack: see `bounds.unseen`
+# the mean of e^f (f: the critic) is 1; rare pairs that a sample does not contain may make up at
+# most this part of it: see `bounds.unseen`
 UNSEEN = 0.1
 LINEAR = 55.0  # 3.645^2 / (2 x .12): see `at_most`
 PLACES = 16  # of a side of an image that is read as a vector
@@ -50,9 +51,10 @@ def estimate(
     - "alpha": Poole's interpolated bound, which may exceed log C; alpha is chosen on other folds
       and is at least 10 / n.
     - "nwj", "js" (with critics trained on the Jensen-Shannon objective), "dv", "smile": see
-      `core.information.bounds`. nwj and js are left out, with a remark, if the sample may lack
-      more than 0.1 of the mean of e^f, where f is the critic's score (`bounds.unseen`). The lower
-      ends of alpha, nwj and js allow for what the sample lacks.
+      `core.information.bounds`. nwj and js need the mean of e^f, where f is the
+      critic's score. Rare pairs that the sample does not contain make up a part of this mean
+      (`bounds.unseen` estimates it). If this part is more than 0.1, nwj and js are left out, with a
+      remark. The lower ends of alpha, nwj and js are lowered by this part.
     - "anchor": the mean log density ratio of critics trained with an anchor class; no bound.
     - "ksg": nearest neighbours, for up to ten dimensions of x and y together; no bound.
 
@@ -262,9 +264,8 @@ def _unseen(estimator: str, share: float) -> str:
 def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: str) -> str:
     """The verdict of another bound, compared with InfoNCE (verdict `word`) on the same pairs. Both
     bound the same quantity, so the smaller value is loose, and more training pairs would help both
-    or neither. `ceiling` is at most log n, because no distribution-free lower
-    bound can be trusted above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that
-    are not finite.
+    or neither. `ceiling` is at most log n, because no distribution-free lower bound can be trusted
+    above it (McAllester & Stratos 2020). Raises `Unmeasurable` for values that are not finite.
     """
     if not all(map(math.isfinite, (*value, *headline))):
         raise Unmeasurable("estimate: a bound is not a finite number, so it has no verdict")
@@ -280,7 +281,7 @@ def _other_verdict(value: Estimate, headline: Estimate, ceiling: float, word: st
 def _no_ksg(pairs: PairedSamples) -> str:
     """The reason if nearest neighbours give no estimate here, else ""."""
     if max(pairs.x.ndim, pairs.y.ndim) > 2:
-        return "distances of pixels say little"
+        return "distances between images, pixel by pixel, say little"
     dimensions = pairs.x.shape[1] + pairs.y.shape[1]
     if dimensions > KSG_DIMENSIONS:
         return f"{dimensions} dimensions are more than its limit of {KSG_DIMENSIONS}"
@@ -327,8 +328,8 @@ def conclusion(found: Found) -> str:
         " would show more",
         "saturated": f"InfoNCE can show no more than log C = {headline['ceiling']:.2f} with these"
         " pairs, so the truth may be far above",
-        "critic-limited": "the critics do much better on the pairs that chose them, so more pairs"
-        " would show more",
+        "critic-limited": "the critics do much better on the pairs on which they were chosen, so"
+        " more pairs would show more",
     }[word]
     return f"at least {least:.2f} nats; {reason}{beyond}"
 
@@ -342,18 +343,18 @@ def _data_limited(found: Found) -> str:
     gain = Estimate(doubling["gain"], error, doubling["low"], doubling["high"])
     if wants_data(headline["value"], gain):
         return (
-            f"half of the training pairs gave {gain.mean:.2f} nats less, so more pairs would show"
-            f" more (extrapolated {doubling['extrapolated']:.2f}, no bound)"
+            f"with half of the training pairs, the value is {gain.mean:.2f} nats lower, so more"
+            f" pairs would show more (extrapolated: {doubling['extrapolated']:.2f}, not a bound)"
         )
     if is_unknown(headline["value"], gain):
         return (
-            "the pairs are too few to say how much more of them would show (half of the training"
-            f" pairs gave up to {gain.high:.2f} nats less)"
+            "the pairs are too few to tell what further pairs would add (with half of the training"
+            f" pairs, the value is up to {gain.high:.2f} nats lower)"
         )
     less = headline["value"] - found["calibration"]
     return (
-        f"critics of different training pairs differ (one alone reads {less:.2f} nats less than"
-        " their mean), so more pairs would show more"
+        f"critics that were trained on different pairs differ (a single critic finds {less:.2f}"
+        " nats less than the mean of the critics), so more pairs would show more"
     )
 
 

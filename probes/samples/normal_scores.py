@@ -46,9 +46,9 @@ def heavy_radius(share: Array) -> Array:
 
 
 def waves(reference: Array, scores: Array) -> Array:
-    """Scores [n, d] times 1, cos t and sin t, [n, 3 d], with t the squared radius, scaled so that
-    its 99% quantile is pi. Their sums include rotations and stretchings that grow with the radius,
-    as in spirals. `reference` are scores, too.
+    """Scores [n, d] times 1, cos t and sin t, [n, 3 d], where t is the squared radius, scaled so
+    that its 99% quantile is pi. Linear combinations of these include rotations and stretchings that
+    grow with the radius, as in spirals. `reference` are scores, too.
     """
     known, square = ((side**2).sum(1, keepdims=True) for side in (reference, scores))
     t = np.pi * np.minimum(square / np.quantile(known, 0.99), 1.2)

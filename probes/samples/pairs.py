@@ -1,5 +1,5 @@
-"""Paired samples from files. They are read without running code. If no estimate of them could be
-trusted, an error of one line says why.
+"""Paired samples from files. They are read without running code. If the pairs can not give a
+trustworthy estimate, an error of one line says why.
 """
 
 import hashlib

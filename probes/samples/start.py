@@ -1,4 +1,4 @@
-"""Where the training of a critic of vectors starts: at a critic in closed form that is chosen on
+"""The critic in closed form from which the training of a critic of vectors starts. It is chosen on
 held-out pairs.
 
 n = pairs, P = code dimensions.
@@ -39,11 +39,12 @@ class Start(NamedTuple):
 def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
     """The critic that is fitted on the rows `used` of x [n, dx], y [n, dy].
 
-    It is the Gaussian critic of normal scores, or of scores that turn and stretch with the radius
-    (`waves`); or a table of two numbers (`probes.samples.tables`); or the sum of both. A side's
-    number in the table is its coordinate if it has only one, else its radius. For two single
-    coordinates, the critic can also be that of a line with noise (`probes.samples.noise`). The
-    choice is made on a fifth of `used`; a richer critic must be better by `MARGIN`.
+    The candidates are a Gaussian critic, a table of two numbers (`probes.samples.tables`), and the
+    sum of both. The Gaussian critic reads normal scores, or scores that are turned and stretched by
+    functions of the radius (`waves`). A side's number in the table is its coordinate if it has only
+    one, else its radius. For two single coordinates, the critic of a line with noise
+    (`probes.samples.noise`) is a candidate, too. The choice is made on a fifth of `used`; a richer
+    critic must be better by `MARGIN`.
     """
     order = random.permutation(used)
     held, fitted = order[: len(order) // 5], order[len(order) // 5 :]
@@ -76,8 +77,8 @@ def _more(side: Array, share: Array) -> Array:
 
 
 def _gaussian(ranked: list[Array], fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:
-    """The better of two Gaussian critics of sides in ranks, without and with waves: codes,
-    canonical variates and value.
+    """Fit two Gaussian critics to both sides, given as ranks: one without and one with waves.
+    Returns the codes, the canonical variates and the value of the better one.
     """
     scores = [np.asarray(ndtri(side)) for side in ranked]
     best, variates, value = None, None, 0.0

@@ -1,8 +1,8 @@
 """Measured and true information: reports of checkpoints on data of known information, as a table.
 
 For sprites with M contents, I(V1; V2) = log M. With K negatives, the ideal critic reaches
-log(K + 1) - E log(1 + Binomial(K, 1/M)) (`best_infonce`). For captions that tell each factor with a
-known probability, `core.data.caption_truth` computes both.
+log(K + 1) - E log(1 + Binomial(K, 1/M)) (`best_infonce`). For captions that mention each factor
+with a known probability, `core.data.caption_truth` computes both.
 """
 
 from typing import Any

@@ -41,7 +41,8 @@ class BindingProbe(Probe):
             f" {100 * row['high']:.1f}] of {row['images']:,} images"
             for name, row in numbers["swaps"].items()
         ]
-        return [f"binding, the true caption preferred (chance 50 %): {', '.join(said)}"]
+        share = "share of images that are nearer to the true caption (chance 50 %)"
+        return [f"binding, {share}: {', '.join(said)}"]
 
 
 def binding(frozen: Frozen) -> Numbers:

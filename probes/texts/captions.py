@@ -2,9 +2,9 @@
 
     I(image; caption) >= log C - L,   C = K + 1 candidates, K of them independent draws
 
-Captions repeat: a negative may describe the anchor as well as its own caption does. Such a false
-negative is part of an independent sample, and lowers the best possible value at K
-(`core.data.caption_truth`).
+Captions repeat, so a negative caption may describe an image as well as the image's own caption
+does. Such false negatives are part of an independent sample. They lower the best possible value at
+K (`core.data.caption_truth`).
 n = pairs of the test split, P = code dimensions.
 """
 

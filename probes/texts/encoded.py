@@ -57,7 +57,7 @@ def text_pairs(frozen: Frozen, split: str, most: int | None = None) -> TextPairs
 def _encoded(frozen: Frozen, split: str, most: int | None) -> TextPairs:
     source, method = frozen.source(split), frozen.method
     assert isinstance(method, TextCritic)
-    # the images that `Frozen.features` encodes and `Frozen.images` shows
+    # this gives the same images as `Frozen.features` and `Frozen.images`
     seed, device = frozen.run.seed, frozen.device
     sampler = list(eval_sampler(len(source), seed, BLOCK, device, "features", most))
     total = len(spread(len(source), most))

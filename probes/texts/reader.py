@@ -1,9 +1,9 @@
 """The text tower as a reader of captions: what its features tell about each label of the image.
 
 A linear classifier reads each label from the features of a caption alone. If a caption does not
-tell a factor, all k values of the factor stay equally likely. So if the caption tells it with a
-known probability p, the best possible numbers are known: accuracy p + (1 - p) / k and information
-p log k. n = captions.
+mention a factor, all k values of the factor stay equally likely. So if a caption mentions it with
+a known probability p, the best possible numbers are known: accuracy p + (1 - p) / k and
+information p log k. n = captions.
 """
 
 import math
@@ -53,7 +53,8 @@ class ReaderProbe(Probe):
             nats = f" (best possible {row['best_information']:.3f})" if known else ""
             top1 = f"{100 * row['top1']:.1f} %"
             said.append(f"{factor} {top1}{accuracy}, {row['information']:.3f}{nats} nats")
-        return [f"read from {numbers['captions']:,} captions, linear: {'; '.join(said)}"]
+        captions = f"{numbers['captions']:,} captions"
+        return [f"labels that a linear classifier reads from {captions}: {'; '.join(said)}"]
 
 
 def reader(frozen: Frozen) -> Numbers:
@@ -78,7 +79,7 @@ def reader(frozen: Frozen) -> Numbers:
 
 
 def best_possible(source: Source, factor: str, count: int) -> dict[str, float]:
-    """The best expected numbers of any reader, if the probability of telling a factor is known."""
+    """The best expected numbers of any reader, if it is known how often a factor is mentioned."""
     if not source.text_truth or factor not in source.text_truth.told:
         return {}
     told = source.text_truth.told[factor]

@@ -101,8 +101,8 @@ def _sentence(way: str, numbers: Numbers) -> str:
         said.append(f"R@{row['k']} {100 * row['recall']:.1f} %{best}")
     chance = 100 * rows[0]["chance"]
     return (
-        f"retrieval, {way.replace('_', ' ')}, own partner among {numbers['gallery']:,}:"
-        f" {', '.join(said)}; chance R@1 {chance:.1f} %"
+        f"retrieval, {way.replace('_', ' ')}, in a gallery of {numbers['gallery']:,} pairs:"
+        f" {', '.join(said)}; by chance, R@1 is {chance:.1f} %"
     )
 
 

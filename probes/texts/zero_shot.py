@@ -2,9 +2,10 @@
 
 "codes": the code of a class is the mean of the unit codes of several sentences that name it, scaled
 to unit length (Radford et al. 2021, section 3.1.4). "probabilities": the sentences are averaged as
-probabilities, log mean exp(cosine / temperature). This suits sentences that also tell other things,
-because then only a few of them fit the image. No label is used in training. n = test images,
-P = code dimensions, k = sentences of a class.
+probabilities, log mean exp(cosine / temperature). This suits sentences that also mention other
+factors, because then only a few of them fit the image. No label is used in training.
+
+n = test images, P = code dimensions, k = sentences of a class.
 """
 
 import math

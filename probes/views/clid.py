@@ -2,9 +2,9 @@
 Self-Supervised Learning Methods"): are clusters of the features easy to learn, and how many
 dimensions do the features have?
 
-n = images, D = feature dimensions. Both parts need no labels. CLID is their sum, each standardised
-over the checkpoints that are compared (`probes.report.selection`), so one checkpoint has only the
-parts.
+n = images, D = feature dimensions. Both parts need no labels. CLID is their sum, after each part is
+standardised over the compared checkpoints (`probes.report.selection`). So for a single checkpoint
+there are the two parts, but no CLID.
 """
 
 import math

@@ -32,7 +32,7 @@ def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
 
 def said_of_leaks(frozen: Frozen) -> str:
     """A line if some test images are also training images, else "". Only splits that are held in
-    memory are compared: others would be decoded once more.
+    memory are compared, because other splits would have to be decoded a second time.
     """
     if not frozen.has_images:
         return ""

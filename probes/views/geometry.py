@@ -46,8 +46,9 @@ class GeometryProbe(Probe):
         "features" | "codes" (of a method that has them):
             {"dimensions", "uniformity", "effective_rank" (RankMe), "deviation", "least_deviation",
              "dead_dimensions" (share), "spectral_decay"? (alpha-ReQ), "cluster_learnability"? |
-             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; these three if
-             the features have not collapsed), "alignment"?, "lidar"? (if two views differ)}"""
+             "intrinsic_dimension"? (the parts of CLID, of at most 2,000 images; they and
+             alpha-ReQ exist if the features have not collapsed), "alignment"?, "lidar"? (if two
+             views differ)}"""
 
     def measure(self, frozen: Frozen, **options: int) -> Found:
         return Found(geometry(frozen))

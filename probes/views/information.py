@@ -45,8 +45,9 @@ class InformationProbe(Probe):
     columns = ("I(V1;V2) ≥ (nats)", "verdict")
     claims = (
         "A lower bound on the information that two views of an image share, on held-out images. It"
-        " is read by the common critic (if there is none, by the method's own) at its largest K. It"
-        " can not exceed log(K + 1), and it does not say whether the features are useful.",
+        " is computed with the common critic (if there is none, with the method's own) at the"
+        " largest K. It can not exceed log(K + 1), and it does not say whether the features are"
+        " useful.",
         "What limits the bound: K, the training data, or the critic. Converged: none of these.",
     )
     across = "negatives K"
@@ -61,7 +62,7 @@ class InformationProbe(Probe):
             "certificate"? | "no_certificate"?: {"low", "point", "confidence", "candidates",
                        "blocks", "floor"} or why there is none,
             "doubling"?: {"gain", "low", "high", "extrapolated" (not a bound)}}}
-        (nats; best_possible if the truth is known; doubling: half of the training pairs)"""
+        (nats; best_possible: if the truth is known; doubling: all training pairs against half)"""
 
     def requires(self, frozen: Frozen) -> str:
         return two_views_differ(frozen)
@@ -128,7 +129,8 @@ def information(frozen: Frozen) -> Numbers:
       every method.
 
     The test split is used once and chooses nothing; copies of an image in it are left out. The
-    numbers assume an encoder that has seen neither val nor test, as holds for runs of this project.
+    numbers assume that the encoder has seen neither val nor test. This is true for runs of this
+    project.
     """
     native = frozen.method if isinstance(frozen.method, PairCritic) else None
     images = frozen.source("test") if frozen.has_images else frozen.images_of
@@ -270,10 +272,11 @@ def _doubled(found: dict[str, Any]) -> str:
         return ""
     more = found["doubling"]
     if more["low"] <= 0:
-        return f" (half of the training pairs gave up to {more['high']:.2f} nats less)"
+        high = more["high"]
+        return f" (with half of the training pairs, the bound is up to {high:.2f} nats lower)"
     return (
-        f" (half of the training pairs gave {more['gain']:.2f} nats less; extrapolated in 1/n"
-        f" {more['extrapolated']:.2f}, not a bound)"
+        f" (with half of the training pairs, the bound is {more['gain']:.2f} nats lower;"
+        f" extrapolated in 1/n: {more['extrapolated']:.2f}, not a bound)"
     )
 
 

@@ -49,7 +49,7 @@ def test_the_file_is_as_long_as_d_plus_r_says(tmp_path):
     assert f"{numbers['gross']:.4f} bits/dim" in said and "every image was restored exactly" in said
     assert numbers["net"] == pytest.approx(numbers["at_codes"], rel=1e-3)
     assert abs(numbers["net"] - numbers["floored"]) < 4 * numbers["net_error"]
-    assert "from the model's own length at the codes" in said
+    assert "from the length by the model's densities" in said
     of_ten_images_and_of_fewer(numbers)
     pictures = probe.figures(found, given, tmp_path)
     assert len(pictures) == 5

@@ -41,7 +41,7 @@ EDITS = [  # the place of a number, its new value, what is said
     ("information.images", 62, "has up to 63 candidates, but 62 images"),
     ("information.copies_left_out", 2, "counts 65 images, but the test split has 64"),
     ("information.copies_left_out", 0, "counts 63 images, but the test split has 64"),
-    ("information.images", 63.5, "counts something"),
+    ("information.images", 63.5, "a count is a whole number"),
     ("information.critics.common.certificate.low", 1.6, "above its mean 1.5"),
     ("information.critics.common.certificate.point", 2.2, "above its ceiling log 8"),
     ("rate.nelbo.value", 98.05, "D + R is 98"),

@@ -80,7 +80,7 @@ def test_few_labels_of_several_factors_are_drawn_for_each():
     both = Features(x, y, (("a", 4), ("b", 2)))
     assert low_shot(both, both, 10, draws=1)["linear"] == {"top1": 1.0, "sd": 0.0}
     lone = Features(x[:1], y[:1, :1], (("a", 1),))
-    with pytest.raises(Unmeasurable, match="1 % are 1 images"):
+    with pytest.raises(Unmeasurable, match="needs 2 labelled images, but 1 % of the labels are 1"):
         low_shot(lone, both, 1)
 
 

@@ -70,7 +70,7 @@ def test_bits_that_images_share_are_read():
     entry, truth = found["estimators"]["infonce"], 2 * math.log(2)
     assert 0.75 * truth < entry["value"] < truth + 3 * entry["error"] + 1e-3
     assert entry["candidates"] == 80 and found["dimensions"] == ("1 x 12 x 24",) * 2
-    assert "ksg left out: distances of pixels" in found["remarks"][-1]
+    assert "ksg left out: distances between images" in found["remarks"][-1]
     flat = estimate(x, y, ("infonce",), critic="mlp")["estimators"]["infonce"]
     assert flat["value"] < entry["value"] - 0.3
     mixed = np.random.default_rng(2).permutation(200)

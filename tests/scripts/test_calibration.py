@@ -101,7 +101,7 @@ def test_the_peer_is_compared_in_nats_and_in_time():
         "benchmark-mi infonce": pytest.approx(0.3),
     }
     assert found["peer_time_over_ours"] == pytest.approx(2.0)
-    assert "the median of its time / our time is 2.00" in calibration.summary(found)
+    assert "the median ratio of its time to ours is 2.00" in calibration.summary(found)
 
 
 @pytest.mark.parametrize(

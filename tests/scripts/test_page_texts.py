@@ -1,5 +1,6 @@
 """Sentences of the page for numbers at a threshold, and what the page leaves out."""
 
+import math
 import re
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_a_bound_at_its_ceiling_is_said_to_be_there(below, near):
     numbers = rate(8.0) | {"ceiling": 6.0 + below}
     said = [line for line in rate_charts.said_of_rate(numbers) if "most that it can show" in line]
     assert bool(said) == near
+
+
+def test_the_ceiling_names_the_number_of_images_of_the_bound():
+    """Of many images, only some are used for the bounds on I(X; Z)."""
+    numbers = rate(20.0) | {"ceiling": math.log(16_384), "images": 50_000}
+    numbers["lower"]["value"] = math.log(16_384) - 0.01
+    assert "log n = log 16,384, the most" in " ".join(rate_charts.said_of_rate(numbers))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +152,14 @@ def test_the_distance_of_two_groups_is_compared_with_what_it_is(seeds, interval)
         held.append((entry, [bound]))
     said = " ".join(lead.compared(held))
     assert ("95 %" in said) == interval and ("spread" in said) != interval
+    assert ",," not in said
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_text_of_a_figure_of_bounds_has_one_mark_at_the_end_of_a_sentence(seeds):
+    runs = tuple(information(0.2) for _ in range(seeds))
+    about = bound_charts.sweep([Entry("run", "black", "o", runs[0], runs)], ["common"]).about
+    assert re.search(r"with its [^.,]+\. No critic", about)
 
 
 def test_commands_of_a_page_name_probes_of_ones_own_and_whom_to_trust():

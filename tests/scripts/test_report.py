@@ -338,7 +338,7 @@ def test_the_parts_of_a_bound_add_up_as_they_are_written():
     assert "at least 4.100 nats of the 4.300 that two views share" in said
     assert "misses 0.200 nats" in said and "reaches 4.251 at this K. The bound is 0.151" in said
     assert "half of the training pairs added 0.013 nats" in said
-    assert "other critics read 4.050 (native) nats" in said
+    assert "other critics give 4.050 (native) nats" in said
 
 
 def test_lines_of_equal_sums_have_round_values():

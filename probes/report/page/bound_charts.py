@@ -57,7 +57,7 @@ def said_of_information(numbers: Numbers, name: str, critic: dict[str, Any]) -> 
     interval = interval_word([last.get("seeds", 1)])
     lines = [
         f"This checkpoint keeps at least {last['bound']:.3f} nats {of}"
-        f" ({bits(last['bound']):.2f} bits; {interval} {last['low']:.3f} to"
+        f" ({bits(last['bound']):.2f} bits; {interval}: {last['low']:.3f} to"
         f" {last['high']:.3f}).",
         f"The bound is computed with {CRITICS.get(name, f'the critic {name}')} and K ="
         f" {last['K']:,.0f} negatives. No critic can show more than log(K + 1) ="
@@ -93,7 +93,7 @@ def _said_of_verdict(numbers: Numbers, name: str, critic: dict[str, Any]) -> lis
         if other != name
     ]
     if others:
-        why.append(f"other critics read {', '.join(others)} nats")
+        why.append(f"other critics give {', '.join(others)} nats")
     return lines + ([f"The evidence: {'; '.join(why)}."] if why else [])
 
 
@@ -117,8 +117,8 @@ def _said_of_truth(truth: float, last: dict[str, Any]) -> str:
 
 
 def sweep(entries: list[Entry], headlines: Sequence[str]) -> Chart:
-    """Bounds against K for every critic, with the ceiling, the ideal critic's curve and the truth;
-    `headlines` names the critic of each entry that the table shows.
+    """Bounds against K for every critic, with the ceiling, the ideal critic's curve and the truth.
+    `headlines`: for each entry, the critic whose bound the table shows.
     """
     rows: list[Row] = []
     for entry, headline in zip(entries, headlines, strict=True):
@@ -165,7 +165,7 @@ def interval_word(seeds: Sequence[int]) -> str:
     if max(seeds) == 1:
         return "95 % interval"
     if min(seeds) > 1:
-        return "mean ± standard deviation over seeds,"
+        return "mean ± standard deviation over seeds"
     return "95 % interval (for several seeds: mean ± standard deviation over seeds)"
 
 

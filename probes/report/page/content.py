@@ -229,7 +229,7 @@ def seen(report: Report) -> int | None:
 
 
 def differences(texts: Sequence[str]) -> list[str]:
-    """For each config, in a line, the keys whose values are not the same in all configs."""
+    """For each config, a line with the keys that differ between the configs, and their values."""
     flat = [_flat(text) for text in texts]
     keys = list(dict.fromkeys(key for held in flat for key in held))
     differ = [key for key in keys if len({held.get(key) for held in flat}) > 1]

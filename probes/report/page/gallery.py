@@ -35,7 +35,7 @@ TITLES = {
     "samples": "Samples of the prior",
     "learning": "Online code of the labels",
     "compression": "A lossless file, and other formats",
-    "compression_chain": "Files of growing numbers of images",
+    "compression_chain": "Lossless files of 1, 10, 100 … images",
     "compression_moves": "Bits that each image of a chain pops and pushes",
     "compression_partial": "Bits and images after the first dimensions of a code",
     "noise": "The effect of training noise on a linear probe",

@@ -106,7 +106,7 @@ def _between(quantity: str, found: Held, upper: dict[int, Bound]) -> list[str]:
         line = f"{entry.label}: {meaning} is at least {bound.value:.2f}{end}"
         if bound.ceiling is not None and bound.value > bound.ceiling - bound_charts.NEAR:
             line += (
-                f" {bound.value:.2f} is about log n, the most that this bound can show with n test"
+                f" {bound.value:.2f} is about log n, the most that this bound can show with n"
                 " images, so the true value may be far above it."
             )
         said.append(line)

@@ -25,10 +25,10 @@ def said_of_rate(numbers: Numbers) -> list[str]:
         " prior. It does not say what the information is about, or how good a reconstruction is.",
     ]
     if low > numbers["ceiling"] - NEAR:
-        count = f" = log {numbers['images']:,.0f}" if "images" in numbers else ""
+        count = round(math.exp(numbers["ceiling"]))  # fewer than all images if there are many
         lines.append(
-            f"The lower bound is about log n{count}, the most that it can show with n images, so"
-            " the true value may be anywhere between the two bounds."
+            f"The lower bound is about log n = log {count:,}, the most that it can show with n"
+            " images, so the true value may be anywhere between the two bounds."
         )
     active, all_ = numbers["active_units"], numbers["latent_dimensions"]
     clear = f"No sign of collapse: {active:g} of {all_:g} dimensions of the code are active."

@@ -68,8 +68,8 @@ def by_run(opacity: float = 1.0, shape: bool = False, curve: str = "") -> Spec:
 
 
 def tooltip(*fields: tuple[str, str]) -> Spec:
-    """A tooltip of (field, format), in this order. A field with an empty
-    format is shown as a text.
+    """A tooltip of (field, format), in this order. A field with an empty format is shown as a
+    text.
     """
     return {
         "tooltip": [
