@@ -33,7 +33,7 @@ docs: .venv/installed
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-# torch comes first, pinned to the newest release that setup.cfg allows: if pip has a range, it may install a GPU build on a machine without a GPU.
+# torch comes first, pinned to the newest release that setup.cfg allows. If pip may choose from a range of releases, it may take a GPU build on a machine without a GPU.
 .venv/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once, a few minutes)"

@@ -28,7 +28,7 @@ COMMANDS = {  # the name of a script, with dashes -> what it does
     "information": "bound the mutual information of any paired samples",
     "rate-distortion": "draw the rate-distortion curve of a VAE or of frozen features",
     "sprites-truth": "compare SimCLR's bound with log M for M contents",
-    "captions-truth": "compare CLIP's bound with the truth for captions that tell more or less",
+    "captions-truth": "compare CLIP's bound with the truth for captions that tell much or little",
     "image-truth": "compare bounds on images with their known information",
     "collapse": "compare remedies against posterior collapse on MNIST",
     "examples": "print worked examples of the theory; the numbers are computed in the call",

@@ -1,6 +1,6 @@
 """Compare bounds on the mutual information of pairs of images with its exact value.
 
-    twobounds image-truth --root /path/that/holds/MNIST      # all, about 45 minutes on one CPU core
+    twobounds image-truth --root /path/that/holds/MNIST      # all, about 40 minutes on one CPU core
     twobounds image-truth --root /data --quick               # a source of each kind, n = 500
     twobounds image-truth --only sprites --pairs 2000,50000  # sprites need no MNIST
 
@@ -174,15 +174,17 @@ ABOUT = (
     " digits 0 to 7. In the tables, the last number of such a name is the information in bits:"
     " *cells of 3 bits 6 bits* are cells of 3 bits whose pairs share 6 bits. *Sprites* show M"
     " contents, so the information is log M nats. *Coloured digits* are grids of 2 x 2 digits,"
-    " before and after a map that can be inverted: a rising map of every pixel (bent), a"
-    " permutation of all numbers (permuted), or an orthogonal map of the pixels of each channel"
-    " (mixed). In the tables, *sample's own* is the mean of log p(x, y) / (p(x) p(y)) over the"
-    " pairs."
+    " before and after a map that can be inverted: an increasing function of every pixel value"
+    " (bent), a permutation of all pixel values (permuted), or an orthogonal map of the pixels of"
+    " each channel (mixed). In the tables, *sample's own* is the mean of"
+    " log p(x, y) / (p(x) p(y)) over the pairs."
 )
 
 
 def _cost(n: int, task: Task) -> float:
-    """About proportional to the time of a row: small samples have a least number of steps."""
+    """About proportional to the time of a row: a critic is trained for a minimum number of steps,
+    also on a small sample.
+    """
     return task.cost * (4000 + n)
 
 

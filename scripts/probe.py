@@ -117,7 +117,8 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="a folder for reports and features, also of files of features; not of checkpoints",
+        help="a folder for reports and features of encoders from elsewhere and of files of"
+        " features; not allowed for checkpoints",
     )
 
 
@@ -157,7 +158,7 @@ def _sort_words(options: argparse.Namespace) -> None:
         value = getattr(options, key)
         asked = [name for name in owners.split(" and ") if name in options.probes]
         if value is not None and not asked:
-            raise UserError(f"--{key}: only {owners} read it; add it to --probes")
+            raise UserError(f"--{key}: this is an option of {owners}; add it to --probes")
         for name in asked if value is not None else []:
             options.settings.setdefault(name, {})[key] = value
     if not (options.targets or options.timm or options.torch):

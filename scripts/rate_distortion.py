@@ -12,8 +12,8 @@ intervals: R = E KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z)
 the lower convex hull of the points is achievable; a better model may lie below it. If R(D) of the
 data is known in closed form (linear_gaussian with the likelihood "normal"), it is drawn, and each
 point's distance from it is printed. With --files, or if the probes' reports have it, the length of
-each point's lossless file is drawn over beta. The command writes a picture, and the table as JSON
-beside it.
+each point's lossless file is drawn against beta. The command writes a picture, and the table as
+JSON beside it.
 """
 
 import argparse
@@ -207,7 +207,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="CONFIG key=value",
-        help="a VAE's YAML file, and any key of it for every run, such as optim.epochs=6",
+        help="a VAE's YAML file or the name of a packaged config, and any key of it for every run,"
+        " such as optim.epochs=6",
     )
     option(given, "--betas", f"prices of a nat of rate, separated by commas (default: {BETAS})")
     switch(given, "--warm-start", "start each run from the weights of the next lower beta")

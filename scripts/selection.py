@@ -134,7 +134,7 @@ def study(options: argparse.Namespace) -> list[Path]:
 
 
 def completed(recipe: Recipe, place: Path) -> bool:
-    """Train and probe a run if it is not complete; whether there was something to do."""
+    """Train and probe a run if it is not complete. Returns whether there was something to do."""
     from core.run import config
     from core.run.finished import state_of
 
@@ -152,7 +152,9 @@ def completed(recipe: Recipe, place: Path) -> bool:
 
 
 def probed(place: Path) -> bool:
-    """Whether a finished run's report has, for these weights, each probe or why it is absent."""
+    """Whether the report of a finished run is about its weights and has, for each probe, numbers or
+    the reason why there are none.
+    """
     from core.run import checkpoint
     from probes.report import store
 
@@ -166,8 +168,8 @@ def probed(place: Path) -> bool:
 
 
 def small_mnist(options: argparse.Namespace, place: Path) -> None:
-    """Write an MNIST of fewer images, evenly spread over the official splits, in the format of the
-    original; a complete one is kept.
+    """Write a smaller MNIST, in the original format. Its images are evenly spread over the official
+    splits. Files that are complete already are kept.
     """
     from core.data.readers import open_official
     from core.data.source import spread

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     words = parser("soak", __doc__)
-    words.add_argument("config", help="a YAML file, such as those in configs/")
+    words.add_argument("config", help="a YAML file or the name of a packaged config")
     overrides(words, "any key of the config, to make the run short and its checkpoints small")
     option(words, "--kills", "how often the run dies", 20)
     option(words, "--processes", "processes of the run; several processes run on the CPU", 1)

@@ -35,9 +35,9 @@ LATENT, WIDTH = 20, 256
 
 class OneLaneAnElement(BitsBack):
     """The published layout. Each batch has `batch` images. All lanes exist from the start. A lane
-    is an ANS state of 64 bits (its head), which starts as short as possible, with random lower
-    bits. The file holds the 32-bit words that lanes have put out, and all heads without
-    compression.
+    is an ANS state of 64 bits (its head). At the start, this state has the fewest bits that are
+    allowed: the highest bit is set, and the others are random. The file holds the 32-bit words that
+    lanes have put out, and all heads without compression.
     """
 
     def packed(self, images: Images) -> tuple[Stack, Grid, int]:

@@ -9,11 +9,11 @@ A critic is the exact log density ratio ("exact"), this ratio times 1.15 or 1.3 
 "steeper") or 0.8 ("flat"), or the Gaussian critic of other pairs ("fitted"). The pairs are scored
 in five folds, as `estimate` scores them, with alpha and the critic's constant from other pairs.
 
-"Plain" is the interval of the mean, without the allowance for what the sample can not show
-(`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For NWJ and
-alpha it is also computed from positive pairs (`positive_side`), because few draws contain the pairs
-that make up the mean of e^f. A mean over draws without such pairs is too large, so the smaller of
-the two means is used. Finished settings are kept, so an interrupted call continues.
+"Plain" is the interval of the mean, without the allowance for pairs so rare that the sample has
+none of them (`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For
+NWJ and alpha it is also computed from positive pairs (`positive_side`), because few draws contain
+the pairs that make up the mean of e^f. A mean over draws without such pairs is too large, so the
+smaller of the two means is used. Finished settings are kept, so an interrupted call continues.
 """
 
 import argparse
@@ -201,9 +201,9 @@ def said(row: dict[str, Any]) -> str:
             continue
         less = f" ({found['left_out']:.0%} of the draws left out; of the rest)"
         words.append(
-            f"{name} {found['mean']:.3f}{less if found['left_out'] else ''}: the interval covers it"
-            f" in {found['covers']:.2f} (plain {found['plain']:.2f}), its low end is above the"
-            f" truth in {found['above']:.2f}"
+            f"{name} {found['mean']:.3f}{less if found['left_out'] else ''}: the interval contains"
+            f" this mean in {found['covers']:.0%} of the draws (plain interval: in"
+            f" {found['plain']:.0%}); its lower end is above the truth in {found['above']:.0%}"
         )
     return f"{row['nats']:g} nats, {row['critic']} critic · {' · '.join(words)}"
 
@@ -262,7 +262,9 @@ def _nats(text: str) -> list[float]:
     try:
         found = [float(word) for word in text.split(",")]
     except ValueError:
-        raise UserError(f"--nats: numbers separated by commas, as 6,10; got '{text}'") from None
+        raise UserError(
+            f"--nats: give numbers separated by commas, such as 6,10; got '{text}'"
+        ) from None
     if not all(0 < value < 100 for value in found):
         raise UserError(f"--nats: must be above 0 and below 100, got '{text}'")
     return found

@@ -27,7 +27,9 @@ def contests(device: torch.device) -> Iterator[Contest]:
         return [bound.influence for bound in infonce_sweep(query, key, SCALE, counts)]
 
     def peer() -> list[Tensor]:
-        """Scores in float64, a softmax for each number of candidates, and its columns' sums."""
+        """Compute the scores in float64, and for each number of candidates a softmax and the sums
+        of its columns.
+        """
         after = torch.arange(PAIRS, device=device)
         received = torch.zeros(len(counts), PAIRS, dtype=torch.float64, device=device)
         terms: list[list[Tensor]] = [[] for _ in counts]

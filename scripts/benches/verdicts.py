@@ -179,10 +179,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
         found, entries = verdicts(of), [(row["estimators"]["infonce"], row["truth"]) for row in of]
         high = sum(entry["value"] > truth + TRUSTED * entry["error"] for entry, truth in entries)
         lines.append(
-            f"{kind}: {len(of)} sources; {found['short']} values more than 10 % short, called"
-            f" converged: {len(found['short_converged'])}; {found['near']} at most 5 % below the"
-            f" truth or above it, called converged: {found['near_converged']}; more than"
-            f" {TRUSTED:g} standard errors above the truth: {high}"
+            f"{kind}: {len(of)} sources. Values more than 10 % short of the truth:"
+            f" {found['short']}, of which converged: {len(found['short_converged'])}. Values at"
+            f" most 5 % below the truth or above it: {found['near']}, of which converged:"
+            f" {found['near_converged']}."
+            f" Values more than {TRUSTED:g} standard errors above the truth: {high}"
         )
     return "\n".join(lines)
 

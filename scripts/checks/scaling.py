@@ -68,7 +68,9 @@ def of_simclr(method: Any, batch: int) -> Counter[str]:
 
 
 def of_moco(method: Any, batch: int) -> Counter[str]:
-    """Keys are gathered for the monitor and for the queue, and indices for the shuffle."""
+    """Keys are gathered twice (for the monitor and for the queue). For the shuffle, indices are
+    gathered.
+    """
     views, config = method.keys_per_image, method.config
     gathered = views * batch // world() * (2 * config.projection + 1)
     of_key = config.shuffle_groups * statistics(method.key)

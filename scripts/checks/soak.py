@@ -51,7 +51,8 @@ class Account:
     def summary(self) -> str:
         ways = ", ".join(f"{count} {way}" for way, count in self.deaths.items())
         told = f"{sum(self.deaths.values())} deaths ({ways})"
-        told += f"; steps trained again {sum(self.again)}, at most {max(self.again)} by one death"
+        told += f"; {sum(self.again)} steps were trained again, at most {max(self.again)} after one"
+        told += " death"
         told += f"; longest recovery {max(self.recoveries):.1f} s"
         if self.endings:
             seconds = max(self.endings)
@@ -179,7 +180,7 @@ def soak(run: Run, kills: int, total: int, size: int, draw: random.Random) -> Ac
     for number, way in enumerate([*ways, "none"]):
         run.start(draw.randrange(size // 10, size) if way == "full" else 0)
         if way == "early":
-            # while it starts, reads the checkpoint or repeats lost steps
+            # it dies while it starts, reads the checkpoint or repeats lost steps
             until = time.monotonic() + draw.random()
             while time.monotonic() < until and run.step() <= reached:
                 time.sleep(0.002)

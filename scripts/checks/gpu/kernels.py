@@ -100,7 +100,9 @@ def _memory(run: Callable[[], Any]) -> float:
 
 
 def make_views(check: Check) -> None:
-    """Times of two views of a batch: parameters; then eager, compiled and by the Triton kernel."""
+    """The time to draw parameters, and to make two views of a batch: eager, compiled and by the
+    Triton kernel.
+    """
     n = 512 if check.gpu else 32
     images = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8).to(check.device)
     chosen = views.policy("simclr", 32)
