@@ -4,7 +4,6 @@ n = pairs, F = folds, E = critics that are trained in parallel, B = batch, P = c
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from core.information.bounds import (
     infonce_symmetric,
     js_objective,
 )
+from probes.samples.centring import centred
 from probes.samples.conv import Images
 from probes.samples.panel import Panel, Vectors
 
@@ -34,9 +34,6 @@ Codes = tuple[Tensor, Tensor]
 FOLDS, WARMUP, MOST_CHECKED = 5, 20, 1024
 OBJECTIVES = {"infonce": infonce_objective, "js": js_objective, "anchor": anchor_objective}
 ALPHAS = (0.001, 0.01, 0.1, 0.5, 0.9)
-# The limit t of `centring` is the score of a negative with this rank, counted from the largest
-# score. Above t, a sample has too few scores for a mean.
-RARE = 10
 PART = 0.1  # nats: the most by which one anchor may lower the alpha-bound of all pairs
 EVERY: list[Member] = list(itertools.combinations(range(FOLDS), 2))
 RING: list[Member] = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]  # each fold twice
@@ -216,7 +213,7 @@ def _train(
                 break
     if memorise:
         kept = [_copy(panel), _copy(panel)]
-    return _score(panel, kept, folds, members, judges, step, centred=objective != "anchor")
+    return _score(panel, kept, folds, members, judges, step, centre=objective != "anchor")
 
 
 def _batches(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -236,7 +233,7 @@ def _score(
     members: list[Member],
     judges: list[Tensor],
     steps: int,
-    centred: bool,
+    centre: bool,
 ) -> Trained:
     """Codes of every fold by each of its critics. A critic is centred on the fold that chose its
     step, unless its objective centres it already.
@@ -252,34 +249,14 @@ def _score(
         served_q, served_k = panel.codes(torch.from_numpy(np.stack(scored)))
         for number, pair in enumerate(members):
             fold = pair[1 - side]
-            chosen = scores.paired(chosen_q[number], chosen_k[number])
-            offset = centring(chosen_q[number], chosen_k[number]) if centred else 0.0
-            judged.append((fold, chosen.shifted(-offset)))
-            q, k = served_q[number, : len(folds[fold])], served_k[number, : len(folds[fold])]
-            constant = torch.full_like(q[:, :1], -offset)
-            one = torch.ones_like(constant)
-            whole = (torch.cat([q, constant], 1), torch.cat([k, one], 1))
-            codes.setdefault(fold, {})[pair] = whole
+            length = len(folds[fold])
+            chosen = chosen_q[number], chosen_k[number]
+            served = served_q[number, :length], served_k[number, :length]
+            if centre:
+                chosen, served = centred(chosen, served)
+            judged.append((fold, scores.paired(*chosen)))
+            codes.setdefault(fold, {})[pair] = served
     return Trained(codes, judged, steps)
-
-
-def centring(query: Tensor, key: Tensor) -> float:
-    """c such that f - c estimates log p(y|x) / p(y), from codes [n, P] of the fold that chose the
-    step:
-
-        E_p(x)p(y)[e^f 1(f <= t)] = e^c P(f(x, y) <= t)
-
-    t is the tenth largest score of a negative. (If the information is large, a sample of few
-    pairs gives too small a mean of e^f; without the limit t, c would be too small.)
-    """
-    scored = query @ key.T
-    own, n = scored.diagonal().clone(), len(scored)
-    negatives = scored.fill_diagonal_(-math.inf)
-    count = n * (n - 1)
-    most = negatives.flatten().topk(min(RARE, count)).values[-1]
-    share = max((own <= most).double().mean().item(), 1 / n)
-    rows = negatives.masked_fill_(negatives > most, -math.inf).logsumexp(1)
-    return rows.double().logsumexp(0).item() - math.log(count) - math.log(share)
 
 
 def _copy(panel: Panel) -> dict[str, Tensor]:

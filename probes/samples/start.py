@@ -24,6 +24,10 @@ WIDEST = 50  # dimensions of a side: with more, waves can not be fitted with a f
 MARGIN = 0.005  # nats by which a richer critic has to be better
 JUDGED = 600  # at most this many held-out pairs choose the critic
 MOST_VARIATES = 8
+FEW = 3  # columns of a side, each of which gets steep features: with five, critics overfit
+# Scale of these steep features where a side has several columns. Weight decay then keeps the critic
+# smooth, unless steepness helps much.
+GENTLE = 0.2
 
 
 class Start(NamedTuple):
@@ -65,15 +69,21 @@ def start(x: Array, y: Array, used: Rows, random: np.random.Generator) -> Start:
                 best, value, cells = [_nothing(len(x))], now, line
     codes = tuple(np.concatenate(parts, 1) for parts in zip(*best, strict=True))
     seen = tuple(
-        np.concatenate([of[:, :MOST_VARIATES], _more(side, share)], 1)
-        for of, side, share in zip(variates, (x, y), shares, strict=True)
+        np.concatenate([of[:, :MOST_VARIATES], _more(*side)], 1)
+        for of, *side in zip(variates, ranked, shares, strict=True)
     )
     return Start((codes[0], codes[1]), (seen[0], seen[1]), cells)
 
 
-def _more(side: Array, share: Array) -> Array:
-    """Features of a single number [n]: steep ones if it is the side's only coordinate."""
-    return curves(share[:, None]) if side.shape[1] == 1 else 2 * share[:, None] - 1
+def _more(ranked: Array, share: Array) -> Array:
+    """Features of a side from its ranks [n, d] and its number [n]: the number itself, and steep
+    functions of the coordinates if these are few.
+    """
+    columns = ranked.shape[1]
+    if columns == 1:
+        return curves(share[:, None])
+    steep = [GENTLE * curves(ranked[:, [column]]) for column in range(columns)]
+    return np.concatenate([2 * share[:, None] - 1, *(steep if columns <= FEW else [])], 1)
 
 
 def _gaussian(ranked: list[Array], fitted: Rows, held: Rows) -> tuple[Codes, Codes, float]:

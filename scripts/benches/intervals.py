@@ -36,7 +36,8 @@ from core.run.progress import duration
 from probes.report.store import write_json
 from probes.samples.benchmark_sources import correlation
 from probes.samples.canonical import canonical
-from probes.samples.crossfit import FOLDS, MOST_CHECKED, centring, choices
+from probes.samples.centring import centring
+from probes.samples.crossfit import FOLDS, MOST_CHECKED, choices
 from probes.samples.estimate import UNSEEN
 from scripts.benches.kept import earlier, parser
 from scripts.shared import option, pair_counts, require_seeds

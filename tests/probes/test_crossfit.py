@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from core.information import bounds, scores
 from core.information.bounds import Estimate
 from probes.samples import crossfit, panel
+from probes.samples.centring import centred, centring
 from probes.samples.estimate import _doubling
 from tests.sources import gaussian_pairs
 
@@ -48,7 +50,7 @@ def test_the_constant_is_found_where_few_pairs_show_the_mean():
     for information in (0.0, 1.0, 15.0):
         made = gaussian_pairs(1000, 100, information, 0)
         query = torch.cat([made.query, torch.full((1000, 1), 2.5)], 1)
-        found = crossfit.centring(query, torch.cat([made.key, torch.ones(1000, 1)], 1))
+        found = centring(query, torch.cat([made.key, torch.ones(1000, 1)], 1))
         assert found == pytest.approx(2.5, abs=0.4 if information > 10 else 0.05)
 
 
@@ -58,8 +60,38 @@ def test_nine_negatives_with_too_large_scores_do_not_move_the_constant():
     """
     scored = torch.full((20, 20), 2.0)
     scored[0, 1:10] = 50.0
-    found = crossfit.centring(scored, torch.eye(20))
+    found = centring(scored, torch.eye(20))
     assert found == pytest.approx(2 + math.log(371 / 380), abs=1e-5)
+
+
+def test_a_function_of_the_content_is_taken_from_a_critic():
+    """Two contents and f = log 2 + a(content) for pairs of one content, else -20. Symmetric InfoNCE
+    is the same for all a. NWJ is log 2 for a = 0 only.
+    """
+    random = np.random.default_rng(0)
+    parts = []
+    for pairs in (800, 500):
+        content = torch.from_numpy(np.eye(2, dtype=np.float32)[random.integers(2, size=pairs)])
+        shift = torch.tensor([[math.log(2) + 1.5, -20.0], [-20.0, math.log(2) - 1.5]])
+        parts.append((content @ shift, content))
+    chosen, scored = centred(*parts)
+    plain = [bounds.infonce_symmetric(scores.paired(*codes)).terms for codes in (parts[1], scored)]
+    assert torch.allclose(*plain, atol=1e-5)
+    for codes in (chosen, scored):
+        assert bounds.nwj(scores.paired(*codes)).terms.mean() == pytest.approx(
+            math.log(2), abs=0.02
+        )
+    constant = parts[1][0] - centring(*parts[0]) * torch.ones(1, 2)
+    assert bounds.nwj(scores.paired(constant, parts[1][1])).terms.mean() < 0.4
+
+
+@pytest.mark.parametrize("information", [0.0, 2.0, 15.0])
+def test_a_critic_that_is_a_log_density_ratio_gets_a_constant_only(information):
+    made = [gaussian_pairs(1000, 20, information, seed) for seed in (0, 1)]
+    chosen, other = ((pairs.query.float(), pairs.key.float()) for pairs in made)
+    query, key = centred(chosen, other)[1]
+    moved = query @ key.T - other[0] @ other[1].T
+    assert moved.std() < 1e-3
 
 
 @pytest.mark.parametrize(("gain", "more"), [(0.3, 0.3), (0.0, 0.0), (-0.2, 0.0)])
