@@ -18,6 +18,7 @@ from core.data.source import Truth
 from core.errors import Unmeasurable
 from core.frozen import Frozen, Pairs
 from core.information.certificate import certificate
+from core.information.verdict import UNKNOWN
 from core.method import PairCritic
 from core.randomness import KeyedRNG
 from core.transfer import near
@@ -34,6 +35,9 @@ UNKNOWN_COPIES = (
     "The images are not known, so copies of an image in the test split could not be left out; a"
     " copy among the negatives lowers the bound"
 )
+# a bound is notably smaller than another one if it is smaller by more than 0.1 nats, or by more than
+# 5% of the larger one
+SLACK, SHARE = 0.1, 0.05
 HEADLINE = ("common", "native")  # the first of these in a report is shown, whatever its value
 
 
@@ -195,16 +199,27 @@ def shuffled(pairs: Pairs, seed: int, leave_out: Tensor | None = None) -> Pairs:
 
 
 def surpassed(critics: dict[str, Any]) -> None:
-    """Mark a critic as critic-limited if another critic's bound is larger: all bound the same I(V1;
-    V2) from below on the same pairs, so the smaller bound is loose.
+    """Mark the critics whose number is limited by the critic itself as critic-limited.
+
+    All bound the same information from below on the same pairs. So a bound that is notably smaller
+    than another one is loose. A critic that is not trained here ("native") has no number of
+    training pairs that could be doubled, so its sweep alone shows only that K does not limit it. It
+    stays converged only if the trained critic ("common") is converged, too, and its interval does
+    not reach notably higher.
     """
-    ends = [found["sweep"][-1][end] for found in critics.values() for end in ("low", "high")]
-    if not all(map(math.isfinite, ends)):
+    ends = {name: found["sweep"][-1] for name, found in critics.items()}
+    if not all(math.isfinite(last[end]) for last in ends.values() for end in ("low", "high")):
         raise Unmeasurable("a bound is not a finite number, so critics can not be compared")
-    best = max(found["sweep"][-1]["low"] for found in critics.values())
-    for found in critics.values():
-        if found["sweep"][-1]["high"] < best - 0.1:
+    best = max(last["low"] for last in ends.values())
+    trained = critics["common"]["verdict"]
+    for name, found in critics.items():
+        last = ends[name]
+        if last["high"] < best - min(SLACK, SHARE * best):
             found["verdict"] = "critic-limited"
+        elif name != "common" and found["verdict"] == "converged":
+            most = (1 + UNKNOWN) * last["high"]
+            if trained != "converged" or ends["common"]["high"] > most:
+                found["verdict"] = "critic-limited"
 
 
 def sweep(
