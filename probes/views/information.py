@@ -35,8 +35,8 @@ UNKNOWN_COPIES = (
     "The images are not known, so copies of an image in the test split could not be left out; a"
     " copy among the negatives lowers the bound"
 )
-# a bound is notably smaller than another one if it is smaller by more than 0.1 nats, or by more than
-# 5% of the larger one
+# a bound is notably smaller than another one if it is smaller by more than 0.1 nats, or by more
+# than 5% of the larger one
 SLACK, SHARE = 0.1, 0.05
 HEADLINE = ("common", "native")  # the first of these in a report is shown, whatever its value
 
