@@ -366,6 +366,14 @@ def test_a_fixed_critic_at_the_truth_has_converged():
         assert found[name]["sweep"][-1]["bound"] > 1.3
 
 
+@pytest.mark.parametrize("n, first", [(128, 10), (256, 0), (256, 10)])
+def test_a_common_critic_that_knows_its_training_pairs_is_data_limited(n, first):
+    """Its bound is 0.5 to 1.3 of 1.39 nats; half of the pairs gave no less."""
+    found = critics(*(four_contents(n, first + seed) for seed in range(3)), 0.1)["common"]
+    assert found["verdict"] == "data-limited" and found["overfit"] > 0.3
+    assert "on its training pairs" in views._sentence("common", found)
+
+
 @pytest.mark.parametrize(
     "low, high, trained, expected",
     [
