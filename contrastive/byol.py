@@ -39,6 +39,7 @@ class BYOL(Method):
     """Probes read the features of the trained (online) backbone."""
 
     Config = BYOLConfig
+    only_features = True
 
     def __init__(self, config: BYOLConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)

@@ -40,6 +40,7 @@ class LeJEPA(Method):
     """Both views are global: there are no small crops. Probes read the features of the backbone."""
 
     Config = LeJEPAConfig
+    only_features = True
 
     def __init__(self, config: LeJEPAConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)

@@ -41,6 +41,7 @@ class VICReg(Method):
     """Probes read the features of the backbone, before the expander."""
 
     Config = VICRegConfig
+    only_features = True
 
     def __init__(self, config: VICRegConfig, shape: tuple[int, int, int]):
         super().__init__(config, shape)

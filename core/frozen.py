@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core.batch import Batch, at_least_float32
 from core.data.datasets import open_source
+from core.data.doubtful import require_named
 from core.data.identity import digest
 from core.data.source import BLOCK, Sampler, Source, Truth, eval_sampler, spread
 from core.errors import UserError
@@ -116,6 +117,7 @@ class Frozen:
         `data.key=value`. Raises `UserError` if the file is refused or the data do not fit.
         """
         entries = checkpoint.read(path)
+        require_named(path, entries["config"], overrides or [])
         found = checkpoint.method_of(path, entries, trusted=trusted)
         run = config.override(found.run, overrides or [], str(path))
         folder = path.parent / "features"

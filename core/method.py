@@ -41,6 +41,9 @@ class Method(nn.Module, ABC):
     views: ClassVar[int] = 2  # views of an image in a batch
     criterion: ClassVar[str] = "knn"  # validation metric that chooses best.ckpt; higher is better
     reads_text: ClassVar[bool] = False  # whether batches must have captions
+    # whether the method has neither a critic of its own (`PairCritic`) nor a posterior
+    # (`LatentModel`): then only the common critic reads its information
+    only_features: ClassVar[bool] = False
     micro_batch: int = 0  # optim.micro_batch: images that are encoded at a time; 0 = whole batch
 
     def __init__(self, config: Any, shape: tuple[int, int, int]):

@@ -33,7 +33,7 @@ def read(path: Path, save: str, pick: Callable[[zipfile.ZipFile], Any]) -> Any:
     except Exception as error:  # damaged bytes can raise anything in zipfile, zlib and numpy
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         said = reason.splitlines()[0][:200]
-        raise UserError(f"{path}: can not be read as npz ({said})") from None
+        raise UserError(f"{path}: can not be read as npz ({said}); write it again") from None
 
 
 def names(records: zipfile.ZipFile) -> list[str]:

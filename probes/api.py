@@ -88,9 +88,11 @@ def infonce_bound(
     Returns numbers in nats: "value" at the largest C = n, its standard "error", "low" and "high"
     (95% interval), "ceiling" (log C), and "cap" (the largest value that this critic can reach).
     "verdict" is converged, K-limited, saturated, critic-limited or nothing found (see
-    docs/information.md). "sweep" is the bound at every C. Copies of a pair are left out, and
-    "remark" says so. `UserError` names what can not be used. Source: van den Oord et al. 2018;
-    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
+    docs/information.md). No other critic is tried, so converged means only that more candidates
+    would add little; a trained critic (`probes.estimate`) may find more. "sweep" is the bound at
+    every C. Copies of a pair are left out, and "remark" says so. `UserError` names what can not be
+    used. Source: van den Oord et al. 2018; Poole et al. 2019. For samples that are not codes, use
+    `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)

@@ -95,7 +95,27 @@ def read_reports(targets: list[Path], probes: "Probes", mixed: bool) -> "list[Re
         raise UserError(f"none of these has been probed; run {command('probe')} on them first")
     if not mixed:
         comparison.require_one_data_set(reports)
+    if said := said_of_own(reports, probes):
+        print(said)
     return reports
+
+
+def said_of_own(reports: "list[Report]", probes: "Probes") -> str:
+    """A line if reports hold numbers of probes of the user's own that are not shown, else "". If
+    the user has chosen among the project's probes, nothing is said.
+    """
+    from probes.registry import PROBES
+    from probes.report.schema import KEYS
+
+    known = KEYS | PROBES.keys() | probes.keys()
+    names = sorted({shown(key) for report in reports for key in report.keys() - known})
+    if not names or not PROBES.keys() <= probes.keys():
+        return ""
+    more = ", …" if len(names) > 3 else ""
+    return (
+        f"not shown: numbers of probes of your own ({', '.join(names[:3])}{more}); to show them,"
+        " add --probes package.module.Class with the class of each"
+    )
 
 
 def _expanded(targets: list[Path]) -> list[Path]:

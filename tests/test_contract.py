@@ -2,6 +2,7 @@
 alone.
 """
 
+import re
 from pathlib import Path
 from unittest.mock import patch
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from contrastive.simclr import SimCLR, SimCLRConfig
+from contrastive.vicreg import VICReg, VICRegConfig
 from core.data.datasets import EMBEDDED, open_source
 from core.data.images import Arrays
 from core.data.source import Source, train_sampler
@@ -28,12 +31,56 @@ SHAPES = {
 }  # a folder is OMNIGLOT
 
 
-# their losses score no pairs of views, so the probes have the common critic alone
-WITHOUT_CRITIC = ("VICReg", "BYOL", "LeJEPA")
+def lacks_of_head(path: Path) -> str:
+    """What the first lines of a config lack, or "": a comment with its command."""
+    head = path.read_text().splitlines()[:6]
+    commands = f"scripts/pretrain.py configs/{path.name}", f"twobounds pretrain {path.name}"
+    comments = [line for line in head if line.startswith("#")]
+    missing = []
+    if not head or not head[0].startswith("# "):
+        missing.append("its first line is no comment that says what it trains")
+    if not any(command in line for command in commands for line in comments):
+        missing.append(f"none of the comments in its first 6 lines has `{commands[1]}`")
+    if not missing:
+        return ""
+    return (
+        f"{path}: {' and '.join(missing)}. An example:\n"
+        f"# SimCLR on the embedded sprites: I(V1; V2) = log 288 = 5.66 nats.\n"
+        f"#   {commands[1]}\n"
+        f"# Cost: 38 s on 2 CPU cores. Expect, at seed 0: linear 99.5 %."
+    )
 
 
-def method_name(run: config.RunConfig) -> str:
-    return run.method.rpartition(".")[2]
+@pytest.mark.parametrize(
+    "text, lacks",
+    [
+        ("# Mine.\n#   twobounds pretrain mine.yaml\n", ""),
+        ("# Mine.\n#   python scripts/pretrain.py configs/mine.yaml\n", ""),
+        ("# Mine.\nmethod: x\n", "none of the comments"),
+        ("method: x\n#   twobounds pretrain mine.yaml\n", "its first line"),
+        ("", "its first line .* and none of the comments"),
+    ],
+)
+def test_a_head_that_lacks_something_is_told_what(tmp_path, text, lacks):
+    (tmp_path / "mine.yaml").write_text(text)
+    said = lacks_of_head(tmp_path / "mine.yaml")
+    if not lacks:
+        assert said == ""
+    else:
+        assert re.search(lacks, said) and "#   twobounds pretrain mine.yaml" in said
+
+
+def declares_truly(method: Method) -> bool:
+    """Whether `only_features` agrees with the members that the method has."""
+    return method.only_features != isinstance(method, PairCritic | LatentModel)
+
+
+@pytest.mark.parametrize("kind, config_of", [(SimCLR, SimCLRConfig), (VICReg, VICRegConfig)])
+def test_a_method_declares_whether_it_has_a_critic(kind, config_of):
+    method = kind(config_of(hidden=4, projection=4), (1, 8, 8))
+    assert declares_truly(method)
+    method.only_features = not kind.only_features
+    assert not declares_truly(method)
 
 
 def stand_in(run: config.RunConfig) -> Source:
@@ -52,9 +99,7 @@ def stand_in(run: config.RunConfig) -> Source:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_runs(path, tmp_path):
-    head = path.read_text().splitlines()
-    commands = f"scripts/pretrain.py configs/{path.name}", f"twobounds pretrain {path.name}"
-    assert head[0].startswith("# ") and any(command in "".join(head[:6]) for command in commands)
+    assert not (lacks := lacks_of_head(path)), lacks
     run = config.read(path, ["optim.batch_size=8"])
     source = stand_in(run)
     steps = 1 if run.data.name == "cifar10" else 3  # large networks
@@ -82,7 +127,8 @@ def test_a_config_runs(path, tmp_path):
     method.eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded.embed(x), method.embed(x), rtol=0, atol=0)
-    assert isinstance(loaded, PairCritic | LatentModel) or method_name(run) in WITHOUT_CRITIC
+    remedy = "remove" if loaded.only_features else "give it the members of PairCritic, or set"
+    assert declares_truly(loaded), f"{run.method}: {remedy} `only_features = True` in the class"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -341,6 +341,21 @@ test_contract.test_every_network_is_compiled_in_the_mode_that_was_asked_for(Path
     assert "own critic" in told.stdout or "native" in told.stdout, told.stdout
 
 
+def test_the_parts_of_the_documentation_do_what_it_says():
+    """The code of docs/extending.md on backbones, heads and random numbers; it has assertions."""
+    text = (ROOT / "docs/extending.md").read_text()
+    (section,) = (part for part in text.split("\n## ") if part.startswith("Parts to build on"))
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    found: dict = {}
+    exec(compile(code, "docs/extending.md", "exec"), found)  # our own page
+    assert found["backbone"].dim == 256
+    assert (found["place"] >= 0).all() and (found["place"] < 1).all()
+    assert found["colour"].dtype == torch.int64 and found["colour"].max() < 10
+    assert sorted(found["order"].tolist()) == [0, 1, 2, 3]
+    norms = [m for m in found["backbone"].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 4  # four convolutions
+
+
 def test_the_documented_members_of_a_method_are_enough_for_the_probes(tmp_path):
     """A method with the members that docs/extending.md names, and no others, has a rate."""
     section, _, _ = method_of_one_file()

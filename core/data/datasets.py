@@ -28,6 +28,7 @@ from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.loading import Resized, decode, read_through
 from core.data.notes import Notes, printable, say_once
 from core.data.pictures import Pictures
+from core.data.pixels import binarised
 from core.data.readers import PAIRS, PREFIXES, TORCHVISION, class_names, local_folder, open_official
 from core.data.registry import EMBEDDED, from_options, is_own, locate_source
 from core.data.scenes import ScenesConfig
@@ -169,11 +170,18 @@ def open_source(config: DataConfig, split: str, seed: int, augmented: bool = Tru
         origin = (*place, config.list, config.labels, column)
         reading = Reading(*(getattr(config, key) for key in Reading._fields))
         source = _plain(origin, split, reading)
-    if isinstance(source, Stored):
-        if config.captions == FROM_CLASSES:
-            source = _told_classes(source, config)
-        return source.viewed(config.augment if augmented else "none", config.compile)
-    return source
+    return _viewed(source, config, augmented)
+
+
+def _viewed(source: Source, config: DataConfig, augmented: bool) -> Source:
+    """The source under the policy of the config, if its images are stored."""
+    if isinstance(source, Joined):
+        source.view(lambda part: _viewed(part, config, augmented))
+    if not isinstance(source, Stored):
+        return source
+    if config.captions == FROM_CLASSES:
+        source = _told_classes(source, config)
+    return source.viewed(config.augment if augmented else "none", config.compile)
 
 
 def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Source:
@@ -186,10 +194,10 @@ def _make(kind: type[Source], config: DataConfig, split: str, seed: int) -> Sour
         except ValueError as error:
             raise UserError(f"data.{error}") from None
     mine = is_own(config.name)
-    source: Source | None = None
+    source: Source
     if mine and split == "trainval":
         source = joined(*(_make(kind, config, part, seed) for part in ("train", "val")))
-    if source is None:
+    else:
         with own.said(config.name, split, kind) if mine else nullcontext():
             source = kind(section, split, seed)  # type: ignore[call-arg]
     source.name, source.split, source.config, source.seed = config.name, split, section, seed
@@ -273,7 +281,7 @@ def _plain(origin: Origin, split: str, reading: Reading) -> Arrays | Stream:
         notes.judge()
     _check_labels(labels, factors, facts)
     if reading.binarise:
-        images = _binarised(images, chosen, official)
+        images = binarised(images, chosen, official)
     held = Arrays(images, labels, factors, policy("none", images.shape[2]), facts)
     return _with_texts(held, dataset, chosen[part.read] if part else chosen)
 
@@ -353,22 +361,6 @@ def _check_labels(labels: Tensor, factors: dict[str, int], facts: Facts) -> None
                 " hold out fewer, or add images"
             )
         first += classes
-
-
-def _binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
-    """Images [n, C, H, W] with values 0 or 255: 255 with probability value / 255, drawn once.
-
-    The draw depends only on an image's place in the official split, so train, val and trainval
-    agree. These are not the draws in the file of Larochelle & Murray 2011.
-    """
-    binary, block = torch.empty_like(images), 4096
-    for number in range(int(chosen.max()) // block + 1):
-        mine = (chosen // block == number).nonzero()[:, 0]
-        rng = KeyedRNG(0, number)
-        uniform = rng.uniform(f"binarise {official}", block, *images.shape[1:])
-        uniform = uniform[chosen[mine] % block]
-        binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
-    return binary
 
 
 def _chosen(dataset: Any, n: int, split: str, validation: int | float | str) -> Tensor:

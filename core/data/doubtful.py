@@ -77,3 +77,17 @@ def is_plain_folder(root: str) -> bool:
         return Path(root).expanduser().is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def require_named(path: Path, values: dict[str, Any], overrides: list[str]) -> None:
+    """`UserError` if neither a checkpoint nor an override says which data to read. The default data
+    would give numbers on data that the user did not ask for.
+    """
+    data = values.get("data")
+    if isinstance(data, dict) and "name" in data:
+        return
+    if not any(word.partition("=")[0].strip() in ("data", "data.name") for word in overrides):
+        raise UserError(
+            f"{path}: its config has no data.name, so it is not known which data it belongs to;"
+            " name them, such as data.name=cifar10 data.root=DATA"
+        )

@@ -3,26 +3,25 @@ makes only train, val and test.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.data.identity import Identity, digest
 from core.data.images import Arrays, Stored
 from core.data.source import Sampler, Source
 from core.randomness import KeyedRNG
 
 
-def joined(train: Source, val: Source) -> Source | None:
-    """The split "trainval", or None if only the user's class can make it: a stored set that is not
-    in memory, or one with captions.
+def joined(train: Source, val: Source) -> Source:
+    """The split "trainval". Images in memory without captions are put together; other sets read
+    the batches of both parts.
     """
-    if not isinstance(train, Stored):
-        return Joined(train, val)
     if not (isinstance(train, Arrays) and isinstance(val, Arrays)) or train.told:
-        return None
+        return Joined(train, val)
     whole = copy.copy(train)
     for key in ("images", "labels", "host_labels"):
         setattr(whole, key, torch.cat([getattr(train, key), getattr(val, key)]))
@@ -33,10 +32,18 @@ def joined(train: Source, val: Source) -> Source | None:
 
 class Joined(Source):
     """The split "trainval": image i is image i of train, or image i - len(train) of val. So labels,
-    contents and lengths of the three splits agree, whatever the user's class does.
+    contents and lengths of the three splits agree, whatever the user's class does. Stored images
+    have the views of the two parts.
     """
 
     def __init__(self, train: Source, val: Source):
+        self._of(train, val)
+
+    def view(self, change: Callable[[Source], Source]) -> None:
+        """Give both parts other views."""
+        self._of(change(self.train), change(self.val))
+
+    def _of(self, train: Source, val: Source) -> None:
         self.train, self.val = train, val
         self.factors, self.shape, self.truth = train.factors, train.shape, train.truth
         self.captioned, self.captions_of_labels = train.captioned, train.captions_of_labels
@@ -47,6 +54,19 @@ class Joined(Source):
 
     def __len__(self) -> int:
         return len(self.train) + len(self.val)
+
+    def identify(self) -> Identity:
+        """That of a sample or, for stored images, the digests of both parts together."""
+        if not isinstance(self.train, Stored):
+            return super().identify()
+        one, other = self.train.identity, self.val.identity
+        both = {
+            key: one.digests[key] + other.digests[key]
+            for key in one.digests
+            if key in other.digests
+        }
+        digests = {key: digest(value.encode()) for key, value in both.items()}
+        return replace(one, split=self.split, images=len(self), digests=digests)
 
     def batches(self, order: Sampler, views: int) -> Iterator[Batch]:
         first = len(self.train)

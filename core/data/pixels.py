@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.skipping import Undecodable
+from core.randomness import KeyedRNG
 
 ALPHA, TURNED, FRAMES, COLOUR_16 = 1, 2, 4, 8  # flags of a note
 DEPTH = 8  # the bit where the largest value plus one starts
@@ -193,3 +194,19 @@ def _orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:  # the EXIF block is damaged, but the picture is not
         return 1
+
+
+def binarised(images: Tensor, chosen: Tensor, official: str) -> Tensor:
+    """Images [n, C, H, W] with values 0 or 255: 255 with probability value / 255, drawn once.
+
+    The draw depends only on an image's place in the official split, so train, val and trainval
+    agree. These are not the draws in the file of Larochelle & Murray 2011.
+    """
+    binary, block = torch.empty_like(images), 4096
+    for number in range(int(chosen.max()) // block + 1):
+        mine = (chosen // block == number).nonzero()[:, 0]
+        rng = KeyedRNG(0, number)
+        uniform = rng.uniform(f"binarise {official}", block, *images.shape[1:])
+        uniform = uniform[chosen[mine] % block]
+        binary[mine] = (uniform * 255 < images[mine]).to(images.dtype) * 255
+    return binary

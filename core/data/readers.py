@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 from torch.utils.data import Dataset
 
+from core.data.broken import said_of_broken
 from core.data.hub_sets import open_hub
 from core.data.notes import printable
 from core.data.pictures import open_pictures
@@ -49,7 +50,7 @@ def open_official(
     try:
         with _one_at_a_time(place) if download else contextlib.nullcontext():
             if name in TORCHVISION:
-                return _open_torchvision(TORCHVISION[name], place, download, split)
+                return _open_torchvision(_torchvision(name), place, download, split)
             if name == "folder":
                 return open_pictures(place, listed, labels, captions)
             if captions:
@@ -67,6 +68,8 @@ def open_official(
                 f"data.name: '{name}' needs a package that is not installed; pip install"
                 f" {PACKAGES[name.split('/')[0]]}"
             ) from None
+        if name in TORCHVISION and (broken := said_of_broken(_torchvision(name), place)):
+            raise UserError(f"data.root: {name} ({split}): {broken}") from None
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         raise UserError(
             f"data.root: {name} ({split}) could not be read from {printable(place)}; put the files"
@@ -113,10 +116,14 @@ def _open_pairs(name: str, root: Path, download: bool, captions: str) -> Any:
         return open_hub(rest, root, captions)
 
 
-def _open_torchvision(kind: str, root: Path, download: bool, split: str) -> Any:
+def _torchvision(name: str) -> Any:
+    """The class of a set."""
     from torchvision import datasets
 
-    make = getattr(datasets, kind)
+    return getattr(datasets, TORCHVISION[name])
+
+
+def _open_torchvision(make: Any, root: Path, download: bool, split: str) -> Any:
     # most sets have a `train` option, some have the split's name
     if "train" in inspect.signature(make).parameters:
         return make(str(root), train=split == "train", download=download)

@@ -3,6 +3,7 @@
 n, m = training and test images, D = feature dimensions, k = neighbours.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -205,6 +206,28 @@ def knn(
     return {"top1": mean, **scores, "k": float(k), "temperature": temperature}
 
 
+def class_size(train: Features) -> float:
+    """The mean number of training images of a class, n / Y, for the label column with the most
+    classes. Y counts the classes that have training images.
+    """
+    classes = max((len(column.unique()) for column in train.y.T), default=1)
+    return len(train.x) / max(1, classes)
+
+
+def said_of_large_k(numbers: dict[str, float]) -> str:
+    """A remark if k is larger than `class_size`, else "". Then some class has fewer than k training
+    images. So even if all images of that class are nearer than all others, others join its vote,
+    and the accuracy depends on the class sizes and on T, not only on the features.
+    """
+    k, size = numbers["k"], numbers.get("per_class", math.inf)
+    if k <= size:
+        return ""
+    return (
+        f"kNN, k = {k:.0f}: a class has {size:,.0f} training images on average, so images of other"
+        " classes must join its vote; probe with more training images, or read a smaller k"
+    )
+
+
 def online_knn(train: Features, test: Features) -> dict[str, float]:
     """The kNN accuracy that is logged while a method trains, as "knn"."""
     return {"knn": knn(train, test)["top1"]}
@@ -245,7 +268,8 @@ class KNNProbe(Probe):
     )
     panel = "Labels: linear (solid), kNN (pale)"
     schema = """
-        "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature"}"""
+        "knn200" | "knn20": {"top1", "top1/FACTOR", "k", "temperature",
+            "per_class" (training images of a class, `class_size`)}"""
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -255,7 +279,8 @@ class KNNProbe(Probe):
         most = max(k for k, _ in PRESETS.values())
         device = frozen.device if frozen.device.type == "cuda" else None
         nearest = search(train.x, test.x, most, device)
-        numbers = {name: knn(train, test, *values, nearest) for name, values in PRESETS.items()}
+        size = {"per_class": class_size(train)}
+        numbers = {name: knn(train, test, *v, nearest) | size for name, v in PRESETS.items()}
         return Found(numbers, {"nearest": nearest})
 
     def cells(self, numbers: Numbers) -> list[str]:
@@ -269,7 +294,8 @@ class KNNProbe(Probe):
 
     def sentences(self, numbers: Numbers) -> list[str]:
         found = (f"{100 * v['top1']:.1f} % with k = {v['k']:.0f}" for v in numbers.values())
-        return [f"kNN: {', '.join(found)}, top-1 on test, mean over label columns"]
+        lines = [f"kNN: {', '.join(found)}, top-1 on test, mean over label columns"]
+        return lines + [line for line in map(said_of_large_k, numbers.values()) if line]
 
     def plain(self, numbers: Numbers) -> list[str]:
         found = f"{100 * numbers['knn200']['top1']:.1f} %"

@@ -20,15 +20,15 @@ PERCENTS = (1, 10)
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
-def balanced(y: Tensor, classes: int, percent: float, seed: int) -> Tensor:
+def balanced(y: Tensor, classes: int, percent: float, seed: int, draw: int = 0) -> Tensor:
     """Indices of `percent` % of n labelled images, equally many of each class, int64 [k * classes].
 
     k = percent n / (100 classes), rounded, at least 1; a class with fewer images gives all of them.
-    This is the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are drawn by
-    `seed`.
+    This is the rule of SimCLR's splits (Chen et al. 2020, section 4.2); the images are a
+    function of `seed` and `draw`, and no two pairs of these share random numbers.
     """
     each = max(1, round(percent / 100 * len(y) / classes))
-    order = KeyedRNG(seed, 0).permutation(f"low shot {percent:g} %", len(y))
+    order = KeyedRNG(seed, draw).permutation(f"low shot {percent:g} %", len(y))
     chosen = [order[y[order] == label][:each] for label in range(classes)]
     return torch.cat(chosen).sort().values
 
@@ -37,8 +37,8 @@ def low_shot(
     train: Features, test: Features, percent: float, seed: int = 0, draws: int = 3
 ) -> Numbers:
     """Top-1 of both probes with `percent` % of the labels: mean and standard deviation over draws
-    of the labelled images. The top-1 of a draw is a mean over label columns. The linear probe
-    chooses its penalty on the labelled images alone.
+    of the labelled images; different seeds have different draws. The top-1 of a draw is a mean over
+    label columns. The linear probe chooses its penalty on the labelled images alone.
 
     Raises `Unmeasurable` if a draw has fewer than two images.
     """
@@ -47,14 +47,14 @@ def low_shot(
     for draw in range(draws):
         found: dict[str, list[float]] = {"linear": [], "knn": []}
         for column, factor in enumerate(train.factors):
-            rows = balanced(train.y[:, column], factor[1], percent, seed + draw)
+            rows = balanced(train.y[:, column], factor[1], percent, seed, draw)
             if len(rows) < 2:
                 few_labels = f"{percent:g} % of the labels are {len(rows)}"
                 raise Unmeasurable(f"low shot: needs 2 labelled images, but {few_labels}")
             few = Features(train.x[rows], train.y[rows, column, None], (factor,))
             here = Features(test.x, test.y[:, column, None], (factor,))
             images = max(images, len(rows))
-            found["linear"].append(linear(few, here, seed + draw)["top1"])
+            found["linear"].append(linear(few, here, seed)["top1"])
             found["knn"].append(knn(few, here, NEIGHBOURS, TEMPERATURE)["top1"])
         for name, values in found.items():
             scores[name].append(fmean(values))
@@ -74,7 +74,7 @@ class LowShotProbe(Probe):
     options = {"draws": 3}
     schema = """
         "1" | "10" (percent): {"images", "draws", "linear" | "knn": {"top1", "sd" over draws}},
-        "seed" (of the first draw; the others follow) """
+        "seed" (of all draws) """
 
     def requires(self, frozen: Frozen) -> str:
         return without_labels(frozen)
@@ -103,7 +103,7 @@ class LowShotProbe(Probe):
     def sentences(self, numbers: Numbers) -> list[str]:
         return [
             f"{percent} % of the labels ({part['images']:,} images, balanced by class,"
-            f" {part['draws']} draws from seed {numbers['seed']}): linear {_said(part['linear'])},"
+            f" {part['draws']} draws of seed {numbers['seed']}): linear {_said(part['linear'])},"
             f" kNN {_said(part['knn'])} top-1 on test"
             for percent, part in ((p, numbers[str(p)]) for p in PERCENTS)
         ]

@@ -51,7 +51,8 @@ def prequential(
     is fitted to the labels sent before; its penalty is chosen on these labels alone. So L is the
     length of a real code, and it includes the cost of learning: L is smaller if a probe needs fewer
     labels (Blier & Ollivier 2018; Voita & Titov 2020). L depends on the order of the images, so its
-    mean and standard deviation over `orders` permutations are given.
+    mean and standard deviation over `orders` permutations are given; different seeds have
+    different permutations.
 
     "compression" is n log Y / L. "alone" is the length of the labels without features, by the code
     of normalised maximum likelihood (NML). The surplus description length (Whitney et al. 2020) is
@@ -70,8 +71,8 @@ def prequential(
     ends = block_ends(n)
     losses: list[list[list[float]]] = [[] for _ in features.factors]  # factor, order, block
     for order in steps_left(orders, "description length", "orders"):
-        rows = KeyedRNG(seed + order, 0).permutation("description length", n)
-        for column, blocks in enumerate(_of_one_order(features, rows, ends, seed + order)):
+        rows = KeyedRNG(seed, order).permutation("description length", n)
+        for column, blocks in enumerate(_of_one_order(features, rows, ends, seed)):
             losses[column].append(blocks)
     made = {
         factor: _numbers(losses[column], ends, features.y[:, column], classes, tolerance)

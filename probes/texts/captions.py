@@ -25,7 +25,7 @@ from probes.probe import Entry, Found, Numbers, Probe, Value
 from probes.report import figures, sweep_figures
 from probes.texts.encoded import TextPairs, text_pairs, without_captions
 from probes.views.critic import refit_scale, train_critics
-from probes.views.information import best_critic, certified, surpassed
+from probes.views.information import best_critic, certified, overfitted, surpassed
 from probes.views.sweep import counts_up_to
 
 TRAIN_PAIRS, VAL_PAIRS = 16384, 2**11 + 1  # for the common critic, as between views
@@ -151,6 +151,7 @@ def critics(
     halved = (half.both(*test.features), half.scale)
     found["common"] = both_ways(on_test, common.scale, truth, on_val, halved)
     found["common"] |= certified(on_test, on_val, common.scale)
+    overfitted(found["common"], common.overfit)
     surpassed(found)
     return found
 

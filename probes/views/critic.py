@@ -36,6 +36,7 @@ class Critic(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    overfit = 0.0  # nats: its value on training pairs minus that on calibration pairs
 
     def __init__(self, features: Tensor, width: int = 256, codes: int = 64):
         super().__init__()
@@ -167,6 +168,7 @@ class Training:
         self.gain = self.value.mean - self.best
         if self.gain > 0:
             self.best, state = self.value.mean, self.critic.state_dict()
+            self.critic.overfit = self.overfit
             self.kept = {name: tensor.clone() for name, tensor in state.items()}
 
     def finished(self) -> Critic:

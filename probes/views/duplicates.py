@@ -31,14 +31,21 @@ def duplicates(source: Source, device: torch.device | str = "cpu") -> Tensor:
 
 
 def said_of_leaks(frozen: Frozen) -> str:
-    """A line if some test images are also training images, else "". Only splits that are held in
-    memory are compared, because other splits would have to be decoded a second time.
+    """A line if some test images are also training images, or if this was not looked for, else "".
+    Only splits that are held in memory are compared, because other splits would have to be decoded
+    a second time. Images that are rendered for each view have no copies.
     """
     if not frozen.has_images:
         return ""
     test, train = frozen.source("test"), frozen.source("trainval")
-    if not (isinstance(test, Arrays) and isinstance(train, Arrays)):
+    if test.rendered:
         return ""
+    if not (isinstance(test, Arrays) and isinstance(train, Arrays)):
+        return (
+            "not looked for: test images that are also training images, because the images are not"
+            " held in memory; for a set that is read from files, a larger data.memory (GiB) holds"
+            " them"
+        )
     known = set(_codes(train.images))
     seen = sum(code in known for code in _codes(test.images))
     if not seen:

@@ -9,6 +9,7 @@ from core.frozen import Frozen
 from core.information.codes import coded
 from core.run import checkpoint, config
 from core.run.features import Features
+from tests.probed import saved
 from tests.tiny_encoder import Encoder, frozen
 
 READ = {
@@ -120,3 +121,19 @@ def test_a_label_of_one_class_has_no_part_in_means():
     assert found.factors == (("shape", 2), ("colour", 3)) and torch.equal(found.y, y[:, [0, 2]])
     alone = Features.of(x, y[:, 1:2], {"row": 1})
     assert alone.factors == (("row", 1),) and alone.y.shape == (3, 1)
+
+
+@pytest.mark.parametrize("left", [None, {}, {"root": "pictures"}])
+def test_a_checkpoint_that_does_not_name_its_data_is_not_read_on_the_default_data(tmp_path, left):
+    saved(tmp_path)
+    path = tmp_path / "last.ckpt"
+    entries = torch.load(path, weights_only=True)
+    del entries["config"]["data"]
+    if left is not None:
+        entries["config"]["data"] = left
+    torch.save(entries, path)
+    with pytest.raises(config.UserError, match="last.ckpt: its config has no data.name"):
+        Frozen.load(path)
+    with pytest.raises(config.UserError, match="no data.name"):
+        Frozen.load(path, ["data.root=elsewhere"])
+    assert Frozen.load(path, ["data.name=sprites"]).run.data.name == "sprites"

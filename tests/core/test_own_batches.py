@@ -7,9 +7,10 @@ import torch
 
 from core.batch import Batch, Encoded
 from core.data.datasets import DataConfig, open_source
-from core.data.images import Arrays
+from core.data.images import Arrays, Facts, Stored, make_batch
 from core.data.registry import trust
 from core.data.source import Source
+from core.data.stored_captions import Told
 from core.errors import UserError
 from core.frozen import Frozen
 from core.randomness import KeyedRNG
@@ -158,20 +159,58 @@ class Kept(Arrays):
         super().__init__(images.contiguous(), torch.arange(10)[:, None] % 2, {"parity": 2})
 
 
-def test_trainval_of_images_in_memory_holds_no_test_images():
+class Told10(Kept):
+    """Images in memory with captions. Its class takes every unknown split for test."""
+
+    def __init__(self, config, split, seed):
+        super().__init__(config, split, seed)
+        first = int(self.images[0, 0, 0, 0])
+        self.with_captions(Told([f"image {first + i}" for i in range(10)]))
+
+
+class Streamed(Stored):
+    """Images that are read when they are needed. Its class takes every unknown split for test."""
+
+    Config = NoKeys
+
+    def __init__(self, config, split, seed):
+        self.kept = Kept(config, split, seed)
+        self.factors, self.shape, self.facts = self.kept.factors, self.kept.shape, Facts()
+        self.policy = self.kept.policy
+
+    def __len__(self):
+        return len(self.kept)
+
+    def _content(self):
+        return self.kept._content()
+
+    def batches(self, order, views):
+        for index, rng in order:
+            image, label = self.kept.images[index], self.kept.labels[index]
+            yield make_batch(image, label, index, rng, self.policy, views)
+
+
+@pytest.mark.parametrize("kind", ["Kept", "Told10", "Streamed"])
+def test_trainval_of_stored_images_holds_no_test_images(kind):
     opened = {
-        split: open_source(DataConfig(name=f"{__name__}.Kept", augment="none"), split, 0)
-        for split in ("train", "val", "trainval")
+        split: open_source(DataConfig(name=f"{__name__}.{kind}", augment="none"), split, 0)
+        for split in ("train", "val", "trainval", "test")
     }
     seen = {
         split: next(source.batches([(torch.arange(len(source)), KeyedRNG(0, 0))], 1))
         for split, source in opened.items()
     }
-    assert seen["trainval"].views[0][:, 0, 0, 0].tolist() == [*range(10), *range(100, 110)]
-    assert seen["trainval"].label[:, 0].tolist() == 2 * ([0, 1] * 5)
+    whole = seen["trainval"]
+    assert whole.views[0][:, 0, 0, 0].tolist() == [*range(10), *range(100, 110)]
+    assert whole.label[:, 0].tolist() == 2 * ([0, 1] * 5)
+    if kind == "Told10":
+        assert whole.text == tuple(f"image {i}" for i in (*range(10), *range(100, 110)))
+        assert len(list(opened["trainval"].captions(20))) == 20
     facts = opened["trainval"].identity
     assert facts.images == 20 and facts.split == "trainval" and len(opened["train"]) == 10
-    assert len({source.identity.fingerprint for source in opened.values()}) == 3
+    assert len({source.identity.fingerprint for source in opened.values()}) == 4
+    views = open_source(DataConfig(name=f"{__name__}.{kind}", augment="crop"), "trainval", 0)
+    assert views.augmentation == "crop" and opened["trainval"].augmentation == "none"
 
 
 class Raises(Good):

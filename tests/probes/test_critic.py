@@ -329,3 +329,75 @@ def test_splits_of_different_sizes_are_compared_at_one_number_of_candidates(monk
     assert seen[0][2] == pytest.approx(at[100] + own - at[33])
     sweep_over(codes[0], codes[1], 3.0, (codes[2][:10], codes[3][:10]))
     assert seen[1][2] is None  # too few for the least number of candidates
+
+
+def four_contents(n: int, seed: int, noise: float = 0.02) -> Pairs:
+    """Pairs that share one of 4 equally likely contents, I = log 4. The features keep the content
+    in small values beside large ones that all images share, so cosines hardly show it.
+    """
+    g = torch.Generator().manual_seed(seed)
+    content = F.one_hot(torch.randint(4, (n,), generator=g), 4).float()
+
+    def view() -> torch.Tensor:
+        shown = 0.1 * content + noise * torch.randn(n, 4, generator=g)
+        return torch.cat([shown, torch.ones(n, 2)], 1)
+
+    views = (view(), view())
+    return Pairs(views, tuple(F.normalize(x, dim=1) for x in views), torch.arange(n))
+
+
+@pytest.mark.parametrize("n", [64, 256, 2000])
+def test_a_critic_that_no_trained_critic_confirms_has_not_converged(n):
+    """The truth is log 4 = 1.39 nats; with few training pairs, the common critic fails, too."""
+    found = critics(*(four_contents(n, seed) for seed in range(3)), 0.1)
+    for name in ("native", "native, refitted scale"):
+        assert found[name]["sweep"][-1]["high"] < 0.75
+        assert found[name]["verdict"] == "critic-limited", found["common"]["verdict"]
+
+
+def test_a_fixed_critic_at_the_truth_has_converged():
+    """The codes of this encoder hold only the content, and read what the trained critic reads."""
+    parts = [four_contents(3000, seed, 0.003) for seed in range(3)]
+    sharp = [p._replace(codes=tuple(F.normalize(x[:, :4], dim=1) for x in p.codes)) for p in parts]
+    found = critics(*sharp, 0.1)
+    assert found["common"]["verdict"] == "converged"
+    for name in ("native", "native, refitted scale"):
+        assert found[name]["verdict"] == "converged"
+        assert found[name]["sweep"][-1]["bound"] > 1.3
+
+
+@pytest.mark.parametrize("n, first", [(128, 10), (256, 0), (256, 10)])
+def test_a_common_critic_that_knows_its_training_pairs_is_data_limited(n, first):
+    """Its bound is 0.5 to 1.3 of 1.39 nats; half of the pairs gave no less."""
+    found = critics(*(four_contents(n, first + seed) for seed in range(3)), 0.1)["common"]
+    assert found["verdict"] == "data-limited" and found["overfit"] > 0.3
+    assert "on its training pairs" in views._sentence("common", found)
+
+
+@pytest.mark.parametrize(
+    "low, high, trained, expected",
+    [
+        (1.30, 1.34, "converged", "converged"),
+        (1.00, 1.60, "converged", "critic-limited"),
+        (1.30, 1.34, "data-limited", "critic-limited"),
+        (-0.5, -0.3, "critic-limited", "critic-limited"),
+        (1.30, 1.34, "K-limited", "critic-limited"),
+    ],
+)
+def test_the_trained_critic_must_have_converged_at_no_more(low, high, trained, expected):
+    found = {
+        "native": {"verdict": "converged", "sweep": [{"low": 1.28, "high": 1.32}]},
+        "common": {"verdict": trained, "sweep": [{"low": low, "high": high}]},
+    }
+    surpassed(found)
+    assert found["native"]["verdict"] == expected
+
+
+def test_a_small_bound_below_a_larger_small_one_is_limited():
+    """0.02 and 0.09 nats differ by less than 0.1, but by most of the larger."""
+    found = {
+        "native": {"verdict": "converged", "sweep": [{"low": 0.01, "high": 0.03}]},
+        "common": {"verdict": "converged", "sweep": [{"low": 0.08, "high": 0.10}]},
+    }
+    surpassed(found)
+    assert found["native"]["verdict"] == "critic-limited"

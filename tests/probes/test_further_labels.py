@@ -63,15 +63,30 @@ def test_few_labels_are_read_like_many(digits):
     train, test = digits
     found = low_shot(train, test, 10, seed=3, draws=2)
     scores = []
-    for seed in (3, 4):
-        rows = balanced(train.y[:, 0], 10, 10, seed)
+    for draw in (0, 1):
+        rows = balanced(train.y[:, 0], 10, 10, 3, draw)
         few = Features(train.x[rows], train.y[rows], train.factors)
-        scores.append(linear(few, test, seed)["top1"])
+        scores.append(linear(few, test, 3)["top1"])
     assert found["linear"] == {"top1": np.mean(scores), "sd": pytest.approx(np.std(scores, ddof=1))}
     assert found["images"] == 120 and found["draws"] == 2
     one = low_shot(train, test, 1, seed=3, draws=2)
     assert one["images"] == 10 and one["linear"]["top1"] < found["linear"]["top1"]
     assert 0.2 < one["knn"]["top1"] < found["knn"]["top1"]
+
+
+def test_seeds_share_no_draws(digits, monkeypatch):
+    """Means over seeds would vary too little if two seeds drew the same labelled images."""
+    train, test = (Features(p.x[:300], p.y[:300], p.factors) for p in digits)
+    drawn = set()
+
+    def noted(few, here, seed):
+        drawn.add(few.x.numpy().tobytes())
+        return {"top1": 0.0}
+
+    monkeypatch.setattr("probes.labels.low_shot.linear", noted)
+    for seed in range(3):
+        low_shot(train, test, 10, seed=seed, draws=3)
+    assert len(drawn) == 9
 
 
 def test_few_labels_of_several_factors_are_drawn_for_each():

@@ -3,6 +3,7 @@ equally near or features are not finite, very large or very small.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from core.errors import Unmeasurable
 from core.run.features import Features
 from probes.labels import knn as module
-from probes.labels.knn import Neighbours, knn, search, vote
+from probes.labels.knn import KNNProbe, Neighbours, knn, search, vote
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -128,3 +129,16 @@ def test_votes_are_weighed_by_exp_of_similarity_over_temperature():
     assert vote(similarity, labels, 2, 0.1 / math.log(1.9)) == 1  # 1.9 against 2
     assert vote(similarity, labels, 2, 0.1 / math.log(2.1)) == 0  # 2.1 against 2
     assert vote(similarity * 1e3, labels, 2, 1e-3) == 0
+
+
+@pytest.mark.parametrize("n, classes, said", [(3000, 4, []), (360, 4, [200]), (60, 4, [60, 20])])
+def test_a_k_above_the_size_of_a_class_is_said(n, classes, said):
+    """With k above n / classes, images of other classes must join the vote of some class."""
+    y = torch.arange(n) % classes
+    rows = Features(torch.eye(classes)[y], y[:, None], (("class", classes),))
+    held = SimpleNamespace(features=lambda split: rows, device=torch.device("cpu"))
+    lines = KNNProbe().sentences(KNNProbe().measure(held).numbers)
+    assert [int(line.split("k = ")[1].split(":")[0]) for line in lines[1:]] == said
+    assert all("images of other classes must join its vote" in line for line in lines[1:])
+    old = {"knn200": {"top1": 1.0, "k": 200.0, "temperature": 0.1}}
+    assert len(KNNProbe().sentences(old)) == 1

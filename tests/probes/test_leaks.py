@@ -48,3 +48,21 @@ def test_a_probe_of_pictures_says_it_and_rendered_images_have_no_copies(tmp_path
     assert "2 of 3 test images are also among the training images" in capsys.readouterr().out
     call(tmp_path / "run", "--probes", "knn")
     assert "also among" not in capsys.readouterr().out
+
+
+def test_it_is_said_that_streamed_images_were_not_compared(tmp_path, capsys):
+    from PIL import Image
+
+    for place in (*(f"train/{i % 2}/{i}" for i in range(20)), "test/0/0", "test/1/1"):
+        path = tmp_path / "data" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = IMAGES[int(path.stem)].permute(1, 2, 0).numpy()
+        Image.fromarray(image).resize((32, 32)).save(path)
+    saved(tmp_path / "run")
+    data = ("data.name=folder", f"data.root={tmp_path / 'data'}", "data.validation=4")
+    for memory, said in (("0", "not looked for: test images"), ("1", "2 of 2 test images")):
+        call(tmp_path / "run", *data, f"data.memory={memory}", "data.workers=0", "--probes", "knn")
+        out = " ".join(capsys.readouterr().out.split())
+        assert said in out and ("not looked for" in out) == (memory == "0")
+    call(tmp_path / "run", "--probes", "knn")
+    assert "not looked for" not in capsys.readouterr().out

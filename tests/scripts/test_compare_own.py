@@ -90,3 +90,19 @@ def test_what_is_no_probe_is_refused_in_one_line(name, tmp_path, capsys, own_pro
 def test_help_says_how_a_probe_of_ones_own_is_shown(capsys):
     _, said, _ = call(capsys, "--help")
     assert "package.module.Class" in said
+
+
+def test_numbers_of_ones_own_probe_that_are_not_shown_are_said_in_one_line(
+    tmp_path, capsys, own_probe
+):
+    runs = [
+        written(tmp_path / f"run{i}", key=str(i), spectrum={"largest": 1.0 + i}) for i in (0, 1)
+    ]
+    out = ("--out", tmp_path / "c.png")
+    code, said, err = call(capsys, *runs, *out)
+    (line,) = [line for line in said.splitlines() if line.startswith("not shown:")]
+    assert code == 0 and "spectrum" in line and "--probes package.module.Class" in line, err
+    for shown in ((own_probe,), ("linear",)):
+        assert "not shown" not in call(capsys, *runs, *out, "--probes", *shown)[1]
+    plain = written(tmp_path / "plain")
+    assert "not shown" not in call(capsys, plain, *out)[1]

@@ -10,6 +10,7 @@ import torch
 
 from core.frozen import Frozen
 from scripts import compare
+from scripts import report as page_of
 from tests.probed import call, report, saved
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,10 @@ def test_the_probe_of_the_documentation_has_numbers_pictures_and_a_panel(package
     )
     assert "components hold 50 %" in capsys.readouterr().out
     assert (folder / "probe/spectrum.png").is_file()
+    page = folder / "report.html"
+    page_of.main([str(folder), "--probes", "ownprobes.made.Spectrum", "-o", str(page)])
+    shown = page.read_text()
+    assert "It is no bound on information" in shown and "share of variance" in shown
     picture = folder / "compare.svg"
     compare.main([str(folder), "--probes", "ownprobes.made.Spectrum", "--out", str(picture)])
     assert "Shares of variance" in picture.read_text() and "for 50 %" in capsys.readouterr().out

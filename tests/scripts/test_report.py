@@ -380,3 +380,9 @@ def test_what_can_not_be_shown_is_refused_in_one_line(words, why, tmp_path, caps
 def test_the_script_has_no_way_to_make_html_of_texts():
     script = build._own("page.js")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch", script)
+
+
+def test_numbers_of_ones_own_probe_that_are_not_shown_are_said(tmp_path, capsys):
+    run = written(tmp_path / "run", spectrum={"largest": 1.0})
+    code, said, err = call(capsys, run, "-o", tmp_path / "page.html")
+    assert code == 0 and "not shown: numbers of probes of your own ('spectrum')" in said, err

@@ -40,7 +40,7 @@ VERDICTS = {
     "saturated": "The bound is near the largest value that it can show, so the true value may be"
     " far above it.",
     "critic-limited": "The critic limits the bound: the pairs contain more information than this"
-    " critic reads.",
+    " critic reads, or no trained critic shows that they do not.",
     "nothing found": "Nothing was found: the interval of the bound reaches down to zero or below.",
 }
 
