@@ -131,6 +131,22 @@ def test_the_bounds_of_a_code_are_shown_with_the_smaller_upper_one(upper, top):
     assert [bound.ceiling for bound in bounds.values()] == [8.875, None, None]
 
 
+@pytest.mark.parametrize(("information", "full"), [(6.5, False), (8.0, True)])
+def test_the_parts_of_a_rate_are_those_of_all_images_and_of_these(information, full):
+    """If I is within a nat of log n, the line says so."""
+    these = {"images": 7000, "rate": part(12.0), "information": part(information)}
+    these |= {"total_correlation": part(1.25), "dimension_wise_kl": part(4.375)}
+    more = {"total_correlation": {"low": 0.5, "high": 1.75}, "on_these_images": these}
+    more["dimension_wise_kl"] = {"low": 3.5, "high": 5.25}
+    line = RateProbe().sentences(OF_CODE | more)[3]
+    of_all = [0.5, 1.75, 3.5, 5.25]
+    assert read([line]) == [*of_all, 7000, 12.0, information, 1.25, 4.375]
+    assert ("log n" in line) == full
+    collapsed = OF_CODE | {"sentence": "the code has collapsed"}
+    assert RateProbe().sentences(collapsed)[-1] == "the code has collapsed"
+    assert len(RateProbe().sentences(OF_CODE)) == 3
+
+
 def test_without_a_distortion_there_is_no_sum():
     probe = RateProbe()
     numbers = {key: value for key, value in OF_CODE.items() if key not in ("distortion", "nelbo")}
