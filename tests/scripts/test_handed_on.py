@@ -1,5 +1,5 @@
-"""The parts of a training and of a probing are handed to each other; options are allowed up to their
-limits; and the densities of a peer's tasks.
+"""Parts of a training and of a probing are handed to each other, options are allowed up to their
+limits, and a peer's tasks have their densities.
 """
 
 import json
