@@ -2,8 +2,6 @@
 probe shows its own number. All numbers of these reports are different.
 """
 
-import re
-
 import pytest
 
 from probes.labels.knn import KNNProbe
@@ -12,11 +10,7 @@ from probes.labels.mdl import MDLProbe
 from probes.latents.likelihood import AISProbe, LikelihoodProbe
 from probes.latents.rate import RateProbe
 from probes.views.information import UNKNOWN_COPIES, InformationProbe
-
-
-def part(value: float, low: float = 0.0, high: float = 0.0, **more: object) -> dict:
-    low, high = low or value - 0.25, high or value + 0.5
-    return {"value": value, "low": low, "high": high, "estimator": "how", "side": "side"} | more
+from tests.shown import part, read
 
 
 def critic(shift: float, verdict: str = "converged", **more: object) -> dict:
@@ -64,12 +58,6 @@ CODE["factor"] = {
         "variational": 325.0, "compression": 2.5, "reached": 1, "curve": [[2, 1.0], [4, 0.5]],
     },
 }  # fmt: skip
-
-
-def read(lines: list[str]) -> list[float]:
-    """The numbers in texts, in their order."""
-    found = re.findall(r"(?<!\w)-?\d[\d,]*\.?\d*", " ".join(lines).replace("−", "-"))
-    return [float(number.replace(",", "").rstrip(".")) for number in found]
 
 
 def test_the_bound_of_the_headline_critic_is_shown():
@@ -171,7 +159,7 @@ def test_accuracies_are_shares_of_the_right_preset():
     probe = KNNProbe()
     assert read(probe.cells(knn)) == [75.0] == [value.value for value in probe.values(knn)]
     assert probe.headline(knn) == {"knn200": 0.75, "knn20": 0.5}
-    assert read([probe.sentences(knn)[0].replace("top-1", "")]) == [75.0, 200, 50.0, 20]
+    assert read(probe.sentences(knn)) == [75.0, 200, 50.0, 20]
     numbers = {"top1": 0.875, "information": 1.25, "confusion": {}, "top1/a": 0.9}
     linear = LinearProbe()
     assert read(linear.cells(numbers)) == [87.5, 1.25]
