@@ -10,6 +10,7 @@ from core.information.codes import coded
 from core.run import checkpoint, config
 from core.run.features import Features
 from tests.small_vaes import saved
+from tests.spies import spy
 from tests.tiny_encoder import Encoder, frozen
 
 READ = {
@@ -137,7 +138,7 @@ def test_the_identity_holds_every_cause_of_a_number():
     assert len({str(part) for part in known["data"].values()}) > 1
 
 
-def test_a_checkpoint_is_read_with_the_data_of_the_user_and_its_own_run(tmp_path):
+def test_a_checkpoint_is_read_with_the_data_of_the_user_and_its_own_run(tmp_path, monkeypatch):
     """Other data are read; the run that trained the weights stays known for the log."""
     place = saved(tmp_path / "run", seed=3) / "last.ckpt"
     entries = torch.load(place, weights_only=True)
@@ -151,7 +152,9 @@ def test_a_checkpoint_is_read_with_the_data_of_the_user_and_its_own_run(tmp_path
     assert (one.run.data.sprites.test, len(one.source("test"))) == (40, 40)
     assert one.trained.data.sprites.test != 40 and one.trained.wandb.project == ""
     assert one.run.wandb.project == "mine" and one.run.wandb.entity == ""  # only a user chooses it
-    on_meta = checkpoint.load_method(place, device="meta").method
+    asked = spy(monkeypatch, checkpoint, "run_of")
+    on_meta = checkpoint.load_method(place, device="meta", trusted=["mine"]).method
+    assert asked[0]["trusted"] == ["mine"]
     assert {x.device.type for x in on_meta.parameters()} == {"meta"} and not on_meta.training
 
 
