@@ -27,7 +27,7 @@ from core.run.pictures import Grid, save_grid
 # without labels, best.ckpt is chosen by the first of these numbers that a validation measures
 UNLABELLED = {
     "in_batch_bound": "a lower bound on what two views of a held-out image share",
-    "effective_rank": "the effective rank of held-out features (RankMe)",
+    "features/effective_rank": "the effective rank of held-out features (RankMe)",
 }
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 

@@ -165,6 +165,23 @@ def test_the_queue_keeps_the_last_k_keys_for_any_batch(length, sizes):
     assert set(queue.state_dict()) == {"keys", "pointer", "filled"}
 
 
+def test_a_queue_continues_from_its_state_and_refuses_counters_outside_of_it():
+    first, second = KeyQueue(6, 2), KeyQueue(6, 2)
+    for number in range(4):
+        first.enqueue(torch.full((2, 2), float(number)))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.keys, second.keys)
+    for queue in (first, second):
+        queue.enqueue(torch.full((1, 2), 9.0))
+    assert torch.equal(first.keys, second.keys) and int(second.pointer) == 3
+    assert first.oldest(2)[1] == second.oldest(2)[1] == 3
+    for wrong in ({"pointer": 6}, {"pointer": -1}, {"filled": 7}, {"filled": -1}):
+        state = first.state_dict() | {key: torch.tensor(value) for key, value in wrong.items()}
+        with pytest.raises(RuntimeError, match="outside of the queue's 6 keys"):
+            second.load_state_dict(state)
+    second.load_state_dict(first.state_dict() | {"pointer": torch.tensor(5)})
+
+
 def test_moco_scores_before_it_enqueues_and_moves_the_key_encoder(make_batch):
     method = MoCo(
         MoCoConfig(queue=10, hidden=16, projection=8, momentum=0.9, momentum_end=0.9), (3, 32, 32)

@@ -279,3 +279,18 @@ def test_combinations_that_are_held_out_leave_factors_nearly_independent():
         assert share.min() > 0.15 and share.max() < 0.35, (a, b, lost)
     assert not torch.equal(held, held_out(counts, 0.25, KeyedRNG(1, 0)))
     assert len(held_out([4] * 7, 0.1, KeyedRNG(0, 0))) == 1638
+
+
+def test_a_caption_can_be_made_to_tell_any_factor_also_the_first():
+    """Captions of two contents that differ in one factor never agree if this factor is told."""
+    chance = CaptionedSpritesConfig(**SIZES, tell=0.001)
+    source, rng = CaptionedSprites(chance, "test", 0), KeyedRNG(0, 0)
+    content = torch.zeros(20, len(source.factors), dtype=torch.long)
+    for column, (factor, count) in enumerate(source.factors.items()):
+        other = content.clone()
+        other[:, column] = count - 1
+        both = [source.texts(one, rng, always=column) for one in (content, other)]
+        assert count == 1 or all(a != b for a, b in zip(*both, strict=True))
+        assert source.texts(content, rng)[:5] == source.texts(other, rng)[:5]  # nothing is told
+        states = source.prompts()[factor]
+        assert len(states) == count and len({text for of in states for text in of}) >= count

@@ -1,5 +1,6 @@
 """Real data: splits, layouts, streaming, and the messages for missing files."""
 
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import IterableDataset
 from core.data.datasets import DataConfig, open_source
 from core.data.images import Arrays, Stream
 from core.data.loading import read_through
-from core.data.source import eval_sampler, train_sampler
+from core.data.source import eval_sampler, spread, train_sampler
 from core.errors import UserError
 from tests.pictures import config, png
 
@@ -300,3 +301,19 @@ def test_some_images_are_spread_over_the_whole_split(n, most, places):
     """Stored sets are often sorted by class: the first images would be of one."""
     blocks = [index for index, _ in eval_sampler(n, block=2, most=most)]
     assert torch.cat(blocks).tolist() == places and max(map(len, blocks)) <= 2
+
+
+@pytest.mark.parametrize("n, most, block", [(12, 5, 3), (100, 33, 8), (10, 9, 4), (7, 7, 2)])
+def test_blocks_of_neighbours_are_spread_over_the_whole_split(n, most, block):
+    """`most` places in order, of whole blocks (the last one may be cut), from all parts of it."""
+    places = spread(n, most, block)
+    assert places.tolist() == sorted(set(places.tolist())) and len(places) == most
+    blocks = places.div(block, rounding_mode="floor")
+    counts = blocks.bincount(minlength=-(-n // block))
+    sizes = torch.arange(n).div(block, rounding_mode="floor").bincount()
+    some = counts.nonzero()[:, 0]
+    assert (counts[some[:-1]] == sizes[some[:-1]]).all()
+    gaps = some.diff().tolist()
+    even = len(counts) / len(some)
+    assert all(math.floor(even) <= gap <= math.ceil(even) for gap in gaps) and some[0] == 0
+    assert len(counts) - some[-1] <= math.ceil(even)

@@ -85,3 +85,30 @@ def test_a_crop_in_a_folder_of_unknown_origin_is_checked(crop, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"config\.json: its input can not be used"):
         networks.from_folder(tmp_path)
+
+
+def test_every_option_reaches_the_encoder_and_changes_what_its_features_are_kept_under(tmp_path):
+    data = ["data.name=sprites", "data.sprites.test=4", "data.sprites.train=4"]
+    plain = Asked(timm="test_resnet", random=True, size=32)
+    changes = {
+        "size": 64, "mean": (0.25, 0.5, 0.75), "std": (0.5, 0.25, 0.125), "crop": 0.5,
+        "pool": "max",
+    }  # fmt: skip
+    base = open_encoder(plain, data)
+    kept = {base.frozen.weights}
+    for key, value in changes.items():
+        frozen = open_encoder(plain._replace(**{key: value}), data, seed=4, device="cpu").frozen
+        held = getattr(frozen.run.model, key)
+        assert (tuple(held) if isinstance(value, tuple) else held) == value
+        others = (other for other in changes if other != key)
+        assert all(
+            getattr(frozen.run.model, x) == getattr(base.frozen.run.model, x) for x in others
+        )
+        assert frozen.run.model.weights == frozen.weights and frozen.seed == 4
+        kept.add(frozen.weights)
+    kept.add(open_encoder(plain, [*data, "seed=1"]).frozen.weights)  # other random weights
+    assert len(kept) == len(changes) + 2
+    assert open_encoder(plain, data).frozen.weights == base.frozen.weights
+    assert base.path.parts[-2:] == ("test_resnet-random", "last.ckpt")
+    here = open_encoder(plain._replace(out=tmp_path), data)
+    assert here.path == tmp_path / "last.ckpt" and here.frozen.folder == tmp_path / "features"

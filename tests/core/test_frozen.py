@@ -10,6 +10,8 @@ from core.information.codes import coded
 from core.run import checkpoint, config
 from core.run.features import Features
 from tests.probed import saved
+from tests.small_vaes import saved as saved_vae
+from tests.spies import spy
 from tests.tiny_encoder import Encoder, frozen
 
 READ = {
@@ -105,9 +107,9 @@ def test_without_a_digest_of_weights_nothing_is_kept(tmp_path):
 def test_the_distortion_is_that_of_the_code_that_was_drawn(tmp_path):
     overrides = ["folder=x", "model.width=4", "model.latent=3", "data.sprites.test=20"]
     run = config.read("configs/beta_vae_sprites.yaml", overrides)
-    one = Frozen(checkpoint.build_method(run, (3, 32, 32)), run)
+    one = Frozen(checkpoint.build_method(run, (3, 32, 32)), run, seed=5)  # of the probes
     source, found = one.source("test"), one.latents("test")
-    (batch,) = source.batches(eval_sampler(20, purpose="rate"), 1)
+    (batch,) = source.batches(eval_sampler(20, 5, purpose="rate"), 1)
     x, q, z = coded(one.method, batch)
     expected = -one.method.likelihood(z).log_prob(x).flatten(1).sum(1)
     torch.testing.assert_close(found.distortion, expected.detach())
@@ -137,3 +139,47 @@ def test_a_checkpoint_that_does_not_name_its_data_is_not_read_on_the_default_dat
     with pytest.raises(config.UserError, match="no data.name"):
         Frozen.load(path, ["data.root=elsewhere"])
     assert Frozen.load(path, ["data.name=sprites"]).run.data.name == "sprites"
+
+
+def test_the_identity_holds_every_cause_of_a_number():
+    one = frozen(None, weights="v", run_seed=4, seed=9, augment="moco")
+    known = one.identity
+    assert (known["weights"], known["run_seed"], known["seed"], known["views"]) == (
+        "v",
+        4,
+        9,
+        "moco",
+    )
+    for split in ("train", "val", "test"):
+        assert known["data"][split] == one.source(split).identity.as_dict()
+    assert len({str(part) for part in known["data"].values()}) > 1
+
+
+def test_a_checkpoint_is_read_with_the_data_of_the_user_and_its_own_run(tmp_path, monkeypatch):
+    """Other data are read; the run that trained the weights stays known for the log."""
+    place = saved_vae(tmp_path / "run", seed=3) / "last.ckpt"
+    entries = torch.load(place, weights_only=True)
+    entries |= {"step": 7, "wandb_id": "abc"}
+    entries["config"]["wandb"]["entity"] = "team"
+    torch.save(entries, place)
+    changed = ["data.sprites.test=40", "wandb.project=mine"]
+    one = Frozen.load(place, changed, seed=6, device="cpu")
+    assert one.weights == checkpoint.digest(place) and one.folder == place.parent / "features"
+    assert (one.step, one.wandb_id, one.entity, one.seed, one.run.seed) == (7, "abc", "team", 6, 3)
+    assert (one.run.data.sprites.test, len(one.source("test"))) == (40, 40)
+    assert one.trained.data.sprites.test != 40 and one.trained.wandb.project == ""
+    assert one.run.wandb.project == "mine" and one.run.wandb.entity == ""  # only a user chooses it
+    asked = spy(monkeypatch, checkpoint, "run_of")
+    on_meta = checkpoint.load_method(place, device="meta", trusted=["mine"]).method
+    assert asked[0]["trusted"] == ["mine"]
+    assert {x.device.type for x in on_meta.parameters()} == {"meta"} and not on_meta.training
+
+
+def test_figures_are_of_the_first_test_images_with_the_seed_of_the_run(tmp_path):
+    one, given = frozen(None, run_seed=4, seed=9), []
+    one.method.figures = lambda batch: given.append(batch) or {"mine": [batch.views[0]]}
+    assert one.figures(tmp_path) == {"mine": tmp_path / "mine.png"}
+    (batch,) = given
+    ((index, rng),) = eval_sampler(12, 4, 128, purpose="pictures", most=128)
+    assert torch.equal(batch.index, index) and (tmp_path / "mine.png").is_file()
+    assert torch.equal(batch.rng.uniform("any", 3), rng.uniform("any", 3))

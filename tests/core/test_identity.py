@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from core.data.datasets import DataConfig, _plain, open_source
-from core.data.identity import digest, digest_of_sample
+from core.data.identity import Identity, digest, digest_of_sample
 from core.data.linear_gaussian import LinearGaussianConfig
 from core.data.sprites import Sprites, SpritesConfig
 from tests.pictures import config, png, write_mnist
@@ -283,3 +283,38 @@ def test_a_population_is_one_split_of_one_set_for_any_seed():
     assert of() == of(seed=1) == of(seed=7)
     others = {of(split="val"), of(split="train"), of(test=65), of(grid=2), of(colours=3)}
     assert len(others) == 5 and of() not in others
+
+
+KNOWN = Identity(
+    "mine", "test", "/here", 9, (1, 2, 3), {"a": 2, "b": 3}, ("x", "y"),
+    {"size": 8, "grey": True, "seed": 0}, {"contents": "c", "labels": "l"},
+)  # fmt: skip
+CHANGES = {
+    "split": "val", "images": 8, "shape": (3, 2, 1), "factors": {"a": 2, "b": 4},
+    "classes": ("y", "x"), "settings": {"size": 8, "grey": False, "seed": 0},
+    "digests": {"contents": "d", "labels": "l"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_of_an_identity_changes_its_fingerprint(field):
+    other = replace(KNOWN, **{field: CHANGES[field]})
+    assert other.fingerprint != KNOWN.fingerprint
+    # a population is drawn anew: its digests and classes are not those of the population
+    assert (other.population == KNOWN.population) == (field in ("classes", "digests"))
+
+
+def test_neither_the_place_nor_the_order_of_settings_changes_a_fingerprint():
+    turned = dict(reversed(KNOWN.settings.items()))
+    same = replace(KNOWN, root="/there", settings=turned)
+    assert same.fingerprint == KNOWN.fingerprint and same.population == KNOWN.population
+    assert replace(KNOWN, name="yours").fingerprint == KNOWN.fingerprint
+    assert replace(KNOWN, name="yours").population != KNOWN.population
+    seeded = replace(KNOWN, settings=KNOWN.settings | {"seed": 1})
+    assert seeded.fingerprint != KNOWN.fingerprint and seeded.population == KNOWN.population
+    held = replace(KNOWN, digests={"pixels": "p", "labels": "l"})
+    copied = replace(held, digests=held.digests | {"contents": "other files"})
+    assert held.fingerprint == copied.fingerprint  # pixels and labels say everything
+    for key in ("pixels", "labels"):
+        assert replace(held, digests=held.digests | {key: "n"}).fingerprint != held.fingerprint
+    assert KNOWN.as_dict()["fingerprint"] == KNOWN.fingerprint

@@ -92,7 +92,9 @@ def test_the_mean_over_seeds_has_the_spread_as_its_interval():
     found = groups.mean([one, two])["critics"]["common"]["sweep"][0]
     assert found["K"] == 16 and found["bound"] == pytest.approx(math.log(16) - 0.2)
     assert found["high"] - found["bound"] == pytest.approx(0.4 / math.sqrt(2))
-    assert groups.mean([one]) == one
+    assert found["seeds"] == 2 and groups.mean([one]) == one
+    units = groups.mean([{"units": 3, "of": 8, "low": 1, "x": 2}, {"units": 3, "of": 8, "x": 3}])
+    assert units == {"units": 3, "of": 8, "x": 2.5} and type(units["units"]) is int
     for wrong in (information(0.0, truth=5.0), {"truth": 4.0, "critics": 3}):
         with pytest.raises(groups.Unalike):
             groups.mean([one, wrong])

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.networks.likelihoods import Likelihood
 from vae.ans import Broken, Stack
 from vae.codecs import KINDS, pixel_codec
-from vae.grid import FINE, SIGMAS, Grid
+from vae.grid import FINE, MOST_CELLS, SIGMAS, Grid
 from vae.prior_codecs import prior_codec
 from vae.priors import FlowPrior, StandardNormal, VampPrior
 
@@ -120,3 +120,12 @@ def test_a_grid_suits_the_sharpest_posteriors_and_holds_all_means():
     codes = torch.from_numpy(grid.codes(grid.pop(Stack(), grid.standard(np.zeros(4000)))))
     z = Normal(0.0, 1.0).cdf(codes)
     assert abs(z.mean() - 0.5) < 0.03 and abs(z.var() - 1 / 12) < 0.01
+
+
+def test_a_grid_for_far_and_narrow_codes_has_no_more_cells_than_allowed():
+    far, narrow = np.array([[1e4]]), np.array([[-20.0]])
+    for mean, log_sigma, known in (
+        (far, narrow, (12, 7)), (far, 0 * narrow, (3, 8)), (0 * far, narrow, (12, 4)),
+    ):  # fmt: skip
+        grid = Grid.for_codes(mean, log_sigma)
+        assert tuple(grid) == known and grid.spacing + grid.reach < MOST_CELLS

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from core.errors import UserError
 from tests.small_vaes import model, some_images
+from tests.spies import spy
 from tests.vae import kept
+from vae import lengths, partial
 from vae.beta import BetaVAE
-from vae.bitsback import BitsBack, compressor
-from vae.container import BLOCK, CRC, HEADER, Header, Reader, blocks_of, fingerprint, write
+from vae.bitsback import BitsBack, Parts, compressor
+from vae.container import BLOCK, CRC, HEADER, Header, Packer, Reader, blocks_of, fingerprint, write
 from vae.rate import RateConfig
 
 
@@ -203,3 +206,30 @@ def test_a_check_decodes_every_block_and_finds_a_wrong_pixel(written, monkeypatc
         with pytest.raises(UserError, match="a block does not decode to its images"):
             write(io.BytesIO(), codec, *words(), check=True)
     assert seen == [25, 25]
+
+
+def test_the_codec_in_memory_passes_on_what_it_is_asked(monkeypatch):
+    packer = Packer(model("beta"), rows=7)
+    images = some_images(packer.method, 3)
+    bounds = spy(monkeypatch, lengths, "bound", lambda *_: SimpleNamespace(floored=4.0, r=2.0))
+    codes = spy(monkeypatch, lengths, "at_codes", lambda *_: None)
+    parts = spy(monkeypatch, partial, "partial", lambda *_: [])
+    packer.bound(images, 5, 2)
+    packer.at_codes(images, "codes")
+    packer.partial(images, [1, 3], 6)
+    assert [list(call.values())[1:] for call in (*bounds, *codes, *parts)] == [
+        [images, 5, 2], [images, "codes"], [images, [1, 3], 6],
+    ]  # fmt: skip
+    links = [SimpleNamespace(image=i, content=i / 2, parts=Parts(popped=i)) for i in (2, 0)]
+    monkeypatch.setattr(lengths, "moves", lambda *_: links)
+    moved = packer.moves(images)
+    assert [(move["image"], move["content"], move["popped"]) for move in moved] == [
+        (2, 1.0, 2), (0, 0.0, 0),
+    ]  # fmt: skip
+    assert {(move["d"], move["r"]) for move in moved} == {(4.0, 2.0)}
+    for call, place in zip(bounds[1:], (2, 0), strict=True):
+        assert (call["images"] == images[place : place + 1]).all()
+    read = spy(monkeypatch, Reader, "decode")
+    packed = packer.pack(images, 2)
+    assert (packer.unpack(packed.data) == images).all() and packed.codes.shape == (3, 4)
+    assert [(call["number"], call["codec"].rows) for call in read] == [(0, 7), (1, 7)]
