@@ -20,6 +20,7 @@ from core.foreign import export, networks
 from core.frozen import Frozen
 from core.run import checkpoint, config
 from probes import origins
+from probes.labels import linear
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
@@ -89,6 +90,7 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(critic, "CYCLES", (5, 10))
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
+    monkeypatch.setattr(linear, "STRENGTHS", (1e-2, 1e-1))
 
 
 def loaded(folder: Path):
