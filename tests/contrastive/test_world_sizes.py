@@ -30,7 +30,7 @@ from core.run.train import train
 from tests.front_door import run_at_a_port
 
 # SHORT: of sharded runs and of wrong variants, whose first steps are enough
-STEPS, SHORT, BATCH, SHAPE = 8, 3, 12, (3, 8, 8)
+STEPS, SHORT, BATCH, SHAPE = 6, 2, 12, (3, 8, 8)
 CONTRASTIVE = {"backbone": "small", "hidden": 16, "projection": 8, "temperature": 0.2}
 MOCO = CONTRASTIVE | {
     "queue": 37,

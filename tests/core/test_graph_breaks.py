@@ -41,7 +41,9 @@ class Shallow(nn.Sequential):
 
 def built(name: str) -> Method:
     run = config.read(ROOT / f"configs/{name}.yaml", ["folder=none", *RUNS[name]])
-    return checkpoint.build_method(run, (3 if "sprites" in name else 1, 28, 28))
+    # a PixelCNN has a layer for each row of pixels, so its images are small
+    shape = (3, 28, 28) if "sprites" in name else (1, 12, 12)
+    return checkpoint.build_method(run, shape)
 
 
 def batch(method: Method, number: int, world: int) -> Batch:

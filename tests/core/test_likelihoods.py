@@ -62,12 +62,14 @@ def test_256_probabilities_sum_to_one(law: DiscreteDistribution):
 
 
 @pytest.mark.parametrize("loc", [-1.2, -1.0, 0.0, 0.37, 1.0])
-@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 1.0])
+@pytest.mark.parametrize("log_scale", [-7.0, -4.6, -4.5, -4.0, -1.0, 1.0])
 def test_the_discretised_logistic_sums_to_one_at_every_scale(loc, log_scale):
-    assert logistic(loc, log_scale).log_prob(LEVELS).exp().sum().item() == pytest.approx(
-        1, abs=1e-9
-    )
-    assert logistic(loc, log_scale).log_prob(LEVELS).isfinite().all()
+    """Its mean is right, too, on both sides of `SMOOTH`, a log scale of -4.56."""
+    law = logistic(loc, log_scale)
+    assert law.log_prob(LEVELS).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert law.log_prob(LEVELS).isfinite().all()
+    expected = (LEVELS * law.log_prob(LEVELS).exp()).sum().item()
+    assert law.mean.item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_discretised_logistic_is_a_difference_of_sigmoids():

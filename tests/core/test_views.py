@@ -361,6 +361,9 @@ def test_compiled_code_makes_the_same_views(name: str, size: int, channels: int)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+@torch._inductor.config.patch(  # else most of the time goes into trials of instruction sets
+    {"cpp.vec_isa_ok": True, "cpp.simdlen": 256, "cpp_cache_precompile_headers": False}
+)
 def test_compiled_views() -> None:
     """Two processes compile for the same shape, because a compilation takes 15 s."""
     image, rule = pictures(), replace(policy("simclr", 32), compile=True)

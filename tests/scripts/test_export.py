@@ -20,6 +20,7 @@ from core.foreign import export, networks
 from core.frozen import Frozen
 from core.run import checkpoint, config
 from probes import origins
+from probes.labels import linear
 from probes.views import critic, geometry
 from scripts import compare, probe
 from scripts import export as command
@@ -89,6 +90,7 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("TWOBOUNDS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(critic, "CYCLES", (5, 10))
     monkeypatch.setattr(geometry, "LIDAR_IMAGES", 60)
+    monkeypatch.setattr(linear, "STRENGTHS", (1e-2, 1e-1))
 
 
 def loaded(folder: Path):
@@ -136,30 +138,36 @@ def test_the_patch_size_of_moco_v3_is_kept(tmp_path):
     torch.testing.assert_close(network(x * 2 - 1), own.embed(x), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", ["small", "imagenet"])
-def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(backbone, tmp_path):
-    path = saved(tmp_path / "run", "simclr_sprites", *BACKBONES[backbone])
-    command.main([str(path), "-o", str(tmp_path / "out")])
+def test_a_fresh_environment_with_torch_timm_and_safetensors_is_enough(tmp_path):
+    """Of an own network and of one of timm, in one process, because it imports for seconds."""
+    x, own = torch.rand(4, 3, 32, 32), {}
+    for name in ("small", "imagenet"):
+        path = saved(tmp_path / f"run {name}", "simclr_sprites", *BACKBONES[name])
+        command.main([str(path), "-o", str(tmp_path / name)])
+        own[name] = checkpoint.load_method(path).method.embed(x)
     site, places = tmp_path / "site", [Path(one.__file__).parents[1] for one in (torch, timm)]
     site.mkdir()
     for place in places:
         for found in (*(place / name for name in ALLOWED), *place.glob("*.dist-info")):
             if found.exists() and not (site / found.name).exists():
                 (site / found.name).symlink_to(found)
-    x = torch.rand(4, 3, 32, 32)
     torch.save(x, tmp_path / "x.pt")
     code = "import sys\nsys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
-    code += f"sys.path += [{str(tmp_path / 'out')!r}, {str(site)!r}]\n{OPERATORS}\n"
-    code += "import load\nfor name in ('core', 'lightly', 'faiss', 'omegaconf', 'sklearn'):\n"
+    code += f"sys.path += [{str(site)!r}]\n{OPERATORS}\n"
+    code += f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
+    for name in own:
+        code += f"sys.path.insert(0, {str(tmp_path / name)!r})\nimport load\n"
+        code += f"torch.save(load.load()(x).detach(), {str(tmp_path / name)!r} + '.pt')\n"
+        code += "del sys.modules['load'], sys.path[0]\n"
+    code += "for name in ('core', 'lightly', 'faiss', 'omegaconf', 'sklearn'):\n"
     code += "    try:\n        __import__(name)\n        raise SystemExit(name)\n"
     code += "    except ImportError:\n        pass\n"
-    code += f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
-    code += f"torch.save(load.load()(x).detach(), {str(tmp_path / 'y.pt')!r})\n"
     words = [sys.executable, "-I", "-S", "-c", code]
     told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[-2000:]
-    own = checkpoint.load_method(path).method
-    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), own.embed(x), rtol=0, atol=1e-6)
+    for name, wanted in own.items():
+        made = torch.load(tmp_path / f"{name}.pt")
+        torch.testing.assert_close(made, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["trained", "random timm network"])
@@ -168,7 +176,7 @@ def test_checkpoint_export_and_features_have_the_same_numbers(kind, tmp_path, ca
     if kind == "trained":
         assert train("simclr", tmp_path / "run", *sizes, "optim.epochs=1").code == 0
     else:
-        saved(tmp_path / "run", "simclr_sprites", *BACKBONES["imagenet"], *sizes)
+        saved(tmp_path / "run", "simclr_sprites", *BACKBONES["vit"], *sizes)
     run, out, file = tmp_path / "run", tmp_path / "out", tmp_path / "f" / "features.npz"
     command.main([str(run), "-o", str(out), "--embeddings", str(file)])
     asked = ["--probes", "linear,knn,information,geometry", "data.name=sprites", *sizes]

@@ -229,6 +229,7 @@ def test_a_killed_study_continues_and_does_nothing_twice(tmp_path, capsys, monke
     ]
     monkeypatch.setattr(selection, "recipes", lambda *_: planned)
     monkeypatch.setattr(selection, "PROBES", "linear,knn,geometry")
+    monkeypatch.setattr("probes.labels.linear.STRENGTHS", (1e-2, 1e-1))
     trained, measured = [], []
     plain, validate = pretrain.main, Loop._validate
     monkeypatch.setattr(pretrain, "main", lambda words: (trained.append(words[-2]), plain(words)))
