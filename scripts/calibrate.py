@@ -11,7 +11,8 @@ benchmark-mi and this program estimate each task, one after the other.
 
 The sample's own information is the mean of the pointwise information of its pairs; it differs from
 the truth only by chance. A lower bound should not exceed it by more than 3 standard errors. The
-table shows how far each bound is below it.
+table has this number beside the bounds; the text above the table names the bound that exceeds it
+most or is closest below it.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Compare measured with true information: CLIP on captioned sprites, for five probabilities p that
 a caption tells a factor of its image. For each p, I(image; caption) is known exactly.
 
-    twobounds captions-truth                         # all five, about 15 CPU-minutes
-    twobounds captions-truth --tell 0.4              # p = 0.4 alone, after the same training
+    twobounds captions-truth               # all five, about 15 CPU-minutes
+    twobounds captions-truth --tell 0.4    # measures only p = 0.4; also trains 1, 0.8, 0.6
     twobounds captions-truth model.loss=sigmoid --out runs/siglip_truth     # SigLIP
 
 The first run of clip_sprites learns from captions that always tell shape and size, and tell each

@@ -182,8 +182,8 @@ ABOUT = (
 
 
 def _cost(n: int, task: Task) -> float:
-    """About proportional to the time of a row: a critic is trained for a minimum number of steps,
-    also on a small sample.
+    """About proportional to the time of a row. The constant stands for the training steps that a
+    critic takes even if the sample is small.
     """
     return task.cost * (4000 + n)
 

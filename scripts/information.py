@@ -15,8 +15,8 @@ is valid.
     js       lower bound: a critic trained on the Jensen-Shannon objective, evaluated by nwj
     dv       lower bound, biased upwards on finite samples
     smile    no bound
-    anchor   estimate, no bound: the mean log density ratio of critics with the additional
-             class "no candidate belongs to x"
+    anchor   estimate, no bound: the mean of the log density ratio that critics learn if InfoNCE
+             has one more class, "no candidate belongs to x"
     ksg      estimate, no bound; nearest neighbours, for few dimensions
 
 Critics: mlp (closed forms and small networks on vectors), conv (convolutional networks), auto (conv

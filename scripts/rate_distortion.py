@@ -11,9 +11,9 @@ the rate head, with the same prices for all methods. Each point is (R, D) on the
 intervals: R = E KL(q(z|x) || p(z)) bounds I(X; Z) from above, D = E -log p(x|z). Everything above
 the lower convex hull of the points is achievable; a better model may lie below it. If R(D) of the
 data is known in closed form (linear_gaussian with the likelihood "normal"), it is drawn, and each
-point's distance from it is printed. With --files, or if the probes' reports have it, the length of
-each point's lossless file is drawn against beta. The command writes a picture, and the table as
-JSON beside it.
+point's distance from it is printed. The length of each point's lossless file is drawn against
+beta if you add --files, or if the probes' reports already have this length. The command writes a
+picture, and the table as JSON beside it.
 """
 
 import argparse

@@ -7,7 +7,8 @@ critic, and counts.
 
 A critic is the exact log density ratio ("exact"), this ratio times 1.15 or 1.3 ("steep",
 "steeper") or 0.8 ("flat"), or the Gaussian critic of other pairs ("fitted"). The pairs are scored
-in five folds, as `estimate` scores them, with alpha and the critic's constant from other pairs.
+in five folds, as `estimate` scores them. Alpha, and the constant that is added to a critic, are
+chosen on other pairs.
 
 "Plain" is the interval of the mean, without the allowance for pairs so rare that the sample has
 none of them (`core.information.bounds.unseen`). The mean of a bound is its mean over all draws. For
@@ -200,11 +201,13 @@ def said(row: dict[str, Any]) -> str:
         if "covers" not in found:
             words.append(f"{name} {found['mean']:.3f}: left out in all draws")
             continue
-        less = f" ({found['left_out']:.0%} of the draws left out; of the rest)"
+        less, draws = "", "the draws"
+        if found["left_out"]:
+            less, draws = f"left out in {found['left_out']:.0%} of the draws; ", "the other draws"
         words.append(
-            f"{name} {found['mean']:.3f}{less if found['left_out'] else ''}: the interval contains"
-            f" this mean in {found['covers']:.0%} of the draws (plain interval: in"
-            f" {found['plain']:.0%}); its lower end is above the truth in {found['above']:.0%}"
+            f"{name} {found['mean']:.3f}: {less}the interval contains this mean in"
+            f" {found['covers']:.0%} of {draws} (plain interval: in {found['plain']:.0%}); its"
+            f" lower end is above the truth in {found['above']:.0%}"
         )
     return f"{row['nats']:g} nats, {row['critic']} critic · {' · '.join(words)}"
 

@@ -117,7 +117,9 @@ def _pictures(number: int, n: int, random: np.random.Generator) -> Source:
 
 
 def _rendered(content: np.ndarray, seed: int, view: int, sprites: SpritesConfig) -> Tensor:
-    """Pictures of contents, numbers from 0 to M - 1, with nuisance of their own."""
+    """A picture of each content (a number from 0 to M - 1). `seed` and `view` determine what the
+    content leaves open (the nuisance), such as rotation and brightness.
+    """
     columns = np.unravel_index(content, tuple(sprites.factors.values()))
     factors = torch.from_numpy(np.stack(columns, 1).astype(np.int64))
     return render(factors, KeyedRNG(seed, 0).fork(f"view{view}"), sprites)

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.method import locate
-from core.run import checkpoint, config, dry_run, loop, validation  # noqa: F401  before a life
+
+# some of these modules are imported only so that forked processes find them loaded
+from core.run import checkpoint, config, dry_run, loop, validation  # noqa: F401
 from core.run.folder import RunFolder, make_folder
 from core.run.preemption import REQUEUE
 from probes.labels import knn  # noqa: F401

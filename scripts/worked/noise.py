@@ -37,8 +37,8 @@ class World(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One strength of noise: `noise` s is the deviation s / sqrt n of W's noise, and dropout keeps
-    each feature of each sample with probability `kept`.
+    """One strength of noise. The noise that is added to W has the deviation s / sqrt n, with
+    s = `noise`. Dropout keeps each feature of each sample with probability `kept`.
     """
 
     noise: float
@@ -145,8 +145,9 @@ def measured(world: World, level: Level, draws: int, seed: int = 0) -> Found:
 def information(n: int, p: float, level: Level) -> tuple[float, float]:
     """I(S; W) and I(z_i; W) of one feature, in nats.
 
-    W depends on S through N, the number of samples in which feature and label agree: without noise,
-    P(N, W) is a table. Features are independent, so their information adds up.
+    W depends on S only through N, the number of samples in which feature and label agree. So all
+    that is needed is the table P(N, W); with Gaussian noise, its values of W are a fine grid.
+    Features are independent, so their information adds up.
     """
     of_n, given = binom.pmf(np.arange(n + 1), n, p), _conditional(n, level)
     table = of_n[:, None] * given  # P(N, W) [n + 1, values]
