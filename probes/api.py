@@ -90,9 +90,9 @@ def infonce_bound(
     "verdict" is converged, K-limited, saturated, critic-limited or nothing found (see
     docs/information.md). No other critic is tried, so converged means only that more candidates
     would add little; a trained critic (`probes.estimate`) may find more. "sweep" is the bound at
-    every C. Copies of a pair are left out, and "remark" says so. `UserError` names what can not be
-    used. Source: van den Oord et al. 2018; Poole et al. 2019. For samples that are not codes, use
-    `probes.estimate`, which trains a critic.
+    every C. Copies of a pair are left out, except if values repeat, as in discrete codes; "remark"
+    says what was done. `UserError` names what can not be used. Source: van den Oord et al. 2018;
+    Poole et al. 2019. For samples that are not codes, use `probes.estimate`, which trains a critic.
 
     >>> import torch
     >>> rng = torch.Generator().manual_seed(0)

@@ -21,8 +21,8 @@ from vae.ans import Counts, Find, Stack
 
 Ints = NDArray[Any]
 
-BITS = 24  # of the counts of a level
-TOTAL = 1 << BITS
+BITS = 24
+TOTAL = 1 << BITS  # all levels of a value together have this many counts
 COARSE = BITS - 8  # the first guess of a level ignores so many lower bits of a count
 LOGITS = 256  # steps of a logit
 PORTION = 4096  # values whose tables are made at a time, so that they fit into a cache

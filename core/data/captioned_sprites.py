@@ -27,7 +27,8 @@ from core.errors import nearest
 from core.randomness import KeyedRNG
 
 PICKS = 12  # random numbers that choose words; no caption needs more
-# with more combinations than this, a random choice takes nearly the same share of every value
+# with more combinations than this, they are held out at random: then every value of a factor loses
+# nearly the same share of its combinations
 EVEN = 4096
 PROMPTS = 256  # sentences that stand for a value of a factor
 
@@ -79,9 +80,9 @@ def held_out(counts: list[int], share: float, rng: KeyedRNG) -> Tensor:
     if total > EVEN:
         return order[:wanted]
     values = torch.unravel_index(order, counts)
-    # One entry for each choice of 2 or 3 factors. It holds a number for each combination, which
-    # encodes the values of these factors; how often each number was held out; and how many
-    # different numbers there are.
+    # One entry for each choice of 2 or 3 factors. It has three parts. The first gives each
+    # combination a code, which stands for its values of these factors. The second counts how many
+    # combinations with each code are held out. The third is the number of different codes.
     groups = []
     for size in (2, 3):
         for chosen in itertools.combinations(range(len(counts)), size):

@@ -38,8 +38,8 @@ QUICKLY_READ = 2**32
 
 @dataclass
 class Facts:
-    """What is known about a stored split besides its images. The sources of one split share one
-    `Facts`, but with captions from class names each has a copy.
+    """What is known about a stored split besides its images. All sources of one split share one
+    `Facts`. Only a source with captions from class names has a copy of its own.
     """
 
     name: str = "arrays"

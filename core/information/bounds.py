@@ -138,8 +138,8 @@ def nwj(scores: Scores) -> Bound:
 def unseen(scores: list[Scores], alphas: list[float] | None = None) -> float:
     """The part of the mean E_p(x)p(y)[e^f] that a sample lacks, if f = log p(y|x) / p(y).
 
-    `scores`: the scores of parts of the pairs. `alphas`: one alpha for each part; with them, the
-    result is the part that the second mean of `alpha_bound` lacks instead.
+    `scores`: the scores of parts of the pairs. `alphas`: one alpha for each part of the pairs. If
+    they are given, the result is not for this mean, but for the second mean of `alpha_bound`.
 
     For such a critic, E_p(x)p(y)[e^f 1(f > t)] = P(f(x, y) > t), and the whole mean is 1. If t is
     the largest score of a negative, the sample mean lacks this part, and `nwj` is too high by it.
@@ -309,9 +309,10 @@ def infonce_sweep(query: Tensor, key: Tensor, scale: float, candidates: list[int
 
 
 class _Block(NamedTuple):
-    """The anchors `first`, `first + 1`, ... with rings of candidates. Ring r holds the candidates
-    that the r-th number of candidates has in addition to the number before it. Column c is the key
-    c places after `first`, so the candidates of row i begin at column i.
+    """The anchors `first`, `first + 1`, ... with rings of candidates. If C_r is the r-th number
+    of candidates, ring r holds the candidates that are among the first C_r, but not among the first
+    C_(r-1). Column c is the key c places after `first`, so the candidates of row i begin at column
+    i.
     """
 
     first: int

@@ -29,7 +29,7 @@ WIDEST = 256  # most dimensions of the kernel
 # ROWS: queries of a block of the kernel. BLOCKS: number of blocks that fills a GPU. LEAST: smallest
 # number of keys of a part
 ROWS, BLOCKS, LEAST = 128, 256, 512
-MOST = 2**23  # largest chunk of keys in numbers of half precision: 16 MiB
+MOST = 2**23  # a chunk of keys has at most this many numbers; in half precision, this is 16 MiB
 
 Attention = Callable[..., tuple[Tensor, ...]]
 

@@ -69,8 +69,8 @@ class _Sigmoid(torch.autograd.Function):
 
 
 def _partners(scores: Tensor, row: int, column: int) -> Tensor:
-    """The scores of own pairs in a tile. Two places among all columns: `row` is that of the partner
-    of the tile's first row, and `column` is that of the tile's first column.
+    """The scores of own pairs in a tile. `row` and `column` are indices of columns: the partner of
+    the tile's first row is column `row`, and the tile begins at column `column`.
     """
     shift = row - column
     if abs(shift) >= max(scores.shape):

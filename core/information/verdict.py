@@ -8,7 +8,7 @@ from core.information.bounds import Estimate
 # Slopes, in nats per e-fold of candidates: below FLAT, more candidates add little; above STEEP,
 # the curve follows its ceiling.
 FLAT, STEEP = 0.05, 0.5
-RISING = 0.025  # FLAT as a share of the value; the larger of the two limits holds
+RISING = 0.025  # share of the value; if this is larger than FLAT, it is used instead of FLAT
 NEAR = 0.95  # share of a ceiling above which a value is saturated
 GAIN = 0.03  # share of a value that the second half of the training pairs may bring
 UNKNOWN = 0.1  # share of a value that the upper limit of this gain may reach

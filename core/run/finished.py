@@ -13,8 +13,8 @@ def state_of(place: Path, run: config.RunConfig) -> str:
     """The state of this run in a folder:
 
         done             last.ckpt is from the last step
-        done, on data.root=ROOT   the same, but the checkpoint's data were elsewhere: resuming it
-                         compares the data
+        done, on data.root=ROOT   as done, but trained on data at another place, ROOT; if the run
+                         is resumed, the data are compared
         at step N        last.ckpt is from an earlier step
         new              there is no checkpoint
         another config   the checkpoint belongs to another run

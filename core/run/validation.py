@@ -32,7 +32,9 @@ UNLABELLED = {
 Scores = Callable[[Features, Features], dict[str, float]]  # (train, validation) -> named numbers
 
 BLOCK = 512  # images encoded at a time
-FEW = 16  # a last block of at most this size is rehearsed; a larger one causes no new error
+# A last block of at most this size is rehearsed, too. A larger one fails only if a whole block
+# fails.
+FEW = 16
 
 
 class Extent(NamedTuple):
@@ -125,7 +127,7 @@ class Validation:
         # without synchronised batch norm, each process encodes alone, by its own running statistics
         with nullcontext() if self.run.trainer.sync_batchnorm else single_process():
             query = self._features(method, self.held_out, extent)
-            # in a dry run, the same features stand for those of the train split
+            # a dry run uses the held-out features in place of those of the train split
             bank = self._features(method, self.train, extent) if extent == FULL else query
         if rank() == 0:
             with single_process():

@@ -228,5 +228,8 @@ def _parts(numbers: Numbers) -> str:
         whole = f"R {parts['rate']['value']:.3f} = {' + '.join(terms)}"
     note = ""
     if parts["information"]["value"] > math.log(parts["images"]) - 1:
-        note = "; I is near its ceiling log n, so the rest of it counts as total correlation"
+        note = (
+            "; I of n images can not exceed log n, and is near it: information beyond log n"
+            " appears in the total correlation"
+        )
     return f"{of_all}; for these {parts['images']:,} images alone: {whole}{note}"

@@ -48,8 +48,8 @@ def decomposition(codes: Codes, prior: Distribution, joint: Scores | None = None
     component and the one with it, by Jensen's inequality. The same is true for E log q(z_j). So
     each interval holds in expectation. Parts with p(z_j) are left out if p(z) does not factorise.
 
-    `joint`: scores of all pairs of images that `at_most` chose; they are used if that choice has as
-    many images as the choice made here.
+    `joint`: scores of all pairs of the images that the caller chose by `at_most`. They are used if
+    this function chooses equally many images; otherwise the scores are computed.
     """
     codes = at_most(codes, math.isqrt(PAIRS // codes.mean.shape[1]))
     with_own, without = (sum_.sum(1) for sum_ in log_marginals(codes.mean, codes.sigma, codes.z))

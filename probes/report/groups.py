@@ -14,7 +14,8 @@ from probes.probe import Numbers, Probe
 from probes.report.naming import by_views, data_names, distinct, fingerprint, views_of
 from probes.report.schema import Report
 
-# positions on a curve, and reference values: runs have a mean only if these are equal
+# Keys whose values are positions on a curve or reference values. The numbers of several runs have a
+# mean only if these values are equal in all runs.
 PLACES = ("K", "k", "candidates", "beta", "truth", "best_possible", "ceiling")
 # the seed at the end of a folder's name, such as _seed3 of simclr_seed3
 SEED = re.compile(r"(?:[-_. ]+(?:seeds?|s)|seeds?)?[-_=. ]*\d*$", re.I)

@@ -98,7 +98,7 @@ NUMBERS = (
     Number("α-ReQ, −α", at("geometry", "features", "spectral_decay"), -1),
     Number("cluster learnability", at("geometry", "features", "cluster_learnability")),
     Number("intrinsic dimension", at("geometry", "features", "intrinsic_dimension")),
-    Number("CLID", lambda report: None),  # of all checkpoints of a data set together
+    Number("CLID", lambda report: None),  # `_put_clid` computes it from all runs of a data set
     Number("−uniformity", at("geometry", "features", "uniformity"), -1),
     Number("−alignment", at("geometry", "features", "alignment"), -1),
     Number("RankMe of codes", at("geometry", "codes", "effective_rank")),

@@ -30,8 +30,9 @@ class Canonical(NamedTuple):
         return (x - self.mean_x) @ self.to_u, (y - self.mean_y) @ self.to_v
 
     def strongest(self) -> "Canonical":
-        """The directions with at least half of the largest correlation. Functions of a direction
-        appear as weaker directions, and the Gaussian critic would count their information again.
+        """The directions with at least half of the largest correlation. If some columns are
+        functions of others, as in `waves`, a function of one direction appears as another, weaker
+        direction. The Gaussian critic would then count the same information twice.
         """
         kept = self.correlations >= 0.5 * self.correlations.max(initial=0.0)
         return Canonical(

@@ -52,8 +52,9 @@ def load_pairs(path: Path) -> tuple[Side, Side]:
 
 def check_pairs(x: ArrayLike, y: ArrayLike, name: str = "pairs") -> PairedSamples:
     """Two arrays of equal length: vectors as float64 [n, d], images as uint8 or float32
-    [n, C, H, W]. Copies of a row and constant columns are left out, and a remark says so.
-    `UserError` names what is wrong.
+    [n, C, H, W]. Constant columns and copies of a row are left out, and a remark says so. If values
+    repeat, as labels do, equal rows are kept, and a remark warns that the estimate is too high if
+    they are copies. `UserError` names what is wrong.
     """
     a, b = (_numbers(values, f"{name}: {side}") for side, values in (("x", x), ("y", y)))
     if len(a) != len(b):

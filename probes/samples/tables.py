@@ -28,9 +28,10 @@ class Table(NamedTuple):
 
 
 def table(u: Array, v: Array) -> Table:
-    """The table of training pairs of ranks [n]. The width of its kernel is the one with the largest
-    mean of log c over every fifth pair, for a table of the other pairs. The kernel is stretched
-    along the diagonal as much as the pairs are, so that it can be narrow across the diagonal.
+    """The table of training pairs of ranks [n]. To choose the width of its kernel, every fifth pair
+    is held out, and a table of the other pairs is made with each width. The width with the largest
+    mean of log c on the held-out pairs is chosen. The kernel is stretched along the diagonal as
+    much as the pairs are, so that it can be narrow across the diagonal.
     """
     held, slant = np.arange(len(u)) % 5 == 4, 0.98 * float(np.corrcoef(u, v)[0, 1])
     tried = [Table(_smoothed(u[~held], v[~held], width, slant)) for width in WIDTHS]

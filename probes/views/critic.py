@@ -108,7 +108,8 @@ def train_critic(
     whether another cycle is worth its time: most critics end after 50 to 350 of 1,600 steps.
     Another cycle is not worth its time if the last one gained less than a quarter of the interval's
     half-width, or less than the overfitting. The overfitting is the value on the training pairs
-    minus that on the calibration pairs.
+    minus that on the calibration pairs. But as long as the best value is at most 0.1 nats, at least
+    half of the steps are taken.
 
     `share` 2 trains on every second pair, in cycles of half the length. `apart`: each side has a
     net of its own.

@@ -26,7 +26,7 @@ MOST_CONFIG = 2**16  # bytes of a config that the page shows
 BRIGHT: tuple[str, ...] = ("#4ba3dc", "#f0803c", "#2fc79b", "#e0a3c6", "#f0b632", "#8ccdf2")
 BRIGHT += ("#a9a9a9", "#9d8cf0", "#d66aa8", "#cdcd6a")
 NO_NUMBER = "–"
-BESIDE = ("compression",)  # probes whose numbers the figures of other probes show
+BESIDE = ("compression",)  # probes whose numbers are also shown in the figures of other probes
 SHORT = 8  # keys of a config that a short text names
 
 
