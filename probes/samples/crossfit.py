@@ -52,10 +52,10 @@ class Held(NamedTuple):
 class Fit(NamedTuple):
     """Folds with the codes of the mean of their critics.
 
-    `halved`: folds with the codes of critics that had half of the training pairs. `matched`: folds
-    with the codes of as many critics that had all training pairs. The difference between the bounds
-    of both is the gain from more training pairs. Both are empty if `cross_fit` is called without
-    `halves`.
+    `halved`: folds with the codes of critics that were trained on half of the training pairs.
+    `matched`: the same folds with the codes of critics that were trained on all training pairs,
+    equally many critics for each fold. The difference between the bounds of both is the gain from
+    more training pairs. Both are empty if `cross_fit` is called without `halves`.
     """
 
     folds: list[Held]
@@ -69,8 +69,10 @@ class Fit(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The codes of each fold by each critic that may score it. `judged`: (fold, scores) for each
-    fold and each such critic; the scores are those on the fold that chose the critic.
+    """The codes of each fold by each critic that may score it.
+
+    `judged`: for each such critic, the number of the fold that it scores, and its scores of another
+    fold, namely the one that chose its training step.
     """
 
     codes: dict[int, dict[Member, Codes]]
