@@ -95,7 +95,7 @@ class ClassesProbe(Probe):
             low = min(range(len(part["accuracy"])), key=lambda i: part["accuracy"][i])
             lines.append(
                 f"classes of {factor}: balanced accuracy {100 * part['balanced']:.1f} %; the"
-                f" worst class, number {part['classes'][low]}, has an accuracy of"
+                f" worst class is {part['classes'][low]}, with an accuracy of"
                 f" {100 * part['accuracy'][low]:.1f} % on its {part['images'][low]:,} images"
             )
         return lines

@@ -193,7 +193,7 @@ def test_the_probes_on_request_go_through_the_command(untrained, capsys):
         "1 % of the labels",
         "MLP probe, 512 hidden",
         "fine-tuned on 256",
-        "worst class, ",
+        "worst class is ",
         "description length of shape: ",
         "surplus over",
         "usable information, MLP reader: ",

@@ -198,7 +198,7 @@ def test_the_worst_class_is_named():
     part = {"balanced": 0.5, "classes": ["a", "b", "c"], "accuracy": [0.5, 0.25, 0.75]}
     numbers = {"factor": {"kind": part | {"images": [10, 20, 30]}}}
     (line,) = ClassesProbe().sentences(numbers)
-    assert read([line]) == [50.0, 25.0, 20] and "class, b" in line
+    assert read([line]) == [50.0, 25.0, 20] and "worst class is b," in line
 
 
 def test_what_is_known_only_sometimes_is_said_only_then():
