@@ -75,7 +75,7 @@ class Frozen:
 
     has_images = True  # False: only features are known
     images_of: Source | None = None  # the test images that a user named for a file of features
-    # the reason that probes of two views give if two views of an image would be equal
+    # why probes of two views measure nothing if both views would be equal
     same_views = "two views would be the same image; set data.probe_augment=crop"
 
     def __init__(
@@ -95,14 +95,12 @@ class Frozen:
             method.eval().to(device)
         self.method, self.run, self.seed = method, run, seed
         self.weights, self.device, self.quiet = weights, torch.device(device), quiet
-        self.folder = folder if weights else None
-        self._sources = sources or self._open
+        self.folder, self._sources = folder if weights else None, sources or self._open
         self.viewed = config.for_information(run)  # the config with the probes' augmentation
         self.step = 0  # the training step of the weights
         own = code_of(full_name(method))
         self.code = {"code": own} if own else {}  # part of `identity`: the digest of a user's code
-        self.trained, self.wandb_id = run, ""  # the run that trained the weights
-        self.entity = ""  # the W&B entity that the checkpoint names
+        self.trained, self.wandb_id, self.entity = run, "", ""  # run of the weights, W&B id, entity
         self.encoded = 0  # images that went through the encoder, counting each view
 
     @classmethod

@@ -15,13 +15,7 @@ from core.frozen import Pairs
 from core.information.bounds import Estimate, infonce_sweep, infonce_terms, interval
 from probes.views import critic as module
 from probes.views import information as views
-from probes.views.critic import (
-    Critic,
-    calibration_value,
-    refit_scale,
-    train_critic,
-    train_critics,
-)
+from probes.views.critic import Critic, calibration_value, refit_scale, train_critic, train_critics
 from probes.views.information import critics, surpassed
 from probes.views.sweep import sweep_over
 
