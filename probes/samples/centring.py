@@ -33,24 +33,21 @@ def centring(query: Tensor, key: Tensor) -> float:
 
 
 def centred(chosen: Codes, scored: Codes) -> tuple[Codes, Codes]:
-    """Codes of the pairs that chose the critic's step and of the pairs that it scores, [n, P + 1]
-    each. Their inner products are f(x, y) - a(x) - c.
+    """Codes of f(x, y) - a(x) - c, [n, P + 1] each: of the pairs that chose the critic's step, and
+    of the pairs that it scores.
 
     c is that of `centring`. a(x) is the log mean of e^f over the keys of `chosen`, or zero if this
-    is not better. A critic of few contents needs a(x): x has no negative of another content with a
-    notable score, so InfoNCE is the same for all a that are constant on each content. The keys of
-    `chosen` are independent of the pairs that are scored, so f - a - c is a critic like any other,
-    and its bounds hold.
+    is not better. A critic of few contents needs a(x). Only pairs of one content have a notable
+    score, so InfoNCE does not change if a constant is added to all scores of one content. The keys
+    of `chosen` are independent of the pairs that are scored, so f - a - c is a critic like any
+    other, and its bounds hold.
     """
     terms = torch.zeros(len(chosen[0])), torch.zeros(len(scored[0]))
     if _differ(*chosen):
         most = _limit(_scores(*chosen)[1])
         terms = _of_rows(*chosen, most, paired=True), _of_rows(scored[0], chosen[1], most)
-    first, second = (
-        _with(codes, term) for codes, term in zip((chosen, scored), terms, strict=True)
-    )
-    constant = centring(*first)
-    return _shifted(first, constant), _shifted(second, constant)
+    constant = centring(*_minus(chosen, terms[0]))
+    return _minus(chosen, terms[0] + constant), _minus(scored, terms[1] + constant)
 
 
 def _differ(query: Tensor, key: Tensor) -> bool:
@@ -95,15 +92,8 @@ def _of_rows(query: Tensor, key: Tensor, most: Tensor, paired: bool = False) -> 
     return scored.logsumexp(1) - math.log(len(key) - paired)
 
 
-def _with(codes: Codes, term: Tensor) -> Codes:
-    """Codes of f(x, y) - term(x)."""
+def _minus(codes: Codes, term: Tensor) -> Codes:
+    """Codes of f(x, y) - term(x), for a term of each x, [n]."""
     q, k = codes
-    return torch.cat([q, -term[:, None].to(q.dtype)], 1), torch.cat(
-        [k, torch.ones_like(k[:, :1])], 1
-    )
-
-
-def _shifted(codes: Codes, constant: float) -> Codes:
-    """Codes of f - constant; the last column of the queries is the additive term."""
-    q, k = codes
-    return torch.cat([q[:, :-1], q[:, -1:] - constant], 1), k
+    one = torch.ones_like(k[:, :1])
+    return torch.cat([q, -term[:, None].to(q.dtype)], 1), torch.cat([k, one], 1)
